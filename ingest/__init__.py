@@ -1,0 +1,1 @@
+"""A raw ImageNet tree becomes a plan, and the plan becomes checked shards."""

@@ -1,0 +1,1 @@
+"""A frozen network over rows or image files: eval, predict, infer."""

@@ -1,0 +1,1 @@
+"""Configuration, input pipeline, augmentation, optimizer and the loop that trains."""
