@@ -1,0 +1,251 @@
+"""The publish-then-mark protocol that RECORDS, RUN and PREDICTIONS share.
+
+A directory begins with `plan.json`, which says what it is going to hold. Each unit of work (a shard, a part,
+a checkpoint) is written under its final base name in `.staging`, forced to disk, moved, and marked by a receipt,
+in this order. `manifest.json` and then `_SUCCESS` end the work. A crash therefore leaves units that are whole and
+marked, or nothing under a final name. This file knows nothing of images.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from convnext_imagenet.records.errors import RecordsError
+
+PROTOCOL_VERSION = 1
+_PLAN, _MANIFEST, _SUCCESS = "plan.json", "manifest.json", "_SUCCESS"
+_STAGING, _LOCK = ".staging", ".lock"
+_HASH_CHUNK_BYTES = 4 << 20
+_HOW_TO_GO_ON = {
+    "records": "run the same `convnext-ingest build` again to finish it",
+    "run": "run the same `convnext-train run` again to finish it",
+    "predictions": "run the same `convnext-serve predict` again to finish it",
+}
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """The SHA-256 of a JSON value, the same for every order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` under `path` so that a reader, also after a crash, sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value atomically, keys sorted, so that equal values are equal bytes."""
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text.encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file; RecordsError when the file is missing or is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RecordsError(f"{path}: no such file") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordsError(f"{path}: not valid JSON ({error}); the file is damaged") from None
+
+
+@contextlib.contextmanager
+def exclusive(root: Path) -> Iterator[None]:
+    """Hold the directory for one writer; the kernel lets go when the process ends, however it ends."""
+    _make_folder(root)
+    with (root / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RecordsError(
+                f"{root}: another process is writing here; wait for it to end, or choose another directory"
+            ) from None
+        yield
+
+
+def begin(root: Path, kind: str, plan: Mapping[str, Any]) -> str:
+    """Declare what `root` is going to hold and return the plan's id; a directory of another plan is refused.
+
+    Raises RecordsError when the directory belongs to another kind or plan (with the keys that differ),
+    or holds files that this protocol did not write.
+    """
+    _make_folder(root)
+    plan = json.loads(json.dumps(plan))
+    plan_id = sha256_json({"kind": kind, "protocol": PROTOCOL_VERSION, "plan": plan})
+    path = root / _PLAN
+    if not path.exists():
+        _refuse_foreign_files(root)
+        write_json(path, {"kind": kind, "protocol": PROTOCOL_VERSION, "plan_id": plan_id, "plan": plan})
+        return plan_id
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("kind") != kind:
+        raise RecordsError(f"{root}: holds {_kind_of(found)}, not {kind}; choose another directory")
+    if found.get("plan_id") != plan_id:
+        keys = ", ".join(differing_keys(found.get("plan"), plan)) or "protocol version"
+        raise RecordsError(
+            f"{root}: belongs to another run (differs in: {keys}); choose another directory, or delete this one"
+        )
+    return plan_id
+
+
+def differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
+    """The dotted names of the keys in which two JSON objects differ, sorted."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return [prefix or "plan"] if one != other else []
+    names: list[str] = []
+    for key in sorted(one.keys() | other.keys()):
+        name = f"{prefix}.{key}" if prefix else key
+        if key in one and key in other:
+            names += differing_keys(one[key], other[key], name)
+        else:
+            names.append(name)
+    return names
+
+
+def staging(root: Path) -> Path:
+    """An empty folder on the same file system for half-written units; call it under `exclusive`."""
+    folder = root / _STAGING
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def publish(staged: Sequence[Path], folder: Path, unit: str, plan_id: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Move finished files to `folder` under their own names and mark the unit; returns the receipt.
+
+    Files are forced to disk before they move, the folder after, and the receipt comes last: a unit counts
+    if and only if its receipt is there.
+    """
+    _make_folder(folder)
+    files = []
+    for path in staged:
+        path.chmod(0o644)
+        _sync_file(path)
+        files.append({"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)})
+    for path in staged:
+        path.replace(folder / path.name)
+    _sync_folder(folder)
+    receipt = {"unit": unit, "plan_id": plan_id, "files": files, "facts": dict(facts)}
+    write_json(folder / f"{unit}.json", receipt)
+    return receipt
+
+
+def read_receipt(folder: Path, unit: str, plan_id: str, deep: bool = False) -> dict[str, Any] | None:
+    """The receipt of a finished unit of this plan, or None when the unit has to be made (again).
+
+    `deep` compares the files' SHA-256; otherwise their sizes are compared.
+    """
+    try:
+        receipt = read_json(folder / f"{unit}.json")
+        if receipt["plan_id"] != plan_id or receipt["unit"] != unit:
+            return None
+        damaged = any(file_damage(folder, file, deep) for file in receipt["files"])
+    except (RecordsError, KeyError, TypeError):
+        return None
+    return None if damaged else receipt
+
+
+def file_damage(folder: Path, file: Mapping[str, Any], deep: bool) -> str | None:
+    """What is wrong with a file that a receipt names ({"name", "bytes", "sha256"}), or None."""
+    path = folder / file["name"]
+    if not path.is_file():
+        return f"{path}: missing"
+    size = path.stat().st_size
+    if size != file["bytes"]:
+        return f"{path}: {size} bytes, expected {file['bytes']}"
+    if deep and sha256_file(path) != file["sha256"]:
+        return f"{path}: the content has changed (its SHA-256 is not the recorded one)"
+    return None
+
+
+def finish(root: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, remove the staging folder, and mark the directory as complete."""
+    write_json(root / _MANIFEST, manifest)
+    shutil.rmtree(root / _STAGING, ignore_errors=True)
+    write_json(root / _SUCCESS, {"manifest_sha256": sha256_file(root / _MANIFEST)})
+
+
+def is_finished(root: Path) -> bool:
+    """True once `finish` has marked the directory."""
+    return (root / _SUCCESS).is_file()
+
+
+def read_finished(root: Path, kind: str) -> dict[str, Any]:
+    """The manifest of a complete directory; RecordsError when it is missing, unfinished or damaged."""
+    if not root.is_dir():
+        raise RecordsError(f"{root}: no such directory, expected {kind}")
+    if not (root / _PLAN).is_file():
+        raise RecordsError(f"{root}: not a {kind} directory (it has no {_PLAN})")
+    found = read_json(root / _PLAN)
+    if not isinstance(found, dict) or found.get("kind") != kind:
+        raise RecordsError(f"{root}: holds {_kind_of(found)}, not {kind}")
+    if not is_finished(root):
+        raise RecordsError(f"{root}: unfinished (it has no {_SUCCESS}); {_HOW_TO_GO_ON[kind]}")
+    mark, manifest = read_json(root / _SUCCESS), read_json(root / _MANIFEST)
+    if not isinstance(mark, dict) or mark.get("manifest_sha256") != sha256_file(root / _MANIFEST):
+        raise RecordsError(f"{root / _MANIFEST}: changed since the directory was finished; build it again")
+    if not isinstance(manifest, dict) or manifest.get("plan_id") != found.get("plan_id"):
+        raise RecordsError(f"{root / _MANIFEST}: of another run than {root / _PLAN}; build it again")
+    return manifest
+
+
+def _kind_of(plan: Any) -> str:
+    kind = plan.get("kind") if isinstance(plan, dict) else None
+    return kind if isinstance(kind, str) else "something else"
+
+
+def _refuse_foreign_files(root: Path) -> None:
+    foreign = sorted(entry.name for entry in root.iterdir() if entry.name not in (_LOCK, _STAGING))
+    if foreign:
+        raise RecordsError(
+            f"{root}: not empty and not ours (it holds {foreign[0]!r}); choose a new or an empty directory"
+        )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RecordsError(f"{folder}: a file is in the way; choose another directory") from None
+    except OSError as error:
+        raise RecordsError(f"{folder}: cannot be made ({error.strerror}); choose another directory") from None
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

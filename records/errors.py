@@ -1,0 +1,17 @@
+"""The errors that a user can cause and cure: one line on the screen and an exit code, never a traceback."""
+
+
+class ExpectedError(Exception):
+    """A failure that a user can understand and undo; every other exception is a bug."""
+
+    exit_code = 1
+
+
+class RecordsError(ExpectedError):
+    """A directory that is missing, unfinished, damaged, of another run or of another version."""
+
+
+class Interrupted(ExpectedError):
+    """Work that a signal stopped between two units; the same command goes on from there."""
+
+    exit_code = 75

@@ -1,0 +1,193 @@
+"""Image bytes from an untrusted source: looked at before any decoder that can crash or balloon sees them.
+
+The header walk needs no decoder. EXIF orientation is ignored, as Pillow, torchvision and the published
+accuracies do.
+"""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from convnext_imagenet.records.errors import ExpectedError
+
+LARGEST_FILE_BYTES = 64 << 20
+LARGEST_PIXELS = 64_000_000
+_LARGEST_SIDE_PX = 30_000
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
+_JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
+_SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
+_RESTARTS = range(0xD0, 0xD8)
+_DECODABLE_FRAMES = (0xC0, 0xC1, 0xC2)
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+cv2.setNumThreads(1)
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What the header says: `format` jpeg or png, Pillow's name of the colour `mode`, sides in pixels."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+
+
+class BadImage(ExpectedError):
+    """Bytes that are not an image we store.
+
+    `reason` is one of empty, too_large, unsupported, truncated, damaged, dimensions; `detail` says what was found.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
+        return BadImage, (self.reason, self.detail)
+
+
+def inspect_image(data: bytes) -> ImageInfo:
+    """What the header of a JPEG or PNG says; BadImage when it is not a whole, sane header."""
+    if not data:
+        raise BadImage("empty", "the file has no bytes")
+    if len(data) > LARGEST_FILE_BYTES:
+        raise BadImage("too_large", f"{len(data)} bytes, at most {LARGEST_FILE_BYTES} are read")
+    if data.startswith(b"\xff\xd8"):
+        info = _walk_jpeg(data)
+    elif data.startswith(_PNG_SIGNATURE):
+        info = _walk_png(data)
+    else:
+        raise BadImage("unsupported", f"neither JPEG nor PNG: begins with {data[:8].hex(' ')}")
+    _check_dimensions(info)
+    return info
+
+
+def check_image(data: bytes) -> ImageInfo:
+    """Inspect the header, then decode every bit of the content once; BadImage when either fails.
+
+    A JPEG is decoded at 1/8 scale in gray: the whole entropy-coded stream is read at nearly twice the speed of
+    a full decode.
+    """
+    info = inspect_image(data)
+    flags = cv2.IMREAD_REDUCED_GRAYSCALE_8 if info.format == "jpeg" else cv2.IMREAD_GRAYSCALE
+    _decode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    return info
+
+
+def decode_rgb(data: bytes) -> np.ndarray:
+    """The image as uint8 (height, width, 3) in RGB order; BadImage when it cannot be decoded."""
+    info = inspect_image(data)
+    if info.mode in ("L", "RGB"):
+        return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadImage("damaged", f"Pillow: {error}") from None
+
+
+def _decode(data: bytes, flags: int) -> np.ndarray:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise BadImage("damaged", f"OpenCV: {error.err}") from None
+    if pixels is None:
+        raise BadImage("damaged", "the header is whole but the content cannot be decoded")
+    return pixels
+
+
+def _check_dimensions(info: ImageInfo) -> None:
+    sides = f"{info.width} x {info.height} px"
+    if not (1 <= info.width <= _LARGEST_SIDE_PX and 1 <= info.height <= _LARGEST_SIDE_PX):
+        raise BadImage("dimensions", f"{sides}, each side must be from 1 to {_LARGEST_SIDE_PX}")
+    if info.width * info.height > LARGEST_PIXELS:
+        raise BadImage("dimensions", f"{sides}, at most {LARGEST_PIXELS} pixels are decoded")
+
+
+def _walk_jpeg(data: bytes) -> ImageInfo:
+    position, info = 2, None
+    while True:
+        marker, position = _next_marker(data, position)
+        if marker == _TEM or marker in _RESTARTS:
+            continue
+        if marker in (_SOI, _EOI):
+            raise BadImage("damaged", f"marker FF{marker:02X} before any scan")
+        if position + 2 > len(data):
+            raise BadImage("truncated", "the file ends inside a JPEG segment")
+        length = int.from_bytes(data[position : position + 2], "big")
+        if length < 2:
+            raise BadImage("damaged", f"a JPEG segment of length {length}, must be 2 at least")
+        if position + length > len(data):
+            raise BadImage("truncated", "the file ends inside a JPEG segment")
+        if marker in _FRAMES:
+            if info is not None:
+                raise BadImage("damaged", "two frame headers")
+            info = _read_frame(marker, data[position + 2 : position + length])
+        if marker == _SOS:
+            break
+        position += length
+    if info is None:
+        raise BadImage("damaged", "a scan before any frame header")
+    if data.rfind(b"\xff\xd9", position) < 0:
+        raise BadImage("truncated", "no end-of-image marker after the scan")
+    return info
+
+
+def _next_marker(data: bytes, position: int) -> tuple[int, int]:
+    if position < len(data) and data[position] != 0xFF:
+        raise BadImage("damaged", f"byte {position} is {data[position]:02X}, expected a JPEG marker")
+    while position < len(data) and data[position] == 0xFF:
+        position += 1
+    if position >= len(data):
+        raise BadImage("truncated", "the file ends before the first scan")
+    return data[position], position + 1
+
+
+def _read_frame(marker: int, body: bytes) -> ImageInfo:
+    if marker not in _DECODABLE_FRAMES:
+        raise BadImage("unsupported", f"JPEG frame type FF{marker:02X}; baseline and progressive are read")
+    if len(body) < 6:
+        raise BadImage("damaged", "a frame header that is too short")
+    precision, height, width, components = struct.unpack(">BHHB", body[:6])
+    if precision != 8 or components not in _JPEG_MODES:
+        raise BadImage("unsupported", f"{precision} bits and {components} components; 8 bits and 1, 3 or 4 are read")
+    if len(body) != 6 + 3 * components:
+        raise BadImage("damaged", "a frame header of the wrong length")
+    samplings = body[7::3]
+    if any(not (1 <= value >> 4 <= 4 and 1 <= value & 15 <= 4) for value in samplings):
+        raise BadImage("damaged", "sampling factors outside 1..4")
+    return ImageInfo("jpeg", _JPEG_MODES[components], width, height)
+
+
+def _walk_png(data: bytes) -> ImageInfo:
+    position, info = len(_PNG_SIGNATURE), None
+    while position + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[position : position + 8])
+        end = position + 12 + length
+        if end > len(data):
+            break
+        if zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            raise BadImage("damaged", f"PNG chunk at byte {position} has a wrong checksum")
+        if info is None:
+            info = _read_png_header(kind, data[position + 8 : end - 4])
+        if kind == b"IEND":
+            return info
+        position = end
+    raise BadImage("truncated", "the file ends before the last PNG chunk")
+
+
+def _read_png_header(kind: bytes, body: bytes) -> ImageInfo:
+    if kind != b"IHDR" or len(body) != 13:
+        raise BadImage("damaged", "a PNG that does not begin with its header")
+    width, height, _, colour = struct.unpack(">IIBB", body[:10])
+    if colour not in _PNG_MODES:
+        raise BadImage("damaged", f"PNG colour type {colour}")
+    return ImageInfo("png", _PNG_MODES[colour], width, height)

@@ -1,0 +1,96 @@
+"""The manifest of a RECORDS directory: what it holds, from where, and how to check it."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.schema import SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class ClassEntry:
+    """A class: `index` 0.., its WordNet id, and a name for display only."""
+
+    index: int
+    wnid: str
+    name: str
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A shard and the index file (`.db`) beside it: rows, sizes in bytes, SHA-256 of each."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    index_bytes: int
+    index_sha256: str
+
+    @property
+    def files(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The two files in the form of a receipt."""
+        return (
+            {"name": self.name, "bytes": self.bytes, "sha256": self.sha256},
+            {"name": f"{self.name}.db", "bytes": self.index_bytes, "sha256": self.index_sha256},
+        )
+
+
+@dataclass(frozen=True)
+class SplitEntry:
+    """A split: accepted rows, in all and per class index, files in quarantine, and its shards in order."""
+
+    rows: int
+    rows_per_class: tuple[int, ...]
+    quarantined: int
+    shards: tuple[ShardEntry, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of a RECORDS directory; `source` tells layout, fingerprint, class mode and whether labels were verified."""
+
+    schema_version: int
+    plan_id: str
+    classes: tuple[ClassEntry, ...]
+    splits: dict[str, SplitEntry]
+    source: dict[str, Any]
+    seed: int
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON objects, lists, numbers and strings."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Manifest":
+        """The manifest that `to_json` wrote; RecordsError for another version or contradicting counts."""
+        version = value.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise RecordsError(
+                f"schema version {version!r}, this program reads {SCHEMA_VERSION}; "
+                f"build the records again, or install the version that wrote them"
+            )
+        try:
+            splits = {name: _split_from_json(split) for name, split in value["splits"].items()}
+            classes = tuple(ClassEntry(**entry) for entry in value["classes"])
+            manifest = cls(**{**value, "classes": classes, "splits": splits})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RecordsError(f"the manifest lacks or misspells a field: {error}") from None
+        _check_counts(manifest)
+        return manifest
+
+
+def _split_from_json(value: dict[str, Any]) -> SplitEntry:
+    shards = tuple(ShardEntry(**shard) for shard in value["shards"])
+    return SplitEntry(**{**value, "rows_per_class": tuple(value["rows_per_class"]), "shards": shards})
+
+
+def _check_counts(manifest: Manifest) -> None:
+    for name, split in manifest.splits.items():
+        sums = {sum(split.rows_per_class), sum(shard.rows for shard in split.shards), split.rows}
+        if len(sums) != 1 or len(split.rows_per_class) != len(manifest.classes):
+            raise RecordsError(f"the manifest's counts of split {name!r} contradict each other: {sorted(sums)}")
+    if [entry.index for entry in manifest.classes] != list(range(len(manifest.classes))):
+        raise RecordsError("the manifest's classes are not numbered 0, 1, 2, ...")

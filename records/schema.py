@@ -1,0 +1,61 @@
+"""What a stored row is: its fields, their ranges, and the names of shards."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from convnext_imagenet.records.errors import RecordsError
+
+SCHEMA_VERSION = 1
+MINDRECORD_SCHEMA = {
+    "image": {"type": "bytes"},
+    "label": {"type": "int32"},
+    "sample_id": {"type": "int64"},
+    "key": {"type": "string"},
+    "height": {"type": "int32"},
+    "width": {"type": "int32"},
+}
+INDEX_FIELDS = ["label"]
+_INT32_MAX, _INT64_MAX = 2**31 - 1, 2**63 - 1
+_LARGEST_IMAGE_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stored image.
+
+    `image` is the file's bytes as they were found, `label` the class index 0..classes-1, `sample_id` the rank of
+    the row's key in its split, `key` the file name without its ending (n01440764_10026), `height` and `width`
+    in pixels.
+    """
+
+    image: bytes
+    label: int
+    sample_id: int
+    key: str
+    height: int
+    width: int
+
+
+def validate_row(row: Row) -> None:
+    """Raise RecordsError for a row that MindRecord would drop, clamp or cut without a word."""
+    for name, value, low, high in (
+        ("label", row.label, 0, _INT32_MAX),
+        ("sample_id", row.sample_id, 0, _INT64_MAX),
+        ("height", row.height, 1, _INT32_MAX),
+        ("width", row.width, 1, _INT32_MAX),
+        ("bytes of image", len(row.image), 1, _LARGEST_IMAGE_BYTES),
+    ):
+        if not isinstance(value, int) or not low <= value <= high:
+            raise RecordsError(f"row {row.key!r}: {name} is {value!r}, must be an int from {low} to {high}")
+    if not row.key or not row.key.isprintable():
+        raise RecordsError(f"row {row.key!r}: the key must be printable text and not empty")
+
+
+def as_fields(row: Row) -> dict[str, Any]:
+    """The row as MindRecord's writer takes it."""
+    return {name: getattr(row, name) for name in MINDRECORD_SCHEMA}
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """The file name of shard `index` (from 0) of `count`; the same name is stored inside the shard."""
+    return f"imagenet-{split}-{index:05d}-of-{count:05d}.mindrecord"

@@ -1,0 +1,93 @@
+"""One MindRecord shard: how it is written so that equal rows give equal bytes, and how it is read back."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mindspore.dataset as ds
+from mindspore.mindrecord import FileWriter
+
+from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.schema import INDEX_FIELDS, MINDRECORD_SCHEMA, Row, as_fields, validate_row
+
+_ROWS_PER_WRITE = 64
+_KIB, _MIB = 1 << 10, 1 << 20
+_SMALLEST_HEADER, _LARGEST_HEADER = 16 * _KIB, 128 * _MIB
+_SMALLEST_PAGE, _LARGEST_PAGE = 256 * _KIB, 256 * _MIB
+_HEADER_BYTES_PER_PAGE = 512
+_PAGES_PER_SHARD = 512
+
+
+@dataclass(frozen=True)
+class PageLayout:
+    """Sizes in bytes of a shard's header and pages; every shard of a set must use the same."""
+
+    header_bytes: int
+    page_bytes: int
+
+
+def page_layout(largest_row_bytes: int, shard_bytes: int) -> PageLayout:
+    """The smallest layout that holds the largest row and a shard of `shard_bytes`.
+
+    MindRecord's defaults (16 MiB and 32 MiB) add 48 MiB to every shard. A page must hold the largest row with
+    some room to spare; the header describes each page in under 512 bytes.
+    """
+    page = max(_SMALLEST_PAGE, _power_of_two(2 * largest_row_bytes), _power_of_two(shard_bytes // _PAGES_PER_SHARD))
+    page = min(page, _LARGEST_PAGE)
+    pages = 2 * (shard_bytes // page + 2)
+    header = max(_SMALLEST_HEADER, _power_of_two(16 * _KIB + pages * _HEADER_BYTES_PER_PAGE))
+    return PageLayout(header_bytes=min(header, _LARGEST_HEADER), page_bytes=page)
+
+
+def write_shard(path: Path, rows: Iterable[Row], layout: PageLayout) -> None:
+    """Write the rows to `path` and its index to `path` + `.db`; neither may exist yet.
+
+    One writer, one file, fixed batches: the bytes depend on the rows, the layout and the base name alone.
+    Raises RecordsError for a row outside the schema and when MindRecord fails. No row at all is refused too,
+    since MindSpore cannot open an empty shard.
+    """
+    writer = FileWriter(str(path), shard_num=1)
+    writer.set_header_size(layout.header_bytes)
+    writer.set_page_size(layout.page_bytes)
+    writer.add_schema(MINDRECORD_SCHEMA, "ImageNet images as found, with verified labels")
+    writer.add_index(INDEX_FIELDS)
+    iterator = iter(rows)
+    written = 0
+    while batch := list(itertools.islice(iterator, _ROWS_PER_WRITE)):
+        for row in batch:
+            validate_row(row)
+        _call(path, writer.write_raw_data, [as_fields(row) for row in batch])
+        written += len(batch)
+    if not written:
+        raise RecordsError(f"{path.name}: no rows to write; a shard must hold one at least")
+    _call(path, writer.commit)
+
+
+def read_back(path: Path) -> Iterator[Row]:
+    """Every row of one shard in the order in which it was written."""
+    dataset = ds.MindDataset([str(path)], columns_list=list(MINDRECORD_SCHEMA), shuffle=False, num_parallel_workers=1)
+    for fields in dataset.create_dict_iterator(num_epochs=1, output_numpy=True):
+        yield Row(**{name: python_value(value) for name, value in fields.items()})
+
+
+def python_value(value: Any) -> Any:
+    """A field as MindSpore's reader gives it (a NumPy array) as bytes, str or int."""
+    if value.dtype.kind == "S":
+        return value.tobytes()
+    return value.item()
+
+
+def _call(path: Path, function: Any, *arguments: Any) -> None:
+    try:
+        function(*arguments)
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RecordsError(
+            f"{path}: MindRecord could not write ({first_line}); look for free space and rights"
+        ) from error
+
+
+def _power_of_two(value: int) -> int:
+    return 1 << max(0, value - 1).bit_length()

@@ -1,0 +1,96 @@
+"""Prove that a RECORDS directory is what its manifest says, by reading all of it again."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from convnext_imagenet.records.artefact import read_receipt
+from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.images import BadImage, check_image
+from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry
+from convnext_imagenet.records.reading import Records, find_damage
+from convnext_imagenet.records.schema import Row
+from convnext_imagenet.records.shards import read_back
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was read: rows of all splits, and every contradiction that was found."""
+
+    rows: int
+    problems: tuple[str, ...]
+
+
+def verify_records(root: Path, on_progress: Callable[[int], None] | None = None) -> Verification:
+    """Compare files, receipts, counts, labels, keys and every image with the manifest.
+
+    Hashes are computed anew, and a shard is opened only when its bytes are the recorded ones. Raises RecordsError
+    for a directory that is not finished.
+    """
+    records = Records.open(root, check="sizes")
+    manifest = records.manifest
+    problems = find_damage(root, manifest, deep=True, remembered=False)
+    if problems:
+        return Verification(rows=0, problems=tuple(problems))
+    rows = 0
+    for name, split in manifest.splits.items():
+        per_class: Counter[int] = Counter()
+        ids: set[int] = set()
+        for shard in split.shards:
+            problems += _receipt_problems(root / name, shard, manifest)
+            found = 0
+            for row in read_back(root / name / shard.name):
+                problems += row_problems(row, manifest.classes, verified=bool(manifest.source.get("verified")))
+                per_class[row.label] += 1
+                ids.add(row.sample_id)
+                found += 1
+                if on_progress:
+                    on_progress(1)
+            if found != shard.rows:
+                problems.append(f"{name}/{shard.name}: {found} rows, the manifest says {shard.rows}")
+            rows += found
+        if len(ids) != split.rows:
+            problems.append(f"{name}: {len(ids)} different sample ids for {split.rows} rows")
+        counts = tuple(per_class[index] for index in range(len(manifest.classes)))
+        if counts != split.rows_per_class:
+            wrong = next(index for index, count in enumerate(counts) if count != split.rows_per_class[index])
+            problems.append(
+                f"{name}: class {wrong} has {counts[wrong]} rows, the manifest says {split.rows_per_class[wrong]}"
+            )
+    return Verification(rows=rows, problems=tuple(problems))
+
+
+def row_problems(row: Row, classes: tuple[ClassEntry, ...], verified: bool) -> list[str]:
+    """What contradicts itself within one row: label range, wnid in the key, image content and sides."""
+    problems = []
+    if not 0 <= row.label < len(classes):
+        problems.append(f"{row.key}: label {row.label} is outside 0..{len(classes) - 1}")
+    elif verified and row.key.startswith("n") and row.key.split("_")[0] != classes[row.label].wnid:
+        problems.append(f"{row.key}: label {row.label} is {classes[row.label].wnid}")
+    try:
+        info = check_image(row.image)
+    except BadImage as error:
+        return [*problems, f"{row.key}: {error}"]
+    if (info.width, info.height) != (row.width, row.height):
+        problems.append(f"{row.key}: {info.width} x {info.height} px, the row says {row.width} x {row.height}")
+    return problems
+
+
+def _receipt_problems(folder: Path, shard: ShardEntry, manifest: Manifest) -> list[str]:
+    unit = Path(shard.name).stem
+    receipt = read_receipt(folder, unit, manifest.plan_id)
+    if receipt is None:
+        return [f"{folder / unit}.json: the receipt is missing, damaged or of another plan"]
+    if receipt["files"] != list(shard.files):
+        return [f"{folder / unit}.json: the receipt contradicts the manifest"]
+    return []
+
+
+def refuse_problems(root: Path, verification: Verification) -> None:
+    """Raise RecordsError when anything contradicts the manifest."""
+    if verification.problems:
+        first = "; ".join(verification.problems[:3])
+        raise RecordsError(
+            f"{root}: {len(verification.problems)} problems: {first}; restore from a copy, or build the records again"
+        )
