@@ -1,0 +1,82 @@
+# The user's targets. `make help` lists them; README.md explains them.
+# Every recipe runs in the environment that `make setup` builds in .venv from the pins in constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+DATA ?=
+RECORDS ?= records-out
+CONFIG ?= paper-tiny
+RUN ?= runs/$(basename $(notdir $(CONFIG)))
+CHECKPOINT ?= $(RUN)
+IMAGES ?=
+IMAGE ?=
+OUT ?=
+DEVICES ?= 1
+DEVICE_TARGET ?= CPU
+SET ?=
+ARGS ?=
+
+export CONVNEXT_MAKE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo records show verify train eval predict infer test check clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Variables: DATA RECORDS CONFIG RUN DEVICES DEVICE_TARGET CHECKPOINT IMAGES IMAGE OUT SET ARGS"
+
+setup: $(READY)  ## Make the environment in .venv
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+	  { echo "Error: $(PYTHON) is not Python 3.11 or 3.12; pass PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+demo: $(READY)  ## Digits: raw tree -> records -> training -> accuracy -> Parquet, in minutes
+	@BIN=$(BIN) OUT=$(or $(OUT),demo-out) bash demo/run.sh
+
+records: $(READY)  ## DATA=/path/to/imagenet: verify and write RECORDS
+	@test -n "$(DATA)" || { echo "Error: DATA is not set: make records DATA=/path/to/imagenet" \
+	  "(no ImageNet at hand? make demo)" >&2; exit 2; }
+	$(BIN)/convnext-ingest build "$(DATA)" --out "$(RECORDS)" $(ARGS)
+
+show: $(READY)  ## What RECORDS holds
+	$(BIN)/convnext-records show "$(RECORDS)"
+
+verify: $(READY)  ## Read all of RECORDS again and compare
+	$(BIN)/convnext-records verify "$(RECORDS)"
+
+train: $(READY)  ## Train CONFIG on RECORDS into RUN; an existing RUN resumes
+	$(BIN)/convnext-train run "$(CONFIG)" --records "$(RECORDS)" --out "$(RUN)" --devices $(DEVICES) \
+	  --device-target $(DEVICE_TARGET) $(foreach pair,$(SET),--set '$(pair)') $(ARGS)
+
+eval: $(READY)  ## Exact accuracy of CHECKPOINT (default: the best of RUN) on RECORDS
+	$(BIN)/convnext-serve eval "$(CHECKPOINT)" --records "$(RECORDS)" --device-target $(DEVICE_TARGET) $(ARGS)
+
+predict: $(READY)  ## IMAGES=dir OUT=dir: score a folder into Parquet
+	@test -n "$(IMAGES)" || { echo "Error: IMAGES is not set: make predict IMAGES=dir OUT=dir" >&2; exit 2; }
+	$(BIN)/convnext-serve predict "$(CHECKPOINT)" "$(IMAGES)" --out "$(or $(OUT),predictions-out)" \
+	  --device-target $(DEVICE_TARGET) $(ARGS)
+
+infer: $(READY)  ## IMAGE=file [OUT=picture.jpg]: name one image, draw the label on it
+	@test -n "$(IMAGE)" || { echo "Error: IMAGE is not set: make infer IMAGE=file [OUT=picture.jpg]" >&2; exit 2; }
+	$(BIN)/convnext-serve infer "$(CHECKPOINT)" "$(IMAGE)" --out "$(or $(OUT),infer-out.jpg)" \
+	  --device-target $(DEVICE_TARGET) $(ARGS)
+
+test: $(READY)  ## The default test suite
+	$(BIN)/pytest $(ARGS)
+
+check: $(READY)  ## Lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@mkdir -p .cache/types/convnext_imagenet
+	@for room in records model ingest serve train; do ln -sfn ../../../$$room .cache/types/convnext_imagenet/$$room; done
+	MYPYPATH=.cache/types $(BIN)/mypy -p convnext_imagenet
+
+clean:  ## Remove what demo, tests and builds left (not .venv, records or runs)
+	rm -rf demo-out build dist *.egg-info .cache .pytest_cache .ruff_cache .mypy_cache rank_0 infer-out.jpg

@@ -1,0 +1,135 @@
+"""The protocol: nothing counts before its mark, and nothing of another run is taken for ours."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convnext_imagenet.records import artefact
+from convnext_imagenet.records.errors import RecordsError
+
+
+def _unit(root: Path, plan_id: str, text: str = "content") -> dict:
+    staged = artefact.staging(root) / "unit.bin"
+    staged.write_text(text)
+    return artefact.publish([staged], root / "train", "unit", plan_id, {"rows": 3})
+
+
+def test_a_unit_counts_only_with_its_receipt(tmp_path):
+    plan_id = artefact.begin(tmp_path, "records", {"seed": 1})
+    assert artefact.read_receipt(tmp_path / "train", "unit", plan_id) is None
+    receipt = _unit(tmp_path, plan_id)
+    assert artefact.read_receipt(tmp_path / "train", "unit", plan_id, deep=True) == receipt
+    assert receipt["facts"] == {"rows": 3}
+    (tmp_path / "train" / "unit.json").unlink()
+    assert artefact.read_receipt(tmp_path / "train", "unit", plan_id) is None
+
+
+@pytest.mark.parametrize("damage", ["shorter", "flipped", "missing", "receipt"])
+def test_a_damaged_unit_has_to_be_made_again(tmp_path, damage):
+    plan_id = artefact.begin(tmp_path, "records", {"seed": 1})
+    _unit(tmp_path, plan_id)
+    path = tmp_path / "train" / "unit.bin"
+    if damage == "shorter":
+        path.write_text("conten")
+    elif damage == "flipped":
+        path.write_text("contenT")
+    elif damage == "missing":
+        path.unlink()
+    else:
+        (tmp_path / "train" / "unit.json").write_text('{"plan_id":')
+    assert artefact.read_receipt(tmp_path / "train", "unit", plan_id, deep=True) is None
+
+
+def test_a_receipt_of_another_plan_does_not_count(tmp_path):
+    _unit(tmp_path, artefact.begin(tmp_path, "records", {"seed": 1}))
+    assert artefact.read_receipt(tmp_path / "train", "unit", "another plan") is None
+
+
+def test_the_same_plan_goes_on_and_another_is_refused_by_key(tmp_path):
+    plan = {"seed": 1, "source": {"rows": 5, "bytes": 9}}
+    assert artefact.begin(tmp_path, "records", plan) == artefact.begin(
+        tmp_path, "records", dict(reversed(plan.items()))
+    )
+    with pytest.raises(RecordsError, match=r"differs in: seed, source\.rows\)"):
+        artefact.begin(tmp_path, "records", {"seed": 2, "source": {"rows": 6, "bytes": 9}})
+    with pytest.raises(RecordsError, match="holds records, not run"):
+        artefact.begin(tmp_path, "run", plan)
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("do not touch")
+    with pytest.raises(RecordsError, match=r"thesis\.tex"):
+        artefact.begin(tmp_path, "records", {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(RecordsError, match="a file is in the way"):
+        artefact.begin(tmp_path / "out", "records", {})
+
+
+def test_only_a_finished_and_untouched_directory_is_read(tmp_path):
+    with pytest.raises(RecordsError, match="no such directory"):
+        artefact.read_finished(tmp_path / "missing", "records")
+    with pytest.raises(RecordsError, match="not a records directory"):
+        artefact.read_finished(tmp_path, "records")
+    plan_id = artefact.begin(tmp_path, "records", {})
+    with pytest.raises(RecordsError, match=r"unfinished.*run the same `convnext-ingest build` again"):
+        artefact.read_finished(tmp_path, "records")
+    artefact.finish(tmp_path, {"plan_id": plan_id, "rows": 1})
+    assert artefact.read_finished(tmp_path, "records")["rows"] == 1
+    assert not (tmp_path / ".staging").exists()
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "rows": 2}))
+    with pytest.raises(RecordsError, match="changed since the directory was finished"):
+        artefact.read_finished(tmp_path, "records")
+
+
+def test_two_writers_are_refused_and_a_killed_one_lets_go(tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path; from convnext_imagenet.records.artefact import exclusive\n"
+        "with exclusive(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(RecordsError, match="another process is writing"), artefact.exclusive(tmp_path):
+        pass
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with artefact.exclusive(tmp_path):
+        pass
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "plan.json"
+    artefact.write_json(path, {"old": 1})
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        artefact.write_json(path, {"new": 1})
+    assert artefact.read_json(path) == {"old": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["plan.json"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "keys"),
+    [
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": 1}, {"a": 2}, ["a"]),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}, ["a.c", "d"]),
+        ({"a": [1, 2]}, {"a": [2, 1]}, ["a"]),
+        (None, {"a": 1}, ["plan"]),
+    ],
+)
+def test_differing_keys(one, other, keys):
+    assert artefact.differing_keys(one, other) == keys

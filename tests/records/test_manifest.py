@@ -1,0 +1,40 @@
+"""The manifest: a round trip, and no contradiction is taken for a count."""
+
+import copy
+import json
+
+import pytest
+
+from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.manifest import Manifest
+
+
+@pytest.fixture
+def value(records_root):
+    return json.loads((records_root / "manifest.json").read_text())
+
+
+def test_round_trip(value):
+    assert json.loads(json.dumps(Manifest.from_json(value).to_json())) == value
+
+
+@pytest.mark.parametrize(
+    ("path", "new", "message"),
+    [
+        (("splits", "train", "rows"), 8, "contradict"),
+        (("splits", "train", "shards", 0, "rows"), 1, "contradict"),
+        (("splits", "train", "rows_per_class"), [7], "contradict"),
+        (("classes", 0, "index"), 1, "not numbered"),
+        (("schema_version",), 99, "schema version 99"),
+        (("classes", 0, "colour"), "red", "lacks or misspells"),
+        (("splits",), None, "lacks or misspells"),
+    ],
+)
+def test_contradictions_are_refused(value, path, new, message):
+    changed = copy.deepcopy(value)
+    target = changed
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = new
+    with pytest.raises(RecordsError, match=message):
+        Manifest.from_json(changed)

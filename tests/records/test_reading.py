@@ -1,0 +1,90 @@
+"""Reading: rows come in our order, and damage is refused before MindSpore opens a file."""
+
+import json
+import shutil
+
+import pytest
+
+from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.reading import Records
+
+from .conftest import build_records, make_rows
+
+
+@pytest.mark.parametrize("order", [[0], [6, 0, 3], [2, 2, 5], list(range(7)), []])
+def test_rows_come_in_exactly_our_order(records_root, order):
+    split = Records.open(records_root).split("train")
+    stored = [*make_rows(7)[0::2], *make_rows(7)[1::2]]
+    rows = list(split.read(order, ["key", "image", "label"]))
+    assert [row["key"] for row in rows] == [stored[index].key for index in order]
+    assert [row["image"] for row in rows] == [stored[index].image for index in order]
+
+
+def test_two_workers_keep_the_order(records_root):
+    split = Records.open(records_root).split("train")
+    order = [6, 5, 4, 3, 2, 1, 0]
+    found = [int(ids) for (ids,) in split.dataset(order, ["sample_id"], workers=2).create_tuple_iterator()]
+    assert found == [row["sample_id"] for row in split.read(order)]
+
+
+def test_a_row_outside_the_split_is_a_bug(records_root):
+    with pytest.raises(ValueError, match=r"outside 0\.\.6"):
+        Records.open(records_root).split("train").dataset([7])
+
+
+@pytest.mark.parametrize("suffix", ["", ".db"])
+@pytest.mark.parametrize("damage", ["flip", "shorter", "missing", "empty"])
+def test_damage_is_refused(records_root, suffix, damage):
+    Records.open(records_root)
+    path = next((records_root / "train").glob(f"*.mindrecord{suffix}"))
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-1] if damage == "shorter" else b"")
+    with pytest.raises(RecordsError, match=r"imagenet-train-0000[01].*restore"):
+        Records.open(records_root)
+
+
+def test_whole_files_are_hashed_once_and_changed_ones_again(records_root, monkeypatch):
+    import convnext_imagenet.records.artefact as artefact
+
+    Records.open(records_root)
+    hashed = []
+    monkeypatch.setattr(artefact, "sha256_file", lambda path: hashed.append(path.name) or "")
+    monkeypatch.setattr("convnext_imagenet.records.reading.read_finished", lambda root, kind: _manifest(root))
+    Records.open(records_root)
+    assert hashed == []
+    shard = next((records_root / "train").glob("*.mindrecord"))
+    shard.touch()
+    with pytest.raises(RecordsError, match="content has changed"):
+        Records.open(records_root)
+    assert hashed == [shard.name]
+
+
+def _manifest(root):
+    return json.loads((root / "manifest.json").read_text())
+
+
+def test_a_moved_or_linked_directory_works(records_root, tmp_path):
+    moved = shutil.move(records_root, tmp_path / "moved")
+    (tmp_path / "link").symlink_to(moved)
+    assert len(list(Records.open(tmp_path / "link").split("train").read(range(7)))) == 7
+
+
+def test_unfinished_and_unknown_are_refused(records_root, tmp_path):
+    with pytest.raises(RecordsError, match="no rows in split 'val'; splits with rows: train"):
+        Records.open(records_root).split("val")
+    (records_root / "_SUCCESS").unlink()
+    with pytest.raises(RecordsError, match="unfinished"):
+        Records.open(records_root)
+
+
+def test_another_schema_version_is_refused(tmp_path, monkeypatch):
+    root = build_records(tmp_path / "records", make_rows(4))
+    monkeypatch.setattr("convnext_imagenet.records.manifest.SCHEMA_VERSION", 2)
+    with pytest.raises(RecordsError, match="schema version 1, this program reads 2"):
+        Records.open(root)

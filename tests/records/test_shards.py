@@ -1,0 +1,72 @@
+"""Shards: what goes in comes out, equal rows give equal bytes, and bad rows never reach MindRecord."""
+
+import dataclasses
+
+import pytest
+
+from convnext_imagenet.records.artefact import sha256_file
+from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.schema import Row, shard_name
+from convnext_imagenet.records.shards import page_layout, read_back, write_shard
+
+from .conftest import make_rows
+
+LAYOUT = page_layout(1000, 10_000)
+
+
+def test_rows_come_back_as_they_went_in(tmp_path):
+    rows = [*make_rows(70), Row(b"\xff\xd8ends in NUL\0\0", 1, 70, "n00000002_70", 1, 1)]
+    path = tmp_path / shard_name("train", 0, 1)
+    write_shard(path, rows, LAYOUT)
+    assert list(read_back(path)) == rows
+
+
+def test_equal_rows_give_equal_bytes_in_any_folder(tmp_path):
+    hashes = set()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / shard_name("train", 0, 1)
+        write_shard(path, make_rows(9), LAYOUT)
+        hashes.add((sha256_file(path), sha256_file(path.with_name(path.name + ".db"))))
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label": -1},
+        {"label": 2**31},
+        {"sample_id": -1},
+        {"height": 0},
+        {"image": b""},
+        {"key": ""},
+        {"key": "n0\0"},
+        {"label": "1"},
+    ],
+)
+def test_a_row_that_mindrecord_would_drop_or_bend_is_refused(tmp_path, change):
+    row = dataclasses.replace(make_rows(1)[0], **change)
+    with pytest.raises(RecordsError, match="row"):
+        write_shard(tmp_path / shard_name("train", 0, 1), [row], LAYOUT)
+
+
+def test_an_empty_shard_is_refused(tmp_path):
+    with pytest.raises(RecordsError, match="no rows"):
+        write_shard(tmp_path / shard_name("train", 0, 1), [], LAYOUT)
+
+
+@pytest.mark.parametrize("largest", [1, 100_000, 15_000_000, 64 << 20])
+@pytest.mark.parametrize("total", [1, 30_000_000, 2 << 30])
+def test_layouts_hold_the_largest_row_and_stay_in_mindrecord_s_bounds(largest, total):
+    layout = page_layout(largest, max(total, largest))
+    assert layout.page_bytes >= largest
+    assert 32 * 1024 <= layout.page_bytes <= 256 << 20
+    assert 16 * 1024 <= layout.header_bytes <= 128 << 20
+    assert layout.page_bytes & (layout.page_bytes - 1) == 0
+
+
+def test_a_large_row_fits_its_layout(tmp_path):
+    rows = [Row(bytes(range(256)) * 12_000, 0, 0, "n00000001_0", 1, 1), *make_rows(3)[1:]]
+    path = tmp_path / shard_name("train", 0, 1)
+    write_shard(path, rows, page_layout(len(rows[0].image), sum(len(row.image) for row in rows)))
+    assert list(read_back(path)) == rows
