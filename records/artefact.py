@@ -8,20 +8,26 @@ marked, or nothing under a final name. This file knows nothing of images.
 
 import contextlib
 import fcntl
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.files import (
+    make_folder,
+    read_json,
+    sha256_file,
+    sha256_json,
+    sync_file,
+    sync_folder,
+    write_json,
+)
 
 PROTOCOL_VERSION = 1
 _PLAN, _MANIFEST, _SUCCESS = "plan.json", "manifest.json", "_SUCCESS"
 _STAGING, _LOCK = ".staging", ".lock"
-_HASH_CHUNK_BYTES = 4 << 20
 _HOW_TO_GO_ON = {
     "records": "run the same `convnext-ingest build` again to finish it",
     "run": "run the same `convnext-train run` again to finish it",
@@ -29,57 +35,10 @@ _HOW_TO_GO_ON = {
 }
 
 
-def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def sha256_json(value: Any) -> str:
-    """The SHA-256 of a JSON value, the same for every order of its keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` under `path` so that a reader, also after a crash, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value atomically, keys sorted, so that equal values are equal bytes."""
-    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, text.encode() + b"\n")
-
-
-def read_json(path: Path) -> Any:
-    """The JSON value in a file; RecordsError when the file is missing or is not JSON."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise RecordsError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise RecordsError(f"{path}: not valid JSON ({error}); the file is damaged") from None
-
-
 @contextlib.contextmanager
 def exclusive(root: Path) -> Iterator[None]:
     """Hold the directory for one writer; the kernel lets go when the process ends, however it ends."""
-    _make_folder(root)
+    make_folder(root)
     with (root / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,7 +55,7 @@ def begin(root: Path, kind: str, plan: Mapping[str, Any]) -> str:
     Raises RecordsError when the directory belongs to another kind or plan (with the keys that differ),
     or holds files that this protocol did not write.
     """
-    _make_folder(root)
+    make_folder(root)
     plan = json.loads(json.dumps(plan))
     plan_id = sha256_json({"kind": kind, "protocol": PROTOCOL_VERSION, "plan": plan})
     path = root / _PLAN
@@ -143,15 +102,15 @@ def publish(staged: Sequence[Path], folder: Path, unit: str, plan_id: str, facts
     Files are forced to disk before they move, the folder after, and the receipt comes last: a unit counts
     if and only if its receipt is there.
     """
-    _make_folder(folder)
+    make_folder(folder)
     files = []
     for path in staged:
         path.chmod(0o644)
-        _sync_file(path)
+        sync_file(path)
         files.append({"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)})
     for path in staged:
         path.replace(folder / path.name)
-    _sync_folder(folder)
+    sync_folder(folder)
     receipt = {"unit": unit, "plan_id": plan_id, "files": files, "facts": dict(facts)}
     write_json(folder / f"{unit}.json", receipt)
     return receipt
@@ -227,25 +186,3 @@ def _refuse_foreign_files(root: Path) -> None:
         raise RecordsError(
             f"{root}: not empty and not ours (it holds {foreign[0]!r}); choose a new or an empty directory"
         )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise RecordsError(f"{folder}: a file is in the way; choose another directory") from None
-    except OSError as error:
-        raise RecordsError(f"{folder}: cannot be made ({error.strerror}); choose another directory") from None
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

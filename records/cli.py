@@ -91,8 +91,8 @@ def verify(records: Path) -> None:
 def peek(records: Path, split: str, row: int, count: int, image: Path | None) -> None:
     """Print a few rows of RECORDS, and save an image."""
     with expected_errors():
-        from convnext_imagenet.records.artefact import write_atomically
         from convnext_imagenet.records.errors import RecordsError
+        from convnext_imagenet.records.files import write_atomically
         from convnext_imagenet.records.reading import Records
         from convnext_imagenet.records.schema import MINDRECORD_SCHEMA
 

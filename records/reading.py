@@ -12,8 +12,9 @@ from typing import Any, Literal
 import mindspore.dataset as ds
 import numpy as np
 
-from convnext_imagenet.records.artefact import file_damage, read_finished, sha256_json, write_json
+from convnext_imagenet.records.artefact import file_damage, read_finished
 from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.files import sha256_json, write_json
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
 from convnext_imagenet.records.shards import python_value
 

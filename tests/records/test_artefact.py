@@ -1,7 +1,6 @@
 """The protocol: nothing counts before its mark, and nothing of another run is taken for ours."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,20 +104,6 @@ def test_two_writers_are_refused_and_a_killed_one_lets_go(tmp_path):
     holder.stdout.close()
     with artefact.exclusive(tmp_path):
         pass
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "plan.json"
-    artefact.write_json(path, {"old": 1})
-
-    def full(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        artefact.write_json(path, {"new": 1})
-    assert artefact.read_json(path) == {"old": 1}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["plan.json"]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from convnext_imagenet.records.artefact import sha256_file
 from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.files import sha256_file
 from convnext_imagenet.records.schema import Row, shard_name
 from convnext_imagenet.records.shards import page_layout, read_back, write_shard
 

@@ -1,0 +1,83 @@
+"""Files that survive a crash: whole or absent, forced to disk, and named by their SHA-256."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from convnext_imagenet.records.errors import RecordsError
+
+_HASH_CHUNK_BYTES = 4 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """The SHA-256 of a JSON value, the same for every order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` under `path` so that a reader, also after a crash, sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value atomically, keys sorted, so that equal values are equal bytes."""
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text.encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file; RecordsError when the file is missing or is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RecordsError(f"{path}: no such file") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordsError(f"{path}: not valid JSON ({error}); the file is damaged") from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents; RecordsError when a file is in the way or rights are missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RecordsError(f"{folder}: a file is in the way; choose another directory") from None
+    except OSError as error:
+        raise RecordsError(f"{folder}: cannot be made ({error.strerror}); choose another directory") from None
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's content to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's names to disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
