@@ -15,9 +15,10 @@ from convnext_imagenet.records.errors import ExpectedError
 @contextlib.contextmanager
 def expected_errors(*also: type[Exception]) -> Iterator[None]:
     """Print an expected failure as one line and leave with its exit code; bugs keep their traceback."""
+    expected: tuple[type[Exception], ...] = (ExpectedError, *also)
     try:
         yield
-    except (ExpectedError, *also) as error:
+    except expected as error:
         click.echo("Error: " + " ".join(str(error).splitlines()), err=True)
         sys.exit(getattr(error, "exit_code", 1))
     except OSError as error:

@@ -117,10 +117,10 @@ def find_damage(root: Path, manifest: Manifest, deep: bool, remembered: bool = T
     unread = [(folder, file) for folder, file in files if known.get(file["name"]) != _stamp(folder / file["name"])]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda pair: file_damage(pair[0], pair[1], deep=True), unread)
-        damage = [found for found in results if found]
-    if unread and not damage:
+        changed = [found for found in results if found]
+    if unread and not changed:
         _remember_stamps(manifest, {file["name"]: _stamp(folder / file["name"]) for folder, file in files})
-    return damage
+    return changed
 
 
 def _files(shards: Sequence[ShardEntry]) -> Iterator[dict[str, Any]]:
