@@ -1,0 +1,175 @@
+"""A plan becomes a RECORDS directory: what is not yet written is written, and the whole is marked as finished."""
+
+import contextlib
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.plan import IngestPlan, SplitPlan
+from convnext_imagenet.ingest.pool import OnProgress, run_units
+from convnext_imagenet.ingest.quarantine import QUARANTINE_FILE, Quarantined, refuse_too_many, table_bytes
+from convnext_imagenet.ingest.writing import ShardTask, write_unit
+from convnext_imagenet.records.artefact import (
+    begin,
+    exclusive,
+    finish,
+    is_finished,
+    read_receipt,
+    staging,
+)
+from convnext_imagenet.records.files import write_atomically
+from convnext_imagenet.records.manifest import Manifest, ShardEntry, SplitEntry
+from convnext_imagenet.records.schema import SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One shard to write."""
+
+    split: SplitPlan
+    index: int
+
+    @property
+    def shard(self) -> str:
+        """The shard's file name."""
+        return self.split.shard_names[self.index]
+
+    @property
+    def rows(self) -> int:
+        """The number of images planned for the shard."""
+        return len(self.split.sample_ids(self.index))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished ingest stored: rows by split, and the images that it did not store."""
+
+    rows: dict[str, int]
+    quarantined: tuple[Quarantined, ...]
+
+
+@dataclass(frozen=True)
+class Build:
+    """A RECORDS directory in the making, held against other writers; `open_build` makes it."""
+
+    plan: IngestPlan
+    data: Path
+    out: Path
+    plan_id: str
+
+    @property
+    def shards(self) -> int:
+        """The number of shards in all."""
+        return sum(split.shard_count for split in self.plan.splits)
+
+    @property
+    def is_finished(self) -> bool:
+        """True once the directory is marked as finished."""
+        return is_finished(self.out)
+
+    def unfinished(self) -> list[Unit]:
+        """The shards without a valid receipt of this plan."""
+        units = (Unit(split, index) for split in self.plan.splits for index in range(split.shard_count))
+        return [unit for unit in units if self._receipt(unit) is None]
+
+    def write(self, units: list[Unit], workers: int, on_progress: OnProgress) -> None:
+        """Write the shards in worker processes; `on_progress` hears of images read."""
+        folder = staging(self.out)
+        tasks = (self._task(unit, folder) for unit in units)
+        run_units(write_unit, tasks, len(units), workers, on_progress)
+
+    def finish(self, allowed: int) -> Outcome:
+        """Write the quarantine table, and mark the records as finished unless more than `allowed` are in it."""
+        receipts = {split.name: self._receipts(split) for split in self.plan.splits}
+        bad = [Quarantined(**entry) for each in receipts.values() for r in each for entry in r["facts"]["quarantined"]]
+        table = table_bytes(bad)
+        write_atomically(self.out / QUARANTINE_FILE, table)
+        splits = {split.name: self._split_entry(split, receipts[split.name]) for split in self.plan.splits}
+        refuse_too_many(bad, allowed, self.out)
+        source = self.plan.source | {"quarantine_sha256": hashlib.sha256(table).hexdigest()}
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            plan_id=self.plan_id,
+            classes=self.plan.classes,
+            splits=splits,
+            source=source,
+            seed=self.plan.seed,
+            versions=self.plan.versions,
+        )
+        finish(self.out, manifest.to_json())
+        return Outcome({name: split.rows for name, split in splits.items()}, tuple(sorted(bad)))
+
+    def _receipt(self, unit: Unit) -> dict[str, Any] | None:
+        return read_receipt(self.out / unit.split.name, Path(unit.shard).stem, self.plan_id)
+
+    def _receipts(self, split: SplitPlan) -> list[dict[str, Any]]:
+        receipts = []
+        for index, shard in enumerate(split.shard_names):
+            if (receipt := self._receipt(Unit(split, index))) is None:
+                raise IngestError(f"{self.out / split.name / shard}: not there; run the same command again to make it")
+            receipts.append(receipt)
+        return receipts
+
+    def _split_entry(self, split: SplitPlan, receipts: list[dict[str, Any]]) -> SplitEntry:
+        per_class: Counter[int] = Counter()
+        for receipt in receipts:
+            per_class.update({int(label): count for label, count in receipt["facts"]["rows_per_class"].items()})
+        quarantined = sum(len(receipt["facts"]["quarantined"]) for receipt in receipts)
+        if per_class.total() + quarantined != len(split.keys):
+            raise RuntimeError(f"{split.name}: {per_class.total()} + {quarantined} of {len(split.keys)} accounted for")
+        if not per_class.total():
+            raise IngestError(f"{split.name}/: none of its {quarantined} images can be read; fetch them again")
+        return SplitEntry(
+            rows=per_class.total(),
+            rows_per_class=tuple(per_class[entry.index] for entry in self.plan.classes),
+            quarantined=quarantined,
+            shards=tuple(_shard_entry(receipt) for receipt in receipts if receipt["files"]),
+        )
+
+    def _task(self, unit: Unit, folder: Path) -> ShardTask:
+        return ShardTask(
+            data=self.data,
+            folder=self.out / unit.split.name,
+            staging=folder / Path(unit.shard).stem,
+            plan_id=self.plan_id,
+            split=unit.split.name,
+            shard=unit.shard,
+            rows=unit.split.shard_rows(unit.index),
+            largest_row_bytes=unit.split.largest_row_bytes,
+            largest_shard_bytes=unit.split.largest_shard_bytes,
+        )
+
+
+@contextlib.contextmanager
+def open_build(plan: IngestPlan, data: Path, out: Path) -> Iterator[Build]:
+    """Hold `out` for this plan; nothing half-written is left in it when the block ends, however it ends."""
+    data, out = data.resolve(), out.resolve()
+    if out == data or any(out.is_relative_to(data / split) for split in ("train", "val")):
+        raise IngestError(f"--out {out}: lies inside the raw tree {data}; choose a directory outside")
+    with exclusive(out):
+        plan_id = begin(out, "records", plan.document)
+        for leftover in (
+            path for folder in (out, *(out / s.name for s in plan.splits)) for path in folder.glob(".*.tmp")
+        ):
+            leftover.unlink()
+        try:
+            yield Build(plan, data, out, plan_id)
+        finally:
+            shutil.rmtree(staging(out))
+
+
+def _shard_entry(receipt: dict[str, Any]) -> ShardEntry:
+    data, index = receipt["files"]
+    return ShardEntry(
+        name=data["name"],
+        rows=receipt["facts"]["rows"],
+        bytes=data["bytes"],
+        sha256=data["sha256"],
+        index_bytes=index["bytes"],
+        index_sha256=index["sha256"],
+    )

@@ -1,0 +1,122 @@
+"""`convnext-ingest`: from a raw ImageNet tree to verified records."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from convnext_imagenet.records.cli import expected_errors, progress
+
+if TYPE_CHECKING:
+    from convnext_imagenet.ingest.building import Outcome
+    from convnext_imagenet.ingest.layout import TreeScan
+    from convnext_imagenet.ingest.plan import IngestPlan
+
+_MOST_CASES = 10
+
+
+@click.group()
+@click.version_option(package_name="convnext_imagenet")
+def main() -> None:
+    """Turn a raw ImageNet tree into verified MindRecord shards."""
+
+
+@main.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The RECORDS directory to make or go on with."
+)
+@click.option(
+    "--classes",
+    default="all",
+    show_default=True,
+    metavar="all|found|FILE",
+    help="all: the official 1000, complete. found: the class folders of train/, however many. "
+    "FILE: those that a text file names, one wnid a line.",
+)
+@click.option("--unverified", is_flag=True, help="Take folder names as labels; for trees without a devkit.")
+@click.option("--devkit", type=click.Path(path_type=Path), help="The devkit (tar.gz or folder) if not in DATA.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a core]")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Shuffles train over its shards."
+)
+@click.option(
+    "--max-quarantine",
+    type=click.IntRange(min=0),
+    help="How many bad images are tolerated.  [default: 0 with --classes all, else 1 %, at least 1]",
+)
+def build(
+    data: Path,
+    out: Path,
+    classes: str,
+    unverified: bool,
+    devkit: Path | None,
+    workers: int | None,
+    seed: int,
+    max_quarantine: int | None,
+) -> None:
+    """Verify the labels and images of DATA and write them to RECORDS.
+
+    DATA holds train/WNID/, val/ (flat or in class folders), and the devkit. It is only read. An ingest that was
+    stopped goes on where it was when the same command is run again.
+    """
+    with expected_errors():
+        from convnext_imagenet.ingest.building import open_build
+        from convnext_imagenet.ingest.layout import scan_tree
+        from convnext_imagenet.ingest.pool import interruptible
+        from convnext_imagenet.ingest.preparing import prepare
+        from convnext_imagenet.ingest.quarantine import allowed_number
+
+        with interruptible():
+            tree = scan_tree(data)
+            _print_tree(data, tree)
+            plan = prepare(tree, classes, unverified, devkit, seed)
+            _print_labels(plan)
+            with open_build(plan, data, out) as job:
+                units = job.unfinished()
+                if job.is_finished and not units:
+                    click.echo(f"{out}: finished already from this source, nothing to do; {_how_to_check(out)}")
+                    return
+                if len(units) < job.shards:
+                    click.echo(f"{out}: {job.shards - len(units)} of {job.shards} shards are there already")
+                with progress(sum(unit.rows for unit in units), "ingest") as advance:
+                    job.write(units, workers or len(os.sched_getaffinity(0)), advance)
+                outcome = job.finish(allowed_number(max_quarantine, plan.source["classes"], plan.images))
+            _print_outcome(out, outcome)
+
+
+def _print_tree(data: Path, tree: "TreeScan") -> None:
+    click.echo(f"{data}:")
+    for split in (tree.train, tree.val):
+        shape = "flat" if split.is_flat else f"{len(split.folders):,} class folders"
+        click.echo(f"  {split.name}: {shape}, {split.files:,} images, {split.bytes / 2**20:,.1f} MiB")
+    click.echo(f"  devkit: {tree.devkit.name if tree.devkit else 'none'}")
+    if tree.ignored.count:
+        click.echo(f"  ignored: {tree.ignored.count:,} hidden or other files, such as {tree.ignored.first}")
+
+
+def _print_labels(plan: "IngestPlan") -> None:
+    source = plan.source
+    state = "verified against the devkit" if source["verified"] else "NOT verified: the folder names are the labels"
+    click.echo(f"{len(plan.classes):,} classes, {plan.images:,} images; labels {state}")
+    for split, count in source["left_out"].items():
+        if count:
+            click.echo(f"  {split}: {count:,} images of other classes are left out")
+    if source["incomplete_classes"]:
+        click.echo(f"  train: {source['incomplete_classes']:,} classes have fewer images than the devkit counts")
+
+
+def _print_outcome(out: Path, outcome: "Outcome") -> None:
+    rows = ", ".join(f"{count:,} {split}" for split, count in outcome.rows.items())
+    click.echo(f"{out}: finished, {rows} images; each was decoded, stored and read back")
+    if outcome.quarantined:
+        click.echo(f"  {len(outcome.quarantined):,} bad images are not in it; {out / 'quarantine.parquet'} lists them:")
+    for entry in outcome.quarantined[:_MOST_CASES]:
+        click.echo(f"    {entry.path}  {entry.reason}: {entry.detail}")
+    click.echo(f"  {_how_to_check(out)}")
+    click.echo(f"  to train: make train RECORDS={out}, or convnext-train run CONFIG --records {out} --out RUN")
+
+
+def _how_to_check(out: Path) -> str:
+    return f"to check every byte: convnext-records verify {out}"

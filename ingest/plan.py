@@ -1,0 +1,159 @@
+"""What is going to be written where, decided before anything is written. Pure: labels and a seed in, a plan out.
+
+The plan depends on the source, the classes, the seed and versions alone: not on workers, absolute paths, locale
+or hash seed.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convnext_imagenet.ingest.classes import ClassRule
+from convnext_imagenet.ingest.labels import LabelledSplit, LabelledTree
+from convnext_imagenet.records.images import LARGEST_FILE_BYTES
+from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.order import keyed_rng
+from convnext_imagenet.records.schema import SCHEMA_VERSION, shard_name
+
+_SHARD_BYTES = 2 << 30
+_MOST_SHARDS = 64
+_SHARDS_FOR_PARALLELISM = 8
+_ROWS_WORTH_A_SHARD = 512
+
+
+class PlannedRow(NamedTuple):
+    """One image to store: its path is below DATA, its size in bytes is the one seen by the scan."""
+
+    sample_id: int
+    path: str
+    key: str
+    label: int
+    size: int
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """One split: its images by sample_id (the rank of the key), and the order in which shards hold them."""
+
+    name: str
+    paths: tuple[str, ...]
+    keys: tuple[str, ...]
+    sizes: np.ndarray
+    labels: np.ndarray
+    order: np.ndarray
+    shard_count: int
+
+    @property
+    def shard_names(self) -> list[str]:
+        """The shards' file names, in order."""
+        return [shard_name(self.name, index, self.shard_count) for index in range(self.shard_count)]
+
+    @property
+    def largest_row_bytes(self) -> int:
+        """The size of the largest image that can be stored."""
+        return int(self.sizes[self.sizes <= LARGEST_FILE_BYTES].max(initial=1))
+
+    @property
+    def largest_shard_bytes(self) -> int:
+        """The size of the images of the largest shard."""
+        return max(int(self.sizes[self.sample_ids(index)].sum()) for index in range(self.shard_count))
+
+    def shard_rows(self, index: int) -> list[PlannedRow]:
+        """The images of shard `index`, in stored order."""
+        return [
+            PlannedRow(row, self.paths[row], self.keys[row], int(self.labels[row]), int(self.sizes[row]))
+            for row in self.sample_ids(index).tolist()
+        ]
+
+    def sample_ids(self, index: int) -> np.ndarray:
+        """The sample ids of shard `index`, in stored order."""
+        rows = len(self.order)
+        return self.order[index * rows // self.shard_count : (index + 1) * rows // self.shard_count]
+
+
+@dataclass(frozen=True)
+class IngestPlan:
+    """The whole ingest; `source` says where labels come from and goes into the manifest as it is."""
+
+    classes: tuple[ClassEntry, ...]
+    splits: tuple[SplitPlan, ...]
+    source: dict[str, Any]
+    seed: int
+    versions: dict[str, str]
+
+    @property
+    def images(self) -> int:
+        """The number of images in all splits."""
+        return sum(len(split.paths) for split in self.splits)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The plan as JSON: everything that the bytes of the records depend on."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "versions": self.versions,
+            "seed": self.seed,
+            "classes": [[entry.wnid, entry.name] for entry in self.classes],
+            "source": self.source,
+            "shards": {split.name: split.shard_count for split in self.splits},
+        }
+
+
+def plan_tree(
+    tree: LabelledTree,
+    rule: ClassRule,
+    seed: int,
+    versions: Mapping[str, str],
+    layout: Mapping[str, str],
+    devkit_sha256: str | None,
+) -> IngestPlan:
+    """The plan for a labelled tree; train is shuffled over its shards by `seed`, val keeps the order of its keys."""
+    splits = (plan_split(tree.train, seed, is_shuffled=True), plan_split(tree.val, seed, is_shuffled=False))
+    source = {
+        "verified": tree.is_verified,
+        "classes": rule.kind,
+        "class_index": "rank of the wnid in ASCII order among the classes of these records",
+        "layout": dict(layout),
+        "images": {split.name: len(split.paths) for split in splits},
+        "bytes": {split.name: int(split.sizes.sum()) for split in splits},
+        "fingerprint": {split.name: fingerprint(split) for split in splits},
+        "left_out": {split.name: split.left_out for split in (tree.train, tree.val)},
+        "incomplete_classes": tree.incomplete_classes,
+        "devkit_sha256": devkit_sha256,
+    }
+    return IngestPlan(tree.classes, splits, source, seed, dict(versions))
+
+
+def plan_split(split: LabelledSplit, seed: int, is_shuffled: bool) -> SplitPlan:
+    """One split sorted by key, with its stored order and number of shards."""
+    by_key = sorted(range(len(split.keys)), key=split.keys.__getitem__)
+    rows = len(by_key)
+    sizes = np.asarray(split.sizes, dtype=np.int64)[by_key]
+    order = keyed_rng(seed, "shard order", split.name).permutation(rows) if is_shuffled else np.arange(rows)
+    return SplitPlan(
+        name=split.name,
+        paths=tuple(split.paths[index] for index in by_key),
+        keys=tuple(split.keys[index] for index in by_key),
+        sizes=sizes,
+        labels=np.asarray(split.labels, dtype=np.int32)[by_key],
+        order=order,
+        shard_count=count_shards(rows, int(sizes.sum())),
+    )
+
+
+def count_shards(rows: int, total_bytes: int) -> int:
+    """The number of shards: about 2 GiB each and at most 64, but enough of them to keep eight workers busy."""
+    for_size = -(-total_bytes // _SHARD_BYTES)
+    for_parallelism = min(_SHARDS_FOR_PARALLELISM, -(-rows // _ROWS_WORTH_A_SHARD))
+    return min(_MOST_SHARDS, max(for_size, for_parallelism, 1))
+
+
+def fingerprint(split: SplitPlan) -> str:
+    """The SHA-256 of path, size and label of each image, in the order of the keys."""
+    digest = hashlib.sha256()
+    for path, size, label in zip(split.paths, split.sizes.tolist(), split.labels.tolist(), strict=True):
+        digest.update(f"{path}\0{size}\0{label}\n".encode())
+    return digest.hexdigest()
