@@ -1,0 +1,109 @@
+"""Which weights file a CHECKPOINT argument means, whether it is whole, and whether it fits the records."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mindspore import nn
+
+from convnext_imagenet.model.network import Classifier
+from convnext_imagenet.model.weights import ModelCard, build_network, load_weights
+from convnext_imagenet.records.files import read_json, sha256_file, sha256_json
+from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.serve.errors import ServeError
+
+_SUFFIX = ".weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A weights file in memory: its parameters by name, what they mean, and the SHA-256 of the file."""
+
+    path: Path
+    sha256: str
+    card: ModelCard
+    arrays: Mapping[str, np.ndarray]
+
+    @property
+    def classes_sha256(self) -> str:
+        """The fingerprint of the classes: wnids and names in the order of their indices."""
+        return sha256_json([list(entry) for entry in self.card.classes])
+
+    def classifier(self) -> nn.Cell:
+        """The network with these weights: uint8 pixels (N, S, S, 3) -> logits (N, K)."""
+        classifier = Classifier(build_network(self.card, self.arrays), self.card.transform)
+        classifier.set_train(False)
+        return classifier
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The weights that `path` means: a weights file, or a RUN directory (its best epoch).
+
+    A file that lies beside its receipt is compared with it, since the format holds no checksum. Raises ServeError,
+    and ModelError for a file that is not ours or is truncated.
+    """
+    path = resolve_checkpoint(path)
+    sha256 = sha256_file(path)
+    _compare_with_receipt(path, sha256)
+    arrays, card = load_weights(path)
+    if len(card.classes) != card.config.num_classes:
+        raise ServeError(
+            f"{path}: names {len(card.classes)} classes, its network has {card.config.num_classes}; "
+            f"use a checkpoint that `convnext-train` wrote"
+        )
+    return Checkpoint(path=path, sha256=sha256, card=card, arrays=arrays)
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """The weights file itself, or for a RUN directory the one that its pointer `best` names."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ServeError(f"{path}: no such file or directory; give a weights file ({_SUFFIX}) or a RUN directory")
+    if not (path / "plan.json").is_file():
+        raise ServeError(f"{path}: not a RUN directory (it has no plan.json); give one, or a weights file ({_SUFFIX})")
+    pointer = path / "best"
+    if not pointer.is_file():
+        raise ServeError(
+            f"{path}: no epoch has finished yet (there is no `best`); go on with the same `convnext-train run`, "
+            f"or give a weights file"
+        )
+    unit = pointer.read_text(errors="replace").strip()
+    weights = path / "checkpoints" / f"{unit}{_SUFFIX}"
+    if not unit or Path(unit).name != unit or not weights.is_file():
+        raise ServeError(
+            f"{pointer}: names {unit!r}, and there is no {weights.name} in {weights.parent}; give a weights file"
+        )
+    return weights
+
+
+def check_classes(checkpoint: Checkpoint, classes: Sequence[ClassEntry], records: Path) -> None:
+    """Raise ServeError unless the checkpoint's classes are the records' classes, index by index."""
+    known = [wnid for wnid, _ in checkpoint.card.classes]
+    found = [entry.wnid for entry in classes]
+    if known == found:
+        return
+    shared = min(len(known), len(found))
+    first = next((index for index in range(shared) if known[index] != found[index]), shared)
+    here, there = (wnids[first] if first < len(wnids) else "nothing" for wnids in (known, found))
+    raise ServeError(
+        f"{checkpoint.path}: knows {len(known)} classes, {records} has {len(found)}; the first difference is index "
+        f"{first}: {here} in the checkpoint, {there} in the records; evaluate on the records that it was trained "
+        f"on, or train on these"
+    )
+
+
+def _compare_with_receipt(path: Path, sha256: str) -> None:
+    receipt = path.with_name(path.name.removesuffix(_SUFFIX) + ".json")
+    if not path.name.endswith(_SUFFIX) or not receipt.is_file():
+        return
+    try:
+        recorded = {file["name"]: file["sha256"] for file in read_json(receipt)["files"]}
+    except (KeyError, TypeError):
+        raise ServeError(f"{receipt}: not the receipt of a checkpoint; restore it, or copy the weights alone") from None
+    if recorded.get(path.name, sha256) != sha256:
+        raise ServeError(
+            f"{path}: changed since it was written (its SHA-256 is not the one in {receipt.name}); "
+            f"take another epoch's weights"
+        )

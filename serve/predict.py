@@ -1,0 +1,164 @@
+"""A folder of image files -> PREDICTIONS: one row for every input, in parts that a crash cannot half-write.
+
+A part is a fixed range of the inputs and depends on nothing outside it: its batches begin with its first input.
+So a job that was killed and started again ends with the bytes of one that was not.
+"""
+
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mindspore import nn
+
+from convnext_imagenet.records import artefact
+from convnext_imagenet.serve.checkpoint import Checkpoint
+from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.overlap import batches, map_ahead
+from convnext_imagenet.serve.predictions import make_row, part_unit, write_part
+from convnext_imagenet.serve.scoring import score_samples
+from convnext_imagenet.serve.sources import Inputs, Sample, read_sample
+
+_BATCHES_AHEAD = 2
+_PACKAGES = ("convnext_imagenet", "mindspore", "numpy", "opencv-python-headless", "pillow", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chooses: `workers` alone does not belong to the plan, since it cannot change a byte."""
+
+    topk: int = 5
+    part_rows: int = 4096
+    batch_size: int = 32
+    workers: int = 1
+    device_target: str = "CPU"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What PREDICTIONS holds at the end: rows, rows by status, parts in all and parts made by this run."""
+
+    rows: int
+    statuses: dict[str, int]
+    parts: int
+    parts_made: int
+
+    @property
+    def error_rows(self) -> int:
+        """Rows whose input could not be scored."""
+        return self.rows - self.statuses.get("ok", 0)
+
+
+def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: Options) -> dict[str, Any]:
+    """Everything that decides the bytes of PREDICTIONS, as JSON; no times, hosts or folders.
+
+    Batch size and device are part of it, because they move the last bits of a score.
+    """
+    card = checkpoint.card
+    return {
+        "model": {"sha256": checkpoint.sha256, "variant": card.config.variant},
+        "transform": dataclasses.asdict(card.transform),
+        "classes": {"count": len(card.classes), "sha256": checkpoint.classes_sha256},
+        "inputs": {"count": len(inputs.names), "sha256": inputs.sha256},
+        "topk": min(options.topk, len(card.classes)),
+        "part_rows": options.part_rows,
+        "batch_size": min(options.batch_size, options.part_rows, len(inputs.names)),
+        "device_target": options.device_target,
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+
+
+@dataclass(frozen=True)
+class Job:
+    """PREDICTIONS while this process alone may write it."""
+
+    checkpoint: Checkpoint
+    inputs: Inputs
+    out: Path
+    workers: int
+    plan: dict[str, Any]
+    plan_id: str
+
+    @cached_property
+    def parts(self) -> list[range]:
+        """The inputs of each part."""
+        rows, size = len(self.inputs.names), self.plan["part_rows"]
+        return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
+
+    @cached_property
+    def pending(self) -> list[int]:
+        """The parts without a whole file and its receipt when the job was opened."""
+        return [index for index in range(len(self.parts)) if self._receipt(index) is None]
+
+    @property
+    def pending_rows(self) -> int:
+        """The inputs that are still to be read."""
+        return sum(len(self.parts[index]) for index in self.pending)
+
+    def run(self, on_progress: Callable[[int], None]) -> Summary:
+        """Score and publish the pending parts, mark PREDICTIONS as finished, and return what it holds.
+
+        `on_progress` gets a number of inputs done; an exception that it raises stops the job, which a later run
+        then goes on with. Raises ServeError when the network answers with something that is not a number.
+        """
+        if self.pending:
+            self._score(on_progress)
+        receipts = [self._receipt(index) for index in range(len(self.parts))]
+        if None in receipts:
+            raise ServeError(f"{self.out}: {part_unit(receipts.index(None))} changed during the run; run it again")
+        statuses: Counter[str] = Counter()
+        for receipt in receipts:
+            statuses.update(receipt["facts"]["statuses"])
+        manifest = {"plan_id": self.plan_id, "rows": len(self.inputs.names), "statuses": dict(statuses)}
+        manifest |= {"provenance": self.plan, "parts": [receipt["files"][0] for receipt in receipts]}
+        artefact.finish(self.out, manifest)
+        return Summary(len(self.inputs.names), dict(statuses), len(self.parts), len(self.pending))
+
+    def _receipt(self, index: int) -> Any:
+        return artefact.read_receipt(self.out, part_unit(index), self.plan_id, deep=True)
+
+    def _score(self, on_progress: Callable[[int], None]) -> None:
+        classifier, stage = self.checkpoint.classifier(), artefact.staging(self.out)
+        ids = (sample_id for index in self.pending for sample_id in self.parts[index])
+        ahead = _BATCHES_AHEAD * self.plan["batch_size"]
+        with contextlib.closing(map_ahead(self._read, ids, self.workers, ahead)) as samples:
+            for index in self.pending:
+                rows: list[dict[str, Any]] = []
+                for batch in batches(islice(samples, len(self.parts[index])), self.plan["batch_size"]):
+                    rows += self._rows(classifier, batch)
+                    on_progress(len(batch))
+                path = stage / f"{part_unit(index)}.parquet"
+                write_part(path, rows, self.plan)
+                statuses = Counter(row["status"] for row in rows)
+                facts = {"first": self.parts[index].start, "rows": len(rows), "statuses": statuses}
+                artefact.publish([path], self.out, part_unit(index), self.plan_id, facts)
+
+    def _rows(self, classifier: nn.Cell, batch: Sequence[Sample]) -> list[dict[str, Any]]:
+        classes, plan = self.checkpoint.card.classes, self.plan
+        guesses = score_samples(classifier, batch, classes, plan["topk"], plan["batch_size"])
+        return [make_row(*pair) for pair in zip(batch, guesses, strict=True)]
+
+    def _read(self, sample_id: int) -> Sample:
+        return read_sample(self.inputs.root, self.inputs.names[sample_id], sample_id, self.checkpoint.card.transform)
+
+
+@contextlib.contextmanager
+def open_job(checkpoint: Checkpoint, inputs: Inputs, out: Path, options: Options) -> Iterator[Job]:
+    """Hold `out` for this job alone.
+
+    Raises RecordsError when `out` belongs to another model, transform, input set or option, or another process
+    writes there, and ServeError when it lies inside the inputs.
+    """
+    if out.resolve().is_relative_to(inputs.root.resolve()):
+        raise ServeError(f"{out}: lies inside {inputs.root}, where its files would be inputs; choose another --out")
+    plan = plan_predictions(checkpoint, inputs, options)
+    artefact.begin(out, "predictions", plan)  # before the lock, so that a refused directory gets no lock file
+    with artefact.exclusive(out):
+        plan_id = artefact.begin(out, "predictions", plan)
+        yield Job(checkpoint, inputs, out, options.workers, plan, plan_id)

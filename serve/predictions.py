@@ -1,0 +1,73 @@
+"""What a part of PREDICTIONS is: its columns, its rows, and how it is written so that equal rows are equal bytes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from convnext_imagenet.serve.sources import Sample
+
+METADATA_KEY = "convnext_imagenet"
+_GUESS = pa.struct([("class_index", pa.int32()), ("wnid", pa.string()), ("name", pa.string()), ("score", pa.float32())])
+SCHEMA = pa.schema(
+    [
+        pa.field("sample_id", pa.int64(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("sha256", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("mode", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("top1_index", pa.int32()),
+        pa.field("top1_wnid", pa.string()),
+        pa.field("top1_name", pa.string()),
+        pa.field("top1_score", pa.float32()),
+        pa.field("topk", pa.list_(_GUESS)),
+    ]
+)
+
+Guess = dict[str, Any]  # a value of _GUESS
+
+
+def part_unit(index: int) -> str:
+    """The name of part `index` (from 0) without its ending."""
+    return f"part-{index:05d}"
+
+
+def make_row(sample: Sample, guesses: Sequence[Guess] | None) -> dict[str, Any]:
+    """The row of one input; without guesses the columns of the answer are null."""
+    info = sample.info
+    best = guesses[0] if guesses else {}
+    return {
+        "sample_id": sample.sample_id,
+        "source": sample.source,
+        "sha256": sample.sha256,
+        "width": info and info.width,
+        "height": info and info.height,
+        "mode": info and info.mode,
+        "status": sample.status,
+        "error": sample.error,
+        "top1_index": best.get("class_index"),
+        "top1_wnid": best.get("wnid"),
+        "top1_name": best.get("name"),
+        "top1_score": best.get("score"),
+        "topk": guesses,
+    }
+
+
+def write_part(path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> None:
+    """Write one part: one row group, zstd, a checksum on every page, statistics, provenance as JSON metadata."""
+    text = json.dumps(provenance, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMA.with_metadata({METADATA_KEY: text}))
+    pq.write_table(
+        table,
+        path,
+        row_group_size=max(1, len(rows)),
+        compression="zstd",
+        write_statistics=True,
+        write_page_checksum=True,
+    )
