@@ -1,0 +1,66 @@
+"""Every random draw of training, as pure functions of (seed, epoch, sample_id) and a stream's name.
+
+No draw depends on a worker, a device or the place in a batch, so any sample's augmentation can be replayed. A new
+augmentation adds a stream; it never draws from another's.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from convnext_imagenet.records.order import keyed_rng
+
+_CROP_TRIES = 10
+
+
+def crop_box(
+    seed: int,
+    epoch: int,
+    sample_id: int,
+    height: int,
+    width: int,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+) -> tuple[int, int, int, int]:
+    """Return RandomResizedCrop's box (top, left, height, width) inside an image of `height` x `width`.
+
+    Area uniform in `scale`, width / height log-uniform in `ratio`; ten tries, then the largest centred box whose
+    ratio is within bounds (torchvision's RandomResizedCrop.get_params, which timm shares).
+    """
+    rng = keyed_rng(seed, epoch, sample_id, "crop")
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(_CROP_TRIES):
+        area_draw, ratio_draw, top_draw, left_draw = rng.random(4)
+        area = height * width * (scale[0] + area_draw * (scale[1] - scale[0]))
+        aspect = math.exp(log_low + ratio_draw * (log_high - log_low))
+        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(top_draw * (height - crop_height + 1))
+            left = int(left_draw * (width - crop_width + 1))
+            return top, left, crop_height, crop_width
+    return _centre_box(height, width, ratio)
+
+
+def _centre_box(height: int, width: int, ratio: Sequence[float]) -> tuple[int, int, int, int]:
+    crop_height, crop_width = height, width
+    if width / height < ratio[0]:
+        crop_height = max(1, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        crop_width = max(1, round(height * ratio[1]))
+    crop_height, crop_width = min(crop_height, height), min(crop_width, width)
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def flips(seed: int, epoch: int, sample_ids: np.ndarray, probability: float) -> np.ndarray:
+    """Return one bool per sample: whether it is mirrored left to right."""
+    draws = [keyed_rng(seed, epoch, int(sample_id), "flip").random() for sample_id in sample_ids]
+    return np.asarray(draws) < probability
+
+
+def drop_path_keep(seed: int, epoch: int, sample_ids: np.ndarray, rates: Sequence[float]) -> np.ndarray:
+    """Return the drop-path multipliers keep_NB, float32: 0 with probability rates[b], else 1 / (1 - rates[b])."""
+    draws = [keyed_rng(seed, epoch, int(sample_id), "drop_path").random(len(rates)) for sample_id in sample_ids]
+    rates_B = np.asarray(rates)
+    keep_NB = (np.asarray(draws) >= rates_B) / (1.0 - rates_B)
+    return keep_NB.astype(np.float32)
