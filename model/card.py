@@ -1,0 +1,54 @@
+"""The model card: what the numbers of a weights file mean, as JSON in the file's own metadata."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from convnext_imagenet.model.convnext import ConvNeXtConfig
+from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.transform import EvalTransform
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The network, its classes (wnid, name) by index, how images are evaluated, and where the weights come from.
+
+    `provenance` holds JSON values. Raises ModelError unless there is one class for every output.
+    """
+
+    config: ConvNeXtConfig
+    classes: tuple[tuple[str, str], ...]
+    transform: EvalTransform
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.config.num_classes:
+            raise ModelError(
+                f"the model card names {len(self.classes)} classes, its network has {self.config.num_classes} outputs; "
+                f"give one (wnid, name) for every output"
+            )
+
+
+def card_to_json(card: ModelCard) -> str:
+    """The card as canonical JSON: the same card is always the same text."""
+    return json.dumps(asdict(card), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def card_from_json(text: str) -> ModelCard:
+    """The card that `card_to_json` wrote; ModelError names what is missing or unknown."""
+    try:
+        value = json.loads(text)
+        config, transform = dict(value["config"]), dict(value["transform"])
+        for name in ("depths", "dims"):
+            config[name] = tuple(config[name])
+        for name in ("mean", "std"):
+            transform[name] = tuple(transform[name])
+        return ModelCard(
+            config=ConvNeXtConfig(**config),
+            classes=tuple((str(wnid), str(name)) for wnid, name in value["classes"]),
+            transform=EvalTransform(**transform),
+            provenance=dict(value["provenance"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"the model card cannot be read ({type(error).__name__}: {error})") from error

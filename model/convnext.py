@@ -1,0 +1,220 @@
+"""ConvNeXt V1 and V2: configuration, variants, parameters, network.
+
+Sources: arXiv 2201.03545 and facebookresearch/ConvNeXt (V1), arXiv 2301.00808 and facebookresearch/ConvNeXt-V2
+(V2), timm (V1 atto to nano). Names and shapes of parameters are Facebook's.
+"""
+
+import hashlib
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.layers import (
+    DEPTHWISE_SIZE,
+    DepthwiseConv,
+    Gelu,
+    GlobalResponseNorm,
+    LayerNorm,
+    Linear,
+    PatchConv,
+    Residual,
+    zeros,
+)
+
+STAGES = 4
+STEM_SIZE = 4  # pixels on each side of a patch
+DOWNSAMPLE_SIZE = 2
+EXPANSION = 4  # of the channels inside a block
+WEIGHT_STD = 0.02
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ConvNeXtConfig:
+    """Everything that decides a network's parameters; `grn` means V2, which has no layer scale.
+
+    `drop_path_rate` is that of the last block, `layer_scale_init` the first value of V1's gamma. Raises ModelError
+    for values that describe no network.
+    """
+
+    variant: str
+    depths: tuple[int, ...]
+    dims: tuple[int, ...]
+    grn: bool = False
+    num_classes: int = 1000
+    drop_path_rate: float = 0.0
+    layer_scale_init: float = 1e-6
+    head_init_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in ("depths", "dims"):
+            values = getattr(self, field)
+            if len(values) != STAGES or min(values) < 1:
+                raise ModelError(f"{field} is {values}; give {STAGES} numbers of at least 1, one for each stage")
+        if self.num_classes < 1:
+            raise ModelError(f"num_classes is {self.num_classes}; it must be at least 1")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ModelError(f"drop_path_rate is {self.drop_path_rate}; it must be in [0, 1)")
+
+
+_SMALL = (2, 2, 6, 2)
+_TINY = (3, 3, 9, 3)
+_LARGE = (3, 3, 27, 3)
+
+# Drop path: the paper's (2201.03545, table 5; xlarge: its fine-tuning from ImageNet-22k). V2 and V1's small
+# variants were trained by several recipes, so theirs is 0 and a preset chooses.
+VARIANTS: dict[str, ConvNeXtConfig] = {
+    config.variant: config
+    for config in (
+        ConvNeXtConfig("convnext_atto", _SMALL, (40, 80, 160, 320)),
+        ConvNeXtConfig("convnext_femto", _SMALL, (48, 96, 192, 384)),
+        ConvNeXtConfig("convnext_pico", _SMALL, (64, 128, 256, 512)),
+        ConvNeXtConfig("convnext_nano", (2, 2, 8, 2), (80, 160, 320, 640)),
+        ConvNeXtConfig("convnext_tiny", _TINY, (96, 192, 384, 768), drop_path_rate=0.1),
+        ConvNeXtConfig("convnext_small", _LARGE, (96, 192, 384, 768), drop_path_rate=0.4),
+        ConvNeXtConfig("convnext_base", _LARGE, (128, 256, 512, 1024), drop_path_rate=0.5),
+        ConvNeXtConfig("convnext_large", _LARGE, (192, 384, 768, 1536), drop_path_rate=0.5),
+        ConvNeXtConfig("convnext_xlarge", _LARGE, (256, 512, 1024, 2048), drop_path_rate=0.4),
+        ConvNeXtConfig("convnextv2_atto", _SMALL, (40, 80, 160, 320), grn=True),
+        ConvNeXtConfig("convnextv2_femto", _SMALL, (48, 96, 192, 384), grn=True),
+        ConvNeXtConfig("convnextv2_pico", _SMALL, (64, 128, 256, 512), grn=True),
+        ConvNeXtConfig("convnextv2_nano", (2, 2, 8, 2), (80, 160, 320, 640), grn=True),
+        ConvNeXtConfig("convnextv2_tiny", _TINY, (96, 192, 384, 768), grn=True),
+        ConvNeXtConfig("convnextv2_base", _LARGE, (128, 256, 512, 1024), grn=True),
+        ConvNeXtConfig("convnextv2_large", _LARGE, (192, 384, 768, 1536), grn=True),
+        ConvNeXtConfig("convnextv2_huge", _LARGE, (352, 704, 1408, 2816), grn=True),
+    )
+}
+
+
+class ConvNeXt(nn.Cell):
+    """The network: normalised images (N, H, W, 3) -> logits (N, K), channels last inside.
+
+    Its parameters start at zero: fill them by `weights.assign_parameters`. `keep_NB` multiplies block b's branch of
+    sample n, 0 or 1 / (1 - rate of b), drawn by the caller from `drop_path_rates`; without it nothing is dropped.
+    """
+
+    def __init__(self, config: ConvNeXtConfig) -> None:
+        super().__init__()
+        self.config = config
+        dims = config.dims
+        self.downsample_layers = nn.CellList(
+            [nn.SequentialCell(PatchConv(3, dims[0], STEM_SIZE), LayerNorm(dims[0]))]
+            + [
+                nn.SequentialCell(LayerNorm(narrow), PatchConv(narrow, wide, DOWNSAMPLE_SIZE))
+                for narrow, wide in itertools.pairwise(dims)
+            ]
+        )
+        self.stages = nn.CellList(
+            [
+                nn.CellList([Block(dim, config.grn) for _ in range(depth)])
+                for dim, depth in zip(dims, config.depths, strict=True)
+            ]
+        )
+        self.norm = LayerNorm(dims[-1])
+        self.head = Linear(dims[-1], config.num_classes)
+
+    def construct(self, x_NHWC: Tensor, keep_NB: Tensor | None = None) -> Tensor:
+        return self.head(self.features(x_NHWC, keep_NB))
+
+    def features(self, x_NHWC: Tensor, keep_NB: Tensor | None = None) -> Tensor:
+        """The pooled and normalised features (N, C) that the head classifies."""
+        index = 0
+        for stage in range(STAGES):
+            x_NHWC = self.downsample_layers[stage](x_NHWC)
+            for block in self.stages[stage]:
+                x_NHWC = block(x_NHWC, None if keep_NB is None else keep_NB[:, index])
+                index += 1
+        return self.norm(ops.mean(x_NHWC, (1, 2)))
+
+
+class Block(nn.Cell):
+    """Depthwise 7x7 -> LayerNorm -> 4C -> GELU (-> GRN in V2) -> C (-> layer scale in V1), added to its input."""
+
+    def __init__(self, dim: int, grn: bool) -> None:
+        super().__init__()
+        self.dwconv = DepthwiseConv(dim)
+        self.norm = LayerNorm(dim)
+        self.pwconv1 = Linear(dim, EXPANSION * dim)
+        self.act = Gelu()
+        self.grn = GlobalResponseNorm(EXPANSION * dim) if grn else None
+        self.pwconv2 = Linear(EXPANSION * dim, dim)
+        self.gamma = None if grn else zeros(dim)
+        self.residual = Residual()
+
+    def construct(self, x_NHWC: Tensor, keep_N: Tensor | None = None) -> Tensor:
+        branch = self.act(self.pwconv1(self.norm(self.dwconv(x_NHWC))))
+        if self.grn is not None:
+            branch = self.grn(branch)
+        return self.residual(x_NHWC, self.pwconv2(branch), self.gamma, keep_N)
+
+
+def block_count(config: ConvNeXtConfig) -> int:
+    """The number of blocks, B of `keep_NB`."""
+    return sum(config.depths)
+
+
+def drop_path_rates(config: ConvNeXtConfig) -> tuple[float, ...]:
+    """The probability that each block's branch is dropped, rising linearly from 0 to `drop_path_rate`."""
+    return tuple(float(rate) for rate in np.linspace(0.0, config.drop_path_rate, block_count(config)))
+
+
+def parameter_shapes(config: ConvNeXtConfig) -> dict[str, Shape]:
+    """The shape of every parameter by Facebook's name."""
+    dims = config.dims
+    shapes = _affine("downsample_layers.0.0", (dims[0], 3, STEM_SIZE, STEM_SIZE))
+    shapes |= _affine("downsample_layers.0.1", (dims[0],))
+    for stage in range(1, STAGES):
+        narrow, wide = dims[stage - 1], dims[stage]
+        shapes |= _affine(f"downsample_layers.{stage}.0", (narrow,))
+        shapes |= _affine(f"downsample_layers.{stage}.1", (wide, narrow, DOWNSAMPLE_SIZE, DOWNSAMPLE_SIZE))
+    for stage, (dim, depth) in enumerate(zip(dims, config.depths, strict=True)):
+        for block in range(depth):
+            shapes |= _block_shapes(f"stages.{stage}.{block}", dim, config.grn)
+    return shapes | _affine("norm", (dims[-1],)) | _affine("head", (config.num_classes, dims[-1]))
+
+
+def parameter_count(config: ConvNeXtConfig) -> int:
+    """The number of trained values."""
+    return sum(math.prod(shape) for shape in parameter_shapes(config).values())
+
+
+def init_parameters(config: ConvNeXtConfig, seed: int) -> dict[str, np.ndarray]:
+    """The parameters that training starts from, float32: a function of the seed and of each parameter's name."""
+    return {name: _initial_value(name, shape, config, seed) for name, shape in parameter_shapes(config).items()}
+
+
+def _affine(name: str, weight: Shape) -> dict[str, Shape]:
+    return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}
+
+
+def _block_shapes(name: str, dim: int, grn: bool) -> dict[str, Shape]:
+    hidden = EXPANSION * dim
+    shapes = _affine(f"{name}.dwconv", (dim, 1, DEPTHWISE_SIZE, DEPTHWISE_SIZE)) | _affine(f"{name}.norm", (dim,))
+    shapes |= _affine(f"{name}.pwconv1", (hidden, dim)) | _affine(f"{name}.pwconv2", (dim, hidden))
+    if grn:
+        return shapes | {f"{name}.grn.gamma": (1, 1, 1, hidden), f"{name}.grn.beta": (1, 1, 1, hidden)}
+    return shapes | {f"{name}.gamma": (dim,)}
+
+
+def _initial_value(name: str, shape: Shape, config: ConvNeXtConfig, seed: int) -> np.ndarray:
+    """Weights N(0, 0.02); LayerNorm weights 1; gamma of V1 its own value; biases and all of GRN 0.
+
+    Facebook truncates at +-2, a hundred standard deviations, which no draw reaches.
+    """
+    is_weight = name.endswith(".weight")
+    if is_weight and len(shape) == 1:
+        return np.ones(shape, np.float32)
+    if is_weight:
+        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        rng = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+        scale = config.head_init_scale if name == "head.weight" else 1.0
+        return rng.standard_normal(shape, np.float32) * np.float32(WEIGHT_STD * scale)
+    if name.endswith(".gamma") and not config.grn:
+        return np.full(shape, config.layer_scale_init, np.float32)
+    return np.zeros(shape, np.float32)

@@ -1,0 +1,140 @@
+"""The small parts of a ConvNeXt, channels last; each is the one place where a faster kernel can be chosen.
+
+Parameters carry Facebook's names and shapes. They start at zero and are filled by `weights.assign_parameters`.
+N batch, H W positions, C channels in, D channels out, M = N * H * W.
+"""
+
+import numpy as np
+from mindspore import Parameter, Tensor, float32, nn, ops
+
+EPSILON = 1e-6  # of every LayerNorm and of global response normalisation (2201.03545, 2301.00808)
+DEPTHWISE_SIZE = 7
+
+
+def zeros(*shape: int) -> Parameter:
+    """A float32 parameter of zeros; its cell's attribute names it."""
+    return Parameter(Tensor(np.zeros(shape, np.float32)))
+
+
+class Linear(nn.Cell):
+    """A matrix product over the last axis plus a bias."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = zeros(out_channels, channels)
+        self.bias = zeros(out_channels)
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def construct(self, x_NHWC: Tensor) -> Tensor:
+        shape = x_NHWC.shape
+        y_MD = self.matmul(ops.reshape(x_NHWC, (-1, shape[-1])), self.weight) + self.bias
+        return ops.reshape(y_MD, (*shape[:-1], y_MD.shape[-1]))
+
+
+class PatchConv(nn.Cell):
+    """A convolution whose stride is its kernel's size `k`, so that it is one matrix product over patches.
+
+    As in an unpadded convolution, rows and columns that do not fill a patch are left out.
+    """
+
+    def __init__(self, channels: int, out_channels: int, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.weight = zeros(out_channels, channels, size, size)
+        self.bias = zeros(out_channels)
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def construct(self, x_NHWC: Tensor) -> Tensor:
+        k = self.size
+        n, height, width, channels = x_NHWC.shape
+        h, w = height // k, width // k
+        if (h * k, w * k) != (height, width):
+            x_NHWC = x_NHWC[:, : h * k, : w * k, :]
+        x = ops.reshape(x_NHWC, (n * h, k, w, k * channels))
+        x_MP = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (n * h * w, k * k * channels))
+        w_DP = ops.reshape(ops.transpose(self.weight, (0, 2, 3, 1)), (-1, k * k * channels))
+        y_MD = self.matmul(x_MP, w_DP) + self.bias
+        return ops.reshape(y_MD, (n, h, w, y_MD.shape[-1]))
+
+
+class DepthwiseConv(nn.Cell):
+    """A 7x7 convolution of each channel by itself, padded by 3 so that H and W stay.
+
+    MindSpore's CPU convolution knows only NCHW. The two transposes cost a third of the convolution, and the bias
+    is cheapest after them.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = zeros(channels, 1, DEPTHWISE_SIZE, DEPTHWISE_SIZE)
+        self.bias = zeros(channels)
+        self.conv_NCHW = ops.Conv2D(
+            channels, DEPTHWISE_SIZE, pad_mode="pad", pad=DEPTHWISE_SIZE // 2, stride=1, group=channels
+        )
+
+    def construct(self, x_NHWC: Tensor) -> Tensor:
+        y_NCHW = self.conv_NCHW(ops.transpose(x_NHWC, (0, 3, 1, 2)), self.weight)
+        return ops.transpose(y_NCHW, (0, 2, 3, 1)) + self.bias
+
+
+class LayerNorm(nn.Cell):
+    """Normalisation over the last axis, in float32 whatever the input: float16 overflows."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = zeros(channels)
+        self.bias = zeros(channels)
+        self.layer_norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=EPSILON)
+
+    def construct(self, x_NHWC: Tensor) -> Tensor:
+        y_NHWC = self.layer_norm(ops.cast(x_NHWC, float32), self.weight, self.bias)[0]
+        return ops.cast(y_NHWC, x_NHWC.dtype)
+
+
+class Gelu(nn.Cell):
+    """The exact GELU, x * Phi(x) by the error function; MindSpore's default is the tanh form."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        half = x * 0.5
+        return half + half * ops.erf(x * (0.5**0.5))
+
+
+class GlobalResponseNorm(nn.Cell):
+    """ConvNeXt V2's normalisation of each channel by its share of the channels' mean norm, in float32.
+
+    gamma * (x * Nx) + beta + x with Nx = Gx / (mean_C(Gx) + eps) and Gx the L2 norm over the positions.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = zeros(1, 1, 1, channels)
+        self.beta = zeros(1, 1, 1, channels)
+        self.matmul = ops.BatchMatMul()
+
+    def construct(self, x_NHWC: Tensor) -> Tensor:
+        n, height, width, channels = x_NHWC.shape
+        x = ops.cast(x_NHWC, float32)
+        squares = ops.reshape(x * x, (n, height * width, channels))
+        # A product with ones: MindSpore's CPU sum over a middle axis takes over twice as long.
+        sum_N1C = self.matmul(ops.ones((n, 1, height * width), float32), squares)
+        # The floor is far below any visible norm; it keeps the gradient of a dead channel at 0 instead of NaN.
+        norm = ops.sqrt(ops.maximum(ops.reshape(sum_N1C, (n, 1, 1, channels)), 1e-24))
+        share = norm / (ops.mean(norm, -1, True) + EPSILON)
+        return ops.cast(x * (self.gamma * share + 1.0) + self.beta, x_NHWC.dtype)
+
+
+class Residual(nn.Cell):
+    """Adds a block's branch to its input, scaled by channel (layer scale) and by sample (drop path).
+
+    V2 has no `gamma_C`. Without `keep_N` nothing is dropped.
+    """
+
+    def construct(
+        self, x_NHWC: Tensor, branch_NHWC: Tensor, gamma_C: Tensor | None = None, keep_N: Tensor | None = None
+    ) -> Tensor:
+        if keep_N is None:
+            return x_NHWC + (branch_NHWC if gamma_C is None else branch_NHWC * gamma_C)
+        scale = ops.reshape(keep_N, (-1, 1, 1, 1))
+        if gamma_C is not None:
+            scale = scale * gamma_C
+        return x_NHWC + branch_NHWC * scale

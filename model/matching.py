@@ -1,0 +1,86 @@
+"""Whether a set of arrays is a network's parameters, and if not, what network they belong to."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from convnext_imagenet.model.convnext import STAGES, VARIANTS, ConvNeXtConfig, parameter_shapes
+from convnext_imagenet.model.errors import ModelError
+
+_LISTED = 3  # names that a message quotes
+
+
+def check_shapes(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, what: str) -> None:
+    """Raise ModelError, starting with `what`, unless the arrays are exactly the parameters of `config`, float32.
+
+    Weights of another known network are named as such; otherwise the message lists what is missing, what is extra,
+    what has another shape and what has another type.
+    """
+    expected = parameter_shapes(config)
+    missing = [name for name in expected if name not in arrays]
+    extra = [name for name in arrays if name not in expected]
+    misshapen = [
+        f"{name} {tuple(arrays[name].shape)} instead of {shape}"
+        for name, shape in expected.items()
+        if name in arrays and tuple(arrays[name].shape) != shape
+    ]
+    mistyped = [f"{name} {array.dtype}" for name, array in arrays.items() if array.dtype != np.float32]
+    found = recognise(arrays) if missing or extra or misshapen else None
+    if found is not None:
+        raise ModelError(
+            f"{what}: the weights are of {describe(found)}, the network is {describe(config)}; "
+            f"use weights of {describe(config)}, or set model.variant and model.num_classes to those of the weights"
+        )
+    faults = [
+        f"{len(names)} {kind} ({_some(names)})"
+        for kind, names in (
+            ("missing", missing),
+            ("extra", extra),
+            ("of another shape", misshapen),
+            ("not float32", mistyped),
+        )
+        if names
+    ]
+    if faults:
+        raise ModelError(
+            f"{what}: {', '.join(faults)}, of {len(expected)} parameters of {describe(config)}; "
+            f"use weights of that network"
+        )
+
+
+def recognise(arrays: Mapping[str, np.ndarray]) -> ConvNeXtConfig | None:
+    """The network whose parameters these are, by names and shapes alone; None if they are no whole network's."""
+    blocks = Counter(match[1] for name in arrays if (match := re.fullmatch(r"stages\.(\d)\.\d+\.norm\.bias", name)))
+    try:
+        config = ConvNeXtConfig(
+            variant="",
+            depths=tuple(blocks[str(stage)] for stage in range(STAGES)),
+            dims=tuple(arrays[f"stages.{stage}.0.norm.bias"].size for stage in range(STAGES)),
+            grn="stages.0.0.grn.gamma" in arrays,
+            num_classes=arrays["head.bias"].size,
+        )
+    except (KeyError, ModelError):
+        return None
+    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    return config if shapes == parameter_shapes(config) else None
+
+
+def describe(config: ConvNeXtConfig) -> str:
+    """The network in words: a variant's name, or the depths and dims of one that is in no table."""
+    name = next(
+        (name for name, known in VARIANTS.items() if _architecture(known) == _architecture(config)),
+        f"ConvNeXt {'V2' if config.grn else 'V1'} (depths {config.depths}, dims {config.dims})",
+    )
+    return f"{name} with {config.num_classes} classes"
+
+
+def _architecture(config: ConvNeXtConfig) -> tuple:
+    return config.depths, config.dims, config.grn
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    listed = ", ".join(names[:_LISTED])
+    return listed if len(names) <= _LISTED else f"{listed} and {len(names) - _LISTED} more"

@@ -1,0 +1,25 @@
+"""The network as evaluation uses it: pixels in, logits out, normalised on the device."""
+
+import numpy as np
+from mindspore import Tensor, float32, nn, ops
+
+from convnext_imagenet.model.convnext import ConvNeXt
+from convnext_imagenet.model.transform import EvalTransform
+
+
+class Classifier(nn.Cell):
+    """A network over pixels 0..255: uint8 or float (N, S, S, 3) -> logits (N, K), float32.
+
+    The wrapped network's parameters keep their bare names.
+    """
+
+    def __init__(self, network: ConvNeXt, transform: EvalTransform) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = network
+        mean_C, std_C = 255.0 * np.asarray(transform.mean), 255.0 * np.asarray(transform.std)
+        self.scale_C = Tensor((1.0 / std_C).astype(np.float32))
+        self.shift_C = Tensor((-mean_C / std_C).astype(np.float32))
+
+    def construct(self, pixels_NHWC: Tensor, keep_NB: Tensor | None = None) -> Tensor:
+        x_NHWC = ops.cast(pixels_NHWC, float32) * self.scale_C + self.shift_C
+        return ops.cast(self.network(x_NHWC, keep_NB), float32)

@@ -1,0 +1,88 @@
+"""The evaluation transform: a decoded image becomes the pixels that a network is evaluated on.
+
+Resizes by Pillow, whose antialiased filters are the paper's; OpenCV's differ in most pixels. Knows no MindSpore.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from convnext_imagenet.model.errors import ModelError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# A 1 x 60000 pixel strip would become 256 x 15 million. Past this many pixels only the crop is resampled, which may
+# differ in the last bit of a pixel.
+LARGEST_RESIZED_PX = 50_000_000
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """How an image becomes `size_px` x `size_px` pixels, and the mean and std (of pixels in [0, 1]) to normalise by.
+
+    "crop" resizes the short side to size_px / crop_pct and cuts the centre out; "squash" resizes the whole image,
+    as the paper does at 384, and has no use for `crop_pct`. Raises ModelError for values out of range.
+    """
+
+    size_px: int = 224
+    crop_pct: float = 0.875
+    mode: Literal["crop", "squash"] = "crop"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        rules = (
+            ("size_px", self.size_px >= 1, "at least 1"),
+            ("crop_pct", 0 < self.crop_pct <= 1, "in (0, 1]"),
+            ("mode", self.mode in ("crop", "squash"), '"crop" or "squash"'),
+            ("interpolation", self.interpolation in _FILTERS, " or ".join(f'"{name}"' for name in _FILTERS)),
+            ("mean", len(self.mean) == 3, "three numbers"),
+            ("std", len(self.std) == 3 and min(self.std) > 0, "three numbers above 0"),
+        )
+        for field, holds, rule in rules:
+            if not holds:
+                raise ModelError(f"evaluation transform: {field} is {getattr(self, field)!r}; it must be {rule}")
+
+    @property
+    def resize_px(self) -> int:
+        """The short side before the crop: 256 for 224 and 0.875."""
+        return math.floor(self.size_px / self.crop_pct)
+
+
+def evaluation_pixels(image_HWC: np.ndarray, transform: EvalTransform) -> np.ndarray:
+    """The uint8 pixels (S, S, 3) of an RGB uint8 image: Pillow's resize and centre crop, rounded as torchvision does.
+
+    Raises ModelError for anything but a uint8 array (H, W, 3) that holds pixels.
+    """
+    if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.size == 0:
+        raise ModelError(
+            f"an image of {image_HWC.dtype} and shape {image_HWC.shape} cannot be evaluated; "
+            f"give RGB as uint8 of shape (H, W, 3)"
+        )
+    image = Image.fromarray(image_HWC)
+    side = transform.size_px
+    resample = _FILTERS[transform.interpolation]
+    if transform.mode == "squash":
+        return np.array(image.resize((side, side), resample))
+    width, height = _resized_size(image.width, image.height, transform.resize_px)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    if width * height <= LARGEST_RESIZED_PX:
+        crop = image.resize((width, height), resample).crop((left, top, left + side, top + side))
+        return np.array(crop)
+    x_scale, y_scale = image.width / width, image.height / height
+    box = (left * x_scale, top * y_scale, (left + side) * x_scale, (top + side) * y_scale)
+    return np.array(image.resize((side, side), resample, box=box))
+
+
+def _resized_size(width: int, height: int, short_px: int) -> tuple[int, int]:
+    """The size whose short side is `short_px`; the long side is rounded down."""
+    if width <= height:
+        return short_px, int(short_px * height / width)
+    return int(short_px * width / height), short_px

@@ -1,0 +1,124 @@
+"""Weights in and out: one safetensors file whose metadata holds the model card, and its way into a network.
+
+The bytes of a file depend on its contents alone. A file explains and checks itself: format, version, card and the
+SHA-256 of its values.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from mindspore import Tensor, nn
+from safetensors import SafetensorError, safe_open
+
+from convnext_imagenet.model.card import ModelCard as ModelCard
+from convnext_imagenet.model.card import card_from_json, card_to_json
+from convnext_imagenet.model.convnext import ConvNeXt
+from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.matching import check_shapes
+
+FORMAT = "convnext_imagenet.weights"
+VERSION = 1
+
+_OURS = "give a weights file that `convnext-train` wrote"
+
+
+def save_weights(path: Path, arrays: Mapping[str, np.ndarray], card: ModelCard) -> None:
+    """Write the parameters of `card.config`'s network, float32, and the card; an older file is replaced whole.
+
+    Raises ModelError when the arrays are not exactly that network's.
+    """
+    check_shapes(arrays, card.config, f"{path} is not written")
+    packed = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    header = {"format": FORMAT, "version": VERSION, "sha256": _values_sha256(packed), "card": card_to_json(card)}
+    # One metadata entry only: the library writes several in an order that changes from run to run.
+    payload = safetensors.numpy.save(packed, metadata={FORMAT: json.dumps(header, sort_keys=True)})
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written ({error}); choose another place or make room") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def load_weights(path: Path) -> tuple[dict[str, np.ndarray], ModelCard]:
+    """The parameters by name and the card of a file that `save_weights` wrote.
+
+    Raises ModelError for a file that is missing, empty, truncated, damaged, of another program or version, or
+    whose parameters are not those of its card.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such file; {_OURS}")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path}: the file is empty; copy it again, or {_OURS}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = _read_header(path, file.metadata() or {})
+            # safe_open has no iterator of its own
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path}: truncated, damaged or not a safetensors file ({error}); copy it again, or {_OURS}"
+        ) from error
+    try:
+        card = card_from_json(header["card"])
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}; {_OURS}") from error
+    check_shapes(arrays, card.config, f"{path} disagrees with its own model card")
+    if _values_sha256(arrays) != header.get("sha256"):
+        raise ModelError(f"{path}: damaged, its values do not have the SHA-256 that it states; copy it again")
+    return arrays, card
+
+
+def build_network(card: ModelCard, arrays: Mapping[str, np.ndarray]) -> ConvNeXt:
+    """The card's network with these parameters."""
+    network = ConvNeXt(card.config)
+    assign_parameters(network, arrays)
+    return network
+
+
+def assign_parameters(network: ConvNeXt, arrays: Mapping[str, np.ndarray]) -> None:
+    """Give every parameter of the network its value; raises ModelError, and changes none, unless all fit exactly."""
+    check_shapes(arrays, network.config, "the weights do not fit the network")
+    for name, parameter in network.parameters_and_names():
+        parameter.set_data(Tensor(np.ascontiguousarray(arrays[name])))
+
+
+def read_parameters(network: nn.Cell) -> dict[str, np.ndarray]:
+    """Copies of the network's parameters by Facebook's names."""
+    return {name: np.array(parameter.asnumpy()) for name, parameter in network.parameters_and_names()}
+
+
+def _read_header(path: Path, metadata: Mapping[str, str]) -> dict:
+    if FORMAT not in metadata:
+        raise ModelError(f"{path}: a safetensors file without a model card, written by another program; {_OURS}")
+    try:
+        header = json.loads(metadata[FORMAT])
+        version = header["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: its metadata is damaged ({error!r}); copy it again, or {_OURS}") from error
+    if version != VERSION:
+        raise ModelError(
+            f"{path}: weights of version {version}, this program reads version {VERSION}; "
+            f"use the program that wrote it, or {_OURS}"
+        )
+    return header
+
+
+def _values_sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape}\n".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8))
+    return digest.hexdigest()

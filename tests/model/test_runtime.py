@@ -1,0 +1,59 @@
+"""The process is prepared once: environment before MindSpore, the device checked, cores bounded."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.runtime import environment, prepare
+
+
+@pytest.mark.parametrize(
+    ("flags", "isa"), [({"avx2", "avx512f"}, "AVX2"), ({"avx2"}, None), (set(), None)], ids=["avx512", "avx2", "arm"]
+)
+def test_onednn_is_kept_off_avx512(flags, isa):
+    assert environment(frozenset(flags)).get("ONEDNN_MAX_CPU_ISA") == isa
+
+
+def test_an_unknown_device_names_the_known_ones():
+    with pytest.raises(ModelError, match="'TPU' is unknown; use one of CPU, GPU, Ascend"):
+        prepare("TPU")
+
+
+def test_a_device_that_cannot_be_used_names_the_way_out():
+    with pytest.raises(ModelError, match=r"device target GPU cannot be used: .* Use device target CPU"):
+        prepare("GPU")  # absent, or refused because this process runs on the CPU already
+
+
+@pytest.mark.parametrize("threads", [0, 100_000])
+def test_more_threads_than_cores_are_refused(threads):
+    with pytest.raises(ModelError, match=f"threads is {threads}, this process may use 1 to"):
+        prepare("CPU", threads=threads)
+
+
+_FRESH_PROCESS = """
+import os, sys
+import convnext_imagenet.model.runtime, convnext_imagenet.model.transform
+assert "mindspore" not in sys.modules
+for _ in range(2):
+    convnext_imagenet.model.runtime.prepare("CPU", threads=1)
+import mindspore
+print(os.environ["ONEDNN_MAX_CPU_ISA"], os.environ["GLOG_v"], len(os.sched_getaffinity(0)))
+print(mindspore.get_context("mode") == mindspore.GRAPH_MODE, mindspore.get_context("device_target"))
+"""
+
+
+def test_a_fresh_process_is_prepared_and_the_users_settings_stand(tmp_path):
+    environ = {name: value for name, value in os.environ.items() if name not in ("GLOG_v", "MS_OM_PATH")}
+    done = subprocess.run(
+        [sys.executable, "-c", _FRESH_PROCESS],
+        env={**environ, "ONEDNN_MAX_CPU_ISA": "SSE41"},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert done.stdout.split() == ["SSE41", "3", "1", "True", "CPU"]
+    assert list(tmp_path.iterdir()) == []
