@@ -111,7 +111,7 @@ def _print_outcome(out: Path, outcome: "Outcome") -> None:
     rows = ", ".join(f"{count:,} {split}" for split, count in outcome.rows.items())
     click.echo(f"{out}: finished, {rows} images; each was decoded, stored and read back")
     if outcome.quarantined:
-        click.echo(f"  {len(outcome.quarantined):,} bad images are not in it; {out / 'quarantine.parquet'} lists them:")
+        click.echo(f"  left out as bad: {len(outcome.quarantined):,}, listed in {out / 'quarantine.parquet'}")
     for entry in outcome.quarantined[:_MOST_CASES]:
         click.echo(f"    {entry.path}  {entry.reason}: {entry.detail}")
     click.echo(f"  {_how_to_check(out)}")
