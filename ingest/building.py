@@ -101,7 +101,7 @@ class Build:
             seed=self.plan.seed,
             versions=self.plan.versions,
         )
-        finish(self.out, manifest.to_json())
+        finish(self.out, "records", manifest.to_json())
         return Outcome({name: split.rows for name, split in splits.items()}, tuple(sorted(bad)))
 
     def _receipt(self, unit: Unit) -> dict[str, Any] | None:

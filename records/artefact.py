@@ -4,6 +4,9 @@ A directory begins with `plan.json`, which says what it is going to hold. Each u
 a checkpoint) is written under its final base name in `.staging`, forced to disk, moved, and marked by a receipt,
 in this order. `manifest.json` and then `_SUCCESS` end the work. A crash therefore leaves units that are whole and
 marked, or nothing under a final name. This file knows nothing of images.
+
+In PREDICTIONS the names of plan, manifest and receipts begin with an underscore: pyarrow, pandas and Spark read a whole
+folder as Parquet and skip such names.
 """
 
 import contextlib
@@ -26,7 +29,7 @@ from convnext_imagenet.records.files import (
 )
 
 PROTOCOL_VERSION = 1
-_PLAN, _MANIFEST, _SUCCESS = "plan.json", "manifest.json", "_SUCCESS"
+_SUCCESS = "_SUCCESS"
 _STAGING, _LOCK = ".staging", ".lock"
 _HOW_TO_GO_ON = {
     "records": "run the same `convnext-ingest build` again to finish it",
@@ -58,7 +61,7 @@ def begin(root: Path, kind: str, plan: Mapping[str, Any]) -> str:
     make_folder(root)
     plan = json.loads(json.dumps(plan))
     plan_id = sha256_json({"kind": kind, "protocol": PROTOCOL_VERSION, "plan": plan})
-    path = root / _PLAN
+    path = root / bookkeeping_name(kind, "plan.json")
     if not path.exists():
         _refuse_foreign_files(root)
         write_json(path, {"kind": kind, "protocol": PROTOCOL_VERSION, "plan_id": plan_id, "plan": plan})
@@ -72,6 +75,11 @@ def begin(root: Path, kind: str, plan: Mapping[str, Any]) -> str:
             f"{root}: belongs to another run (differs in: {keys}); choose another directory, or delete this one"
         )
     return plan_id
+
+
+def bookkeeping_name(kind: str, name: str) -> str:
+    """The name of a file of the protocol (`plan.json`, a receipt) in a directory of this kind."""
+    return f"_{name}" if kind == "predictions" else name
 
 
 def differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
@@ -144,11 +152,12 @@ def file_damage(folder: Path, file: Mapping[str, Any], deep: bool) -> str | None
     return None
 
 
-def finish(root: Path, manifest: Mapping[str, Any]) -> None:
+def finish(root: Path, kind: str, manifest: Mapping[str, Any]) -> None:
     """Write the manifest, remove the staging folder, and mark the directory as complete."""
-    write_json(root / _MANIFEST, manifest)
+    path = root / bookkeeping_name(kind, "manifest.json")
+    write_json(path, manifest)
     shutil.rmtree(root / _STAGING, ignore_errors=True)
-    write_json(root / _SUCCESS, {"manifest_sha256": sha256_file(root / _MANIFEST)})
+    write_json(root / _SUCCESS, {"manifest_sha256": sha256_file(path)})
 
 
 def is_finished(root: Path) -> bool:
@@ -160,18 +169,19 @@ def read_finished(root: Path, kind: str) -> dict[str, Any]:
     """The manifest of a complete directory; RecordsError when it is missing, unfinished or damaged."""
     if not root.is_dir():
         raise RecordsError(f"{root}: no such directory, expected {kind}")
-    if not (root / _PLAN).is_file():
-        raise RecordsError(f"{root}: not a {kind} directory (it has no {_PLAN})")
-    found = read_json(root / _PLAN)
+    plan, manifest_path = (root / bookkeeping_name(kind, name) for name in ("plan.json", "manifest.json"))
+    if not plan.is_file():
+        raise RecordsError(f"{root}: not a {kind} directory (it has no {plan.name})")
+    found = read_json(plan)
     if not isinstance(found, dict) or found.get("kind") != kind:
         raise RecordsError(f"{root}: holds {_kind_of(found)}, not {kind}")
     if not is_finished(root):
         raise RecordsError(f"{root}: unfinished (it has no {_SUCCESS}); {_HOW_TO_GO_ON[kind]}")
-    mark, manifest = read_json(root / _SUCCESS), read_json(root / _MANIFEST)
-    if not isinstance(mark, dict) or mark.get("manifest_sha256") != sha256_file(root / _MANIFEST):
-        raise RecordsError(f"{root / _MANIFEST}: changed since the directory was finished; build it again")
+    mark, manifest = read_json(root / _SUCCESS), read_json(manifest_path)
+    if not isinstance(mark, dict) or mark.get("manifest_sha256") != sha256_file(manifest_path):
+        raise RecordsError(f"{manifest_path}: changed since the directory was finished; build it again")
     if not isinstance(manifest, dict) or manifest.get("plan_id") != found.get("plan_id"):
-        raise RecordsError(f"{root / _MANIFEST}: of another run than {root / _PLAN}; build it again")
+        raise RecordsError(f"{manifest_path}: of another run than {plan}; build it again")
     return manifest
 
 

@@ -21,7 +21,7 @@ from convnext_imagenet.records import artefact
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.overlap import batches, map_ahead
-from convnext_imagenet.serve.predictions import make_row, part_unit, write_part
+from convnext_imagenet.serve.predictions import make_row, part_file, part_unit, write_part
 from convnext_imagenet.serve.scoring import score_samples
 from convnext_imagenet.serve.sources import Inputs, Sample, read_sample
 
@@ -111,13 +111,13 @@ class Job:
             self._score(on_progress)
         receipts = [self._receipt(index) for index in range(len(self.parts))]
         if None in receipts:
-            raise ServeError(f"{self.out}: {part_unit(receipts.index(None))} changed during the run; run it again")
+            raise ServeError(f"{self.out}: {part_file(receipts.index(None))} changed during the run; run it again")
         statuses: Counter[str] = Counter()
         for receipt in receipts:
             statuses.update(receipt["facts"]["statuses"])
         manifest = {"plan_id": self.plan_id, "rows": len(self.inputs.names), "statuses": dict(statuses)}
         manifest |= {"provenance": self.plan, "parts": [receipt["files"][0] for receipt in receipts]}
-        artefact.finish(self.out, manifest)
+        artefact.finish(self.out, "predictions", manifest)
         return Summary(len(self.inputs.names), dict(statuses), len(self.parts), len(self.pending))
 
     def _receipt(self, index: int) -> Any:
@@ -133,7 +133,7 @@ class Job:
                 for batch in batches(islice(samples, len(self.parts[index])), self.plan["batch_size"]):
                     rows += self._rows(classifier, batch)
                     on_progress(len(batch))
-                path = stage / f"{part_unit(index)}.parquet"
+                path = stage / part_file(index)
                 write_part(path, rows, self.plan)
                 statuses = Counter(row["status"] for row in rows)
                 facts = {"first": self.parts[index].start, "rows": len(rows), "statuses": statuses}

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from convnext_imagenet.records.artefact import bookkeeping_name
 from convnext_imagenet.serve.sources import Sample
 
 METADATA_KEY = "convnext_imagenet"
@@ -34,8 +35,13 @@ Guess = dict[str, Any]  # a value of _GUESS
 
 
 def part_unit(index: int) -> str:
-    """The name of part `index` (from 0) without its ending."""
-    return f"part-{index:05d}"
+    """The name of part `index` (from 0) in receipts and messages."""
+    return bookkeeping_name("predictions", Path(part_file(index)).stem)
+
+
+def part_file(index: int) -> str:
+    """The file name of part `index` (from 0)."""
+    return f"part-{index:05d}.parquet"
 
 
 def make_row(sample: Sample, guesses: Sequence[Guess] | None) -> dict[str, Any]:

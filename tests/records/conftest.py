@@ -56,7 +56,7 @@ def build_records(root: Path, rows: list[Row], shards: int = 2) -> Path:
             seed=0,
             versions={},
         )
-        artefact.finish(root, manifest.to_json())
+        artefact.finish(root, "records", manifest.to_json())
     return root
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from convnext_imagenet.records import artefact
@@ -80,7 +82,7 @@ def test_only_a_finished_and_untouched_directory_is_read(tmp_path):
     plan_id = artefact.begin(tmp_path, "records", {})
     with pytest.raises(RecordsError, match=r"unfinished.*run the same `convnext-ingest build` again"):
         artefact.read_finished(tmp_path, "records")
-    artefact.finish(tmp_path, {"plan_id": plan_id, "rows": 1})
+    artefact.finish(tmp_path, "records", {"plan_id": plan_id, "rows": 1})
     assert artefact.read_finished(tmp_path, "records")["rows"] == 1
     assert not (tmp_path / ".staging").exists()
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -104,6 +106,17 @@ def test_two_writers_are_refused_and_a_killed_one_lets_go(tmp_path):
     holder.stdout.close()
     with artefact.exclusive(tmp_path):
         pass
+
+
+def test_tools_that_read_a_folder_as_parquet_skip_the_bookkeeping_of_predictions(tmp_path):
+    plan_id = artefact.begin(tmp_path, "predictions", {})
+    staged = artefact.staging(tmp_path) / "part-00000.parquet"
+    pq.write_table(pa.table({"x": [1, 2]}), staged)
+    unit = artefact.bookkeeping_name("predictions", "part-00000")
+    artefact.publish([staged], tmp_path, unit, plan_id, {})
+    artefact.finish(tmp_path, "predictions", {"plan_id": plan_id})
+    assert pq.read_table(tmp_path).column("x").to_pylist() == [1, 2]
+    assert artefact.read_finished(tmp_path, "predictions")["plan_id"] == plan_id
 
 
 @pytest.mark.parametrize(
