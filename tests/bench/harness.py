@@ -1,0 +1,59 @@
+"""Rates that can be compared: every case in turn, round after round, and the median of each.
+
+The machine may be shared and noisy, so a rate means something only beside another one of the same run.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+OUT = Path(__file__).resolve().parent.parent.parent / "bench-out"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A thing to time: `run` does the work once, `images` says how many images that is; `facts` go into the report."""
+
+    what: str
+    images: int
+    run: Callable[[], object]
+    facts: Mapping[str, Any]
+
+
+def interleaved_rates(cases: list[Case], rounds: int) -> list[float]:
+    """The median images/s of each case over `rounds` rounds, after one run of each that does not count."""
+    for case in cases:
+        case.run()
+    seconds: list[list[float]] = [[] for _ in cases]
+    for _ in range(rounds):
+        for case, taken in zip(cases, seconds, strict=True):
+            begin = time.perf_counter()
+            case.run()
+            taken.append(time.perf_counter() - begin)
+    return [case.images / statistics.median(taken) for case, taken in zip(cases, seconds, strict=True)]
+
+
+def report(part: str, rows: list[dict[str, Any]]) -> Path:
+    """Print the rows as a table and write them to `bench-out/PART.json`; returns the path."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = [columns, *([_text(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(len(line[k]) for line in table) for k in range(len(columns))]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+    OUT.mkdir(exist_ok=True)
+    path = OUT / f"{part}.json"
+    path.write_text(json.dumps(rows, indent=1) + "\n")
+    print(f"{path.relative_to(OUT.parent)}: {len(rows)} rows; {platform.machine()}, {os.cpu_count()} cores")
+    return path
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
