@@ -4,7 +4,6 @@ Pillow resizes in whole numbers, so equal images give equal bytes on every proce
 """
 
 import io
-from collections.abc import Sequence
 
 from PIL import Image
 
