@@ -28,7 +28,7 @@ def histogram_svg(histogram: Histogram, title: str, unit: str) -> str:
     )
 
 
-_TICKS = ((0.0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1.0, "end"))
+_TICKS = ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
 
 
 def _bar(histogram: Histogram, number: int, left: float, width: float, height: float) -> str:

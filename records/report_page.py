@@ -65,8 +65,8 @@ def class_lines(
     ]
 
 
-def table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A plain table; a head that begins with # marks a column of numbers."""
+def table(heads: Iterable[str], rows: Iterable[Iterable[object]], is_long: bool = False) -> str:
+    """A plain table; a head that begins with # marks a column of numbers, a long table scrolls in its own box."""
     heads = list(heads)
     marks = [' class="n"' if head.startswith("#") else "" for head in heads]
     head = "".join(f"<th{mark}>{escape(text.lstrip('#'))}</th>" for text, mark in zip(heads, marks, strict=True))
@@ -74,7 +74,14 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
         f"<tr>{''.join(f'<td{mark}>{_cell(value)}</td>' for value, mark in zip(row, marks, strict=True))}</tr>\n"
         for row in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n'
+    kind = "scroll long" if is_long else "scroll"
+    return f'<div class="{kind}"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n'
+
+
+def plural(number: int, noun: str) -> str:
+    """The number with its noun: 1 class, 2 classes, 0 images."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def _cell(value: object) -> str:
@@ -87,12 +94,15 @@ def _head(manifest: Manifest, numbers: Numbers, bad: int, differing: int) -> str
     images = sum(split.images for split in numbers.splits.values())
     gigabytes = sum(split.bytes for split in numbers.splits.values()) / 1e9
     size = f"{gigabytes:,.1f} GB" if gigabytes >= 0.1 else f"{gigabytes * 1e3:,.1f} MB"
-    differ = f"{differing:,} classes differ from the devkit" if differing else "every class is as the devkit counts it"
+    differ = (
+        f"{plural(differing, 'class')} unlike the devkit" if differing else "every class is as the devkit counts it"
+    )
     links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name in _ANCHORS.items())
     return (
-        f"<header><h1>ImageNet records</h1>\n<p>{len(manifest.classes):,} classes, {images:,} images, {size}; "
-        f"{labels}.</p>\n<p>{f'{differ}; ' if verified else ''}{len(numbers.duplicates):,} sets of exact duplicates; "
-        f"{bad:,} images in quarantine.</p>\n<nav>{links}</nav></header>\n"
+        f"<header><h1>ImageNet records</h1>\n<p>{plural(len(manifest.classes), 'class')}, {plural(images, 'image')}, "
+        f"{size}; {labels}.</p>\n<p>{f'{differ}; ' if verified else ''}"
+        f"{plural(len(numbers.duplicates), 'set')} of exact duplicates; {plural(bad, 'image')} in quarantine.</p>\n"
+        f"<nav>{links}</nav></header>\n"
     )
 
 
@@ -131,13 +141,13 @@ def _duplicates(duplicates: Sequence[Duplicate]) -> str:
         (
             each.place,
             "several" if each.has_two_labels else "one",
-            "  ".join(f"{c.split}/{c.wnid}/{c.key}" for c in each.copies),
+            "\n".join(f"{c.split}/{c.wnid}/{c.key}" for c in each.copies),
         )
         for each in duplicates[:_MOST_LISTED]
     )
     return (
         '<section id="duplicates"><h2>Duplicates</h2>\n<p>Images with the same SHA-256. All of them are kept.</p>\n'
-        f"{places}<h3>Sets</h3>\n{table(('Within', 'Labels', 'Images'), rows)}"
+        f"{places}<h3>Sets</h3>\n{table(('Within', 'Labels', 'Images'), rows, is_long=True)}"
         f"{_rest(len(duplicates), 'sets', 'index.parquet, by sha256')}</section>\n"
     )
 
@@ -149,7 +159,8 @@ def _quarantine(quarantined: Sequence[Mapping[str, Any]]) -> str:
     rows = ((entry["path"], entry["reason"], entry["detail"]) for entry in quarantined[:_MOST_LISTED])
     return (
         '<section id="quarantine"><h2>Quarantine</h2>\n<p>Images that were not stored.</p>\n'
-        f"{table(('Reason', '#Images'), reasons)}<h3>Files</h3>\n{table(('File', 'Reason', 'Found'), rows)}"
+        f"{table(('Reason', '#Images'), reasons)}<h3>Files</h3>\n"
+        f"{table(('File', 'Reason', 'Found'), rows, is_long=True)}"
         f"{_rest(len(quarantined), 'files', 'quarantine.parquet')}</section>\n"
     )
 
