@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from convnext_imagenet.records.artefact import read_receipt
+from convnext_imagenet.records.artefact import file_damage, read_receipt
 from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.files import sha256_file
 from convnext_imagenet.records.images import BadImage, check_image
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry
 from convnext_imagenet.records.reading import Records, find_damage
@@ -30,7 +31,7 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
     """
     records = Records.open(root, check="sizes")
     manifest = records.manifest
-    problems = find_damage(root, manifest, deep=True, remembered=False)
+    problems = _described_problems(root, manifest) + find_damage(root, manifest, deep=True, remembered=False)
     if problems:
         return Verification(rows=0, problems=tuple(problems))
     rows = 0
@@ -81,10 +82,20 @@ def _receipt_problems(folder: Path, shard: ShardEntry, manifest: Manifest) -> li
     unit = Path(shard.name).stem
     receipt = read_receipt(folder, unit, manifest.plan_id)
     if receipt is None:
-        return [f"{folder / unit}.json: the receipt is missing, damaged or of another plan"]
-    if receipt["files"] != list(shard.files):
+        return [f"{folder / unit}.json: the receipt, or a file that it names, is missing, damaged or of another plan"]
+    if receipt["files"][: len(shard.files)] != list(shard.files):
         return [f"{folder / unit}.json: the receipt contradicts the manifest"]
-    return []
+    others = receipt["files"][len(shard.files) :]
+    return [damage for file in others if (damage := file_damage(folder, file, deep=True))]
+
+
+def _described_problems(root: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the files beside the splits: index, report, quarantine."""
+    return [
+        f"{root / name}: missing or changed since the records were finished"
+        for name, digest in sorted(manifest.files.items())
+        if not (root / name).is_file() or sha256_file(root / name) != digest
+    ]
 
 
 def refuse_problems(root: Path, verification: Verification) -> None:
