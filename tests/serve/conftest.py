@@ -69,7 +69,7 @@ def build_records(root: Path, images: list[bytes], labels: list[int], classes: i
             seed=0,
             versions={},
         )
-        artefact.finish(root, manifest.to_json())
+        artefact.finish(root, "records", manifest.to_json())
     return root
 
 
