@@ -105,14 +105,14 @@ def _run(
             unit, task = item
             with _signals_held_back():
                 waiting.add(pool.submit(_work, function, unit, task))
+        if not waiting:
+            return
         finished, waiting = concurrent.futures.wait(
             waiting, timeout=_POLL_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
         )
         for future in finished:
             future.result()
         meter.report()
-        if not waiting:
-            return
 
 
 @contextlib.contextmanager

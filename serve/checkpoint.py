@@ -1,4 +1,4 @@
-"""Which weights file a CHECKPOINT argument means, whether it is whole, and whether it fits the records."""
+"""Which weights file a CHECKPOINT argument means, what it holds, and whether it fits the records."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from mindspore import nn
 
 from convnext_imagenet.model.network import Classifier
 from convnext_imagenet.model.weights import ModelCard, build_network, load_weights
-from convnext_imagenet.records.files import read_json, sha256_file, sha256_json
+from convnext_imagenet.records.files import sha256_file, sha256_json
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.serve.errors import ServeError
 
@@ -40,19 +40,11 @@ class Checkpoint:
 def load_checkpoint(path: Path) -> Checkpoint:
     """The weights that `path` means: a weights file, or a RUN directory (its best epoch).
 
-    A file that lies beside its receipt is compared with it, since the format holds no checksum. Raises ServeError,
-    and ModelError for a file that is not ours or is truncated.
+    Raises ServeError when there is none, and ModelError for a file that is not ours, truncated or damaged.
     """
     path = resolve_checkpoint(path)
-    sha256 = sha256_file(path)
-    _compare_with_receipt(path, sha256)
     arrays, card = load_weights(path)
-    if len(card.classes) != card.config.num_classes:
-        raise ServeError(
-            f"{path}: names {len(card.classes)} classes, its network has {card.config.num_classes}; "
-            f"use a checkpoint that `convnext-train` wrote"
-        )
-    return Checkpoint(path=path, sha256=sha256, card=card, arrays=arrays)
+    return Checkpoint(path=path, sha256=sha256_file(path), card=card, arrays=arrays)
 
 
 def resolve_checkpoint(path: Path) -> Path:
@@ -92,18 +84,3 @@ def check_classes(checkpoint: Checkpoint, classes: Sequence[ClassEntry], records
         f"{first}: {here} in the checkpoint, {there} in the records; evaluate on the records that it was trained "
         f"on, or train on these"
     )
-
-
-def _compare_with_receipt(path: Path, sha256: str) -> None:
-    receipt = path.with_name(path.name.removesuffix(_SUFFIX) + ".json")
-    if not path.name.endswith(_SUFFIX) or not receipt.is_file():
-        return
-    try:
-        recorded = {file["name"]: file["sha256"] for file in read_json(receipt)["files"]}
-    except (KeyError, TypeError):
-        raise ServeError(f"{receipt}: not the receipt of a checkpoint; restore it, or copy the weights alone") from None
-    if recorded.get(path.name, sha256) != sha256:
-        raise ServeError(
-            f"{path}: changed since it was written (its SHA-256 is not the one in {receipt.name}); "
-            f"take another epoch's weights"
-        )

@@ -14,6 +14,8 @@ _SMALLEST_FONT_PX = 18
 _JPEG_QUALITY = 92
 _BAR, _INK, _FAINT, _ACCENT = (24, 26, 30), (245, 245, 245), (70, 74, 82), (94, 174, 255)
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 
 def labelled_picture(image_HWC: np.ndarray, label: str, score: float) -> Image.Image:
     """The image (uint8 RGB) over a caption bar with `label`, `score` (0..1) in percent, and the score as a line.
@@ -55,7 +57,7 @@ def _enlarged(image: Image.Image) -> Image.Image:
     return image.resize(sides, Image.Resampling.BICUBIC)
 
 
-def _shortened(text: str, room_px: float, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
+def _shortened(text: str, room_px: float, draw: ImageDraw.ImageDraw, font: Font) -> str:
     if draw.textlength(text, font) <= room_px:
         return text
     while text and draw.textlength(f"{text}...", font) > room_px:

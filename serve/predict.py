@@ -58,7 +58,8 @@ class Summary:
 def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: Options) -> dict[str, Any]:
     """Everything that decides the bytes of PREDICTIONS, as JSON; no times, hosts or folders.
 
-    Batch size and device are part of it, because they move the last bits of a score.
+    Batch size and device are part of it, because they move the last bits of a score (on the CPU, batches of 1 to
+    32 moved ConvNeXt-atto's logits by 6e-7 of the largest).
     """
     card = checkpoint.card
     return {

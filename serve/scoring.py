@@ -19,15 +19,17 @@ def score_samples(
 
     `classes` holds (wnid, name) by index. Raises ServeError when a logit is not a finite number.
     """
-    readable = [sample for sample in samples if sample.pixels is not None]
+    readable = [place for place, sample in enumerate(samples) if sample.pixels is not None]
+    guesses: list[list[Guess] | None] = [None] * len(samples)
     if not readable:
-        return [None] * len(samples)
-    logits_NK = padded_logits(classifier, [sample.pixels for sample in readable], batch_size)
-    _refuse_non_finite(logits_NK, readable)
+        return guesses
+    logits_NK = padded_logits(classifier, [sample.pixels for sample in samples], batch_size)[readable]
+    _refuse_non_finite(logits_NK, [samples[place].source for place in readable])
     indices_Nk = best_classes(logits_NK, topk)
     scores_Nk = np.take_along_axis(probabilities(logits_NK), indices_Nk, axis=1)
-    guesses = (_guesses(*pair, classes) for pair in zip(indices_Nk.tolist(), scores_Nk.tolist(), strict=True))
-    return [None if sample.pixels is None else next(guesses) for sample in samples]
+    for place, indices, scores in zip(readable, indices_Nk.tolist(), scores_Nk.tolist(), strict=True):
+        guesses[place] = _guesses(indices, scores, classes)
+    return guesses
 
 
 def _guesses(indices: Sequence[int], scores: Sequence[float], classes: Sequence[tuple[str, str]]) -> list[Guess]:
@@ -37,10 +39,10 @@ def _guesses(indices: Sequence[int], scores: Sequence[float], classes: Sequence[
     ]
 
 
-def _refuse_non_finite(logits_NK: np.ndarray, samples: Sequence[Sample]) -> None:
+def _refuse_non_finite(logits_NK: np.ndarray, sources: Sequence[str]) -> None:
     bad_N = ~np.isfinite(logits_NK).all(axis=1)
     if bad_N.any():
         raise ServeError(
-            f"{samples[int(bad_N.argmax())].source}: the network answers with NaN or infinity; "
+            f"{sources[int(bad_N.argmax())]}: the network answers with NaN or infinity; "
             f"the checkpoint is damaged or its training diverged: use another one"
         )

@@ -1,0 +1,131 @@
+"""The devkit is read whole, or refused with the reason."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from convnext_imagenet.ingest.devkit import Leaf, parse_ground_truth, parse_meta, read_devkit
+from convnext_imagenet.ingest.errors import IngestError
+
+THOUSAND = tuple(Leaf(i + 1, f"n{i:08d}", f"class {i}", 1300) for i in range(1000))
+FIFTY_OF_EACH = tuple(leaf.ilsvrc_id for leaf in THOUSAND for _ in range(50))
+
+
+def test_leaves_come_by_ilsvrc_id_without_ancestors(pieces):
+    assert parse_meta(pieces.meta(pieces.leaves[::-1])) == pieces.leaves
+
+
+def test_tar_and_unpacked_folder_give_the_same_devkit(pieces, tmp_path: Path):
+    members = pieces.devkit_members(pieces.leaves, pieces.ground_truth)
+    tar = pieces.tar_gz(tmp_path / "kit.tar.gz", {**members, "kit/metadata/meta.mat": b"x"})
+    for name, data in members.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    packed = read_devkit(tar)
+    assert packed == read_devkit(tmp_path / "kit")
+    assert packed.leaves == pieces.leaves
+    assert packed.ground_truth == pieces.ground_truth
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kit", "kit.tar.gz"]
+
+
+def test_fingerprint_covers_both_members(pieces, tmp_path: Path):
+    kits = [
+        read_devkit(pieces.tar_gz(tmp_path / f"{n}.tar.gz", pieces.devkit_members(leaves, truth)))
+        for n, (leaves, truth) in enumerate(
+            [
+                (pieces.leaves, pieces.ground_truth),
+                (pieces.leaves, pieces.ground_truth[::-1]),
+                ((dataclasses.replace(pieces.leaves[0], words="other"), *pieces.leaves[1:]), pieces.ground_truth),
+            ]
+        )
+    ]
+    assert len({kit.sha256 for kit in kits}) == 3
+
+
+def test_genuine_devkit_gives_the_known_labels(shared_data: Path):
+    kit = read_devkit(shared_data / "nette96" / "ILSVRC2012_devkit_t12.tar.gz")
+    wnid_of = {leaf.ilsvrc_id: leaf.wnid for leaf in kit.leaves}
+    index_of = {wnid: index for index, wnid in enumerate(sorted(wnid_of.values()))}
+    indices = [index_of[wnid_of[ilsvrc_id]] for ilsvrc_id in kit.ground_truth[:10]]
+    assert indices == [65, 970, 230, 809, 516, 57, 334, 415, 674, 332]
+    assert sum(leaf.train_images for leaf in kit.leaves) == 1_281_167
+
+
+def test_official_ground_truth_is_accepted(pieces):
+    assert parse_ground_truth(pieces.truth(FIFTY_OF_EACH), THOUSAND) == FIFTY_OF_EACH
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (FIFTY_OF_EACH[:-1], "49,999 lines, expected 50,000"),
+        ((*FIFTY_OF_EACH, 7), "50,001 lines, expected 50,000"),
+        ((2, *FIFTY_OF_EACH[1:]), "ILSVRC2012_ID 1 stands on 49 lines, expected 50"),
+        ((*FIFTY_OF_EACH[:-1], 1001), "line 50000 is 1001, which is no class"),
+    ],
+)
+def test_wrong_official_ground_truth_is_refused(pieces, ids, message):
+    with pytest.raises(IngestError, match=message):
+        parse_ground_truth(pieces.truth(ids), THOUSAND)
+
+
+@pytest.mark.parametrize("line", [b"tench", b"1.5", b"-1", b"", b"\xff", b"9" * 400])
+def test_line_that_is_no_number_is_named(pieces, line: bytes):
+    with pytest.raises(IngestError, match=r"line 2 is .*fetch .* again"):
+        parse_ground_truth(b"1\n" + line + b"\n2\n", pieces.leaves)
+
+
+def test_windows_line_ends_are_read(pieces):
+    assert parse_ground_truth(b"1\r\n2\r\n", pieces.leaves) == (1, 2)
+
+
+@pytest.mark.parametrize("data", [b"", b"not a mat file", b"MATLAB 5.0 MAT-file".ljust(4000, b"\0")])
+def test_what_is_no_mat_file_is_refused(data: bytes):
+    with pytest.raises(IngestError, match=r"not the meta\.mat of a devkit"):
+        parse_meta(data)
+
+
+def test_cut_mat_file_is_refused(pieces):
+    whole = pieces.meta(pieces.leaves)
+    with pytest.raises(IngestError, match="devkit"):
+        parse_meta(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (Leaf(1, "n00000040", "again", 5), "ilsvrc_id 1 stands for 2 classes"),
+        (Leaf(9, "n00000030", "again", 5), "wnid n00000030 stands for 2 classes"),
+        (Leaf(9, "tench", "no wnid", 5), "not a valid class"),
+        (Leaf(0, "n00000050", "no id", 5), "not a valid class"),
+    ],
+)
+def test_contradicting_classes_are_refused(pieces, leaf: Leaf, message: str):
+    with pytest.raises(IngestError, match=message):
+        parse_meta(pieces.meta((*pieces.leaves[:3], leaf)))
+
+
+@pytest.mark.parametrize("lost", ["kit/data/meta.mat", "kit/data/ILSVRC2012_validation_ground_truth.txt"])
+def test_missing_member_is_named(pieces, tmp_path: Path, lost: str):
+    members = pieces.devkit_members(pieces.leaves, pieces.ground_truth)
+    members[lost.replace("/data/", "/other/")] = members.pop(lost)
+    with pytest.raises(IngestError, match=f"holds no {lost.removeprefix('kit/')}"):
+        read_devkit(pieces.tar_gz(tmp_path / "kit.tar.gz", members))
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.6, 0.9])
+def test_truncated_tar_is_refused(pieces, tmp_path: Path, keep: float):
+    path = pieces.tar_gz(tmp_path / "kit.tar.gz", pieces.devkit_members(pieces.leaves, pieces.ground_truth * 500))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    with pytest.raises(IngestError, match=r"kit\.tar\.gz: .*fetch ILSVRC2012_devkit_t12\.tar\.gz again"):
+        read_devkit(path)
+
+
+@pytest.mark.parametrize("name", ["absent.tar.gz", "page.tar.gz", "empty-folder"])
+def test_what_is_no_devkit_is_refused(tmp_path: Path, name: str):
+    (tmp_path / "page.tar.gz").write_text("<html>not found</html>" * 100)
+    (tmp_path / "empty-folder").mkdir()
+    with pytest.raises(IngestError, match=name):
+        read_devkit(tmp_path / name)

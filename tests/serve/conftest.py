@@ -1,0 +1,149 @@
+"""Tiny things to serve: a checkpoint with random weights, finished records, a folder of good and bad files."""
+
+import dataclasses
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
+from convnext_imagenet.model.runtime import prepare
+from convnext_imagenet.model.transform import EvalTransform
+from convnext_imagenet.model.weights import ModelCard, save_weights
+from convnext_imagenet.records import artefact
+from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
+from convnext_imagenet.records.schema import SCHEMA_VERSION, Row, shard_name
+from convnext_imagenet.records.shards import page_layout, write_shard
+from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
+
+SIZE_PX = 32
+TRANSFORM = EvalTransform(size_px=SIZE_PX)
+
+
+def picture(seed: int, width: int = 40, height: int = 30, mode: str = "RGB", form: str = "JPEG") -> bytes:
+    """The bytes of a noisy picture, blocky enough to survive a resize."""
+    channels = {"L": 1, "RGB": 3, "CMYK": 4}[mode]
+    small = np.random.default_rng(seed).integers(0, 256, (4, 5, channels), dtype=np.uint8)
+    planes = [Image.fromarray(small[..., c]).resize((width, height)) for c in range(channels)]
+    buffer = io.BytesIO()
+    Image.merge(mode, planes).save(buffer, form)
+    return buffer.getvalue()
+
+
+def class_table(count: int) -> tuple[tuple[str, str], ...]:
+    return tuple((f"n{index:08d}", f"name {index}, synonym {index}") for index in range(count))
+
+
+def write_checkpoint(path: Path, classes: int = 7, seed: int = 3) -> Path:
+    """A weights file of the smallest network; a large head makes its answers differ between pictures."""
+    config = ConvNeXtConfig("convnext_test", (1, 1, 1, 1), (8, 16, 24, 32), num_classes=classes, head_init_scale=40.0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(path, init_parameters(config, seed), ModelCard(config, class_table(classes), TRANSFORM))
+    return path
+
+
+def build_records(root: Path, images: list[bytes], labels: list[int], classes: int = 7) -> Path:
+    """A finished RECORDS directory whose val split holds `images`, in one shard."""
+    rows = [
+        Row(image, label, sample_id=index, key=f"val_{index}", height=30, width=40)
+        for index, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
+    plan_id = artefact.begin(root, "records", {"rows": len(rows)})
+    with artefact.exclusive(root):
+        path = artefact.staging(root) / shard_name("val", 0, 1)
+        write_shard(path, rows, page_layout(max(map(len, images)), sum(map(len, images))))
+        staged = [path, path.with_name(f"{path.name}.db")]
+        data, index = artefact.publish(staged, root / "val", path.stem, plan_id, {"rows": len(rows)})["files"]
+        shard = ShardEntry(path.name, len(rows), data["bytes"], data["sha256"], index["bytes"], index["sha256"])
+        per_class = tuple(labels.count(label) for label in range(classes))
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            plan_id=plan_id,
+            classes=tuple(ClassEntry(i, wnid, name) for i, (wnid, name) in enumerate(class_table(classes))),
+            splits={"val": SplitEntry(len(rows), per_class, 0, (shard,))},
+            source={},
+            seed=0,
+            versions={},
+        )
+        artefact.finish(root, "records", manifest.to_json())
+    return root
+
+
+class _Answer:
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def asnumpy(self) -> np.ndarray:
+        return self.values
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeCheckpoint(Checkpoint):
+    """A checkpoint whose network is a function of the pixels and compiles in no time."""
+
+    logits: Callable[[np.ndarray], np.ndarray] = lambda pixels_NHWC: _by_mean(pixels_NHWC)
+    seen: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
+
+    def classifier(self) -> Any:
+        def call(pixels_NHWC: Any) -> _Answer:
+            self.seen.append(pixels_NHWC.shape)
+            return _Answer(self.logits(pixels_NHWC.asnumpy()))
+
+        return call
+
+
+def _by_mean(pixels_NHWC: np.ndarray) -> np.ndarray:
+    means_N = pixels_NHWC.astype(np.float64).mean(axis=(1, 2, 3))
+    return -np.abs(means_N[:, None] - np.linspace(60, 190, 7)).astype(np.float32) / 10
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the memory of checked files out of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runtime() -> None:
+    prepare("CPU")
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.weights.safetensors")
+
+
+@pytest.fixture
+def fake(checkpoint_file: Path) -> FakeCheckpoint:
+    loaded = load_checkpoint(checkpoint_file)
+    return FakeCheckpoint(loaded.path, loaded.sha256, loaded.card, loaded.arrays)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Eleven inputs: six that can be scored, five that cannot, and two that are hidden."""
+    root = tmp_path / "images"
+    (root / "b").mkdir(parents=True)
+    (root / ".hidden").mkdir()
+    whole = picture(1)
+    for name, data in {
+        "a.jpg": whole,
+        "b/cmyk.JPEG": picture(2, mode="CMYK"),
+        "b/gray.jpg": picture(3, mode="L"),
+        "b/named.JPEG": picture(4, form="PNG"),
+        "cut.jpg": whole[: len(whole) // 2],
+        "empty.jpg": b"",
+        "extensionless": picture(5),
+        "page.jpg": b"<html><body>404</body></html>",
+        "z.png": picture(6, form="PNG"),
+        "\udcff.gif": b"GIF89a not really",
+        ".secret.jpg": whole,
+        ".hidden/x.jpg": whole,
+    }.items():
+        (root / name).write_bytes(data)
+    (root / "dead.jpg").symlink_to("nowhere.jpg")
+    return root

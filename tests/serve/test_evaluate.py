@@ -1,0 +1,108 @@
+"""Every row counted once, whatever the batch; what is not what the manifest says is never an accuracy."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from convnext_imagenet.records.images import decode_rgb
+from convnext_imagenet.records.reading import Records
+from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.evaluate import Accuracy, evaluate
+
+from .conftest import TRANSFORM, build_records, picture
+
+IMAGES = [picture(seed) for seed in range(11)]
+LABELS = [seed % 7 for seed in range(11)]
+
+
+@pytest.fixture
+def split(tmp_path):
+    return Records.open(build_records(tmp_path / "records", IMAGES, LABELS)).split("val")
+
+
+def _known_answers(fake, rank_of_truth):
+    """A network that puts the true class of row i at rank `rank_of_truth[i]`; it tells rows by their order."""
+    position = iter(range(len(LABELS)))
+
+    def logits(pixels_NHWC):
+        out = np.full((len(pixels_NHWC), 7), 1.0, np.float32)
+        for place, picture_HWC in enumerate(pixels_NHWC):
+            row = next(position) if picture_HWC.any() else None  # padding is black
+            if row is not None:
+                others = [index for index in range(7) if index != LABELS[row]]
+                order = [*others[: rank_of_truth[row]], LABELS[row], *others[rank_of_truth[row] :]]
+                out[place, order] = np.arange(7, 0, -1)
+            else:
+                out[place, 0] = 99.0  # would count as correct for class 0 if it were counted
+        return out
+
+    return dataclasses.replace(fake, logits=logits)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 64])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_counts_are_exact_for_any_batch_and_any_workers(fake, split, batch_size, workers):
+    ranks = [0, 0, 4, 5, 1, 6, 0, 3, 4, 5, 2]
+    known = _known_answers(fake, ranks)
+    moved = []
+    accuracy = evaluate(known.classifier(), TRANSFORM, split, batch_size, workers, moved.append)
+    assert accuracy == Accuracy(rows=11, top1_correct=3, top5_correct=8, guesses=5)
+    assert sum(moved) == 11
+    assert {shape[0] for shape in known.seen} == {min(batch_size, 11)}, "one compiled shape"
+
+
+def test_fractions_are_divided_once():
+    accuracy = Accuracy(rows=500, top1_correct=486, top5_correct=499)
+    assert (accuracy.top1, accuracy.top5) == (0.972, 0.998)
+
+
+def test_with_fewer_than_five_classes_all_are_guessed(fake, tmp_path):
+    split = Records.open(build_records(tmp_path / "few", IMAGES[:3], [0, 1, 2], classes=3)).split("val")
+    three = dataclasses.replace(fake, logits=lambda pixels_NHWC: np.zeros((len(pixels_NHWC), 3), np.float32))
+    accuracy = evaluate(three.classifier(), TRANSFORM, split, 2, 1)
+    assert accuracy == Accuracy(rows=3, top1_correct=1, top5_correct=3, guesses=3)
+
+
+def test_a_network_of_nan_is_never_correct(fake, split):
+    broken = dataclasses.replace(fake, logits=lambda pixels_NHWC: np.full((len(pixels_NHWC), 7), np.nan, np.float32))
+    assert evaluate(broken.classifier(), TRANSFORM, split, 4, 1).top5_correct == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tampered:
+    """A split whose reader loses, repeats, relabels or damages a row."""
+
+    split: object
+    tamper: object
+
+    def __getattr__(self, name):
+        return getattr(self.split, name)
+
+    def read(self, order):
+        return iter(self.tamper(list(self.split.read(order))))
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda rows: rows[:-1],
+        lambda rows: [*rows[:-1], rows[0]],
+        lambda rows: [*rows, rows[3]],
+        lambda rows: [{**row, "label": 0} for row in rows],
+    ],
+    ids=["lost", "replaced", "repeated", "relabelled"],
+)
+def test_rows_that_are_not_the_manifests_are_a_bug(fake, split, tamper):
+    with pytest.raises(RuntimeError, match="the manifest"):
+        evaluate(fake.classifier(), TRANSFORM, _Tampered(split, tamper), 4, 1)
+
+
+def test_a_row_that_cannot_be_decoded_names_itself(fake, split):
+    broken = _Tampered(split, lambda rows: [{**row, "image": row["image"][:50]} for row in rows])
+    with pytest.raises(ServeError, match="sample_id 0 .*convnext-records verify"):
+        evaluate(fake.classifier(), TRANSFORM, broken, 4, 1)
+
+
+def test_the_pictures_of_this_test_are_never_black():
+    assert all(decode_rgb(image).any() for image in IMAGES)
