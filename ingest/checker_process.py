@@ -1,9 +1,9 @@
 """The process in which untrusted images are decoded: it may crash, hang or run out of memory, and costs one image.
 
-`checking.Checker` starts it as `python -m convnext_imagenet.ingest.checker_process SOCKET MEMORY BYTES OPTIONS`.
-It gets a batch over the socket, for each image [length, whether a thumbnail is wanted], finds their bytes one after
-the other in the shared memory, and answers each: a line of JSON, after it the image's new bytes when it was encoded
-again, and the thumbnail.
+`checking.Checker` starts it and gives it a socket and a piece of memory that both share. A batch arrives over the
+socket, for each image [length, whether a thumbnail is wanted]; the bytes of the images lie one after the other in the
+memory. While it works, the process counts the answered images at the start of the memory. One reply ends the batch: a
+line of JSON with the verdicts, and after it the bytes that the verdicts speak of.
 """
 
 import json
@@ -11,36 +11,45 @@ import mmap
 import os
 import resource
 import signal
+import struct
 import sys
 import threading
 import time
 from dataclasses import astuple
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from convnext_imagenet.ingest.reencode import reencode
 from convnext_imagenet.ingest.treatment import Reencoding
 from convnext_imagenet.records.images import BadImage, ImageInfo, check_image, inspect_image
 from convnext_imagenet.records.thumbnails import thumbnail
 
+COUNTER = struct.Struct("=q")
 _WORST_BYTES_PER_SAMPLE = 2
 
 
-def answer(image: bytes, wants_thumbnail: bool, reencoding: Reencoding | None, memory_bytes: int) -> bytes:
-    """["ok", number of new bytes, format, mode, width, height] or ["bad", reason, detail], a newline, the bytes."""
+class Answer(NamedTuple):
+    """A verdict, ["ok", format, mode, width, height] or ["bad", reason, detail], and bytes that may be empty.
+
+    `stored` is the image encoded again, empty when its own bytes are to be stored.
+    """
+
+    verdict: list[Any]
+    stored: bytes = b""
+    thumbnail: bytes = b""
+
+
+def answer(image: bytes, wants_thumbnail: bool, reencoding: Reencoding | None, memory_bytes: int) -> Answer:
+    """Decode one image whole and say what is to be stored."""
     try:
         info, stored = check_image(image), b""
         if reencoding is not None and (smaller := reencode(image, info, reencoding)):
             stored, info = smaller
         picture = thumbnail(stored or image) if wants_thumbnail else None
     except BadImage as error:
-        return _line(["bad", _reason(image, error, memory_bytes), error.detail])
-    return _line(["ok", len(stored), *astuple(info)]) + stored + (picture or b"")
-
-
-def _line(values: list[Any]) -> bytes:
-    return json.dumps(values).encode() + b"\n"
+        return Answer(["bad", _reason(image, error, memory_bytes), error.detail])
+    return Answer(["ok", *astuple(info)], stored, picture or b"")
 
 
 def _reason(image: bytes, error: BadImage, memory_bytes: int) -> str:
@@ -68,21 +77,25 @@ def limit_memory(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def serve(socket: Connection, images: mmap.mmap, reencoding: Reencoding | None, memory_bytes: int) -> None:
+def serve(socket: Connection, memory: mmap.mmap, reencoding: Reencoding | None, memory_bytes: int) -> None:
     """Answer batches until the other side hangs up."""
     while True:
         try:
             batch = json.loads(socket.recv_bytes())
         except EOFError:
             return
-        start = 0
+        answers = []
+        start = COUNTER.size
         for length, wants_thumbnail in batch:
             try:
-                reply = answer(images[start : start + length], wants_thumbnail, reencoding, memory_bytes)
+                answers.append(answer(memory[start : start + length], wants_thumbnail, reencoding, memory_bytes))
             except MemoryError:
-                reply = _line(["bad", "memory", f"needs more than {memory_bytes >> 20} MiB"])
-            socket.send_bytes(reply)
+                answers.append(Answer(["bad", "memory", f"needs more than {memory_bytes >> 20} MiB"]))
+            COUNTER.pack_into(memory, 0, len(answers))
             start += length
+        line = [[each.verdict, len(each.stored), len(each.thumbnail)] for each in answers]
+        payload = (part for each in answers for part in (each.stored, each.thumbnail))
+        socket.send_bytes(b"".join([json.dumps(line).encode(), b"\n", *payload]))
 
 
 def _end_with_parent(parent: int) -> None:
@@ -99,11 +112,11 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(options["parent"],), daemon=True).start()
     socket = Connection(socket_number)
-    images = mmap.mmap(memory_number, shared_bytes, prot=mmap.PROT_READ)
+    memory = mmap.mmap(memory_number, shared_bytes)
     limit_memory(options["memory_bytes"])
     socket.send_bytes(b"ready")
     reencoding = options["reencoding"] and Reencoding(**options["reencoding"])
-    serve(socket, images, reencoding, options["memory_bytes"])
+    serve(socket, memory, reencoding, options["memory_bytes"])
 
 
 if __name__ == "__main__":

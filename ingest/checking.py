@@ -7,6 +7,7 @@ more, alone in a fresh process: a stray signal or a stalled machine must not dec
 """
 
 import contextlib
+import io
 import json
 import mmap
 import multiprocessing
@@ -19,13 +20,14 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
+from convnext_imagenet.ingest.checker_process import COUNTER
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.treatment import Treatment
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, ImageInfo
 
 BATCH_BYTES = 4 << 20
 BATCH_IMAGES = 64
-_SHARED_BYTES = BATCH_BYTES + LARGEST_FILE_BYTES
+_SHARED_BYTES = COUNTER.size + BATCH_BYTES + LARGEST_FILE_BYTES
 _START_SECONDS = 60
 
 
@@ -76,41 +78,43 @@ class Checker:
         os.close(self._descriptor)
 
     def check(self, batch: Sequence[Request]) -> list[CheckedImage | BadImage]:
-        """For each image what is to be stored, or why it is not; at most `BATCH_BYTES` plus one image at a time."""
-        results: list[CheckedImage | BadImage] = []
-        while len(results) < len(batch):
-            try:
-                for result in self._ask(batch[len(results) :]):
-                    results.append(result)
-            except _LostError:
-                self._stop()
-                results.append(self._check_alone(batch[len(results)]))
-        return results
+        """For each image what is to be stored, or why it is not; at most `BATCH_BYTES` and one image at a time."""
+        if not batch:
+            return []
+        try:
+            return self._ask(batch)
+        except _LostError:
+            self._stop()
+            suspect = min(COUNTER.unpack_from(self._shared)[0], len(batch) - 1)
+            alone = self._check_alone(batch[suspect])
+            return [*self.check(batch[:suspect]), alone, *self.check(batch[suspect + 1 :])]
 
     def _check_alone(self, request: Request) -> CheckedImage | BadImage:
         try:
-            return next(self._ask([request]))
+            return self._ask([request])[0]
         except _LostError as lost:
             self._stop()
             return BadImage(lost.reason, lost.detail)
 
-    def _ask(self, batch: Sequence[Request]) -> Iterator[CheckedImage | BadImage]:
+    def _ask(self, batch: Sequence[Request]) -> list[CheckedImage | BadImage]:
         self._wait_until_ready()
-        start = 0
+        start = COUNTER.size
         for image, _ in batch:
             self._shared[start : start + len(image)] = image
             start += len(image)
+        COUNTER.pack_into(self._shared, 0, 0)
+        message = [(len(request.image), request.wants_thumbnail) for request in batch]
         with self._lost_when_gone():
-            message = [(len(request.image), request.wants_thumbnail) for request in batch]
             self._connection.send_bytes(json.dumps(message).encode())
-        for image, _ in batch:
-            with self._lost_when_gone():
-                reply = self._receive(self._treatment.timeout_seconds)
-            yield _result(reply, image)
+            return _results(self._receive(self._treatment.timeout_seconds), batch)
 
     def _receive(self, seconds: float) -> bytes:
-        if not self._connection.poll(seconds):
-            raise _LostError("timeout", f"not decoded after {seconds} s")
+        """The next message, waited for as long as at least one image is answered in each span of `seconds`."""
+        answered = 0
+        while not self._connection.poll(seconds):
+            before, (answered,) = answered, COUNTER.unpack_from(self._shared)
+            if answered == before:
+                raise _LostError("timeout", f"not decoded after {seconds} s")
         return self._connection.recv_bytes()
 
     @contextlib.contextmanager
@@ -174,11 +178,15 @@ class Checker:
             self._process = None
 
 
-def _result(reply: bytes, image: bytes) -> CheckedImage | BadImage:
+def _results(reply: bytes, batch: Sequence[Request]) -> list[CheckedImage | BadImage]:
     line, _, payload = reply.partition(b"\n")
-    verdict, *values = json.loads(line)
-    if verdict == "bad":
-        return BadImage(*values)
-    new_bytes, *info = values
-    stored, thumbnail = payload[:new_bytes], payload[new_bytes:]
-    return CheckedImage(stored or image, ImageInfo(*info), bool(stored), thumbnail or None)
+    results: list[CheckedImage | BadImage] = []
+    rest = io.BytesIO(payload)
+    for request, ((verdict, *values), stored_bytes, thumbnail_bytes) in zip(batch, json.loads(line), strict=True):
+        stored, thumbnail = rest.read(stored_bytes), rest.read(thumbnail_bytes)
+        if verdict == "bad":
+            results.append(BadImage(*values))
+        else:
+            info = ImageInfo(*values)
+            results.append(CheckedImage(stored or request.image, info, bool(stored), thumbnail or None))
+    return results
