@@ -122,6 +122,10 @@ def build(
                 if job.is_finished and not units:
                     click.echo(f"{out}: finished already from this source, nothing to do; {_how_to_check(out)}")
                     return
+                if job.outdated:
+                    click.echo(
+                        f"{out}: source files have changed since {', '.join(job.outdated)} was written; written again"
+                    )
                 if len(units) < job.shards:
                     click.echo(f"{out}: {job.shards - len(units)} of {job.shards} shards are there already")
                 with progress(sum(unit.rows for unit in units), "ingest") as advance:

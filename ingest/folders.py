@@ -24,14 +24,14 @@ class Links:
         self.follow = follow
 
     def check(self, path: Path) -> None:
-        """Raise IngestError when `path` is a link that may not be followed."""
-        if self.follow or not path.is_symlink():
+        """Raise IngestError when `path` is a link that leads nowhere or may not be followed."""
+        if not path.is_symlink():
             return
         try:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError):
             raise IngestError(f"{_shown(path)}: a link to nowhere or in a circle; mend or remove it") from None
-        if not target.is_relative_to(self._root):
+        if not self.follow and not target.is_relative_to(self._root):
             raise IngestError(
                 f"{_shown(path)}: a link out of DATA, to {_shown(target)}; if that is meant, pass --follow-links"
             )
@@ -42,7 +42,13 @@ def scan_folders(root: Path, name: str, path: str, links: Links, found: Found) -
     subfolders: list[os.DirEntry] = []
     loose: list[os.DirEntry] = []
     for entry in list_folder(root, path, found):
-        (subfolders if _is_folder(entry) else loose).append(entry)
+        if _is_folder(entry):
+            subfolders.append(entry)
+        elif entry.is_symlink() and not _is_named_as_image(entry):
+            links.check(Path(entry.path))  # a class folder that has gone is not to be left aside in silence
+            found.ignored.add(f"{path}/{entry.name}")
+        else:
+            loose.append(entry)
     flat = _folder(path, loose, links, found)
     if not subfolders:
         if not flat.names:
@@ -82,7 +88,7 @@ def _folder(relative: str, entries: list[os.DirEntry], links: Links, found: Foun
         status = _look_at(entry, links.follow)
         if stat.S_ISDIR(status.st_mode) or (entry.is_symlink() and _is_folder(entry)):
             raise IngestError(f"{_shown(entry.path)}: a folder inside a class folder; {EXPECTED}")
-        if not entry.name.lower().endswith(IMAGE_ENDINGS):
+        if not _is_named_as_image(entry):
             found.ignored.add(f"{relative}/{entry.name}")
             continue
         if not entry.name.isprintable():
@@ -107,6 +113,10 @@ def _look_at(entry: os.DirEntry, follow: bool) -> os.stat_result:
             return entry.stat(follow_symlinks=False)
     except OSError as error:
         raise IngestError(f"{_shown(entry.path)}: cannot be looked at ({error.strerror}); mend or remove it") from None
+
+
+def _is_named_as_image(entry: os.DirEntry) -> bool:
+    return entry.name.lower().endswith(IMAGE_ENDINGS)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
