@@ -25,6 +25,7 @@ from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.treatment import Treatment
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, ImageInfo
 
+PROGRAM = ("-m", "convnext_imagenet.ingest.checker_process")
 BATCH_BYTES = 4 << 20
 BATCH_IMAGES = 64
 _SHARED_BYTES = COUNTER.size + BATCH_BYTES + LARGEST_FILE_BYTES
@@ -58,10 +59,11 @@ class _LostError(Exception):
 
 
 class Checker:
-    """Decodes images in another process; use it as a context manager, which ends that process."""
+    """Decodes images in another process, a run of Python with `program`; its end is the end of the with block."""
 
-    def __init__(self, treatment: Treatment) -> None:
+    def __init__(self, treatment: Treatment, program: Sequence[str] = PROGRAM) -> None:
         self._treatment = treatment
+        self._program = program
         self._process: subprocess.Popen | None = None
         self._socket: Connection | None = None
         self._descriptor = os.memfd_create("images")
@@ -144,7 +146,7 @@ class Checker:
         arguments = [*map(str, descriptors), str(_SHARED_BYTES), json.dumps(options)]
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "convnext_imagenet.ingest.checker_process", *arguments],
+                [sys.executable, "-P", *self._program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
