@@ -5,7 +5,6 @@ truth, whose SHA-256 is known; then val labels and class list are as sure as wit
 is how many train images each class has: the total alone can be checked.
 """
 
-import csv
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from convnext_imagenet.ingest.layout import KAGGLE_MAPPING, KAGGLE_SOLUTION
 
 # The 50,000 val wnids in the order of the file names, each followed by a newline.
 OFFICIAL_VAL_SHA256 = "313fc3f23c864dde9183c9a368809065765dd1b657a6904fded44e3e46d34604"
-_HEADER = ["ImageId", "PredictionString"]
+_HEADER = "ImageId,PredictionString"
 _IMAGE_ID = re.compile(r"ILSVRC2012_val_([0-9]{8})")
 _WNID = re.compile(r"n[0-9]{8}")
 _NUMBERS_OF_A_BOX = 4
@@ -36,12 +35,12 @@ class KaggleFiles:
     train_images: None = None
 
 
-def read_kaggle(root: Path, official_sha256: str = OFFICIAL_VAL_SHA256) -> KaggleFiles:
+def read_kaggle(root: Path) -> KaggleFiles:
     """Kaggle's files in `root`; IngestError unless they state the official labels."""
     path = root / KAGGLE_SOLUTION
     wnid_of = read_solution(path)
     wnids, digest = list(wnid_of.values()), _digest(wnid_of)
-    if digest != official_sha256 or list(wnid_of) != list(range(1, len(wnids) + 1)):
+    if digest != OFFICIAL_VAL_SHA256 or list(wnid_of) != list(range(1, len(wnids) + 1)):
         raise IngestError(
             f"{path}: its {len(wnids):,} labels are not the official 50,000, so nothing vouches for them; "
             f"{_AGAIN}, or put ILSVRC2012_devkit_t12.tar.gz into {root}"
@@ -71,16 +70,14 @@ def cross_check(root: Path, devkit: Devkit) -> str | None:
 
 def read_solution(path: Path) -> dict[int, str]:
     """The wnid of each val image by its number, ascending, out of `LOC_val_solution.csv`."""
-    lines = _text(path).splitlines()
+    header, *lines = _text(path).splitlines() or [""]
+    if header != _HEADER:
+        raise IngestError(f"{path}: does not begin with {_HEADER}; {_AGAIN}")
     wnid_of: dict[int, str] = {}
-    for line, row in enumerate(csv.reader(lines), start=1):
-        if line == 1:
-            if row != _HEADER:
-                raise IngestError(f"{path}: does not begin with {','.join(_HEADER)}; {_AGAIN}")
-            continue
-        number, wnid = _labelled(row, f"{path}: line {line}")
+    for line_number, line in enumerate(lines, start=2):
+        number, wnid = _labelled(line, f"{path}: line {line_number}")
         if number in wnid_of:
-            raise IngestError(f"{path}: line {line}: image {number} is there twice; {_AGAIN}")
+            raise IngestError(f"{path}: line {line_number}: image {number} is there twice; {_AGAIN}")
         wnid_of[number] = wnid
     if not wnid_of:
         raise IngestError(f"{path}: holds no labels; {_AGAIN}")
@@ -93,7 +90,7 @@ def read_mapping(path: Path) -> dict[str, str]:
     for number, line in enumerate(_text(path).splitlines(), start=1):
         wnid, _, words = line.partition(" ")
         if not _WNID.fullmatch(wnid) or not words.strip() or wnid in names:
-            raise IngestError(f"{path}: line {number} is {line[:60]!r}, expected a wnid and its names, once; {_AGAIN}")
+            raise IngestError(f"{path}: line {number} is {line[:60]!a}, expected a wnid and its names, once; {_AGAIN}")
         names[wnid] = words.strip()
     return names
 
@@ -102,16 +99,16 @@ def _digest(wnid_of: Mapping[int, str]) -> str:
     return hashlib.sha256("".join(f"{wnid}\n" for wnid in wnid_of.values()).encode()).hexdigest()
 
 
-def _labelled(row: list[str], origin: str) -> tuple[int, str]:
-    """The number and wnid of a row such as ["ILSVRC2012_val_00000001", "n01751748 111 108 399 331"]."""
-    match = _IMAGE_ID.fullmatch(row[0]) if len(row) == len(_HEADER) else None
-    boxes = row[1].split() if match else []
+def _labelled(line: str, origin: str) -> tuple[int, str]:
+    """The number and wnid of a line such as "ILSVRC2012_val_00000001,n01751748 111 108 399 331 "."""
+    image_id, _, prediction = line.partition(",")
+    match, boxes = _IMAGE_ID.fullmatch(image_id), prediction.split()
     wnids = set(boxes[:: 1 + _NUMBERS_OF_A_BOX])
     if match is None or int(match[1]) < 1 or len(wnids) != 1 or len(boxes) % (1 + _NUMBERS_OF_A_BOX):
-        raise IngestError(f"{origin} is {','.join(row)[:80]!r}, expected an image of one class with boxes; {_AGAIN}")
+        raise IngestError(f"{origin} is {line[:80]!a}, expected an image of one class with boxes; {_AGAIN}")
     wnid = wnids.pop()
     if not _WNID.fullmatch(wnid):
-        raise IngestError(f"{origin}: {wnid[:20]!r} is no wnid; {_AGAIN}")
+        raise IngestError(f"{origin}: {wnid[:20]!a} is no wnid; {_AGAIN}")
     return int(match[1]), wnid
 
 

@@ -5,12 +5,14 @@ a kind and a place: what it claims is checked against where the tar ends, and a 
 used as a path.
 """
 
+import re
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 BLOCK = 512
 _LARGEST_NAME_BYTES = 64 << 10
 _ZERO = bytes(BLOCK)
+_OCTAL = re.compile(rb"[0-7]*")
 _FILES, _FOLDER, _SPARSE = b"0\0007", b"5", b"S"
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
 _WITHOUT_DATA = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
@@ -85,7 +87,7 @@ def _number(field: bytes) -> int:
             raise BadTar("a negative size")
         return int.from_bytes(bytes([field[0] & 0x3F]) + field[1:], "big")
     text = field.partition(b"\0")[0].strip()
-    if not all(digit in b"01234567" for digit in text):
+    if not _OCTAL.fullmatch(text):
         raise BadTar(f"{text!r} is no octal number")
     return int(text or b"0", 8)
 
@@ -143,7 +145,7 @@ def _pax_records(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
     position = 0
     while position < len(payload):
         digits, _, _ = payload[position : position + 8].partition(b" ")
-        if not digits.isdigit() or int(digits) <= len(digits):
+        if not digits.isdigit() or not len(digits) < int(digits) <= len(payload) - position:
             raise BadTar("a pax header that makes no sense")
         record = payload[position + len(digits) + 1 : position + int(digits)]
         key, equals, value = record.partition(b"=")
