@@ -95,7 +95,7 @@ def _head(manifest: Manifest, numbers: Numbers, bad: int, differing: int) -> str
     gigabytes = sum(split.bytes for split in numbers.splits.values()) / 1e9
     size = f"{gigabytes:,.1f} GB" if gigabytes >= 0.1 else f"{gigabytes * 1e3:,.1f} MB"
     differ = (
-        f"{plural(differing, 'class')} unlike the devkit" if differing else "every class is as the devkit counts it"
+        f"{plural(differing, 'class')} unlike the devkit" if differing else "Every class is as the devkit counts it"
     )
     links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name in _ANCHORS.items())
     return (
