@@ -8,9 +8,9 @@ import hashlib
 import os
 import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.listing import Folder, Found, SplitScan, shown
@@ -26,7 +26,7 @@ OFFICIAL_MD5 = {
 CLASS_TAR = re.compile(r"n[0-9]{8}\.tar")
 _VAL_IMAGE = re.compile(r"ILSVRC2012_val_[0-9]{8}\.JPEG")
 _MOST_IMAGES = 4_000_000
-_READ_AHEAD_BYTES = 1 << 20
+_READ_AHEAD_BYTES = 16 << 20
 _HASH_CHUNK_BYTES = 4 << 20
 
 
@@ -70,9 +70,7 @@ def scan_val_tar(root: Path, found: Found) -> SplitScan:
     return SplitScan("val", True, (folder,), archive=f"flat in {VAL_TAR}")
 
 
-def check_archives(
-    paths: list[Path], on_progress: Callable[[int], None], official: Mapping[str, str] = OFFICIAL_MD5
-) -> None:
+def check_archives(paths: list[Path], on_progress: Callable[[int], None]) -> None:
     """Compare each archive's md5 with the official one of its name; `on_progress` hears of bytes read."""
     for path in paths:
         digest = hashlib.md5(usedforsecurity=False)
@@ -80,7 +78,7 @@ def check_archives(
             while chunk := file.read(_HASH_CHUNK_BYTES):
                 digest.update(chunk)
                 on_progress(len(chunk))
-        expected = official.get(path.name)
+        expected = OFFICIAL_MD5.get(path.name)
         if digest.hexdigest() != expected:
             raise IngestError(
                 f"{path}: its md5 is {digest.hexdigest()}, the official one is {expected or 'not known'}; "
@@ -88,7 +86,7 @@ def check_archives(
             )
 
 
-def _class_tar(file: BinaryIO, origin: Path, path: str, bounds: tuple[int, int], time: int, found: Found) -> Folder:
+def _class_tar(file: FileIO, origin: Path, path: str, bounds: tuple[int, int], time: int, found: Found) -> Folder:
     wnid = path[-len("n00000000.tar") : -len(".tar")]
     # An inner tar ends where the outer one says, so the zeros at its end prove nothing more.
     members = walk_tar(file, *bounds, needs_end_mark=False)
@@ -125,18 +123,34 @@ def _wanted(members: Iterator[Member], names: re.Pattern[str], origin: Path, fou
         raise IngestError(f"{origin}: damaged or truncated ({error}); {_again(archive)}") from None
 
 
-def _opened(path: Path) -> BinaryIO:
+class _Headers(FileIO):
+    """A tar of which headers alone are read, while the kernel fetches what lies between, unasked and in order.
+
+    A disk or a network passes a tar of small images faster as a stream than seek by seek.
+    """
+
+    _asked = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a byte, and have what follows it fetched."""
+        if offset + _READ_AHEAD_BYTES // 2 > self._asked:
+            begin = max(offset, self._asked)
+            os.posix_fadvise(self.fileno(), begin, _READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+            self._asked = begin + _READ_AHEAD_BYTES
+        return super().seek(offset, whence)
+
+
+def _opened(path: Path) -> FileIO:
     try:
         descriptor = open_source(path, follow_links=True)  # the caller has checked where a link leads
     except OSError as error:
         raise IngestError(f"{path}: cannot be read ({error.strerror}); mend its rights") from None
     if descriptor is None:
         raise IngestError(f"{path}: {kind_of_file(path)}, not a plain file")
-    # Read in large steps: a tar of small images is passed at the full speed of the disk, not seek by seek.
-    return os.fdopen(descriptor, "rb", buffering=_READ_AHEAD_BYTES)
+    return _Headers(descriptor)
 
 
-def _time_and_size(file: BinaryIO) -> tuple[int, int]:
+def _time_and_size(file: FileIO) -> tuple[int, int]:
     status = os.fstat(file.fileno())
     return status.st_mtime_ns, status.st_size
 

@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import scipy.io
 
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.opening import kind_of_file, open_source
-from convnext_imagenet.ingest.tars import BadTar, walk_tar
+from convnext_imagenet.ingest.tars import BadTar, Seekable, walk_tar
 
 OFFICIAL_CLASSES = 1000
 OFFICIAL_TRAIN_IMAGES = 1_281_167
@@ -165,7 +165,7 @@ def _from_tar(path: Path) -> dict[str, bytes]:
     with _opened(path, _FETCH_AGAIN) as packed:
         is_gzip = packed.read(2) == _GZIP_MAGIC
         packed.seek(0)
-        plain = cast(BinaryIO, gzip.GzipFile(fileobj=packed)) if is_gzip else packed
+        plain: Seekable = gzip.GzipFile(fileobj=packed) if is_gzip else packed
         try:
             for member in walk_tar(plain, 0, _LARGEST_DEVKIT_BYTES):
                 name = next((each for each in (_META, _GROUND_TRUTH) if _is_path(member.name, each)), None)
@@ -186,7 +186,7 @@ def _from_tar(path: Path) -> dict[str, bytes]:
     return found
 
 
-def _read_to_end(file: BinaryIO) -> None:
+def _read_to_end(file: Seekable) -> None:
     """Read what follows the last member, so that gzip compares its checksum."""
     for _ in range(_LARGEST_DEVKIT_BYTES >> 20):
         if not file.read(1 << 20):

@@ -1,5 +1,6 @@
 """Each image's label, checked from every side that the tree and the devkit offer. Pure: names in, labels out."""
 
+import itertools
 import re
 from array import array
 from collections import Counter
@@ -120,16 +121,17 @@ def _gather(scan: SplitScan, index_of: Mapping[str, int], wnids_of: Callable[[Fo
 
 
 def _folder_names(folder: Folder) -> Iterator[str]:
-    return (folder.class_name for _ in folder.names)
+    return itertools.repeat(folder.class_name, len(folder.names))
 
 
 def _train_wnids(folder: Folder) -> Iterator[str]:
     wrong: Counter[str] = Counter()
+    class_name = folder.class_name
     for name in folder.names:
         match = _TRAIN_NAME.fullmatch(name)
         if match is None:
             raise IngestError(f"{folder.path}/{shown(name)}: not named WNID_<number>.JPEG; {_NOT_IMAGENET}")
-        if match[1] != folder.class_name:
+        if match[1] != class_name:
             wrong[match[1]] += 1
     if wrong:
         other, _ = wrong.most_common(1)[0]

@@ -7,7 +7,7 @@ used as a path.
 
 import re
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, Protocol
 
 BLOCK = 512
 _LARGEST_NAME_BYTES = 64 << 10
@@ -20,6 +20,16 @@ _WITHOUT_DATA = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device",
 
 class BadTar(Exception):
     """Bytes that are no tar, or not the whole of one; the message is the reason alone."""
+
+
+class Seekable(Protocol):
+    """What a tar is read from: a file, or the unpacked side of a gzip file."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go to a byte, counted from the beginning."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes, fewer at the end."""
 
 
 class Member(NamedTuple):
@@ -39,8 +49,8 @@ class _Renamed(NamedTuple):
     is_sparse: bool = False
 
 
-def walk_tar(file: BinaryIO, begin: int, end: int, needs_end_mark: bool = True) -> Iterator[Member]:
-    """The members of the tar at bytes `begin` to `end` of `file`, which must be seekable.
+def walk_tar(file: Seekable, begin: int, end: int, needs_end_mark: bool = True) -> Iterator[Member]:
+    """The members of the tar at bytes `begin` to `end` of `file`.
 
     Raises BadTar where the headers stop to make sense or claim more than there is, and, with `needs_end_mark`, when
     the tar stops without the block of zeros that ends one.
@@ -66,7 +76,7 @@ def walk_tar(file: BinaryIO, begin: int, end: int, needs_end_mark: bool = True) 
         position, renamed = offset + _padded(size), _Renamed()
 
 
-def _read(file: BinaryIO, position: int, size: int, end: int, what: str) -> bytes:
+def _read(file: Seekable, position: int, size: int, end: int, what: str) -> bytes:
     if position + size <= end:
         file.seek(position)
         if len(data := file.read(size)) == size:
@@ -117,7 +127,7 @@ def _kind(kind: bytes, name: str, is_sparse: bool) -> str:
     return _WITHOUT_DATA.get(kind, f"an entry of type {kind!r}")
 
 
-def _extension(file: BinaryIO, offset: int, size: int, end: int) -> bytes:
+def _extension(file: Seekable, offset: int, size: int, end: int) -> bytes:
     if size > _LARGEST_NAME_BYTES:
         raise BadTar(f"a long name of {size} bytes, at most {_LARGEST_NAME_BYTES} are read")
     return _read(file, offset, size, end, "long name")
