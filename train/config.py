@@ -56,9 +56,9 @@ class ModelSection:
 class DataSection:
     """Sizes of what the network sees, in training and in evaluation."""
 
-    size_px: int = key(224, "must be a positive multiple of 32", lambda v: v > 0 and v % 32 == 0)
+    size_px: int = key(224, "must be at least 32", lambda v: v >= 32)
     global_batch_size: int = key(4096, "must be at least 1", lambda v: v >= 1)
-    eval_size_px: int = key(224, "must be a positive multiple of 32", lambda v: v > 0 and v % 32 == 0)
+    eval_size_px: int = key(224, "must be at least 32", lambda v: v >= 32)
     eval_crop_pct: float = key(0.875, "must be in (0, 1]", lambda v: 0 < v <= 1)
     eval_mode: str = key("crop", 'must be "crop" or "squash"', lambda v: v in ("crop", "squash"))
     eval_batch_size: int = key(64, "must be at least 1", lambda v: v >= 1)

@@ -81,7 +81,7 @@ def train(config: Config, records_root: Path, run: Path, workers: int, reporter:
         )
         run_epochs(job, done.epoch)
         manifest = _manifest(plan_id, checkpoints)
-        finish(run, manifest)
+        finish(run, "run", manifest)
         return _summary(run, manifest, was_finished=False)
 
 
