@@ -100,7 +100,7 @@ def test_rows_that_are_not_the_manifests_are_a_bug(fake, split, tamper):
 
 def test_a_row_that_cannot_be_decoded_names_itself(fake, split):
     broken = _Tampered(split, lambda rows: [{**row, "image": row["image"][:50]} for row in rows])
-    with pytest.raises(ServeError, match="sample_id 0 .*convnext-records verify"):
+    with pytest.raises(ServeError, match=r"sample_id 0 .*convnext-records verify"):
         evaluate(fake.classifier(), TRANSFORM, broken, 4, 1)
 
 
