@@ -93,7 +93,7 @@ def _print_tree(data: Path, tree: "TreeScan") -> None:
         click.echo(f"  {split.name}: {shape}, {split.files:,} images, {split.bytes / 2**20:,.1f} MiB")
     click.echo(f"  devkit: {tree.devkit.name if tree.devkit else 'none'}")
     if tree.ignored.count:
-        click.echo(f"  ignored: {tree.ignored.count:,} hidden or other files, such as {tree.ignored.first}")
+        click.echo(f"  ignored: {tree.ignored.count:,} hidden or other files, such as {tree.ignored.first!r}")
 
 
 def _print_labels(plan: "IngestPlan") -> None:
@@ -102,7 +102,7 @@ def _print_labels(plan: "IngestPlan") -> None:
     click.echo(f"{len(plan.classes):,} classes, {plan.images:,} images; labels {state}")
     for split, count in source["left_out"].items():
         if count:
-            click.echo(f"  {split}: {count:,} images of other classes are left out")
+            click.echo(f"  {split}: left out, since of other classes: {count:,} images")
     if source["incomplete_classes"]:
         click.echo(f"  train: {source['incomplete_classes']:,} classes have fewer images than the devkit counts")
 

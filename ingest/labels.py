@@ -160,7 +160,7 @@ def _check_train_counts(
             incomplete.append(f"{wnid} has {counts[index]:,} of {expected:,}")
     if incomplete and must_be_complete:
         raise IngestError(
-            f"train/: {len(incomplete)} classes lack images ({first_few(incomplete)}); "
+            f"train/: images are missing in {len(incomplete)} of {len(chosen)} classes ({first_few(incomplete)}); "
             f"fetch them, or pass --classes found to ingest what is there"
         )
     return len(incomplete)
@@ -175,7 +175,7 @@ def _check_val_counts(val: LabelledSplit, chosen: tuple[str, ...]) -> None:
     ]
     if wrong:
         raise IngestError(
-            f"val/: {len(wrong)} classes lack images ({first_few(wrong)}); "
+            f"val/: images are missing in {len(wrong)} of {len(chosen)} classes ({first_few(wrong)}); "
             f"fetch them, or pass --classes found to ingest what is there"
         )
 
