@@ -64,6 +64,7 @@ def evaluate(
     gets the number of rows of each batch. Raises ServeError for a row that cannot be decoded, RuntimeError when
     what was counted is not what the manifest says, which is a bug and never an accuracy.
     """
+    classifier.set_train(False)
     size = min(batch_size, split.rows)
     prepare = partial(_prepare, transform=transform, split=split)
     samples = map_ahead(prepare, split.read(range(split.rows)), workers, _BATCHES_AHEAD * size)
