@@ -87,7 +87,7 @@ class _Tampered:
     "tamper",
     [
         lambda rows: rows[:-1],
-        lambda rows: [*rows[:-1], rows[0]],
+        lambda rows: [*rows[:7], rows[0], *rows[8:]],  # of the same class
         lambda rows: [*rows, rows[3]],
         lambda rows: [{**row, "label": 0} for row in rows],
     ],

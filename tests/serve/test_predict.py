@@ -194,6 +194,7 @@ def test_topk_above_the_number_of_classes_means_all_of_them(fake, folder, tmp_pa
     row = pq.read_table(tmp_path / "out").to_pylist()[0]
     assert sorted(guess["class_index"] for guess in row["topk"]) == list(range(7))
     assert sum(guess["score"] for guess in row["topk"]) == pytest.approx(1, abs=1e-6)
+    assert _predict(fake, folder, tmp_path / "out", dataclasses.replace(OPTIONS, topk=7)).parts_made == 0
 
 
 def test_a_network_of_nan_ends_the_job_before_anything_is_published(fake, folder, tmp_path):
