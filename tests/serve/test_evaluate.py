@@ -46,7 +46,9 @@ def test_counts_are_exact_for_any_batch_and_any_workers(fake, split, batch_size,
     ranks = [0, 0, 4, 5, 1, 6, 0, 3, 4, 5, 2]
     known = _known_answers(fake, ranks)
     moved = []
-    accuracy = evaluate(known.classifier(), TRANSFORM, split, batch_size, workers, moved.append)
+    network = known.classifier()
+    accuracy = evaluate(network, TRANSFORM, split, batch_size, workers, moved.append)
+    assert not network.training
     assert accuracy == Accuracy(rows=11, top1_correct=3, top5_correct=8, guesses=5)
     assert sum(moved) == 11
     assert {shape[0] for shape in known.seen} == {min(batch_size, 11)}, "one compiled shape"
