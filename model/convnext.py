@@ -7,6 +7,7 @@ Sources: arXiv 2201.03545 and facebookresearch/ConvNeXt (V1), arXiv 2301.00808 a
 import hashlib
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,11 +97,13 @@ class ConvNeXt(nn.Cell):
         super().__init__()
         self.config = config
         dims = config.dims
-        stem, downsample, block = (Stem, Downsample, Block)
+        stem: Callable[..., nn.Cell] = Stem
+        downsample: Callable[..., nn.Cell] = Downsample
+        block: Callable[..., nn.Cell] = Block
         if kernels is not None:
-            stem, downsample, block = (
-                partial(part, library=kernels) for part in (FusedStem, FusedDownsample, FusedBlock)
-            )
+            stem = partial(FusedStem, library=kernels)
+            downsample = partial(FusedDownsample, library=kernels)
+            block = partial(FusedBlock, library=kernels)
         self.downsample_layers = nn.CellList([stem(dims[0]), *(downsample(*pair) for pair in itertools.pairwise(dims))])
         self.stages = nn.CellList(
             [
