@@ -18,11 +18,12 @@ DEVICES ?= 1
 DEVICE_TARGET ?= CPU
 SET ?=
 ARGS ?=
+PART ?=
 
 export CONVNEXT_MAKE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo records show verify train eval predict infer test check clean
+.PHONY: help setup demo records show verify train eval predict infer test bench check clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +71,9 @@ infer: $(READY)  ## IMAGE=file [OUT=picture.jpg]: name one image, draw the label
 
 test: $(READY)  ## The default test suite
 	$(BIN)/pytest $(ARGS)
+
+bench: $(READY)  ## [PART=model]: interleaved benchmarks, written to bench-out/PART.json
+	$(BIN)/python tests/bench $(PART)
 
 check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check .

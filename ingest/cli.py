@@ -153,10 +153,10 @@ def _print_tree(data: Path, tree: "TreeScan") -> None:
     if tree.kaggle:
         click.echo("  Kaggle's layout")
     if (ignored := tree.found.ignored).count:
-        click.echo(f"  ignored: {ignored.count:,} hidden or other files, such as {ignored.first}")
+        click.echo(f"  ignored: {ignored.count:,} hidden or other files, such as {ignored.first!r}")
     if (odd := tree.found.odd).count:
         click.echo(
-            f"  no plain files, so they end in quarantine: {odd.count:,} links, pipes or devices, such as {odd.first}"
+            f"  no plain files, so they end in quarantine: {odd.count:,} links, pipes or devices, such as {odd.first!r}"
         )
 
 
@@ -168,7 +168,7 @@ def _print_labels(plan: "IngestPlan") -> None:
     click.echo(f"{len(plan.classes):,} classes, {plan.images:,} images; labels {state}")
     for split, count in source["left_out"].items():
         if count:
-            click.echo(f"  {split}: {count:,} images of other classes are left out")
+            click.echo(f"  {split}: left out, since of other classes: {count:,} images")
     if source["verified"] and not source["devkit_sha256"]:
         click.echo(f"  train: images counted: {source['train_counts']}; only the devkit tells the number in each class")
     if source["incomplete_classes"]:

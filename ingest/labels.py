@@ -188,7 +188,10 @@ def _check_train_counts(
         if counts[index] < expected:
             incomplete.append(f"{wnid} has {counts[index]:,} of {expected:,}")
     if incomplete and must_be_complete:
-        raise IngestError(f"train/: {len(incomplete)} classes lack images ({first_few(incomplete)}); {_FETCH}")
+        raise IngestError(
+            f"train/: images are missing in {len(incomplete)} of {len(chosen)} classes ({first_few(incomplete)}); "
+            f"fetch them, or pass --classes found to ingest what is there"
+        )
     return len(incomplete)
 
 
@@ -200,7 +203,10 @@ def _check_val_counts(val: LabelledSplit, chosen: tuple[str, ...]) -> None:
         if counts[index] != OFFICIAL_VAL_PER_CLASS
     ]
     if wrong:
-        raise IngestError(f"val/: {len(wrong)} classes lack images ({first_few(wrong)}); {_FETCH}")
+        raise IngestError(
+            f"val/: images are missing in {len(wrong)} of {len(chosen)} classes ({first_few(wrong)}); "
+            f"fetch them, or pass --classes found to ingest what is there"
+        )
 
 
 def _checked(tree: LabelledTree) -> LabelledTree:

@@ -50,7 +50,7 @@ def refuse_too_many(entries: Sequence[Quarantined], allowed: int, out: Path) -> 
         return
     cases = [f"{entry.path} ({entry.reason}: {entry.detail})" for entry in sorted(entries)]
     raise QuarantineError(
-        f"{len(entries)} images are in quarantine, {allowed} are allowed: {first_few(cases)}; "
+        f"too many bad images: {len(entries)} in quarantine, {allowed} allowed: {first_few(cases)}; "
         f"all are listed in {out / QUARANTINE_FILE}. Every shard is written but the records are not marked as "
         f"finished: to accept them without these images, run the same command with --max-quarantine "
         f"{len(entries)}; or mend the images and build into another directory"

@@ -7,28 +7,20 @@ Sources: arXiv 2201.03545 and facebookresearch/ConvNeXt (V1), arXiv 2301.00808 a
 import hashlib
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from convnext_imagenet.model.blocks import DOWNSAMPLE_SIZE, EXPANSION, STEM_SIZE, Block, Downsample, Stem
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.model.layers import (
-    DEPTHWISE_SIZE,
-    DepthwiseConv,
-    Gelu,
-    GlobalResponseNorm,
-    LayerNorm,
-    Linear,
-    PatchConv,
-    Residual,
-    zeros,
-)
+from convnext_imagenet.model.fused import FusedBlock, FusedDownsample, FusedStem
+from convnext_imagenet.model.layers import DEPTHWISE_SIZE, LayerNorm, Linear
 
 STAGES = 4
-STEM_SIZE = 4  # pixels on each side of a patch
-DOWNSAMPLE_SIZE = 2
-EXPANSION = 4  # of the channels inside a block
 WEIGHT_STD = 0.02
 
 Shape = tuple[int, ...]
@@ -97,22 +89,25 @@ class ConvNeXt(nn.Cell):
 
     Its parameters start at zero: fill them by `weights.assign_parameters`. `keep_NB` multiplies block b's branch of
     sample n, 0 or 1 / (1 - rate of b), drawn by the caller from `drop_path_rates`; without it nothing is dropped.
+    `kernels` is the library of `kernels.build`, or None for MindSpore's own operators: the same parameters, and the
+    same numbers up to rounding.
     """
 
-    def __init__(self, config: ConvNeXtConfig) -> None:
+    def __init__(self, config: ConvNeXtConfig, kernels: Path | None = None) -> None:
         super().__init__()
         self.config = config
         dims = config.dims
-        self.downsample_layers = nn.CellList(
-            [nn.SequentialCell(PatchConv(3, dims[0], STEM_SIZE), LayerNorm(dims[0]))]
-            + [
-                nn.SequentialCell(LayerNorm(narrow), PatchConv(narrow, wide, DOWNSAMPLE_SIZE))
-                for narrow, wide in itertools.pairwise(dims)
-            ]
-        )
+        stem: Callable[..., nn.Cell] = Stem
+        downsample: Callable[..., nn.Cell] = Downsample
+        block: Callable[..., nn.Cell] = Block
+        if kernels is not None:
+            stem = partial(FusedStem, library=kernels)
+            downsample = partial(FusedDownsample, library=kernels)
+            block = partial(FusedBlock, library=kernels)
+        self.downsample_layers = nn.CellList([stem(dims[0]), *(downsample(*pair) for pair in itertools.pairwise(dims))])
         self.stages = nn.CellList(
             [
-                nn.CellList([Block(dim, config.grn) for _ in range(depth)])
+                nn.CellList([block(dim, config.grn) for _ in range(depth)])
                 for dim, depth in zip(dims, config.depths, strict=True)
             ]
         )
@@ -131,27 +126,6 @@ class ConvNeXt(nn.Cell):
                 x_NHWC = block(x_NHWC, None if keep_NB is None else keep_NB[:, index])
                 index += 1
         return self.norm(ops.mean(x_NHWC, (1, 2)))
-
-
-class Block(nn.Cell):
-    """Depthwise 7x7 -> LayerNorm -> 4C -> GELU (-> GRN in V2) -> C (-> layer scale in V1), added to its input."""
-
-    def __init__(self, dim: int, grn: bool) -> None:
-        super().__init__()
-        self.dwconv = DepthwiseConv(dim)
-        self.norm = LayerNorm(dim)
-        self.pwconv1 = Linear(dim, EXPANSION * dim)
-        self.act = Gelu()
-        self.grn = GlobalResponseNorm(EXPANSION * dim) if grn else None
-        self.pwconv2 = Linear(EXPANSION * dim, dim)
-        self.gamma = None if grn else zeros(dim)
-        self.residual = Residual()
-
-    def construct(self, x_NHWC: Tensor, keep_N: Tensor | None = None) -> Tensor:
-        branch = self.act(self.pwconv1(self.norm(self.dwconv(x_NHWC))))
-        if self.grn is not None:
-            branch = self.grn(branch)
-        return self.residual(x_NHWC, self.pwconv2(branch), self.gamma, keep_N)
 
 
 def block_count(config: ConvNeXtConfig) -> int:

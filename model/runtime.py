@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.kernels.build import kernels_library
 
 DEVICE_TARGETS = ("CPU", "GPU", "Ascend")
 
@@ -37,6 +38,13 @@ def prepare(device_target: str = "CPU", threads: int | None = None) -> None:
             f"or install what MindSpore needs for {device_target}"
         ) from error
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
+def cpu_kernels() -> Path | None:
+    """The library of our kernels when the device is the CPU and it can be had; Ascend and GPU use MindSpore's own."""
+    import mindspore
+
+    return kernels_library() if mindspore.get_context("device_target") == "CPU" else None
 
 
 def environment(processor_flags: frozenset[str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from convnext_imagenet.model.card import card_from_json, card_to_json
 from convnext_imagenet.model.convnext import ConvNeXt
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.matching import check_shapes
+from convnext_imagenet.model.runtime import cpu_kernels
 
 FORMAT = "convnext_imagenet.weights"
 VERSION = 1
@@ -82,8 +83,8 @@ def load_weights(path: Path) -> tuple[dict[str, np.ndarray], ModelCard]:
 
 
 def build_network(card: ModelCard, arrays: Mapping[str, np.ndarray]) -> ConvNeXt:
-    """The card's network with these parameters."""
-    network = ConvNeXt(card.config)
+    """The card's network with these parameters, on our CPU kernels where the device is a CPU that has them."""
+    network = ConvNeXt(card.config, cpu_kernels())
     assign_parameters(network, arrays)
     return network
 

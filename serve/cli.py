@@ -180,7 +180,7 @@ def _prepare(device_target: str) -> type[Exception]:
 
 
 def _pace(images: int, seconds: float) -> str:
-    return f"{seconds:.1f} s ({images / max(seconds, 1e-9):.1f} images/s)"
+    return f"{seconds:.1f} s ({images / max(seconds, 1e-9):.1f} images/s, compilation included)"
 
 
 def _summary_text(out: Path, summary: Any, pace: str) -> str:

@@ -61,9 +61,12 @@ def evaluate(
 
     The last batch is padded to `batch_size` (or all batches to the rows of the split, when those are fewer) and
     the padding is not counted. `workers` threads decode and resize while the network computes. `on_progress`
-    gets the number of rows of each batch. Raises ServeError for a row that cannot be decoded, RuntimeError when
-    what was counted is not what the manifest says, which is a bug and never an accuracy.
+    gets the number of rows of each batch. The network is left in evaluation mode.
+
+    Raises ServeError for a row that cannot be decoded, RuntimeError when what was counted is not what the manifest
+    says, which is a bug and never an accuracy.
     """
+    classifier.set_train(False)
     size = min(batch_size, split.rows)
     prepare = partial(_prepare, transform=transform, split=split)
     samples = map_ahead(prepare, split.read(range(split.rows)), workers, _BATCHES_AHEAD * size)

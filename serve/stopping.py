@@ -16,16 +16,16 @@ def stop_on_signal(advice: str) -> Iterator[Callable[[], None]]:
 
     `advice` tells how to go on. MindSpore turns Ctrl-C into SIGTERM, hence one answer to both.
     """
-    received: list[str] = []
+    received: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        received.append(signal.Signals(number).name)
+        received.append(number)
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
 
     def check() -> None:
         if received:
-            raise Interrupted(f"stopped by {received[0]}; {advice}")
+            raise Interrupted(f"interrupted; {advice}")
 
     previous = {number: signal.signal(number, remember) for number in _SIGNALS}
     try:

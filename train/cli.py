@@ -55,19 +55,10 @@ def run(
 
     with expected_errors(ModelError):
         from convnext_imagenet.train.config_source import load_config
-        from convnext_imagenet.train.errors import TrainError
 
         resolved = load_config(config, overrides)
-        if devices > 1:
-            raise TrainError(f"--devices {devices}: this version trains on one device; leave the option out")
         cores = len(os.sched_getaffinity(0))
-        if workers is not None and workers > cores:
-            raise TrainError(f"--workers {workers}: must not exceed the {cores} cores of this process")
-        if not records.exists():
-            raise TrainError(
-                f"{records}: no such RECORDS directory; make one by `make records DATA=/path/to/imagenet`, "
-                f"or see the whole path on small images by `make demo`"
-            )
+        _check_request(records, devices, workers or cores, cores)
 
         from convnext_imagenet.model.runtime import prepare
 
@@ -75,8 +66,23 @@ def run(
 
         from convnext_imagenet.train.run import train
 
-        summary = train(resolved, records, out, workers or cores, _Screen())
+        with _Screen() as screen:
+            summary = train(resolved, records, out, workers or cores, screen)
         _print_summary(summary, records)
+
+
+def _check_request(records: Path, devices: int, workers: int, cores: int) -> None:
+    from convnext_imagenet.train.errors import TrainError
+
+    if devices > 1:
+        raise TrainError(f"--devices {devices}: this version trains on one device; leave the option out")
+    if workers > cores:
+        raise TrainError(f"--workers {workers}: must not exceed the {cores} cores of this process")
+    if not records.exists():
+        raise TrainError(
+            f"{records}: no such RECORDS directory; make one by `make records DATA=/path/to/imagenet`, "
+            f"or see the whole path on small images by `make demo`"
+        )
 
 
 class _Screen:
@@ -85,13 +91,25 @@ class _Screen:
     def __init__(self) -> None:
         self._bar: Any = None
 
+    def __enter__(self) -> "_Screen":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
     def on_start(self, plan: "StepPlan", done: "Position") -> None:
         images = plan.global_batch_size
         if done.epoch:
             click.echo(f"resuming after epoch {done.epoch} of {plan.epochs}")
         click.echo(f"{plan.epochs} epochs of {plan.steps_per_epoch} steps of {images} images; compiling the first step")
         self._bar = tqdm(
-            total=plan.total_steps * images, initial=done.step * images, unit="img", desc="train", dynamic_ncols=True
+            total=plan.total_steps * images,
+            initial=done.step * images,
+            unit="img",
+            desc="train",
+            dynamic_ncols=True,
+            mininterval=0.5,
         )
 
     def on_step(self, report: "StepReport") -> None:

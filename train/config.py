@@ -10,7 +10,7 @@ import math
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from convnext_imagenet.train.errors import ConfigError
 
@@ -56,11 +56,11 @@ class ModelSection:
 class DataSection:
     """Sizes of what the network sees, in training and in evaluation."""
 
-    size_px: int = key(224, "must be a positive multiple of 32", lambda v: v > 0 and v % 32 == 0)
+    size_px: int = key(224, "must be at least 32", lambda v: v >= 32)
     global_batch_size: int = key(4096, "must be at least 1", lambda v: v >= 1)
-    eval_size_px: int = key(224, "must be a positive multiple of 32", lambda v: v > 0 and v % 32 == 0)
+    eval_size_px: int = key(224, "must be at least 32", lambda v: v >= 32)
     eval_crop_pct: float = key(0.875, "must be in (0, 1]", lambda v: 0 < v <= 1)
-    eval_mode: str = key("crop", 'must be "crop" or "squash"', lambda v: v in ("crop", "squash"))
+    eval_mode: Literal["crop", "squash"] = key("crop", 'must be "crop" or "squash"', lambda v: v in ("crop", "squash"))
     eval_batch_size: int = key(64, "must be at least 1", lambda v: v >= 1)
 
 
@@ -173,6 +173,8 @@ def _checked(name: str, declared: Field, value: Any) -> Any:
 
 def _typed(name: str, kind: Any, value: Any) -> Any:
     """Return `value` as `kind`: whole numbers pass for fractions, lists for tuples, nothing else."""
+    if get_origin(kind) is Literal:
+        kind = str  # the rule names the words
     if get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{name} = {value!r}: must be a list of {_TYPE_NAMES[get_args(kind)[0]]}s")

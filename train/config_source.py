@@ -14,6 +14,7 @@ from typing import Any
 from convnext_imagenet.train.config import Config, config_from_mapping, dotted_keys, unknown_name
 from convnext_imagenet.train.errors import ConfigError
 
+_NUMERIC = (int, float, tuple[int, ...], tuple[float, ...])
 _PRESETS = "convnext_imagenet.train.presets"
 
 
@@ -82,9 +83,9 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
     try:
         return section, name, tomllib.loads(f"value = {value.strip()}")["value"]
     except tomllib.TOMLDecodeError:
-        if kind in (str, None):
-            return section, name, value.strip()
-        raise ConfigError(f"--set {text}: {value.strip()!r} is not a TOML value; lists are [1, 2]") from None
+        if kind in _NUMERIC:
+            raise ConfigError(f"--set {text}: {value.strip()!r} is not a TOML value; lists are [1, 2]") from None
+        return section, name, value.strip()
 
 
 def _toml_value(value: Any) -> str:

@@ -69,6 +69,8 @@ class Learner:
 
     def learn(self, batch: Batch, epoch: int, rate: float) -> tuple[Tensor, Tensor]:
         """Run one optimizer step; returns the loss and the count of rows guessed right, perhaps not computed yet."""
+        if not self.network.training:  # an evaluation was between; the CPU kernels keep no gradient inputs there
+            self.step.set_train(True)
         keep_NB = None
         if any(self.rates):
             keep_NB = Tensor(drop_path_keep(self.config.train.seed, epoch, batch.sample_ids, self.rates))

@@ -5,7 +5,7 @@ import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from convnext_imagenet.model.weights import ModelCard
 from convnext_imagenet.records.artefact import begin, exclusive, finish, is_finished, read_finished
@@ -34,7 +34,7 @@ class RunSummary:
     was_finished: bool
 
 
-class RunReporter(Reporter):
+class RunReporter(Reporter, Protocol):
     """A reporter that also learns how much work lies ahead."""
 
     def on_start(self, plan: StepPlan, done: Position) -> None:
@@ -81,7 +81,7 @@ def train(config: Config, records_root: Path, run: Path, workers: int, reporter:
         )
         run_epochs(job, done.epoch)
         manifest = _manifest(plan_id, checkpoints)
-        finish(run, manifest)
+        finish(run, "run", manifest)
         return _summary(run, manifest, was_finished=False)
 
 

@@ -147,9 +147,9 @@ def test_output_says_what_was_found_and_done_and_what_comes_next(raw_tree: Path,
         "train: 3 class folders, 18 images",
         "val: flat, 8 images",
         "devkit: ILSVRC2012_devkit_t12.tar.gz",
-        "ignored: 1 hidden or other files, such as train/.DS_Store",
+        "ignored: 1 hidden or other files, such as 'train/.DS_Store'",
         "3 classes, 25 images; labels verified against the devkit",
-        "val: 1 images of other classes are left out",
+        "val: left out, since of other classes: 1 images",
         "finished, 17 train, 7 val images",
         "left out as bad: 1, listed in",
         "train/n00000010/n00000010_0.JPEG  unsupported",
@@ -168,7 +168,7 @@ def test_too_many_bad_images_exit_with_3_and_are_accepted_afterwards(raw_tree: P
     options = _options(tmp_path / "out", workers=1)
     result = _run(raw_tree, *options)
     assert result.exit_code == 3
-    assert "2 images are in quarantine, 1 are allowed" in result.output
+    assert "too many bad images: 2 in quarantine, 1 allowed" in result.output
     assert _run(raw_tree, *options, "--max-quarantine", "2").exit_code == 0
 
 

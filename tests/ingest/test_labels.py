@@ -153,14 +153,14 @@ def test_complete_set_is_accepted_as_all(pieces, official):
 def test_all_refuses_a_missing_train_image(pieces, official):
     devkit, train, val = official
     train = train | {"n00000123": ["n00000123_0.JPEG"]}
-    message = re.escape("1 classes lack images (n00000123 has 1 of 2); fetch them, or pass --classes found")
+    message = re.escape("missing in 1 of 1000 classes (n00000123 has 1 of 2); fetch them, or pass --classes found")
     with pytest.raises(IngestError, match=message):
         label_tree(pieces.tree(train, val), devkit, ALL)
 
 
 def test_all_refuses_a_missing_val_image(pieces, official):
     devkit, train, val = official
-    with pytest.raises(IngestError, match=r"val/: 1 classes lack images \(n00000999 has 49 of 50\)"):
+    with pytest.raises(IngestError, match=r"val/: images are missing in 1 of 1000 classes \(n00000999 has 49 of 50\)"):
         label_tree(pieces.tree(train, {"": val[""][1:]}), devkit, ALL)
 
 

@@ -1,8 +1,10 @@
 """Tiny things to serve: a checkpoint with random weights, finished records, a folder of good and bad files."""
 
+import contextlib
 import dataclasses
 import io
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,19 +83,29 @@ class _Answer:
         return self.values
 
 
+class FakeNetwork:
+    """A network that is a function of the pixels, remembers the shapes it saw, and compiles in no time."""
+
+    def __init__(self, logits: Callable[[np.ndarray], np.ndarray], seen: list[tuple[int, ...]]) -> None:
+        self.logits, self.seen, self.training = logits, seen, True
+
+    def set_train(self, mode: bool) -> None:
+        self.training = mode
+
+    def __call__(self, pixels_NHWC: Any) -> _Answer:
+        self.seen.append(pixels_NHWC.shape)
+        return _Answer(self.logits(pixels_NHWC.asnumpy()))
+
+
 @dataclasses.dataclass(frozen=True)
 class FakeCheckpoint(Checkpoint):
-    """A checkpoint whose network is a function of the pixels and compiles in no time."""
+    """A checkpoint of a fake network; `seen` collects the shapes of all batches."""
 
     logits: Callable[[np.ndarray], np.ndarray] = lambda pixels_NHWC: _by_mean(pixels_NHWC)
     seen: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
 
     def classifier(self) -> Any:
-        def call(pixels_NHWC: Any) -> _Answer:
-            self.seen.append(pixels_NHWC.shape)
-            return _Answer(self.logits(pixels_NHWC.asnumpy()))
-
-        return call
+        return FakeNetwork(self.logits, self.seen)
 
 
 def _by_mean(pixels_NHWC: np.ndarray) -> np.ndarray:
@@ -101,15 +113,19 @@ def _by_mean(pixels_NHWC: np.ndarray) -> np.ndarray:
     return -np.abs(means_N[:, None] - np.linspace(60, 190, 7)).astype(np.float32) / 10
 
 
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the memory of checked files out of the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="session", autouse=True)
-def _runtime() -> None:
-    prepare("CPU")
+def _runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MindSpore on the CPU, and a cache of our own; the built kernels in it are the user's, to build them once."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convnext_imagenet" / "kernels"
+    cache = tmp_path_factory.mktemp("cache")
+    with contextlib.suppress(OSError):  # a home that cannot be written: each process builds for itself
+        usual.mkdir(parents=True, exist_ok=True)
+    (cache / "convnext_imagenet").mkdir()
+    (cache / "convnext_imagenet" / "kernels").symlink_to(usual)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        prepare("CPU")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,9 @@ def test_a_run_means_its_best_epoch_and_a_file_itself(run):
     assert resolve_checkpoint(best) == best
 
 
-@pytest.mark.parametrize("pointer", ["epoch-0009", "", "../../elsewhere", ".."])
+@pytest.mark.parametrize("pointer", ["epoch-0009", "", "../../elsewhere", "../outside"])
 def test_a_pointer_that_leads_nowhere_is_refused(run, pointer):
+    (run / "outside.weights.safetensors").write_bytes(b"weights")
     (run / "best").write_text(pointer)
     with pytest.raises(ServeError, match=r"best: names .* give a weights file"):
         resolve_checkpoint(run)

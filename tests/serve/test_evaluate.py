@@ -46,7 +46,9 @@ def test_counts_are_exact_for_any_batch_and_any_workers(fake, split, batch_size,
     ranks = [0, 0, 4, 5, 1, 6, 0, 3, 4, 5, 2]
     known = _known_answers(fake, ranks)
     moved = []
-    accuracy = evaluate(known.classifier(), TRANSFORM, split, batch_size, workers, moved.append)
+    network = known.classifier()
+    accuracy = evaluate(network, TRANSFORM, split, batch_size, workers, moved.append)
+    assert not network.training
     assert accuracy == Accuracy(rows=11, top1_correct=3, top5_correct=8, guesses=5)
     assert sum(moved) == 11
     assert {shape[0] for shape in known.seen} == {min(batch_size, 11)}, "one compiled shape"
@@ -87,7 +89,7 @@ class _Tampered:
     "tamper",
     [
         lambda rows: rows[:-1],
-        lambda rows: [*rows[:-1], rows[0]],
+        lambda rows: [*rows[:7], rows[0], *rows[8:]],  # of the same class
         lambda rows: [*rows, rows[3]],
         lambda rows: [{**row, "label": 0} for row in rows],
     ],
@@ -100,7 +102,7 @@ def test_rows_that_are_not_the_manifests_are_a_bug(fake, split, tamper):
 
 def test_a_row_that_cannot_be_decoded_names_itself(fake, split):
     broken = _Tampered(split, lambda rows: [{**row, "image": row["image"][:50]} for row in rows])
-    with pytest.raises(ServeError, match="sample_id 0 .*convnext-records verify"):
+    with pytest.raises(ServeError, match=r"sample_id 0 .*convnext-records verify"):
         evaluate(fake.classifier(), TRANSFORM, broken, 4, 1)
 
 

@@ -35,11 +35,10 @@ def test_an_exception_comes_at_its_place_and_ends_the_threads():
             raise LookupError(number)
         return number
 
-    seen = []
+    results = map_ahead(fail_at_three, range(10), 2, ahead=4)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(LookupError):
-        for number in map_ahead(fail_at_three, range(10), 2, ahead=4):
-            seen.append(number)
-    assert seen == [0, 1, 2]
+        next(results)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 

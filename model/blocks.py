@@ -1,0 +1,53 @@
+"""The three parts that a ConvNeXt is made of, out of MindSpore's operators; `fused.py` has their CPU kernels."""
+
+from mindspore import Tensor, nn
+
+from convnext_imagenet.model.layers import (
+    DepthwiseConv,
+    Gelu,
+    GlobalResponseNorm,
+    LayerNorm,
+    Linear,
+    PatchConv,
+    Residual,
+    zeros,
+)
+
+STEM_SIZE = 4  # pixels on each side of a patch
+DOWNSAMPLE_SIZE = 2
+EXPANSION = 4  # of the channels inside a block
+
+
+class Stem(nn.SequentialCell):
+    """Pixels (N, H, W, 3) to patches (N, H / 4, W / 4, C), normalised."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(PatchConv(3, dim, STEM_SIZE), LayerNorm(dim))
+
+
+class Downsample(nn.SequentialCell):
+    """Half the height and width, `wide` channels in place of `narrow`."""
+
+    def __init__(self, narrow: int, wide: int) -> None:
+        super().__init__(LayerNorm(narrow), PatchConv(narrow, wide, DOWNSAMPLE_SIZE))
+
+
+class Block(nn.Cell):
+    """Depthwise 7x7 -> LayerNorm -> 4C -> GELU (-> GRN in V2) -> C (-> layer scale in V1), added to its input."""
+
+    def __init__(self, dim: int, grn: bool) -> None:
+        super().__init__()
+        self.dwconv = DepthwiseConv(dim)
+        self.norm = LayerNorm(dim)
+        self.pwconv1 = Linear(dim, EXPANSION * dim)
+        self.act = Gelu()
+        self.grn = GlobalResponseNorm(EXPANSION * dim) if grn else None
+        self.pwconv2 = Linear(EXPANSION * dim, dim)
+        self.gamma = None if grn else zeros(dim)
+        self.residual = Residual()
+
+    def construct(self, x_NHWC: Tensor, keep_N: Tensor | None = None) -> Tensor:
+        branch = self.act(self.pwconv1(self.norm(self.dwconv(x_NHWC))))
+        if self.grn is not None:
+            branch = self.grn(branch)
+        return self.residual(x_NHWC, self.pwconv2(branch), self.gamma, keep_N)

@@ -1,0 +1,1 @@
+"""C++ kernels for the CPU: the operations in which MindSpore's own backend is slow."""

@@ -1,0 +1,188 @@
+"""The kernels as MindSpore Cells with gradients; float32, channels last.
+
+Each class names the library's functions and states the shapes; what they compute stands in the C++ files.
+N batch, H W positions, C channels, M hidden channels, D channels out, k patch size.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mindspore import Tensor, float32, nn, ops
+
+Shape = Sequence[int]
+
+
+def operator(library: Path, name: str, outputs: int, shapes: Callable[..., Shape | tuple[Shape, ...]]) -> ops.Custom:
+    """The library's function as an operator; `shapes` gives the outputs' shapes from the inputs' shapes."""
+
+    def dtypes(*_: object) -> object:
+        return float32 if outputs == 1 else (float32,) * outputs
+
+    return ops.Custom(f"{library}:{name}", out_shape=shapes, out_dtype=dtypes, func_type="aot")
+
+
+def _same(x: Shape, *_: Shape) -> Shape:
+    return x
+
+
+def _block_training(x: Shape, dw: Shape, db: Shape, g: Shape, b: Shape, expand: Shape, *_: Shape) -> tuple[Shape, ...]:
+    return x, x, [x[0], x[1], x[2], expand[0]]
+
+
+def _block_gradient(
+    slope: Shape, x: Shape, d: Shape, z: Shape, dw: Shape, g: Shape, b: Shape, expand: Shape, reduce: Shape, *_: Shape
+) -> tuple[Shape, ...]:
+    c = [x[3]]
+    return x, dw, c, c, c, expand, [expand[0]], reduce, c, c
+
+
+class BlockKernel(nn.Cell):
+    """A whole V1 block: x, its nine parameters in Facebook's order, keep (N) -> out.
+
+    In training it also keeps the depthwise output and the expanded values for the gradient.
+    """
+
+    def __init__(self, library: Path) -> None:
+        super().__init__()
+        self.inference = operator(library, "convnext_block", 1, _same)
+        self.saving = _SavingBlock(library)
+
+    def construct(
+        self,
+        x_NHWC: Tensor,
+        depthwise: Tensor,
+        depthwise_bias: Tensor,
+        norm: Tensor,
+        norm_bias: Tensor,
+        expand_MC: Tensor,
+        expand_bias_M: Tensor,
+        reduce_CM: Tensor,
+        reduce_bias_C: Tensor,
+        gamma_C: Tensor,
+        keep_N: Tensor,
+    ) -> Tensor:
+        if self.training:
+            return self.saving(
+                x_NHWC, depthwise, depthwise_bias, norm, norm_bias, expand_MC, expand_bias_M, reduce_CM,
+                reduce_bias_C, gamma_C, keep_N,
+            )[0]  # fmt: skip
+        return self.inference(
+            x_NHWC, depthwise, depthwise_bias, norm, norm_bias, expand_MC, expand_bias_M, reduce_CM,
+            reduce_bias_C, gamma_C, keep_N,
+        )  # fmt: skip
+
+
+class _SavingBlock(nn.Cell):
+    """The block with what its gradient needs; nobody may use any output but the first."""
+
+    def __init__(self, library: Path) -> None:
+        super().__init__()
+        self.forward = operator(library, "convnext_block_training", 3, _block_training)
+        self.gradient = operator(library, "convnext_block_gradient", 10, _block_gradient)
+
+    def construct(self, x, dw, dw_b, norm, norm_b, expand, expand_b, reduce, reduce_b, gamma, keep):
+        return self.forward(x, dw, dw_b, norm, norm_b, expand, expand_b, reduce, reduce_b, gamma, keep)
+
+    def bprop(self, x, dw, dw_b, norm, norm_b, expand, expand_b, reduce, reduce_b, gamma, keep, out, slopes):
+        g = self.gradient(slopes[0], x, out[1], out[2], dw, norm, norm_b, expand, reduce, reduce_b, gamma, keep)
+        return g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], ops.zeros_like(keep)
+
+
+def _patch(x: Shape, weight: Shape, *_: Shape) -> Shape:
+    k = weight[2] if len(weight) == 4 else 1
+    return [x[0], x[1] // k, x[2] // k, weight[0]]
+
+
+def _norm_patch(x: Shape, norm: Shape, norm_bias: Shape, weight: Shape, *_: Shape) -> Shape:
+    return _patch(x, weight)
+
+
+def _patch_gradient(slope: Shape, x: Shape, weight: Shape) -> tuple[Shape, ...]:
+    return x, weight, [weight[0]]
+
+
+def _norm_patch_gradient(slope: Shape, x: Shape, norm: Shape, norm_bias: Shape, weight: Shape) -> tuple[Shape, ...]:
+    return x, norm, norm_bias, weight, [weight[0]]
+
+
+class PatchKernel(nn.Cell):
+    """A convolution whose stride is its size, weight (D, C, k, k), or a Linear, weight (D, C)."""
+
+    def __init__(self, library: Path) -> None:
+        super().__init__()
+        self.forward = operator(library, "convnext_patch", 1, _patch)
+        self.gradient = operator(library, "convnext_patch_gradient", 3, _patch_gradient)
+
+    def construct(self, x_NHWC, weight, bias_D):
+        return self.forward(x_NHWC, weight, bias_D)
+
+    def bprop(self, x_NHWC, weight, bias_D, out, slope):
+        g = self.gradient(slope, x_NHWC, weight)
+        return g[0], g[1], g[2]
+
+
+class NormPatchKernel(nn.Cell):
+    """LayerNorm and then what PatchKernel does."""
+
+    def __init__(self, library: Path) -> None:
+        super().__init__()
+        self.forward = operator(library, "convnext_norm_patch", 1, _norm_patch)
+        self.gradient = operator(library, "convnext_norm_patch_gradient", 5, _norm_patch_gradient)
+
+    def construct(self, x_NHWC, norm_C, norm_bias_C, weight, bias_D):
+        return self.forward(x_NHWC, norm_C, norm_bias_C, weight, bias_D)
+
+    def bprop(self, x_NHWC, norm_C, norm_bias_C, weight, bias_D, out, slope):
+        g = self.gradient(slope, x_NHWC, norm_C, norm_bias_C, weight)
+        return g[0], g[1], g[2], g[3], g[4]
+
+
+def _weight_gradient(slope: Shape, x: Shape, weight: Shape) -> tuple[Shape, ...]:
+    return x, weight, [weight[0]]
+
+
+class LayerNormKernel(nn.Cell):
+    """LayerNorm over the last axis, epsilon 1e-6."""
+
+    def __init__(self, library: Path) -> None:
+        super().__init__()
+        self.forward = operator(library, "convnext_layer_norm", 1, _same)
+        self.gradient = operator(library, "convnext_layer_norm_gradient", 3, _weight_gradient)
+
+    def construct(self, x, weight, bias):
+        return self.forward(x, weight, bias)
+
+    def bprop(self, x, weight, bias, out, slope):
+        g = self.gradient(slope, x, weight)
+        return g[0], g[1], g[2]
+
+
+class DepthwiseKernel(nn.Cell):
+    """The depthwise 7x7 convolution, weight (C, 1, 7, 7)."""
+
+    def __init__(self, library: Path) -> None:
+        super().__init__()
+        self.forward = operator(library, "convnext_depthwise", 1, _same)
+        self.gradient = operator(library, "convnext_depthwise_gradient", 3, _weight_gradient)
+
+    def construct(self, x_NHWC, weight, bias_C):
+        return self.forward(x_NHWC, weight, bias_C)
+
+    def bprop(self, x_NHWC, weight, bias_C, out, slope):
+        g = self.gradient(slope, x_NHWC, weight)
+        return g[0], g[1], g[2]
+
+
+class GeluKernel(nn.Cell):
+    """The exact GELU."""
+
+    def __init__(self, library: Path) -> None:
+        super().__init__()
+        self.forward = operator(library, "convnext_gelu", 1, _same)
+        self.gradient = operator(library, "convnext_gelu_gradient", 1, _same)
+
+    def construct(self, x):
+        return self.forward(x)
+
+    def bprop(self, x, out, slope):
+        return (self.gradient(slope, x),)

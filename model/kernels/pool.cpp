@@ -1,0 +1,126 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr int kSpins = 2000;
+
+struct Buffer {
+  float* data = nullptr;
+  int64_t size = 0;
+  float* grown(int64_t floats) {
+    if (floats > size) {
+      free(data);
+      size = 0;
+      data = static_cast<float*>(aligned_alloc(64, ((floats * 4 + 4095) / 4096) * 4096));
+      if (data == nullptr) throw std::bad_alloc();
+      size = floats;
+    }
+    return data;
+  }
+};
+
+struct Pool {
+  std::mutex operator_mutex;
+  std::mutex mutex;
+  std::condition_variable wake, finished;
+  std::vector<Buffer> scratch;
+  Buffer workspace;
+  int size;
+  std::atomic<uint64_t> generation{0};
+  std::atomic<int64_t> next{0};
+  std::atomic<int> busy{0};
+  int64_t tasks = 0;
+  const std::function<void(int64_t, int)>* body = nullptr;
+
+  explicit Pool(int threads) : scratch(threads), size(threads) {
+    for (int worker = 1; worker < size; worker++) std::thread([this, worker] { serve(worker); }).detach();
+  }
+  void claim(int worker) {
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) (*body)(task, worker);
+  }
+  void serve(int worker) {
+    uint64_t seen = 0;
+    for (;;) {
+      for (int i = 0; i < kSpins && generation.load(std::memory_order_acquire) == seen; i++) __builtin_ia32_pause();
+      if (generation.load(std::memory_order_acquire) == seen) {
+        std::unique_lock<std::mutex> lock(mutex);
+        wake.wait(lock, [&] { return generation.load() != seen; });
+      }
+      seen = generation.load(std::memory_order_acquire);
+      claim(worker);
+      if (busy.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        std::lock_guard<std::mutex> lock(mutex);
+        finished.notify_one();
+      }
+    }
+  }
+  void run(int64_t count, const std::function<void(int64_t, int)>& work) {
+    if (size == 1 || count == 1) {
+      for (int64_t task = 0; task < count; task++) work(task, 0);
+      return;
+    }
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      tasks = count;
+      body = &work;
+      next.store(0);
+      busy.store(size - 1);
+      generation.fetch_add(1);
+    }
+    wake.notify_all();
+    claim(0);
+    for (int i = 0; i < kSpins && busy.load(std::memory_order_acquire) != 0; i++) __builtin_ia32_pause();
+    if (busy.load(std::memory_order_acquire) != 0) {
+      std::unique_lock<std::mutex> lock(mutex);
+      finished.wait(lock, [&] { return busy.load() == 0; });
+    }
+  }
+};
+
+int requested_threads = 0;
+Pool* pool = nullptr;
+
+int usable_cores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  const int count = CPU_COUNT(&set);
+  return count > 0 ? count : 1;
+}
+
+// A forked child has none of the threads: it makes its own pool at first use (the parent's is leaked on purpose).
+void forget_pool() { pool = nullptr; }
+
+Pool& the_pool() {
+  static std::mutex making;
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+  (void)registered;
+  std::lock_guard<std::mutex> lock(making);
+  if (pool == nullptr) pool = new Pool(requested_threads > 0 ? requested_threads : usable_cores());
+  return *pool;
+}
+
+}  // namespace
+
+void parallel(int64_t tasks, const std::function<void(int64_t, int)>& body) { the_pool().run(tasks, body); }
+int pool_size() { return the_pool().size; }
+OperatorLock::OperatorLock() { the_pool().operator_mutex.lock(); }
+OperatorLock::~OperatorLock() { the_pool().operator_mutex.unlock(); }
+float* worker_scratch(int worker, int64_t floats) { return the_pool().scratch[worker].grown(floats); }
+float* shared_workspace(int64_t floats) { return the_pool().workspace.grown(floats); }
+
+// Sets the number of threads; only before the first operator runs. Returns the number in force.
+extern "C" int convnext_kernels_threads(int threads) {
+  if (pool == nullptr && threads > 0) requested_threads = threads;
+  return pool != nullptr ? pool->size : (requested_threads > 0 ? requested_threads : usable_cores());
+}

@@ -1,0 +1,132 @@
+"""Building the kernels: once, whole, by one process at a time; and without them the run goes on."""
+
+import logging
+import os
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from convnext_imagenet.model.kernels import build
+
+_PROBE = (
+    "import logging, sys; logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stdout)\n"
+    "from convnext_imagenet.model.kernels.build import kernels_library; print(kernels_library())"
+)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    if build._cpu_flags() < build.NEEDED_CPU_FLAGS:
+        pytest.skip("another processor")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(build.SWITCH, raising=False)
+    build.kernels_library.cache_clear()
+    yield tmp_path
+    build.kernels_library.cache_clear()
+
+
+@pytest.fixture
+def quick_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One line of C++ in place of the kernels, so that a build takes a moment."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "one.cpp").write_text('extern "C" int convnext_probe() { return 7; }\n')
+    monkeypatch.setattr(build, "SOURCES", folder)
+    return folder
+
+
+def _library() -> Path | None:
+    build.kernels_library.cache_clear()
+    return build.kernels_library()
+
+
+def test_a_build_is_kept_and_used_again(cache, quick_sources, monkeypatch):
+    first = _library()
+    assert first is not None
+    assert first.is_relative_to(cache)
+    monkeypatch.setattr(build, "_build", lambda *_: pytest.fail("built a second time"))
+    assert _library() == first
+
+
+def test_other_sources_get_another_folder(cache, quick_sources):
+    first = _library()
+    (quick_sources / "one.cpp").write_text('extern "C" int convnext_probe() { return 8; }\n')
+    assert _library() != first
+
+
+@pytest.mark.parametrize("damage", ["cut short", "no mark", "other content"])
+def test_a_damaged_cache_is_built_again(cache, quick_sources, damage):
+    library = _library()
+    assert library is not None
+    whole = library.read_bytes()
+    if damage == "cut short":
+        library.write_bytes(whole[:100])
+    elif damage == "no mark":
+        library.with_suffix(".sha256").unlink()
+    else:
+        library.write_bytes(whole[:-1] + b"?")
+    assert _library() == library
+    assert build._is_whole(library)
+
+
+def test_a_compiler_that_fails_is_one_line_and_the_run_goes_on(cache, quick_sources, caplog):
+    (quick_sources / "one.cpp").write_text("this is no C++\n")
+    with caplog.at_level(logging.INFO):
+        assert _library() is None
+    assert len(caplog.records) == 1
+    assert "failed with code" in caplog.text
+    assert not list(cache.rglob("*.so"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"), [("CONVNEXT_KERNELS", "off", "CONVNEXT_KERNELS=off"), ("CXX", "no-such", "no-such")]
+)
+def test_switched_off_and_no_compiler(cache, quick_sources, monkeypatch, caplog, variable, value, words):
+    monkeypatch.setenv(variable, value)
+    assert _library() is None
+    assert words in caplog.text
+
+
+def test_no_compiler_at_all(cache, quick_sources, monkeypatch, caplog):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(cache))
+    assert _library() is None
+    assert "no C++ compiler" in caplog.text
+
+
+def test_another_processor(cache, monkeypatch, caplog):
+    monkeypatch.setattr(build, "_cpu_flags", lambda: frozenset({"neon"}))
+    assert _library() is None
+    assert "lacks avx2" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_gives_way_to_a_temporary_folder(cache, quick_sources, monkeypatch):
+    (cache / "convnext_imagenet").write_text("a file in the way")
+    library = _library()
+    assert library is not None
+    assert not library.is_relative_to(cache)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_cache(cache, quick_sources):
+    cache.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    assert _library() is not None
+
+
+@pytest.mark.slow
+def test_processes_that_build_at_once_agree(cache):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+
+    def run(_: int) -> str:
+        command = [sys.executable, "-c", _PROBE]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    with ThreadPoolExecutor(3) as pool:
+        outputs = set(pool.map(run, range(3)))
+    assert len(outputs) == 1
+    assert "CPU kernels: " in outputs.pop()
+    assert not list(cache.rglob("tmp*"))

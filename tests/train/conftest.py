@@ -1,0 +1,167 @@
+"""Tiny finished RECORDS, a tiny configuration, and one finished run of it that the tests compare with."""
+
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from convnext_imagenet.model.runtime import prepare
+from convnext_imagenet.records import artefact
+from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
+from convnext_imagenet.records.schema import SCHEMA_VERSION, Row, shard_name
+from convnext_imagenet.records.shards import page_layout, write_shard
+from convnext_imagenet.train.checkpoint import Position
+from convnext_imagenet.train.cli import main
+from convnext_imagenet.train.config import Config
+from convnext_imagenet.train.config_source import load_config
+from convnext_imagenet.train.loop import EpochReport, StepReport
+from convnext_imagenet.train.plan import StepPlan
+
+WNIDS = ("n00000001", "n00000002", "n00000003")
+TRAIN_ROWS, VAL_ROWS = 34, 7
+TINY = (
+    "model.variant=convnext_atto",
+    "model.depths=[1,1,1,1]",
+    "model.dims=[8,16,24,32]",
+    "model.drop_path_rate=0.2",
+    "model.layer_scale_init=0.5",
+    "data.size_px=32",
+    "data.eval_size_px=32",
+    "data.global_batch_size=8",
+    "data.eval_batch_size=4",
+    "augment.crop_scale=[0.5,1.0]",
+    "schedule.base_lr=0.002",
+    "schedule.warmup_epochs=0.5",
+    "train.epochs=4",
+    "train.keep_checkpoints=2",
+    "train.eval_every_epochs=3",
+    "model.num_classes=0",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MindSpore in graph mode, and the memory of checked files out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        prepare()
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    """The `--set` values that make any preset a matter of milliseconds a step."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def records_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished RECORDS directory of three classes that differ in colour."""
+    return build_records(tmp_path_factory.mktemp("train") / "records", make_rows(TRAIN_ROWS), make_rows(VAL_ROWS))
+
+
+@dataclass
+class Recorder:
+    """A reporter that keeps what it was told."""
+
+    done: Position | None = None
+    steps: list[StepReport] = field(default_factory=list)
+    epochs: list[EpochReport] = field(default_factory=list)
+
+    def on_start(self, plan: StepPlan, done: Position) -> None:
+        self.done = done
+
+    def on_step(self, report: StepReport) -> None:
+        self.steps.append(report)
+
+    def on_epoch(self, report: EpochReport) -> None:
+        self.epochs.append(report)
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(scope="session")
+def config(tiny: tuple[str, ...]) -> Config:
+    """The paper's preset with the tiny values."""
+    return load_config("paper-tiny", tiny)
+
+
+@pytest.fixture(scope="session")
+def finished_output(tmp_path_factory: pytest.TempPathFactory, records_root: Path, tiny: tuple[str, ...]) -> Result:
+    """What the command line said of a RUN that nothing interrupted, as `finished_run` holds it."""
+    run = tmp_path_factory.getbasetemp() / "finished-run"
+    overrides = [word for override in tiny for word in ("--set", override)]
+    words = ["run", "paper-tiny", "--records", str(records_root), "--out", str(run), "--workers", "1", *overrides]
+    return CliRunner().invoke(main, words, catch_exceptions=False)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, finished_output: Result) -> Path:
+    """A RUN of `config` that nothing interrupted."""
+    assert finished_output.exit_code == 0, finished_output.stderr
+    return tmp_path_factory.getbasetemp() / "finished-run"
+
+
+@pytest.fixture(scope="session")
+def make_records() -> object:
+    """`build_records(root, train_rows, val_rows)` and `make_rows(count)`, for tests that need odd records."""
+    return build_records, make_rows
+
+
+def make_rows(count: int) -> list[Row]:
+    return [_row(i) for i in range(count)]
+
+
+def _row(i: int) -> Row:
+    label = i % len(WNIDS)
+    height, width = 40 + i % 3, 44 + i % 5
+    rng = np.random.default_rng(i)
+    pixels = rng.integers(0, 120, (height, width, 3), dtype=np.uint8)
+    pixels[..., label] += 120
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+    return Row(buffer.getvalue(), label, sample_id=i, key=f"{WNIDS[label]}_{i}", height=height, width=width)
+
+
+def build_records(root: Path, train: list[Row], val: list[Row]) -> Path:
+    """Publish rows as a finished directory, one shard a split."""
+    plan_id = artefact.begin(root, "records", {"keys": [[row.key for row in part] for part in (train, val)]})
+    with artefact.exclusive(root):
+        splits = {name: _publish_split(root, name, rows, plan_id) for name, rows in (("train", train), ("val", val))}
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            plan_id=plan_id,
+            classes=tuple(ClassEntry(i, wnid, f"name {i}") for i, wnid in enumerate(WNIDS)),
+            splits=splits,
+            source={"verified": True},
+            seed=0,
+            versions={},
+        )
+        artefact.finish(root, "records", manifest.to_json())
+    return root
+
+
+def _publish_split(root: Path, name: str, rows: list[Row], plan_id: str) -> SplitEntry:
+    path = artefact.staging(root) / shard_name(name, 0, 1)
+    layout = page_layout(max(len(row.image) for row in rows), sum(len(row.image) for row in rows))
+    write_shard(path, rows, layout)
+    staged = [path, path.with_name(path.name + ".db")]
+    data, index = artefact.publish(staged, root / name, path.stem, plan_id, {"rows": len(rows)})["files"]
+    shard = ShardEntry(path.name, len(rows), data["bytes"], data["sha256"], index["bytes"], index["sha256"])
+    counts = tuple(sum(row.label == label for row in rows) for label in range(len(WNIDS)))
+    return SplitEntry(len(rows), counts, 0, (shard,))
+
+
+@pytest.fixture(scope="session")
+def workers() -> int:
+    """As many threads as this machine has cores, at most two."""
+    return min(2, len(os.sched_getaffinity(0)))

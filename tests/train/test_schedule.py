@@ -1,0 +1,49 @@
+"""The learning rate against the table of the paper's code."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from convnext_imagenet.train.config import Config, ScheduleSection
+from convnext_imagenet.train.plan import StepPlan, plan_steps
+from convnext_imagenet.train.schedule import learning_rate
+
+PAPER = plan_steps(Config(), rows=1_281_167)
+SHORT = StepPlan(rows=40, global_batch_size=8, epochs=2, steps_per_epoch=5, warmup_steps=3, total_steps=10)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [
+        (0, 0.0),
+        (1, 6.411284e-07),  # 4e-3 / 6239
+        (3_120, 2.0003206e-03),
+        (6_239, 4e-3),
+        (6_240, 4e-3),
+        (49_920, 2.0005e-03),  # the cosine's middle
+        (93_599, 1.0000013e-06),
+    ],
+)
+def test_rate_rises_linearly_then_falls_by_cosine(step: int, rate: float) -> None:
+    assert learning_rate(step, PAPER, ScheduleSection()) == pytest.approx(rate, rel=1e-6)
+
+
+def test_every_step_equals_the_papers_code() -> None:
+    schedule = ScheduleSection(base_lr=4e-3, warmup_lr=1e-5, min_lr=1e-6)
+    after = np.arange(SHORT.total_steps - SHORT.warmup_steps)
+    cosine = 1e-6 + 0.5 * (4e-3 - 1e-6) * (1 + np.cos(np.pi * after / len(after)))
+    expected = np.concatenate([np.linspace(1e-5, 4e-3, SHORT.warmup_steps), cosine])
+    rates = [learning_rate(step, SHORT, schedule) for step in range(SHORT.total_steps)]
+    assert rates == pytest.approx(expected.tolist(), rel=1e-6)
+
+
+def test_without_warmup_the_run_starts_at_the_peak() -> None:
+    plan = dataclasses.replace(SHORT, warmup_steps=0)
+    assert learning_rate(0, plan, ScheduleSection()) == pytest.approx(4e-3, rel=1e-6)
+
+
+@pytest.mark.parametrize("step", [-1, 10])
+def test_a_step_outside_of_the_run_is_a_bug(step: int) -> None:
+    with pytest.raises(ValueError, match="outside"):
+        learning_rate(step, SHORT, ScheduleSection())
