@@ -22,7 +22,7 @@ ARGS ?=
 export CONVNEXT_MAKE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo records show verify train eval predict infer test check clean
+.PHONY: help setup demo records show verify train eval predict infer test test-faults check clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ infer: $(READY)  ## IMAGE=file [OUT=picture.jpg]: name one image, draw the label
 
 test: $(READY)  ## The default test suite
 	$(BIN)/pytest $(ARGS)
+
+test-faults: $(READY)  ## Hundreds of kills, full disks and damaged files; about ten minutes
+	$(BIN)/pytest tests/faults -m "faults or not faults" $(ARGS)
 
 check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check .

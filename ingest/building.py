@@ -25,6 +25,7 @@ from convnext_imagenet.records.artefact import (
     read_receipt,
     staging,
 )
+from convnext_imagenet.records.files import require_utf8
 from convnext_imagenet.records.manifest import Manifest, ShardEntry, SplitEntry
 from convnext_imagenet.records.schema import SCHEMA_VERSION
 from convnext_imagenet.records.thumbnails import thumbnails_per_class
@@ -166,6 +167,7 @@ def open_build(plan: IngestPlan, data: Path, out: Path) -> Iterator[Build]:
     data, out = data.resolve(), out.resolve()
     if out == data or any(out.is_relative_to(data / split) for split in ("train", "val", "ILSVRC")):
         raise IngestError(f"--out {out}: lies inside the raw tree {data}; choose a directory outside")
+    require_utf8(out)
     with exclusive(out):
         plan_id = begin(out, "records", plan.document)
         for leftover in (

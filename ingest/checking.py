@@ -30,6 +30,7 @@ BATCH_BYTES = 4 << 20
 BATCH_IMAGES = 64
 _SHARED_BYTES = COUNTER.size + BATCH_BYTES + LARGEST_FILE_BYTES
 _START_SECONDS = 60
+_MOST_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Checker:
         self._program = program
         self._process: subprocess.Popen | None = None
         self._socket: Connection | None = None
+        self._is_ready = False
         self._descriptor = os.memfd_create("images")
         os.ftruncate(self._descriptor, _SHARED_BYTES)
         self._shared = mmap.mmap(self._descriptor, _SHARED_BYTES)
@@ -153,24 +155,27 @@ class Checker:
                 pass_fds=descriptors,
             )
         self._socket = ours
-        self._is_ready = False
 
     def _wait_until_ready(self) -> None:
-        if self._socket is None:
-            self._start()
-        if self._is_ready:
-            return
-        try:
-            with self._lost_when_gone():
-                self._receive(_START_SECONDS)
-        except _LostError as lost:
-            raise IngestError(
-                f"the process that decodes images does not start ({lost.detail}); "
-                f"is memory short, or the number of processes limited? then pass a smaller --workers"
-            ) from None
-        self._is_ready = True
+        failures: list[str] = []
+        while not self._is_ready:
+            if len(failures) == _MOST_STARTS:
+                raise IngestError(
+                    f"the process that decodes images does not start ({failures[-1]}); "
+                    f"is memory short, or the number of processes limited? then pass a smaller --workers"
+                )
+            if self._socket is None:
+                self._start()
+            try:
+                with self._lost_when_gone():
+                    self._receive(_START_SECONDS)
+                self._is_ready = True
+            except _LostError as lost:
+                self._stop()
+                failures.append(lost.detail)
 
     def _stop(self) -> None:
+        self._is_ready = False
         if self._socket is not None:
             self._socket.close()
             self._socket = None
