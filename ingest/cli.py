@@ -164,7 +164,8 @@ def _print_labels(plan: "IngestPlan") -> None:
     source = plan.source
     state = "NOT verified: the folder names are the labels"
     if source["verified"]:
-        state = f"verified against {'the devkit' if source['devkit_sha256'] else 'the official val labels'}"
+        against = "the devkit" if source["devkit_sha256"] else "the official val labels, without a devkit"
+        state = f"verified against {against}"
     click.echo(f"{len(plan.classes):,} classes, {plan.images:,} images; labels {state}")
     for split, count in source["left_out"].items():
         if count:

@@ -71,9 +71,12 @@ def label_tree(tree: TreeScan, voucher: Voucher, rule: ClassRule) -> LabelledTre
 
 
 def _classes(index_of: Mapping[str, int], voucher: Voucher) -> tuple[ClassEntry, ...]:
-    train, val = voucher.train_images or {}, Counter(voucher.val_wnids)
+    """The classes by index, with the devkit's counts when it is the devkit that vouches."""
+    if voucher.train_images is None:
+        return tuple(ClassEntry(index, wnid, voucher.names[wnid]) for wnid, index in index_of.items())
+    train, val = voucher.train_images, Counter(voucher.val_wnids)
     return tuple(
-        ClassEntry(index, wnid, voucher.names[wnid], train.get(wnid), val[wnid]) for wnid, index in index_of.items()
+        ClassEntry(index, wnid, voucher.names[wnid], train[wnid], val[wnid]) for wnid, index in index_of.items()
     )
 
 

@@ -54,7 +54,8 @@ def show(records: Path, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(manifest.to_json(), indent=1, sort_keys=True, ensure_ascii=False))
             return
-        labels = "verified against the devkit" if manifest.source.get("verified") else "NOT verified"
+        against = manifest.verified_against
+        labels = f"verified against {against}" if against else "NOT verified"
         click.echo(f"{records}: schema {manifest.schema_version}, {len(manifest.classes)} classes, labels {labels}")
         for name, split in manifest.splits.items():
             mib = sum(shard.bytes + shard.index_bytes for shard in split.shards) / 2**20

@@ -72,6 +72,14 @@ class Manifest:
     versions: dict[str, str]
     files: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def verified_against(self) -> str | None:
+        """What the labels were checked against, None when nothing vouches for them."""
+        if not self.source.get("verified"):
+            return None
+        is_kaggle = self.source.get("kaggle_sha256") and not self.source.get("devkit_sha256")
+        return "the official val labels, without a devkit" if is_kaggle else "the devkit"
+
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON objects, lists, numbers and strings."""
         return dataclasses.asdict(self)

@@ -89,8 +89,9 @@ def _cell(value: object) -> str:
 
 
 def _head(manifest: Manifest, numbers: Numbers, bad: int, differing: int) -> str:
-    verified = manifest.source.get("verified")
-    labels = "labels verified against the devkit" if verified else '<span class="bad">labels not verified</span>'
+    against = manifest.verified_against
+    labels = f"labels verified against {against}" if against else '<span class="bad">labels not verified</span>'
+    is_counted = any(entry.devkit_train is not None for entry in manifest.classes)
     images = sum(split.images for split in numbers.splits.values())
     gigabytes = sum(split.bytes for split in numbers.splits.values()) / 1e9
     size = f"{gigabytes:,.1f} GB" if gigabytes >= 0.1 else f"{gigabytes * 1e3:,.1f} MB"
@@ -100,7 +101,7 @@ def _head(manifest: Manifest, numbers: Numbers, bad: int, differing: int) -> str
     links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name in _ANCHORS.items())
     return (
         f"<header><h1>ImageNet records</h1>\n<p>{plural(len(manifest.classes), 'class')}, {plural(images, 'image')}, "
-        f"{size}; {labels}.</p>\n<p>{f'{differ}; ' if verified else ''}"
+        f"{size}; {labels}.</p>\n<p>{f'{differ}; ' if is_counted else ''}"
         f"{plural(len(numbers.duplicates), 'set')} of exact duplicates; {plural(bad, 'image')} in quarantine.</p>\n"
         f"<nav>{links}</nav></header>\n"
     )

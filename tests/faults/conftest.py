@@ -215,3 +215,11 @@ def refused() -> Callable[[Callable[[], object]], str]:
         return str(caught.value)
 
     return call
+
+
+@pytest.fixture
+def own_tree(bench: Bench, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tree that a test may change; runs are of it."""
+    copy = Path(shutil.copytree(tree, tmp_path / "raw"))
+    monkeypatch.setattr(bench, "tree", copy)
+    return copy

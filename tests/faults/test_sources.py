@@ -1,7 +1,6 @@
 """A source that changes under the ingest, two ingests at once, and a process of decoders that is killed."""
 
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,14 +10,6 @@ import pytest
 
 from convnext_imagenet.records.artefact import exclusive
 from convnext_imagenet.records.reading import Records
-
-
-@pytest.fixture
-def own_tree(bench, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tree that a test may change; runs are of it."""
-    copy = Path(shutil.copytree(tree, tmp_path / "raw"))
-    monkeypatch.setattr(bench, "tree", copy)
-    return copy
 
 
 def _kill_after_first_receipt(bench, out: Path) -> None:
