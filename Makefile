@@ -23,7 +23,7 @@ PART ?=
 export CONVNEXT_MAKE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo records show verify train eval predict infer test bench check clean
+.PHONY: help setup demo records show verify train eval predict infer test test-faults bench check clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,7 +72,10 @@ infer: $(READY)  ## IMAGE=file [OUT=picture.jpg]: name one image, draw the label
 test: $(READY)  ## The default test suite
 	$(BIN)/pytest $(ARGS)
 
-bench: $(READY)  ## [PART=model]: interleaved benchmarks, written to bench-out/PART.json
+test-faults: $(READY)  ## Hundreds of kills, full disks and damaged files; about ten minutes
+	$(BIN)/pytest tests/faults -m "faults or not faults" $(ARGS)
+
+bench: $(READY)  ## [PART=model|ingest]: interleaved benchmarks, written to bench-out/PART.json
 	$(BIN)/python tests/bench $(PART)
 
 check: $(READY)  ## Lint, format and types

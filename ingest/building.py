@@ -1,18 +1,21 @@
 """A plan becomes a RECORDS directory: what is not yet written is written, and the whole is marked as finished."""
 
 import contextlib
-import hashlib
+import dataclasses
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from convnext_imagenet.ingest.changes import forget_changed_shards, forget_stamps
+from convnext_imagenet.ingest.closing import write_closing_files
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.plan import IngestPlan, SplitPlan
 from convnext_imagenet.ingest.pool import OnProgress, run_units
-from convnext_imagenet.ingest.quarantine import QUARANTINE_FILE, Quarantined, refuse_too_many, table_bytes
+from convnext_imagenet.ingest.quarantine import Quarantined, refuse_too_many
 from convnext_imagenet.ingest.writing import ShardTask, write_unit
 from convnext_imagenet.records.artefact import (
     begin,
@@ -22,9 +25,10 @@ from convnext_imagenet.records.artefact import (
     read_receipt,
     staging,
 )
-from convnext_imagenet.records.files import write_atomically
+from convnext_imagenet.records.files import require_utf8
 from convnext_imagenet.records.manifest import Manifest, ShardEntry, SplitEntry
 from convnext_imagenet.records.schema import SCHEMA_VERSION
+from convnext_imagenet.records.thumbnails import thumbnails_per_class
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Build:
-    """A RECORDS directory in the making, held against other writers; `open_build` makes it."""
+    """A RECORDS directory in the making, held against other writers; `open_build` makes it.
+
+    `outdated` are shards that have to be written again since their source files have changed.
+    """
 
     plan: IngestPlan
     data: Path
     out: Path
     plan_id: str
+    outdated: Sequence[str] = ()
 
     @property
     def shards(self) -> int:
@@ -84,25 +92,24 @@ class Build:
         run_units(write_unit, tasks, len(units), workers, on_progress)
 
     def finish(self, allowed: int) -> Outcome:
-        """Write the quarantine table, and mark the records as finished unless more than `allowed` are in it."""
+        """Write quarantine, index and report, and mark the records as finished unless more than `allowed` are bad."""
         receipts = {split.name: self._receipts(split) for split in self.plan.splits}
         bad = [Quarantined(**entry) for each in receipts.values() for r in each for entry in r["facts"]["quarantined"]]
-        table = table_bytes(bad)
-        write_atomically(self.out / QUARANTINE_FILE, table)
-        splits = {split.name: self._split_entry(split, receipts[split.name]) for split in self.plan.splits}
-        refuse_too_many(bad, allowed, self.out)
-        source = self.plan.source | {"quarantine_sha256": hashlib.sha256(table).hexdigest()}
+        reencoded = {name: sum(r["facts"]["reencoded"] for r in each) for name, each in receipts.items()}
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             plan_id=self.plan_id,
             classes=self.plan.classes,
-            splits=splits,
-            source=source,
+            splits={split.name: self._split_entry(split, receipts[split.name]) for split in self.plan.splits},
+            source=self.plan.source | {"treatment": self.plan.treatment.to_json(), "reencoded": reencoded},
             seed=self.plan.seed,
             versions=self.plan.versions,
         )
+        manifest = dataclasses.replace(manifest, files=write_closing_files(self.out, manifest, bad))
+        refuse_too_many(bad, allowed, self.out)
         finish(self.out, "records", manifest.to_json())
-        return Outcome({name: split.rows for name, split in splits.items()}, tuple(sorted(bad)))
+        forget_stamps(self.out)
+        return Outcome({name: split.rows for name, split in manifest.splits.items()}, tuple(sorted(bad)))
 
     def _receipt(self, unit: Unit) -> dict[str, Any] | None:
         return read_receipt(self.out / unit.split.name, Path(unit.shard).stem, self.plan_id)
@@ -140,17 +147,27 @@ class Build:
             split=unit.split.name,
             shard=unit.shard,
             rows=unit.split.shard_rows(unit.index),
-            largest_row_bytes=unit.split.largest_row_bytes,
+            largest_row_bytes=self.plan.treatment.largest_row_bytes(unit.split.largest_row_bytes),
             largest_shard_bytes=unit.split.largest_shard_bytes,
+            follow_links=self.plan.source["follows_links"],
+            treatment=self.plan.treatment,
+            pictured=self._pictured if unit.split.name == "train" else frozenset(),
         )
+
+    @cached_property
+    def _pictured(self) -> frozenset[int]:
+        """The train images that the report shows: a few of each class."""
+        train = next(split for split in self.plan.splits if split.name == "train")
+        return train.first_of_each_class(thumbnails_per_class(len(self.plan.classes)))
 
 
 @contextlib.contextmanager
 def open_build(plan: IngestPlan, data: Path, out: Path) -> Iterator[Build]:
     """Hold `out` for this plan; nothing half-written is left in it when the block ends, however it ends."""
     data, out = data.resolve(), out.resolve()
-    if out == data or any(out.is_relative_to(data / split) for split in ("train", "val")):
+    if out == data or any(out.is_relative_to(data / split) for split in ("train", "val", "ILSVRC")):
         raise IngestError(f"--out {out}: lies inside the raw tree {data}; choose a directory outside")
+    require_utf8(out)
     with exclusive(out):
         plan_id = begin(out, "records", plan.document)
         for leftover in (
@@ -158,13 +175,13 @@ def open_build(plan: IngestPlan, data: Path, out: Path) -> Iterator[Build]:
         ):
             leftover.unlink()
         try:
-            yield Build(plan, data, out, plan_id)
+            yield Build(plan, data, out, plan_id, forget_changed_shards(out, plan))
         finally:
             shutil.rmtree(staging(out))
 
 
 def _shard_entry(receipt: dict[str, Any]) -> ShardEntry:
-    data, index = receipt["files"]
+    data, index, _table = receipt["files"]
     return ShardEntry(
         name=data["name"],
         rows=receipt["facts"]["rows"],

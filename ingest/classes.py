@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from convnext_imagenet.ingest.devkit import OFFICIAL_CLASSES, Leaf
+from convnext_imagenet.ingest.devkit import OFFICIAL_CLASSES
 from convnext_imagenet.ingest.errors import IngestError, first_few
-from convnext_imagenet.ingest.layout import Folder, SplitScan
+from convnext_imagenet.ingest.listing import Folder, SplitScan, shown
 
 _LARGEST_CLASS_FILE_BYTES = 16 << 20
 
@@ -45,19 +45,22 @@ def read_class_rule(text: str) -> ClassRule:
     return ClassRule("file", names)
 
 
-def choose_classes(rule: ClassRule, train: SplitScan, leaves: Mapping[str, Leaf] | None) -> tuple[str, ...]:
+def choose_classes(
+    rule: ClassRule, train: SplitScan, leaves: Mapping[str, object] | None, voucher: str = "the devkit"
+) -> tuple[str, ...]:
     """The chosen classes in ASCII order, so that the class index is the position.
 
-    `leaves` maps the devkit's wnids to its leaves; None stands for a tree without a devkit, where any folder name
-    is a class. Raises IngestError for a folder that is no leaf, an empty one, and whatever the rule does not allow.
+    The keys of `leaves` are the wnids that `voucher` knows; None stands for a tree without a devkit, where any folder
+    name is a class. Raises IngestError for a folder that is no leaf, an empty one, and whatever the rule does not
+    allow.
     """
     if rule.kind == "all" and leaves is not None:
-        _check_all_there(train, leaves)
+        _check_all_there(train, leaves, voucher)
     chosen = rule.names if rule.kind == "file" else tuple(folder.class_name for folder in train.folders)
     folders = {folder.class_name: folder for folder in train.folders}
     for name in chosen:
         if leaves is not None and name not in leaves:
-            raise IngestError(_no_leaf_message(rule, name, folders.get(name), leaves))
+            raise IngestError(_no_leaf_message(rule, name, folders.get(name), leaves, voucher))
         if name not in folders:
             raise IngestError(
                 f"--classes: {name} has no folder in train/{_did_you_mean(name, folders)}; "
@@ -71,10 +74,10 @@ def choose_classes(rule: ClassRule, train: SplitScan, leaves: Mapping[str, Leaf]
     return tuple(sorted(chosen))
 
 
-def _check_all_there(train: SplitScan, leaves: Mapping[str, Leaf]) -> None:
+def _check_all_there(train: SplitScan, leaves: Mapping[str, object], voucher: str) -> None:
     if len(leaves) != OFFICIAL_CLASSES:
         raise IngestError(
-            f"the devkit has {len(leaves)} classes, --classes all stands for the official {OFFICIAL_CLASSES}; "
+            f"{voucher} has {len(leaves)} classes, --classes all stands for the official {OFFICIAL_CLASSES}; "
             f"pass --classes found"
         )
     missing = sorted(leaves.keys() - {folder.class_name for folder in train.folders})
@@ -86,15 +89,17 @@ def _check_all_there(train: SplitScan, leaves: Mapping[str, Leaf]) -> None:
         )
 
 
-def _no_leaf_message(rule: ClassRule, name: str, folder: Folder | None, leaves: Mapping[str, Leaf]) -> str:
+def _no_leaf_message(
+    rule: ClassRule, name: str, folder: Folder | None, leaves: Mapping[str, object], voucher: str
+) -> str:
     if rule.kind == "file" or folder is None:
-        return f"--classes: {name!r} is no class of the devkit{_did_you_mean(name, leaves)}"
+        return f"--classes: {name!a} is no class of {voucher}{_did_you_mean(name, leaves)}"
     if named := {file.partition("_")[0] for file in folder.names} & leaves.keys():
         hint = f"; its files are named for {first_few(sorted(named))}, so rename the folder"
     else:
         hint = _did_you_mean(name, leaves)
     return (
-        f"{folder.path}: {name!r} is no class of the devkit{hint}; "
+        f"{shown(folder.path)}: {name!a} is no class of {voucher}{hint}; "
         f"to leave it out pass --classes FILE, for other class names than ImageNet's pass --unverified"
     )
 

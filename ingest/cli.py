@@ -1,5 +1,6 @@
 """`convnext-ingest`: from a raw ImageNet tree to verified records."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from convnext_imagenet.records.cli import expected_errors, progress
 
 if TYPE_CHECKING:
     from convnext_imagenet.ingest.building import Outcome
-    from convnext_imagenet.ingest.layout import TreeScan
+    from convnext_imagenet.ingest.listing import TreeScan
     from convnext_imagenet.ingest.plan import IngestPlan
 
 _MOST_CASES = 10
@@ -37,9 +38,38 @@ def main() -> None:
 )
 @click.option("--unverified", is_flag=True, help="Take folder names as labels; for trees without a devkit.")
 @click.option("--devkit", type=click.Path(path_type=Path), help="The devkit (tar.gz or folder) if not in DATA.")
+@click.option("--check-archives", is_flag=True, help="First compare the md5 of the archives in DATA with the official.")
+@click.option("--follow-links", is_flag=True, help="Follow symbolic links that lead out of DATA, and links to images.")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a core]")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Shuffles train over its shards."
+)
+@click.option(
+    "--max-side",
+    type=click.IntRange(min=16, max=30_000),
+    metavar="PIXELS",
+    help="Make images with a longer side smaller, and encode them again as JPEG.  [default: every file as it is]",
+)
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    help="The JPEG quality of images that --max-side makes smaller.  [default: 90]",
+)
+@click.option(
+    "--image-timeout",
+    type=click.IntRange(min=1),
+    default=60,
+    show_default=True,
+    metavar="SECONDS",
+    help="An image that takes longer to decode goes to quarantine.",
+)
+@click.option(
+    "--image-memory",
+    type=click.IntRange(min=128),
+    default=1024,
+    show_default=True,
+    metavar="MIB",
+    help="An image that takes more memory to decode goes to quarantine.",
 )
 @click.option(
     "--max-quarantine",
@@ -52,32 +82,50 @@ def build(
     classes: str,
     unverified: bool,
     devkit: Path | None,
+    check_archives: bool,
+    follow_links: bool,
     workers: int | None,
     seed: int,
+    max_side: int | None,
+    quality: int | None,
+    image_timeout: int,
+    image_memory: int,
     max_quarantine: int | None,
 ) -> None:
     """Verify the labels and images of DATA and write them to RECORDS.
 
-    DATA holds train/WNID/, val/ (flat or in class folders), and the devkit. It is only read. An ingest that was
-    stopped goes on where it was when the same command is run again.
+    DATA holds train/WNID/, val/ (flat or in class folders), and the devkit; or the official tars, which are read in
+    place; or Kaggle's ILSVRC/ and LOC_*. It is only read. An ingest that was stopped goes on where it was when the
+    same command is run again.
     """
+    if quality is not None and max_side is None:
+        raise click.UsageError("--quality: only images that are made smaller are encoded again; pass --max-side too")
     with expected_errors():
         from convnext_imagenet.ingest.building import open_build
         from convnext_imagenet.ingest.layout import scan_tree
         from convnext_imagenet.ingest.pool import interruptible
         from convnext_imagenet.ingest.preparing import prepare
         from convnext_imagenet.ingest.quarantine import allowed_number
+        from convnext_imagenet.ingest.treatment import Reencoding, Treatment
 
         with interruptible():
-            tree = scan_tree(data)
+            if check_archives:
+                _check_archives(data)
+            tree = scan_tree(data, follow_links)
             _print_tree(data, tree)
             plan = prepare(tree, classes, unverified, devkit, seed)
+            reencoding = Reencoding(max_side, quality or 90) if max_side else None
+            plan = dataclasses.replace(plan, treatment=Treatment(image_timeout, image_memory, reencoding))
             _print_labels(plan)
             with open_build(plan, data, out) as job:
                 units = job.unfinished()
                 if job.is_finished and not units:
                     click.echo(f"{out}: finished already from this source, nothing to do; {_how_to_check(out)}")
                     return
+                if job.outdated:
+                    click.echo(
+                        f"{out}: source files have changed since {', '.join(job.outdated)} was written; written again"
+                    )
                 if len(units) < job.shards:
                     click.echo(f"{out}: {job.shards - len(units)} of {job.shards} shards are there already")
                 with progress(sum(unit.rows for unit in units), "ingest") as advance:
@@ -86,23 +134,44 @@ def build(
             _print_outcome(out, outcome)
 
 
+def _check_archives(data: Path) -> None:
+    from convnext_imagenet.ingest.archives import check_archives
+    from convnext_imagenet.ingest.layout import find_archives
+
+    archives = find_archives(data)
+    with progress(sum(path.stat().st_size for path in archives), "md5", unit="B") as advance:
+        check_archives(archives, advance)
+    click.echo(f"{data}: {', '.join(path.name for path in archives)}: the md5 is the official one")
+
+
 def _print_tree(data: Path, tree: "TreeScan") -> None:
     click.echo(f"{data}:")
     for split in (tree.train, tree.val):
-        shape = "flat" if split.is_flat else f"{len(split.folders):,} class folders"
-        click.echo(f"  {split.name}: {shape}, {split.files:,} images, {split.bytes / 2**20:,.1f} MiB")
+        count = "" if split.is_flat else f"{len(split.folders):,} "
+        click.echo(f"  {split.name}: {count}{split.shape}, {split.files:,} images, {split.bytes / 2**20:,.1f} MiB")
     click.echo(f"  devkit: {tree.devkit.name if tree.devkit else 'none'}")
-    if tree.ignored.count:
-        click.echo(f"  ignored: {tree.ignored.count:,} hidden or other files, such as {tree.ignored.first!r}")
+    if tree.kaggle:
+        click.echo("  Kaggle's layout")
+    if (ignored := tree.found.ignored).count:
+        click.echo(f"  ignored: {ignored.count:,} hidden or other files, such as {ignored.first!r}")
+    if (odd := tree.found.odd).count:
+        click.echo(
+            f"  no plain files, so they end in quarantine: {odd.count:,} links, pipes or devices, such as {odd.first!r}"
+        )
 
 
 def _print_labels(plan: "IngestPlan") -> None:
     source = plan.source
-    state = "verified against the devkit" if source["verified"] else "NOT verified: the folder names are the labels"
+    state = "NOT verified: the folder names are the labels"
+    if source["verified"]:
+        against = "the devkit" if source["devkit_sha256"] else "the official val labels, without a devkit"
+        state = f"verified against {against}"
     click.echo(f"{len(plan.classes):,} classes, {plan.images:,} images; labels {state}")
     for split, count in source["left_out"].items():
         if count:
             click.echo(f"  {split}: left out, since of other classes: {count:,} images")
+    if source["verified"] and not source["devkit_sha256"]:
+        click.echo(f"  train: images counted: {source['train_counts']}; only the devkit tells the number in each class")
     if source["incomplete_classes"]:
         click.echo(f"  train: {source['incomplete_classes']:,} classes have fewer images than the devkit counts")
 

@@ -4,25 +4,33 @@ Reads `data/meta.mat` and the ground truth into memory, out of the tar.gz or out
 is ever extracted to disk. Knows nothing of image files.
 """
 
+import gzip
 import hashlib
 import io
+import os
 import re
-import tarfile
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import scipy.io
 
 from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.opening import kind_of_file, open_source
+from convnext_imagenet.ingest.tars import BadTar, Seekable, walk_tar
 
 OFFICIAL_CLASSES = 1000
+OFFICIAL_TRAIN_IMAGES = 1_281_167
 OFFICIAL_VAL_PER_CLASS = 50
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 _LARGEST_MEMBER_BYTES = 64 << 20
+_LARGEST_DEVKIT_BYTES = 64 << 20
+_GZIP_MAGIC = b"\x1f\x8b"
 _WNID = re.compile(r"n[0-9]{8}")
 _MOST_DIGITS = 9
 _FETCH_AGAIN = "fetch ILSVRC2012_devkit_t12.tar.gz again"
@@ -48,6 +56,23 @@ class Devkit:
     leaves: tuple[Leaf, ...]
     ground_truth: tuple[int, ...]
     sha256: str
+    title: str = "the devkit"
+
+    @cached_property
+    def names(self) -> Mapping[str, str]:
+        """The names of each class by wnid."""
+        return {leaf.wnid: leaf.words for leaf in self.leaves}
+
+    @cached_property
+    def train_images(self) -> Mapping[str, int]:
+        """The true number of train images by wnid."""
+        return {leaf.wnid: leaf.train_images for leaf in self.leaves}
+
+    @cached_property
+    def val_wnids(self) -> tuple[str, ...]:
+        """The wnid of val image n at n - 1."""
+        wnid_of = {leaf.ilsvrc_id: leaf.wnid for leaf in self.leaves}
+        return tuple(wnid_of[ilsvrc_id] for ilsvrc_id in self.ground_truth)
 
 
 def read_devkit(path: Path) -> Devkit:
@@ -124,40 +149,63 @@ def _leaf(synset: Any) -> Leaf:
     )
 
 
+def read_small_file(path: Path, way_out: str) -> bytes:
+    """The bytes of a plain file of at most 64 MiB; IngestError, ending in `way_out`, when it is none."""
+    with _opened(path, way_out) as file:
+        return _capped(file.read(_LARGEST_MEMBER_BYTES + 1), str(path))
+
+
 def _from_folder(path: Path) -> dict[str, bytes]:
-    return {name: _read_file(path / name) for name in (_META, _GROUND_TRUTH)}
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST_MEMBER_BYTES + 1)
-    except OSError as error:
-        reason = error.strerror or error
-        raise IngestError(f"{path}: cannot be read ({reason}); {_FETCH_AGAIN} and unpack it") from None
-    return _capped(data, str(path))
+    return {name: read_small_file(path / name, f"{_FETCH_AGAIN} and unpack it") for name in (_META, _GROUND_TRUTH)}
 
 
 def _from_tar(path: Path) -> dict[str, bytes]:
+    """Both members; at most so many bytes are unpacked, whatever the archive claims."""
     found: dict[str, bytes] = {}
-    try:
-        with tarfile.open(path, "r|*") as tar:
-            for member in tar:
-                name = next((wanted for wanted in (_META, _GROUND_TRUTH) if _is_member(member, wanted)), None)
-                if name is not None and (content := tar.extractfile(member)) is not None:
-                    found[name] = _capped(content.read(_LARGEST_MEMBER_BYTES + 1), f"{path}: {member.name}")
-    except OSError as error:
-        raise IngestError(f"{path}: cannot be read ({error.strerror or error}); {_FETCH_AGAIN}") from None
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise IngestError(f"{path}: truncated, or not a tar.gz file ({error}); {_FETCH_AGAIN}") from None
+    with _opened(path, _FETCH_AGAIN) as packed:
+        is_gzip = packed.read(2) == _GZIP_MAGIC
+        packed.seek(0)
+        plain: Seekable = gzip.GzipFile(fileobj=packed) if is_gzip else packed
+        try:
+            for member in walk_tar(plain, 0, _LARGEST_DEVKIT_BYTES):
+                name = next((each for each in (_META, _GROUND_TRUTH) if _is_path(member.name, each)), None)
+                if name is not None and member.kind == "file":
+                    plain.seek(member.offset)
+                    found[name] = plain.read(member.size)
+            _read_to_end(plain)
+        except (BadTar, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise IngestError(
+                f"{path}: truncated, or not a tar.gz file of at most {_LARGEST_DEVKIT_BYTES >> 20} MiB unpacked "
+                f"({error}); {_FETCH_AGAIN}"
+            ) from None
+        except OSError as error:
+            raise IngestError(f"{path}: cannot be read ({error.strerror or error}); {_FETCH_AGAIN}") from None
     for name in (_META, _GROUND_TRUTH):
         if name not in found:
             raise IngestError(f"{path}: holds no {name}; it is not the classification devkit, {_FETCH_AGAIN}")
     return found
 
 
-def _is_member(member: tarfile.TarInfo, wanted: str) -> bool:
-    return member.isreg() and (member.name == wanted or member.name.endswith(f"/{wanted}"))
+def _read_to_end(file: Seekable) -> None:
+    """Read what follows the last member, so that gzip compares its checksum."""
+    for _ in range(_LARGEST_DEVKIT_BYTES >> 20):
+        if not file.read(1 << 20):
+            return
+    raise BadTar("it goes on after its end")
+
+
+def _opened(path: Path, way_out: str) -> BinaryIO:
+    try:
+        descriptor = open_source(path, follow_links=True)  # the user named it, or the scan has checked it
+    except OSError as error:
+        raise IngestError(f"{path}: cannot be read ({error.strerror or error}); {way_out}") from None
+    if descriptor is None:
+        raise IngestError(f"{path}: {kind_of_file(path)}, expected a plain file; {way_out}")
+    return os.fdopen(descriptor, "rb")
+
+
+def _is_path(name: str, wanted: str) -> bool:
+    return name == wanted or name.endswith(f"/{wanted}")
 
 
 def _capped(data: bytes, origin: str) -> bytes:

@@ -1,5 +1,6 @@
 """Each image's label, checked from every side that the tree and the devkit offer. Pure: names in, labels out."""
 
+import itertools
 import re
 from array import array
 from collections import Counter
@@ -7,13 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from convnext_imagenet.ingest.classes import ClassRule, choose_classes
-from convnext_imagenet.ingest.devkit import OFFICIAL_VAL_PER_CLASS, Devkit, Leaf
+from convnext_imagenet.ingest.devkit import OFFICIAL_TRAIN_IMAGES, OFFICIAL_VAL_PER_CLASS
 from convnext_imagenet.ingest.errors import IngestError, first_few
-from convnext_imagenet.ingest.layout import Folder, SplitScan, TreeScan
+from convnext_imagenet.ingest.listing import Folder, SplitScan, TreeScan, shown
+from convnext_imagenet.ingest.vouching import Voucher
 from convnext_imagenet.records.manifest import ClassEntry
 
 _TRAIN_NAME = re.compile(r"(n[0-9]{8})_[0-9]+\.(?:JPEG|JPG|jpeg|jpg)")
 _VAL_NAME = re.compile(r"ILSVRC2012_val_([0-9]{8})\.(?:JPEG|JPG|jpeg|jpg)")
+_FETCH = "fetch them, or pass --classes found to ingest what is there"
 _NOT_IMAGENET = "for a tree with other file names than ImageNet's pass --unverified"
 
 
@@ -22,7 +25,8 @@ class LabelledSplit:
     """The images of one split with their labels, column by column and in no particular order.
 
     `paths` are below DATA, `keys` name the rows in the records, `sizes` are in bytes, `labels` are class indices.
-    `left_out` counts images of classes that were not chosen.
+    `left_out` counts images of classes that were not chosen. `offsets` in a tar and `modified_ns` are as in Folder;
+    left empty they stand for plain files of unknown age.
     """
 
     name: str
@@ -31,34 +35,49 @@ class LabelledSplit:
     sizes: array = field(default_factory=lambda: array("q"))
     labels: array = field(default_factory=lambda: array("i"))
     left_out: int = 0
+    offsets: array = field(default_factory=lambda: array("q"))
+    modified_ns: array = field(default_factory=lambda: array("q"))
+
+    def __post_init__(self) -> None:
+        self.offsets = self.offsets or array("q", [-1]) * len(self.paths)
+        self.modified_ns = self.modified_ns or array("q", [-1]) * len(self.paths)
 
 
 @dataclass(frozen=True)
 class LabelledTree:
-    """The classes by index and both splits; `incomplete_classes` have fewer train images than the devkit says."""
+    """The classes by index and both splits; `incomplete_classes` have fewer train images than the devkit says
+    (None: nobody says)."""
 
     classes: tuple[ClassEntry, ...]
     train: LabelledSplit
     val: LabelledSplit
-    incomplete_classes: int
+    incomplete_classes: int | None
     is_verified: bool
 
 
-def label_tree(tree: TreeScan, devkit: Devkit, rule: ClassRule) -> LabelledTree:
-    """The labels of a tree in ImageNet's shape, verified against its devkit.
+def label_tree(tree: TreeScan, voucher: Voucher, rule: ClassRule) -> LabelledTree:
+    """The labels of a tree in ImageNet's shape, verified against the devkit or Kaggle's files.
 
     Raises IngestError at the first contradiction between folder, file name, ground truth and counts.
     """
-    leaves = {leaf.wnid: leaf for leaf in devkit.leaves}
-    chosen = choose_classes(rule, tree.train, leaves)
+    chosen = choose_classes(rule, tree.train, voucher.names, voucher.title)
     index_of = {wnid: index for index, wnid in enumerate(chosen)}
     train = _gather(tree.train, index_of, _train_wnids)
-    val = _gather(tree.val, index_of, lambda folder: _val_wnids(folder, tree.val.is_flat, devkit))
-    incomplete = _check_train_counts(train, chosen, leaves, must_be_complete=rule.kind == "all")
+    val = _gather(tree.val, index_of, lambda folder: _val_wnids(folder, tree.val.is_flat, voucher))
+    incomplete = _check_train_counts(train, chosen, voucher, must_be_complete=rule.kind == "all")
     if rule.kind == "all":
         _check_val_counts(val, chosen)
-    classes = tuple(ClassEntry(index, wnid, leaves[wnid].words) for wnid, index in index_of.items())
-    return _checked(LabelledTree(classes, train, val, incomplete, is_verified=True))
+    return _checked(LabelledTree(_classes(index_of, voucher), train, val, incomplete, is_verified=True))
+
+
+def _classes(index_of: Mapping[str, int], voucher: Voucher) -> tuple[ClassEntry, ...]:
+    """The classes by index, with the devkit's counts when it is the devkit that vouches."""
+    if voucher.train_images is None:
+        return tuple(ClassEntry(index, wnid, voucher.names[wnid]) for wnid, index in index_of.items())
+    train, val = voucher.train_images, Counter(voucher.val_wnids)
+    return tuple(
+        ClassEntry(index, wnid, voucher.names[wnid], train[wnid], val[wnid]) for wnid, index in index_of.items()
+    )
 
 
 def label_plain_tree(tree: TreeScan, rule: ClassRule) -> LabelledTree:
@@ -90,7 +109,8 @@ def _gather(scan: SplitScan, index_of: Mapping[str, int], wnids_of: Callable[[Fo
         if scan.name == "train" and folder.class_name not in index_of:
             split.left_out += len(folder.names)
             continue
-        for name, size, wnid in zip(folder.names, folder.sizes, wnids_of(folder), strict=True):
+        columns = (folder.names, folder.sizes, folder.offsets, folder.modified_ns, wnids_of(folder))
+        for name, size, offset, modified_ns, wnid in zip(*columns, strict=True):
             if (label := index_of.get(wnid)) is None:
                 split.left_out += 1
                 continue
@@ -98,20 +118,23 @@ def _gather(scan: SplitScan, index_of: Mapping[str, int], wnids_of: Callable[[Fo
             split.keys.append(name.rpartition(".")[0])
             split.sizes.append(size)
             split.labels.append(label)
+            split.offsets.append(offset)
+            split.modified_ns.append(modified_ns)
     return split
 
 
 def _folder_names(folder: Folder) -> Iterator[str]:
-    return (folder.class_name for _ in folder.names)
+    return itertools.repeat(folder.class_name, len(folder.names))
 
 
 def _train_wnids(folder: Folder) -> Iterator[str]:
     wrong: Counter[str] = Counter()
+    class_name = folder.class_name
     for name in folder.names:
         match = _TRAIN_NAME.fullmatch(name)
         if match is None:
-            raise IngestError(f"{folder.path}/{name}: not named WNID_<number>.JPEG; {_NOT_IMAGENET}")
-        if match[1] != folder.class_name:
+            raise IngestError(f"{folder.path}/{shown(name)}: not named WNID_<number>.JPEG; {_NOT_IMAGENET}")
+        if match[1] != class_name:
             wrong[match[1]] += 1
     if wrong:
         other, _ = wrong.most_common(1)[0]
@@ -123,19 +146,19 @@ def _train_wnids(folder: Folder) -> Iterator[str]:
     return _folder_names(folder)
 
 
-def _val_wnids(folder: Folder, is_flat: bool, devkit: Devkit) -> Iterator[str]:
-    wnid_of = {leaf.ilsvrc_id: leaf.wnid for leaf in devkit.leaves}
+def _val_wnids(folder: Folder, is_flat: bool, voucher: Voucher) -> Iterator[str]:
+    val_wnids = voucher.val_wnids
     for name in folder.names:
         match = _VAL_NAME.fullmatch(name)
         if match is None:
-            raise IngestError(f"{folder.path}/{name}: not named ILSVRC2012_val_<8 digits>.JPEG; {_NOT_IMAGENET}")
+            raise IngestError(f"{folder.path}/{shown(name)}: not named ILSVRC2012_val_<8 digits>.JPEG; {_NOT_IMAGENET}")
         number = int(match[1])
-        if not 1 <= number <= len(devkit.ground_truth):
+        if not 1 <= number <= len(val_wnids):
             raise IngestError(
-                f"{folder.path}/{name}: the ground truth has lines for images 1 to {len(devkit.ground_truth):,}; "
+                f"{folder.path}/{name}: the ground truth has lines for images 1 to {len(val_wnids):,}; "
                 f"is the devkit of another set? give the right one with --devkit"
             )
-        wnid = wnid_of[devkit.ground_truth[number - 1]]
+        wnid = val_wnids[number - 1]
         if not is_flat and wnid != folder.class_name:
             raise IngestError(
                 f"{folder.path}/{name}: the folder says {folder.class_name}, the ground truth says {wnid}; "
@@ -145,13 +168,22 @@ def _val_wnids(folder: Folder, is_flat: bool, devkit: Devkit) -> Iterator[str]:
 
 
 def _check_train_counts(
-    train: LabelledSplit, chosen: tuple[str, ...], leaves: Mapping[str, Leaf], must_be_complete: bool
-) -> int:
-    """The number of classes with too few images; too many are an error, and so are too few for the whole set."""
+    train: LabelledSplit, chosen: tuple[str, ...], voucher: Voucher, must_be_complete: bool
+) -> int | None:
+    """The number of classes with too few images, None when nobody tells how many there must be.
+
+    Too many are an error, and so are too few for the whole set, where at least the total is known.
+    """
+    if voucher.train_images is None:
+        if must_be_complete and len(train.labels) != OFFICIAL_TRAIN_IMAGES:
+            raise IngestError(
+                f"train/: {len(train.labels):,} images, the official set has {OFFICIAL_TRAIN_IMAGES:,}; {_FETCH}"
+            )
+        return None
     counts = Counter(train.labels)
     incomplete = []
     for index, wnid in enumerate(chosen):
-        expected = leaves[wnid].train_images
+        expected = voucher.train_images[wnid]
         if counts[index] > expected:
             raise IngestError(
                 f"train/{wnid}: {counts[index]:,} images, the devkit counts {expected:,}; remove those that were added"

@@ -6,13 +6,14 @@ or hash seed.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from convnext_imagenet.ingest.classes import ClassRule
 from convnext_imagenet.ingest.labels import LabelledSplit, LabelledTree
+from convnext_imagenet.ingest.treatment import Treatment
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.order import keyed_rng
@@ -25,13 +26,29 @@ _ROWS_WORTH_A_SHARD = 512
 
 
 class PlannedRow(NamedTuple):
-    """One image to store: its path is below DATA, its size in bytes is the one seen by the scan."""
+    """One image to store, as the scan saw it.
+
+    `path` is below DATA and goes on into a tar for an image that lies in one; `offset` is its first byte in that tar,
+    -1 for a file of its own. `modified_ns` is the time of the file or of the tar, -1 when it is not known.
+    """
 
     sample_id: int
     path: str
     key: str
     label: int
     size: int
+    offset: int = -1
+    modified_ns: int = -1
+
+    @property
+    def is_member(self) -> bool:
+        """True when the image lies in a tar."""
+        return self.offset >= 0
+
+    @property
+    def archive(self) -> str:
+        """The path below DATA of the outermost tar that the image lies in."""
+        return self.path[: self.path.index(".tar/") + len(".tar")]
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,8 @@ class SplitPlan:
     keys: tuple[str, ...]
     sizes: np.ndarray
     labels: np.ndarray
+    offsets: np.ndarray
+    modified_ns: np.ndarray
     order: np.ndarray
     shard_count: int
 
@@ -61,11 +80,19 @@ class SplitPlan:
         """The size of the images of the largest shard."""
         return max(int(self.sizes[self.sample_ids(index)].sum()) for index in range(self.shard_count))
 
+    def first_of_each_class(self, count: int) -> frozenset[int]:
+        """The sample ids of the first `count` images of each class, by key."""
+        by_label = np.argsort(self.labels, kind="stable")
+        starts = np.searchsorted(self.labels[by_label], self.labels[by_label])
+        return frozenset(by_label[np.arange(len(by_label)) - starts < count].tolist())
+
     def shard_rows(self, index: int) -> list[PlannedRow]:
         """The images of shard `index`, in stored order."""
+        ids = self.sample_ids(index)
+        columns = (column[ids].tolist() for column in (self.labels, self.sizes, self.offsets, self.modified_ns))
         return [
-            PlannedRow(row, self.paths[row], self.keys[row], int(self.labels[row]), int(self.sizes[row]))
-            for row in self.sample_ids(index).tolist()
+            PlannedRow(row, self.paths[row], self.keys[row], *numbers)
+            for row, *numbers in zip(ids.tolist(), *columns, strict=True)
         ]
 
     def sample_ids(self, index: int) -> np.ndarray:
@@ -83,6 +110,7 @@ class IngestPlan:
     source: dict[str, Any]
     seed: int
     versions: dict[str, str]
+    treatment: Treatment = field(default_factory=Treatment)
 
     @property
     def images(self) -> int:
@@ -98,6 +126,7 @@ class IngestPlan:
             "seed": self.seed,
             "classes": [[entry.wnid, entry.name] for entry in self.classes],
             "source": self.source,
+            "treatment": self.treatment.to_json(),
             "shards": {split.name: split.shard_count for split in self.splits},
         }
 
@@ -109,8 +138,13 @@ def plan_tree(
     versions: Mapping[str, str],
     layout: Mapping[str, str],
     devkit_sha256: str | None,
+    follows_links: bool = False,
+    kaggle_sha256: str | None = None,
 ) -> IngestPlan:
-    """The plan for a labelled tree; train is shuffled over its shards by `seed`, val keeps the order of its keys."""
+    """The plan for a labelled tree; train is shuffled over its shards by `seed`, val keeps the order of its keys.
+
+    The source tells who vouches for labels by the SHA-256 of what they said, and how far train could be counted.
+    """
     splits = (plan_split(tree.train, seed, is_shuffled=True), plan_split(tree.val, seed, is_shuffled=False))
     source = {
         "verified": tree.is_verified,
@@ -122,9 +156,19 @@ def plan_tree(
         "fingerprint": {split.name: fingerprint(split) for split in splits},
         "left_out": {split.name: split.left_out for split in (tree.train, tree.val)},
         "incomplete_classes": tree.incomplete_classes,
+        "train_counts": _train_counts(tree, rule),
         "devkit_sha256": devkit_sha256,
+        "kaggle_sha256": kaggle_sha256,
+        "follows_links": follows_links,
     }
     return IngestPlan(tree.classes, splits, source, seed, dict(versions))
+
+
+def _train_counts(tree: LabelledTree, rule: ClassRule) -> str:
+    """How far the number of train images was checked, in the words of the manifest."""
+    if tree.incomplete_classes is not None and tree.is_verified:
+        return "each class against the devkit"
+    return "the total alone" if tree.is_verified and rule.kind == "all" else "not checked"
 
 
 def plan_split(split: LabelledSplit, seed: int, is_shuffled: bool) -> SplitPlan:
@@ -139,6 +183,8 @@ def plan_split(split: LabelledSplit, seed: int, is_shuffled: bool) -> SplitPlan:
         keys=tuple(split.keys[index] for index in by_key),
         sizes=sizes,
         labels=np.asarray(split.labels, dtype=np.int32)[by_key],
+        offsets=np.asarray(split.offsets, dtype=np.int64)[by_key],
+        modified_ns=np.asarray(split.modified_ns, dtype=np.int64)[by_key],
         order=order,
         shard_count=count_shards(rows, int(sizes.sum())),
     )

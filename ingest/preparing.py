@@ -1,36 +1,49 @@
 """From a scanned tree to a plan: the devkit is read, the labels are verified, the versions are noted."""
 
+import functools
 import importlib.metadata
 from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL
 
 from convnext_imagenet.ingest.classes import read_class_rule
 from convnext_imagenet.ingest.devkit import read_devkit
 from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.kaggle import cross_check, read_kaggle
 from convnext_imagenet.ingest.labels import label_plain_tree, label_tree
-from convnext_imagenet.ingest.layout import TreeScan
+from convnext_imagenet.ingest.listing import TreeScan
 from convnext_imagenet.ingest.plan import IngestPlan, plan_tree
 
 
 def prepare(tree: TreeScan, classes: str, unverified: bool, devkit: Path | None, seed: int) -> IngestPlan:
-    """The plan for a scanned tree, its labels verified against the devkit unless `unverified`.
+    """The plan for a scanned tree, its labels verified unless `unverified`.
+
+    The devkit vouches for them; where Kaggle's solution lies beside it both must agree, and where it lies alone, it
+    must be the official one.
 
     `classes` is all, found, or a file of wnids; `devkit` overrides the one that the scan found.
     """
     rule = read_class_rule(classes)
-    layout = {split.name: "flat" if split.is_flat else "class folders" for split in (tree.train, tree.val)}
+    layout = {split.name: split.shape for split in (tree.train, tree.val)}
+    plan = functools.partial(
+        plan_tree, rule=rule, seed=seed, versions=tool_versions(), layout=layout, follows_links=tree.follows_links
+    )
     if unverified:
-        return plan_tree(label_plain_tree(tree, rule), rule, seed, tool_versions(), layout, devkit_sha256=None)
+        return plan(label_plain_tree(tree, rule), devkit_sha256=None)
     path = devkit or tree.devkit
-    if path is None:
-        raise IngestError(
-            "no devkit lies beside train/ and val/: put ILSVRC2012_devkit_t12.tar.gz there or name it with --devkit; "
-            "to take the folder names as labels without any check, pass --unverified"
-        )
-    kit = read_devkit(path)
-    return plan_tree(label_tree(tree, kit, rule), rule, seed, tool_versions(), layout, kit.sha256)
+    if path is not None:
+        kit = read_devkit(path)
+        solution_sha256 = cross_check(tree.kaggle, kit) if tree.kaggle else None
+        return plan(label_tree(tree, kit, rule), devkit_sha256=kit.sha256, kaggle_sha256=solution_sha256)
+    if tree.kaggle is not None:
+        kaggle = read_kaggle(tree.kaggle)
+        return plan(label_tree(tree, kaggle, rule), devkit_sha256=None, kaggle_sha256=kaggle.sha256)
+    raise IngestError(
+        "no devkit lies beside train and val: put ILSVRC2012_devkit_t12.tar.gz there or name it with --devkit; "
+        "to take the folder names as labels without any check, pass --unverified"
+    )
 
 
 def tool_versions() -> dict[str, str]:
@@ -39,5 +52,6 @@ def tool_versions() -> dict[str, str]:
         "mindspore": importlib.metadata.version("mindspore"),
         "numpy": np.__version__,
         "opencv": cv2.__version__,
+        "pillow": PIL.__version__,
         "pyarrow": importlib.metadata.version("pyarrow"),
     }

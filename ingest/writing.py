@@ -1,30 +1,36 @@
 """One shard, from source files to published records; runs in a worker process and knows nothing of the others.
 
-Each file is read once, checked whole before it is stored, and the finished shard is read back and compared with
-what was meant, row by row, before it gets its final name.
+Each file is read once, decoded whole in a process of its own before it is stored, and the finished shard is read
+back and compared with what was meant, row by row, before it gets its final name.
 """
 
 import hashlib
 import itertools
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+from convnext_imagenet.ingest.checking import BATCH_BYTES, BATCH_IMAGES, CheckedImage, Checker, Request
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.plan import PlannedRow
 from convnext_imagenet.ingest.quarantine import Quarantined
+from convnext_imagenet.ingest.sources import SourceReader
+from convnext_imagenet.ingest.treatment import Treatment
 from convnext_imagenet.records.artefact import publish
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, check_image
+from convnext_imagenet.records.images import BadImage
+from convnext_imagenet.records.index import IndexEntry, shard_index_path, write_shard_index
 from convnext_imagenet.records.schema import Row
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """All that a worker needs for one shard; `staging` is this shard's own folder, it need not exist."""
+    """All that a worker needs for one shard; `staging` is this shard's own folder, it need not exist.
+
+    `pictured` holds the sample ids of which a thumbnail is kept for the report.
+    """
 
     data: Path
     folder: Path
@@ -35,17 +41,29 @@ class ShardTask:
     rows: list[PlannedRow]
     largest_row_bytes: int
     largest_shard_bytes: int
+    follow_links: bool = False
+    treatment: Treatment = field(default_factory=Treatment)
+    pictured: frozenset[int] = frozenset()
 
 
-class _Stored(NamedTuple):
-    """What the shard must give back for a row."""
+@dataclass
+class _Account:
+    """What became of the images of one shard: what it must give back row by row, and what is not in it."""
 
-    sample_id: int
-    key: str
-    label: int
-    height: int
-    width: int
-    sha256: bytes
+    stored: list[IndexEntry] = field(default_factory=list)
+    bad: list[Quarantined] = field(default_factory=list)
+    reencoded: int = 0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the receipt says about the shard."""
+        per_class = Counter(entry.label for entry in self.stored)
+        return {
+            "rows": len(self.stored),
+            "rows_per_class": {str(label): count for label, count in sorted(per_class.items())},
+            "quarantined": [asdict(entry) for entry in self.bad],
+            "reencoded": self.reencoded,
+        }
 
 
 def write_unit(task: ShardTask, on_progress: Callable[[int], None]) -> None:
@@ -54,81 +72,83 @@ def write_unit(task: ShardTask, on_progress: Callable[[int], None]) -> None:
     Raises IngestError when a source file has changed since the plan or cannot be read, and when the shard does
     not read back as it was written.
     """
-    # Imported here since MindSpore takes seconds to load, and the parent process has no need of it.
-    from convnext_imagenet.records.shards import page_layout, read_back, write_shard
-
     shutil.rmtree(task.staging, ignore_errors=True)
     task.staging.mkdir(parents=True)
-    path = task.staging / task.shard
-    stored: list[_Stored] = []
-    bad: list[Quarantined] = []
-    rows = _accepted_rows(task, stored, bad, on_progress)
-    first = next(rows, None)
-    staged = []
-    if first is not None:
-        layout = page_layout(task.largest_row_bytes, task.largest_shard_bytes)
-        write_shard(path, itertools.chain([first], rows), layout)
-        _compare(task.shard, read_back(path), stored)
-        staged = [path, path.with_name(f"{path.name}.db")]
-    per_class = Counter(entry.label for entry in stored)
-    facts = {
-        "rows": len(stored),
-        "rows_per_class": {str(label): count for label, count in sorted(per_class.items())},
-        "quarantined": [asdict(entry) for entry in bad],
-    }
-    publish(staged, task.folder, Path(task.shard).stem, task.plan_id, facts)
+    account = _Account()
+    with Checker(task.treatment) as checker:
+        staged = _write_files(task, checker, account, on_progress)
+    publish(staged, task.folder, Path(task.shard).stem, task.plan_id, account.facts)
     shutil.rmtree(task.staging)
 
 
+def _write_files(
+    task: ShardTask, checker: Checker, account: _Account, on_progress: Callable[[int], None]
+) -> list[Path]:
+    # Imported here since MindSpore takes seconds to load, and the parent process has no need of it.
+    from convnext_imagenet.records.shards import page_layout, read_back, write_shard
+
+    rows = _accepted_rows(task, checker, account, on_progress)
+    if (first := next(rows, None)) is None:
+        return []
+    path = task.staging / task.shard
+    write_shard(path, itertools.chain([first], rows), page_layout(task.largest_row_bytes, task.largest_shard_bytes))
+    _compare(task.shard, read_back(path), account.stored)
+    write_shard_index(shard_index_path(path), account.stored)
+    return [path, path.with_name(f"{path.name}.db"), shard_index_path(path)]
+
+
 def _accepted_rows(
-    task: ShardTask, stored: list[_Stored], bad: list[Quarantined], on_progress: Callable[[int], None]
+    task: ShardTask, checker: Checker, account: _Account, on_progress: Callable[[int], None]
 ) -> Iterator[Row]:
     """The rows of the images that pass their check; notes what was stored and what was not."""
-    for planned in task.rows:
-        try:
-            row = _checked_row(task.data, planned)
-        except BadImage as error:
-            bad.append(Quarantined(task.split, planned.key, planned.path, planned.label, error.reason, error.detail))
+    for planned, checked in _checked_images(task, checker):
+        if isinstance(checked, BadImage):
+            row_of = (task.split, planned.key, planned.path, planned.label)
+            account.bad.append(Quarantined(*row_of, checked.reason, checked.detail))
         else:
-            stored.append(_as_stored(row))
+            info = checked.info
+            row = Row(checked.image, planned.label, planned.sample_id, planned.key, info.height, info.width)
+            account.stored.append(_entry(row, info.mode, checked.thumbnail))
+            account.reencoded += checked.is_reencoded
             yield row
         on_progress(1)
 
 
-def _checked_row(data: Path, planned: PlannedRow) -> Row:
-    image = _read_source(data / planned.path, planned.size)
-    info = check_image(image)
-    return Row(image, planned.label, planned.sample_id, planned.key, info.height, info.width)
+def _checked_images(task: ShardTask, checker: Checker) -> Iterator[tuple[PlannedRow, CheckedImage | BadImage]]:
+    """Each image with its verdict, in order; they are read and checked in batches."""
+    with SourceReader(task.data, task.follow_links) as reader:
+        rows = iter(task.rows)
+        while batch := _read_batch(reader, rows):
+            images = [(row, image) for row, image in batch if isinstance(image, bytes)]
+            checked = iter(checker.check([Request(image, row.sample_id in task.pictured) for row, image in images]))
+            for row, image in batch:
+                yield row, image if isinstance(image, BadImage) else next(checked)
 
 
-def _read_source(path: Path, planned_size: int) -> bytes:
-    """The file's bytes, which must be as many as the plan says; BadImage when they are too many to be read."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            image = b"" if size > LARGEST_FILE_BYTES else file.read(size + 1)
-    except OSError as error:
-        raise IngestError(
-            f"{path}: cannot be read ({error.strerror}); mend it and run the same command again, "
-            f"finished shards are kept"
-        ) from None
-    if size != planned_size or (image and len(image) != size):
-        raise IngestError(
-            f"{path}: changed during the ingest ({planned_size} bytes planned, {max(size, len(image))} found); "
-            f"let nothing write there, and build into another directory"
-        )
-    if size > LARGEST_FILE_BYTES:
-        raise BadImage("too_large", f"{size} bytes, at most {LARGEST_FILE_BYTES} are read")
-    return image
+def _read_batch(reader: SourceReader, rows: Iterator[PlannedRow]) -> list[tuple[PlannedRow, bytes | BadImage]]:
+    batch: list[tuple[PlannedRow, bytes | BadImage]] = []
+    size = 0
+    while len(batch) < BATCH_IMAGES and size < BATCH_BYTES and (row := next(rows, None)):
+        try:
+            image: bytes | BadImage = reader.read(row)
+        except BadImage as error:
+            image = error
+        else:
+            size += len(image)
+        batch.append((row, image))
+    return batch
 
 
-def _as_stored(row: Row) -> _Stored:
-    digest = hashlib.sha256(row.image).digest()
-    return _Stored(row.sample_id, row.key, row.label, row.height, row.width, digest)
+def _entry(row: Row, mode: str, thumbnail: bytes | None) -> IndexEntry:
+    digest = hashlib.sha256(row.image).hexdigest()
+    sides = (row.width, row.height)
+    return IndexEntry(row.key, row.sample_id, row.label, len(row.image), *sides, mode, digest, thumbnail)
 
 
-def _compare(shard: str, found_rows: Iterator[Row], stored: list[_Stored]) -> None:
-    for number, (found, meant) in enumerate(itertools.zip_longest(map(_as_stored, found_rows), stored)):
+def _compare(shard: str, found_rows: Iterator[Row], stored: list[IndexEntry]) -> None:
+    meant_rows = (entry._replace(mode="", thumbnail=None) for entry in stored)
+    found_entries = (_entry(row, "", None) for row in found_rows)
+    for number, (found, meant) in enumerate(itertools.zip_longest(found_entries, meant_rows)):
         if found != meant:
             raise IngestError(
                 f"{shard}: row {number} reads back as {_told(found)}, meant was {_told(meant)}; "
@@ -136,5 +156,5 @@ def _compare(shard: str, found_rows: Iterator[Row], stored: list[_Stored]) -> No
             )
 
 
-def _told(row: _Stored | None) -> str:
-    return "nothing" if row is None else f"{row.key} (label {row.label}, sha256 {row.sha256.hex()[:12]})"
+def _told(row: IndexEntry | None) -> str:
+    return "nothing" if row is None else f"{row.key} (label {row.label}, sha256 {row.sha256[:12]})"

@@ -19,6 +19,7 @@ from typing import Any
 
 from convnext_imagenet.records.errors import RecordsError
 from convnext_imagenet.records.files import (
+    is_leftover,
     make_folder,
     read_json,
     sha256_file,
@@ -191,7 +192,8 @@ def _kind_of(plan: Any) -> str:
 
 
 def _refuse_foreign_files(root: Path) -> None:
-    foreign = sorted(entry.name for entry in root.iterdir() if entry.name not in (_LOCK, _STAGING))
+    names = (entry.name for entry in root.iterdir() if entry.name not in (_LOCK, _STAGING))
+    foreign = sorted(name for name in names if not is_leftover(name))
     if foreign:
         raise RecordsError(
             f"{root}: not empty and not ours (it holds {foreign[0]!r}); choose a new or an empty directory"

@@ -54,7 +54,8 @@ def show(records: Path, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(manifest.to_json(), indent=1, sort_keys=True, ensure_ascii=False))
             return
-        labels = "verified against the devkit" if manifest.source.get("verified") else "NOT verified"
+        against = manifest.verified_against
+        labels = f"verified against {against}" if against else "NOT verified"
         click.echo(f"{records}: schema {manifest.schema_version}, {len(manifest.classes)} classes, labels {labels}")
         for name, split in manifest.splits.items():
             mib = sum(shard.bytes + shard.index_bytes for shard in split.shards) / 2**20
@@ -86,27 +87,42 @@ def verify(records: Path) -> None:
 @main.command()
 @click.argument("records", type=click.Path(path_type=Path))
 @click.option("--split", default="train", show_default=True, help="The split to look into.")
-@click.option("--row", default=0, show_default=True, type=click.IntRange(min=0), help="The first row to print.")
-@click.option("--count", default=5, show_default=True, type=click.IntRange(min=1), help="How many rows.")
+@click.option("--row", type=click.IntRange(min=0), help="The first row to print.  [default: 0]")
+@click.option("--key", help="Print the row with this key, such as n01440764_10026, in whichever split it is.")
+@click.option("--count", default=1, show_default=True, type=click.IntRange(min=1), help="How many rows.")
 @click.option("--image", type=click.Path(path_type=Path), help="Write the first row's image bytes to this file.")
-def peek(records: Path, split: str, row: int, count: int, image: Path | None) -> None:
-    """Print a few rows of RECORDS, and save an image."""
+def peek(records: Path, split: str, row: int | None, key: str | None, count: int, image: Path | None) -> None:
+    """Print a row of RECORDS, or a few, and save an image."""
+    if row is not None and key is not None:
+        raise click.UsageError("--row and --key both say which row; pass one of them")
     with expected_errors():
-        from convnext_imagenet.records.errors import RecordsError
         from convnext_imagenet.records.files import write_atomically
+        from convnext_imagenet.records.peeking import find_key, read_rows, told
         from convnext_imagenet.records.reading import Records
-        from convnext_imagenet.records.schema import MINDRECORD_SCHEMA
 
         opened = Records.open(records)
-        part = opened.split(split)
-        if row >= part.rows:
-            raise RecordsError(f"--row {row}: split {split!r} has rows 0..{part.rows - 1}")
-        order = range(row, min(row + count, part.rows))
-        for index, fields in zip(order, part.read(order, list(MINDRECORD_SCHEMA)), strict=True):
-            entry = opened.classes[fields["label"]]
-            click.echo(
-                f"{index}  {fields['key']}  label {entry.index} {entry.wnid} ({entry.name})  "
-                f"{fields['width']} x {fields['height']} px  {len(fields['image'])} bytes  id {fields['sample_id']}"
-            )
-            if image and index == row:
-                write_atomically(image, fields["image"])
+        split, first = (split, row or 0) if key is None else find_key(opened, key)
+        for number, found in enumerate(read_rows(opened, split, first, count)):
+            click.echo(told(found, f"{split} {first + number}", opened.classes))
+            if image and number == 0:
+                write_atomically(image, found.image)
+
+
+@main.command()
+@click.argument("records", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The PNG to write.")
+@click.option("--split", default="train", show_default=True, help="The split to look into.")
+@click.option("--class", "wnids", multiple=True, metavar="WNID", help="Show this class alone; may be repeated.")
+@click.option("--per-class", default=4, show_default=True, type=click.IntRange(min=1), help="Images of each class.")
+@click.option("--side", default=96, show_default=True, type=click.IntRange(16, 1024), help="Side of an image in px.")
+def gallery(records: Path, out: Path, split: str, wnids: tuple[str, ...], per_class: int, side: int) -> None:
+    """Write a contact sheet: a few images of each class as one PNG."""
+    with expected_errors():
+        from convnext_imagenet.records.files import write_atomically
+        from convnext_imagenet.records.gallery import contact_sheet, read_strips
+        from convnext_imagenet.records.reading import Records
+
+        strips = read_strips(Records.open(records), split, wnids, per_class, side)
+        write_atomically(out, contact_sheet(strips, side))
+        images = sum(len(strip.pictures) for strip in strips)
+        click.echo(f"{out}: {images} images of {len(strips)} classes of {split}")

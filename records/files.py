@@ -42,6 +42,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def is_leftover(name: str) -> bool:
+    """True for the name of a file that `write_atomically` leaves when it is killed half-way."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON value atomically, keys sorted, so that equal values are equal bytes."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
@@ -56,6 +61,19 @@ def read_json(path: Path) -> Any:
         raise RecordsError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:
         raise RecordsError(f"{path}: not valid JSON ({error}); the file is damaged") from None
+
+
+def require_utf8(path: Path) -> None:
+    """Raise RecordsError when MindSpore, which takes paths as UTF-8, would not find this one in this locale."""
+    try:
+        is_same = str(path).encode() == os.fsencode(path)
+    except UnicodeEncodeError:
+        is_same = False
+    if not is_same:
+        raise RecordsError(
+            f"{str(path)!a}: MindSpore finds only paths that are UTF-8 text; "
+            f"set LC_ALL=C.UTF-8, or choose a directory with a plain name"
+        )
 
 
 def make_folder(folder: Path) -> None:

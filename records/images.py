@@ -24,6 +24,7 @@ _JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 _SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
 _RESTARTS = range(0xD0, 0xD8)
 _DECODABLE_FRAMES = (0xC0, 0xC1, 0xC2)
+_SHORT_OF_MEMORY = ("(-4:", "bad_alloc")
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 cv2.setNumThreads(1)
@@ -42,7 +43,7 @@ class ImageInfo:
 class BadImage(ExpectedError):
     """Bytes that are not an image we store.
 
-    `reason` is one of empty, too_large, unsupported, truncated, damaged, dimensions; `detail` says what was found.
+    `reason` is a code of `reasons.REASONS`; `detail` says what was found.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -98,7 +99,8 @@ def _decode(data: bytes, flags: int) -> np.ndarray:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise BadImage("damaged", f"OpenCV: {error.err}") from None
+        is_short = any(sign in str(error) for sign in _SHORT_OF_MEMORY)
+        raise BadImage("memory" if is_short else "damaged", f"OpenCV: {error.err}") from None
     if pixels is None:
         raise BadImage("damaged", "the header is whole but the content cannot be decoded")
     return pixels

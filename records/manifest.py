@@ -1,7 +1,7 @@
 """The manifest of a RECORDS directory: what it holds, from where, and how to check it."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from convnext_imagenet.records.errors import RecordsError
@@ -10,11 +10,20 @@ from convnext_imagenet.records.schema import SCHEMA_VERSION
 
 @dataclass(frozen=True)
 class ClassEntry:
-    """A class: `index` 0.., its WordNet id, and a name for display only."""
+    """A class: `index` 0.., its WordNet id, and a name for display only.
+
+    `devkit_train` and `devkit_val` are the images that the devkit counts, None where no devkit vouches for them.
+    """
 
     index: int
     wnid: str
     name: str
+    devkit_train: int | None = None
+    devkit_val: int | None = None
+
+    def devkit_images(self, split: str) -> int | None:
+        """The images that the devkit counts in a split, or None."""
+        return {"train": self.devkit_train, "val": self.devkit_val}.get(split)
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,10 @@ class SplitEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All of a RECORDS directory; `source` tells layout, fingerprint, class mode and whether labels were verified."""
+    """All of a RECORDS directory; `source` tells layout, fingerprint, class mode and whether labels were verified.
+
+    `files` maps the names of the files beside the splits (index, report, quarantine) to their SHA-256.
+    """
 
     schema_version: int
     plan_id: str
@@ -58,6 +70,15 @@ class Manifest:
     source: dict[str, Any]
     seed: int
     versions: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def verified_against(self) -> str | None:
+        """What the labels were checked against, None when nothing vouches for them."""
+        if not self.source.get("verified"):
+            return None
+        is_kaggle = self.source.get("kaggle_sha256") and not self.source.get("devkit_sha256")
+        return "the official val labels, without a devkit" if is_kaggle else "the devkit"
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON objects, lists, numbers and strings."""

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import mindspore.dataset as ds
 import numpy as np
 
-from convnext_imagenet.records.artefact import file_damage, read_finished
+from convnext_imagenet.records.artefact import file_damage, read_finished, read_receipt
 from convnext_imagenet.records.errors import RecordsError
-from convnext_imagenet.records.files import sha256_json, write_json
+from convnext_imagenet.records.files import require_utf8, sha256_json, write_json
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
 from convnext_imagenet.records.shards import python_value
 
@@ -78,6 +78,7 @@ class Records:
         `hashes` compares every file's SHA-256 once; files that have not changed since (same inode, size and
         modification time) are not read again. `sizes` compares sizes alone.
         """
+        require_utf8(root)
         try:
             manifest = Manifest.from_json(read_finished(root, "records"))
         except RecordsError as error:
@@ -104,13 +105,14 @@ class Records:
 
 
 def find_damage(root: Path, manifest: Manifest, deep: bool, remembered: bool = True) -> list[str]:
-    """What is wrong with the files that the manifest names, in their order.
+    """What is wrong with the files that the manifest names and with their receipts, in their order.
 
     `deep` compares SHA-256; with `remembered`, files that were found whole before and have not changed since are
     not read again.
     """
     files = [(root / split, file) for split, entry in manifest.splits.items() for file in _files(entry.shards)]
     shallow = [damage for folder, file in files if (damage := file_damage(folder, file, deep=False))]
+    shallow = shallow or _receipt_damage(root, manifest)
     if shallow or not deep:
         return shallow
     known = _known_stamps(manifest) if remembered else {}
@@ -121,6 +123,19 @@ def find_damage(root: Path, manifest: Manifest, deep: bool, remembered: bool = T
     if unread and not changed:
         _remember_stamps(manifest, {file["name"]: _stamp(folder / file["name"]) for folder, file in files})
     return changed
+
+
+def _receipt_damage(root: Path, manifest: Manifest) -> list[str]:
+    damage = []
+    for split, entry in manifest.splits.items():
+        for shard in entry.shards:
+            path = root / split / f"{Path(shard.name).stem}.json"
+            receipt = read_receipt(path.parent, path.stem, manifest.plan_id)
+            if receipt is None:
+                damage.append(f"{path}: the receipt, or a file that it names, is missing, damaged or of another plan")
+            elif receipt["files"][: len(shard.files)] != list(shard.files):
+                damage.append(f"{path}: the receipt contradicts the manifest")
+    return damage
 
 
 def _files(shards: Sequence[ShardEntry]) -> Iterator[dict[str, Any]]:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from convnext_imagenet.records.artefact import read_receipt
+from convnext_imagenet.records.artefact import file_damage, read_receipt
 from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.files import sha256_file
 from convnext_imagenet.records.images import BadImage, check_image
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry
 from convnext_imagenet.records.reading import Records, find_damage
@@ -30,7 +31,7 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
     """
     records = Records.open(root, check="sizes")
     manifest = records.manifest
-    problems = find_damage(root, manifest, deep=True, remembered=False)
+    problems = _described_problems(root, manifest) + find_damage(root, manifest, deep=True, remembered=False)
     if problems:
         return Verification(rows=0, problems=tuple(problems))
     rows = 0
@@ -38,7 +39,7 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
         per_class: Counter[int] = Counter()
         ids: set[int] = set()
         for shard in split.shards:
-            problems += _receipt_problems(root / name, shard, manifest)
+            problems += _table_problems(root / name, shard, manifest)
             found = 0
             for row in read_back(root / name / shard.name):
                 problems += row_problems(row, manifest.classes, verified=bool(manifest.source.get("verified")))
@@ -77,14 +78,20 @@ def row_problems(row: Row, classes: tuple[ClassEntry, ...], verified: bool) -> l
     return problems
 
 
-def _receipt_problems(folder: Path, shard: ShardEntry, manifest: Manifest) -> list[str]:
-    unit = Path(shard.name).stem
-    receipt = read_receipt(folder, unit, manifest.plan_id)
-    if receipt is None:
-        return [f"{folder / unit}.json: the receipt is missing, damaged or of another plan"]
-    if receipt["files"] != list(shard.files):
-        return [f"{folder / unit}.json: the receipt contradicts the manifest"]
-    return []
+def _table_problems(folder: Path, shard: ShardEntry, manifest: Manifest) -> list[str]:
+    """What is wrong with files that the receipt names and the manifest does not: the shard's table."""
+    receipt = read_receipt(folder, Path(shard.name).stem, manifest.plan_id)
+    others = receipt["files"][len(shard.files) :] if receipt else []
+    return [damage for file in others if (damage := file_damage(folder, file, deep=True))]
+
+
+def _described_problems(root: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the files beside the splits: index, report, quarantine."""
+    return [
+        f"{root / name}: missing or changed since the records were finished"
+        for name, digest in sorted(manifest.files.items())
+        if not (root / name).is_file() or sha256_file(root / name) != digest
+    ]
 
 
 def refuse_problems(root: Path, verification: Verification) -> None:

@@ -15,7 +15,7 @@ import scipy.io
 from PIL import Image
 
 from convnext_imagenet.ingest.devkit import Devkit, Leaf
-from convnext_imagenet.ingest.layout import Folder, SplitScan, TreeScan
+from convnext_imagenet.ingest.listing import Folder, SplitScan, TreeScan
 
 FIELDS = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height", "num_train_images")
 LEAVES = (
@@ -52,6 +52,16 @@ def _truth(ids: tuple[int, ...]) -> bytes:
     return "".join(f"{ilsvrc_id}\n" for ilsvrc_id in ids).encode()
 
 
+def _tar_bytes(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
 def _tar_gz(path: Path, members: dict[str, bytes]) -> Path:
     with tarfile.open(path, "w:gz") as tar:
         for name, data in members.items():
@@ -75,6 +85,7 @@ class Pieces:
     jpeg: Callable[..., bytes] = _jpeg
     meta: Callable[[tuple[Leaf, ...]], bytes] = _meta
     truth: Callable[[tuple[int, ...]], bytes] = _truth
+    tar: Callable[[dict[str, bytes]], bytes] = _tar_bytes
     tar_gz: Callable[[Path, dict[str, bytes]], Path] = _tar_gz
     devkit_members: Callable[[tuple[Leaf, ...], tuple[int, ...]], dict[str, bytes]] = _devkit_members
     leaves: tuple[Leaf, ...] = LEAVES
@@ -146,4 +157,37 @@ def wide_tree(tmp_path_factory: pytest.TempPathFactory, pieces: Pieces) -> Path:
         path = root / name.replace("kit/", "ILSVRC2012_devkit_t12/", 1)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+    return root
+
+
+def _folder_as_tar(folder: Path) -> bytes:
+    # Backwards, so that nothing can lean on the order of the members.
+    return _tar_bytes({path.name: path.read_bytes() for path in sorted(folder.iterdir(), reverse=True)})
+
+
+@pytest.fixture
+def tar_tree(raw_tree: Path, tmp_path: Path) -> Path:
+    """The raw tree as the official archives hold it: a tar of class tars, a flat tar, the devkit."""
+    root = tmp_path / "tars"
+    root.mkdir()
+    classes = {f"{folder.name}.tar": _folder_as_tar(folder) for folder in sorted((raw_tree / "train").iterdir())}
+    (root / "ILSVRC2012_img_train.tar").write_bytes(_tar_bytes(classes))
+    (root / "ILSVRC2012_img_val.tar").write_bytes(_folder_as_tar(raw_tree / "val"))
+    shutil.copy(raw_tree / "ILSVRC2012_devkit_t12.tar.gz", root)
+    return root
+
+
+@pytest.fixture
+def kaggle_tree(raw_tree: Path, tmp_path: Path, pieces: Pieces) -> Path:
+    """The raw tree as Kaggle ships it: deeper folders, no devkit, a solution and a synset mapping."""
+    root = tmp_path / "kaggle"
+    for split in ("train", "val"):
+        shutil.copytree(raw_tree / split, root / "ILSVRC" / "Data" / "CLS-LOC" / split)
+    lines = [
+        f"ILSVRC2012_val_{number:08d},{wnid} 1 2 30 40 {wnid} 5 6 7 8 "
+        for number, wnid in enumerate(pieces.devkit.val_wnids, start=1)
+    ]
+    # Kaggle's rows are in no order.
+    (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *reversed(lines)]) + "\n")
+    (root / "LOC_synset_mapping.txt").write_text("".join(f"{leaf.wnid} {leaf.words}\n" for leaf in pieces.leaves))
     return root

@@ -1,6 +1,11 @@
 """The devkit is read whole, or refused with the reason."""
 
 import dataclasses
+import gzip
+import os
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -129,3 +134,94 @@ def test_what_is_no_devkit_is_refused(tmp_path: Path, name: str):
     (tmp_path / "empty-folder").mkdir()
     with pytest.raises(IngestError, match=name):
         read_devkit(tmp_path / name)
+
+
+def test_plain_tar_and_long_names_are_read(pieces, tmp_path: Path):
+    members = pieces.devkit_members(pieces.leaves, pieces.ground_truth)
+    deep = {name.replace("kit/", f"{'deep/' * 30}kit/"): data for name, data in members.items()}
+    (tmp_path / "kit.tar").write_bytes(pieces.tar(deep))
+    assert read_devkit(tmp_path / "kit.tar").ground_truth == pieces.ground_truth
+
+
+@pytest.mark.parametrize("at", [0.3, 0.6])
+def test_changed_byte_in_a_packed_devkit_is_noticed(pieces, tmp_path: Path, at: float):
+    path = pieces.tar_gz(tmp_path / "kit.tar.gz", pieces.devkit_members(pieces.leaves, pieces.ground_truth * 500))
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 0x10
+    path.write_bytes(data)
+    with pytest.raises(IngestError, match=r"kit\.tar\.gz: .*fetch ILSVRC2012_devkit_t12\.tar\.gz again"):
+        read_devkit(path)
+
+
+def _bomb_of_zeros_in_a_member(path: Path) -> None:
+    """A gigabyte of zeros under the name of a member, a megabyte packed."""
+    info = tarfile.TarInfo("kit/data/meta.mat")
+    info.size = 1 << 30
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(info.tobuf())
+        for _ in range(1 << 8):
+            file.write(bytes(1 << 20))
+
+
+def _bomb_of_members(path: Path) -> None:
+    """Empty members without end, 150 MB of headers."""
+    header = tarfile.TarInfo("kit/readme.txt").tobuf() * 2048
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(150):
+            file.write(header)
+
+
+def _bomb_behind_the_end(path: Path) -> None:
+    """A whole tar, and 200 MB of zeros behind it."""
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(200):
+            file.write(bytes(1 << 20))
+
+
+def _bomb_of_a_long_name(path: Path) -> None:
+    info = tarfile.TarInfo("././@LongLink")
+    info.size, info.type = 1 << 30, tarfile.GNUTYPE_LONGNAME
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(info.tobuf())
+        for _ in range(1 << 8):
+            file.write(bytes(1 << 20))
+
+
+@pytest.mark.parametrize(
+    "make", [_bomb_of_zeros_in_a_member, _bomb_of_members, _bomb_behind_the_end, _bomb_of_a_long_name]
+)
+def test_bomb_in_place_of_a_devkit_takes_little_memory(tmp_path: Path, make):
+    path = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
+    make(path)
+    code = (
+        "import resource, sys, pathlib\n"
+        "from convnext_imagenet.ingest.devkit import read_devkit\n"
+        "from convnext_imagenet.ingest.errors import IngestError\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: read_devkit(pathlib.Path(sys.argv[1]))\n"
+        "except IngestError as error: print(error)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    message, grown_mib = result.stdout.splitlines()
+    assert "of at most 64 MiB unpacked" in message
+    assert int(grown_mib) < 80
+
+
+@pytest.mark.parametrize("member", ["kit/data/meta.mat", "kit/data/ILSVRC2012_validation_ground_truth.txt"])
+def test_link_in_place_of_a_member_is_not_followed(pieces, tmp_path: Path, member: str):
+    members = pieces.devkit_members(pieces.leaves, pieces.ground_truth)
+    del members[member]
+    path = pieces.tar_gz(tmp_path / "kit.tar.gz", members)
+    data = gzip.decompress(path.read_bytes())
+    info = tarfile.TarInfo(member)
+    info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    path.write_bytes(gzip.compress(info.tobuf() + data))
+    with pytest.raises(IngestError, match=r"holds no data/"):
+        read_devkit(path)
+
+
+def test_pipe_in_place_of_a_devkit_does_not_block(tmp_path: Path):
+    os.mkfifo(tmp_path / "kit.tar.gz")
+    with pytest.raises(IngestError, match=r"kit\.tar\.gz: a pipe, expected a plain file"):
+        read_devkit(tmp_path / "kit.tar.gz")

@@ -60,8 +60,8 @@ def test_good_images_are_stored_byte_for_byte(pieces, make_task):
     assert [row.image for row in rows] == files
     assert [(row.sample_id, row.key, row.label) for row in rows] == [(10 + n, f"key_{n}", n % 2) for n in range(5)]
     assert [(row.height, row.width) for row in rows] == [(16 + n, 16 + n) for n in range(5)]
-    assert receipt["facts"] == {"rows": 5, "rows_per_class": {"0": 3, "1": 2}, "quarantined": []}
-    assert [file["name"] for file in receipt["files"]] == [SHARD, f"{SHARD}.db"]
+    assert receipt["facts"] == {"rows": 5, "rows_per_class": {"0": 3, "1": 2}, "quarantined": [], "reencoded": 0}
+    assert [file["name"] for file in receipt["files"]] == [SHARD, f"{SHARD}.db", f"{UNIT}.parquet"]
     assert list(task.staging.parent.iterdir()) == []
 
 

@@ -131,3 +131,9 @@ def test_tools_that_read_a_folder_as_parquet_skip_the_bookkeeping_of_predictions
 )
 def test_differing_keys(one, other, keys):
     assert artefact.differing_keys(one, other) == keys
+
+
+def test_a_plan_that_was_killed_half_way_does_not_close_the_directory(tmp_path):
+    (tmp_path / ".plan.json.4711.tmp").write_bytes(b"{")
+    artefact.begin(tmp_path, "records", {"seed": 1})
+    assert (tmp_path / "plan.json").exists()

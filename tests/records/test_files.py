@@ -1,6 +1,7 @@
 """Atomic files: the old content or the new, never a piece."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +42,12 @@ def test_a_folder_in_the_way_of_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordsError, match="a file is in the way"):
         files.make_folder(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize(("name", "is_fine"), [("plain", True), ("plâce", True), (os.fsdecode(b"\xff"), False)])
+def test_paths_that_are_no_utf8_are_named_before_mindspore_misses_them(name, is_fine):
+    if is_fine:
+        files.require_utf8(Path(name))
+    else:
+        with pytest.raises(RecordsError, match=r"'\\udcff': MindSpore finds only paths"):
+            files.require_utf8(Path(name))

@@ -19,6 +19,19 @@ def test_round_trip(value):
 
 
 @pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ({"verified": False, "devkit_sha256": None}, None),
+        ({"verified": True}, "the devkit"),
+        ({"verified": True, "devkit_sha256": "0", "kaggle_sha256": "1"}, "the devkit"),
+        ({"verified": True, "devkit_sha256": None, "kaggle_sha256": "1"}, "the official val labels, without a devkit"),
+    ],
+)
+def test_manifest_names_who_vouches_for_the_labels(value, source, expected):
+    assert Manifest.from_json({**value, "source": source}).verified_against == expected
+
+
+@pytest.mark.parametrize(
     ("path", "new", "message"),
     [
         (("splits", "train", "rows"), 8, "contradict"),

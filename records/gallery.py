@@ -1,0 +1,103 @@
+"""A contact sheet of stored images: a few of each class, beside one another, as one picture."""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image, ImageDraw, ImageFont
+
+from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.peeking import read_index
+from convnext_imagenet.records.reading import Records
+from convnext_imagenet.records.thumbnails import thumbnail
+
+_LARGEST_SHEET_PIXELS = 200_000_000
+_GAP_PX, _ROW_GAP_PX, _MARGIN_PX = 4, 12, 24
+_FONT_PX, _CAPTION_PX = 13, 22
+_PAPER, _INK, _EMPTY = (255, 255, 255), (70, 78, 86), (238, 240, 242)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One class of the sheet: its pictures as small JPEGs, None where one cannot be drawn."""
+
+    entry: ClassEntry
+    pictures: tuple[bytes | None, ...]
+
+
+def read_strips(records: Records, split: str, wnids: Sequence[str], per_class: int, side_px: int) -> list[Strip]:
+    """The strips of the classes `wnids` (all when empty), with the first images of each by sample id.
+
+    Raises RecordsError for an unknown wnid, a sheet that would be too large, and an index that has changed.
+    """
+    part = records.split(split)
+    classes = _chosen(records, wnids)
+    pixels = len(classes) * (per_class * (side_px + _GAP_PX)) * (side_px + _CAPTION_PX)
+    if pixels > _LARGEST_SHEET_PIXELS:
+        raise RecordsError(
+            f"{len(classes)} classes with {per_class} images of {side_px} px make a picture of "
+            f"{pixels / 1e6:,.0f} megapixels; at most {_LARGEST_SHEET_PIXELS / 1e6:,.0f} are drawn: "
+            f"pass a smaller --per-class or --side, or name some classes with --class"
+        )
+    rows = first_rows(read_index(records, ("split", "label", "sample_id")), split, classes, per_class)
+    order = [row for entry in classes for row in rows[entry.index]]
+    images = part.read(order, ("image",))
+    return [Strip(e, tuple(thumbnail(next(images)["image"], side_px) for _ in rows[e.index])) for e in classes]
+
+
+def first_rows(index: pa.Table, split: str, classes: Sequence[ClassEntry], per_class: int) -> dict[int, list[int]]:
+    """For each class index the positions in the split (0..rows-1) of its first images by sample id."""
+    part = index.filter(pc.equal(index["split"], split))
+    labels, sample_ids = part["label"].to_pylist(), part["sample_id"].to_pylist()
+    rows: dict[int, list[int]] = {entry.index: [] for entry in classes}
+    for row in sorted(range(len(labels)), key=sample_ids.__getitem__):
+        found = rows.get(labels[row])
+        if found is not None and len(found) < per_class:
+            found.append(row)
+    return rows
+
+
+def contact_sheet(strips: Sequence[Strip], side_px: int) -> bytes:
+    """A PNG of all strips, each with index and name above it, in about as many columns as make it square."""
+    widest = max(len(strip.pictures) for strip in strips)
+    strip_width, strip_height = max(widest, 1) * (side_px + _GAP_PX) + _MARGIN_PX, side_px + _CAPTION_PX + _ROW_GAP_PX
+    columns = min(len(strips), max(1, round(math.sqrt(len(strips) * strip_height / strip_width))))
+    rows = -(-len(strips) // columns)
+    size = (columns * strip_width + _MARGIN_PX, rows * strip_height + 2 * _MARGIN_PX - _ROW_GAP_PX)
+    sheet = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, strip in enumerate(strips):
+        left, top = _MARGIN_PX + number % columns * strip_width, _MARGIN_PX + number // columns * strip_height
+        _draw_strip(sheet, draw, strip, left, top, strip_width - _MARGIN_PX - _GAP_PX, side_px)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _draw_strip(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, strip: Strip, left: int, top: int, room_px: int, side_px: int
+) -> None:
+    font = ImageFont.load_default(size=_FONT_PX)
+    text = f"{strip.entry.index}  {strip.entry.name.partition(',')[0]}"
+    while text and draw.textlength(text, font) > room_px:
+        text = f"{text.removesuffix('...')[:-1]}..." if text != "..." else ""
+    draw.text((left, top + _CAPTION_PX - 5), text, fill=_INK, font=font, anchor="ls")
+    for number, picture in enumerate(strip.pictures):
+        corner = (left + number * (side_px + _GAP_PX), top + _CAPTION_PX)
+        if picture is None:
+            draw.rectangle((*corner, corner[0] + side_px - 1, corner[1] + side_px - 1), fill=_EMPTY)
+        else:
+            with Image.open(io.BytesIO(picture)) as drawn:
+                sheet.paste(drawn, corner)
+
+
+def _chosen(records: Records, wnids: Sequence[str]) -> list[ClassEntry]:
+    known = {entry.wnid: entry for entry in records.classes}
+    unknown = [wnid for wnid in wnids if wnid not in known]
+    if unknown:
+        raise RecordsError(f"--class {unknown[0]}: no class of these records; `show --json` lists them")
+    return [known[wnid] for wnid in wnids] if wnids else list(records.classes)

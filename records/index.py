@@ -1,0 +1,120 @@
+"""The table of every stored image: a Parquet file beside each shard, and `index.parquet` over all of them.
+
+Equal rows give equal bytes: no times, no paths of this machine, and rows in stored order. Knows nothing of MindRecord.
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.files import write_atomically
+from convnext_imagenet.records.manifest import ClassEntry
+
+INDEX_FILE = "index.parquet"
+_COMPRESSION = "zstd"
+_SHARD_SCHEMA = pa.schema(
+    {
+        "key": pa.string(),
+        "sample_id": pa.int64(),
+        "label": pa.int32(),
+        "bytes": pa.int64(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "mode": pa.string(),
+        "sha256": pa.string(),
+        "thumbnail": pa.binary(),
+    }
+)
+_INDEX_SCHEMA = pa.schema(
+    {
+        "key": pa.string(),
+        "label": pa.int32(),
+        "wnid": pa.string(),
+        "split": pa.string(),
+        "shard": pa.string(),
+        "row": pa.int32(),
+        "sample_id": pa.int64(),
+        "bytes": pa.int64(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "mode": pa.string(),
+        "sha256": pa.string(),
+    }
+)
+
+
+class IndexEntry(NamedTuple):
+    """What is known of one stored image; `sha256` in hexadecimal, `mode` in Pillow's names, `bytes` of the file.
+
+    `thumbnail` is a small JPEG of the few images that the report shows, None for the others.
+    """
+
+    key: str
+    sample_id: int
+    label: int
+    bytes: int
+    width: int
+    height: int
+    mode: str
+    sha256: str
+    thumbnail: bytes | None = None
+
+
+@dataclass(frozen=True)
+class IndexPart:
+    """One shard's table at `path`, and the split and shard (its file name) that it belongs to."""
+
+    split: str
+    shard: str
+    path: Path
+
+
+def shard_index_path(shard: Path) -> Path:
+    """Where the table of a shard lies: beside it, with the ending .parquet."""
+    return shard.with_suffix(".parquet")
+
+
+def write_shard_index(path: Path, entries: Sequence[IndexEntry]) -> None:
+    """Write the table of one shard; `entries` are in the shard's row order."""
+    columns = dict(zip(IndexEntry._fields, zip(*entries, strict=True), strict=True))
+    pq.write_table(pa.table(columns, schema=_SHARD_SCHEMA), path, compression=_COMPRESSION)
+
+
+def write_index(path: Path, parts: Iterable[IndexPart], classes: Sequence[ClassEntry]) -> None:
+    """Write one table over all shards, a row group for each, with wnid, split, shard and row (0.. in the shard)."""
+    wnids = pa.array([entry.wnid for entry in classes])
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, _INDEX_SCHEMA, compression=_COMPRESSION) as writer:
+        for part in parts:
+            writer.write_table(_index_rows(part, wnids))
+    write_atomically(path, buffer.getvalue())
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a shard's table or of index.parquet; RecordsError when the file is missing or damaged."""
+    try:
+        return pq.read_table(path, columns=list(columns), partitioning=None)
+    except FileNotFoundError:
+        raise RecordsError(f"{path}: no such file; build the records again") from None
+    except (OSError, pa.ArrowException) as error:
+        raise RecordsError(
+            f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); restore it, or build the records again"
+        ) from None
+
+
+def _index_rows(part: IndexPart, wnids: pa.Array) -> pa.Table:
+    table = read_columns(part.path, [name for name in _SHARD_SCHEMA.names if name != "thumbnail"])
+    rows = table.num_rows
+    columns = {name: table[name] for name in table.column_names} | {
+        "wnid": wnids.take(table["label"].combine_chunks()),
+        "split": pa.repeat(part.split, rows),
+        "shard": pa.repeat(part.shard, rows),
+        "row": pa.array(range(rows), pa.int32()),
+    }
+    return pa.table([columns[name] for name in _INDEX_SCHEMA.names], schema=_INDEX_SCHEMA)

@@ -1,0 +1,133 @@
+"""What the report counts: sizes, modes and duplicates. Pure: the index of all stored images in, numbers out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+INDEX_COLUMNS = ("split", "key", "wnid", "bytes", "width", "height", "mode", "sha256")
+HISTOGRAM_COLUMNS = ("width", "height", "bytes")
+_BINS = 40
+_SHARE_IN_BINS = 0.99
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of values in equal bins of `step` from 0; the last bin also holds everything above it."""
+
+    step: int
+    counts: tuple[int, ...]
+    smallest: int
+    median: int
+    largest: int
+
+
+@dataclass(frozen=True)
+class SplitNumbers:
+    """One split: images, bytes of all images, images of each mode (most first), histograms by column name."""
+
+    images: int
+    bytes: int
+    modes: tuple[tuple[str, int], ...]
+    histograms: dict[str, Histogram]
+
+
+@dataclass(frozen=True, order=True)
+class Copy:
+    """One of several stored images with the same bytes."""
+
+    split: str
+    key: str
+    wnid: str
+
+
+@dataclass(frozen=True, order=True)
+class Duplicate:
+    """Stored images with the same bytes, in order of split and key."""
+
+    copies: tuple[Copy, ...]
+
+    @property
+    def place(self) -> str:
+        """Where the copies lie: the name of one split, or several joined by +."""
+        return " + ".join(sorted({copy.split for copy in self.copies}))
+
+    @property
+    def has_two_labels(self) -> bool:
+        """True when the copies belong to different classes."""
+        return len({copy.wnid for copy in self.copies}) > 1
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """All that the report counts in the index."""
+
+    splits: dict[str, SplitNumbers]
+    duplicates: tuple[Duplicate, ...]
+
+
+def count(index: pa.Table, splits: Sequence[str]) -> Numbers:
+    """The numbers of a table with INDEX_COLUMNS; `splits` names the splits in the order to show them."""
+    parts = {name: index.filter(pc.equal(index["split"], name)) for name in splits}
+    # One range for all splits, so that their histograms can be compared.
+    steps = {column: histogram_step(_values(index, column)) for column in HISTOGRAM_COLUMNS}
+    return Numbers({name: _split_numbers(part, steps) for name, part in parts.items()}, find_duplicates(index))
+
+
+def histogram_step(values: np.ndarray) -> int:
+    """The width of a bin: a round number (1, 2 or 5 times a power of ten) with nearly all values inside the bins."""
+    top = float(np.quantile(values, _SHARE_IN_BINS)) if values.size else 1.0
+    rough = max(1.0, top / _BINS)
+    power = 10 ** int(np.floor(np.log10(rough)))
+    return next(step for step in (power, 2 * power, 5 * power, 10 * power) if step >= rough)
+
+
+def histogram(values: np.ndarray, step: int) -> Histogram:
+    """The histogram of values that are not negative."""
+    if not values.size:
+        return Histogram(step, (0,) * _BINS, 0, 0, 0)
+    bins = np.minimum(values // step, _BINS - 1)
+    counts = np.bincount(bins, minlength=_BINS)
+    return Histogram(
+        step,
+        tuple(counts.tolist()),
+        int(values.min()),
+        int(np.quantile(values, 0.5, method="lower")),
+        int(values.max()),
+    )
+
+
+def find_duplicates(index: pa.Table) -> tuple[Duplicate, ...]:
+    """Every set of images with the same SHA-256, sorted: those over several splits or labels first."""
+    counted = pc.value_counts(index["sha256"])
+    twice = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+    rows = index.select(["sha256", "split", "key", "wnid"]).filter(pc.is_in(index["sha256"], twice)).to_pylist()
+    groups: dict[str, list[Copy]] = {}
+    for row in rows:
+        groups.setdefault(row["sha256"], []).append(Copy(row["split"], row["key"], row["wnid"]))
+    found = [Duplicate(tuple(sorted(copies))) for copies in groups.values()]
+    return tuple(sorted(found, key=lambda each: ("+" not in each.place, not each.has_two_labels, each)))
+
+
+def count_places(duplicates: Sequence[Duplicate]) -> Iterator[tuple[str, int, int]]:
+    """For each place: sets of copies, and those of them whose labels differ."""
+    for place in sorted({each.place for each in duplicates}):
+        there = [each for each in duplicates if each.place == place]
+        yield place, len(there), sum(each.has_two_labels for each in there)
+
+
+def _split_numbers(part: pa.Table, steps: dict[str, int]) -> SplitNumbers:
+    counted = pc.value_counts(part["mode"])
+    modes = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
+    return SplitNumbers(
+        images=part.num_rows,
+        bytes=pc.sum(part["bytes"]).as_py() or 0,
+        modes=tuple(sorted(modes, key=lambda pair: (-pair[1], pair[0]))),
+        histograms={column: histogram(_values(part, column), step) for column, step in steps.items()},
+    )
+
+
+def _values(table: pa.Table, column: str) -> np.ndarray:
+    return table[column].to_numpy().astype(np.int64)
