@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import psutil
-import pytest
 
 from convnext_imagenet.records.artefact import exclusive
 from convnext_imagenet.records.reading import Records
