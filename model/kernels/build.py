@@ -77,7 +77,7 @@ def _library_in(folder: Path, compiler: list[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with _exclusive(folder):
         if not _is_whole(library):
-            log.info("building the CPU kernels with %s, once for this machine (about half a minute)", compiler[0])
+            log.info("building the CPU kernels with %s, once for this machine (about ten seconds)", compiler[0])
             _build(compiler, library)
     return library
 

@@ -28,7 +28,7 @@ CARD = ModelCard(CONFIG, tuple((f"n{k:08d}", str(k)) for k in range(1000)), Eval
 
 
 class Answers:
-    """The compiled forward pass and the full training step, each made when first asked for, so that memory is its own."""
+    """The compiled forward pass and the full training step, made when first asked for: memory is its own."""
 
     @functools.cached_property
     def frozen(self) -> nn.Cell:
