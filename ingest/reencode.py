@@ -32,4 +32,8 @@ def reencode(image: bytes, info: ImageInfo, how: Reencoding) -> tuple[bytes, Ima
 def fitted_sides(width: int, height: int, max_side_px: int) -> tuple[int, int]:
     """The sides in the same proportion, rounded, with the longer one equal to `max_side_px` and none below 1."""
     longer = max(width, height)
-    return tuple(max(1, (2 * side * max_side_px + longer) // (2 * longer)) for side in (width, height))
+
+    def fitted(side: int) -> int:
+        return max(1, (2 * side * max_side_px + longer) // (2 * longer))
+
+    return fitted(width), fitted(height)

@@ -130,12 +130,12 @@ def _read_batch(reader: SourceReader, rows: Iterator[PlannedRow]) -> list[tuple[
     size = 0
     while len(batch) < BATCH_IMAGES and size < BATCH_BYTES and (row := next(rows, None)):
         try:
-            image: bytes | BadImage = reader.read(row)
+            image = reader.read(row)
         except BadImage as error:
-            image = error
+            batch.append((row, error))
         else:
             size += len(image)
-        batch.append((row, image))
+            batch.append((row, image))
     return batch
 
 

@@ -3,12 +3,16 @@
 Imports MindSpore only inside `prepare`, because its environment variables must be set before that.
 """
 
+import functools
+import logging
 import os
 import tempfile
 from pathlib import Path
 
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.kernels.build import kernels_library
+
+log = logging.getLogger(__name__)
 
 DEVICE_TARGETS = ("CPU", "GPU", "Ascend")
 
@@ -41,10 +45,19 @@ def prepare(device_target: str = "CPU", threads: int | None = None) -> None:
 
 
 def cpu_kernels() -> Path | None:
-    """The library of our kernels when the device is the CPU and it can be had; Ascend and GPU use MindSpore's own."""
+    """The library of our kernels when the device is the CPU and it can be had; logs once which path runs and why."""
     import mindspore
 
-    return kernels_library() if mindspore.get_context("device_target") == "CPU" else None
+    device_target = mindspore.get_context("device_target")
+    if device_target == "CPU":
+        return kernels_library()
+    _log_own_operators(device_target)
+    return None
+
+
+@functools.cache
+def _log_own_operators(device_target: str) -> None:
+    log.info("MindSpore's own operators run on %s; our kernels are for the CPU", device_target)
 
 
 def environment(processor_flags: frozenset[str]) -> dict[str, str]:

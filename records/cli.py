@@ -1,7 +1,8 @@
-"""`convnext-records`, and the two habits that every command line here shares: one-line errors and progress."""
+"""`convnext-records`, and the habits that every command line here shares: one-line errors, progress, log lines."""
 
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,21 @@ def progress(total: int | None, desc: str, unit: str = "img") -> Iterator[Callab
     """A bar on standard error with rate and time left; yields the function that moves it on by n."""
     with tqdm(total=total, desc=desc, unit=unit, dynamic_ncols=True, mininterval=0.5) as bar:
         yield lambda count: bar.update(count) and None
+
+
+class _Screen(logging.Handler):
+    """Prints on the standard error of the moment, past a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def show_log_lines() -> None:
+    """Show what our packages log from level INFO up; a second call changes nothing."""
+    ours = logging.getLogger("convnext_imagenet")
+    if not any(isinstance(handler, _Screen) for handler in ours.handlers):
+        ours.addHandler(_Screen())
+        ours.setLevel(logging.INFO)
 
 
 @click.group()

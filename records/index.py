@@ -48,6 +48,8 @@ _INDEX_SCHEMA = pa.schema(
     }
 )
 
+Jpeg = bytes  # a field of IndexEntry is called `bytes`
+
 
 class IndexEntry(NamedTuple):
     """What is known of one stored image; `sha256` in hexadecimal, `mode` in Pillow's names, `bytes` of the file.
@@ -63,7 +65,7 @@ class IndexEntry(NamedTuple):
     height: int
     mode: str
     sha256: str
-    thumbnail: bytes | None = None
+    thumbnail: Jpeg | None = None
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,8 @@ def _summary(manifest: Manifest, numbers: Numbers) -> str:
 def _images(numbers: Numbers) -> str:
     charts = "".join(f"<h3>{escape(name)}</h3>\n{_charts(split)}" for name, split in numbers.splits.items())
     modes = sorted({mode for split in numbers.splits.values() for mode, _ in split.modes})
-    rows = [(mode, *(dict(split.modes).get(mode, 0) for split in numbers.splits.values())) for mode in modes]
-    rows.sort(key=lambda row: (-sum(row[1:]), row[0]))
+    counts = {mode: [dict(split.modes).get(mode, 0) for split in numbers.splits.values()] for mode in modes}
+    rows = [(mode, *counts[mode]) for mode in sorted(modes, key=lambda mode: (-sum(counts[mode]), mode))]
     heads = ("Mode", *(f"#{name}" for name in numbers.splits))
     return f'<section id="images"><h2>Images</h2>\n{charts}<h3>Colour modes</h3>\n{table(heads, rows)}</section>\n'
 

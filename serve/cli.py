@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from convnext_imagenet.records.cli import expected_errors, progress
+from convnext_imagenet.records.cli import expected_errors, progress, show_log_lines
 
 _PATH = click.Path(path_type=Path)
 _DEFAULT_BATCH = 32
@@ -174,6 +174,7 @@ def _prepare(device_target: str) -> type[Exception]:
     from convnext_imagenet.model.errors import ModelError
     from convnext_imagenet.model.runtime import prepare
 
+    show_log_lines()
     with expected_errors(ModelError):
         prepare(device_target)
     return ModelError

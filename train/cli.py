@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
-from convnext_imagenet.records.cli import expected_errors
+from convnext_imagenet.records.cli import expected_errors, show_log_lines
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
     from convnext_imagenet.train.checkpoint import Position
@@ -62,6 +62,7 @@ def run(
 
         from convnext_imagenet.model.runtime import prepare
 
+        show_log_lines()
         prepare(device_target)
 
         from convnext_imagenet.train.run import train

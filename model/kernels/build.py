@@ -44,7 +44,7 @@ def kernels_library() -> Path | None:
     except NoKernels as reason:
         log.warning("CPU kernels off, MindSpore's own operators run instead: %s", reason)
         return None
-    log.info("CPU kernels: %s", library)
+    log.info("CPU kernels on (%s): %s", "AVX-512" if "avx512f" in _cpu_flags() else "AVX2", library)
     return library
 
 
@@ -77,6 +77,7 @@ def _library_in(folder: Path, compiler: list[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with _exclusive(folder):
         if not _is_whole(library):
+            log.info("building the CPU kernels with %s, once for this machine (about ten seconds)", compiler[0])
             _build(compiler, library)
     return library
 

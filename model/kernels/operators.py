@@ -80,10 +80,38 @@ class _SavingBlock(nn.Cell):
         self.forward = operator(library, "convnext_block_training", 3, _block_training)
         self.gradient = operator(library, "convnext_block_gradient", 10, _block_gradient)
 
-    def construct(self, x, dw, dw_b, norm, norm_b, expand, expand_b, reduce, reduce_b, gamma, keep):
+    def construct(
+        self,
+        x: Tensor,
+        dw: Tensor,
+        dw_b: Tensor,
+        norm: Tensor,
+        norm_b: Tensor,
+        expand: Tensor,
+        expand_b: Tensor,
+        reduce: Tensor,
+        reduce_b: Tensor,
+        gamma: Tensor,
+        keep: Tensor,
+    ) -> tuple[Tensor, ...]:
         return self.forward(x, dw, dw_b, norm, norm_b, expand, expand_b, reduce, reduce_b, gamma, keep)
 
-    def bprop(self, x, dw, dw_b, norm, norm_b, expand, expand_b, reduce, reduce_b, gamma, keep, out, slopes):
+    def bprop(
+        self,
+        x: Tensor,
+        dw: Tensor,
+        dw_b: Tensor,
+        norm: Tensor,
+        norm_b: Tensor,
+        expand: Tensor,
+        expand_b: Tensor,
+        reduce: Tensor,
+        reduce_b: Tensor,
+        gamma: Tensor,
+        keep: Tensor,
+        out: tuple[Tensor, ...],
+        slopes: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
         g = self.gradient(slopes[0], x, out[1], out[2], dw, norm, norm_b, expand, reduce, reduce_b, gamma, keep)
         return g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], ops.zeros_like(keep)
 
@@ -113,10 +141,10 @@ class PatchKernel(nn.Cell):
         self.forward = operator(library, "convnext_patch", 1, _patch)
         self.gradient = operator(library, "convnext_patch_gradient", 3, _patch_gradient)
 
-    def construct(self, x_NHWC, weight, bias_D):
+    def construct(self, x_NHWC: Tensor, weight: Tensor, bias_D: Tensor) -> Tensor:
         return self.forward(x_NHWC, weight, bias_D)
 
-    def bprop(self, x_NHWC, weight, bias_D, out, slope):
+    def bprop(self, x_NHWC: Tensor, weight: Tensor, bias_D: Tensor, out: object, slope: Tensor) -> tuple[Tensor, ...]:
         g = self.gradient(slope, x_NHWC, weight)
         return g[0], g[1], g[2]
 
@@ -129,10 +157,19 @@ class NormPatchKernel(nn.Cell):
         self.forward = operator(library, "convnext_norm_patch", 1, _norm_patch)
         self.gradient = operator(library, "convnext_norm_patch_gradient", 5, _norm_patch_gradient)
 
-    def construct(self, x_NHWC, norm_C, norm_bias_C, weight, bias_D):
+    def construct(self, x_NHWC: Tensor, norm_C: Tensor, norm_bias_C: Tensor, weight: Tensor, bias_D: Tensor) -> Tensor:
         return self.forward(x_NHWC, norm_C, norm_bias_C, weight, bias_D)
 
-    def bprop(self, x_NHWC, norm_C, norm_bias_C, weight, bias_D, out, slope):
+    def bprop(
+        self,
+        x_NHWC: Tensor,
+        norm_C: Tensor,
+        norm_bias_C: Tensor,
+        weight: Tensor,
+        bias_D: Tensor,
+        out: object,
+        slope: Tensor,
+    ) -> tuple[Tensor, ...]:
         g = self.gradient(slope, x_NHWC, norm_C, norm_bias_C, weight)
         return g[0], g[1], g[2], g[3], g[4]
 
@@ -149,10 +186,10 @@ class LayerNormKernel(nn.Cell):
         self.forward = operator(library, "convnext_layer_norm", 1, _same)
         self.gradient = operator(library, "convnext_layer_norm_gradient", 3, _weight_gradient)
 
-    def construct(self, x, weight, bias):
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return self.forward(x, weight, bias)
 
-    def bprop(self, x, weight, bias, out, slope):
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out: object, slope: Tensor) -> tuple[Tensor, ...]:
         g = self.gradient(slope, x, weight)
         return g[0], g[1], g[2]
 
@@ -165,10 +202,10 @@ class DepthwiseKernel(nn.Cell):
         self.forward = operator(library, "convnext_depthwise", 1, _same)
         self.gradient = operator(library, "convnext_depthwise_gradient", 3, _weight_gradient)
 
-    def construct(self, x_NHWC, weight, bias_C):
+    def construct(self, x_NHWC: Tensor, weight: Tensor, bias_C: Tensor) -> Tensor:
         return self.forward(x_NHWC, weight, bias_C)
 
-    def bprop(self, x_NHWC, weight, bias_C, out, slope):
+    def bprop(self, x_NHWC: Tensor, weight: Tensor, bias_C: Tensor, out: object, slope: Tensor) -> tuple[Tensor, ...]:
         g = self.gradient(slope, x_NHWC, weight)
         return g[0], g[1], g[2]
 
@@ -181,8 +218,8 @@ class GeluKernel(nn.Cell):
         self.forward = operator(library, "convnext_gelu", 1, _same)
         self.gradient = operator(library, "convnext_gelu_gradient", 1, _same)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.forward(x)
 
-    def bprop(self, x, out, slope):
+    def bprop(self, x: Tensor, out: object, slope: Tensor) -> tuple[Tensor, ...]:
         return (self.gradient(slope, x),)

@@ -3,6 +3,7 @@
 Reads lines `forward 8` or `train 8` and answers with seconds; `memory 0` gives the peak in MiB.
 """
 
+import functools
 import os
 import resource
 import sys
@@ -27,25 +28,29 @@ CARD = ModelCard(CONFIG, tuple((f"n{k:08d}", str(k)) for k in range(1000)), Eval
 
 
 class Answers:
-    """The compiled forward pass and the full training step (augment, gradients, AdamW), made when first asked for."""
+    """The compiled forward pass and the full training step, made when first asked for: memory is its own."""
 
-    def __init__(self) -> None:
-        arrays = init_parameters(CONFIG, 0)
-        self.frozen = build_network(CARD, arrays)
-        self.frozen.set_train(False)
-        self.learning = build_network(CARD, arrays)
-        parameters = dict(self.learning.parameters_and_names())
+    @functools.cached_property
+    def frozen(self) -> nn.Cell:
+        network = build_network(CARD, init_parameters(CONFIG, 0))
+        network.set_train(False)
+        return network
+
+    @functools.cached_property
+    def step(self) -> nn.Cell:
+        network = build_network(CARD, init_parameters(CONFIG, 0))
+        parameters = dict(network.parameters_and_names())
         augment, targets = DeviceAugment(CARD.transform.mean, CARD.transform.std), SoftTargets(1000, 0.1)
-        self.step: nn.Cell = TrainStep(
-            self.learning, parameters, augment, targets, AdamW(parameters, OptimizerSection())
-        )
-        self.step.set_train(True)
+        step = TrainStep(network, parameters, augment, targets, AdamW(parameters, OptimizerSection()))
+        step.set_train(True)
+        return step
 
     def forward(self, batch: int) -> None:
         pixels = np.random.default_rng(0).standard_normal((batch, 224, 224, 3), np.float32)
         self.frozen(Tensor(pixels)).asnumpy()
 
     def train(self, batch: int) -> None:
+        """Augment, forward, gradients, AdamW."""
         rng = np.random.default_rng(0)
         pixels = Tensor(rng.integers(0, 256, (batch, 224, 224, 3), np.uint8))
         labels, flip = Tensor(rng.integers(0, 1000, batch), ms.int32), Tensor(np.zeros(batch, bool))

@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn
 from convnext_imagenet.model.blocks import EXPANSION, Block
 from convnext_imagenet.model.convnext import VARIANTS, ConvNeXt
 from convnext_imagenet.model.fused import FusedBlock
-from convnext_imagenet.model.kernels.build import kernels_library
+from convnext_imagenet.model.kernels.build import FLAGS, SOURCES, _find_compiler, kernels_library
 from convnext_imagenet.model.kernels.operators import (
     DepthwiseKernel,
     GeluKernel,
@@ -33,6 +33,15 @@ def library() -> Path:
     path = kernels_library()
     if path is None:
         pytest.skip("no kernels on this machine: no compiler, or another processor")
+    return path
+
+
+@pytest.fixture(scope="module")
+def avx2_library(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sources for a processor without AVX-512."""
+    path = tmp_path_factory.mktemp("avx2") / "kernels.so"
+    flags = ["-march=haswell" if flag == "-march=native" else flag for flag in FLAGS]
+    subprocess.run([*_find_compiler(), *flags, *map(str, SOURCES.glob("*.cpp")), "-o", str(path)], check=True)
     return path
 
 
@@ -121,6 +130,12 @@ def test_blocks_of_every_width_match_the_reference(library, reference, dim):
     branch = hidden @ arrays["pwconv2.weight"].T + arrays["pwconv2.bias"]
     expected = x_NHWC + arrays["gamma"] * branch
     assert _error(block(Tensor(x_NHWC)).asnumpy(), expected) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grn", [False, True])
+def test_blocks_built_for_avx2_match_mindspore(library, avx2_library, grn):
+    _compare_blocks(avx2_library, 40, grn, shape=(2, 9, 14))
 
 
 def _random(*shape: int, seed: int = 3) -> np.ndarray:

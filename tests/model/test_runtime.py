@@ -1,11 +1,13 @@
 """The process is prepared once: environment before MindSpore, the device checked, cores bounded."""
 
+import logging
 import os
 import subprocess
 import sys
 
 import pytest
 
+from convnext_imagenet.model import runtime
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.runtime import environment, prepare
 
@@ -31,6 +33,17 @@ def test_a_device_that_cannot_be_used_names_the_way_out():
 def test_more_threads_than_cores_are_refused(threads):
     with pytest.raises(ModelError, match=f"threads is {threads}, this process may use 1 to"):
         prepare("CPU", threads=threads)
+
+
+def test_other_devices_use_mindspores_own_operators_and_say_so_once(monkeypatch, caplog):
+    monkeypatch.setattr("mindspore.get_context", lambda _: "Ascend")
+    runtime._log_own_operators.cache_clear()
+    with caplog.at_level(logging.INFO):
+        assert runtime.cpu_kernels() is None
+        assert runtime.cpu_kernels() is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "MindSpore's own operators run on Ascend; our kernels are for the CPU"
+    ]
 
 
 _FRESH_PROCESS = """

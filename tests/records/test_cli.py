@@ -1,11 +1,12 @@
 """`convnext-records` as a user calls it."""
 
 import json
+import logging
 
 import pytest
 from click.testing import CliRunner
 
-from convnext_imagenet.records.cli import expected_errors, main
+from convnext_imagenet.records.cli import expected_errors, main, show_log_lines
 from convnext_imagenet.records.errors import Interrupted
 
 from .conftest import make_rows
@@ -65,3 +66,16 @@ def test_expected_errors_carry_their_exit_code_and_bugs_pass():
     with pytest.raises(SystemExit) as caught, expected_errors(KeyError):
         raise KeyError("of another room")
     assert caught.value.code == 1
+
+
+def test_log_lines_of_our_packages_reach_the_screen_once(capsys):
+    ours = logging.getLogger("convnext_imagenet")
+    before, level = list(ours.handlers), ours.level
+    try:
+        show_log_lines()
+        show_log_lines()
+        logging.getLogger("convnext_imagenet.model.any").info("which path runs and why")
+        assert capsys.readouterr().err == "which path runs and why\n"
+    finally:
+        ours.handlers[:] = before
+        ours.setLevel(level)

@@ -1,109 +1,9 @@
-// Convolutions whose stride is their size: a matrix product over patches, with an optional LayerNorm before it whose
-// affine part is folded into the weights. Rows are patches; a patch's values lie in the order (row, column, channel).
-#include "block.h"
+// The product over patches: the slopes of the images, of the weights, and of the norm before them.
+#include "patch.h"
 
 namespace {
 
 constexpr int64_t kPatchChunkRows = 56 * kTileRows;
-
-struct PatchShape {
-  Images images;
-  int64_t size, out;
-  int64_t height() const { return images.height / size; }
-  int64_t width() const { return images.width / size; }
-  int64_t rows() const { return images.count * height() * width(); }
-  int64_t taps() const { return size * size; }
-  int64_t depth() const { return taps() * images.channels; }
-  // Where pixel `tap` of patch `row` begins in the images.
-  int64_t pixel(int64_t row, int64_t tap) const {
-    const int64_t x = row % width() * size + tap % size, y = row / width() % height() * size + tap / size;
-    return ((row / (width() * height()) * images.height + y) * images.width + x) * images.channels;
-  }
-};
-
-struct Inputs { const float *x, *norm_weight, *norm_bias, *weight, *bias; };  // the norm's may be null
-
-// A weight of two dimensions is that of a Linear: patches of one pixel.
-PatchShape read_shape(const int64_t* x, int weight_dims, const int64_t* weight) {
-  return {{x[0], x[1], x[2], x[3]}, weight_dims == 4 ? weight[2] : 1, weight[0]};
-}
-
-// Values of one patch, normalised if there is a norm, in a line.
-void gather_patch(const PatchShape& s, const Inputs& in, int64_t row, float* line) {
-  const int64_t c = s.images.channels;
-  if (in.norm_weight == nullptr) {
-    for (int64_t y = 0; y < s.size; y++) memcpy(line + y * s.size * c, in.x + s.pixel(row, y * s.size), s.size * c * 4);
-    return;
-  }
-  for (int64_t tap = 0; tap < s.taps(); tap++, line += c) {
-    const float* pixel = in.x + s.pixel(row, tap);
-    const Moments m = row_moments(pixel, c);
-    for (int64_t k = 0; k < c; k += kLanes) {
-      const int lanes = int(c - k < kLanes ? c - k : kLanes);
-      store_part(line + k, (load_part(pixel + k, lanes) - m.mean) * m.rstd, lanes);
-    }
-  }
-}
-
-void store_blocked(const float* line, int64_t depth, int64_t rows, int64_t r, float* blocked) {
-  for (int64_t k = 0; k < depth; k += kBlock)
-    memcpy(blocked + k * rows + r * kBlock, line + k, (depth - k < kBlock ? depth - k : kBlock) * 4);
-}
-
-// A panel of B[(tap, c)][d] = weight[d][c][tap] * norm_weight[c], and the folded bias.
-void pack_forward(const PatchShape& s, const Inputs& in, int64_t n0, float* panel, float* bias) {
-  const int64_t c = s.images.channels, taps = s.taps();
-  if (taps == 1) pack_panel_transposed(in.weight, c, c, n0, s.out, in.norm_weight, nullptr, panel);
-  for (int64_t i = 0; i < kPanel; i++) {
-    const bool real = n0 + i < s.out;
-    float sum = real ? in.bias[n0 + i] : 0.0f;
-    for (int64_t k = 0; k < c && (taps > 1 || in.norm_weight); k++)
-      for (int64_t tap = 0; tap < taps; tap++) {
-        const float weight = real ? in.weight[((n0 + i) * c + k) * taps + tap] : 0.0f;
-        if (taps > 1) panel[(tap * c + k) * kPanel + i] = in.norm_weight ? weight * in.norm_weight[k] : weight;
-        if (in.norm_weight) sum += weight * in.norm_bias[k];
-      }
-    bias[n0 + i] = sum;
-  }
-}
-
-void multiply_rows(const PatchShape& s, const Inputs& in, const float* weights, const float* bias, int64_t first,
-                   int64_t count, int worker, float* out) {
-  const int64_t rows = round_up(count, kTileRows), depth = s.depth();
-  float* blocked = worker_scratch(worker, blocked_size(rows, depth) + depth + kBlock);
-  float* line = blocked + blocked_size(rows, depth);
-  for (int64_t r = 0; r < count; r++) {
-    gather_patch(s, in, first + r, line);
-    store_blocked(line, depth, rows, r, blocked);
-  }
-  for (int64_t n = 0; n < s.out; n += kPanel)
-    for (int64_t r = 0; r < rows; r += kTileRows) {
-      Tile tile;
-      multiply(tile, blocked + r * kBlock, rows, weights + n * depth, depth);
-      for (int i = 0; i < kTileRows && r + i < count; i++)
-        for (int v = 0; v < kPanelVecs; v++) {
-          const int64_t column = n + v * kLanes;
-          if (column < s.out)
-            store_part(out + (first + r + i) * s.out + column, tile.v[i][v] + load(bias + column),
-                       int(s.out - column < kLanes ? s.out - column : kLanes));
-        }
-    }
-}
-
-int forward(const PatchShape& s, const Inputs& in, float* out) {
-  OperatorLock lock;
-  const int64_t wide = round_up(s.out, kPanel);
-  float* weights = shared_workspace(s.depth() * wide + wide);
-  float* bias = weights + s.depth() * wide;
-  parallel(wide / kPanel, [&](int64_t task, int) {
-    pack_forward(s, in, task * kPanel, weights + task * kPanel * s.depth(), bias);
-  });
-  const RowCut cut(s.rows());
-  parallel(cut.tasks, [&](int64_t task, int worker) {
-    multiply_rows(s, in, weights, bias, cut.first(task), cut.count(task), worker, out);
-  });
-  return 0;
-}
 
 struct Outputs { float *x, *norm_weight, *norm_bias, *weight, *bias; };
 
@@ -125,7 +25,7 @@ Work plan_work(const PatchShape& s) {
 }
 
 // A panel of B[d][(tap, c)], and zeros in the sums.
-void pack_backward(const PatchShape& s, const Inputs& in, int64_t n0, float* panel) {
+void pack_backward(const PatchShape& s, const PatchInputs& in, int64_t n0, float* panel) {
   const int64_t c = s.images.channels, taps = s.taps();
   if (taps == 1) return pack_panel(in.weight, c, s.out, n0, c, nullptr, in.norm_weight, panel);
   for (int64_t d = 0; d < s.out; d++)
@@ -136,7 +36,7 @@ void pack_backward(const PatchShape& s, const Inputs& in, int64_t n0, float* pan
 }
 
 // The slopes of the images' pixels in one row block, and what the weight gradient reads.
-void backward_rows(const PatchShape& s, const Inputs& in, const float* slope, const Work& w, int64_t start, int64_t at,
+void backward_rows(const PatchShape& s, const PatchInputs& in, const float* slope, const Work& w, int64_t start, int64_t at,
                    int64_t count, int worker, float* out) {
   const int64_t rows = round_up(count, kTileRows), depth = s.depth(), c = s.images.channels;
   const int64_t room = round_up(depth, kBlock) + kBlock;
@@ -190,7 +90,7 @@ void weight_gradients(const PatchShape& s, const Work& w, int64_t rows) {
   });
 }
 
-void finish_channel(const PatchShape& s, const Inputs& in, const Work& w, const Outputs& out, int64_t c) {
+void finish_channel(const PatchShape& s, const PatchInputs& in, const Work& w, const Outputs& out, int64_t c) {
   const int64_t taps = s.taps();
   float gain = 0, shift = 0;
   for (int64_t d = 0; d < s.out; d++)
@@ -212,7 +112,7 @@ void clear_rest(const PatchShape& s, float* out) {
     memset(out, 0, s.images.count * s.images.height * s.images.width * s.images.channels * 4);
 }
 
-int backward(const PatchShape& s, const Inputs& in, const float* slope, const Outputs& out) {
+int backward(const PatchShape& s, const PatchInputs& in, const float* slope, const Outputs& out) {
   OperatorLock lock;
   const Work w = plan_work(s);
   clear_rest(s, out.x);
@@ -234,23 +134,11 @@ int backward(const PatchShape& s, const Inputs& in, const float* slope, const Ou
 
 }  // namespace
 
-// x, weight (D, C, k, k), bias -> out (N, H / k, W / k, D)
-extern "C" int convnext_patch(int, void** params, int* dims, int64_t** shapes, const char**, void*, void*) {
-  const float* const* p = reinterpret_cast<const float* const*>(params);
-  return forward(read_shape(shapes[0], dims[1], shapes[1]), {p[0], nullptr, nullptr, p[1], p[2]}, static_cast<float*>(params[3]));
-}
-
 // slope of the output, x, weight -> slopes of x, weight, bias
 extern "C" int convnext_patch_gradient(int, void** params, int* dims, int64_t** shapes, const char**, void*, void*) {
   const float* const* p = reinterpret_cast<const float* const*>(params);
   float* const* q = reinterpret_cast<float* const*>(params) + 3;
   return backward(read_shape(shapes[1], dims[2], shapes[2]), {p[1], nullptr, nullptr, p[2], nullptr}, p[0], {q[0], nullptr, nullptr, q[1], q[2]});
-}
-
-// x, norm weight and bias, weight, bias -> out
-extern "C" int convnext_norm_patch(int, void** params, int* dims, int64_t** shapes, const char**, void*, void*) {
-  const float* const* p = reinterpret_cast<const float* const*>(params);
-  return forward(read_shape(shapes[0], dims[3], shapes[3]), {p[0], p[1], p[2], p[3], p[4]}, static_cast<float*>(params[5]));
 }
 
 // slope of the output, x, norm weight and bias, weight -> slopes of x, norm weight and bias, weight, bias

@@ -1,0 +1,67 @@
+// The gradient of a block: what goes in and out, and the workspace between its passes.
+#pragma once
+#include "block.h"
+
+constexpr int64_t kChunkFloats = 4 << 20;   // the hidden layer's values of a chunk of rows, at most
+constexpr int64_t kChunkRows = 112 * kTileRows;  // rows of a chunk, at most: a few panels of it fit in L2
+
+struct BlockInputs {
+  const float *slope, *x, *depthwise_out, *expanded, *depthwise, *norm_weight, *norm_bias, *expand, *reduce, *reduce_bias,
+      *scale, *keep;
+};
+struct BlockOutputs {
+  float *x, *depthwise, *depthwise_bias, *norm_weight, *norm_bias, *expand, *expand_bias, *reduce, *reduce_bias, *scale;
+};
+
+// Places in the shared workspace.
+struct BlockWork {
+  float *expand, *reduce;              // packed weights
+  float *normalised, *slope;           // columns: (C / kGradRows, chunk, kGradRows)
+  float *hidden_slope, *active;        // panels of (chunk, kPanel)
+  float *expand_sums, *reduce_sums;    // T and G, (C rounded up, hidden rounded up)
+  float *hidden_sums, *slope_sums;     // column sums of dz and dy
+  float *depthwise_slope;              // (rows, C)
+  float *flipped, *tap_sums;
+  int64_t wide, chunk_rows;
+};
+
+inline BlockWork plan_work(const BlockShape& s) {
+  const int64_t c = s.channels(), vectors = ceil_div(c, kLanes), rows = s.rows();
+  BlockWork w;
+  w.wide = round_up(s.hidden, kPanel);
+  const int64_t unit = kTaskGroups * kTileRows * pool_size();
+  w.chunk_rows = kChunkFloats / w.wide < kChunkRows ? kChunkFloats / w.wide / unit * unit : kChunkRows;
+  if (w.chunk_rows < unit) w.chunk_rows = unit;
+  const int64_t chunks = ceil_div(rows, w.chunk_rows);
+  w.chunk_rows = round_up(ceil_div(rows, chunks), kTileRows);
+  const int64_t n = w.chunk_rows, high = round_up(c, kGradRows);
+  const int64_t sizes[] = {panels_size(s.hidden, c), panels_size(c, s.hidden), n * high + kLanes, n * high + kLanes, n * w.wide, n * w.wide,
+                           high * w.wide, high * w.wide, w.wide, high, rows * c, vectors * kLanes * 49,
+                           tap_sums_size(s.images)};
+  float** places[] = {&w.expand, &w.reduce, &w.normalised, &w.slope, &w.hidden_slope, &w.active, &w.expand_sums,
+                      &w.reduce_sums, &w.hidden_sums, &w.slope_sums, &w.depthwise_slope, &w.flipped, &w.tap_sums};
+  int64_t total = 0;
+  for (int64_t size : sizes) total += round_up(size, 16);
+  float* at = shared_workspace(total);
+  for (int i = 0; i < 13; at += round_up(sizes[i], 16), i++) *places[i] = at;
+  return w;
+}
+
+inline void pack(const BlockShape& s, const BlockInputs& in, const BlockWork& w) {
+  const int64_t c = s.channels(), narrow = round_up(c, kPanel);
+  pack_depthwise(in.depthwise, c, true, w.flipped);
+  memset(w.hidden_sums, 0, w.wide * 4);
+  memset(w.slope_sums, 0, round_up(c, kGradRows) * 4);
+  parallel(w.wide / kPanel + narrow / kPanel, [&](int64_t task, int) {
+    const int64_t n0 = task * kPanel;
+    if (n0 < w.wide) {
+      pack_panel(in.reduce, s.hidden, c, n0, s.hidden, in.scale, nullptr, w.reduce + n0 * c);
+      for (int64_t k = 0; k < round_up(c, kGradRows); k++) {
+        memset(w.expand_sums + k * w.wide + n0, 0, kPanel * 4);
+        memset(w.reduce_sums + k * w.wide + n0, 0, kPanel * 4);
+      }
+    } else {
+      pack_panel(in.expand, c, s.hidden, n0 - w.wide, c, nullptr, in.norm_weight, w.expand + (n0 - w.wide) * s.hidden);
+    }
+  });
+}
