@@ -31,6 +31,8 @@ PEERS_PYTHON = os.environ.get("CONVNEXT_BENCH_PEERS_PYTHON", sys.executable)
 WORKERS = 2
 HANDFUL = 40
 CLASSES = 20
+LIMIT = "limit: decode-check + sha256, 2 processes"
+OURS = "convnext-ingest build, 2 workers"
 
 
 @dataclass
@@ -101,8 +103,8 @@ def _made_images(folder: Path) -> list[Path]:
 
 
 def _cases(root: Path, pool: ProcessPoolExecutor) -> Iterator[Timed]:
-    yield Timed("limit: decode-check + sha256, 2 processes", lambda tree: _limit(pool, tree), [], [], [])
-    yield Timed("convnext-ingest build, 2 workers", lambda tree: _build(tree, root / "records"), [], [], [])
+    yield Timed(LIMIT, lambda tree: _limit(pool, tree), [], [], [])
+    yield Timed(OURS, lambda tree: _build(tree, root / "records"), [], [], [])
     for name, program in peers.PROGRAMS.items():
         python = sys.executable if name in peers.WITH_MINDSPORE else PEERS_PYTHON
         if subprocess.run([python, "-c", peers.IMPORTS[name]], capture_output=True, check=False).returncode:
@@ -162,20 +164,25 @@ def _cpu_seconds() -> float:
 
 
 def _rows(cases: list[Timed], kind: str, size: int) -> list[dict[str, Any]]:
-    rows = []
-    for case in cases:
-        wall, start = statistics.median(case.wall), statistics.median(case.start_wall)
-        sustained = (IMAGES - HANDFUL) / max(wall - start, 1e-9)
-        rows.append(
-            {
-                "what": case.what,
-                "images/s": IMAGES / wall,
-                "sustained images/s": sustained,
-                "start s": start,
-                "CPU ms/image": 1e3 * statistics.median(case.cpu) / IMAGES,
-            }
-        )
-    for row in rows:
-        row["of limit"] = row["sustained images/s"] / rows[0]["sustained images/s"]
-        row |= {"images": IMAGES, "kind": kind, "MB": round(size / 1e6)}
-    return rows
+    """One row for each case; its ratios are those of the sustained rates."""
+    rates = {case.what: _sustained(case) for case in cases}
+    return [
+        {
+            "what": case.what,
+            "images_per_s": round(IMAGES / statistics.median(case.wall), 1),
+            "sustained_images_per_s": round(rates[case.what], 1),
+            "ratio_to_ours": round(rates[case.what] / rates[OURS], 3),
+            "ratio_to_limit": round(rates[case.what] / rates[LIMIT], 3),
+            "start_s": round(statistics.median(case.start_wall), 2),
+            "cpu_ms_per_image": round(1e3 * statistics.median(case.cpu) / IMAGES, 3),
+            "images": IMAGES,
+            "kind": kind,
+            "megabytes": round(size / 1e6),
+        }
+        for case in cases
+    ]
+
+
+def _sustained(case: Timed) -> float:
+    seconds = statistics.median(case.wall) - statistics.median(case.start_wall)
+    return (IMAGES - HANDFUL) / max(seconds, 1e-9)
