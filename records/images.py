@@ -24,6 +24,7 @@ _JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 _SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
 _RESTARTS = range(0xD0, 0xD8)
 _DECODABLE_FRAMES = (0xC0, 0xC1, 0xC2)
+_MOST_SEGMENTS = 5_000  # libjpeg keeps them in a list that it walks for each: 4 million, or 16 MiB, take it hours
 _SHORT_OF_MEMORY = ("(-4:", "bad_alloc")
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -116,7 +117,7 @@ def _check_dimensions(info: ImageInfo) -> None:
 
 def _walk_jpeg(data: bytes) -> ImageInfo:
     position, info = 2, None
-    while True:
+    for _ in range(_MOST_SEGMENTS):
         marker, position = _next_marker(data, position)
         if marker == _TEM or marker in _RESTARTS:
             continue
@@ -136,6 +137,8 @@ def _walk_jpeg(data: bytes) -> ImageInfo:
         if marker == _SOS:
             break
         position += length
+    else:
+        raise BadImage("damaged", f"no scan within the first {_MOST_SEGMENTS} JPEG segments")
     if info is None:
         raise BadImage("damaged", "a scan before any frame header")
     if data.rfind(b"\xff\xd9", position) < 0:

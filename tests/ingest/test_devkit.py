@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -143,14 +144,31 @@ def test_plain_tar_and_long_names_are_read(pieces, tmp_path: Path):
     assert read_devkit(tmp_path / "kit.tar").ground_truth == pieces.ground_truth
 
 
-@pytest.mark.parametrize("at", [0.3, 0.6])
-def test_changed_byte_in_a_packed_devkit_is_noticed(pieces, tmp_path: Path, at: float):
+def _unpacks_to(data: bytes) -> bytes | None:
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error):
+        return None
+
+
+def test_changed_byte_in_a_packed_devkit_is_noticed(pieces, tmp_path: Path):
+    """Few bytes may change: the time in gzip's header, and distances that point from one run of zeros into another."""
     path = pieces.tar_gz(tmp_path / "kit.tar.gz", pieces.devkit_members(pieces.leaves, pieces.ground_truth * 500))
-    data = bytearray(path.read_bytes())
-    data[int(len(data) * at)] ^= 0x10
-    path.write_bytes(data)
-    with pytest.raises(IngestError, match=r"kit\.tar\.gz: .*fetch ILSVRC2012_devkit_t12\.tar\.gz again"):
-        read_devkit(path)
+    whole = path.read_bytes()
+    content, expected = gzip.decompress(whole), read_devkit(path)
+    refused = 0
+    places = [*range(0, len(whole), 3), *range(len(whole) - 8, len(whole))]
+    for at in places:
+        data = bytearray(whole)
+        data[at] ^= 0x10
+        path.write_bytes(data)
+        if _unpacks_to(bytes(data)) == content:
+            assert read_devkit(path) == expected
+            continue
+        with pytest.raises(IngestError, match=r"kit\.tar\.gz: .*fetch ILSVRC2012_devkit_t12\.tar\.gz again"):
+            read_devkit(path)
+        refused += 1
+    assert refused > 0.9 * len(places)
 
 
 def _bomb_of_zeros_in_a_member(path: Path) -> None:

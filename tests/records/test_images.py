@@ -98,6 +98,8 @@ _TWO_FRAMES = _COLOUR[: _frame(_COLOUR)] + _COLOUR[_frame(_COLOUR) : _frame(_COL
         (_TWO_FRAMES, "damaged"),
         (_png_bomb(), "dimensions"),
         (ODDITIES["png"][0][:40] + b"\x00" + ODDITIES["png"][0][41:], "damaged"),
+        (b"\xff\xd8" + b"\xff\xe1\0\2" * 5_000 + _COLOUR[2:], "damaged"),
+        (b"\xff\xd8" + b"\xff\xd0" * 5_000 + _COLOUR[2:], "damaged"),
         (b"\xff\xd8" + b"\0" * (65 << 20), "too_large"),
     ],
 )
