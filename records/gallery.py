@@ -72,7 +72,7 @@ def contact_sheet(strips: Sequence[Strip], side_px: int) -> bytes:
     draw = ImageDraw.Draw(sheet)
     for number, strip in enumerate(strips):
         left, top = _MARGIN_PX + number % columns * strip_width, _MARGIN_PX + number // columns * strip_height
-        _draw_strip(sheet, draw, strip, left, top, strip_width - _MARGIN_PX - _GAP_PX, side_px)
+        _draw_strip(sheet, draw, strip, left, top, strip_width - 2 * _GAP_PX, side_px)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()

@@ -113,11 +113,15 @@ def _summary(manifest: Manifest, numbers: Numbers) -> str:
         stored = sum(shard.bytes + shard.index_bytes for shard in split.shards)
         images = numbers.splits[name].bytes
         overhead = f"{100 * (stored / images - 1):.2f} %" if images else "-"
-        per_class = split.rows_per_class
-        spread = f"{min(per_class):,} to {max(per_class):,}" if per_class else "-"
-        rows.append((name, split.rows, spread, split.quarantined, images, len(split.shards), overhead))
+        rows.append((name, split.rows, _spread(split.rows_per_class), split.quarantined, images, len(split.shards), overhead))
     heads = ("Split", "#Images", "#Per class", "#In quarantine", "#Bytes of images", "#Shards", "#Overhead of shards")
     return f"<section><h2>Splits</h2>\n{table(heads, rows)}</section>\n"
+
+
+def _spread(counts: Sequence[int]) -> str:
+    if not counts:
+        return "-"
+    return f"{min(counts):,} to {max(counts):,}" if min(counts) < max(counts) else f"{counts[0]:,}"
 
 
 def _images(numbers: Numbers) -> str:
