@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from convnext_imagenet.ingest.checker_process import COUNTER
-from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.errors import FailedIngestError
 from convnext_imagenet.ingest.treatment import Treatment
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, ImageInfo
 
@@ -160,7 +160,7 @@ class Checker:
         failures: list[str] = []
         while not self._is_ready:
             if len(failures) == _MOST_STARTS:
-                raise IngestError(
+                raise FailedIngestError(
                     f"the process that decodes images does not start ({failures[-1]}); "
                     f"is memory short, or the number of processes limited? then pass a smaller --workers"
                 )

@@ -2,11 +2,17 @@
 
 from collections.abc import Sequence
 
-from convnext_imagenet.records.errors import ExpectedError
+from convnext_imagenet.records.errors import ExpectedError, FailedError
 
 
 class IngestError(ExpectedError):
     """A raw tree, a devkit or an option that does not allow verified records."""
+
+
+class FailedIngestError(IngestError):
+    """The source, a process or the disk gave out half-way; finished shards are kept and the same command goes on."""
+
+    exit_code = FailedError.exit_code
 
 
 class QuarantineError(IngestError):

@@ -17,7 +17,7 @@ from multiprocessing.connection import wait as wait_for
 from types import FrameType
 from typing import Any, TypeVar
 
-from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.errors import FailedIngestError
 from convnext_imagenet.records.errors import Interrupted
 
 Task = TypeVar("Task")
@@ -58,7 +58,7 @@ def run_units(
     """Call `function(task, on_progress)` for each of `count` tasks in up to `workers` fresh processes.
 
     Tasks are drawn as workers take them. The first exception of a worker stops the others and is raised here;
-    a worker that dies gives IngestError.
+    a worker that dies gives FailedIngestError.
     """
     if not count:
         return
@@ -72,7 +72,7 @@ def run_units(
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
         if isinstance(error, BrokenProcessPool):
-            raise IngestError(_WORKER_DIED) from None
+            raise FailedIngestError(_WORKER_DIED) from None
         raise
     finally:
         pool.shutdown(cancel_futures=True)

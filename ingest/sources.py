@@ -9,7 +9,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Self
 
-from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.errors import FailedIngestError
 from convnext_imagenet.ingest.opening import kind_of_file, open_source
 from convnext_imagenet.ingest.plan import PlannedRow
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
@@ -37,12 +37,12 @@ class SourceReader:
     def read(self, row: PlannedRow) -> bytes:
         """The image's bytes; BadImage when it is no plain file or too large.
 
-        Raises IngestError when the source cannot be read, or is not what it was when the plan was made.
+        Raises FailedIngestError when the source cannot be read, or is not what it was when the plan was made.
         """
         try:
             return self._read_member(row) if row.is_member else self._read_file(row)
         except OSError as error:
-            raise IngestError(f"{self._data / row.path}: cannot be read ({error.strerror}); {_RESUME}") from None
+            raise FailedIngestError(f"{self._data / row.path}: cannot be read ({error.strerror}); {_RESUME}") from None
 
     def _read_member(self, row: PlannedRow) -> bytes:
         descriptor = self._archive(row)
@@ -102,7 +102,7 @@ def _too_large(size: int) -> BadImage:
     return BadImage("too_large", f"{size} bytes, at most {LARGEST_FILE_BYTES} are read")
 
 
-def _changed(path: Path, how: str) -> IngestError:
-    return IngestError(
+def _changed(path: Path, how: str) -> FailedIngestError:
+    return FailedIngestError(
         f"{path}: changed during the ingest ({how}); let nothing write there, and build into another directory"
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.ingest.checking import BATCH_BYTES, BATCH_IMAGES, CheckedImage, Checker, Request
-from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.errors import FailedIngestError
 from convnext_imagenet.ingest.plan import PlannedRow
 from convnext_imagenet.ingest.quarantine import Quarantined
 from convnext_imagenet.ingest.sources import SourceReader
@@ -69,7 +69,7 @@ class _Account:
 def write_unit(task: ShardTask, on_progress: Callable[[int], None]) -> None:
     """Write, read back, publish and mark one shard; images that fail their check go into the receipt's facts.
 
-    Raises IngestError when a source file has changed since the plan or cannot be read, and when the shard does
+    Raises FailedIngestError when a source file has changed since the plan or cannot be read, and when the shard does
     not read back as it was written.
     """
     shutil.rmtree(task.staging, ignore_errors=True)
@@ -150,7 +150,7 @@ def _compare(shard: str, found_rows: Iterator[Row], stored: list[IndexEntry]) ->
     found_entries = (_entry(row, "", None) for row in found_rows)
     for number, (found, meant) in enumerate(itertools.zip_longest(found_entries, meant_rows)):
         if found != meant:
-            raise IngestError(
+            raise FailedIngestError(
                 f"{shard}: row {number} reads back as {_told(found)}, meant was {_told(meant)}; "
                 f"the disk may be full or failing: look at it and run the same command again"
             )

@@ -21,6 +21,7 @@ from convnext_imagenet.records.errors import RecordsError
 from convnext_imagenet.records.files import (
     is_leftover,
     make_folder,
+    make_readable,
     read_json,
     sha256_file,
     sha256_json,
@@ -114,7 +115,7 @@ def publish(staged: Sequence[Path], folder: Path, unit: str, plan_id: str, facts
     make_folder(folder)
     files = []
     for path in staged:
-        path.chmod(0o644)
+        make_readable(path)
         sync_file(path)
         files.append({"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)})
     for path in staged:

@@ -1,6 +1,7 @@
 """`convnext-records`, and the habits that every command line here shares: one-line errors, progress, log lines."""
 
 import contextlib
+import errno
 import json
 import logging
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from convnext_imagenet.records.errors import ExpectedError
+from convnext_imagenet.records.errors import ExpectedError, FailedError
+
+_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 @contextlib.contextmanager
@@ -26,7 +29,7 @@ def expected_errors(*also: type[Exception]) -> Iterator[None]:
         if error.filename is None and error.errno is None:
             raise
         click.echo(f"Error: {error.filename or 'input or output'}: {error.strerror}", err=True)
-        sys.exit(1)
+        sys.exit(FailedError.exit_code if error.errno in _MACHINE_ERRORS else 1)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,13 @@ class RecordsError(ExpectedError):
     """A directory that is missing, unfinished, damaged, of another run or of another version."""
 
 
+class FailedError(RecordsError):
+    """The machine gave out, not the input: a full disk, a failing one, a limit; once it is mended, the same command
+    goes on."""
+
+    exit_code = 74
+
+
 class Interrupted(ExpectedError):
     """Work that a signal stopped between two units; the same command goes on from there."""
 

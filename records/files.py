@@ -34,12 +34,19 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        make_readable(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def make_readable(path: Path) -> None:
+    """Let others read a file as far as the user's umask does; MindSpore leaves its files at mode 600."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    path.chmod(0o644 & ~mask)
 
 
 def is_leftover(name: str) -> bool:

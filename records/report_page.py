@@ -113,7 +113,8 @@ def _summary(manifest: Manifest, numbers: Numbers) -> str:
         stored = sum(shard.bytes + shard.index_bytes for shard in split.shards)
         images = numbers.splits[name].bytes
         overhead = f"{100 * (stored / images - 1):.2f} %" if images else "-"
-        rows.append((name, split.rows, _spread(split.rows_per_class), split.quarantined, images, len(split.shards), overhead))
+        spread, shards = _spread(split.rows_per_class), len(split.shards)
+        rows.append((name, split.rows, spread, split.quarantined, images, shards, overhead))
     heads = ("Split", "#Images", "#Per class", "#In quarantine", "#Bytes of images", "#Shards", "#Overhead of shards")
     return f"<section><h2>Splits</h2>\n{table(heads, rows)}</section>\n"
 

@@ -9,7 +9,7 @@ from typing import Any
 import mindspore.dataset as ds
 from mindspore.mindrecord import FileWriter
 
-from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.errors import FailedError, RecordsError
 from convnext_imagenet.records.schema import INDEX_FIELDS, MINDRECORD_SCHEMA, Row, as_fields, validate_row
 
 _ROWS_PER_WRITE, _BYTES_PER_WRITE = 64, 32 << 20
@@ -48,7 +48,7 @@ def write_shard(path: Path, rows: Iterable[Row], layout: PageLayout) -> None:
     """Write the rows to `path` and its index to `path` + `.db`; neither may exist yet.
 
     One writer, one file, fixed batches: the bytes depend on the rows, the layout and the base name alone.
-    Raises RecordsError for a row outside the schema and when MindRecord fails. No row at all is refused too,
+    Raises RecordsError for a row outside the schema, FailedError when MindRecord fails. No row at all is refused too,
     since MindSpore cannot open an empty shard.
     """
     writer = FileWriter(str(path), shard_num=1)
@@ -99,7 +99,7 @@ def _call(path: Path, function: Any, *arguments: Any) -> None:
         function(*arguments)
     except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RecordsError(
+        raise FailedError(
             f"{path}: MindRecord could not write ({first_line}); look for free space and rights"
         ) from error
 

@@ -114,8 +114,9 @@ def _oddities() -> dict[str, bytes]:
 @pytest.mark.parametrize("name", _oddities())
 def test_jpeg_cut_at_every_offset_of_its_header_is_refused_and_crashes_nothing(name: str):
     data = _oddities()[name]
-    header = data.index(b"\xff\xda") + 14
-    cuts = [data[:length] for length in range(header)]
+    scan = data.index(b"\xff\xda")
+    end_of_header = scan + 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
+    cuts = [data[:length] for length in range(end_of_header)]
     ended = [cut + b"\xff\xd9" for cut in cuts]
     with Checker(Treatment()) as checker:
         results = checker.check([Request(cut) for cut in [*cuts, *ended, data]])

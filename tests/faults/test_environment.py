@@ -49,12 +49,16 @@ def _build_changed(tree: Path, folder: Path, changes: list[dict]) -> Path:
     return place / "out"
 
 
+def _modes(out: Path) -> set[int]:
+    return {stat.S_IMODE(path.stat().st_mode) for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
 @pytest.mark.slow
 def test_everything_varied_at_once(bench, plain: Path, tree: Path, tmp_path: Path):
     out = _build_changed(tree, tmp_path, list(CHANGES.values()))
     assert bench.digests(out) == bench.digests(plain)
-    modes = {stat.S_IMODE(path.stat().st_mode) for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
-    assert modes == {0o644}
+    assert _modes(out) == {0o600}
+    assert _modes(plain) == {0o644}
 
 
 def test_directory_that_mindspore_would_not_find_is_refused(tree: Path, tmp_path: Path):

@@ -1,6 +1,7 @@
 """From a bad image to the exit code: what ends in quarantine, with which reason, and what is refused."""
 
 import io
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,12 +11,13 @@ from PIL import Image
 from convnext_imagenet.records.artefact import read_finished
 from convnext_imagenet.records.files import read_json
 from convnext_imagenet.records.reading import Records
+from convnext_imagenet.records.reasons import REASONS
 
 
-def _progressive(side_px: int, extra_scans: int = 0) -> bytes:
-    """A gray progressive JPEG of one colour, whose last scan is repeated."""
+def _progressive(side_px: int, mode: str = "L", extra_scans: int = 0) -> bytes:
+    """A progressive JPEG of one colour, whose last scan is repeated."""
     buffer = io.BytesIO()
-    Image.new("L", (side_px, side_px), 128).save(buffer, "JPEG", progressive=True)
+    Image.new(mode, (side_px, side_px)).save(buffer, "JPEG", progressive=True)
     data = buffer.getvalue()[:-2]
     return data + data[data.rindex(b"\xff\xda") :] * extra_scans + b"\xff\xd9"
 
@@ -25,20 +27,47 @@ def _reasons(out: Path) -> dict[str, str]:
     return {row["key"]: row["reason"] for row in table}
 
 
+def _jpeg_of(size: tuple[int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (10, 200, 90)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def _make_one_of_each(folder: Path) -> dict[str, str]:
+    """Replace images of a class by one for each reason that bytes alone can give; the reasons by key."""
+    wide = _jpeg_of((16, 16))
+    at = wide.index(b"\xff\xc0") + 5
+    bad = {
+        "empty": b"",
+        "unsupported": b"<html>",
+        "damaged": b"\xff\xd8\xff\xd9",
+        "dimensions": wide[:at] + b"\xff" * 4 + wide[at + 4 :],
+        "timeout": _progressive(4000, extra_scans=3000),
+        "memory": _progressive(8000, "RGB"),  # coefficients of 192 MB
+    }
+    for number, data in enumerate(bad.values()):
+        (folder / f"{folder.name}_{number}.JPEG").write_bytes(data)
+    with (folder / f"{folder.name}_6.JPEG").open("r+b") as file:
+        file.truncate((64 << 20) + 1)
+    (folder / f"{folder.name}_7.JPEG").unlink()
+    os.mkfifo(folder / f"{folder.name}_7.JPEG")
+    return {f"{folder.name}_{number}": reason for number, reason in enumerate([*bad, "too_large", "not_a_file"])}
+
+
 @pytest.mark.slow
-def test_image_that_hangs_or_swallows_the_decoder_ends_in_quarantine(bench, own_tree: Path, tmp_path: Path):
+def test_each_reason_but_a_crash_ends_in_the_table(bench, own_tree: Path, tmp_path: Path):
+    """A decoder that crashes has to be made for that: test_checking does so."""
     out = tmp_path / "out"
     limits = ("--image-timeout", "1", "--image-memory", "128")
-    folder = own_tree / "train" / "n00000020"
-    (folder / "n00000020_4.JPEG").write_bytes(_progressive(4000, extra_scans=3000))
-    (folder / "n00000020_5.JPEG").write_bytes(_progressive(8000))
+    expected = _make_one_of_each(own_tree / "train" / "n00000020") | {"n00000010_7": "truncated"}
+    assert set(expected.values()) == REASONS.keys() - {"crashed"}
     code, log = bench.run(out, *limits)
     assert code == 3, log
-    assert _reasons(out) == {"n00000010_7": "truncated", "n00000020_4": "timeout", "n00000020_5": "memory"}
+    assert _reasons(out) == expected
     assert not (out / "_SUCCESS").exists()
-    code, log = bench.run(out, *limits, "--max-quarantine", "3")
+    code, log = bench.run(out, *limits, "--max-quarantine", str(len(expected)))
     assert code == 0, log
-    assert Records.open(out).manifest.splits["train"].quarantined == 3
+    assert Records.open(out).manifest.splits["train"].quarantined == len(expected)
 
 
 def test_quarantine_within_the_limit_is_done(bench, reference: Path):

@@ -124,7 +124,7 @@ def test_dead_worker_ends_the_ingest_with_one_clear_line(wide_tree: Path, tmp_pa
         if "spawn_main" in " ".join(child.cmdline()):
             child.kill()
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.returncode == 74
     assert "Error: a worker process died" in errors
     assert "Traceback" not in errors
 

@@ -1,6 +1,7 @@
 """Atomic files: the old content or the new, never a piece."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,17 @@ def test_paths_that_are_no_utf8_are_named_before_mindspore_misses_them(name, is_
     else:
         with pytest.raises(RecordsError, match=r"'\\udcff': MindSpore finds only paths"):
             files.require_utf8(Path(name))
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_are_readable_by_others_as_far_as_the_umask_lets_them(tmp_path, mask, mode):
+    path = tmp_path / "file"
+    path.touch(0o600)
+    before = os.umask(mask)
+    try:
+        files.make_readable(path)
+        files.write_json(tmp_path / "plan.json", {})
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {mode}

@@ -1,8 +1,10 @@
 """Reading: rows come in our order, and damage is refused before MindSpore opens a file."""
 
 import json
+import resource
 import shutil
 
+import mindspore.dataset as ds
 import pytest
 
 from convnext_imagenet.records.errors import RecordsError
@@ -88,3 +90,24 @@ def test_another_schema_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("convnext_imagenet.records.manifest.SCHEMA_VERSION", 2)
     with pytest.raises(RecordsError, match="schema version 1, this program reads 2"):
         Records.open(root)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised_to"),
+    [(64, 4096, 262), (64, resource.RLIM_INFINITY, 262), (262, 262, None), (resource.RLIM_INFINITY,) * 2 + (None,)],
+)
+def test_limit_of_open_files_is_raised_as_far_as_needed(records_root, monkeypatch, soft, hard, raised_to):
+    """Two shards, each open once and once more for each of two workers, and 256 to spare."""
+    limits = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: limits.append(pair))
+    Records.open(records_root).split("train").dataset([0], workers=2)
+    assert limits == ([] if raised_to is None else [(raised_to, hard)])
+
+
+def test_too_few_open_files_are_refused_before_mindspore_opens_one(records_root, monkeypatch):
+    split = Records.open(records_root).split("train")
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 261))
+    monkeypatch.setattr(ds, "MindDataset", lambda *_, **__: pytest.fail("MindSpore was given the files"))
+    with pytest.raises(RecordsError, match=r"262 open files are needed, the limit is 261; .*`ulimit -n 262`"):
+        split.dataset([0], workers=2)
