@@ -7,6 +7,7 @@ more, alone in a fresh process: a stray signal or a stalled machine must not dec
 """
 
 import contextlib
+import functools
 import io
 import json
 import mmap
@@ -183,6 +184,15 @@ class Checker:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+@functools.cache
+def lasting_checker(treatment: Treatment) -> Checker:
+    """The checker of this process, started once: a process for each shard would cost as much as 250 images.
+
+    It ends with this process, whose end closes the socket.
+    """
+    return Checker(treatment).__enter__()
 
 
 def _results(reply: bytes, batch: Sequence[Request]) -> list[CheckedImage | BadImage]:

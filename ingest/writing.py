@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.ingest.checking import BATCH_BYTES, BATCH_IMAGES, CheckedImage, Checker, Request
+from convnext_imagenet.ingest.checking import BATCH_BYTES, BATCH_IMAGES, CheckedImage, Checker, Request, lasting_checker
 from convnext_imagenet.ingest.errors import FailedIngestError
 from convnext_imagenet.ingest.plan import PlannedRow
 from convnext_imagenet.ingest.quarantine import Quarantined
@@ -75,8 +75,7 @@ def write_unit(task: ShardTask, on_progress: Callable[[int], None]) -> None:
     shutil.rmtree(task.staging, ignore_errors=True)
     task.staging.mkdir(parents=True)
     account = _Account()
-    with Checker(task.treatment) as checker:
-        staged = _write_files(task, checker, account, on_progress)
+    staged = _write_files(task, lasting_checker(task.treatment), account, on_progress)
     publish(staged, task.folder, Path(task.shard).stem, task.plan_id, account.facts)
     shutil.rmtree(task.staging)
 

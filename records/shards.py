@@ -82,9 +82,10 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 def read_back(path: Path) -> Iterator[Row]:
     """Every row of one shard in the order in which it was written."""
-    dataset = ds.MindDataset([str(path)], columns_list=list(MINDRECORD_SCHEMA), shuffle=False, num_parallel_workers=1)
-    for fields in dataset.create_dict_iterator(num_epochs=1, output_numpy=True):
-        yield Row(**{name: python_value(value) for name, value in fields.items()})
+    columns = list(MINDRECORD_SCHEMA)
+    dataset = ds.MindDataset([str(path)], columns_list=columns, shuffle=False, num_parallel_workers=1)
+    for values in dataset.create_tuple_iterator(columns, num_epochs=1, output_numpy=True):
+        yield Row(**dict(zip(columns, map(python_value, values), strict=True)))
 
 
 def python_value(value: Any) -> Any:

@@ -4,6 +4,8 @@ import functools
 import io
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -50,8 +52,8 @@ def _progressive(side_px: int, extra_scans: int = 0) -> bytes:
     return data + data[data.rindex(b"\xff\xda") :] * extra_scans + b"\xff\xd9"
 
 
-def _checkers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "checker_process" in " ".join(child.cmdline())]
+def _checkers() -> set[psutil.Process]:
+    return {child for child in psutil.Process().children() if "checker_process" in " ".join(child.cmdline())}
 
 
 def _summary(results) -> list[str]:
@@ -107,9 +109,10 @@ def test_several_crashes_in_one_batch_are_told_apart(fragile, pieces):
 
 
 def test_stray_signal_costs_no_image(pieces):
+    before = _checkers()
     with Checker(Treatment()) as checker:
         checker.check([Request(pieces.jpeg(1))])
-        [child] = _checkers()
+        [child] = _checkers() - before
         os.kill(child.pid, signal.SIGKILL)
         assert _summary(checker.check([Request(pieces.jpeg(n)) for n in range(3)])) == ["ok"] * 3
 
@@ -148,8 +151,28 @@ def test_process_that_does_not_start_is_an_error_and_no_verdict(tmp_path: Path):
 
 
 def test_no_process_is_left(pieces):
+    before = _checkers()
     with Checker(Treatment()) as checker:
         checker.check([Request(pieces.jpeg(1))])
-        children = _checkers()
+        children = _checkers() - before
         assert len(children) == 1
     assert not any(child.is_running() for child in children)
+
+
+def test_lasting_checker_is_one_for_each_treatment_and_ends_with_its_process(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import psutil\n"
+        "from convnext_imagenet.ingest.checking import Request, lasting_checker\n"
+        "from convnext_imagenet.ingest.treatment import Treatment\n"
+        "lasting_checker(Treatment()).check([Request(b'x')])\n"
+        "assert lasting_checker(Treatment()) is lasting_checker(Treatment())\n"
+        "[child] = psutil.Process().children()\n"
+        "print(child.pid)\n"
+    )
+    pid = int(subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout)
+    for _ in range(50):
+        if not psutil.pid_exists(pid):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {pid} outlives its worker by five seconds")
