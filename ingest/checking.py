@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from typing import NamedTuple
 
 from convnext_imagenet.ingest.checker_process import COUNTER
@@ -190,9 +191,11 @@ class Checker:
 def lasting_checker(treatment: Treatment) -> Checker:
     """The checker of this process, started once: a process for each shard would cost as much as 250 images.
 
-    It ends with this process, whose end closes the socket.
+    It ends with this process: at its exit, or, when it is killed, because the socket closes.
     """
-    return Checker(treatment).__enter__()
+    checker = Checker(treatment).__enter__()
+    Finalize(None, checker.__exit__, exitpriority=0)  # workers of a pool never reach atexit
+    return checker
 
 
 def _results(reply: bytes, batch: Sequence[Request]) -> list[CheckedImage | BadImage]:
