@@ -70,6 +70,8 @@ class Checker:
         self._process: subprocess.Popen | None = None
         self._socket: Connection | None = None
         self._is_ready = False
+        self._batch: Sequence[Request] = ()
+        self._is_lost = False
         self._descriptor = os.memfd_create("images")
         os.ftruncate(self._descriptor, _SHARED_BYTES)
         self._shared = mmap.mmap(self._descriptor, _SHARED_BYTES)
@@ -85,24 +87,48 @@ class Checker:
 
     def check(self, batch: Sequence[Request]) -> list[CheckedImage | BadImage]:
         """For each image what is to be stored, or why it is not; at most `BATCH_BYTES` and one image at a time."""
+        self.begin(batch)
+        return self.results()
+
+    def begin(self, batch: Sequence[Request]) -> None:
+        """Let a batch be decoded while this process does something else; `results` gives its verdicts.
+
+        A batch before it whose verdicts nobody took is given up.
+        """
+        if self._batch:
+            self._stop()
+        self._batch, self._is_lost = batch, False
+        if not batch:
+            return
+        try:
+            self._send(batch)
+        except _LostError:
+            self._is_lost = True
+
+    def results(self) -> list[CheckedImage | BadImage]:
+        """What `check` gives, for the batch that was begun last."""
+        batch, self._batch = self._batch, ()
         if not batch:
             return []
         try:
-            return self._ask(batch)
+            if not self._is_lost:
+                return self._collect(batch)
         except _LostError:
-            self._stop()
-            suspect = min(COUNTER.unpack_from(self._shared)[0], len(batch) - 1)
-            alone = self._check_alone(batch[suspect])
-            return [*self.check(batch[:suspect]), alone, *self.check(batch[suspect + 1 :])]
+            pass
+        self._stop()
+        suspect = min(COUNTER.unpack_from(self._shared)[0], len(batch) - 1)
+        alone = self._check_alone(batch[suspect])
+        return [*self.check(batch[:suspect]), alone, *self.check(batch[suspect + 1 :])]
 
     def _check_alone(self, request: Request) -> CheckedImage | BadImage:
         try:
-            return self._ask([request])[0]
+            self._send([request])
+            return self._collect([request])[0]
         except _LostError as lost:
             self._stop()
             return BadImage(lost.reason, lost.detail)
 
-    def _ask(self, batch: Sequence[Request]) -> list[CheckedImage | BadImage]:
+    def _send(self, batch: Sequence[Request]) -> None:
         self._wait_until_ready()
         start = COUNTER.size
         for image, _ in batch:
@@ -112,6 +138,9 @@ class Checker:
         message = [(len(request.image), request.wants_thumbnail) for request in batch]
         with self._lost_when_gone():
             self._connection.send_bytes(json.dumps(message).encode())
+
+    def _collect(self, batch: Sequence[Request]) -> list[CheckedImage | BadImage]:
+        with self._lost_when_gone():
             return _results(self._receive(self._treatment.timeout_seconds), batch)
 
     def _receive(self, seconds: float) -> bytes:

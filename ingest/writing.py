@@ -114,14 +114,21 @@ def _accepted_rows(
 
 
 def _checked_images(task: ShardTask, checker: Checker) -> Iterator[tuple[PlannedRow, CheckedImage | BadImage]]:
-    """Each image with its verdict, in order; they are read and checked in batches."""
+    """Each image with its verdict, in order; a batch is decoded while the one before it is stored, the next one read."""
     with SourceReader(task.data, task.follow_links) as reader:
         rows = iter(task.rows)
-        while batch := _read_batch(reader, rows):
-            images = [(row, image) for row, image in batch if isinstance(image, bytes)]
-            checked = iter(checker.check([Request(image, row.sample_id in task.pictured) for row, image in images]))
+        checker.begin(_requests(batch := _read_batch(reader, rows), task.pictured))
+        while batch:
+            following = _read_batch(reader, rows)
+            checked = iter(checker.results())
+            checker.begin(_requests(following, task.pictured))
             for row, image in batch:
                 yield row, image if isinstance(image, BadImage) else next(checked)
+            batch = following
+
+
+def _requests(batch: list[tuple[PlannedRow, bytes | BadImage]], pictured: frozenset[int]) -> list[Request]:
+    return [Request(image, row.sample_id in pictured) for row, image in batch if isinstance(image, bytes)]
 
 
 def _read_batch(reader: SourceReader, rows: Iterator[PlannedRow]) -> list[tuple[PlannedRow, bytes | BadImage]]:

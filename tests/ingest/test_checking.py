@@ -159,6 +159,14 @@ def test_no_process_is_left(pieces):
     assert not any(child.is_running() for child in children)
 
 
+def test_a_batch_whose_verdicts_nobody_took_does_not_answer_for_the_next(pieces):
+    with Checker(Treatment()) as checker:
+        checker.begin([Request(b"")])
+        checker.begin([Request(pieces.jpeg(1)), Request(b"")])
+        assert _summary(checker.results()) == ["ok", "empty"]
+        assert checker.results() == []
+
+
 def test_lasting_checker_is_one_for_each_treatment_and_ends_with_its_process(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(
