@@ -114,7 +114,7 @@ def _accepted_rows(
 
 
 def _checked_images(task: ShardTask, checker: Checker) -> Iterator[tuple[PlannedRow, CheckedImage | BadImage]]:
-    """Each image with its verdict, in order; a batch is decoded while the one before it is stored, the next one read."""
+    """Each image with its verdict, in order; a batch is decoded while others are read and stored."""
     with SourceReader(task.data, task.follow_links) as reader:
         rows = iter(task.rows)
         checker.begin(_requests(batch := _read_batch(reader, rows), task.pictured))
