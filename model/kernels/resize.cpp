@@ -1,0 +1,153 @@
+// Pillow's antialiased resize of a box of an 8-bit RGB image, bit for bit: two passes in fixed point, each rounded and
+// clipped to 8 bits. Weights (22 fractional bits) and the order of the passes are Pillow's, computed by the caller.
+//
+// The vertical pass runs along whole rows. The horizontal one takes four neighbouring pixels at a time, each as four
+// 32-bit lanes (R G B and one to spare), so its weights are kept four times over.
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <vector>
+
+namespace {
+
+constexpr int kFractionBits = 22;
+constexpr int kHalf = 1 << (kFractionBits - 1);
+constexpr int kChannels = 3;
+constexpr int kTogether = 4;         // pixels of a horizontal step
+constexpr int kLanes = 4;            // of a pixel: three channels and one to spare
+constexpr int64_t kSpareBytes = 64;  // what a horizontal step may read behind a row
+
+struct alignas(32) Step {  // the weights of a horizontal step, each for all lanes of its pixel
+  int32_t weights[kTogether * kLanes];
+};
+
+inline uint8_t clipped(int32_t sum) {
+  const int32_t value = sum >> kFractionBits;
+  return static_cast<uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value);
+}
+
+// The weights of one direction: `taps` for each target, for the sources from `first` on, zeros behind the last.
+struct Side {
+  const int32_t* first;
+  const int32_t* weights;
+  int taps;
+};
+
+// Each weight four times, and zeros up to a whole number of steps for each target.
+std::vector<Step> spread(const Side& side, int targets, int steps) {
+  std::vector<Step> all(static_cast<size_t>(targets) * steps);
+  for (int x = 0; x < targets; ++x) {
+    for (int t = 0; t < side.taps; ++t) {
+      int32_t* lanes = all[static_cast<size_t>(x) * steps + t / kTogether].weights + t % kTogether * kLanes;
+      for (int c = 0; c < kLanes; ++c) lanes[c] = side.weights[x * side.taps + t];
+    }
+  }
+  return all;
+}
+
+void resize_row(const uint8_t* in, uint8_t* out, int width, const int32_t* first, const Step* weights, int steps) {
+  // Pixels 0 and 1, and 2 and 3, of twelve bytes: each channel to the low byte of a lane, the fourth lane to nothing.
+  const __m128i low = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m128i high = _mm_setr_epi8(6, 7, 8, -1, 9, 10, 11, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  for (int x = 0; x < width; ++x) {
+    const uint8_t* pixels = in + static_cast<int64_t>(first[x]) * kChannels;
+    __m256i even = _mm256_setzero_si256(), odd = even;
+    for (int s = 0; s < steps; ++s, ++weights, pixels += kTogether * kChannels) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pixels));
+      const __m256i* weight = reinterpret_cast<const __m256i*>(weights->weights);
+      const __m256i left = _mm256_cvtepu8_epi32(_mm_shuffle_epi8(bytes, low));
+      const __m256i right = _mm256_cvtepu8_epi32(_mm_shuffle_epi8(bytes, high));
+      even = _mm256_add_epi32(even, _mm256_mullo_epi32(left, _mm256_load_si256(weight)));
+      odd = _mm256_add_epi32(odd, _mm256_mullo_epi32(right, _mm256_load_si256(weight + 1)));
+    }
+    const __m256i both = _mm256_add_epi32(even, odd);
+    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+    sum = _mm_srai_epi32(_mm_add_epi32(sum, _mm_set1_epi32(kHalf)), kFractionBits);
+    const __m128i packed = _mm_packus_epi16(_mm_packs_epi32(sum, sum), sum);  // saturates, which clips
+    const uint32_t pixel = static_cast<uint32_t>(_mm_cvtsi128_si32(packed));
+    std::memcpy(out + x * kChannels, &pixel, kChannels);
+  }
+}
+
+// `taps` rows of `bytes` bytes, `stride` apart, to one, weighted.
+void blend_rows(const uint8_t* rows, int64_t stride, int64_t bytes, uint8_t* out, const int32_t* weights, int taps) {
+  constexpr int kBlock = 64;
+  int64_t begin = 0;
+  for (; begin + kBlock <= bytes; begin += kBlock) {
+    int32_t sums[kBlock];
+    for (int i = 0; i < kBlock; ++i) sums[i] = kHalf;
+    for (int t = 0; t < taps; ++t) {
+      const uint8_t* row = rows + t * stride + begin;
+      for (int i = 0; i < kBlock; ++i) sums[i] += row[i] * weights[t];
+    }
+    for (int i = 0; i < kBlock; ++i) out[begin + i] = clipped(sums[i]);
+  }
+  for (; begin < bytes; ++begin) {
+    int32_t sum = kHalf;
+    for (int t = 0; t < taps; ++t) sum += rows[t * stride + begin] * weights[t];
+    out[begin] = clipped(sum);
+  }
+}
+
+struct Picture {
+  const uint8_t* pixels;
+  int64_t stride;
+  int height, width;
+};
+
+void vertical_first(const Picture& in, uint8_t* out, int height, int width, const Side& x, const Side& y) {
+  const int steps = (x.taps + kTogether - 1) / kTogether;
+  const std::vector<Step> weights = spread(x, width, steps);
+  const int64_t bytes = static_cast<int64_t>(in.width) * kChannels;
+  std::vector<uint8_t> row(bytes + kSpareBytes);
+  for (int i = 0; i < height; ++i, out += static_cast<int64_t>(width) * kChannels) {
+    const uint8_t* rows = in.pixels + y.first[i] * in.stride;
+    blend_rows(rows, in.stride, bytes, x.taps ? row.data() : out, y.weights + static_cast<int64_t>(i) * y.taps, y.taps);
+    if (x.taps) resize_row(row.data(), out, width, x.first, weights.data(), steps);
+  }
+}
+
+void horizontal_first(const Picture& in, uint8_t* out, int height, int width, const Side& x, const Side& y) {
+  const int steps = (x.taps + kTogether - 1) / kTogether;
+  const std::vector<Step> weights = spread(x, width, steps);
+  const int64_t bytes = static_cast<int64_t>(width) * kChannels;
+  const int top = y.taps ? y.first[0] : 0;
+  const int bottom = y.taps ? y.first[height - 1] + y.taps : in.height;
+  std::vector<uint8_t> row(in.width * kChannels + kSpareBytes);
+  std::vector<uint8_t> between(y.taps ? (bottom - top) * bytes : 0);
+  uint8_t* narrow = y.taps ? between.data() : out;
+  for (int i = top; i < bottom; ++i) {
+    std::memcpy(row.data(), in.pixels + i * in.stride, static_cast<size_t>(in.width) * kChannels);
+    resize_row(row.data(), narrow + (i - top) * bytes, width, x.first, weights.data(), steps);
+  }
+  for (int i = 0; y.taps && i < height; ++i) {
+    const uint8_t* rows = between.data() + (y.first[i] - top) * bytes;
+    blend_rows(rows, bytes, bytes, out + i * bytes, y.weights + static_cast<int64_t>(i) * y.taps, y.taps);
+  }
+}
+
+}  // namespace
+
+// `in`: the box's first pixel, rows `in_stride` bytes apart. `out`: (height, width, 3), contiguous. For each direction
+// int32 first (n) and weights (n, taps); taps is 0 where a side stays as it is. Returns 0, or 1 without memory.
+extern "C" int convnext_resize(const uint8_t* in, int64_t in_stride, int in_height, int in_width, uint8_t* out,
+                               int height, int width, int is_vertical_first, const int32_t* first_x,
+                               const int32_t* weights_x, int taps_x, const int32_t* first_y, const int32_t* weights_y,
+                               int taps_y) try {
+  const Picture picture{in, in_stride, in_height, in_width};
+  const Side x{first_x, weights_x, taps_x}, y{first_y, weights_y, taps_y};
+  const int64_t bytes = static_cast<int64_t>(width) * kChannels;
+  if (!taps_x && !taps_y) {
+    for (int i = 0; i < height; ++i) std::memcpy(out + i * bytes, in + i * in_stride, static_cast<size_t>(bytes));
+  } else if (taps_y && (is_vertical_first || !taps_x)) {
+    vertical_first(picture, out, height, width, x, y);
+  } else {
+    horizontal_first(picture, out, height, width, x, y);
+  }
+  return 0;
+} catch (const std::bad_alloc&) {
+  return 1;
+}
