@@ -1,6 +1,7 @@
 """The small parts of a ConvNeXt, channels last; each is the one place where a faster kernel can be chosen.
 
-Parameters carry Facebook's names and shapes. They start at zero and are filled by `weights.assign_parameters`.
+Parameters carry Facebook's names and shapes, are float32, and follow their input's type where that is lower. They
+start at zero and are filled by `weights.assign_parameters`.
 N batch, H W positions, C channels in, D channels out, M = N * H * W.
 """
 
@@ -27,7 +28,8 @@ class Linear(nn.Cell):
 
     def construct(self, x_NHWC: Tensor) -> Tensor:
         shape = x_NHWC.shape
-        y_MD = self.matmul(ops.reshape(x_NHWC, (-1, shape[-1])), self.weight) + self.bias
+        x_MC = ops.reshape(x_NHWC, (-1, shape[-1]))
+        y_MD = self.matmul(x_MC, ops.cast(self.weight, x_MC.dtype)) + ops.cast(self.bias, x_MC.dtype)
         return ops.reshape(y_MD, (*shape[:-1], y_MD.shape[-1]))
 
 
@@ -53,7 +55,7 @@ class PatchConv(nn.Cell):
         x = ops.reshape(x_NHWC, (n * h, k, w, k * channels))
         x_MP = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (n * h * w, k * k * channels))
         w_DP = ops.reshape(ops.transpose(self.weight, (0, 2, 3, 1)), (-1, k * k * channels))
-        y_MD = self.matmul(x_MP, w_DP) + self.bias
+        y_MD = self.matmul(x_MP, ops.cast(w_DP, x_MP.dtype)) + ops.cast(self.bias, x_MP.dtype)
         return ops.reshape(y_MD, (n, h, w, y_MD.shape[-1]))
 
 
@@ -73,8 +75,8 @@ class DepthwiseConv(nn.Cell):
         )
 
     def construct(self, x_NHWC: Tensor) -> Tensor:
-        y_NCHW = self.conv_NCHW(ops.transpose(x_NHWC, (0, 3, 1, 2)), self.weight)
-        return ops.transpose(y_NCHW, (0, 2, 3, 1)) + self.bias
+        y_NCHW = self.conv_NCHW(ops.transpose(x_NHWC, (0, 3, 1, 2)), ops.cast(self.weight, x_NHWC.dtype))
+        return ops.transpose(y_NCHW, (0, 2, 3, 1)) + ops.cast(self.bias, x_NHWC.dtype)
 
 
 class LayerNorm(nn.Cell):
