@@ -4,6 +4,8 @@ import hashlib
 
 import numpy as np
 
+WINDOW_BLOCKS = 64
+
 
 def keyed_rng(seed: int, *key: int | str) -> np.random.Generator:
     """A generator that depends on the seed and the key alone (Philox, a counter-based generator).
@@ -15,6 +17,16 @@ def keyed_rng(seed: int, *key: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=words))
 
 
-def epoch_order(rows: int, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch visits the rows of a split: a permutation of 0..rows-1, int64."""
-    return keyed_rng(seed, "epoch order", epoch).permutation(rows)
+def epoch_order(rows: int, seed: int, epoch: int, block_rows: int = 0) -> np.ndarray:
+    """The order in which an epoch visits the rows of a split: a permutation of 0..rows-1, int64.
+
+    With `block_rows` above 0 it permutes blocks of that many neighbouring rows, then the rows within windows of
+    `WINDOW_BLOCKS` blocks: reads stay within that many places of the files at a time.
+    """
+    rng = keyed_rng(seed, "epoch order", epoch)
+    if not block_rows:
+        return rng.permutation(rows)
+    starts = rng.permutation(np.arange(0, rows, block_rows))
+    windows = (starts[at : at + WINDOW_BLOCKS] for at in range(0, len(starts), WINDOW_BLOCKS))
+    blocks = (np.concatenate([np.arange(s, min(s + block_rows, rows)) for s in window]) for window in windows)
+    return np.concatenate([rng.permutation(block) for block in blocks])

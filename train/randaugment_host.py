@@ -1,0 +1,126 @@
+"""RandAugment's operations on one image, on the host; each equals Pillow's bit by bit (what timm calls).
+
+Every operation is one of three things: a map of levels, through one 256 x 3 table; a blend with a poorer version of the
+image; an affine resampling. OpenCV and Pillow release the interpreter lock.
+"""
+
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from convnext_imagenet.train.randaugment import Drawn, Op
+
+FILL_RGB = (124, 116, 104)  # ImageNet's mean colour
+_LEVELS = np.arange(256)
+_GRAY = np.array([19595, 38470, 7471])  # of 65536: Pillow's conversion to "L"
+
+
+def apply_ops(pixels_HWC: np.ndarray, drawn: Drawn) -> np.ndarray:
+    """Return uint8 (H, W, 3) RGB pixels after the operations, one after the other; the input is left as it is."""
+    for op, argument in drawn:
+        if op in _AFFINE_OPS:
+            pixels_HWC = _resampled(pixels_HWC, op, argument)
+        elif op in (Op.COLOR, Op.SHARPNESS):
+            poorer = gray_levels(pixels_HWC)[..., None] if op == Op.COLOR else _smoothed(pixels_HWC)
+            pixels_HWC = blend(np.broadcast_to(poorer, pixels_HWC.shape), pixels_HWC, argument)
+        elif op != Op.NONE:
+            pixels_HWC = cv2.LUT(pixels_HWC, level_table(pixels_HWC, op, argument))
+    return pixels_HWC
+
+
+def blend(poorer: np.ndarray, image: np.ndarray, factor: float) -> np.ndarray:
+    """Return poorer + factor * (image - poorer) in float32, cut down to whole levels and clipped, as Image.blend."""
+    start = poorer.astype(np.float32)
+    mixed = start + np.float32(factor) * (image.astype(np.float32) - start)
+    return np.clip(mixed, 0, 255).astype(np.uint8)
+
+
+def gray_levels(pixels_HWC: np.ndarray) -> np.ndarray:
+    """Return uint8 (H, W): Pillow's conversion to gray."""
+    return ((pixels_HWC @ _GRAY + 0x8000) >> 16).astype(np.uint8)
+
+
+def level_table(pixels_HWC: np.ndarray, op: Op, argument: float) -> np.ndarray:
+    """Return the table, uint8 (1, 256, 3), by which an operation that maps levels maps those of this image."""
+    if op == Op.AUTO_CONTRAST:
+        return _per_channel(pixels_HWC, _stretched)
+    if op == Op.EQUALIZE:
+        return _per_channel(pixels_HWC, _equalized)
+    if op == Op.CONTRAST:
+        mean = int(float(gray_levels(pixels_HWC).mean(dtype=np.float64)) + 0.5)
+        levels = blend(np.full(256, mean), _LEVELS, argument)
+    else:
+        levels = _PLAIN_TABLES[op](argument)
+    return np.repeat(np.asarray(levels, np.uint8)[None, :, None], 3, 2)
+
+
+def _per_channel(pixels_HWC: np.ndarray, table: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    counts = [cv2.calcHist([pixels_HWC], [channel], None, [256], [0, 256]).ravel() for channel in range(3)]
+    return np.stack([table(count.astype(np.int64)) for count in counts], -1)[None].astype(np.uint8)
+
+
+def _stretched(counts: np.ndarray) -> np.ndarray:
+    present = np.flatnonzero(counts)
+    low, high = int(present[0]), int(present[-1])
+    if high <= low:
+        return _LEVELS
+    scale = 255.0 / (high - low)
+    return np.clip((_LEVELS * scale - low * scale).astype(np.int64), 0, 255)
+
+
+def _equalized(counts: np.ndarray) -> np.ndarray:
+    present = np.flatnonzero(counts)
+    step = int(counts.sum() - counts[present[-1]]) // 255
+    if len(present) <= 1 or not step:
+        return _LEVELS
+    below = step // 2 + np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return np.minimum(below // step, 255)
+
+
+_PLAIN_TABLES: dict[Op, Callable[[float], np.ndarray]] = {
+    Op.INVERT: lambda argument: 255 - _LEVELS,
+    Op.POSTERIZE: lambda argument: _LEVELS & ~((1 << (8 - int(argument))) - 1),
+    Op.SOLARIZE: lambda argument: np.where(int(argument) > _LEVELS, _LEVELS, 255 - _LEVELS),
+    Op.SOLARIZE_ADD: lambda argument: np.where(_LEVELS < 128, np.minimum(255, _LEVELS + int(argument)), _LEVELS),
+    Op.BRIGHTNESS: lambda argument: blend(np.zeros(256), _LEVELS, argument),
+}
+
+
+def _smoothed(pixels_HWC: np.ndarray) -> np.ndarray:
+    """Pillow's SMOOTH filter: thirteenths 1 1 1 / 1 5 1 / 1 1 1, rounded; the border stays."""
+    smooth = pixels_HWC.copy()
+    if min(pixels_HWC.shape[:2]) > 2:
+        sums = cv2.boxFilter(pixels_HWC, cv2.CV_32S, (3, 3), normalize=False) + 4 * pixels_HWC.astype(np.int32)
+        smooth[1:-1, 1:-1] = ((2 * sums + 13) // 26)[1:-1, 1:-1]
+    return smooth
+
+
+def affine_matrix(op: Op, argument: float, height: int, width: int) -> tuple[float, ...]:
+    """Return (a, b, c, d, e, f): the pixel at x, y comes from a x + b y + c, d x + e y + f (Pillow's AFFINE)."""
+    if op == Op.SHEAR_X:
+        return 1.0, argument, 0.0, 0.0, 1.0, 0.0
+    if op == Op.SHEAR_Y:
+        return 1.0, 0.0, 0.0, argument, 1.0, 0.0
+    if op == Op.TRANSLATE_X:
+        return 1.0, 0.0, argument * width, 0.0, 1.0, 0.0
+    if op == Op.TRANSLATE_Y:
+        return 1.0, 0.0, 0.0, 0.0, 1.0, argument * height
+    if op != Op.ROTATE:
+        return 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
+    cosine, sine = math.cos(math.radians(argument)), math.sin(math.radians(-argument))
+    x, y = width / 2, height / 2
+    return cosine, sine, x - cosine * x - sine * y, -sine, cosine, y + sine * x - cosine * y
+
+
+def _resampled(pixels_HWC: np.ndarray, op: Op, argument: float) -> np.ndarray:
+    height, width, _ = pixels_HWC.shape
+    image = Image.fromarray(pixels_HWC)
+    matrix = affine_matrix(op, argument, height, width)
+    affine, bicubic = Image.Transform.AFFINE, Image.Resampling.BICUBIC
+    return np.asarray(image.transform((width, height), affine, matrix, bicubic, fillcolor=FILL_RGB))
+
+
+_AFFINE_OPS = frozenset({Op.ROTATE, Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y})
