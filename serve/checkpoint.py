@@ -14,6 +14,7 @@ from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.serve.errors import ServeError
 
 _SUFFIX = ".weights.safetensors"
+_AVERAGE = ".ema"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def resolve_checkpoint(path: Path) -> Path:
-    """The weights file itself, or for a RUN directory the one that its pointer `best` names."""
+    """The weights file itself, or for a RUN directory the one that its pointer `best` names.
+
+    The pointer holds a checkpoint's name, `epoch-0003`, or `epoch-0003.ema` where the average of its weights is better.
+    """
     if path.is_file():
         return path
     if not path.is_dir():
@@ -62,7 +66,7 @@ def resolve_checkpoint(path: Path) -> Path:
             f"or give a weights file"
         )
     unit = pointer.read_text(errors="replace").strip()
-    weights = path / "checkpoints" / f"{unit}{_SUFFIX}"
+    weights = path / "checkpoints" / (f"{unit}.safetensors" if unit.endswith(_AVERAGE) else f"{unit}{_SUFFIX}")
     if not unit or Path(unit).name != unit or not weights.is_file():
         raise ServeError(
             f"{pointer}: names {unit!r}, and there is no {weights.name} in {weights.parent}; give a weights file"

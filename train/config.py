@@ -1,123 +1,43 @@
-"""The training configuration: frozen sections, one rule per key, and the rules between keys.
+"""Typed configuration: from nested mappings to frozen sections, every value checked, and the rules between keys.
 
-What changes the numbers is a key here; where things are is on the command line. The defaults are the
-ConvNeXt paper's (arXiv 2201.03545, table 5), so a TOML file states only what differs. This module must
-not know TOML, presets, records or MindSpore.
+The sections and their keys stand in `sections.py`. This module must not know TOML, presets, records or MindSpore.
 """
 
 import difflib
 import math
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
 from convnext_imagenet.train.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a key's value must fulfil, in words for the error and as a predicate."""
-
-    text: str
-    holds: Callable[[Any], bool]
-
-
-def key(default: Any, text: str, holds: Callable[[Any], bool]) -> Any:
-    """Declare a configuration key: its default and its rule."""
-    return field(default=default, metadata={"rule": Rule(text, holds)})
-
-
-def _is_interval(value: tuple[float, ...]) -> bool:
-    return len(value) == 2 and 0 < value[0] <= value[1]
-
-
-def _is_four_or_none(value: tuple[int, ...]) -> bool:
-    return value == () or (len(value) == 4 and min(value) >= 1)
-
-
-_FOUR_OR_NONE = "must be [] for the variant's own, or four whole numbers of at least 1"
-
-
-@dataclass(frozen=True)
-class ModelSection:
-    """The network; `depths` and `dims` replace the variant's, `num_classes = 0` takes the records' count."""
-
-    variant: str = key("convnext_tiny", "must name a variant", bool)
-    depths: tuple[int, ...] = key((), _FOUR_OR_NONE, _is_four_or_none)
-    dims: tuple[int, ...] = key((), _FOUR_OR_NONE, _is_four_or_none)
-    num_classes: int = key(0, "must be 0 (as many as the records hold) or at least 2", lambda v: v == 0 or v >= 2)
-    drop_path_rate: float = key(0.1, "must be in [0, 1)", lambda v: 0 <= v < 1)
-    layer_scale_init: float = key(1e-6, "must be greater than 0", lambda v: v > 0)
-    head_init_scale: float = key(1.0, "must be greater than 0", lambda v: v > 0)
-
-
-@dataclass(frozen=True)
-class DataSection:
-    """Sizes of what the network sees, in training and in evaluation."""
-
-    size_px: int = key(224, "must be at least 32", lambda v: v >= 32)
-    global_batch_size: int = key(4096, "must be at least 1", lambda v: v >= 1)
-    eval_size_px: int = key(224, "must be at least 32", lambda v: v >= 32)
-    eval_crop_pct: float = key(0.875, "must be in (0, 1]", lambda v: 0 < v <= 1)
-    eval_mode: Literal["crop", "squash"] = key("crop", 'must be "crop" or "squash"', lambda v: v in ("crop", "squash"))
-    eval_batch_size: int = key(64, "must be at least 1", lambda v: v >= 1)
-
-
-@dataclass(frozen=True)
-class AugmentSection:
-    """What is done to a training sample: RandomResizedCrop, horizontal flip, softened labels."""
-
-    crop_scale: tuple[float, ...] = key(
-        (0.08, 1.0), "must be [low, high] with 0 < low <= high <= 1", lambda v: _is_interval(v) and v[1] <= 1
-    )
-    crop_ratio: tuple[float, ...] = key(
-        (0.75, 4 / 3), "must be [low, high] of width / height with 0 < low <= high", _is_interval
-    )
-    flip_prob: float = key(0.5, "must be in [0, 1]", lambda v: 0 <= v <= 1)
-    label_smoothing: float = key(0.1, "must be in [0, 1)", lambda v: 0 <= v < 1)
-
-
-@dataclass(frozen=True)
-class OptimizerSection:
-    """AdamW with bias correction and decoupled weight decay."""
-
-    beta1: float = key(0.9, "must be in [0, 1)", lambda v: 0 <= v < 1)
-    beta2: float = key(0.999, "must be in [0, 1)", lambda v: 0 <= v < 1)
-    eps: float = key(1e-8, "must be greater than 0", lambda v: v > 0)
-    weight_decay: float = key(0.05, "must be at least 0", lambda v: v >= 0)
-
-
-@dataclass(frozen=True)
-class ScheduleSection:
-    """The learning rate: linear from `warmup_lr` to `base_lr`, then a cosine down to `min_lr`, per step."""
-
-    base_lr: float = key(4e-3, "must be greater than 0", lambda v: v > 0)
-    warmup_lr: float = key(0.0, "must be at least 0", lambda v: v >= 0)
-    min_lr: float = key(1e-6, "must be at least 0", lambda v: v >= 0)
-    warmup_epochs: float = key(20.0, "must be at least 0", lambda v: v >= 0)
-
-
-@dataclass(frozen=True)
-class TrainSection:
-    """The length of the run, its seed, and what it leaves behind."""
-
-    epochs: int = key(300, "must be at least 1", lambda v: v >= 1)
-    seed: int = key(0, "must be in [0, 2**63)", lambda v: 0 <= v < 2**63)
-    eval_every_epochs: int = key(1, "must be at least 1", lambda v: v >= 1)
-    keep_checkpoints: int = key(3, "must be 0 (keep all) or at least 1; the best one is always kept", lambda v: v >= 0)
+from convnext_imagenet.train.sections import (
+    AugmentSection,
+    DataSection,
+    EmaSection,
+    MixSection,
+    ModelSection,
+    OptimizerSection,
+    PrecisionSection,
+    Rule,
+    ScheduleSection,
+    TrainSection,
+)
 
 
 @dataclass(frozen=True)
 class Config:
     """One training run, complete."""
 
-    model: ModelSection = ModelSection()
-    data: DataSection = DataSection()
-    augment: AugmentSection = AugmentSection()
-    optimizer: OptimizerSection = OptimizerSection()
-    schedule: ScheduleSection = ScheduleSection()
-    train: TrainSection = TrainSection()
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    augment: AugmentSection = field(default_factory=AugmentSection)
+    mix: MixSection = field(default_factory=MixSection)
+    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+    schedule: ScheduleSection = field(default_factory=ScheduleSection)
+    ema: EmaSection = field(default_factory=EmaSection)
+    precision: PrecisionSection = field(default_factory=PrecisionSection)
+    train: TrainSection = field(default_factory=TrainSection)
 
 
 def config_from_mapping(values: Mapping[str, Any]) -> Config:
@@ -135,7 +55,7 @@ def config_from_mapping(values: Mapping[str, Any]) -> Config:
             raise ConfigError(f"{name} = {content!r}: must be a section of keys; write [{name}] above its keys")
         built[name] = _section_from_mapping(name, sections[name].type, content)
     config = Config(**built)
-    _check_between_keys(config)
+    check_between_keys(config)
     return config
 
 
@@ -182,14 +102,27 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise ConfigError(f"{name} = {value!r}: must be a {_TYPE_NAMES[kind]}")
+        raise ConfigError(f"{name} = {value!r}: must be {_article(kind)}{_TYPE_NAMES[kind]}")
     return value
 
 
-_TYPE_NAMES: Mapping[Any, str] = types.MappingProxyType({int: "whole number", float: "finite number", str: "string"})
+_TYPE_NAMES: Mapping[Any, str] = types.MappingProxyType(
+    {int: "whole number", float: "finite number", str: "string", bool: "true or false"}
+)
 
 
-def _check_between_keys(config: Config) -> None:
+def _article(kind: Any) -> str:
+    return "" if kind is bool else "a "
+
+
+def check_between_keys(config: Config) -> None:
+    """Raise ConfigError for keys that contradict each other."""
+    _check_schedule(config)
+    _check_batches(config)
+    _check_precision(config)
+
+
+def _check_schedule(config: Config) -> None:
     schedule, epochs = config.schedule, config.train.epochs
     if schedule.warmup_epochs >= epochs:
         raise ConfigError(
@@ -200,3 +133,33 @@ def _check_between_keys(config: Config) -> None:
             raise ConfigError(
                 f"schedule.{low} = {getattr(schedule, low)}: must not exceed schedule.base_lr = {schedule.base_lr}"
             )
+
+
+def _check_batches(config: Config) -> None:
+    batch, parts = config.data.global_batch_size, config.optimizer.accumulate_steps
+    multiple = 2 * parts if parts > 1 or config.mix.is_on else 1
+    if batch % multiple == 0:
+        return
+    way_out = f"pass --set data.global_batch_size={_nearest_multiple(batch, multiple)}"
+    if parts == 1:
+        raise ConfigError(
+            f"data.global_batch_size = {batch}: mixup and cutmix pair the rows of a batch, so it must be even; "
+            f"{way_out}, or --set mix.prob=0"
+        )
+    raise ConfigError(
+        f"optimizer.accumulate_steps = {parts}: micro-batches take pairs of a batch's rows, so "
+        f"data.global_batch_size = {batch} must be a multiple of {multiple}; {way_out}"
+    )
+
+
+def _nearest_multiple(value: int, of: int) -> int:
+    return max(of, round(value / of) * of)
+
+
+def _check_precision(config: Config) -> None:
+    precision = config.precision
+    if precision.level == "O0" and precision.loss_scale != "none":
+        raise ConfigError(
+            f'precision.loss_scale = "{precision.loss_scale}": must be "none" with precision.level = "O0", which '
+            f"computes in float32 and cannot overflow for want of range"
+        )

@@ -1,6 +1,6 @@
 """Configurations in and out of TOML: presets by name, files by path, `--set` on top, and back to text.
 
-The emitter writes what `config.py` can hold and nothing else: strings, whole numbers, fractions and flat lists.
+The emitter writes what `config.py` can hold: strings, booleans, whole numbers, fractions and flat lists.
 """
 
 import importlib.resources
@@ -14,7 +14,7 @@ from typing import Any
 from convnext_imagenet.train.config import Config, config_from_mapping, dotted_keys, unknown_name
 from convnext_imagenet.train.errors import ConfigError
 
-_NUMERIC = (int, float, tuple[int, ...], tuple[float, ...])
+_NUMERIC = (bool, int, float, tuple[int, ...], tuple[float, ...])
 _PRESETS = "convnext_imagenet.train.presets"
 
 
@@ -89,6 +89,8 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
 
 
 def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, tuple):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
     if isinstance(value, str):

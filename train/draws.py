@@ -6,9 +6,11 @@ augmentation adds a stream; it never draws from another's.
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
+from convnext_imagenet.model.resize import Interpolation
 from convnext_imagenet.records.order import keyed_rng
 
 _CROP_TRIES = 10
@@ -50,6 +52,13 @@ def _centre_box(height: int, width: int, ratio: Sequence[float]) -> tuple[int, i
         crop_width = max(1, round(height * ratio[1]))
     crop_height, crop_width = min(crop_height, height), min(crop_width, width)
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def interpolation(seed: int, epoch: int, sample_id: int, choice: str) -> Interpolation:
+    """Return by which filter a sample is resized: the configuration's, or, for "random", one of two (as in timm)."""
+    if choice != "random":
+        return cast(Interpolation, choice)
+    return "bicubic" if keyed_rng(seed, epoch, sample_id, "interpolation").random() < 0.5 else "bilinear"
 
 
 def flips(seed: int, epoch: int, sample_ids: np.ndarray, probability: float) -> np.ndarray:

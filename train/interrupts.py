@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a question that the loop asks between steps, so that nothing stops half-way."""
+"""Stop signals as a question that the loop asks between steps and while it waits, so that nothing stops half-way."""
 
 import signal
 from types import FrameType, TracebackType
@@ -6,7 +6,7 @@ from typing import Any
 
 from convnext_imagenet.records.errors import Interrupted
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # batch systems announce the end of a job by SIGUSR1
 
 
 class StopSignals:
@@ -29,7 +29,7 @@ class StopSignals:
     def check(self) -> None:
         """Raise Interrupted when a stop signal has come."""
         if self._received:
-            raise Interrupted("stopped by a signal; the same command resumes from the end of the last finished epoch")
+            raise Interrupted("stopped by a signal; the same command goes on from the checkpoint that was saved")
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self._received = True  # which one is not told: MindSpore passes Ctrl-C on as SIGTERM

@@ -1,108 +1,125 @@
-"""Network, optimizer and compiled step of a run, and their whole state as NumPy arrays by name."""
+"""Networks, optimizer and compiled step of a run, and their whole state as NumPy arrays by name."""
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from convnext_imagenet.model.convnext import VARIANTS, ConvNeXtConfig, drop_path_rates, init_parameters
+from convnext_imagenet.model.convnext import drop_path_rates
 from convnext_imagenet.model.network import Classifier
-from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import ModelCard, assign_parameters, build_network, read_parameters
-from convnext_imagenet.train.config import Config, DataSection, ModelSection, unknown_name
-from convnext_imagenet.train.device_augment import DeviceAugment, SoftTargets
-from convnext_imagenet.train.draws import drop_path_keep
-from convnext_imagenet.train.errors import ConfigError, TrainError
-from convnext_imagenet.train.optimizer import AdamW
+from convnext_imagenet.train.config import Config
+from convnext_imagenet.train.device_augment import DeviceAugment
+from convnext_imagenet.train.device_mix import SoftTargets
+from convnext_imagenet.train.errors import TrainError
+from convnext_imagenet.train.networks import training_network
 from convnext_imagenet.train.pipeline import Batch
-from convnext_imagenet.train.step import TrainStep
+from convnext_imagenet.train.precision import lower_precision
+from convnext_imagenet.train.step import AccumulateStep, Gradients, TrainStep, UseSums
+from convnext_imagenet.train.update import Update
 
 
-def network_config(section: ModelSection, classes: int) -> ConvNeXtConfig:
-    """Return the network that `section` asks for over `classes` classes of the records.
+class Outcome(NamedTuple):
+    """What an optimizer step reports: mean loss, rows whose best class is their own label, gradient norm, and the rest.
 
-    Raises ConfigError for an unknown variant and for a stated class count that is not the records'.
+    `taken` is False for a step that was skipped because its gradients overflowed at `loss_scale`.
     """
-    if section.variant not in VARIANTS:
-        raise ConfigError(f"model.variant: {unknown_name('variant', section.variant, VARIANTS)}")
-    if section.num_classes not in (0, classes):
-        raise ConfigError(
-            f"model.num_classes = {section.num_classes}: the records hold {classes} classes; give other records, "
-            f"or pass --set model.num_classes=0 to take their count"
-        )
-    variant = VARIANTS[section.variant]
-    return dataclasses.replace(
-        variant,
-        depths=section.depths or variant.depths,
-        dims=section.dims or variant.dims,
-        num_classes=classes,
-        drop_path_rate=section.drop_path_rate,
-        layer_scale_init=section.layer_scale_init,
-        head_init_scale=section.head_init_scale,
-    )
 
-
-def evaluation_transform(section: DataSection) -> EvalTransform:
-    """Return the evaluation transform of the configuration; its mean and std serve in training too."""
-    return EvalTransform(size_px=section.eval_size_px, crop_pct=section.eval_crop_pct, mode=section.eval_mode)
+    loss: float
+    correct: float
+    gradient_norm: float
+    taken: bool
+    loss_scale: float
 
 
 class Learner:
-    """What learns in a run: freshly initialised from the configuration's seed, or restored."""
+    """What learns in a run, from `initial` weights on or restored.
 
-    def __init__(self, config: Config, card: ModelCard) -> None:
+    Evaluation has a network of its own, in float32 and exactly as `convnext-serve` builds it, that takes the weights
+    or their average on demand.
+    """
+
+    def __init__(self, config: Config, card: ModelCard, initial: Mapping[str, np.ndarray]) -> None:
         self.config = config
-        self.rates = drop_path_rates(card.config)
-        self.network = build_network(card, init_parameters(card.config, config.train.seed))
+        self.drop_path_rates = drop_path_rates(card.config)
+        self.network = training_network(config, card, initial)
         self.parameters: dict[str, Parameter] = dict(self.network.parameters_and_names())
-        self.optimizer = AdamW(self.parameters, config.optimizer)
-        self.step = TrainStep(
-            self.network,
+        self.augment = DeviceAugment(config.augment, card.transform, config.train.seed)
+        self.update = Update(self.parameters, config, card.config.depths)
+        gradients = Gradients(
+            lower_precision(self.network, config.precision),
             self.parameters,
-            DeviceAugment(card.transform.mean, card.transform.std),
-            SoftTargets(card.config.num_classes, config.augment.label_smoothing),
-            self.optimizer,
+            self.augment,
+            SoftTargets(card.config.num_classes, config.mix.label_smoothing),
         )
-        self.classifier: nn.Cell = Classifier(self.network, card.transform)
+        self.parts = config.optimizer.accumulate_steps
+        self.step: nn.Cell = TrainStep(gradients, self.update)
+        if self.parts > 1:
+            self.accumulate = AccumulateStep(gradients, self.update, self.parameters).set_train(True)
+            self.step = UseSums(self.accumulate, self.update, self.parts)
+        self.step.set_train(True)
+        self._evaluated = build_network(card, initial)
+        self.classifier: nn.Cell = Classifier(self._evaluated, card.transform)
 
-    def learn(self, batch: Batch, epoch: int, rate: float) -> tuple[Tensor, Tensor]:
-        """Run one optimizer step; returns the loss and the count of rows guessed right, perhaps not computed yet."""
-        if not self.network.training:  # an evaluation was between; the CPU kernels keep no gradient inputs there
-            self.step.set_train(True)
-        keep_NB = None
-        if any(self.rates):
-            keep_NB = Tensor(drop_path_keep(self.config.train.seed, epoch, batch.sample_ids, self.rates))
-        return self.step(
-            Tensor(batch.pixels),
-            Tensor(batch.labels, ms.int32),
-            Tensor(batch.flip),
-            keep_NB,
-            Tensor(rate, ms.float32),
-        )
+    def learn(self, batches: Sequence[Batch], rate: float, decay: float) -> Tensor:
+        """Run one optimizer step over its micro-batches; `outcome` reads what it returns, perhaps not computed yet."""
+        numbers = Tensor(rate, ms.float32), Tensor(decay, ms.float32)
+        if self.parts == 1:
+            (batch,) = batches
+            return self.step(*numbers, *_tensors(batch))
+        for batch in batches:
+            self.accumulate(*_tensors(batch))
+        return self.step(*numbers)
 
     def weights(self) -> dict[str, np.ndarray]:
         """Return a copy of the weights by Facebook's names."""
         return read_parameters(self.network)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Return a copy of all that is not a weight and that the next step depends on."""
-        return {name: parameter.asnumpy().copy() for name, parameter in self.optimizer.state().items()}
+    def average(self) -> dict[str, np.ndarray]:
+        """Return a copy of the weights' moving average by the same names; empty when none is kept."""
+        return {name: parameter.asnumpy().copy() for name, parameter in self.update.average().items()}
 
-    def restore(self, weights: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) -> None:
+    def state(self) -> dict[str, np.ndarray]:
+        """Return a copy of all that is no weight and no average and that the next step depends on."""
+        return {name: parameter.asnumpy().copy() for name, parameter in self.update.state().items()}
+
+    def show_to_evaluation(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Let `classifier` be the network with these weights."""
+        assign_parameters(self._evaluated, arrays)
+
+    def restore(
+        self, weights: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray], average: Mapping[str, np.ndarray]
+    ) -> None:
         """Take the whole of a saved state; raises TrainError when it is not exactly this learner's."""
-        own = self.optimizer.state()
-        odd = sorted(own.keys() ^ state.keys())
-        odd += [name for name in own.keys() & state.keys() if _kind(own[name].asnumpy()) != _kind(state[name])]
-        if odd:
-            raise TrainError(
-                f"the checkpoint's optimizer state does not fit this network ({len(odd)} tensors, first {odd[0]}); "
-                f"train into a new directory"
-            )
+        for own, saved in ((self.update.state(), state), (self.update.average(), average)):
+            _check_fit(own, saved)
         assign_parameters(self.network, weights)
-        for name, parameter in own.items():
-            parameter.set_data(Tensor(state[name]))
+        for own, saved in ((self.update.state(), state), (self.update.average(), average)):
+            for name, parameter in own.items():
+                parameter.set_data(Tensor(saved[name]))
+
+
+def outcome(running: Tensor) -> Outcome:
+    """Wait for a step and return what it reports."""
+    loss, correct, norm, taken, scale = running.asnumpy().tolist()
+    return Outcome(loss, correct, norm, taken > 0, scale)
+
+
+def _tensors(batch: Batch) -> tuple[Tensor | None, ...]:
+    draws = (None if drawn is None else Tensor(drawn) for drawn in batch.draws)
+    return Tensor(batch.pixels), Tensor(batch.labels, ms.int32), *draws
+
+
+def _check_fit(own: Mapping[str, Parameter], saved: Mapping[str, np.ndarray]) -> None:
+    odd = sorted(own.keys() ^ saved.keys())
+    odd += [name for name in own.keys() & saved.keys() if _kind(own[name].asnumpy()) != _kind(saved[name])]
+    if odd:
+        raise TrainError(
+            f"the checkpoint's optimizer state does not fit this network ({len(odd)} tensors, first {odd[0]}); "
+            f"train into a new directory"
+        )
 
 
 def _kind(array: np.ndarray) -> tuple[tuple[int, ...], np.dtype]:

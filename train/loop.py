@@ -1,6 +1,7 @@
-"""The loop: epochs of steps, evaluation, metrics and a checkpoint after each; it must not print.
+"""The loop: epochs of steps, evaluation, metrics and checkpoints; it must not print.
 
-Epochs count from 1, optimizer steps from 0. A mid-epoch resume starts `pipeline.batches` at a later step.
+Epochs count from 1, optimizer steps from 0. All that a later step depends on is in a checkpoint, so a run may stop
+after any step, and go on, without a trace in its numbers.
 """
 
 import math
@@ -8,64 +9,40 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
+import numpy as np
 from mindspore import Tensor
 
 from convnext_imagenet.model.weights import ModelCard
+from convnext_imagenet.records.errors import Interrupted
 from convnext_imagenet.records.reading import Split
 from convnext_imagenet.serve.evaluate import Accuracy, evaluate
-from convnext_imagenet.train.checkpoint import Checkpoints, Position
+from convnext_imagenet.train.checkpoint import Checkpoints, Position, Snapshot
 from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.interrupts import StopSignals
-from convnext_imagenet.train.learner import Learner
+from convnext_imagenet.train.learner import Learner, outcome
 from convnext_imagenet.train.metrics import append_metrics
-from convnext_imagenet.train.pipeline import Batch, batches
+from convnext_imagenet.train.pipeline import Batch, StageTimes, batches
 from convnext_imagenet.train.plan import StepPlan
-from convnext_imagenet.train.schedule import learning_rate
+from convnext_imagenet.train.reports import EpochReport, Reporter, StepReport, metrics_line
+from convnext_imagenet.train.schedule import ema_decay, learning_rate
+from convnext_imagenet.train.totals import Totals
+from convnext_imagenet.train.watch import Watch
 
 
 @dataclass(frozen=True)
-class StepReport:
-    """One finished optimizer step; `step` counts from 1 within the epoch."""
+class Interval:
+    """How often a checkpoint is saved within an epoch: every so many steps, every so many seconds, 0 for never."""
 
-    epoch: int
-    step: int
-    images: int
-    loss: float
-    learning_rate: float
+    steps: int = 0
+    seconds: float = 0.0
 
-
-@dataclass(frozen=True)
-class EpochReport:
-    """One finished epoch; loss and top-1 of training are means over its steps, `last_loss` is the last step's.
-
-    `data_wait_s` is how long the loop waited for batches, `train_s` and `eval_s` what the two parts took.
-    """
-
-    epoch: int
-    steps_per_epoch: int
-    step: int
-    train_loss: float
-    last_loss: float
-    train_top1: float
-    learning_rate: float
-    images_per_s: float
-    data_wait_s: float
-    train_s: float
-    eval_s: float
-    accuracy: Accuracy | None
-
-
-class Reporter(Protocol):
-    """What the loop tells its caller while it runs."""
-
-    def on_step(self, report: StepReport) -> None:
-        """A step has finished."""
-
-    def on_epoch(self, report: EpochReport) -> None:
-        """An epoch has finished and is saved."""
+    def is_due(self, steps_done: int, last_save: float, now: float) -> bool:
+        """Whether a step that has just ended, the run's `steps_done`-th, is followed by a checkpoint."""
+        if self.steps and steps_done % self.steps == 0:
+            return True
+        return self.seconds > 0 and now - last_save >= self.seconds
 
 
 @dataclass(frozen=True)
@@ -81,130 +58,176 @@ class Job:
     checkpoints: Checkpoints
     metrics_path: Path
     workers: int
+    interval: Interval
     reporter: Reporter
     stop: StopSignals
 
 
-def run_epochs(job: Job, done: int) -> None:
-    """Train the epochs after the first `done` ones; each ends in a metrics line and a checkpoint.
+def run_epochs(job: Job, done: Position) -> None:
+    """Train from the position `done` to the end; each epoch ends in a metrics line and a checkpoint.
 
-    Raises Interrupted on a stop signal and TrainError on a loss that is not finite.
+    Raises Interrupted on a stop signal, with a checkpoint saved, and TrainError on a loss that is not finite.
     """
-    for epoch in range(done + 1, job.config.train.epochs + 1):
-        report = train_epoch(job, epoch)
-        accuracy = report.accuracy
+    watch = Watch(job.config, job.card.config.num_classes, job.plan)
+    within = Totals() if done.within is None else Totals.from_json(done.within)
+    for epoch in range(done.epoch + 1, job.config.train.epochs + 1):
+        report = _Epoch(job, epoch, within, watch).run()
         append_metrics(job.metrics_path, metrics_line(report))
-        position = Position(epoch=epoch, step=report.step, top1=accuracy.top1 if accuracy else None)
-        job.checkpoints.save(position, job.learner.weights(), job.learner.state(), job.card)
+        top1, ema_top1 = _top1(report.accuracy), _top1(report.ema_accuracy)
+        job.checkpoints.save(Position(epoch, report.step, top1, ema_top1), _snapshot(job.learner), job.card)
         job.reporter.on_epoch(report)
+        within = Totals()
 
 
-def train_epoch(job: Job, epoch: int) -> EpochReport:
-    """Run one epoch's steps and, where it is due, the evaluation."""
-    begin = time.perf_counter()
-    totals = _Totals(job, epoch)
-    first_step = (epoch - 1) * job.plan.steps_per_epoch
-    for step, batch in enumerate(totals.timed(batches(job.train_split, job.config, job.plan, epoch, job.workers))):
-        job.stop.check()
-        rate = learning_rate(first_step + step, job.plan, job.config.schedule)
-        totals.add(job.learner.learn(batch, epoch, rate), rate)
-    totals.settle()
-    trained = time.perf_counter()
-    accuracy = _evaluate(job) if _is_evaluated(job.config, epoch) else None
-    images = totals.steps * job.plan.global_batch_size
-    return EpochReport(
-        epoch=epoch,
-        steps_per_epoch=totals.steps,
-        step=first_step + totals.steps,
-        train_loss=totals.loss_sum / totals.steps,
-        last_loss=totals.last_loss,
-        train_top1=totals.correct / images,
-        learning_rate=totals.rate,
-        images_per_s=images / (trained - begin),
-        data_wait_s=totals.data_wait_s,
-        train_s=trained - begin,
-        eval_s=time.perf_counter() - trained,
-        accuracy=accuracy,
-    )
+class _Epoch:
+    """One epoch, from its beginning or from `totals` on.
+
+    A step's outcome is read one step later, so that the device never waits for the host.
+    """
+
+    def __init__(self, job: Job, epoch: int, totals: Totals, watch: Watch) -> None:
+        self.job = job
+        self.epoch = epoch
+        self.totals = totals
+        self.watch = watch
+        self.first_step = (epoch - 1) * job.plan.steps_per_epoch
+        self.times = StageTimes()
+        self._running: tuple[Tensor, float] | None = None
+        self._saved_at = self._timed_from = time.perf_counter()
+        self._waited_s = 0.0
+
+    def run(self) -> EpochReport:
+        """Run the steps that are left and, where it is due, the evaluation."""
+        try:
+            self._train()
+            begin = time.perf_counter()
+            accuracy, average = self._evaluate() if _is_evaluated(self.job.config, self.epoch) else (None, None)
+        except Interrupted:
+            self._save()
+            raise
+        return self._report(accuracy, average, time.perf_counter() - begin)
+
+    def _train(self) -> None:
+        config, plan = self.job.config, self.job.plan
+        source = batches(
+            self.job.train_split, config, plan, self.epoch, self.job.workers, self.totals.steps,
+            self.job.learner.drop_path_rates, times=self.times, on_wait=self.job.stop.check,
+        )  # fmt: skip
+        for group in self._timed(_grouped(source, config.optimizer.accumulate_steps)):
+            self.job.stop.check()
+            step = self.first_step + self.totals.steps + (self._running is not None)
+            rate = learning_rate(step, plan, config.schedule)
+            running = self.job.learner.learn(group, rate, ema_decay(step, config.ema))
+            self._settle()
+            self._running = running, rate
+            if self.job.interval.is_due(step + 1, self._saved_at, time.perf_counter()):
+                self._save()
+        self._settle()
+        self._note_times()
+
+    def _timed(self, source: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+        """Yield from `source` and add up how long it took to answer."""
+        while True:
+            begin = time.perf_counter()
+            group = next(source, None)
+            self._waited_s += time.perf_counter() - begin
+            if group is None:
+                return
+            yield group
+
+    def _settle(self) -> None:
+        """Wait for the step started last, add it up and report it; TrainError when its loss is not finite."""
+        if self._running is None:
+            return
+        (running, rate), self._running = self._running, None
+        found = outcome(running)
+        self.totals = self.totals.with_step(found, rate)
+        steps = self.totals.steps
+        if found.taken and not math.isfinite(found.loss):
+            raise TrainError(
+                f"epoch {self.epoch} step {steps}: the loss is {found.loss}; the checkpoint before is whole; "
+                f"train into another directory with a lower schedule.base_lr or a longer schedule.warmup_epochs"
+            )
+        report = StepReport(
+            epoch=self.epoch, step=steps, steps_done=self.first_step + steps,
+            images=self.job.plan.global_batch_size, loss=found.loss, learning_rate=rate,
+            gradient_norm=found.gradient_norm, taken=found.taken, loss_scale=found.loss_scale,
+        )  # fmt: skip
+        self.job.reporter.on_step(report)
+        for warning in self.watch.after_step(report):
+            self.job.reporter.on_warning(warning)
+
+    def _save(self) -> None:
+        """Save where the run stands within the epoch, unless that is its beginning."""
+        self._settle()
+        self._note_times()
+        self._saved_at = time.perf_counter()
+        if not self.totals.steps:
+            return
+        position = Position(self.epoch - 1, self.first_step + self.totals.steps, within=self.totals.to_json())
+        self.job.checkpoints.save(position, _snapshot(self.job.learner), self.job.card)
+
+    def _note_times(self) -> None:
+        now = time.perf_counter()
+        self.totals = self.totals.with_times(self._waited_s, now - self._timed_from)
+        self._timed_from, self._waited_s = now, 0.0
+
+    def _evaluate(self) -> tuple[Accuracy, Accuracy | None]:
+        learner = self.job.learner
+        average = learner.average()
+        return self._accuracy(learner.weights()), self._accuracy(average) if average else None
+
+    def _accuracy(self, weights: dict[str, np.ndarray]) -> Accuracy:
+        self.job.learner.show_to_evaluation(weights)
+        return evaluate(
+            self.job.learner.classifier,
+            self.job.card.transform,
+            self.job.val_split,
+            self.job.config.data.eval_batch_size,
+            self.job.workers,
+            on_progress=lambda rows: self.job.stop.check(),
+        )
+
+    def _report(self, accuracy: Accuracy | None, average: Accuracy | None, eval_s: float) -> EpochReport:
+        totals = self.totals
+        images = totals.steps * self.job.plan.global_batch_size
+        report = EpochReport(
+            epoch=self.epoch,
+            steps_per_epoch=totals.steps,
+            step=self.first_step + totals.steps,
+            train_loss=totals.loss_sum / max(1, totals.steps - totals.skipped),
+            last_loss=math.nan if totals.last_loss is None else totals.last_loss,
+            train_top1=totals.correct / images,
+            learning_rate=totals.rate,
+            skipped=totals.skipped,
+            images_per_s=images / totals.train_s,
+            data_wait_s=totals.data_wait_s,
+            train_s=totals.train_s,
+            eval_s=eval_s,
+            accuracy=accuracy,
+            ema_accuracy=average,
+        )
+        for warning in self.watch.after_epoch(report, self.times):
+            self.job.reporter.on_warning(warning)
+        return report
 
 
-def metrics_line(report: EpochReport) -> dict[str, Any]:
-    """Return the epoch as a line of metrics.jsonl; the val_ values are null where it was not evaluated."""
-    accuracy = report.accuracy
-    return {
-        "epoch": report.epoch,
-        "step": report.step,
-        "train_loss": report.train_loss,
-        "train_top1": report.train_top1,
-        "learning_rate": report.learning_rate,
-        "val_top1": accuracy and accuracy.top1,
-        "val_top5": accuracy and accuracy.top5,
-        "val_rows": accuracy and accuracy.rows,
-        "val_top1_correct": accuracy and accuracy.top1_correct,
-        "val_top5_correct": accuracy and accuracy.top5_correct,
-        "images_per_s": round(report.images_per_s, 2),
-        "data_wait_s": round(report.data_wait_s, 3),
-        "train_s": round(report.train_s, 3),
-        "eval_s": round(report.eval_s, 3),
-    }
+def _grouped(source: Iterator[Batch], parts: int) -> Iterator[list[Batch]]:
+    group: list[Batch] = []
+    for batch in source:
+        group.append(batch)
+        if len(group) == parts:
+            yield group
+            group = []
 
 
 def _is_evaluated(config: Config, epoch: int) -> bool:
     return epoch == config.train.epochs or epoch % config.train.eval_every_epochs == 0
 
 
-def _evaluate(job: Job) -> Accuracy:
-    return evaluate(
-        job.learner.classifier,
-        job.card.transform,
-        job.val_split,
-        job.config.data.eval_batch_size,
-        job.workers,
-        on_progress=lambda rows: job.stop.check(),
-    )
+def _top1(accuracy: Accuracy | None) -> float | None:
+    return None if accuracy is None else accuracy.top1
 
 
-class _Totals:
-    """Sums over an epoch's steps. A step's loss is read one step later, so that the device never waits for it."""
-
-    def __init__(self, job: Job, epoch: int) -> None:
-        self.job = job
-        self.epoch = epoch
-        self.steps = 0
-        self.loss_sum = 0.0
-        self.last_loss = math.nan
-        self.correct = 0.0
-        self.rate = 0.0
-        self.data_wait_s = 0.0
-        self._running: tuple[Tensor, Tensor] | None = None
-
-    def timed(self, source: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield from `source` and add up how long it took to answer."""
-        while True:
-            begin = time.perf_counter()
-            batch = next(source, None)
-            self.data_wait_s += time.perf_counter() - begin
-            if batch is None:
-                return
-            yield batch
-
-    def add(self, running: tuple[Tensor, Tensor], rate: float) -> None:
-        """Note a step that has been started, and settle the one before it."""
-        self.settle()
-        self._running, self.rate = running, rate
-
-    def settle(self) -> None:
-        """Wait for the step noted last, add it up and report it; TrainError when its loss is not finite."""
-        if self._running is None:
-            return
-        loss, correct = (float(value.asnumpy()) for value in self._running)
-        self._running = None
-        self.steps += 1
-        if not math.isfinite(loss):
-            raise TrainError(
-                f"epoch {self.epoch} step {self.steps}: the loss is {loss}; the checkpoints of the epochs before are "
-                f"whole; train into another directory with a lower schedule.base_lr or a longer "
-                f"schedule.warmup_epochs"
-            )
-        self.loss_sum, self.last_loss, self.correct = self.loss_sum + loss, loss, self.correct + correct
-        self.job.reporter.on_step(StepReport(self.epoch, self.steps, self.job.plan.global_batch_size, loss, self.rate))
+def _snapshot(learner: Learner) -> Snapshot:
+    return Snapshot(learner.weights(), learner.state(), learner.average())

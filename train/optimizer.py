@@ -1,9 +1,7 @@
-"""AdamW as part of the compiled step: bias-corrected, decoupled decay, decay groups by parameter.
+"""The optimizers as parts of the compiled step: what a parameter's gradient does to it and to its moments.
 
-MindSpore's own AdamWeightDecay has no bias correction, and its plain Adam corrects in float32 and has no decay. Here
-the decay and both corrections are ours; `ops.Adam` only moves moments and parameter, as one kernel where separate
-operators take six times as long on a CPU. A skipped step is rate 0, betas 1 and gradients 0; layer-wise rates are one
-more factor per parameter.
+Each is a cell of (gradients, rate, ok): `ok` is a bool tensor, or None where no step is ever skipped; a step that is
+not ok leaves everything as it was. The result must reach the graph's output, or the update is pruned.
 """
 
 import math
@@ -13,11 +11,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from convnext_imagenet.train.config import OptimizerSection
+from convnext_imagenet.train.sections import OptimizerSection
 
-_STEP, _FIRST, _SECOND = "optimizer.step", "optimizer.first_moment.", "optimizer.second_moment."
+STEP, FIRST, SECOND = "optimizer.step", "optimizer.first_moment.", "optimizer.second_moment."
 
-_update = ops.MultitypeFuncGraph("adamw_update")
+_adam_update = ops.MultitypeFuncGraph("adam_update")
 
 
 def is_decayed(name: str, shape: Sequence[int]) -> bool:
@@ -28,55 +26,80 @@ def is_decayed(name: str, shape: Sequence[int]) -> bool:
     return len(shape) > 1 and not name.endswith((".bias", ".gamma", ".beta"))
 
 
-class AdamW(nn.Cell):
-    """p <- p - rate * (m / (sqrt(v) + eps) + decay * p), with m and v bias-corrected.
+def decay_rates(parameters: Mapping[str, Parameter], section: OptimizerSection) -> tuple[float, ...]:
+    """Return each parameter's weight decay."""
+    return tuple(section.weight_decay if is_decayed(name, p.shape) else 0.0 for name, p in parameters.items())
 
-    arXiv 1711.05101, algorithm 2, in PyTorch's convention (the rate scales the decay). Call it with the gradients, in
-    the order of `parameters`, and the rate, a float32 scalar tensor; the result must reach the graph's output, or
-    the update is pruned. The count of steps taken is part of the state.
+
+class AdamW(nn.Cell):
+    """p <- p - rate * (m / (sqrt(v) + eps) + decay * p), with m and v bias-corrected if `is_corrected`.
+
+    arXiv 1711.05101, algorithm 2, in PyTorch's convention (the rate scales the decay). Uncorrected it is MindSpore's
+    AdamWeightDecay. `factors` multiply each parameter's rate. MindSpore's own AdamW-like cells correct in float32 or
+    not at all; here the decay and both corrections are ours, and `ops.Adam` only moves moments and parameter, as one
+    kernel where separate operators take six times as long on a CPU.
     """
 
-    def __init__(self, parameters: Mapping[str, Parameter], section: OptimizerSection) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, Parameter],
+        section: OptimizerSection,
+        factors: Sequence[float],
+        is_corrected: bool = True,
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.weights = ParameterTuple(tuple(parameters.values()))
-        self.first = ParameterTuple(tuple(_zeros_like(p, _FIRST + name) for name, p in parameters.items()))
-        self.second = ParameterTuple(tuple(_zeros_like(p, _SECOND + name) for name, p in parameters.items()))
-        self.step = Parameter(Tensor(0, ms.int32), name=_STEP, requires_grad=False)
-        self.decays = tuple(
-            section.weight_decay if is_decayed(name, p.shape) else 0.0 for name, p in parameters.items()
-        )
+        self.first = ParameterTuple(tuple(zeros_like(p, FIRST + name) for name, p in parameters.items()))
+        self.second = ParameterTuple(tuple(zeros_like(p, SECOND + name) for name, p in parameters.items()))
+        self.step = Parameter(Tensor(0, ms.int32), name=STEP, requires_grad=False)
+        self.decays = decay_rates(parameters, section)
+        self.factors = tuple(factors)
         self.beta1, self.beta2, self.eps = section.beta1, section.beta2, section.eps
         self.log_beta1, self.log_beta2 = _log(section.beta1), _log(section.beta2)
+        self.is_corrected = is_corrected
         self.adam = ops.Adam()
         self.map = ops.HyperMap()
 
-    def construct(self, gradients: tuple[Tensor, ...], rate: Tensor) -> Tensor:
+    def construct(self, gradients: tuple[Tensor, ...], rate: Tensor, ok: Tensor | None) -> Tensor:
+        beta1, beta2 = self.beta1, self.beta2
         step = self.step + 1
-        steps = ops.cast(step, ms.float32)
-        # 1 - beta^t through expm1: in float32 the difference would lose five digits at t = 1. Multiplying
-        # numerator and denominator by the root leaves plain Adam with another rate and another eps.
-        correction1 = -ops.expm1(steps * self.log_beta1)
-        root2 = ops.sqrt(-ops.expm1(steps * self.log_beta2))
-        scalars = (rate * root2 / correction1, self.beta1, self.beta2, self.eps * root2)
-        update = ops.partial(_update, self.adam, rate, scalars)
-        done = self.map(update, self.decays, self.weights, gradients, self.first, self.second)
+        correction1, root2 = self.corrections(ops.cast(step, ms.float32))
+        if ok is not None:  # rate 0 and betas 1 keep parameter and moments; gradients are 0 then
+            rate = ops.select(ok, rate, ops.zeros_like(rate))
+            beta1, beta2 = (
+                ops.select(ok, Tensor(beta, ms.float32), Tensor(1.0, ms.float32)) for beta in (beta1, beta2)
+            )
+            step = self.step + ops.cast(ok, ms.int32)
+        scalars = (root2 / correction1, beta1, beta2, self.eps * root2)
+        update = ops.partial(_adam_update, self.adam, rate, scalars)
+        done = self.map(update, self.decays, self.factors, self.weights, gradients, self.first, self.second)
         return ops.depend(ops.assign(self.step, step), done)
+
+    def corrections(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 1 - beta1^t and the root of 1 - beta2^t, or ones."""
+        if not self.is_corrected:
+            return ops.ones_like(steps), ops.ones_like(steps)
+        # Through expm1: in float32 the difference would lose five digits at t = 1. Multiplying numerator and
+        # denominator by the root leaves plain Adam with another rate and another eps.
+        return -ops.expm1(steps * self.log_beta1), ops.sqrt(-ops.expm1(steps * self.log_beta2))
 
     def state(self) -> dict[str, Parameter]:
         """The optimizer's own parameters by name: step count and both moments of every weight."""
         return {parameter.name: parameter for parameter in (self.step, *self.first, *self.second)}
 
 
-@_update.register("Function", "Tensor", "Tuple", "Number", "Tensor", "Tensor", "Tensor", "Tensor")
-def _update_one(adam, rate, scalars, decay, weight, gradient, first, second):
+@_adam_update.register("Function", "Tensor", "Tuple", "Number", "Number", "Tensor", "Tensor", "Tensor", "Tensor")
+def _adam_update_one(adam, rate, scalars, decay, factor, weight, gradient, first, second):
+    own_rate = rate * factor
     if decay > 0:
-        ops.assign(weight, weight * (1.0 - rate * decay))
-    corrected_rate, beta1, beta2, eps = scalars
+        ops.assign(weight, weight * (1.0 - own_rate * decay))
+    correction, beta1, beta2, eps = scalars
     # Zero powers of beta: the kernel's own correction is off.
-    return adam(weight, first, second, 0.0, 0.0, corrected_rate, beta1, beta2, eps, gradient)[0]
+    return adam(weight, first, second, 0.0, 0.0, own_rate * correction, beta1, beta2, eps, gradient)[0]
 
 
-def _zeros_like(parameter: Parameter, name: str) -> Parameter:
+def zeros_like(parameter: Parameter, name: str) -> Parameter:
+    """Return a state parameter of zeros, float32, in a weight's shape."""
     return Parameter(Tensor(np.zeros(parameter.shape, np.float32)), name=name, requires_grad=False)
 
 

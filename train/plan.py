@@ -1,6 +1,8 @@
-"""How many optimizer steps a run takes: whole numbers derived from the configuration and the row count."""
+"""How many optimizer steps a run takes, and which rows of each global batch belong together: whole numbers alone."""
 
 from dataclasses import dataclass
+
+import numpy as np
 
 from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.errors import ConfigError
@@ -39,3 +41,23 @@ def plan_steps(config: Config, rows: int) -> StepPlan:
         warmup_steps=round(config.schedule.warmup_epochs * steps_per_epoch),
         total_steps=config.train.epochs * steps_per_epoch,
     )
+
+
+def local_positions(batch_size: int, part: int, parts: int) -> np.ndarray:
+    """Return which positions of a global batch make its part `part` of `parts`, int64.
+
+    A part takes a slice of the first half, and the positions that mirror it in the second, so that mirroring the part
+    pairs each row with its partner in the *global* batch (row i with row G - 1 - i). Raises ConfigError when the batch
+    does not divide by 2 x parts; a single part is the whole batch, whatever its size.
+    """
+    if parts == 1:
+        return np.arange(batch_size)
+    if batch_size % (2 * parts):
+        raise ConfigError(
+            f"data.global_batch_size = {batch_size}: {parts} parts (devices x optimizer.accumulate_steps) take pairs "
+            f"of its rows, so it must be a multiple of {2 * parts}; the nearest is "
+            f"{max(1, round(batch_size / (2 * parts))) * 2 * parts}"
+        )
+    half = batch_size // (2 * parts)
+    first = np.arange(part * half, (part + 1) * half)
+    return np.concatenate([first, batch_size - 1 - first[::-1]])

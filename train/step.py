@@ -1,22 +1,28 @@
-"""One training step as one compiled graph: augment, forward, loss, gradients, AdamW.
+"""One training step as one compiled graph: augment, forward, loss, gradients, update.
 
-All-reduce, clipping, loss scale and EMA belong between the gradients and the optimizer.
+With several micro-batches to an optimizer step there are two graphs instead: one that adds gradients up, one that
+uses their mean. All-reduce over devices belongs between the gradients and the update.
 """
 
 from collections.abc import Mapping
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from convnext_imagenet.train.device_augment import DeviceAugment, SoftTargets
-from convnext_imagenet.train.optimizer import AdamW
+from convnext_imagenet.train.device_augment import DeviceAugment
+from convnext_imagenet.train.device_mix import SoftTargets
+from convnext_imagenet.train.update import Update
+
+_add = ops.MultitypeFuncGraph("add_gradient")
+_take = ops.MultitypeFuncGraph("take_gradient")
 
 
-class TrainStep(nn.Cell):
-    """Run one optimizer step and return (loss, count of rows whose best class is the label).
+class Gradients(nn.Cell):
+    """Micro-batch in -> ((loss, count of rows whose best class is the row's own label), gradients).
 
-    Inputs: uint8 pixels (N, S, S, 3), int32 labels (N,), bool flips (N,), the drop-path multipliers keep_NB of
-    shape (N, blocks), and the learning rate as a float32 scalar tensor, so that no value recompiles the graph.
+    Inputs: uint8 pixels (N, S, S, 3), int32 labels (N,), and the fields of `DeviceDraws` as tensors or None, so that no
+    value recompiles the graph. Gradients are those of the mean loss times `scale`.
     """
 
     def __init__(
@@ -25,27 +31,113 @@ class TrainStep(nn.Cell):
         parameters: Mapping[str, Parameter],
         augment: DeviceAugment,
         targets: SoftTargets,
-        optimizer: AdamW,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
         self.augment = augment
         self.targets = targets
-        self.optimizer = optimizer
-        weights = ms.ParameterTuple(tuple(parameters.values()))
-        self.loss_and_gradients = ms.value_and_grad(self.loss, None, weights, has_aux=True)
+        weights = ParameterTuple(tuple(parameters.values()))
+        self.loss_and_gradients = ms.value_and_grad(self.scaled_loss, None, weights, has_aux=True)
 
     def construct(
-        self, pixels_NHWC: Tensor, labels_N: Tensor, flip_N: Tensor, keep_NB: Tensor | None, rate: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        x_NHWC = self.augment(pixels_NHWC, flip_N)
-        (loss, correct), gradients = self.loss_and_gradients(x_NHWC, labels_N, keep_NB)
-        return ops.depend(loss, self.optimizer(gradients, rate)), correct
+        self,
+        scale: Tensor,
+        pixels_NHWC: Tensor,
+        labels_N: Tensor,
+        flip: Tensor | None,
+        op_ids: Tensor | None,
+        op_arguments: Tensor | None,
+        erase_boxes: Tensor | None,
+        erase_fill: Tensor | None,
+        mix_boxes: Tensor | None,
+        mix_blend: Tensor | None,
+        mix_lam: Tensor | None,
+        keep_NB: Tensor | None,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        x_NHWC = self.augment(pixels_NHWC, flip, op_ids, op_arguments, erase_boxes, erase_fill, mix_boxes, mix_blend)
+        targets_NK = self.targets(labels_N, mix_lam)
+        (_, loss, correct), gradients = self.loss_and_gradients(x_NHWC, labels_N, targets_NK, keep_NB, scale)
+        return loss, correct, gradients
 
-    def loss(self, x_NHWC: Tensor, labels_N: Tensor, keep_NB: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the mean cross entropy with the soft targets, and the count of rows guessed right."""
-        logits_NK = self.network(x_NHWC, keep_NB)
-        targets_NK = self.targets(labels_N)
+    def scaled_loss(
+        self, x_NHWC: Tensor, labels_N: Tensor, targets_NK: Tensor, keep_NB: Tensor | None, scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mean cross entropy with the soft targets, scaled and as it is, and the count of rows right."""
+        logits_NK = ops.cast(self.network(x_NHWC, keep_NB), ms.float32)
         loss = -ops.reduce_mean(ops.reduce_sum(targets_NK * ops.log_softmax(logits_NK, -1), -1))
         correct_N = ops.equal(ops.argmax(logits_NK, -1), labels_N)
-        return loss, ops.reduce_sum(ops.cast(correct_N, ms.float32))
+        return loss * scale, loss, ops.reduce_sum(ops.cast(correct_N, ms.float32))
+
+
+class TrainStep(nn.Cell):
+    """One optimizer step over one micro-batch: returns float32 (5,), see `Outcome`."""
+
+    def __init__(self, gradients: Gradients, update: Update) -> None:
+        super().__init__(auto_prefix=False)
+        self.gradients = gradients
+        self.update = update
+
+    def construct(self, rate: Tensor, decay: Tensor, *batch: Tensor | None) -> Tensor:
+        scale = self.update.scale * 1.0
+        loss, correct, gradients = self.gradients(scale, *batch)
+        norm, taken = self.update(gradients, rate, decay)
+        return _outcome(loss, correct, norm, taken, scale)
+
+
+class AccumulateStep(nn.Cell):
+    """Add one micro-batch's loss, count and gradients to the sums; `UseSums` takes them."""
+
+    def __init__(self, gradients: Gradients, update: Update, parameters: Mapping[str, Parameter]) -> None:
+        super().__init__(auto_prefix=False)
+        self.gradients = gradients
+        self.update = update
+        self.sums = ParameterTuple(
+            tuple(_zeros(parameter.shape, f"gradient_sum.{name}") for name, parameter in parameters.items())
+        )
+        self.loss, self.correct = _zeros((), "loss_sum"), _zeros((), "correct_sum")
+        self.map = ops.HyperMap()
+
+    def construct(self, *batch: Tensor | None) -> Tensor:
+        loss, correct, gradients = self.gradients(self.update.scale * 1.0, *batch)
+        done = self.map(_add, self.sums, gradients)
+        done = ops.depend(ops.assign_add(self.loss, loss), done)
+        return ops.depend(ops.assign_add(self.correct, correct), done)
+
+
+class UseSums(nn.Cell):
+    """One optimizer step with the mean of the sums of `parts` micro-batches, which start again at zero."""
+
+    def __init__(self, accumulate: AccumulateStep, update: Update, parts: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.sums, self.loss, self.correct = accumulate.sums, accumulate.loss, accumulate.correct
+        self.update = update
+        self.share = 1.0 / parts
+        self.map = ops.HyperMap()
+
+    def construct(self, rate: Tensor, decay: Tensor) -> Tensor:
+        scale = self.update.scale * 1.0
+        loss, correct = self.loss * self.share, self.correct * 1.0
+        gradients = self.map(ops.partial(_take, self.share), self.sums)
+        norm, taken = self.update(gradients, rate, decay)
+        outcome = _outcome(loss, correct, norm, taken, scale)
+        for total in (*self.sums, self.loss, self.correct):
+            outcome = ops.depend(outcome, ops.assign(total, ops.depend(ops.zeros_like(total), outcome)))
+        return outcome
+
+
+def _outcome(loss: Tensor, correct: Tensor, norm: Tensor, taken: Tensor, scale: Tensor) -> Tensor:
+    return ops.stack((loss, correct, norm, ops.cast(taken, ms.float32), scale))
+
+
+def _zeros(shape: tuple[int, ...], name: str) -> Parameter:
+    return Parameter(Tensor(np.zeros(shape, np.float32)), name=name, requires_grad=False)
+
+
+@_add.register("Tensor", "Tensor")
+def _add_one(total, gradient):
+    return ops.assign_add(total, gradient)
+
+
+@_take.register("Number", "Tensor")
+def _take_one(share, total):
+    return total * share

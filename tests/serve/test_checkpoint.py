@@ -29,7 +29,14 @@ def test_a_run_means_its_best_epoch_and_a_file_itself(run):
     assert resolve_checkpoint(best) == best
 
 
-@pytest.mark.parametrize("pointer", ["epoch-0009", "", "../../elsewhere", "../outside"])
+def test_the_best_may_be_an_average_of_weights(run):
+    average = run / "checkpoints" / "epoch-0002.ema.safetensors"
+    average.write_bytes(b"average")
+    (run / "best").write_text("epoch-0002.ema\n")
+    assert resolve_checkpoint(run) == average
+
+
+@pytest.mark.parametrize("pointer", ["epoch-0001.ema", "epoch-0009", "", "../../elsewhere", "../outside"])
 def test_a_pointer_that_leads_nowhere_is_refused(run, pointer):
     (run / "outside.weights.safetensors").write_bytes(b"weights")
     (run / "best").write_text(pointer)

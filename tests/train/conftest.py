@@ -1,5 +1,6 @@
 """Tiny finished RECORDS, a tiny configuration, and one finished run of it that the tests compare with."""
 
+import hashlib
 import io
 import os
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from PIL import Image
 
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.records import artefact
+from convnext_imagenet.records.files import sha256_file
+from convnext_imagenet.records.index import INDEX_FILE, IndexEntry, IndexPart, write_index, write_shard_index
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
 from convnext_imagenet.records.schema import SCHEMA_VERSION, Row, shard_name
 from convnext_imagenet.records.shards import page_layout, write_shard
@@ -20,8 +23,8 @@ from convnext_imagenet.train.checkpoint import Position
 from convnext_imagenet.train.cli import main
 from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.config_source import load_config
-from convnext_imagenet.train.loop import EpochReport, StepReport
 from convnext_imagenet.train.plan import StepPlan
+from convnext_imagenet.train.reports import EpochReport, StepReport
 
 WNIDS = ("n00000001", "n00000002", "n00000003")
 TRAIN_ROWS, VAL_ROWS = 34, 7
@@ -36,6 +39,8 @@ TINY = (
     "data.global_batch_size=8",
     "data.eval_batch_size=4",
     "augment.crop_scale=[0.5,1.0]",
+    "optimizer.accumulate_steps=2",
+    "ema.decay=0.9",
     "schedule.base_lr=0.002",
     "schedule.warmup_epochs=0.5",
     "train.epochs=4",
@@ -73,6 +78,8 @@ class Recorder:
     done: Position | None = None
     steps: list[StepReport] = field(default_factory=list)
     epochs: list[EpochReport] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    new_heads: list[tuple[int, int]] = field(default_factory=list)
 
     def on_start(self, plan: StepPlan, done: Position) -> None:
         self.done = done
@@ -82,6 +89,12 @@ class Recorder:
 
     def on_epoch(self, report: EpochReport) -> None:
         self.epochs.append(report)
+
+    def on_warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def on_new_head(self, given: int, classes: int) -> None:
+        self.new_heads.append((given, classes))
 
 
 @pytest.fixture
@@ -137,14 +150,21 @@ def build_records(root: Path, train: list[Row], val: list[Row]) -> Path:
     plan_id = artefact.begin(root, "records", {"keys": [[row.key for row in part] for part in (train, val)]})
     with artefact.exclusive(root):
         splits = {name: _publish_split(root, name, rows, plan_id) for name, rows in (("train", train), ("val", val))}
+        classes = tuple(ClassEntry(i, wnid, f"name {i}") for i, wnid in enumerate(WNIDS))
+        parts = [
+            IndexPart(name, entry.shards[0].name, (root / name / entry.shards[0].name).with_suffix(".parquet"))
+            for name, entry in splits.items()
+        ]
+        write_index(root / INDEX_FILE, parts, classes)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             plan_id=plan_id,
-            classes=tuple(ClassEntry(i, wnid, f"name {i}") for i, wnid in enumerate(WNIDS)),
+            classes=classes,
             splits=splits,
             source={"verified": True},
             seed=0,
             versions={},
+            files={INDEX_FILE: sha256_file(root / INDEX_FILE)},
         )
         artefact.finish(root, "records", manifest.to_json())
     return root
@@ -154,11 +174,17 @@ def _publish_split(root: Path, name: str, rows: list[Row], plan_id: str) -> Spli
     path = artefact.staging(root) / shard_name(name, 0, 1)
     layout = page_layout(max(len(row.image) for row in rows), sum(len(row.image) for row in rows))
     write_shard(path, rows, layout)
-    staged = [path, path.with_name(path.name + ".db")]
-    data, index = artefact.publish(staged, root / name, path.stem, plan_id, {"rows": len(rows)})["files"]
+    write_shard_index(path.with_suffix(".parquet"), [_index_entry(row) for row in rows])
+    staged = [path, path.with_name(path.name + ".db"), path.with_suffix(".parquet")]
+    data, index, _ = artefact.publish(staged, root / name, path.stem, plan_id, {"rows": len(rows)})["files"]
     shard = ShardEntry(path.name, len(rows), data["bytes"], data["sha256"], index["bytes"], index["sha256"])
     counts = tuple(sum(row.label == label for row in rows) for label in range(len(WNIDS)))
     return SplitEntry(len(rows), counts, 0, (shard,))
+
+
+def _index_entry(row: Row) -> IndexEntry:
+    digest = hashlib.sha256(row.image).hexdigest()
+    return IndexEntry(row.key, row.sample_id, row.label, len(row.image), row.width, row.height, "RGB", digest)
 
 
 @pytest.fixture(scope="session")

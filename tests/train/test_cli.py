@@ -48,7 +48,10 @@ def test_a_run_prints_the_examples_lines_and_what_comes_next(finished_output: Re
     assert re.search(r"^epoch: 1 step: 4, loss is \d+\.\d+$", said, re.MULTILINE)
     assert len(re.findall(r"^epoch time: [\d.]+ ms, per step time: [\d.]+ ms$", said, re.MULTILINE)) == 4
     assert len(re.findall(r"^epoch: [34] Top1-Acc: [01]\.\d+, Top3-Acc: 1\.0+$", said, re.MULTILINE)) == 2
-    assert re.search(r"^best top-1 on val: [01]\.\d+ \(epoch [34]\)$", said, re.MULTILINE)
+    assert len(re.findall(r"^epoch: [34] EMA Top1-Acc: [01]\.\d+, Top3-Acc: 1\.0+$", said, re.MULTILINE)) == 2
+    assert re.search(r"^best top-1 on val( of the average)?: [01]\.\d+ \(epoch [34]\)$", said, re.MULTILINE)
+    assert f"curves: {finished_run / 'curves.png'}" in said
+    assert (finished_run / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert f"next: make eval RUN={finished_run} RECORDS=" in said
     assert "img/s" in finished_output.stderr
 
@@ -60,3 +63,44 @@ def test_a_finished_run_says_so(finished_run: Path, records_root: Path, tiny: tu
     other = _run("paper-tiny", "--records", records_root, "--out", finished_run, *_overrides((*tiny, "train.epochs=9")))
     assert other.exit_code == 1
     assert "config.train.epochs" in other.stderr
+
+
+def test_the_picture_that_the_network_saw_can_be_drawn_again(
+    finished_run: Path, records_root: Path, tmp_path: Path
+) -> None:
+    words = ["replay", str(finished_run), "--records", str(records_root), "--sample", "n00000002_1", "--epoch"]
+    seen = {}
+    for epoch, name in (("1", "one.png"), ("1", "again.png"), ("2", "two.png")):
+        result = CliRunner().invoke(main, [*words, epoch, "--out", str(tmp_path / name)])
+        if "leaves it out" in result.stderr:
+            continue
+        assert result.exit_code == 0, result.stderr
+        assert f"n00000002_1 in epoch {epoch}, step " in result.stdout
+        seen[name] = (tmp_path / name).read_bytes()
+    assert len(set(seen.values())) == len({name for name in seen if name != "again.png"}) > 0
+
+
+@pytest.mark.parametrize(
+    ("sample", "epoch", "out", "said"),
+    [
+        ("n00000009_1", "1", "a.png", "no such row"),
+        ("n00000002_1", "9", "a.png", "--epoch 9: the run has the epochs 1..4"),
+        ("n00000002_1", "1", "a.gif", "must end in .jpg"),
+    ],
+)
+def test_replay_refuses_in_one_line(
+    sample: str, epoch: str, out: str, said: str, finished_run: Path, records_root: Path, tmp_path: Path
+) -> None:
+    places = ["--records", str(records_root), "--out", str(tmp_path / out)]
+    result = CliRunner().invoke(main, ["replay", str(finished_run), "--sample", sample, "--epoch", epoch, *places])
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert not (tmp_path / out).exists()
+
+
+def test_curves_of_a_run_can_be_drawn_at_any_time(finished_run: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["plot", str(finished_run), "--out", str(tmp_path / "now.png")])
+    assert (result.exit_code, "4 epochs" in result.stdout) == (0, True)
+    assert (tmp_path / "now.png").read_bytes() == (finished_run / "curves.png").read_bytes()
+    result = CliRunner().invoke(main, ["plot", str(tmp_path)])
+    assert (result.exit_code, "no finished epoch" in result.stderr) == (1, True)

@@ -11,6 +11,20 @@ from convnext_imagenet.train.config import Config, config_from_mapping
 from convnext_imagenet.train.config_source import load_config, preset_names, to_toml
 from convnext_imagenet.train.errors import ConfigError
 
+PRESETS = [
+    "demo",
+    "finetune",
+    "nette96",
+    "paper-base",
+    "paper-large",
+    "paper-small",
+    "paper-tiny",
+    "seed",
+    "v2-atto",
+    "v2-base",
+    "v2-tiny",
+]
+
 
 def _random_config(seed: int) -> Config:
     rng = np.random.default_rng(seed)
@@ -43,7 +57,7 @@ def test_toml_states_every_key() -> None:
             assert f"\n{key.name} = " in text
 
 
-@pytest.mark.parametrize("name", ["demo", "nette96", "paper-tiny"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_loads_and_says_what_to_expect(name: str) -> None:
     assert name in preset_names()
     load_config(name)
@@ -54,7 +68,7 @@ def test_every_preset_loads_and_says_what_to_expect(name: str) -> None:
 
 
 def test_preset_names_are_all_tested() -> None:
-    assert preset_names() == ["demo", "nette96", "paper-tiny"]
+    assert preset_names() == PRESETS
 
 
 @pytest.mark.parametrize(

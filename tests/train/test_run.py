@@ -22,7 +22,7 @@ from convnext_imagenet.train.config_source import load_config
 from convnext_imagenet.train.errors import ConfigError, TrainError
 from convnext_imagenet.train.learner import Learner
 from convnext_imagenet.train.metrics import append_metrics, read_metrics
-from convnext_imagenet.train.run import train
+from convnext_imagenet.train.run import Request, train
 
 # Runs the command line in a process of its own that sends itself a signal in the middle of an epoch.
 SIGNAL_ITSELF = """
@@ -42,9 +42,22 @@ cli.main(sys.argv[4:])
 """
 
 
-def _train_until(place: tuple[signal.Signals, int, int], records: Path, run: Path, tiny: tuple[str, ...]) -> Any:
+def _train_until(
+    place: tuple[signal.Signals, int, int], records: Path, run: Path, tiny: tuple[str, ...], *options: str
+) -> Any:
     overrides = [word for override in tiny for word in ("--set", override)]
-    command = ["run", "paper-tiny", "--records", str(records), "--out", str(run), "--workers", "1", *overrides]
+    command = [
+        "run",
+        "paper-tiny",
+        "--records",
+        str(records),
+        "--out",
+        str(run),
+        "--workers",
+        "1",
+        *overrides,
+        *options,
+    ]
     numbers = [str(int(value)) for value in place]
     return subprocess.run(
         [sys.executable, "-c", SIGNAL_ITSELF, *numbers, *command], capture_output=True, text=True, check=False
@@ -53,7 +66,7 @@ def _train_until(place: tuple[signal.Signals, int, int], records: Path, run: Pat
 
 def _final_arrays(run: Path) -> dict[str, np.ndarray]:
     files = sorted((run / "checkpoints").glob("epoch-0004.*.safetensors"))
-    assert len(files) == 2
+    assert len(files) == 3
     return {name: array for file in files for name, array in safetensors.numpy.load_file(file).items()}
 
 
@@ -83,38 +96,46 @@ def test_the_accuracy_of_the_saved_weights_is_the_one_reported(finished_run: Pat
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_twice_ends_bit_identical(
+def test_a_run_that_was_killed_and_stopped_ends_bit_identical(
     finished_run: Path, records_root: Path, config: Config, tiny: tuple[str, ...], tmp_path: Path, recorder: Any
 ) -> None:
     run = tmp_path / "run"
-    killed = _train_until((signal.SIGKILL, 2, 2), records_root, run, tiny)
+    killed = _train_until((signal.SIGKILL, 1, 3), records_root, run, tiny, "--save-steps", "2")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert (run / "last").read_text() == "epoch-0001\n"
-    append_metrics(run / "metrics.jsonl", {"epoch": 2})  # as if it had died between metrics and checkpoint
+    assert (run / "last").read_text() == "step-00000002\n"
+    append_metrics(run / "metrics.jsonl", {"epoch": 1})  # as if it had died between metrics and checkpoint
 
-    stopped = _train_until((signal.SIGTERM, 3, 2), records_root, run, tiny)
+    stopped = _train_until((signal.SIGTERM, 2, 3), records_root, run, tiny)
     assert stopped.returncode == 75, stopped.stderr
-    assert "resuming after epoch 1 of 4" in stopped.stdout
-    assert "the same command resumes from the end of the last finished epoch" in stopped.stderr
+    assert "resuming after epoch 0 of 4, step 2 of 16" in stopped.stdout
+    assert "the same command goes on from the checkpoint that was saved" in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    assert (run / "last").read_text() == "epoch-0002\n"
+    assert (run / "last").read_text() in ("step-00000007\n", "step-00000008\n")
+
+    stopped = _train_until((signal.SIGUSR1, 3, 4), records_root, run, tiny)  # at the boundary, before the evaluation
+    assert stopped.returncode == 75, stopped.stderr
+    assert (run / "last").read_text() == "step-00000012\n"
     assert not is_finished(run)
 
-    summary = train(config, records_root, run, 1, recorder)
-    assert (recorder.done.epoch, recorder.done.step) == (2, 8)
-    assert [(report.epoch, report.step) for report in recorder.steps[:5]] == [(3, 1), (3, 2), (3, 3), (3, 4), (4, 1)]
+    summary = train(config, Request(records_root, run, 1), recorder)
+    assert (recorder.done.epoch, recorder.done.step) == (2, 12)
+    assert [(report.epoch, report.step) for report in recorder.steps[:2]] == [(4, 1), (4, 2)]
     assert (summary.last.epoch, summary.was_finished) == (4, False)
     expected, found = _final_arrays(finished_run), _final_arrays(run)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-    losses = [[line["train_loss"] for line in read_metrics(path / "metrics.jsonl")] for path in (run, finished_run)]
-    assert losses[0] == losses[1]
+    assert _timeless(run) == _timeless(finished_run)
+
+
+def _timeless(run: Path) -> list[dict[str, Any]]:
+    lines = read_metrics(run / "metrics.jsonl")
+    return [{name: line[name] for name in line if not name.endswith("_s")} for line in lines]
 
 
 def test_a_finished_run_is_left_alone(finished_run: Path, records_root: Path, config: Config, recorder: Any) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.name != ".lock"}
-    summary = train(config, records_root, finished_run, 1, recorder)
+    summary = train(config, Request(records_root, finished_run, 1), recorder)
     assert summary.was_finished
     assert recorder.done is None
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -125,7 +146,7 @@ def test_another_configuration_is_refused_with_the_differing_keys(
 ) -> None:
     other = load_config("paper-tiny", [*tiny, "train.seed=5", "augment.flip_prob=0.25"])
     with pytest.raises(RecordsError, match=r"config\.augment\.flip_prob, config\.train\.seed"):
-        train(other, records_root, finished_run, 1, recorder)
+        train(other, Request(records_root, finished_run, 1), recorder)
 
 
 def test_other_records_are_refused(
@@ -134,7 +155,7 @@ def test_other_records_are_refused(
     build_records, make_rows = make_records
     other = build_records(tmp_path / "records", make_rows(20), make_rows(7))
     with pytest.raises(RecordsError, match=r"differs in: records"):
-        train(config, other, finished_run, 1, recorder)
+        train(config, Request(other, finished_run, 1), recorder)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +171,7 @@ def test_what_does_not_fit_the_records_is_refused_before_anything_is_written(
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(ConfigError) as refused:
-        train(load_config("paper-tiny", [*tiny, override]), records_root, run, 1, recorder)
+        train(load_config("paper-tiny", [*tiny, override]), Request(records_root, run, 1), recorder)
     assert words in str(refused.value)
     assert not run.exists()
 
@@ -158,12 +179,14 @@ def test_what_does_not_fit_the_records_is_refused_before_anything_is_written(
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     records_root: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Any
 ) -> None:
-    def learn(self: Learner, batch: Any, epoch: int, rate: float) -> tuple[Tensor, Tensor]:
-        return Tensor(np.float32(1.5 if epoch == 1 else np.nan)), Tensor(np.float32(3))
+    steps = iter(range(100))
+
+    def learn(self: Learner, batches: Any, rate: float, decay: float) -> Tensor:
+        return Tensor(np.array([1.5 if next(steps) < 4 else np.nan, 3, 1, 1, 1], np.float32))
 
     monkeypatch.setattr(Learner, "learn", learn)
     with pytest.raises(TrainError, match=r"epoch 2 step 1: the loss is nan; .*lower schedule\.base_lr"):
-        train(config, records_root, tmp_path / "run", 1, recorder)
+        train(config, Request(records_root, tmp_path / "run", 1), recorder)
     assert (tmp_path / "run" / "last").read_text() == "epoch-0001\n"
     assert [json.loads(line)["train_loss"] for line in (tmp_path / "run" / "metrics.jsonl").open()] == [1.5]
     assert recorder.epochs[0].train_top1 == 3 / 8

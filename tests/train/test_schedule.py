@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from convnext_imagenet.train.config import Config, ScheduleSection
+from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.plan import StepPlan, plan_steps
-from convnext_imagenet.train.schedule import learning_rate
+from convnext_imagenet.train.schedule import ema_decay, learning_rate
+from convnext_imagenet.train.sections import EmaSection, ScheduleSection
 
 PAPER = plan_steps(Config(), rows=1_281_167)
 SHORT = StepPlan(rows=40, global_batch_size=8, epochs=2, steps_per_epoch=5, warmup_steps=3, total_steps=10)
@@ -47,3 +48,21 @@ def test_without_warmup_the_run_starts_at_the_peak() -> None:
 def test_a_step_outside_of_the_run_is_a_bug(step: int) -> None:
     with pytest.raises(ValueError, match="outside"):
         learning_rate(step, SHORT, ScheduleSection())
+
+
+def test_a_constant_rate_stays_after_warmup() -> None:
+    rates = [learning_rate(step, SHORT, ScheduleSection(kind="constant")) for step in range(10)]
+    assert rates[2:] == [4e-3] * 8
+
+
+def test_steps_fall_every_few_epochs_down_to_the_floor() -> None:
+    plan = StepPlan(rows=80, global_batch_size=8, epochs=6, steps_per_epoch=10, warmup_steps=10, total_steps=60)
+    section = ScheduleSection(kind="step", base_lr=1.0, min_lr=0.02, decay_epochs=2, decay_rate=0.1)
+    rates = [learning_rate(step, plan, section) for step in (10, 19, 20, 39, 40, 59)]
+    assert rates == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.02, 0.02])
+
+
+def test_the_average_forgets_its_start_when_it_warms_up() -> None:
+    assert [ema_decay(step, EmaSection(decay=0.9999)) for step in (0, 10**6)] == [0.9999, 0.9999]
+    warmed = [ema_decay(step, EmaSection(decay=0.9999, warmup=True)) for step in (0, 90, 10**6)]
+    assert warmed == [0.1, 0.91, 0.9999]

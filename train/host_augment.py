@@ -1,0 +1,38 @@
+"""What the host does to a training image: decode, random crop, resize, and RandAugment unless the device does it."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from convnext_imagenet.model.resize import resize
+from convnext_imagenet.records.images import decode_rgb
+from convnext_imagenet.train.config import Config
+from convnext_imagenet.train.device_draws import host_augments
+from convnext_imagenet.train.draws import crop_box, flips, interpolation
+from convnext_imagenet.train.randaugment import draw_ops, parse_policy
+from convnext_imagenet.train.randaugment_host import apply_ops
+
+_policy = lru_cache(parse_policy)
+
+
+def training_pixels(
+    image: bytes, config: Config, epoch: int, sample_id: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Return one sample's pixels before the device's part, uint8 (S, S, 3), in `out` if given; raises BadImage.
+
+    The crop is cut out before the antialiased resize, so no pixel outside of the box takes part, as in torchvision.
+    """
+    augment, seed, size_px = config.augment, config.train.seed, config.data.size_px
+    pixels_HWC = decode_rgb(image)
+    height, width, _ = pixels_HWC.shape
+    box = crop_box(seed, epoch, sample_id, height, width, augment.crop_scale, augment.crop_ratio)
+    kind = interpolation(seed, epoch, sample_id, augment.interpolation)
+    resized = resize(pixels_HWC, box, (size_px, size_px), kind)
+    if host_augments(config):
+        if flips(seed, epoch, np.array([sample_id]), augment.flip_prob)[0]:
+            resized = np.ascontiguousarray(resized[:, ::-1])
+        resized = apply_ops(resized, draw_ops(_policy(augment.auto_augment), seed, epoch, sample_id))
+    if out is None:
+        return resized
+    out[...] = resized
+    return out

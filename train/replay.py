@@ -1,0 +1,73 @@
+"""What the network saw of one sample in one epoch, made again from the configuration and the records alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from mindspore import Tensor
+
+from convnext_imagenet.model.transform import EvalTransform
+from convnext_imagenet.records.order import epoch_order
+from convnext_imagenet.records.peeking import find_key
+from convnext_imagenet.records.reading import Records
+from convnext_imagenet.train.config import Config
+from convnext_imagenet.train.device_augment import DeviceAugment
+from convnext_imagenet.train.device_draws import DeviceDraws, device_draws
+from convnext_imagenet.train.errors import TrainError
+from convnext_imagenet.train.networks import evaluation_transform
+from convnext_imagenet.train.pipeline import training_pixels
+from convnext_imagenet.train.plan import StepPlan, plan_steps
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One sample as it entered the network: uint8 pixels (S, S, 3), rounded, and the shares of its target.
+
+    `step` counts the epoch's optimizer steps from 1; `shares` are (key, weight in the target), the sample's own first.
+    """
+
+    pixels: np.ndarray
+    step: int
+    shares: tuple[tuple[str, float], ...]
+
+
+def replay(config: Config, records: Records, key: str, epoch: int) -> Seen:
+    """Return what the network saw of the training sample `key` in `epoch`, which counts from 1.
+
+    Raises RecordsError for an unknown key, TrainError for a row of val, an epoch that the run does not have, and a row
+    that the epoch leaves out because its last batch is not full.
+    """
+    split, row = find_key(records, key)
+    if split != "train":
+        raise TrainError(f"{key}: is in split {split!r}; training sees the rows of train alone")
+    if not 1 <= epoch <= config.train.epochs:
+        raise TrainError(f"--epoch {epoch}: the run has the epochs 1..{config.train.epochs}")
+    plan = plan_steps(config, records.split("train").rows)
+    order = epoch_order(plan.rows, config.train.seed, epoch, config.data.shuffle_block_rows)
+    step, place, pair = _pair_of(order, row, plan, key, epoch)
+    rows = list(records.split("train").read(pair, ("image", "sample_id", "key")))
+    draws = device_draws(config, epoch, step, np.array([found["sample_id"] for found in rows]), ())
+    pixels = [training_pixels(found["image"], config, epoch, found["sample_id"]) for found in rows]
+    seen = _through_the_graph(config, np.stack(pixels), draws)[place]
+    lam = 1.0 if draws.mix_lam is None else float(draws.mix_lam[place])
+    own, partner = rows[place]["key"], rows[-1 - place]["key"]
+    shares = ((own, lam),) if lam == 1.0 else ((own, lam), (partner, 1.0 - lam))
+    return Seen(seen, step + 1, shares)
+
+
+def _pair_of(order: np.ndarray, row: int, plan: StepPlan, key: str, epoch: int) -> tuple[int, int, np.ndarray]:
+    """The row's step, its place (0 or 1) in the pair with its partner, and the pair in the order of the batch."""
+    batch = plan.global_batch_size
+    position = int(np.flatnonzero(order == row)[0])
+    step, index = divmod(position, batch)
+    if step >= plan.steps_per_epoch:
+        raise TrainError(f"{key}: epoch {epoch} leaves it out, its last batch is not full; try another epoch")
+    first, last = sorted((index, batch - 1 - index))
+    return step, int(index == last and first != last), order[step * batch + np.array([first, last])]
+
+
+def _through_the_graph(config: Config, pixels_NHWC: np.ndarray, draws: DeviceDraws) -> np.ndarray:
+    transform: EvalTransform = evaluation_transform(config.data)
+    augment = DeviceAugment(config.augment, transform, config.train.seed)
+    inputs = (None if drawn is None else Tensor(drawn) for drawn in draws[:-2])  # neither lam nor drop path
+    x_NHWC = augment(Tensor(pixels_NHWC), *inputs).asnumpy()
+    return np.clip(np.rint((x_NHWC * transform.std + transform.mean) * 255.0), 0, 255).astype(np.uint8)
