@@ -83,7 +83,7 @@ def run(
             interval=Interval(steps=save_steps or 0, seconds=60 * (save_minutes or 0.0)),
             start=None if start is None else resolve_checkpoint(start),
         )
-        with _Screen() as screen:
+        with _Screen(out) as screen:
             summary = train(resolved, request, screen)
         _print_summary(summary, records)
 
@@ -155,19 +155,26 @@ def _check_request(records: Path, devices: int, workers: int, cores: int) -> Non
 
 
 class _Screen:
-    """A bar over the whole run on standard error, and two lines for each epoch on standard output."""
+    """A bar over the whole run on standard error, a few lines for each epoch on standard output, TensorBoard events."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Path) -> None:
+        self._run = run
         self._bar: Any = None
+        self._events: Any = None
 
     def __enter__(self) -> "_Screen":
         return self
 
     def __exit__(self, *failure: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        for each in (self._bar, self._events):
+            if each is not None:
+                each.close()
 
     def on_start(self, plan: "StepPlan", done: "Position") -> None:
+        from convnext_imagenet.train.events import Events, has_tensorboard
+
+        if has_tensorboard():
+            self._events = Events(self._run, done.step)
         images = plan.global_batch_size
         if done.step:
             click.echo(f"resuming after epoch {done.epoch} of {plan.epochs}, step {done.step} of {plan.total_steps}")
@@ -184,6 +191,8 @@ class _Screen:
     def on_step(self, report: "StepReport") -> None:
         self._bar.set_postfix_str(f"loss {report.loss:.3f}, lr {report.learning_rate:.2e}", refresh=False)
         self._bar.update(report.images)
+        if self._events is not None:
+            self._events.on_step(report)
 
     def on_new_head(self, given: int, classes: int) -> None:
         click.echo(f"the weights to start from know {given} classes, the records {classes}: the head is new")
@@ -193,6 +202,8 @@ class _Screen:
             click.echo(f"Warning: {text}", err=True)
 
     def on_epoch(self, report: "EpochReport") -> None:
+        if self._events is not None:
+            self._events.on_epoch(report)
         milliseconds = report.train_s * 1000
         lines = [
             f"epoch: {report.epoch} step: {report.steps_per_epoch}, loss is {report.last_loss:.6g}",

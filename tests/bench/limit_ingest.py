@@ -1,9 +1,9 @@
-"""The work that no verified ingest can leave out, as a function that worker processes can import."""
+"""The work that no verified ingest, and no loader, can leave out, as functions that worker processes can import."""
 
 import hashlib
 from pathlib import Path
 
-from convnext_imagenet.records.images import check_image
+from convnext_imagenet.records.images import check_image, decode_rgb
 
 
 def check_and_hash(path: str) -> bytes:
@@ -11,3 +11,8 @@ def check_and_hash(path: str) -> bytes:
     image = Path(path).read_bytes()
     check_image(image)
     return hashlib.sha256(image).digest()
+
+
+def decode(path: str) -> tuple[int, ...]:
+    """The shape of an image that was decoded in full."""
+    return decode_rgb(Path(path).read_bytes()).shape

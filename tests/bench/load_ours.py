@@ -1,0 +1,60 @@
+"""One pass over records by our pipeline or by MindSpore's own operators: CASE RECORDS; prints images/s."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+BATCH, SIZE_PX, WORKERS = 64, 224, 2
+
+
+def main(case: str, records: str) -> None:
+    """Run the case and print the rate between the first and the last batch."""
+    from convnext_imagenet.records.reading import Records
+
+    split = Records.open(Path(records)).split("train")
+    passes = {"mindspore": _mindspore, "read": _read}
+    source = passes[case](split) if case in passes else _ours(split, case)
+    print(rate(source))
+
+
+def rate(batches: Iterator[int]) -> float:
+    """Images/s from the first batch on; `batches` yields how many images each holds."""
+    next(batches)
+    begin, images = time.perf_counter(), 0
+    for count in batches:
+        images += count
+    return images / (time.perf_counter() - begin)
+
+
+def _ours(split, policy: str) -> Iterator[int]:
+    from convnext_imagenet.train.config import config_from_mapping
+    from convnext_imagenet.train.pipeline import batches
+    from convnext_imagenet.train.plan import plan_steps
+
+    augment = {"auto_augment": "" if policy == "crop" else policy}
+    config = config_from_mapping({"data": {"global_batch_size": BATCH, "size_px": SIZE_PX}, "augment": augment})
+    for batch in batches(split, config, plan_steps(config, split.rows), 1, WORKERS):
+        yield len(batch.pixels)
+
+
+def _mindspore(split) -> Iterator[int]:
+    import mindspore.dataset.vision as vision
+
+    dataset = split.dataset(np.random.default_rng(0).permutation(split.rows), ("image", "label"), WORKERS)
+    crop = vision.RandomCropDecodeResize(SIZE_PX, (0.08, 1.0), (0.75, 4 / 3), vision.Inter.LINEAR)
+    dataset = dataset.map([crop, vision.RandomHorizontalFlip()], "image", num_parallel_workers=WORKERS)
+    for columns in dataset.batch(BATCH, True).create_dict_iterator(num_epochs=1, output_numpy=True):
+        yield len(columns["image"])
+
+
+def _read(split) -> Iterator[int]:
+    order = np.random.default_rng(0).permutation(split.rows)
+    for _ in split.dataset(order, ("image", "label")).create_tuple_iterator(num_epochs=1, output_numpy=True):
+        yield 1
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

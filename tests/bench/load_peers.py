@@ -1,0 +1,77 @@
+"""One pass over class folders by a peer, as its own documentation shows it: CASE TREE; prints images/s.
+
+Runs in the peers' own environment: torch, torchvision, timm, OpenCV. Each yields uint8 batches of 64 at 224 px, with
+two worker processes.
+"""
+
+import sys
+import time
+
+BATCH, SIZE_PX, WORKERS = 64, 224, 2
+
+
+def _opencv_transform(path):
+    import cv2
+    import numpy as np
+    import torch
+    from torchvision.transforms import RandomResizedCrop
+
+    cv2.setNumThreads(1)
+    pixels = cv2.imread(path, cv2.IMREAD_COLOR_RGB)
+    height, width = pixels.shape[:2]
+    top, left, h, w = RandomResizedCrop.get_params(torch.empty(3, height, width), [0.08, 1.0], [3 / 4, 4 / 3])
+    crop = cv2.resize(pixels[top : top + h, left : left + w], (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_LINEAR)
+    if torch.rand(1) < 0.5:
+        crop = crop[:, ::-1]
+    return torch.from_numpy(np.ascontiguousarray(crop))
+
+
+def _pillow_loader(transform):
+    from PIL import Image
+
+    def load(path):
+        with Image.open(path) as image:
+            return transform(image.convert("RGB"))
+
+    return load
+
+
+def _loader(case):
+    if case == "opencv":
+        return _opencv_transform
+    from torchvision import transforms
+
+    if case == "torchvision":
+        steps = [
+            transforms.RandomResizedCrop(SIZE_PX, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.RandomHorizontalFlip(),
+            transforms.PILToTensor(),
+        ]
+        return _pillow_loader(transforms.Compose(steps))
+    from timm.data.transforms_factory import transforms_imagenet_train
+
+    policy = None if case == "timm" else case
+    return _pillow_loader(
+        transforms_imagenet_train(
+            SIZE_PX, interpolation="bicubic", color_jitter=None, auto_augment=policy, use_prefetcher=True, re_prob=0.0
+        )
+    )
+
+
+def main(case, tree):
+    """Run the case and print the rate between the first and the last batch."""
+    import torch
+    from torchvision.datasets import ImageFolder
+
+    data = ImageFolder(tree, loader=_loader(case))
+    loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, num_workers=WORKERS, drop_last=True)
+    batches = iter(loader)
+    next(batches)
+    begin, images = time.perf_counter(), 0
+    for pixels, _ in batches:
+        images += len(pixels)
+    print(images / (time.perf_counter() - begin))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
