@@ -90,54 +90,42 @@ def _weights(old: int, new: int, interpolation: Interpolation) -> _Weights:
     stretch = max(scale, 1.0)
     reach *= stretch
     taps = min(old, math.ceil(reach) * 2 + 1)
-    first, table = np.zeros(new, np.int32), np.zeros((new, taps), np.int32)
-    for place in range(new):
-        centre = (place + 0.5) * scale
-        low, high = max(0, int(centre - reach + 0.5)), min(old, int(centre + reach + 0.5))
-        values = [curve((at - centre + 0.5) * (1.0 / stretch)) for at in range(low, high)]
-        total = _running_sum(values)
-        normal = [value * (1.0 / total) if total else value for value in values]
-        # A window near the end starts earlier, behind zeros, so that no tap lies outside of the image.
-        first[place] = min(low, old - taps)
-        shift = low - first[place]
-        table[place, shift : shift + len(normal)] = [_fixed(value) for value in normal]
-    return _Weights(first, table, taps)
+    centre_N = (np.arange(new) + 0.5) * scale
+    low_N = np.maximum(0, (centre_N - reach + 0.5).astype(np.int64))
+    high_N = np.minimum(old, (centre_N + reach + 0.5).astype(np.int64))
+    # A window near the end starts earlier, behind zeros, so that no tap lies outside of the image.
+    first_N = np.minimum(low_N, old - taps)
+    at_NT = first_N[:, None] + np.arange(taps)
+    values_NT = curve((at_NT - centre_N[:, None] + 0.5) * (1.0 / stretch))
+    values_NT[(at_NT < low_N[:, None]) | (at_NT >= high_N[:, None])] = 0.0
+    total_N = np.zeros(new)
+    for values_N in values_NT.T:  # one after the other, since NumPy's own sum adds in another order
+        total_N += values_N
+    values_NT *= (1.0 / np.where(total_N == 0.0, 1.0, total_N))[:, None]
+    fixed_NT = np.trunc(values_NT * (1 << _FRACTION_BITS) + np.where(values_NT < 0, -0.5, 0.5))
+    return _Weights(first_N.astype(np.int32), fixed_NT.astype(np.int32), taps)
 
 
-def _running_sum(values: list[float]) -> float:
-    total = 0.0
-    for value in values:
-        total += value
-    return total
+def _bilinear(x: np.ndarray) -> np.ndarray:
+    return np.maximum(0.0, 1.0 - np.abs(x))
 
 
-def _fixed(value: float) -> int:
-    return int(value * (1 << _FRACTION_BITS) + (0.5 if value >= 0 else -0.5))
+def _bicubic(x: np.ndarray) -> np.ndarray:
+    a, x = -0.5, np.abs(x)
+    near, far = ((a + 2.0) * x - (a + 3.0)) * x * x + 1, (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
 
 
-def _bilinear(x: float) -> float:
-    x = abs(x)
-    return 1.0 - x if x < 1.0 else 0.0
+def _sinc(x: np.ndarray) -> np.ndarray:
+    angle = np.where(x == 0.0, 1.0, x * math.pi)
+    return np.where(x == 0.0, 1.0, np.sin(angle) / angle)
 
 
-def _bicubic(x: float) -> float:
-    a, x = -0.5, abs(x)
-    if x < 1.0:
-        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1
-    if x < 2.0:
-        return (((x - 5) * x + 8) * x - 4) * a
-    return 0.0
+def _lanczos(x: np.ndarray) -> np.ndarray:
+    return np.where((x >= -3.0) & (x < 3.0), _sinc(x) * _sinc(x / 3), 0.0)
 
 
-def _sinc(x: float) -> float:
-    return 1.0 if x == 0.0 else math.sin(x * math.pi) / (x * math.pi)
-
-
-def _lanczos(x: float) -> float:
-    return _sinc(x) * _sinc(x / 3) if -3.0 <= x < 3.0 else 0.0
-
-
-_FILTERS: dict[str, tuple[float, Callable[[float], float]]] = {
+_FILTERS: dict[str, tuple[float, Callable[[np.ndarray], np.ndarray]]] = {
     "bilinear": (1.0, _bilinear),
     "bicubic": (2.0, _bicubic),
     "lanczos": (3.0, _lanczos),

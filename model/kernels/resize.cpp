@@ -1,8 +1,9 @@
 // Pillow's antialiased resize of a box of an 8-bit RGB image, bit for bit: two passes in fixed point, each rounded and
 // clipped to 8 bits. Weights (22 fractional bits) and the order of the passes are Pillow's, computed by the caller.
 //
-// The vertical pass runs along whole rows. The horizontal one takes four neighbouring pixels at a time, each as four
-// 32-bit lanes (R G B and one to spare), so its weights are kept four times over.
+// The vertical pass runs along whole rows. The horizontal one takes four neighbouring pixels at a time. Its products are
+// of 16 bits, two to an instruction, so each weight is split: w = high * 2^15 + low. Sums may wrap around, since the
+// whole sum fits 32 bits.
 
 #include <immintrin.h>
 
@@ -17,11 +18,13 @@ constexpr int kFractionBits = 22;
 constexpr int kHalf = 1 << (kFractionBits - 1);
 constexpr int kChannels = 3;
 constexpr int kTogether = 4;         // pixels of a horizontal step
-constexpr int kLanes = 4;            // of a pixel: three channels and one to spare
+constexpr int kLowBits = 15;
 constexpr int64_t kSpareBytes = 64;  // what a horizontal step may read behind a row
 
-struct alignas(32) Step {  // the weights of a horizontal step, each for all lanes of its pixel
-  int32_t weights[kTogether * kLanes];
+// The weights of a horizontal step: pixels 0 and 1 in the first half, 2 and 3 in the second, for R, G, B and nothing.
+struct alignas(32) Step {
+  int16_t high[16];
+  int16_t low[16];
 };
 
 inline uint8_t clipped(int32_t sum) {
@@ -36,34 +39,38 @@ struct Side {
   int taps;
 };
 
-// Each weight four times, and zeros up to a whole number of steps for each target.
+// Weights in the order of the steps, zeros up to a whole number of them for each target.
 std::vector<Step> spread(const Side& side, int targets, int steps) {
   std::vector<Step> all(static_cast<size_t>(targets) * steps);
   for (int x = 0; x < targets; ++x) {
     for (int t = 0; t < side.taps; ++t) {
-      int32_t* lanes = all[static_cast<size_t>(x) * steps + t / kTogether].weights + t % kTogether * kLanes;
-      for (int c = 0; c < kLanes; ++c) lanes[c] = side.weights[x * side.taps + t];
+      const int32_t weight = side.weights[x * side.taps + t];
+      Step& step = all[static_cast<size_t>(x) * steps + t / kTogether];
+      const int place = t % kTogether / 2 * 8 + t % 2;
+      for (int c = 0; c < kChannels; ++c) {
+        step.high[place + 2 * c] = static_cast<int16_t>(weight >> kLowBits);
+        step.low[place + 2 * c] = static_cast<int16_t>(weight & ((1 << kLowBits) - 1));
+      }
     }
   }
   return all;
 }
 
 void resize_row(const uint8_t* in, uint8_t* out, int width, const int32_t* first, const Step* weights, int steps) {
-  // Pixels 0 and 1, and 2 and 3, of twelve bytes: each channel to the low byte of a lane, the fourth lane to nothing.
-  const __m128i low = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-  const __m128i high = _mm_setr_epi8(6, 7, 8, -1, 9, 10, 11, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  // Of twelve bytes: R R G G B B of pixels 0 and 1, and of 2 and 3, each widened to 16 bits.
+  const __m256i pairs = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,
+                                         6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
   for (int x = 0; x < width; ++x) {
     const uint8_t* pixels = in + static_cast<int64_t>(first[x]) * kChannels;
-    __m256i even = _mm256_setzero_si256(), odd = even;
+    __m256i high = _mm256_setzero_si256(), low = high;
     for (int s = 0; s < steps; ++s, ++weights, pixels += kTogether * kChannels) {
       const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pixels));
-      const __m256i* weight = reinterpret_cast<const __m256i*>(weights->weights);
-      const __m256i left = _mm256_cvtepu8_epi32(_mm_shuffle_epi8(bytes, low));
-      const __m256i right = _mm256_cvtepu8_epi32(_mm_shuffle_epi8(bytes, high));
-      even = _mm256_add_epi32(even, _mm256_mullo_epi32(left, _mm256_load_si256(weight)));
-      odd = _mm256_add_epi32(odd, _mm256_mullo_epi32(right, _mm256_load_si256(weight + 1)));
+      const __m256i values = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), pairs);
+      const __m256i* weight = reinterpret_cast<const __m256i*>(weights);
+      high = _mm256_add_epi32(high, _mm256_madd_epi16(values, _mm256_load_si256(weight)));
+      low = _mm256_add_epi32(low, _mm256_madd_epi16(values, _mm256_load_si256(weight + 1)));
     }
-    const __m256i both = _mm256_add_epi32(even, odd);
+    const __m256i both = _mm256_add_epi32(_mm256_slli_epi32(high, kLowBits), low);
     __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
     sum = _mm_srai_epi32(_mm_add_epi32(sum, _mm_set1_epi32(kHalf)), kFractionBits);
     const __m128i packed = _mm_packus_epi16(_mm_packs_epi32(sum, sum), sum);  // saturates, which clips
