@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from convnext_imagenet.records.order import epoch_order, keyed_rng
+from convnext_imagenet.records.order import WINDOW_BLOCKS, epoch_order, keyed_rng
 
 
 def test_golden_order():
@@ -32,3 +32,23 @@ def test_first_draws_are_uniform():
     draws = np.array([keyed_rng(0, 1, sample, "crop").random() for sample in range(2000)])
     assert abs(draws.mean() - 0.5) < 0.03
     assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 0.08
+
+
+@pytest.mark.parametrize(("rows", "block_rows"), [(10_000, 16), (1000, 7), (5, 100), (64, 1)])
+def test_block_order_is_a_permutation_that_changes_with_seed_and_epoch(rows: int, block_rows: int) -> None:
+    orders = [epoch_order(rows, seed, epoch, block_rows) for seed, epoch in ((0, 1), (0, 2), (1, 1), (0, 1))]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(rows))
+    assert len({order.tobytes() for order in orders}) == 3
+
+
+def test_block_order_reads_few_blocks_at_a_time_from_anywhere() -> None:
+    blocks = epoch_order(100_000, 0, 1, block_rows=16) // 16
+    window = WINDOW_BLOCKS * 16
+    seen = [set(blocks[at : at + window]) for at in range(0, len(blocks), window)]
+    assert {len(each) for each in seen[:-1]} == {WINDOW_BLOCKS}
+    assert sum(map(len, seen)) == 6250  # each block lies in one window alone
+    first = np.array(sorted(seen[0]))
+    assert first.min() < 600
+    assert first.max() > 5600
+    assert np.mean(np.diff(blocks[:window]) == 0) < 0.05  # and rows do not come block by block

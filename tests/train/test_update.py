@@ -74,6 +74,16 @@ def test_an_overflow_changes_nothing_but_the_scale() -> None:
     assert {"loss_scale.value", "loss_scale.good_steps"} <= update.state().keys()
 
 
+def test_an_overflow_starts_the_count_of_good_steps_again() -> None:
+    dynamic = PrecisionSection("O2", "float16", "dynamic", scale_init=8.0, scale_factor=2.0, scale_window=3)
+    update, _ = _update(precision=dynamic)
+    scales = []
+    for bad in (False, True, False, False, False):
+        _step(update, _gradients(np.inf if bad else 1.0))
+        scales.append(float(update.scale.asnumpy()))
+    assert scales == [8, 4, 4, 4, 8]
+
+
 def test_a_static_scale_stays_and_skips() -> None:
     update, parameters = _update(precision=PrecisionSection("O1", "float16", "static", scale_init=4.0))
     assert _step(update, _gradients(np.inf))[1] is False
