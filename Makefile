@@ -75,7 +75,7 @@ test: $(READY)  ## The default test suite
 test-faults: $(READY)  ## Hundreds of kills, full disks and damaged files; about ten minutes
 	$(BIN)/pytest tests/faults -m "faults or not faults" $(ARGS)
 
-bench: $(READY)  ## [PART=model|ingest]: interleaved benchmarks, written to bench-out/PART.json
+bench: $(READY)  ## [PART=model|ingest|load|randaugment]: interleaved benchmarks, written to bench-out/PART.json
 	$(BIN)/python tests/bench $(PART)
 
 check: $(READY)  ## Lint, format and types

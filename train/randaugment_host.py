@@ -9,13 +9,12 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from convnext_imagenet.train.randaugment import Drawn, Op
 
 FILL_RGB = (124, 116, 104)  # ImageNet's mean colour
 _LEVELS = np.arange(256)
-_GRAY = np.array([19595, 38470, 7471])  # of 65536: Pillow's conversion to "L"
 
 
 def apply_ops(pixels_HWC: np.ndarray, drawn: Drawn) -> np.ndarray:
@@ -23,9 +22,10 @@ def apply_ops(pixels_HWC: np.ndarray, drawn: Drawn) -> np.ndarray:
     for op, argument in drawn:
         if op in _AFFINE_OPS:
             pixels_HWC = _resampled(pixels_HWC, op, argument)
-        elif op in (Op.COLOR, Op.SHARPNESS):
-            poorer = gray_levels(pixels_HWC)[..., None] if op == Op.COLOR else _smoothed(pixels_HWC)
-            pixels_HWC = blend(np.broadcast_to(poorer, pixels_HWC.shape), pixels_HWC, argument)
+        elif op == Op.COLOR:
+            pixels_HWC = np.asarray(ImageEnhance.Color(Image.fromarray(pixels_HWC)).enhance(argument))
+        elif op == Op.SHARPNESS:
+            pixels_HWC = blend(_smoothed(pixels_HWC), pixels_HWC, argument)
         elif op != Op.NONE:
             pixels_HWC = cv2.LUT(pixels_HWC, level_table(pixels_HWC, op, argument))
     return pixels_HWC
@@ -38,11 +38,6 @@ def blend(poorer: np.ndarray, image: np.ndarray, factor: float) -> np.ndarray:
     return np.clip(mixed, 0, 255).astype(np.uint8)
 
 
-def gray_levels(pixels_HWC: np.ndarray) -> np.ndarray:
-    """Return uint8 (H, W): Pillow's conversion to gray."""
-    return ((pixels_HWC @ _GRAY + 0x8000) >> 16).astype(np.uint8)
-
-
 def level_table(pixels_HWC: np.ndarray, op: Op, argument: float) -> np.ndarray:
     """Return the table, uint8 (1, 256, 3), by which an operation that maps levels maps those of this image."""
     if op == Op.AUTO_CONTRAST:
@@ -50,7 +45,7 @@ def level_table(pixels_HWC: np.ndarray, op: Op, argument: float) -> np.ndarray:
     if op == Op.EQUALIZE:
         return _per_channel(pixels_HWC, _equalized)
     if op == Op.CONTRAST:
-        mean = int(float(gray_levels(pixels_HWC).mean(dtype=np.float64)) + 0.5)
+        mean = int(float(np.asarray(Image.fromarray(pixels_HWC).convert("L")).mean(dtype=np.float64)) + 0.5)
         levels = blend(np.full(256, mean), _LEVELS, argument)
     else:
         levels = _PLAIN_TABLES[op](argument)
