@@ -4,8 +4,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from convnext_imagenet.model.resize import resize
-from convnext_imagenet.records.images import decode_rgb
+from convnext_imagenet.model.jpeg import decode_jpeg_box
+from convnext_imagenet.model.resize import Box, resize
+from convnext_imagenet.records.images import ImageInfo, decode_rgb, inspect_image
 from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.device_draws import host_augments
 from convnext_imagenet.train.draws import crop_box, flips, interpolation
@@ -23,11 +24,11 @@ def training_pixels(
     The crop is cut out before the antialiased resize, so no pixel outside of the box takes part, as in torchvision.
     """
     augment, seed, size_px = config.augment, config.train.seed, config.data.size_px
-    pixels_HWC = decode_rgb(image)
-    height, width, _ = pixels_HWC.shape
-    box = crop_box(seed, epoch, sample_id, height, width, augment.crop_scale, augment.crop_ratio)
+    info = inspect_image(image)
+    box = crop_box(seed, epoch, sample_id, info.height, info.width, augment.crop_scale, augment.crop_ratio)
     kind = interpolation(seed, epoch, sample_id, augment.interpolation)
-    resized = resize(pixels_HWC, box, (size_px, size_px), kind)
+    crop_HWC, box = _decoded(image, info, box)
+    resized = resize(crop_HWC, box, (size_px, size_px), kind)
     if host_augments(config):
         if flips(seed, epoch, np.array([sample_id]), augment.flip_prob)[0]:
             resized = np.ascontiguousarray(resized[:, ::-1])
@@ -36,3 +37,12 @@ def training_pixels(
         return resized
     out[...] = resized
     return out
+
+
+def _decoded(image: bytes, info: ImageInfo, box: Box) -> tuple[np.ndarray, Box]:
+    """Pixels that hold the box, and where in them it is: the box alone if that can be decoded, or the whole image."""
+    if info.format == "jpeg" and info.mode != "CMYK":
+        crop_HWC = decode_jpeg_box(image, info.height, info.width, box)
+        if crop_HWC is not None:
+            return crop_HWC, (0, 0, *box[2:])
+    return decode_rgb(image), box

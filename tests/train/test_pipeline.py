@@ -115,14 +115,16 @@ def test_ranks_and_parts_together_are_the_global_batch(
         assert sorted(seen) == sorted(expected)
 
 
-def _png(height: int, width: int) -> bytes:
+def _file(height: int, width: int, kind: str = "PNG", mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)).save(buffer, "PNG")
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(buffer, kind)
     return buffer.getvalue()
 
 
-def test_pixels_are_a_crop_resized_mirrored_and_augmented_as_pillow_does(config: Config) -> None:
-    image, augment = _png(90, 70), config.augment
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK")])
+def test_pixels_are_a_crop_resized_mirrored_and_augmented_as_pillow_does(config: Config, kind: str, mode: str) -> None:
+    image, augment = _file(90, 70, kind, mode), config.augment
     mirrored = set()
     for sample_id in range(12):
         box = crop_box(0, EPOCH, sample_id, 90, 70, augment.crop_scale, augment.crop_ratio)
@@ -142,7 +144,7 @@ def test_pixels_are_a_crop_resized_mirrored_and_augmented_as_pillow_does(config:
 def test_what_the_device_does_is_not_done_on_the_host(config: Config) -> None:
     device = dataclasses.replace(config, augment=dataclasses.replace(config.augment, device="all"))
     none = dataclasses.replace(config, augment=dataclasses.replace(config.augment, auto_augment=""))
-    image = _png(60, 60)
+    image = _file(60, 60)
     for sample_id in range(4):
         pixels = [training_pixels(image, each, EPOCH, sample_id) for each in (device, none)]
         np.testing.assert_array_equal(*pixels)
@@ -154,7 +156,7 @@ def test_what_the_device_does_is_not_done_on_the_host(config: Config) -> None:
 
 def test_random_interpolation_is_drawn_by_sample(config: Config) -> None:
     augment = dataclasses.replace(config.augment, auto_augment="")
-    image = _png(60, 60)
+    image = _file(60, 60)
     kinds = {}
     for kind in ("bicubic", "bilinear", "random"):
         each = dataclasses.replace(config, augment=dataclasses.replace(augment, interpolation=kind))
