@@ -41,7 +41,7 @@ def training_pixels(
 
 def _decoded(image: bytes, info: ImageInfo, box: Box) -> tuple[np.ndarray, Box]:
     """Pixels that hold the box, and where in them it is: the box alone if that can be decoded, or the whole image."""
-    if info.format == "jpeg" and info.mode != "CMYK":
+    if info.format == "jpeg":
         crop_HWC = decode_jpeg_box(image, info.height, info.width, box)
         if crop_HWC is not None:
             return crop_HWC, (0, 0, *box[2:])
