@@ -89,10 +89,10 @@ def _weights(old: int, new: int, interpolation: Interpolation) -> _Weights:
     scale = old / new
     stretch = max(scale, 1.0)
     reach *= stretch
-    taps = min(old, math.ceil(reach) * 2 + 1)
     centre_N = (np.arange(new) + 0.5) * scale
     low_N = np.maximum(0, (centre_N - reach + 0.5).astype(np.int64))
     high_N = np.minimum(old, (centre_N + reach + 0.5).astype(np.int64))
+    taps = int((high_N - low_N).max())
     # A window near the end starts earlier, behind zeros, so that no tap lies outside of the image.
     first_N = np.minimum(low_N, old - taps)
     at_NT = first_N[:, None] + np.arange(taps)

@@ -1,10 +1,23 @@
 """Order and randomness as pure functions of (seed, epoch, row), never of a process, thread or rank."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 WINDOW_BLOCKS = 64
+
+
+class _Words(ISeedSequence):
+    """A generator's first words as they are: `Philox(key=...)` asks the system for entropy that it then drops."""
+
+    def __init__(self, words: np.ndarray) -> None:
+        self._words = words
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        """Return the words, which are as many as Philox asks for."""
+        return self._words
 
 
 def keyed_rng(seed: int, *key: int | str) -> np.random.Generator:
@@ -14,7 +27,7 @@ def keyed_rng(seed: int, *key: int | str) -> np.random.Generator:
     """
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in (seed, *key))
     words = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], dtype="<u8")
-    return np.random.Generator(np.random.Philox(key=words))
+    return np.random.Generator(np.random.Philox(_Words(words)))  # type: ignore[arg-type]
 
 
 def epoch_order(rows: int, seed: int, epoch: int, block_rows: int = 0) -> np.ndarray:

@@ -26,6 +26,7 @@ from convnext_imagenet.train.host_augment import training_pixels
 from convnext_imagenet.train.plan import StepPlan, local_positions
 
 _BATCHES_AHEAD = 2
+_IMAGES_A_TASK = 8
 _POLL_SECONDS = 0.1
 
 
@@ -49,7 +50,7 @@ class StageTimes:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add_decoding(self, seconds: float) -> None:
-        """Add what one image took; callable from any thread."""
+        """Add what a task took; callable from any thread."""
         with self._lock:
             self.decode_s += seconds
 
@@ -185,22 +186,28 @@ class _Producer:
         pixels = np.empty((count, size_px, size_px, 3), np.uint8)
         labels, sample_ids = np.empty(count, np.int32), np.empty(count, np.int64)
         futures = []
-        for place in range(count):
+        for first in range(0, count, _IMAGES_A_TASK):
             if self._is_closed.is_set():
                 return None
             begin = time.perf_counter()
-            image, labels[place], sample_ids[place] = next(rows)
+            places = range(first, min(first + _IMAGES_A_TASK, count))
+            images = []
+            for place in places:
+                image, labels[place], sample_ids[place] = next(rows)
+                images.append(image)
             self._times.read_s += time.perf_counter() - begin
-            futures.append(self._pool.submit(self._decode, image, int(sample_ids[place]), pixels[place]))
+            task = slice(places.start, places.stop)
+            futures.append(self._pool.submit(self._decode, images, sample_ids[task], pixels[task]))
         draws = device_draws(self._config, self._epoch, part.step, sample_ids, self._rates)
         return Batch(pixels, labels, sample_ids, draws), futures
 
-    def _decode(self, image: np.ndarray, sample_id: int, out: np.ndarray) -> None:
+    def _decode(self, images: list[np.ndarray], sample_ids: np.ndarray, out: np.ndarray) -> None:
         begin = time.perf_counter()
-        try:
-            training_pixels(image.tobytes(), self._config, self._epoch, sample_id, out)
-        except BadImage as error:
-            raise BadImage(error.reason, f"sample_id {sample_id}: {error.detail}") from None
+        for image, sample_id, pixels in zip(images, sample_ids.tolist(), out, strict=True):
+            try:
+                training_pixels(image.tobytes(), self._config, self._epoch, sample_id, pixels)
+            except BadImage as error:
+                raise BadImage(error.reason, f"sample_id {sample_id}: {error.detail}") from None
         self._times.add_decoding(time.perf_counter() - begin)
 
 
