@@ -50,7 +50,7 @@ def resize(
         image = Image.fromarray(np.ascontiguousarray(crop_HWC))
         result[...] = np.asarray(image.resize(size[::-1], _PILLOW[interpolation]))
         return result
-    across, down = _weights(width, size[1], interpolation), _weights(height, size[0], interpolation)
+    across, down = pass_weights(width, size[1], interpolation), pass_weights(height, size[0], interpolation)
     source = crop_HWC.ctypes.data, crop_HWC.strides[0], height, width
     order = is_vertical_first((height, width), size)
     if kernel(*source, result.ctypes.data, *size, order, *across.arguments, *down.arguments):
@@ -64,7 +64,7 @@ def is_vertical_first(old: tuple[int, int], new: tuple[int, int]) -> bool:
     return saved > 0 and saved > 2 * (old[1] - new[1])
 
 
-class _Weights(NamedTuple):
+class Weights(NamedTuple):
     """For each pixel of the result: the first pixel that it draws on, and its weights, zeros behind the last.
 
     `taps` is 0, and both arrays are empty, where nothing has to be done.
@@ -81,10 +81,10 @@ class _Weights(NamedTuple):
 
 
 @lru_cache(_CACHED_WEIGHTS)
-def _weights(old: int, new: int, interpolation: Interpolation) -> _Weights:
-    """Pillow's weights from `old` to `new` pixels, int32, 22 fractional bits; computed in doubles, in its order."""
+def pass_weights(old: int, new: int, interpolation: Interpolation) -> Weights:
+    """Return Pillow's weights from `old` to `new` pixels, int32, 22 fractional bits; in doubles, in its order."""
     if old == new:
-        return _Weights(np.empty(0, np.int32), np.empty(0, np.int32), 0)
+        return Weights(np.empty(0, np.int32), np.empty(0, np.int32), 0)
     reach, curve = _FILTERS[interpolation]
     scale = old / new
     stretch = max(scale, 1.0)
@@ -103,7 +103,7 @@ def _weights(old: int, new: int, interpolation: Interpolation) -> _Weights:
         total_N += values_N
     values_NT *= (1.0 / np.where(total_N == 0.0, 1.0, total_N))[:, None]
     fixed_NT = np.trunc(values_NT * (1 << _FRACTION_BITS) + np.where(values_NT < 0, -0.5, 0.5))
-    return _Weights(first_N.astype(np.int32), fixed_NT.astype(np.int32), taps)
+    return Weights(first_N.astype(np.int32), fixed_NT.astype(np.int32), taps)
 
 
 def _bilinear(x: np.ndarray) -> np.ndarray:

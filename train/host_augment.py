@@ -1,12 +1,13 @@
-"""What the host does to a training image: decode, random crop, resize, and RandAugment unless the device does it."""
+"""What the host does to training images: decode, random crop, resize, and RandAugment unless the device does it."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
-from convnext_imagenet.model.jpeg import decode_jpeg_box
-from convnext_imagenet.model.resize import Box, resize
-from convnext_imagenet.records.images import ImageInfo, decode_rgb, inspect_image
+from convnext_imagenet.model.crops import Crop, crop_jpegs
+from convnext_imagenet.model.resize import resize
+from convnext_imagenet.records.images import BadImage, decode_rgb, inspect_image
 from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.device_draws import host_augments
 from convnext_imagenet.train.draws import crop_box, flips, interpolation
@@ -17,32 +18,47 @@ _policy = lru_cache(parse_policy)
 
 
 def training_pixels(
-    image: bytes, config: Config, epoch: int, sample_id: int, out: np.ndarray | None = None
-) -> np.ndarray:
-    """Return one sample's pixels before the device's part, uint8 (S, S, 3), in `out` if given; raises BadImage.
+    images: Sequence[bytes], config: Config, epoch: int, sample_ids: np.ndarray, out_NHWC: np.ndarray
+) -> None:
+    """Write samples' pixels before the device's part to `out_NHWC`, contiguous uint8 (N, S, S, 3).
 
     The crop is cut out before the antialiased resize, so no pixel outside of the box takes part, as in torchvision.
+    Raises BadImage with the sample's id.
     """
-    augment, seed, size_px = config.augment, config.train.seed, config.data.size_px
-    info = inspect_image(image)
+    augment, seed = config.augment, config.train.seed
+    ids = [int(sample_id) for sample_id in sample_ids]
+    is_mirrored = flips(seed, epoch, sample_ids, augment.flip_prob) if host_augments(config) else [False] * len(ids)
+    crops = [
+        _crop(image, config, epoch, sample_id, bool(mirrored))
+        for image, sample_id, mirrored in zip(images, ids, is_mirrored, strict=True)
+    ]
+    for place, is_done in enumerate(crop_jpegs(crops, out_NHWC)):
+        if not is_done:
+            _crop_decoded(crops[place], ids[place], out_NHWC[place])
+        if host_augments(config):
+            ops = draw_ops(_policy(augment.auto_augment), seed, epoch, ids[place])
+            out_NHWC[place] = apply_ops(out_NHWC[place], ops)
+
+
+def _crop(image: bytes, config: Config, epoch: int, sample_id: int, is_mirrored: bool) -> Crop:
+    augment, seed = config.augment, config.train.seed
+    try:
+        info = inspect_image(image)
+    except BadImage as error:
+        raise _of_sample(error, sample_id) from None
     box = crop_box(seed, epoch, sample_id, info.height, info.width, augment.crop_scale, augment.crop_ratio)
     kind = interpolation(seed, epoch, sample_id, augment.interpolation)
-    crop_HWC, box = _decoded(image, info, box)
-    resized = resize(crop_HWC, box, (size_px, size_px), kind)
-    if host_augments(config):
-        if flips(seed, epoch, np.array([sample_id]), augment.flip_prob)[0]:
-            resized = np.ascontiguousarray(resized[:, ::-1])
-        resized = apply_ops(resized, draw_ops(_policy(augment.auto_augment), seed, epoch, sample_id))
-    if out is None:
-        return resized
-    out[...] = resized
-    return out
+    return Crop(image, info.height, info.width, box, kind, is_mirrored)
 
 
-def _decoded(image: bytes, info: ImageInfo, box: Box) -> tuple[np.ndarray, Box]:
-    """Pixels that hold the box, and where in them it is: the box alone if that can be decoded, or the whole image."""
-    if info.format == "jpeg":
-        crop_HWC = decode_jpeg_box(image, info.height, info.width, box)
-        if crop_HWC is not None:
-            return crop_HWC, (0, 0, *box[2:])
-    return decode_rgb(image), box
+def _crop_decoded(crop: Crop, sample_id: int, out_HWC: np.ndarray) -> None:
+    try:
+        pixels_HWC = decode_rgb(crop.data)
+    except BadImage as error:
+        raise _of_sample(error, sample_id) from None
+    resized_HWC = resize(pixels_HWC, crop.box, (out_HWC.shape[0], out_HWC.shape[1]), crop.interpolation)
+    out_HWC[...] = resized_HWC[:, ::-1] if crop.is_mirrored else resized_HWC
+
+
+def _of_sample(error: BadImage, sample_id: int) -> BadImage:
+    return BadImage(error.reason, f"sample_id {sample_id}: {error.detail}")

@@ -203,11 +203,7 @@ class _Producer:
 
     def _decode(self, images: list[np.ndarray], sample_ids: np.ndarray, out: np.ndarray) -> None:
         begin = time.perf_counter()
-        for image, sample_id, pixels in zip(images, sample_ids.tolist(), out, strict=True):
-            try:
-                training_pixels(image.tobytes(), self._config, self._epoch, sample_id, pixels)
-            except BadImage as error:
-                raise BadImage(error.reason, f"sample_id {sample_id}: {error.detail}") from None
+        training_pixels([image.tobytes() for image in images], self._config, self._epoch, sample_ids, out)
         self._times.add_decoding(time.perf_counter() - begin)
 
 

@@ -13,8 +13,8 @@ from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.device_augment import DeviceAugment
 from convnext_imagenet.train.device_draws import DeviceDraws, device_draws
 from convnext_imagenet.train.errors import TrainError
+from convnext_imagenet.train.host_augment import training_pixels
 from convnext_imagenet.train.networks import evaluation_transform
-from convnext_imagenet.train.pipeline import training_pixels
 from convnext_imagenet.train.plan import StepPlan, plan_steps
 
 
@@ -45,9 +45,11 @@ def replay(config: Config, records: Records, key: str, epoch: int) -> Seen:
     order = epoch_order(plan.rows, config.train.seed, epoch, config.data.shuffle_block_rows)
     step, place, pair = _pair_of(order, row, plan, key, epoch)
     rows = list(records.split("train").read(pair, ("image", "sample_id", "key")))
-    draws = device_draws(config, epoch, step, np.array([found["sample_id"] for found in rows]), ())
-    pixels = [training_pixels(found["image"], config, epoch, found["sample_id"]) for found in rows]
-    seen = _through_the_graph(config, np.stack(pixels), draws)[place]
+    sample_ids, size_px = np.array([found["sample_id"] for found in rows]), config.data.size_px
+    draws = device_draws(config, epoch, step, sample_ids, ())
+    pixels = np.empty((len(rows), size_px, size_px, 3), np.uint8)
+    training_pixels([found["image"] for found in rows], config, epoch, sample_ids, pixels)
+    seen = _through_the_graph(config, pixels, draws)[place]
     lam = 1.0 if draws.mix_lam is None else float(draws.mix_lam[place])
     own, partner = rows[place]["key"], rows[-1 - place]["key"]
     shares = ((own, lam),) if lam == 1.0 else ((own, lam), (partner, 1.0 - lam))

@@ -4,6 +4,8 @@
 // Declared here is as much of libjpeg's version 6.2 interface as is used: its structures begin like these, and the
 // library itself refuses another version or size when it creates a decoder.
 
+#include "crops.h"
+
 #include <csetjmp>
 #include <cstdint>
 #include <cstring>
@@ -39,7 +41,9 @@ struct Decoder {
 
 static_assert(sizeof(Decoder) == 632, "the size that version 6.2 has where pointers have 64 bits");
 
-struct Library {
+}  // namespace
+
+struct JpegLibrary {
   Errors* (*std_error)(Errors*);
   void (*create)(Decoder*, int version, size_t size);
   void (*mem_src)(Decoder*, const unsigned char* data, unsigned long size);
@@ -51,6 +55,8 @@ struct Library {
   void (*destroy)(Decoder*);
 };
 
+namespace {
+
 [[noreturn]] void leave(Decoder* decoder) { std::longjmp(decoder->errors->way_out, 1); }
 
 void notice(Decoder* decoder, int level) {
@@ -61,11 +67,8 @@ void say_nothing(Decoder*) {}
 
 }  // namespace
 
-// Writes the box, with some columns before and behind, to rows of `row_bytes` each. Returns how many columns stand
-// before it, or -1 for a file that has to be decoded as a whole: damaged, of other sides, or of a kind not known here.
-extern "C" int convnext_jpeg_box(const Library* library, const uint8_t* data, int64_t bytes, int image_height,
-                                 int image_width, int top, int left, int height, int width, uint8_t* out,
-                                 int64_t row_bytes) {
+int decode_jpeg_box(const JpegLibrary* library, const uint8_t* data, int64_t bytes, int image_height, int image_width,
+                    int top, int left, int height, int width, uint8_t* out, int64_t row_bytes) {
   Decoder decoder;
   Errors errors;
   std::memset(&decoder, 0, sizeof decoder);

@@ -5,6 +5,8 @@
 // of 16 bits, two to an instruction, so each weight is split: w = high * 2^15 + low. Sums may wrap around, since the
 // whole sum fits 32 bits.
 
+#include "crops.h"
+
 #include <immintrin.h>
 
 #include <cstdint>
@@ -138,8 +140,6 @@ void horizontal_first(const Picture& in, uint8_t* out, int height, int width, co
 
 }  // namespace
 
-// `in`: the box's first pixel, rows `in_stride` bytes apart. `out`: (height, width, 3), contiguous. For each direction
-// int32 first (n) and weights (n, taps); taps is 0 where a side stays as it is. Returns 0, or 1 without memory.
 extern "C" int convnext_resize(const uint8_t* in, int64_t in_stride, int in_height, int in_width, uint8_t* out,
                                int height, int width, int is_vertical_first, const int32_t* first_x,
                                const int32_t* weights_x, int taps_x, const int32_t* first_y, const int32_t* weights_y,

@@ -72,7 +72,7 @@ def test_batches_follow_the_epoch_order_and_drop_the_rest(split: Split, whole: C
     assert (first.pixels.shape, first.pixels.dtype) == ((size, 32, 32, 3), np.uint8)
     assert first.labels.dtype == np.int32
     for pixels, row in zip(first.pixels, rows, strict=False):
-        np.testing.assert_array_equal(pixels, training_pixels(row["image"], whole, EPOCH, row["sample_id"]))
+        np.testing.assert_array_equal(pixels, _pixels(row["image"], whole, row["sample_id"]))
     drawn = device_draws(whole, EPOCH, 2, found[2].sample_ids, (0.0, 0.2))
     np.testing.assert_array_equal(found[2].draws.mix_lam, drawn.mix_lam)
     np.testing.assert_array_equal(found[2].draws.keep, drawn.keep)
@@ -115,6 +115,12 @@ def test_ranks_and_parts_together_are_the_global_batch(
         assert sorted(seen) == sorted(expected)
 
 
+def _pixels(image: bytes, config: Config, sample_id: int) -> np.ndarray:
+    pixels = np.empty((1, config.data.size_px, config.data.size_px, 3), np.uint8)
+    training_pixels([image], config, EPOCH, np.array([sample_id]), pixels)
+    return pixels[0]
+
+
 def _file(height: int, width: int, kind: str = "PNG", mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -137,7 +143,7 @@ def test_pixels_are_a_crop_resized_mirrored_and_augmented_as_pillow_does(config:
             expected[:, ::-1].copy() if flip else expected,
             draw_ops(parse_policy(augment.auto_augment), 0, EPOCH, sample_id),
         )
-        np.testing.assert_array_equal(training_pixels(image, config, EPOCH, sample_id), expected)
+        np.testing.assert_array_equal(_pixels(image, config, sample_id), expected)
     assert mirrored == {True, False}
 
 
@@ -146,7 +152,7 @@ def test_what_the_device_does_is_not_done_on_the_host(config: Config) -> None:
     none = dataclasses.replace(config, augment=dataclasses.replace(config.augment, auto_augment=""))
     image = _file(60, 60)
     for sample_id in range(4):
-        pixels = [training_pixels(image, each, EPOCH, sample_id) for each in (device, none)]
+        pixels = [_pixels(image, each, sample_id) for each in (device, none)]
         np.testing.assert_array_equal(*pixels)
     for each, has_ops in ((device, True), (none, False), (config, False)):
         draws = device_draws(each, EPOCH, 0, np.arange(4), ())
@@ -160,7 +166,7 @@ def test_random_interpolation_is_drawn_by_sample(config: Config) -> None:
     kinds = {}
     for kind in ("bicubic", "bilinear", "random"):
         each = dataclasses.replace(config, augment=dataclasses.replace(augment, interpolation=kind))
-        kinds[kind] = [training_pixels(image, each, EPOCH, sample_id).tobytes() for sample_id in range(20)]
+        kinds[kind] = [_pixels(image, each, sample_id).tobytes() for sample_id in range(20)]
     chosen = ["bicubic" if r == b else "bilinear" for r, b in zip(kinds["random"], kinds["bicubic"], strict=True)]
     assert set(chosen) == {"bicubic", "bilinear"}
     assert kinds["random"] == [kinds[kind][place] for place, kind in enumerate(chosen)]

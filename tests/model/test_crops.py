@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_imagenet.model import jpeg as module
-from convnext_imagenet.model.jpeg import decode_jpeg_box
+from convnext_imagenet.model import crops as module
+from convnext_imagenet.model.crops import Crop, crop_jpegs
+from convnext_imagenet.model.resize import Box, resize
 
 SAMPLINGS = {
     "444": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
@@ -46,6 +47,12 @@ def _picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
 
 
+def _box(data: bytes, height: int, width: int, box: Box) -> np.ndarray | None:
+    """The box as it is, or None where the file has to be decoded as a whole."""
+    pixels = np.zeros((1, *box[2:], 3), np.uint8)
+    return pixels[0] if crop_jpegs([Crop(data, height, width, box)], pixels) == [True] else None
+
+
 def _encoded(pixels: np.ndarray, *options: int) -> bytes:
     return cv2.imencode(".jpg", pixels, options)[1].tobytes()
 
@@ -72,7 +79,7 @@ def _check(data: bytes, seed: int, count: int = 25) -> None:
     whole = _whole(data)
     for box in _boxes(*whole.shape[:2], count, seed):
         top, left, height, width = box
-        found = decode_jpeg_box(data, *whole.shape[:2], box)
+        found = _box(data, *whole.shape[:2], box)
         assert found is not None
         np.testing.assert_array_equal(found, whole[top : top + height, left : left + width], err_msg=str(box))
 
@@ -97,7 +104,7 @@ def test_gray_becomes_rgb(kind: str) -> None:
     "sides", [(119, 200), (121, 200), (120, 199), (120, 201)], ids=lambda sides: f"{sides[0]}x{sides[1]}"
 )
 def test_a_file_of_other_sides_is_left_to_the_full_decode(sides: tuple[int, int]) -> None:
-    assert decode_jpeg_box(_encoded(_picture(120, 200)), *sides, (3, 5, 50, 60)) is None
+    assert _box(_encoded(_picture(120, 200)), *sides, (3, 5, 50, 60)) is None
 
 
 @pytest.mark.usefixtures("_needs_decoder")
@@ -115,7 +122,7 @@ def test_a_file_of_other_sides_is_left_to_the_full_decode(sides: tuple[int, int]
 )
 def test_a_damaged_file_is_left_to_the_full_decode(damaged) -> None:
     data = damaged(_encoded(_picture(120, 200)))
-    assert decode_jpeg_box(data, 120, 200, (60, 5, 60, 190)) is None
+    assert _box(data, 120, 200, (60, 5, 60, 190)) is None
 
 
 @pytest.mark.usefixtures("_needs_decoder")
@@ -123,7 +130,7 @@ def test_no_cut_of_a_file_ends_the_process() -> None:
     data = _encoded(_picture(64, 64), *KINDS["progressive"])
     whole = _whole(data)[10:40, 10:40]
     for end in range(0, len(data), 7):
-        found = decode_jpeg_box(data[:end], 64, 64, (10, 10, 30, 30))
+        found = _box(data[:end], 64, 64, (10, 10, 30, 30))
         assert found is None or np.array_equal(found, whole)
 
 
@@ -131,18 +138,18 @@ def test_no_cut_of_a_file_ends_the_process() -> None:
 def test_four_colours_are_left_to_the_full_decode() -> None:
     buffer = io.BytesIO()
     Image.fromarray(_picture(40, 50)).convert("CMYK").save(buffer, "JPEG")
-    assert decode_jpeg_box(buffer.getvalue(), 40, 50, (0, 0, 40, 50)) is None
+    assert _box(buffer.getvalue(), 40, 50, (0, 0, 40, 50)) is None
 
 
 @pytest.mark.parametrize("box", [(-1, 0, 5, 5), (0, -1, 5, 5), (0, 0, 0, 5), (0, 0, 5, 0), (6, 0, 5, 5), (0, 16, 5, 5)])
 def test_a_box_outside_is_the_callers_mistake(box: tuple[int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="is not inside an image of 10 x 20 px"):
-        decode_jpeg_box(_encoded(_picture(10, 20)), 10, 20, box)
+        _box(_encoded(_picture(10, 20)), 10, 20, box)
 
 
 def test_without_kernels_there_is_no_decoder_for_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "kernels_library", lambda: None)
-    assert decode_jpeg_box(_encoded(_picture(10, 20)), 10, 20, (0, 0, 5, 5)) is None
+    assert _box(_encoded(_picture(10, 20)), 10, 20, (0, 0, 5, 5)) is None
 
 
 @pytest.mark.usefixtures("_needs_decoder")
@@ -151,7 +158,7 @@ def test_without_libjpeg_turbo_there_is_no_decoder_for_boxes(
 ) -> None:
     monkeypatch.setattr(module, "_NAMES", ("jpeg_std_error", "jpeg_no_such_function"))
     with caplog.at_level("INFO"):
-        assert decode_jpeg_box(_encoded(_picture(10, 20)), 10, 20, (0, 0, 5, 5)) is None
+        assert _box(_encoded(_picture(10, 20)), 10, 20, (0, 0, 5, 5)) is None
     assert "jpeg_no_such_function" in caplog.text
 
 
@@ -159,7 +166,22 @@ def test_without_libjpeg_turbo_there_is_no_decoder_for_boxes(
 def test_a_decoder_that_differs_from_opencv_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "_bound", lambda: lambda data, height, width, box: np.zeros((*box[2:], 3), np.uint8))
+    monkeypatch.setattr(module, "_bound", lambda: lambda crops, out: [True] * len(crops))
     with caplog.at_level("INFO"):
-        assert decode_jpeg_box(_encoded(_picture(10, 20)), 10, 20, (0, 0, 5, 5)) is None
+        assert _box(_encoded(_picture(10, 20)), 10, 20, (0, 0, 5, 5)) is None
     assert "differs from OpenCV's" in caplog.text
+
+
+@pytest.mark.usefixtures("_needs_decoder")
+def test_a_chunk_of_crops_is_resized_and_mirrored_and_says_which_are_missing() -> None:
+    whole = _picture(130, 170)
+    data = _encoded(whole)
+    boxes = [(0, 0, 130, 170), (20, 30, 50, 40), (90, 1, 40, 169), (0, 0, 1, 1)]
+    crops = [Crop(data, 130, 170, box, "bilinear" if box[0] else "bicubic", bool(box[1])) for box in boxes]
+    crops.insert(2, Crop(data[:700], 130, 170, (60, 60, 20, 20)))
+    found = np.zeros((5, 48, 56, 3), np.uint8)
+    assert crop_jpegs(crops, found) == [True, True, False, True, True]
+    for crop, pixels in zip(crops, found, strict=True):
+        if crop.data == data:
+            expected = resize(_whole(data), crop.box, (48, 56), crop.interpolation)
+            np.testing.assert_array_equal(pixels, expected[:, ::-1] if crop.is_mirrored else expected)

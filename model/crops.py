@@ -1,0 +1,131 @@
+"""Crops of JPEGs, resized: a chunk of them in one call that holds no interpreter lock, the bits of a full decode.
+
+What lies beside a box is not turned into pixels, what lies below is not even read; that takes about a third off. The
+decoder is the libjpeg-turbo that Pillow brings along. Where it or the kernel that drives it cannot be had, and for
+whatever is unusual about a file, the caller decodes the whole image. Nothing is guessed: before its first use the
+decoder has to agree with OpenCV on a picture.
+"""
+
+import ctypes
+import logging
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import PIL._imaging
+
+from convnext_imagenet.model.kernels.build import kernels_library
+from convnext_imagenet.model.resize import Box, Interpolation, Weights, is_vertical_first, pass_weights
+
+_NAMES = (
+    "jpeg_std_error",
+    "jpeg_CreateDecompress",
+    "jpeg_mem_src",
+    "jpeg_read_header",
+    "jpeg_start_decompress",
+    "jpeg_crop_scanline",
+    "jpeg_skip_scanlines",
+    "jpeg_read_scanlines",
+    "jpeg_destroy_decompress",
+)
+
+log = logging.getLogger(__name__)
+
+
+class Crop(NamedTuple):
+    """What to cut out of a JPEG of `height` x `width` px: `box` is top, left, height, width, in pixels."""
+
+    data: bytes
+    height: int
+    width: int
+    box: Box
+    interpolation: Interpolation = "bicubic"
+    is_mirrored: bool = False
+
+
+class _Job(ctypes.Structure):
+    """The fields, and their order, are those of `Job` in crops.cpp."""
+
+    _fields_ = [
+        ("data", ctypes.c_char_p),
+        ("bytes", ctypes.c_int64),
+        *((name, ctypes.c_int32) for name in ("image_height", "image_width", "top", "left", "height", "width")),
+        *((name, ctypes.c_void_p) for name in ("first_x", "weights_x", "first_y", "weights_y")),
+        *((name, ctypes.c_int32) for name in ("taps_x", "taps_y", "is_vertical_first", "is_mirrored")),
+        ("out", ctypes.c_void_p),
+        ("is_done", ctypes.c_int32),
+    ]
+
+
+Make = Callable[[Sequence[Crop], np.ndarray], list[bool]]
+
+
+def crop_jpegs(crops: Sequence[Crop], out_NHWC: np.ndarray) -> list[bool]:
+    """Write the crops of RGB or gray JPEGs to `out_NHWC`, contiguous uint8 (N, H, W, 3); return which are done.
+
+    The pixels are those of `resize` on a full decode. False means that the whole image has to be decoded, if it can be:
+    there is no decoder for boxes on this machine, the file has other sides or other colours, or it is damaged. Damage
+    beside or below a box goes unnoticed. Raises ValueError for a box outside of its image.
+    """
+    for crop in crops:
+        top, left, height, width = crop.box
+        if not (0 <= top < top + height <= crop.height and 0 <= left < left + width <= crop.width):
+            raise ValueError(f"box {crop.box} is not inside an image of {crop.height} x {crop.width} px")
+    make = _decoder()
+    return [False] * len(crops) if make is None else make(crops, out_NHWC)
+
+
+@cache
+def _decoder() -> Make | None:
+    make = _bound()
+    if make is None:
+        return None
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), np.uint8).repeat(12, 0).repeat(12, 1)
+    data = cv2.imencode(".jpg", pixels)[1].tobytes()
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)[None, 21:58, 19:97]
+    found = np.zeros_like(expected)
+    if make([Crop(data, 72, 120, (21, 19, 37, 78))], found) != [True] or not np.array_equal(found, expected):
+        log.info("JPEGs are decoded as a whole: Pillow's decoder differs from OpenCV's")
+        return None
+    return make
+
+
+def _bound() -> Make | None:
+    """The kernel with the addresses of Pillow's decoder; None where one of the two cannot be had."""
+    library = kernels_library()
+    if library is None:
+        return None
+    pillow = ctypes.CDLL(PIL._imaging.__file__)
+    try:
+        addresses = [ctypes.cast(getattr(pillow, name), ctypes.c_void_p).value for name in _NAMES]
+    except AttributeError as error:
+        log.info("JPEGs are decoded as a whole: Pillow has no libjpeg-turbo at hand (%s)", error)
+        return None
+    table = (ctypes.c_void_p * len(_NAMES))(*addresses)
+    kernel = ctypes.CDLL(str(library)).convnext_crops
+    kernel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int]
+    kernel.restype = None
+
+    def make(crops: Sequence[Crop], out_NHWC: np.ndarray) -> list[bool]:
+        size = out_NHWC.shape[1], out_NHWC.shape[2]
+        weights = [_weights(crop, size) for crop in crops]  # the jobs hold addresses alone
+        jobs = (_Job * len(crops))(*map(_job, crops, weights, out_NHWC, [size] * len(crops)))
+        kernel(table, jobs, len(crops), *size)
+        return [bool(job.is_done) for job in jobs]
+
+    return make
+
+
+def _weights(crop: Crop, size: tuple[int, int]) -> tuple[Weights, Weights]:
+    _, _, height, width = crop.box
+    return pass_weights(width, size[1], crop.interpolation), pass_weights(height, size[0], crop.interpolation)
+
+
+def _job(crop: Crop, weights: tuple[Weights, Weights], out_HWC: np.ndarray, size: tuple[int, int]) -> _Job:
+    x, y = weights
+    image = crop.data, len(crop.data), crop.height, crop.width
+    pointers = x.first.ctypes.data, x.weights.ctypes.data, y.first.ctypes.data, y.weights.ctypes.data
+    order = is_vertical_first(crop.box[2:], size)
+    return _Job(*image, *crop.box, *pointers, x.taps, y.taps, order, crop.is_mirrored, out_HWC.ctypes.data, 0)

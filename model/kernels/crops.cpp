@@ -1,0 +1,62 @@
+// A chunk of JPEGs to crops of one size in one call: the interpreter is asked for once, not several times an image,
+// and threads that ask for it seldom do not wait for each other.
+
+#include "crops.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <new>
+#include <vector>
+
+namespace {
+
+constexpr int kChannels = 3;
+constexpr int kSpareColumns = 8 + 8 + 31;  // a margin on each side, and what is before the decoder's next block
+
+// The fields, and their order, are those of `_Job` in crops.py.
+struct Job {
+  const uint8_t* data;
+  int64_t bytes;
+  int32_t image_height, image_width, top, left, height, width;
+  const int32_t *first_x, *weights_x, *first_y, *weights_y;
+  int32_t taps_x, taps_y, is_vertical_first, is_mirrored;
+  uint8_t* out;
+  int32_t is_done;
+};
+
+void mirror(uint8_t* pixels, int height, int width) {
+  for (int y = 0; y < height; ++y, pixels += static_cast<ptrdiff_t>(width) * kChannels) {
+    for (int left = 0, right = width - 1; left < right; ++left, --right) {
+      std::swap_ranges(pixels + left * kChannels, pixels + (left + 1) * kChannels, pixels + right * kChannels);
+    }
+  }
+}
+
+bool make(const JpegLibrary* library, const Job& job, int height, int width, std::vector<uint8_t>& scratch) {
+  const int64_t row_bytes = static_cast<int64_t>(job.width + kSpareColumns) * kChannels;
+  if (scratch.size() < static_cast<size_t>(row_bytes * job.height)) scratch.resize(row_bytes * job.height);
+  const int before = decode_jpeg_box(library, job.data, job.bytes, job.image_height, job.image_width, job.top, job.left,
+                                     job.height, job.width, scratch.data(), row_bytes);
+  if (before < 0) return false;
+  const uint8_t* box = scratch.data() + before * kChannels;
+  if (convnext_resize(box, row_bytes, job.height, job.width, job.out, height, width, job.is_vertical_first, job.first_x,
+                      job.weights_x, job.taps_x, job.first_y, job.weights_y, job.taps_y)) {
+    return false;
+  }
+  if (job.is_mirrored) mirror(job.out, height, width);
+  return true;
+}
+
+}  // namespace
+
+// Sets each job's `is_done`; where it is 0 the image has to be decoded as a whole, by other means.
+extern "C" void convnext_crops(const JpegLibrary* library, Job* jobs, int count, int height, int width) {
+  std::vector<uint8_t> scratch;
+  for (Job* job = jobs; job != jobs + count; ++job) {
+    try {
+      job->is_done = make(library, *job, height, width, scratch);
+    } catch (const std::bad_alloc&) {
+      job->is_done = 0;
+    }
+  }
+}
