@@ -1,7 +1,8 @@
 """`make bench PART=load`: records to ready uint8 batches of 64 at 224 px with 2 workers, beside the limit and peers.
 
-The limit is a full decode by OpenCV in two processes. Every case is a process of its own and answers with its rate
-between the first and the last batch; all take turns. Peers run where CONVNEXT_BENCH_PEERS_PYTHON has them.
+The limit is a full decode by OpenCV in two processes. Every case is a process of its own that stays, and answers with
+the rate of a pass between its first and its last batch; all take turns, a pass each. Peers run where
+CONVNEXT_BENCH_PEERS_PYTHON has them.
 """
 
 import os
@@ -21,7 +22,7 @@ from harness import report
 from limit_ingest import decode
 
 IMAGES = int(os.environ.get("CONVNEXT_BENCH_IMAGES", "2000"))
-ROUNDS = int(os.environ.get("CONVNEXT_BENCH_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("CONVNEXT_BENCH_ROUNDS", "9"))
 PEERS_PYTHON = os.environ.get("CONVNEXT_BENCH_PEERS_PYTHON", sys.executable)
 POLICY = "rand-m9-mstd0.5-inc1"
 HERE = Path(__file__).resolve().parent
@@ -70,12 +71,12 @@ def _build(root: Path) -> None:
 def _cases(root: Path, pool: ProcessPoolExecutor) -> dict[str, Callable[[], float]]:
     cases: dict[str, Callable[[], float]] = {LIMIT: partial(_limit, pool, root / "tree" / "train")}
     for what, case in (OURS | MINDSPORE).items():
-        cases[what] = partial(_rate, [sys.executable, str(HERE / "load_ours.py"), case, str(root / "records")])
-    if subprocess.run([PEERS_PYTHON, "-c", "import cv2, timm, torchvision"], capture_output=True).returncode:
+        cases[what] = _passes([sys.executable, str(HERE / "load_ours.py"), case, str(root / "records")])
+    if subprocess.run([PEERS_PYTHON, "-c", "import cv2, torch"], capture_output=True).returncode:
         print("peers: not installed, left out", file=sys.stderr)
         return cases
     for what, case in PEERS.items():
-        cases[what] = partial(_rate, [PEERS_PYTHON, str(HERE / "load_peers.py"), case, str(root / "tree" / "train")])
+        cases[what] = _passes([PEERS_PYTHON, str(HERE / "load_peers.py"), case, str(root / "tree" / "train")])
     return cases
 
 
@@ -87,8 +88,21 @@ def _limit(pool: ProcessPoolExecutor, tree: Path) -> float:
     return len(paths) / (time.perf_counter() - begin)
 
 
-def _rate(command: list[str]) -> float:
-    return float(_run(command).strip().splitlines()[-1])
+def _passes(command: list[str]) -> Callable[[], float]:
+    """A function that lets the command's process, which is started now and stays, make one pass."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    ask, answer = process.stdin, process.stdout
+    assert ask is not None
+    assert answer is not None
+
+    def rate() -> float:
+        ask.write("\n")
+        ask.flush()
+        if line := answer.readline():
+            return float(line)
+        raise RuntimeError(f"{' '.join(command)} ended with {process.wait()}")
+
+    return rate
 
 
 def _run(command: list[str]) -> str:

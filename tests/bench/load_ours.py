@@ -1,4 +1,4 @@
-"""One pass over records by our pipeline or by MindSpore's own operators: CASE RECORDS; prints images/s."""
+"""Passes over records by our pipeline or by MindSpore's own operators: CASE RECORDS; a rate for each line of input."""
 
 import sys
 import time
@@ -11,13 +11,14 @@ BATCH, SIZE_PX, WORKERS = 64, 224, 2
 
 
 def main(case: str, records: str) -> None:
-    """Run the case and print the rate between the first and the last batch."""
+    """For each line of standard input print the rate of one pass between its first and its last batch."""
     from convnext_imagenet.records.reading import Records
 
     split = Records.open(Path(records)).split("train")
     passes = {"mindspore": _mindspore, "read": _read}
-    source = passes[case](split) if case in passes else _ours(split, case)
-    print(rate(source))
+    for epoch, _ in enumerate(sys.stdin, 1):
+        source = passes[case](split) if case in passes else _ours(split, case, epoch)
+        print(rate(source), flush=True)
 
 
 def rate(batches: Iterator[int]) -> float:
@@ -29,14 +30,14 @@ def rate(batches: Iterator[int]) -> float:
     return images / (time.perf_counter() - begin)
 
 
-def _ours(split, policy: str) -> Iterator[int]:
+def _ours(split, policy: str, epoch: int) -> Iterator[int]:
     from convnext_imagenet.train.config import config_from_mapping
     from convnext_imagenet.train.pipeline import batches
     from convnext_imagenet.train.plan import plan_steps
 
     augment = {"auto_augment": "" if policy == "crop" else policy}
     config = config_from_mapping({"data": {"global_batch_size": BATCH, "size_px": SIZE_PX}, "augment": augment})
-    for batch in batches(split, config, plan_steps(config, split.rows), 1, WORKERS):
+    for batch in batches(split, config, plan_steps(config, split.rows), epoch, WORKERS):
         yield len(batch.pixels)
 
 

@@ -6,6 +6,7 @@ two worker processes.
 
 import sys
 import time
+import types
 
 BATCH, SIZE_PX, WORKERS = 64, 224, 2
 
@@ -59,18 +60,22 @@ def _loader(case):
 
 
 def main(case, tree):
-    """Run the case and print the rate between the first and the last batch."""
+    """For each line of standard input print the rate of one pass between its first and its last batch."""
     import torch
+
+    # What torchvision declares for detection fails where its build and torch's are of different kinds; unused here.
+    sys.modules["torchvision._meta_registrations"] = types.ModuleType("unused")
     from torchvision.datasets import ImageFolder
 
     data = ImageFolder(tree, loader=_loader(case))
     loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, num_workers=WORKERS, drop_last=True)
-    batches = iter(loader)
-    next(batches)
-    begin, images = time.perf_counter(), 0
-    for pixels, _ in batches:
-        images += len(pixels)
-    print(images / (time.perf_counter() - begin))
+    for _ in sys.stdin:
+        batches = iter(loader)
+        next(batches)
+        begin, images = time.perf_counter(), 0
+        for pixels, _ in batches:
+            images += len(pixels)
+        print(images / (time.perf_counter() - begin), flush=True)
 
 
 if __name__ == "__main__":
