@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from convnext_imagenet.model.affine import Matrix, affine
 from convnext_imagenet.train.randaugment import Drawn, Op
 
 FILL_RGB = (124, 116, 104)  # ImageNet's mean colour
@@ -21,7 +22,7 @@ def apply_ops(pixels_HWC: np.ndarray, drawn: Drawn) -> np.ndarray:
     """Return uint8 (H, W, 3) RGB pixels after the operations, one after the other; the input is left as it is."""
     for op, argument in drawn:
         if op in _AFFINE_OPS:
-            pixels_HWC = _resampled(pixels_HWC, op, argument)
+            pixels_HWC = affine(pixels_HWC, affine_matrix(op, argument, *pixels_HWC.shape[:2]), FILL_RGB)
         elif op == Op.COLOR:
             pixels_HWC = np.asarray(ImageEnhance.Color(Image.fromarray(pixels_HWC)).enhance(argument))
         elif op == Op.SHARPNESS:
@@ -93,7 +94,7 @@ def _smoothed(pixels_HWC: np.ndarray) -> np.ndarray:
     return smooth
 
 
-def affine_matrix(op: Op, argument: float, height: int, width: int) -> tuple[float, ...]:
+def affine_matrix(op: Op, argument: float, height: int, width: int) -> Matrix:
     """Return (a, b, c, d, e, f): the pixel at x, y comes from a x + b y + c, d x + e y + f (Pillow's AFFINE)."""
     if op == Op.SHEAR_X:
         return 1.0, argument, 0.0, 0.0, 1.0, 0.0
@@ -108,14 +109,6 @@ def affine_matrix(op: Op, argument: float, height: int, width: int) -> tuple[flo
     cosine, sine = math.cos(math.radians(argument)), math.sin(math.radians(-argument))
     x, y = width / 2, height / 2
     return cosine, sine, x - cosine * x - sine * y, -sine, cosine, y + sine * x - cosine * y
-
-
-def _resampled(pixels_HWC: np.ndarray, op: Op, argument: float) -> np.ndarray:
-    height, width, _ = pixels_HWC.shape
-    image = Image.fromarray(pixels_HWC)
-    matrix = affine_matrix(op, argument, height, width)
-    affine, bicubic = Image.Transform.AFFINE, Image.Resampling.BICUBIC
-    return np.asarray(image.transform((width, height), affine, matrix, bicubic, fillcolor=FILL_RGB))
 
 
 _AFFINE_OPS = frozenset({Op.ROTATE, Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y})
