@@ -1,7 +1,6 @@
 """What the host does to training images: decode, random crop, resize, and RandAugment unless the device does it."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
@@ -12,9 +11,7 @@ from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.device_draws import host_augments
 from convnext_imagenet.train.draws import crop_box, flips, interpolation
 from convnext_imagenet.train.randaugment import draw_ops, parse_policy
-from convnext_imagenet.train.randaugment_host import apply_ops
-
-_policy = lru_cache(parse_policy)
+from convnext_imagenet.train.randaugment_host import augment_images
 
 
 def training_pixels(
@@ -35,9 +32,9 @@ def training_pixels(
     for place, is_done in enumerate(crop_jpegs(crops, out_NHWC)):
         if not is_done:
             _crop_decoded(crops[place], ids[place], out_NHWC[place])
-        if host_augments(config):
-            ops = draw_ops(_policy(augment.auto_augment), seed, epoch, ids[place])
-            out_NHWC[place] = apply_ops(out_NHWC[place], ops)
+    if host_augments(config):
+        policy = parse_policy(augment.auto_augment)
+        augment_images(out_NHWC, [draw_ops(policy, seed, epoch, sample_id) for sample_id in ids])
 
 
 def _crop(image: bytes, config: Config, epoch: int, sample_id: int, is_mirrored: bool) -> Crop:

@@ -1,28 +1,46 @@
-"""RandAugment's operations on one image, on the host; each equals Pillow's bit by bit (what timm calls).
+"""RandAugment's operations on the host; each equals Pillow's bit by bit (what timm calls), with and without kernels.
 
-Every operation is one of three things: a map of levels, through one 256 x 3 table; a blend with a poorer version of the
-image; an affine resampling. OpenCV and Pillow release the interpreter lock.
+Every operation is one of three things: a map of levels; a blend with a poorer version of the image; an affine
+resampling.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from convnext_imagenet.model.affine import Matrix, affine
+from convnext_imagenet.model.pixel_ops import PIXEL_OP, Kind, apply_pixel_ops
 from convnext_imagenet.train.randaugment import Drawn, Op
 
+Matrix = tuple[float, float, float, float, float, float]
 FILL_RGB = (124, 116, 104)  # ImageNet's mean colour
 _LEVELS = np.arange(256)
 
 
+def augment_images(pixels_NHWC: np.ndarray, drawn: Sequence[Drawn]) -> None:
+    """Apply each image's operations in turn, in place, to contiguous uint8 (N, H, W, 3) RGB pixels."""
+    height, width = pixels_NHWC.shape[1:3]
+    ops_NK = np.zeros((len(drawn), max(map(len, drawn), default=0)), PIXEL_OP)
+    for of_image, ops_K in zip(drawn, ops_NK, strict=True):
+        for (op, argument), record in zip(of_image, ops_K, strict=False):
+            record["kind"] = _KINDS.get(op, Kind.TABLE)
+            record["factor"] = argument
+            if op in _PLAIN_TABLES:
+                record["table"] = _PLAIN_TABLES[op](argument)
+            elif op in _AFFINE_OPS:
+                record["matrix"], record["fill"][:3] = affine_matrix(op, argument, height, width), FILL_RGB
+    if not apply_pixel_ops(pixels_NHWC, ops_NK):
+        for pixels_HWC, of_image in zip(pixels_NHWC, drawn, strict=True):
+            pixels_HWC[...] = apply_ops(pixels_HWC, of_image)
+
+
 def apply_ops(pixels_HWC: np.ndarray, drawn: Drawn) -> np.ndarray:
-    """Return uint8 (H, W, 3) RGB pixels after the operations, one after the other; the input is left as it is."""
+    """Return uint8 (H, W, 3) RGB pixels after the operations, by OpenCV and Pillow; the input is left as it is."""
     for op, argument in drawn:
         if op in _AFFINE_OPS:
-            pixels_HWC = affine(pixels_HWC, affine_matrix(op, argument, *pixels_HWC.shape[:2]), FILL_RGB)
+            pixels_HWC = _resampled(pixels_HWC, op, argument)
         elif op == Op.COLOR:
             pixels_HWC = np.asarray(ImageEnhance.Color(Image.fromarray(pixels_HWC)).enhance(argument))
         elif op == Op.SHARPNESS:
@@ -111,4 +129,24 @@ def affine_matrix(op: Op, argument: float, height: int, width: int) -> Matrix:
     return cosine, sine, x - cosine * x - sine * y, -sine, cosine, y + sine * x - cosine * y
 
 
+def _resampled(pixels_HWC: np.ndarray, op: Op, argument: float) -> np.ndarray:
+    height, width, _ = pixels_HWC.shape
+    matrix, affine, bicubic = (
+        affine_matrix(op, argument, height, width),
+        Image.Transform.AFFINE,
+        Image.Resampling.BICUBIC,
+    )
+    return np.asarray(
+        Image.fromarray(pixels_HWC).transform((width, height), affine, matrix, bicubic, fillcolor=FILL_RGB)
+    )
+
+
 _AFFINE_OPS = frozenset({Op.ROTATE, Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y})
+_KINDS = dict.fromkeys(_AFFINE_OPS, Kind.AFFINE) | {
+    Op.NONE: Kind.NONE,
+    Op.AUTO_CONTRAST: Kind.STRETCH,
+    Op.EQUALIZE: Kind.EQUALIZE,
+    Op.CONTRAST: Kind.CONTRAST,
+    Op.COLOR: Kind.COLOR,
+    Op.SHARPNESS: Kind.SHARPNESS,
+}

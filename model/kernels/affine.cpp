@@ -2,29 +2,19 @@
 // doubles, beyond the border the nearest pixel counts, places outside of the image get the fill colour.
 //
 // The three colours of a pixel and an empty one are a vector. No product may be fused with a sum, since Pillow's are
-// not: `rounded` keeps the compiler from it.
+// not.
+
+#include "pixel_ops.h"
 
 #include <immintrin.h>
 
 #include <cmath>
-#include <cstdint>
 #include <cstring>
-#include <new>
 #include <vector>
 
 namespace {
 
 constexpr int kChannels = 3;
-
-inline __m256d rounded(__m256d product) {
-  asm("" : "+x"(product));
-  return product;
-}
-
-inline double rounded(double product) {
-  asm("" : "+x"(product));
-  return product;
-}
 
 inline __m256d cubic(__m256d v1, __m256d v2, __m256d v3, __m256d v4, __m256d share) {
   const __m256d slope = v3 - v1;
@@ -66,10 +56,7 @@ inline __m256d sample(const Picture& in, double x, double y) {
 
 }  // namespace
 
-// `in` and `out`: (height, width, 3), contiguous, not the same. The pixel at x, y comes from m0 x + m1 y + m2,
-// m3 x + m4 y + m5. Returns 0, or 1 without memory.
-extern "C" int convnext_affine(const uint8_t* in, uint8_t* out, int height, int width, const double* m,
-                               const uint8_t* fill) try {
+void affine(const uint8_t* in, uint8_t* out, int height, int width, const double* m, const uint8_t* fill) {
   const int64_t pixels = static_cast<int64_t>(height) * width;
   std::vector<uint32_t> wide(pixels);
   for (int64_t i = 0; i < pixels; ++i) std::memcpy(&wide[i], in + i * kChannels, kChannels);
@@ -91,7 +78,4 @@ extern "C" int convnext_affine(const uint8_t* in, uint8_t* out, int height, int 
       std::memcpy(out, &pixel, kChannels);
     }
   }
-  return 0;
-} catch (const std::bad_alloc&) {
-  return 1;
 }

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from convnext_imagenet.train.randaugment import Op
-from convnext_imagenet.train.randaugment_host import FILL_RGB, apply_ops
+from convnext_imagenet.train.randaugment_host import FILL_RGB, apply_ops, augment_images
 
 BICUBIC = Image.Resampling.BICUBIC
 ARGUMENTS: dict[Op, tuple[float, ...]] = {
@@ -78,6 +78,10 @@ def test_every_operation_is_pillows(op: Op, name: str) -> None:
     for argument in ARGUMENTS[op]:
         expected = np.asarray(pillow(Image.fromarray(pixels), op, argument))
         np.testing.assert_array_equal(apply_ops(pixels, ((op, argument),)), expected, err_msg=f"{op.name} {argument}")
+        chunk = np.stack([pixels, pixels[::-1], pixels])
+        augment_images(chunk, [((op, argument),), (), ((Op.NONE, 0.0), (op, argument))])
+        for found, wanted in zip(chunk, (expected, pixels[::-1], expected), strict=True):
+            np.testing.assert_array_equal(found, wanted, err_msg=f"{op.name} {argument}")
 
 
 def test_all_operations_are_tested() -> None:

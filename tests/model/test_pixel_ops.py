@@ -1,4 +1,4 @@
-"""The affine transform against Pillow, bit by bit, with and without the kernel."""
+"""The affine transform against Pillow, bit by bit; the other operations are in tests/train/test_randaugment_host.py."""
 
 import math
 
@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_imagenet.model import affine as module
-from convnext_imagenet.model.affine import Matrix, affine
+from convnext_imagenet.model import pixel_ops as module
+from convnext_imagenet.model.kernels.build import kernels_library
+from convnext_imagenet.model.pixel_ops import PIXEL_OP, Kind, apply_pixel_ops
+
+Matrix = tuple[float, ...]
 
 FILL = (124, 116, 104)
 
@@ -45,24 +48,25 @@ def _images() -> list[np.ndarray]:
     return [*noise, (noise[-1] > 127).astype(np.uint8) * 255, np.full((20, 30, 3), 77, np.uint8)]
 
 
-def test_every_bit_is_pillows() -> None:
+def _affine(pixels: np.ndarray, matrix: Matrix) -> np.ndarray:
+    op = np.zeros((1, 1), PIXEL_OP)
+    op["kind"], op["matrix"], op["fill"][..., :3] = Kind.AFFINE, matrix, FILL
+    result = pixels[None].copy()
+    assert apply_pixel_ops(result, op)
+    return result[0]
+
+
+@pytest.mark.skipif(kernels_library() is None, reason="no kernels on this machine")
+def test_every_bit_of_an_affine_transform_is_pillows() -> None:
     for pixels in _images():
         for matrix in _matrices(*pixels.shape[:2]):
-            found = affine(pixels, matrix, FILL)
+            found = _affine(pixels, matrix)
             np.testing.assert_array_equal(found, _pillow(pixels, matrix), err_msg=f"{pixels.shape} {matrix}")
 
 
-def test_without_the_kernel_pillow_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_kernels_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_kernel", lambda: None)
-    pixels = _images()[3]
-    for matrix in _matrices(*pixels.shape[:2]):
-        np.testing.assert_array_equal(affine(pixels, matrix, FILL), _pillow(pixels, matrix))
-
-
-def test_pixels_may_be_strided_and_stay() -> None:
-    pixels = _images()[4]
-    before = pixels.copy()
-    mirrored = pixels[:, ::-1]
-    matrix = _rotation(11.0, 64, 64)
-    np.testing.assert_array_equal(affine(mirrored, matrix, FILL), _pillow(np.ascontiguousarray(mirrored), matrix))
-    np.testing.assert_array_equal(pixels, before)
+    op = np.full((1, 1), (Kind.TABLE, 0.0, 0.0, 0, 0), PIXEL_OP)
+    pixels = np.full((1, 2, 2, 3), 9, np.uint8)
+    assert not apply_pixel_ops(pixels, op)
+    assert (pixels == 9).all()

@@ -1,0 +1,183 @@
+// Operations on 8-bit RGB images, one after the other and in place: maps of levels, blends with a poorer version of the
+// image, affine resampling. Each equals Pillow's bit by bit.
+
+#include "pixel_ops.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <vector>
+
+namespace {
+
+constexpr int kChannels = 3;
+constexpr int kLevels = 256;
+
+enum Kind : int32_t { kNone, kTable, kStretch, kEqualize, kContrast, kColor, kSharpness, kAffine };
+
+// The fields, and their order, are those of `_OP` in pixel_ops.py.
+struct Operation {
+  int32_t kind;
+  float factor;
+  double matrix[6];
+  uint8_t table[kLevels];
+  uint8_t fill[8];
+};
+
+struct Image {
+  uint8_t* pixels;
+  int height, width;
+  int64_t count() const { return static_cast<int64_t>(height) * width; }
+  int64_t bytes() const { return count() * kChannels; }
+};
+
+using Table = uint8_t[kLevels];
+
+inline uint8_t blended(float poorer, float value, float factor) {
+  const float mixed = poorer + rounded(factor * (value - poorer));
+  return static_cast<uint8_t>(std::min(std::max(mixed, 0.0f), 255.0f));
+}
+
+inline __m256 floats(const uint8_t* bytes) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes))));
+}
+
+// image = poorer + factor * (image - poorer), cut down to whole levels.
+void blend(const uint8_t* poorer, float factor, const Image& image) {
+  const int64_t bytes = image.bytes();
+  const __m256 times = _mm256_set1_ps(factor), top = _mm256_set1_ps(255.0f);
+  int64_t i = 0;
+  for (; i + 8 <= bytes; i += 8) {
+    const __m256 start = floats(poorer + i);
+    __m256 mixed = start + rounded(times * (floats(image.pixels + i) - start));
+    mixed = _mm256_min_ps(_mm256_max_ps(mixed, _mm256_setzero_ps()), top);
+    const __m256i whole = _mm256_cvttps_epi32(mixed);
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(image.pixels + i), _mm_packus_epi16(words, words));
+  }
+  for (; i < bytes; ++i) image.pixels[i] = blended(poorer[i], image.pixels[i], factor);
+}
+
+void map(const Table* tables, const Image& image) {
+  for (uint8_t* pixel = image.pixels; pixel != image.pixels + image.bytes(); pixel += kChannels) {
+    for (int c = 0; c < kChannels; ++c) pixel[c] = tables[c][pixel[c]];
+  }
+}
+
+void map_all(const Table& table, const Image& image) {
+  for (uint8_t* value = image.pixels; value != image.pixels + image.bytes(); ++value) *value = table[*value];
+}
+
+struct Histogram {
+  int64_t counts[kLevels] = {};
+  int first = 0, last = 0;
+};
+
+Histogram histogram(const Image& image, int channel) {
+  Histogram found;
+  for (int64_t i = channel; i < image.bytes(); i += kChannels) ++found.counts[image.pixels[i]];
+  while (!found.counts[found.first]) ++found.first;
+  found.last = kLevels - 1;
+  while (!found.counts[found.last]) --found.last;
+  return found;
+}
+
+void same(Table& table) {
+  for (int level = 0; level < kLevels; ++level) table[level] = static_cast<uint8_t>(level);
+}
+
+void stretch(const Histogram& found, Table& table) {
+  if (found.last <= found.first) return same(table);
+  const double scale = 255.0 / (found.last - found.first);
+  const double offset = rounded(found.first * scale);
+  for (int level = 0; level < kLevels; ++level) {
+    const int value = static_cast<int>(rounded(level * scale) - offset);
+    table[level] = static_cast<uint8_t>(std::min(std::max(value, 0), 255));
+  }
+}
+
+void equalize(const Histogram& found, int64_t pixels, Table& table) {
+  const int64_t step = (pixels - found.counts[found.last]) / 255;
+  if (found.first == found.last || !step) return same(table);
+  int64_t below = step / 2;
+  for (int level = 0; level < kLevels; below += found.counts[level++]) {
+    table[level] = static_cast<uint8_t>(std::min<int64_t>(below / step, 255));
+  }
+}
+
+template <typename Fill>
+void map_by_histogram(const Image& image, Fill fill) {
+  Table tables[kChannels];
+  for (int c = 0; c < kChannels; ++c) fill(histogram(image, c), tables[c]);
+  map(tables, image);
+}
+
+inline uint8_t gray(const uint8_t* pixel) {
+  return static_cast<uint8_t>((pixel[0] * 19595 + pixel[1] * 38470 + pixel[2] * 7471 + 0x8000) >> 16);
+}
+
+void contrast(float factor, const Image& image) {
+  int64_t sum = 0;
+  for (int64_t i = 0; i < image.bytes(); i += kChannels) sum += gray(image.pixels + i);
+  const int mean = static_cast<int>(static_cast<double>(sum) / static_cast<double>(image.count()) + 0.5);
+  Table table;
+  for (int level = 0; level < kLevels; ++level) {
+    table[level] = blended(static_cast<float>(mean), static_cast<float>(level), factor);
+  }
+  map_all(table, image);
+}
+
+void color(float factor, const Image& image, std::vector<uint8_t>& scratch) {
+  for (int64_t i = 0; i < image.bytes(); i += kChannels) {
+    std::memset(scratch.data() + i, gray(image.pixels + i), kChannels);
+  }
+  blend(scratch.data(), factor, image);
+}
+
+// Against thirteenths 1 1 1 / 1 5 1 / 1 1 1, rounded; the border stays.
+void sharpness(float factor, const Image& image, std::vector<uint8_t>& scratch) {
+  const int64_t row = static_cast<int64_t>(image.width) * kChannels;
+  std::memcpy(scratch.data(), image.pixels, image.bytes());
+  for (int y = 1; y < image.height - 1; ++y) {
+    const uint8_t* in = image.pixels + y * row;
+    for (int64_t i = kChannels; i < row - kChannels; ++i) {
+      int sum = 4 * in[i];
+      for (const int64_t line : {i - row, i, i + row}) sum += in[line - kChannels] + in[line] + in[line + kChannels];
+      scratch[y * row + i] = static_cast<uint8_t>((2 * sum + 13) / 26);
+    }
+  }
+  blend(scratch.data(), factor, image);
+}
+
+void apply(const Operation& op, const Image& image, std::vector<uint8_t>& scratch) {
+  switch (op.kind) {
+    case kNone: return;
+    case kTable: return map_all(op.table, image);
+    case kStretch: return map_by_histogram(image, stretch);
+    case kEqualize:
+      return map_by_histogram(image, [&](const Histogram& found, Table& table) { equalize(found, image.count(), table); });
+    case kContrast: return contrast(op.factor, image);
+    case kColor: return color(op.factor, image, scratch);
+    case kSharpness: return sharpness(op.factor, image, scratch);
+    case kAffine:
+      std::memcpy(scratch.data(), image.pixels, image.bytes());
+      return affine(scratch.data(), image.pixels, image.height, image.width, op.matrix, op.fill);
+  }
+}
+
+}  // namespace
+
+// `pixels`: (images, height, width, 3), contiguous, changed in place; `operations`: (images, each). Returns 0, or 1
+// without memory, when some of them are changed and some are not.
+extern "C" int convnext_pixel_ops(uint8_t* pixels, int images, int height, int width, const void* operations,
+                                  int each) try {
+  const auto* op = static_cast<const Operation*>(operations);
+  std::vector<uint8_t> scratch(static_cast<size_t>(height) * width * kChannels);
+  for (int n = 0; n < images; ++n) {
+    const Image image{pixels + n * static_cast<int64_t>(scratch.size()), height, width};
+    for (int i = 0; i < each; ++i) apply(*op++, image, scratch);
+  }
+  return 0;
+} catch (const std::bad_alloc&) {
+  return 1;
+}
