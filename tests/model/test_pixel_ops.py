@@ -66,7 +66,8 @@ def test_every_bit_of_an_affine_transform_is_pillows() -> None:
 
 def test_without_kernels_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_kernel", lambda: None)
-    op = np.full((1, 1), (Kind.TABLE, 0.0, 0.0, 0, 0), PIXEL_OP)
+    op = np.zeros((1, 1), PIXEL_OP)
+    op["kind"] = Kind.TABLE
     pixels = np.full((1, 2, 2, 3), 9, np.uint8)
     assert not apply_pixel_ops(pixels, op)
     assert (pixels == 9).all()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from convnext_imagenet.model import pixel_ops
 from convnext_imagenet.train.randaugment import Op
 from convnext_imagenet.train.randaugment_host import FILL_RGB, apply_ops, augment_images
 
@@ -96,6 +97,16 @@ def test_operations_follow_one_another_and_the_input_stays() -> None:
     np.testing.assert_array_equal(apply_ops(pixels, drawn), np.asarray(expected))
     np.testing.assert_array_equal(pixels, before)
     assert apply_ops(pixels, ()) is pixels
+
+
+def test_without_kernels_images_are_augmented_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixel_ops, "_kernel", lambda: None)
+    pixels = _images()["smooth"]
+    drawn = ((Op.ROTATE, 20.0), (Op.COLOR, 1.7))
+    chunk = np.stack([pixels, pixels])
+    augment_images(chunk, [(), drawn])
+    np.testing.assert_array_equal(chunk[0], pixels)
+    np.testing.assert_array_equal(chunk[1], apply_ops(pixels, drawn))
 
 
 def test_photographs_too(shared_data) -> None:
