@@ -59,13 +59,15 @@ void blend(const uint8_t* poorer, float factor, const Image& image) {
 }
 
 void map(const Table* tables, const Image& image) {
-  for (uint8_t* pixel = image.pixels; pixel != image.pixels + image.bytes(); pixel += kChannels) {
+  uint8_t* const end = image.pixels + image.bytes();
+  for (uint8_t* pixel = image.pixels; pixel != end; pixel += kChannels) {
     for (int c = 0; c < kChannels; ++c) pixel[c] = tables[c][pixel[c]];
   }
 }
 
 void map_all(const Table& table, const Image& image) {
-  for (uint8_t* value = image.pixels; value != image.pixels + image.bytes(); ++value) *value = table[*value];
+  uint8_t* const end = image.pixels + image.bytes();
+  for (uint8_t* value = image.pixels; value != end; ++value) *value = table[*value];
 }
 
 struct Histogram {
