@@ -73,7 +73,7 @@ test: $(READY)  ## The default test suite
 	$(BIN)/pytest $(ARGS)
 
 test-faults: $(READY)  ## Hundreds of kills, full disks and damaged files; about ten minutes
-	$(BIN)/pytest tests/faults -m "faults or not faults" $(ARGS)
+	$(BIN)/pytest tests/faults tests/train/test_run.py -m "faults or not faults" $(ARGS)
 
 bench: $(READY)  ## [PART=model|ingest|load|randaugment]: interleaved benchmarks, written to bench-out/PART.json
 	$(BIN)/python tests/bench $(PART)

@@ -6,7 +6,6 @@ import io
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tarfile
 import time
@@ -185,18 +184,6 @@ def reference(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def records(reference: Path, tmp_path: Path) -> Path:
     """A copy of the undisturbed records, to be damaged."""
     return Path(shutil.copytree(reference, tmp_path / "records"))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MiB; skips where it cannot be mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], capture_output=True)
-    if mount.returncode:
-        pytest.skip("a small file system can only be mounted by root")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """One RUN directory: what it holds, exact resume, and what is refused."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -126,6 +127,54 @@ def test_a_run_that_was_killed_and_stopped_ends_bit_identical(
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
     assert _timeless(run) == _timeless(finished_run)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(6))
+def test_a_run_that_dies_at_random_steps_ends_bit_identical(
+    finished_run: Path, records_root: Path, tiny: tuple[str, ...], tmp_path: Path, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    run, step = tmp_path / "run", 0
+    signals = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    while (step := int(rng.integers(step + 2, step + 8))) < 16:
+        number = signals[int(rng.integers(4))]
+        place = (number, (step - 1) // 4 + 1, (step - 1) % 4 + 1)
+        every = str(int(rng.integers(1, 6)))
+        stopped = _train_until(place, records_root, run, tiny, "--save-steps", every)
+        assert stopped.returncode == (-number if number == signal.SIGKILL else 75), stopped.stderr
+    never = _train_until((signal.SIGKILL, 99, 1), records_root, run, tiny)
+    assert never.returncode == 0, never.stderr
+    expected, found = _final_arrays(finished_run), _final_arrays(run)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert _timeless(run) == _timeless(finished_run)
+
+
+def test_a_disk_that_is_full_while_saving_leaves_the_checkpoint_before(
+    finished_run: Path, records_root: Path, config: Config, recorder: Any, small_disk: Path
+) -> None:
+    run, filler = small_disk / "run", small_disk / "filler"
+
+    def fill_after_the_second(report: Any) -> None:
+        recorder.epochs.append(report)
+        if report.epoch == 2:
+            with filler.open("wb") as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+
+    recorder.on_epoch = fill_after_the_second
+    with pytest.raises((OSError, RecordsError, TrainError), match="No space left"):
+        train(config, Request(records_root, run, 1), recorder)
+    assert (run / "last").read_text() == "epoch-0002\n"
+    filler.unlink()
+    recorder.on_epoch = lambda report: None
+    train(config, Request(records_root, run, 1), recorder)
+    assert recorder.done.epoch == 2
+    expected, found = _final_arrays(finished_run), _final_arrays(run)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def _timeless(run: Path) -> list[dict[str, Any]]:
