@@ -72,7 +72,7 @@ infer: $(READY)  ## IMAGE=file [OUT=picture.jpg]: name one image, draw the label
 test: $(READY)  ## The default test suite
 	$(BIN)/pytest $(ARGS)
 
-test-faults: $(READY)  ## Hundreds of kills, full disks and damaged files; about ten minutes
+test-faults: $(READY)  ## Hundreds of kills, full disks and damaged files; about twenty minutes
 	$(BIN)/pytest tests/faults tests/train/test_run.py -m "faults or not faults" $(ARGS)
 
 bench: $(READY)  ## [PART=model|ingest|load|randaugment]: interleaved benchmarks, written to bench-out/PART.json
