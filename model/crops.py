@@ -17,7 +17,7 @@ import numpy as np
 import PIL._imaging
 
 from convnext_imagenet.model.kernels.build import kernels_library
-from convnext_imagenet.model.resize import Box, Interpolation, Weights, is_vertical_first, pass_weights
+from convnext_imagenet.model.resize import Box, Interpolation, Weights, check_box, is_vertical_first, pass_weights
 
 _NAMES = (
     "jpeg_std_error",
@@ -70,9 +70,7 @@ def crop_jpegs(crops: Sequence[Crop], out_NHWC: np.ndarray) -> list[bool]:
     beside or below a box goes unnoticed. Raises ValueError for a box outside of its image.
     """
     for crop in crops:
-        top, left, height, width = crop.box
-        if not (0 <= top < top + height <= crop.height and 0 <= left < left + width <= crop.width):
-            raise ValueError(f"box {crop.box} is not inside an image of {crop.height} x {crop.width} px")
+        check_box(crop.box, crop.height, crop.width)
     make = _decoder()
     return [False] * len(crops) if make is None else make(crops, out_NHWC)
 

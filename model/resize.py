@@ -40,9 +40,8 @@ def resize(
     The result is that of cutting the box out and Pillow's `Image.resize`; it is written to `out` (uint8, contiguous) if
     given. Rows may be strided, pixels within a row may not. Raises ValueError for a box outside of the image.
     """
+    check_box(box, *pixels_HWC.shape[:2])
     top, left, height, width = box
-    if not (0 <= top < top + height <= pixels_HWC.shape[0] and 0 <= left < left + width <= pixels_HWC.shape[1]):
-        raise ValueError(f"box {box} is not inside an image of {pixels_HWC.shape[0]} x {pixels_HWC.shape[1]} px")
     crop_HWC = pixels_HWC[top : top + height, left : left + width]
     result = np.empty((*size, 3), np.uint8) if out is None else out
     kernel = _kernel()
@@ -56,6 +55,13 @@ def resize(
     if kernel(*source, result.ctypes.data, *size, order, *across.arguments, *down.arguments):
         raise MemoryError
     return result
+
+
+def check_box(box: Box, height: int, width: int) -> None:
+    """Raise ValueError for a box that is empty or not inside an image of `height` x `width` px."""
+    top, left, box_height, box_width = box
+    if not (0 <= top < top + box_height <= height and 0 <= left < left + box_width <= width):
+        raise ValueError(f"box {box} is not inside an image of {height} x {width} px")
 
 
 def is_vertical_first(old: tuple[int, int], new: tuple[int, int]) -> bool:

@@ -15,7 +15,7 @@ constexpr int kLevels = 256;
 
 enum Kind : int32_t { kNone, kTable, kStretch, kEqualize, kContrast, kColor, kSharpness, kAffine };
 
-// The fields, and their order, are those of `_OP` in pixel_ops.py.
+// The fields, and their order, are those of `PIXEL_OP` in pixel_ops.py.
 struct Operation {
   int32_t kind;
   float factor;
