@@ -1,81 +1,132 @@
 // Pillow's affine transform of an 8-bit RGB image with bicubic sampling, bit for bit: cubic convolution with a = -1 in
 // doubles, beyond the border the nearest pixel counts, places outside of the image get the fill colour.
 //
-// The three colours of a pixel and an empty one are a vector. No product may be fused with a sum, since Pillow's are
+// The lanes of a vector are neighbours in a row of the output. No product may be fused with a sum, since Pillow's are
 // not.
 
 #include "pixel_ops.h"
 
 #include <immintrin.h>
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
-#include <vector>
 
 namespace {
 
 constexpr int kChannels = 3;
+#if defined(__AVX512F__)
+constexpr int kPixels = 8;
+#else
+constexpr int kPixels = 4;
+#endif
 
-inline __m256d cubic(__m256d v1, __m256d v2, __m256d v3, __m256d v4, __m256d share) {
-  const __m256d slope = v3 - v1;
-  const __m256d bend = (v1 - v2) + (v1 - v2) + v3 - v4;
-  const __m256d twist = v2 - v1 - v3 + v4;
-  return v2 + rounded(share * (slope + rounded(share * (bend + rounded(share * twist)))));
+typedef double Doubles __attribute__((vector_size(8 * kPixels)));
+typedef int64_t Mask __attribute__((vector_size(8 * kPixels)));
+typedef int32_t Ints __attribute__((vector_size(4 * kPixels)));
+
+#if defined(__AVX512F__)
+inline Ints whole(Doubles x) { return (Ints)_mm512_cvttpd_epi32((__m512d)x); }
+inline Doubles real(Ints x) { return (Doubles)_mm512_cvtepi32_pd((__m256i)x); }
+inline Ints lanes(Mask x) { return (Ints)_mm512_cvtepi64_epi32((__m512i)x); }
+// Four bytes from each offset: a pixel, and a byte that does not count.
+inline Ints gather(const uint8_t* bytes, Ints offsets) { return (Ints)_mm256_i32gather_epi32((const int*)bytes, (__m256i)offsets, 1); }
+#else
+inline Ints whole(Doubles x) { return (Ints)_mm256_cvttpd_epi32((__m256d)x); }
+inline Doubles real(Ints x) { return (Doubles)_mm256_cvtepi32_pd((__m128i)x); }
+inline Ints lanes(Mask x) { return __builtin_convertvector(x, Ints); }
+inline Ints gather(const uint8_t* bytes, Ints offsets) { return (Ints)_mm_i32gather_epi32((const int*)bytes, (__m128i)offsets, 1); }
+#endif
+
+inline Ints floored(Doubles x) { return whole(x) + lanes(x < real(whole(x))); }
+inline Ints between(Ints x, int count) { return x < 0 ? Ints{} : x < count ? x : Ints{} + (count - 1); }
+
+inline bool is_zero(Doubles x) {
+  Mask nonzero = x != 0.0;
+  int64_t any = 0;
+  for (int i = 0; i < kPixels; ++i) any |= nonzero[i];
+  return !any;
+}
+
+struct Colours {
+  Doubles channel[kChannels];
+};
+
+inline Colours colours(Ints pixels) {
+  return {real(pixels & 255), real(pixels >> 8 & 255), real(pixels >> 16 & 255)};
+}
+
+inline Colours cubic(const Colours (&v)[4], Doubles share) {
+  Colours result;
+  for (int c = 0; c < kChannels; ++c) {
+    const Doubles v1 = v[0].channel[c], v2 = v[1].channel[c], v3 = v[2].channel[c], v4 = v[3].channel[c];
+    const Doubles slope = v3 - v1;
+    const Doubles bend = (v1 - v2) + (v1 - v2) + v3 - v4;
+    const Doubles twist = v2 - v1 - v3 + v4;
+    result.channel[c] = v2 + rounded(share * (slope + rounded(share * (bend + rounded(share * twist)))));
+  }
+  return result;
 }
 
 struct Picture {
-  const uint32_t* pixels;  // R, G, B and an empty byte
+  const uint8_t* pixels;
   int height, width;
 };
 
-inline int between(int value, int count) { return value < 0 ? 0 : value < count ? value : count - 1; }
-
-inline __m256d colour(const uint32_t pixel) {
-  return _mm256_cvtepi32_pd(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(static_cast<int>(pixel))));
-}
-
-inline __m256d along_row(const uint32_t* row, const int* columns, double share) {
-  if (share == 0.0) return colour(row[columns[1]]);
-  return cubic(colour(row[columns[0]]), colour(row[columns[1]]), colour(row[columns[2]]), colour(row[columns[3]]),
-               _mm256_set1_pd(share));
-}
-
-// The colour at x, y, where a pixel's centre is at a half.
-inline __m256d sample(const Picture& in, double x, double y) {
-  const int left = static_cast<int>(std::floor(x - 0.5)), top = static_cast<int>(std::floor(y - 0.5));
-  const double across = x - 0.5 - left, down = y - 0.5 - top;
-  int columns[4];
-  for (int i = 0; i < 4; ++i) columns[i] = between(left - 1 + i, in.width);
-  if (down == 0.0) return along_row(in.pixels + static_cast<int64_t>(top) * in.width, columns, across);
-  __m256d lines[4];
-  for (int j = 0; j < 4; ++j) {
-    lines[j] = along_row(in.pixels + static_cast<int64_t>(between(top - 1 + j, in.height)) * in.width, columns, across);
+// The colours at x, y, where a pixel's centre is at a half.
+inline Colours sample(const Picture& in, Doubles x, Doubles y) {
+  const Ints left = floored(x - 0.5), top = floored(y - 0.5);
+  const Doubles across = x - 0.5 - real(left), down = y - 0.5 - real(top);
+  Ints columns[4], rows[4];
+  for (int i = 0; i < 4; ++i) {
+    columns[i] = between(left - 1 + i, in.width) * kChannels;
+    rows[i] = between(top - 1 + i, in.height) * (in.width * kChannels);
   }
-  return cubic(lines[0], lines[1], lines[2], lines[3], _mm256_set1_pd(down));
+  const auto pixel = [&](int row, int column) { return colours(gather(in.pixels, rows[row] + columns[column])); };
+  Colours line[4];
+  if (is_zero(across)) {
+    for (int i = 0; i < 4; ++i) line[i] = pixel(i, 1);
+    return cubic(line, down);
+  }
+  const auto along_row = [&](int row) {
+    Colours four[4];
+    for (int i = 0; i < 4; ++i) four[i] = pixel(row, i);
+    return cubic(four, across);
+  };
+  if (is_zero(down)) return along_row(1);
+  for (int i = 0; i < 4; ++i) line[i] = along_row(i);
+  return cubic(line, down);
+}
+
+inline Ints packed(const Colours& found) {
+  Ints pixels{};
+  for (int c = 0; c < kChannels; ++c) {
+    const Doubles level = found.channel[c];
+    pixels |= whole(level < 0.0 ? Doubles{} : level > 255.0 ? Doubles{} + 255.0 : level) << 8 * c;
+  }
+  return pixels;
 }
 
 }  // namespace
 
 void affine(const uint8_t* in, uint8_t* out, int height, int width, const double* m, const uint8_t* fill) {
-  const int64_t pixels = static_cast<int64_t>(height) * width;
-  std::vector<uint32_t> wide(pixels);
-  for (int64_t i = 0; i < pixels; ++i) std::memcpy(&wide[i], in + i * kChannels, kChannels);
-  const Picture picture{wide.data(), height, width};
-  const __m256d top = _mm256_set1_pd(255.0);
+  const Picture picture{in, height, width};
+  int32_t fill_pixel = 0;
+  std::memcpy(&fill_pixel, fill, kChannels);
+  Doubles centres;
+  for (int i = 0; i < kPixels; ++i) centres[i] = i + 0.5;
   for (int row = 0; row < height; ++row) {
-    for (int column = 0; column < width; ++column, out += kChannels) {
-      const double at_x = column + 0.5, at_y = row + 0.5;
-      const double x = rounded(m[0] * at_x) + rounded(m[1] * at_y) + m[2];
-      const double y = rounded(m[3] * at_x) + rounded(m[4] * at_y) + m[5];
-      if (!(x >= 0.0 && x < width && y >= 0.0 && y < height)) {
-        std::memcpy(out, fill, kChannels);
-        continue;
+    const double at_y = row + 0.5;
+    for (int column = 0; column < width; column += kPixels) {
+      const Doubles at_x = centres + column;
+      const Doubles x = rounded(m[0] * at_x) + rounded(m[1] * at_y) + m[2];
+      const Doubles y = rounded(m[3] * at_x) + rounded(m[4] * at_y) + m[5];
+      const Mask inside = (x >= 0.0) & (x < width) & (y >= 0.0) & (y < height);
+      const Ints found = packed(sample(picture, inside ? x : Doubles{}, inside ? y : Doubles{}));
+      const Ints pixels = lanes(inside) ? found : Ints{} + fill_pixel;
+      for (int i = 0; i < std::min(kPixels, width - column); ++i, out += kChannels) {
+        const int32_t pixel = pixels[i];
+        std::memcpy(out, &pixel, kChannels);
       }
-      const __m256d levels = _mm256_min_pd(_mm256_max_pd(sample(picture, x, y), _mm256_setzero_pd()), top);
-      const __m128i whole = _mm256_cvttpd_epi32(levels);
-      const __m128i bytes = _mm_packus_epi16(_mm_packus_epi32(whole, whole), whole);
-      const uint32_t pixel = static_cast<uint32_t>(_mm_cvtsi128_si32(bytes));
-      std::memcpy(out, &pixel, kChannels);
     }
   }
 }

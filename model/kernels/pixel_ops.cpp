@@ -174,9 +174,10 @@ void apply(const Operation& op, const Image& image, std::vector<uint8_t>& scratc
 extern "C" int convnext_pixel_ops(uint8_t* pixels, int images, int height, int width, const void* operations,
                                   int each) try {
   const auto* op = static_cast<const Operation*>(operations);
-  std::vector<uint8_t> scratch(static_cast<size_t>(height) * width * kChannels);
+  const int64_t bytes = static_cast<int64_t>(height) * width * kChannels;
+  std::vector<uint8_t> scratch(bytes + 1);
   for (int n = 0; n < images; ++n) {
-    const Image image{pixels + n * static_cast<int64_t>(scratch.size()), height, width};
+    const Image image{pixels + n * bytes, height, width};
     for (int i = 0; i < each; ++i) apply(*op++, image, scratch);
   }
   return 0;

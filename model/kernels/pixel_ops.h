@@ -11,6 +11,6 @@ inline Value rounded(Value product) {
   return product;
 }
 
-// `in` and `out`: (height, width, 3), contiguous, not the same. The pixel at x, y comes from m0 x + m1 y + m2,
-// m3 x + m4 y + m5; places outside of the image get the colour `fill`.
+// `in` and `out`: (height, width, 3), contiguous, not the same; a byte after `in` may be read. The pixel at x, y comes
+// from m0 x + m1 y + m2, m3 x + m4 y + m5; places outside of the image get the colour `fill`.
 void affine(const uint8_t* in, uint8_t* out, int height, int width, const double* m, const uint8_t* fill);
