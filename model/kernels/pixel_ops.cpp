@@ -58,16 +58,44 @@ void blend(const uint8_t* poorer, float factor, const Image& image) {
   for (; i < bytes; ++i) image.pixels[i] = blended(poorer[i], image.pixels[i], factor);
 }
 
+#if defined(__AVX512VBMI__)
+// The table's values of 64 levels.
+inline __m512i looked_up(const Table& table, __m512i levels) {
+  const auto quarter = [&](int i) { return _mm512_loadu_si512(table + 64 * i); };
+  const __m512i low = _mm512_permutex2var_epi8(quarter(0), levels, quarter(1));
+  const __m512i high = _mm512_permutex2var_epi8(quarter(2), levels, quarter(3));
+  return _mm512_mask_blend_epi8(_mm512_movepi8_mask(levels), low, high);
+}
+
+// Maps as many bytes as fill whole vectors, a table a channel, and returns their count.
+int64_t map_vectors(const Table* tables, const Image& image) {
+  constexpr __mmask64 kEveryThird = 0x9249249249249249;
+  int64_t i = 0;
+  for (; i + 64 <= image.bytes(); i += 64) {
+    const __m512i levels = _mm512_loadu_si512(image.pixels + i);
+    __m512i values = levels;
+    for (int c = 0; c < kChannels; ++c) {
+      const auto first = static_cast<int>((c + 2 * i) % kChannels);
+      values = _mm512_mask_mov_epi8(values, kEveryThird << first, looked_up(tables[c], levels));
+    }
+    _mm512_storeu_si512(image.pixels + i, values);
+  }
+  return i;
+}
+#else
+int64_t map_vectors(const Table*, const Image&) { return 0; }
+#endif
+
 void map(const Table* tables, const Image& image) {
-  uint8_t* const end = image.pixels + image.bytes();
-  for (uint8_t* pixel = image.pixels; pixel != end; pixel += kChannels) {
-    for (int c = 0; c < kChannels; ++c) pixel[c] = tables[c][pixel[c]];
+  for (int64_t i = map_vectors(tables, image); i < image.bytes(); ++i) {
+    image.pixels[i] = tables[i % kChannels][image.pixels[i]];
   }
 }
 
 void map_all(const Table& table, const Image& image) {
-  uint8_t* const end = image.pixels + image.bytes();
-  for (uint8_t* value = image.pixels; value != end; ++value) *value = table[*value];
+  Table tables[kChannels];
+  for (Table& copy : tables) std::memcpy(copy, table, kLevels);
+  map(tables, image);
 }
 
 struct Histogram {
@@ -75,13 +103,19 @@ struct Histogram {
   int first = 0, last = 0;
 };
 
-Histogram histogram(const Image& image, int channel) {
-  Histogram found;
-  for (int64_t i = channel; i < image.bytes(); i += kChannels) ++found.counts[image.pixels[i]];
-  while (!found.counts[found.first]) ++found.first;
-  found.last = kLevels - 1;
-  while (!found.counts[found.last]) --found.last;
-  return found;
+// Of each channel. Neighbours are counted apart, so that equal ones need not wait for each other.
+void count_levels(const Image& image, Histogram* found) {
+  int32_t counts[2][kChannels][kLevels] = {};
+  for (int64_t i = 0; i < image.count(); ++i) {
+    for (int c = 0; c < kChannels; ++c) ++counts[i & 1][c][image.pixels[i * kChannels + c]];
+  }
+  for (int c = 0; c < kChannels; ++c) {
+    Histogram& channel = found[c];
+    for (int level = 0; level < kLevels; ++level) channel.counts[level] = counts[0][c][level] + counts[1][c][level];
+    while (!channel.counts[channel.first]) ++channel.first;
+    channel.last = kLevels - 1;
+    while (!channel.counts[channel.last]) --channel.last;
+  }
 }
 
 void same(Table& table) {
@@ -109,8 +143,10 @@ void equalize(const Histogram& found, int64_t pixels, Table& table) {
 
 template <typename Fill>
 void map_by_histogram(const Image& image, Fill fill) {
+  Histogram found[kChannels];
+  count_levels(image, found);
   Table tables[kChannels];
-  for (int c = 0; c < kChannels; ++c) fill(histogram(image, c), tables[c]);
+  for (int c = 0; c < kChannels; ++c) fill(found[c], tables[c]);
   map(tables, image);
 }
 
