@@ -10,18 +10,17 @@ import sys
 import time
 from dataclasses import replace
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from convnext_imagenet.model.convnext import VARIANTS, init_parameters
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import ModelCard, build_network
-from convnext_imagenet.train.config import OptimizerSection
-from convnext_imagenet.train.device_augment import DeviceAugment, SoftTargets
-from convnext_imagenet.train.optimizer import AdamW
-from convnext_imagenet.train.step import TrainStep
+from convnext_imagenet.train.config import config_from_mapping
+from convnext_imagenet.train.device_draws import DeviceDraws
+from convnext_imagenet.train.learner import Learner
+from convnext_imagenet.train.pipeline import Batch
 
 CONFIG = replace(VARIANTS["convnext_tiny"], drop_path_rate=0.0)
 CARD = ModelCard(CONFIG, tuple((f"n{k:08d}", str(k)) for k in range(1000)), EvalTransform(), {})
@@ -37,25 +36,21 @@ class Answers:
         return network
 
     @functools.cached_property
-    def step(self) -> nn.Cell:
-        network = build_network(CARD, init_parameters(CONFIG, 0))
-        parameters = dict(network.parameters_and_names())
-        augment, targets = DeviceAugment(CARD.transform.mean, CARD.transform.std), SoftTargets(1000, 0.1)
-        step = TrainStep(network, parameters, augment, targets, AdamW(parameters, OptimizerSection()))
-        step.set_train(True)
-        return step
+    def learner(self) -> Learner:
+        config = config_from_mapping({"model": {"drop_path_rate": 0.0}, "augment": {"erase_prob": 0.0}})
+        return Learner(config, CARD, init_parameters(CONFIG, 0))
 
     def forward(self, batch: int) -> None:
         pixels = np.random.default_rng(0).standard_normal((batch, 224, 224, 3), np.float32)
         self.frozen(Tensor(pixels)).asnumpy()
 
     def train(self, batch: int) -> None:
-        """Augment, forward, gradients, AdamW."""
+        """Flip and normalise, forward, gradients, AdamW."""
         rng = np.random.default_rng(0)
-        pixels = Tensor(rng.integers(0, 256, (batch, 224, 224, 3), np.uint8))
-        labels, flip = Tensor(rng.integers(0, 1000, batch), ms.int32), Tensor(np.zeros(batch, bool))
-        loss, _ = self.step(pixels, labels, flip, None, Tensor(1e-4, ms.float32))
-        ops.depend(loss, loss).asnumpy()
+        pixels = rng.integers(0, 256, (batch, 224, 224, 3), np.uint8)
+        draws = DeviceDraws(flip=np.zeros(batch, bool))
+        rows = Batch(pixels, rng.integers(0, 1000, batch), np.arange(batch), draws)
+        self.learner.learn([rows], 1e-4, 1.0).asnumpy()
 
 
 def main() -> None:
