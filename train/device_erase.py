@@ -22,10 +22,8 @@ class DeviceErase(nn.Cell):
 
     def construct(self, x_NHWC: Tensor, boxes_NK4: Tensor, fill: Tensor | None) -> Tensor:
         for k in range(boxes_NK4.shape[1]):
-            inside_NHW1 = box_mask(boxes_NK4[:, k], x_NHWC.shape[1])
-            x_NHWC = ops.select(
-                ops.broadcast_to(inside_NHW1, x_NHWC.shape), self.filling(x_NHWC.shape, fill, k), x_NHWC
-            )
+            inside_NHWC = box_mask(boxes_NK4[:, k], x_NHWC.shape[1]) > 0
+            x_NHWC = ops.select(inside_NHWC, self.filling(x_NHWC.shape, fill, k), x_NHWC)
         return x_NHWC
 
     def filling(self, shape: tuple[int, ...], fill: Tensor, k: int) -> Tensor:
@@ -39,8 +37,14 @@ class DeviceErase(nn.Cell):
 
 
 def box_mask(boxes_N4: Tensor, size_px: int) -> Tensor:
-    """Return bool (N, S, S, 1), true inside of each sample's box of top, left, bottom, right."""
+    """Return float32 (N, S, S, 3): 1 inside of each sample's box of top, left, bottom, right, 0 elsewhere.
+
+    A product of matrices, which are exact in 0 and 1: on the CPU it takes a tenth of a broadcast.
+    """
     at_S = ops.expand_dims(ops.arange(0, size_px), 0)
+    at_S3 = ops.expand_dims(ops.arange(0, 3 * size_px) // 3, 0)
     rows_NS = ops.logical_and(at_S >= boxes_N4[:, 0:1], at_S < boxes_N4[:, 2:3])
-    columns_NS = ops.logical_and(at_S >= boxes_N4[:, 1:2], at_S < boxes_N4[:, 3:4])
-    return ops.logical_and(ops.reshape(rows_NS, (-1, size_px, 1, 1)), ops.reshape(columns_NS, (-1, 1, size_px, 1)))
+    columns_NS3 = ops.logical_and(at_S3 >= boxes_N4[:, 1:2], at_S3 < boxes_N4[:, 3:4])
+    down_NS1 = ops.expand_dims(ops.cast(rows_NS, ms.float32), 2)
+    across_N1S3 = ops.expand_dims(ops.cast(columns_NS3, ms.float32), 1)
+    return ops.reshape(ops.bmm(down_NS1, across_N1S3), (-1, size_px, size_px, 3))

@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.train.randaugment import Op
-from convnext_imagenet.train.randaugment_host import FILL_RGB, affine_matrix, apply_ops
+from convnext_imagenet.train.randaugment_host import FILL_RGB, affine_matrix, augment_images
 
 SIZE_PX, BATCH, IMAGES, ROUNDS = 224, 32, 16, 5
 ARGUMENTS = {Op.ROTATE: 27.0, Op.POSTERIZE: 1.0, Op.SOLARIZE: 26.0, Op.SOLARIZE_ADD: 99.0}
@@ -46,8 +46,8 @@ def _images() -> list[np.ndarray]:
 
 
 def _ours(images: list[np.ndarray], op: Op) -> Case:
-    drawn = ((op, ARGUMENTS.get(op, 0.0)),)
-    return Case(op.name, IMAGES, lambda: [apply_ops(image, drawn) for image in images], {})
+    pixels, drawn = np.stack(images), [((op, ARGUMENTS.get(op, 0.0)),)] * IMAGES
+    return Case(op.name, IMAGES, lambda: augment_images(pixels, drawn), {})
 
 
 def _pillow(images: list[np.ndarray], op: Op) -> Case:
