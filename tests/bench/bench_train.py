@@ -1,8 +1,7 @@
 """`make bench PART=train`: ConvNeXt-T's whole training step at 224 px, and what augmentation in the graph takes of it.
 
 All cases take turns in one process; BENCH_BATCH names another batch than 32, BENCH_ROUNDS another number of rounds
-than 5. `percent_of_step` is a case's time beside that of
-the step with the recipe.
+than 5. `percent_of_step` is a case's time beside that of the step with the recipe.
 """
 
 import os
