@@ -104,8 +104,10 @@ def wait_for_group_to_end(group: int, seconds: float = 20) -> None:
 
 
 def _is_of_group(process: psutil.Process, group: int) -> bool:
+    """Whether a process of the group still holds files; one whose main thread alone has ended still does."""
     try:
-        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+        has_ended = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+        return os.getpgid(process.pid) == group and not has_ended
     except (psutil.NoSuchProcess, ProcessLookupError):
         return False
 
@@ -137,9 +139,10 @@ class Bench:
         time.sleep(seconds)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
-        was_killed = self.nursery.wait() == -signal.SIGKILL
+        code = self.nursery.wait()
         wait_for_group_to_end(group)
-        return was_killed
+        assert code in (0, -signal.SIGKILL), self.log()
+        return code != 0
 
     digests = staticmethod(digests)
     is_of_group = staticmethod(_is_of_group)
