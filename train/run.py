@@ -26,6 +26,7 @@ from convnext_imagenet.train.networks import evaluation_transform, initial_weigh
 from convnext_imagenet.train.plan import StepPlan, plan_steps
 from convnext_imagenet.train.precision import check_precision
 from convnext_imagenet.train.reports import Reporter
+from convnext_imagenet.train.watch import size_warnings
 
 # What changes a number when its version changes.
 _VERSIONED = ("mindspore", "numpy", "pillow", "opencv-python-headless")
@@ -98,6 +99,8 @@ def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary
         done = _resume(learner, checkpoints)
         truncate_metrics(run / "metrics.jsonl", done.epoch)
         reporter.on_start(plan, done)
+        for warning in size_warnings(config):
+            reporter.on_warning(warning)
         job = Job(
             config=config,
             plan=plan,

@@ -9,7 +9,8 @@ from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.pipeline import StageTimes
 from convnext_imagenet.train.plan import StepPlan
 from convnext_imagenet.train.reports import EpochReport, StepReport
-from convnext_imagenet.train.watch import Watch
+from convnext_imagenet.train.sections import DataSection
+from convnext_imagenet.train.watch import Watch, size_warnings
 
 PLAN = StepPlan(rows=800, global_batch_size=8, epochs=3, steps_per_epoch=100, warmup_steps=20, total_steps=300)
 CHANCE = math.log(10)
@@ -54,3 +55,9 @@ def test_steps_that_wait_for_data_are_told_with_the_slow_stage(waited_s: float, 
     if count:
         assert f"{10 * waited_s:.0f} % of the time" in said[0]
         assert times.slowest() in said[0]
+
+
+def test_sizes_that_drop_border_pixels_are_told_with_the_nearest_that_does_not() -> None:
+    assert size_warnings(Config()) == []
+    (text,) = size_warnings(Config(data=DataSection(eval_size_px=80)))
+    assert text.startswith("data.eval_size_px = 80: not a multiple of 32") and text.endswith("the nearest is 64")
