@@ -19,7 +19,7 @@ def size_warnings(config: Config) -> list[str]:
     """Return what the configured image sizes cost; ten classes at 80 instead of 64 px lost 7 points of top-1."""
     sizes = {"data.size_px": config.data.size_px, "data.eval_size_px": config.data.eval_size_px}
     return [
-        f"{key} = {size}: not a multiple of {_SIDE_MULTIPLE}, so the network drops pixels at the right and lower border; "
+        f"{key} = {size}: not a multiple of {_SIDE_MULTIPLE}, so the network drops pixels at two borders; "
         f"the nearest is {max(1, round(size / _SIDE_MULTIPLE)) * _SIDE_MULTIPLE}"
         for key, size in sizes.items()
         if size % _SIDE_MULTIPLE
