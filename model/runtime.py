@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 DEVICE_TARGETS = ("CPU", "GPU", "Ascend")
 
 
-def prepare(device_target: str = "CPU", threads: int | None = None) -> None:
-    """Set up MindSpore for graph mode on `device_target`; call it before any other MindSpore work.
+def prepare(device_target: str = "CPU", threads: int | None = None, device_id: int = 0) -> None:
+    """Set up MindSpore for graph mode on a device; call it before any other MindSpore work.
 
     `threads` keeps the process, its input workers included, on that many of its cores: MindSpore's own thread
     settings do not bound oneDNN. Another number changes the last bits of sums. Calling it again with the same
@@ -34,7 +34,7 @@ def prepare(device_target: str = "CPU", threads: int | None = None) -> None:
     import mindspore  # heavy, and reads the environment when it is imported
 
     try:
-        mindspore.set_device(device_target)
+        mindspore.set_device(device_target, None if device_target == "CPU" else device_id)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
@@ -66,7 +66,11 @@ def environment(processor_flags: frozenset[str]) -> dict[str, str]:
     With AVX-512 allowed, oneDNN picks a reference convolution over ten times slower than its AVX2 one.
     GLOG_v=3 hides warnings; MS_OM_PATH moves the dump of a failed compilation out of the working directory.
     """
-    variables = {"GLOG_v": "3", "MS_OM_PATH": str(Path(tempfile.gettempdir()) / f"convnext_imagenet-{os.getuid()}")}
+    variables = {
+        "GLOG_v": "3",
+        "MS_SUBMODULE_LOG_v": "{DISTRIBUTED:3}",
+        "MS_OM_PATH": str(Path(tempfile.gettempdir()) / f"convnext_imagenet-{os.getuid()}"),
+    }
     if "avx512f" in processor_flags:
         variables["ONEDNN_MAX_CPU_ISA"] = "AVX2"
     return variables

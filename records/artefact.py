@@ -32,7 +32,7 @@ from convnext_imagenet.records.files import (
 
 PROTOCOL_VERSION = 1
 _SUCCESS = "_SUCCESS"
-_STAGING, _LOCK = ".staging", ".lock"
+_STAGING, _LOCK, _LOGS = ".staging", ".lock", "logs"
 _HOW_TO_GO_ON = {
     "records": "run the same `convnext-ingest build` again to finish it",
     "run": "run the same `convnext-train run` again to finish it",
@@ -68,15 +68,42 @@ def begin(root: Path, kind: str, plan: Mapping[str, Any]) -> str:
         _refuse_foreign_files(root)
         write_json(path, {"kind": kind, "protocol": PROTOCOL_VERSION, "plan_id": plan_id, "plan": plan})
         return plan_id
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("kind") != kind:
-        raise RecordsError(f"{root}: holds {_kind_of(found)}, not {kind}; choose another directory")
+    found = _plan_of(path, kind)
     if found.get("plan_id") != plan_id:
         keys = ", ".join(differing_keys(found.get("plan"), plan)) or "protocol version"
         raise RecordsError(
             f"{root}: belongs to another run (differs in: {keys}); choose another directory, or delete this one"
         )
     return plan_id
+
+
+def join(root: Path, kind: str, plan: Mapping[str, Any]) -> str:
+    """Return the id of `plan` in a directory that another process of the same job has begun by `begin`.
+
+    Raises RecordsError when it cannot be seen from here, or holds another plan.
+    """
+    if not (root / bookkeeping_name(kind, "plan.json")).exists():
+        raise RecordsError(
+            f"{root}: begun by the job's first process, but not there for this one; "
+            f"all machines of a job need it as one shared folder"
+        )
+    return begin(root, kind, plan)
+
+
+def check_begun_or_empty(root: Path, kind: str) -> None:
+    """Raise RecordsError for a directory that `begin` would refuse whatever the plan; nothing is written."""
+    if not root.is_dir():
+        return
+    path = root / bookkeeping_name(kind, "plan.json")
+    if not path.exists():
+        _refuse_foreign_files(root)
+    else:
+        _plan_of(path, kind)
+
+
+def logs_folder(root: Path, kind: str) -> Path:
+    """Where processes of a job on `root` keep their logs."""
+    return root / bookkeeping_name(kind, _LOGS)
 
 
 def bookkeeping_name(kind: str, name: str) -> str:
@@ -98,9 +125,12 @@ def differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
     return names
 
 
-def staging(root: Path) -> Path:
-    """An empty folder on the same file system for half-written units; call it under `exclusive`."""
-    folder = root / _STAGING
+def staging(root: Path, writer: str = "") -> Path:
+    """An empty folder on the same file system for half-written units; call it under `exclusive`.
+
+    Several processes that share one `exclusive` name themselves as `writer`s, once the folder of all was emptied.
+    """
+    folder = root / _STAGING / writer
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
@@ -187,13 +217,21 @@ def read_finished(root: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
+def _plan_of(path: Path, kind: str) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("kind") != kind:
+        raise RecordsError(f"{path.parent}: holds {_kind_of(found)}, not {kind}; choose another directory")
+    return found
+
+
 def _kind_of(plan: Any) -> str:
     kind = plan.get("kind") if isinstance(plan, dict) else None
     return kind if isinstance(kind, str) else "something else"
 
 
 def _refuse_foreign_files(root: Path) -> None:
-    names = (entry.name for entry in root.iterdir() if entry.name not in (_LOCK, _STAGING))
+    ours = {_LOCK, _STAGING, _LOGS, f"_{_LOGS}"}
+    names = (entry.name for entry in root.iterdir() if entry.name not in ours)
     foreign = sorted(name for name in names if not is_leftover(name))
     if foreign:
         raise RecordsError(

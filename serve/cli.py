@@ -2,39 +2,26 @@
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from convnext_imagenet.launch.cli import device_target_option, launch_options, start, with_pulse
+from convnext_imagenet.launch.stopping import StopSignals
 from convnext_imagenet.records.cli import expected_errors, progress, show_log_lines
 
 _PATH = click.Path(path_type=Path)
 _DEFAULT_BATCH = 32
 
 
-def _compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option(
-            "--device-target",
-            type=click.Choice(["CPU", "GPU", "Ascend"]),
-            default="CPU",
-            show_default=True,
-            help="Where the network computes.",
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(min=1),
-            default=lambda: len(os.sched_getaffinity(0)),
-            show_default="the cores of this process",
-            help="Threads that decode and resize; they change no result.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
+_workers = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=lambda: len(os.sched_getaffinity(0)),
+    show_default="the cores of this process",
+    help="Threads of a rank that decode and resize; they change no result.",
+)
 _batch_size = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -55,24 +42,31 @@ def main() -> None:
 @click.option("--records", type=_PATH, required=True, help="The RECORDS directory that holds the images.")
 @click.option("--split", default="val", show_default=True, help="The split to evaluate.")
 @_batch_size
-@_compute_options
-def eval_command(
-    checkpoint: Path, records: Path, split: str, batch_size: int, workers: int, device_target: str
-) -> None:
+@_workers
+@launch_options
+def eval_command(checkpoint: Path, records: Path, split: str, batch_size: int, workers: int, **launch: Any) -> None:
     """Print the exact accuracy of CHECKPOINT over every row of a split."""
-    model_error = _prepare(device_target)
-    with expected_errors(model_error):
+    from convnext_imagenet.model.errors import ModelError
+
+    show_log_lines()
+    with expected_errors(ModelError):
+        ranks, _ = start(launch)
+
         from convnext_imagenet.records.reading import Records
         from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
         from convnext_imagenet.serve.evaluate import evaluate
 
         loaded = load_checkpoint(checkpoint)
-        opened = Records.open(records)
+        opened = ranks.in_turn(lambda: Records.open(records))
         rows = opened.split(split)
         check_classes(loaded, opened.classes, records)
-        started = time.monotonic()
-        with progress(rows.rows, f"eval {split}") as advance:
-            accuracy = evaluate(loaded.classifier(), loaded.card.transform, rows, batch_size, workers, advance)
+        started, own = time.monotonic(), rows.rows // ranks.place.ranks
+        with StopSignals("run the same command again", second_ends=True) as stop, progress(own, f"eval {split}") as bar:
+            advance = with_pulse(bar, "evaluating")
+            accuracy = evaluate(
+                loaded.classifier(), loaded.card.transform, rows, batch_size, workers, advance, ranks,
+                lambda: stop.received,
+            )  # fmt: skip
         seconds = time.monotonic() - started
         click.echo(str({"Top1-Acc": accuracy.top1, "Top5-Acc": accuracy.top5}))
         fewer = (
@@ -105,32 +99,36 @@ def eval_command(
     "--part-rows", type=click.IntRange(min=1), default=4096, show_default=True, help="Inputs in one Parquet file."
 )
 @_batch_size
-@_compute_options
-def predict(checkpoint: Path, images: Path, out: Path, max_errors: int, device_target: str, **choices: int) -> None:
+@_workers
+@launch_options
+def predict(
+    checkpoint: Path, images: Path, out: Path, max_errors: int, topk: int, part_rows: int, batch_size: int,
+    workers: int, **launch: Any,
+) -> None:  # fmt: skip
     """Write one Parquet row for every file under the directory IMAGES, unreadable ones included."""
-    model_error = _prepare(device_target)
-    with expected_errors(model_error):
+    from convnext_imagenet.model.errors import ModelError
+    from convnext_imagenet.records.artefact import check_begun_or_empty, logs_folder
+
+    show_log_lines()
+    with expected_errors(ModelError):
+        logs = logs_folder(out, "predictions")
+        ranks, target = start(launch, logs, lambda: check_begun_or_empty(out, "predictions"))
+
         from convnext_imagenet.serve.checkpoint import load_checkpoint
         from convnext_imagenet.serve.predict import Options, open_job
         from convnext_imagenet.serve.sources import list_inputs
-        from convnext_imagenet.serve.stopping import stop_on_signal
 
-        with stop_on_signal(f"the same command goes on in {out}") as check_stopped:
+        with StopSignals(f"the same command goes on in {out}", second_ends=True) as stop:
             loaded, inputs = load_checkpoint(checkpoint), list_inputs(images)
-            options = Options(device_target=device_target, **choices)
+            options = Options(topk, part_rows, batch_size, workers, target)
             started = time.monotonic()
-            with open_job(loaded, inputs, out, options) as job:
-                done, todo = len(job.parts) - len(job.pending), job.pending_rows
+            with open_job(loaded, inputs, out, options, ranks) as job:
+                done, todo = len(job.own_parts) - len(job.pending), job.pending_rows
                 if done:
-                    click.echo(f"{out}: {done} of {len(job.parts)} parts are there already", err=True)
-                with progress(todo, "predict") as advance:
-
-                    def on_progress(count: int) -> None:
-                        advance(count)
-                        check_stopped()
-
-                    summary = job.run(on_progress)
-        click.echo(_summary_text(out, summary, _pace(todo, time.monotonic() - started)))
+                    click.echo(f"{out}: {done} of {len(job.own_parts)} parts are there already", err=True)
+                with progress(todo, "predict") as bar:
+                    summary = job.run(with_pulse(bar, "predicting"), lambda: stop.received)
+        click.echo(_summary_text(out, summary, _pace(todo * ranks.place.ranks, time.monotonic() - started)))
         _refuse_error_rows(out, summary, max_errors)
 
 
@@ -139,13 +137,21 @@ def predict(checkpoint: Path, images: Path, out: Path, max_errors: int, device_t
 @click.argument("files", metavar="FILE...", type=_PATH, nargs=-1, required=True)
 @click.option("--out", type=_PATH, help="Write the labelled picture here; for several files, a directory.")
 @click.option("--topk", type=click.IntRange(min=1), default=5, show_default=True, help="Classes named for each image.")
-@_compute_options
+@_workers
+@device_target_option
 def infer(
     checkpoint: Path, files: tuple[Path, ...], out: Path | None, topk: int, workers: int, device_target: str
 ) -> None:
     """Name what is in each image FILE, with probabilities."""
-    model_error = _prepare(device_target)
-    with expected_errors(model_error):
+    from convnext_imagenet.model.errors import ModelError
+
+    show_log_lines()
+    with expected_errors(ModelError):
+        from convnext_imagenet.launch.devices import choose_target
+        from convnext_imagenet.model.runtime import prepare
+
+        prepare(choose_target(device_target).target)
+
         from convnext_imagenet.serve.checkpoint import load_checkpoint
         from convnext_imagenet.serve.errors import ServeError
         from convnext_imagenet.serve.infer import answer_lines, classify_files, plan_pictures, write_picture
@@ -168,16 +174,6 @@ def infer(
         click.echo(
             f"{len(files)} named{hint}. Next: convnext-serve predict {checkpoint} IMAGES --out PREDICTIONS", err=True
         )
-
-
-def _prepare(device_target: str) -> type[Exception]:
-    from convnext_imagenet.model.errors import ModelError
-    from convnext_imagenet.model.runtime import prepare
-
-    show_log_lines()
-    with expected_errors(ModelError):
-        prepare(device_target)
-    return ModelError
 
 
 def _pace(images: int, seconds: float) -> str:

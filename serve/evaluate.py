@@ -1,9 +1,11 @@
 """Exact accuracy over a split of RECORDS: every row counted once, summed, divided once, compared with the manifest.
 
-Training calls `evaluate` on its live network after each epoch and `convnext-serve eval` on a frozen one, so that
+Ranks take whole batches, those that a single process would make, so that their number changes no logit. Training calls
+`evaluate` on its live network after each epoch and `convnext-serve eval` on a frozen one, so that
 both print the same number.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +14,9 @@ from typing import Any
 import numpy as np
 from mindspore import nn
 
+from convnext_imagenet.launch.ranks import SINGLE, Ranks
 from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
+from convnext_imagenet.records.errors import Interrupted
 from convnext_imagenet.records.images import BadImage, decode_rgb
 from convnext_imagenet.records.reading import Split
 from convnext_imagenet.serve.errors import ServeError
@@ -49,6 +53,16 @@ class _Labelled:
     sample_id: int
 
 
+@dataclass(frozen=True)
+class _Tally:
+    """What one rank has seen: the rank of each row's true class, and which rows these were."""
+
+    ranks: np.ndarray
+    labels: np.ndarray
+    sample_ids: np.ndarray
+    is_stopped: bool
+
+
 def evaluate(
     classifier: nn.Cell,
     transform: EvalTransform,
@@ -56,35 +70,56 @@ def evaluate(
     batch_size: int,
     workers: int,
     on_progress: Callable[[int], None] | None = None,
+    ranks: Ranks = SINGLE,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> Accuracy:
     """The accuracy of `classifier` (uint8 pixels (N, S, S, 3) -> logits (N, K)) over every row of `split`.
 
     The last batch is padded to `batch_size` (or all batches to the rows of the split, when those are fewer) and
     the padding is not counted. `workers` threads decode and resize while the network computes. `on_progress`
-    gets the number of rows of each batch. The network is left in evaluation mode.
+    gets the number of rows of each batch of this rank; `is_stopped` is asked before each. The network is left in
+    evaluation mode.
 
-    Raises ServeError for a row that cannot be decoded, RuntimeError when what was counted is not what the manifest
-    says, which is a bug and never an accuracy.
+    Raises ServeError for a row that cannot be decoded, Interrupted, on all ranks, when one was stopped, RuntimeError
+    when what was counted is not what the manifest says, which is a bug and never an accuracy.
     """
     classifier.set_train(False)
     size = min(batch_size, split.rows)
+    share = ranks.place.share(-(-split.rows // size))
+    rows = range(share.start * size, min(share.stop * size, split.rows))
+    found = _tally(classifier, transform, split, rows, size, workers, on_progress or (lambda count: None), is_stopped)
+    if ranks.sum(np.array(found.is_stopped)):
+        raise Interrupted("stopped while evaluating; run the same command again")
+    guesses = min(5, len(split.entry.rows_per_class))
+    _compare_with_manifest(split, found, ranks)
+    top1, top5 = ranks.sum(np.array([(found.ranks == 0).sum(), (found.ranks < guesses).sum()])).tolist()
+    return Accuracy(rows=split.rows, top1_correct=top1, top5_correct=top5, guesses=guesses)
+
+
+def _tally(
+    classifier: nn.Cell,
+    transform: EvalTransform,
+    split: Split,
+    rows: range,
+    size: int,
+    workers: int,
+    on_progress: Callable[[int], None],
+    is_stopped: Callable[[], bool],
+) -> _Tally:
     prepare = partial(_prepare, transform=transform, split=split)
-    samples = map_ahead(prepare, split.read(range(split.rows)), workers, _BATCHES_AHEAD * size)
-    ranks: list[np.ndarray] = []
-    labels: list[int] = []
-    sample_ids: list[int] = []
-    classes = 0
-    for batch in batches(samples, size):
-        batch_labels = [sample.label for sample in batch]
-        logits_NK = padded_logits(classifier, [sample.pixels for sample in batch], size)
-        classes = logits_NK.shape[1]
-        ranks.append(true_label_ranks(logits_NK, np.array(batch_labels)))
-        labels += batch_labels
-        sample_ids += [sample.sample_id for sample in batch]
-        if on_progress:
+    true_ranks, labels, sample_ids, stopped = [], [], [], False
+    with contextlib.closing(map_ahead(prepare, split.read(rows), workers, _BATCHES_AHEAD * size)) as samples:
+        for batch in batches(samples, size):
+            if stopped := is_stopped():
+                break
+            batch_labels = [sample.label for sample in batch]
+            logits_NK = padded_logits(classifier, [sample.pixels for sample in batch], size)
+            true_ranks.append(true_label_ranks(logits_NK, np.array(batch_labels)))
+            labels += batch_labels
+            sample_ids += [sample.sample_id for sample in batch]
             on_progress(len(batch))
-    _compare_with_manifest(split, labels, sample_ids)
-    return _count(np.concatenate(ranks), guesses=min(5, classes))
+    none = np.zeros(0, np.int64)
+    return _Tally(np.concatenate([none, *true_ranks]), np.array(labels, int), np.array(sample_ids, int), stopped)
 
 
 def _prepare(row: dict[str, Any], transform: EvalTransform, split: Split) -> _Labelled:
@@ -98,19 +133,12 @@ def _prepare(row: dict[str, Any], transform: EvalTransform, split: Split) -> _La
     return _Labelled(pixels, row["label"], row["sample_id"])
 
 
-def _compare_with_manifest(split: Split, labels: list[int], sample_ids: list[int]) -> None:
-    per_class = np.bincount(labels, minlength=len(split.entry.rows_per_class))
-    if len(set(sample_ids)) != split.rows or tuple(per_class.tolist()) != split.entry.rows_per_class:
+def _compare_with_manifest(split: Split, found: _Tally, ranks: Ranks) -> None:
+    entry = split.entry
+    per_class = ranks.sum(np.bincount(found.labels, minlength=len(entry.rows_per_class)))
+    per_sample = ranks.sum(np.bincount(found.sample_ids, minlength=entry.rows + entry.quarantined))
+    if per_sample.max() > 1 or tuple(per_class.tolist()) != entry.rows_per_class:
         raise RuntimeError(
-            f"split {split.name!r}: evaluated {len(labels)} rows ({len(set(sample_ids))} distinct), the manifest "
+            f"split {split.name!r}: evaluated {per_class.sum()} rows ({(per_sample > 0).sum()} distinct), the manifest "
             f"says {split.rows}, or their labels differ from its counts per class"
         )
-
-
-def _count(ranks_N: np.ndarray, guesses: int) -> Accuracy:
-    return Accuracy(
-        rows=len(ranks_N),
-        top1_correct=int((ranks_N == 0).sum()),
-        top5_correct=int((ranks_N < guesses).sum()),
-        guesses=guesses,
-    )

@@ -1,7 +1,7 @@
 """A folder of image files -> PREDICTIONS: one row for every input, in parts that a crash cannot half-write.
 
 A part is a fixed range of the inputs and depends on nothing outside it: its batches begin with its first input.
-So a job that was killed and started again ends with the bytes of one that was not.
+So a job that was killed and started again, or that several ranks share, ends with the bytes of one that was not.
 """
 
 import contextlib
@@ -15,9 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mindspore import nn
 
+from convnext_imagenet.launch.ranks import SINGLE, Ranks
 from convnext_imagenet.records import artefact
+from convnext_imagenet.records.errors import Interrupted
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.overlap import batches, map_ahead
@@ -77,7 +80,7 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: Options) -
 
 @dataclass(frozen=True)
 class Job:
-    """PREDICTIONS while this process alone may write it."""
+    """PREDICTIONS while this process, or the ranks that it is one of, may write it; rank r takes every R-th part."""
 
     checkpoint: Checkpoint
     inputs: Inputs
@@ -85,6 +88,7 @@ class Job:
     workers: int
     plan: dict[str, Any]
     plan_id: str
+    ranks: Ranks
 
     @cached_property
     def parts(self) -> list[range]:
@@ -92,24 +96,33 @@ class Job:
         rows, size = len(self.inputs.names), self.plan["part_rows"]
         return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
 
+    @property
+    def own_parts(self) -> range:
+        """The numbers of the parts that fall to this rank."""
+        return range(self.ranks.place.rank, len(self.parts), self.ranks.place.ranks)
+
     @cached_property
     def pending(self) -> list[int]:
-        """The parts without a whole file and its receipt when the job was opened."""
-        return [index for index in range(len(self.parts)) if self._receipt(index) is None]
+        """This rank's parts without a whole file and its receipt when the job was opened."""
+        return [index for index in self.own_parts if self._receipt(index) is None]
 
     @property
     def pending_rows(self) -> int:
         """The inputs that are still to be read."""
         return sum(len(self.parts[index]) for index in self.pending)
 
-    def run(self, on_progress: Callable[[int], None]) -> Summary:
+    def run(self, on_progress: Callable[[int], None], is_stopped: Callable[[], bool] = lambda: False) -> Summary:
         """Score and publish the pending parts, mark PREDICTIONS as finished, and return what it holds.
 
-        `on_progress` gets a number of inputs done; an exception that it raises stops the job, which a later run
-        then goes on with. Raises ServeError when the network answers with something that is not a number.
+        `on_progress` gets a number of inputs done; `is_stopped` is asked before each batch, and its yes on any rank
+        raises Interrupted on all, for a later run to go on from. Raises ServeError when the network answers with
+        something that is not a number.
         """
-        if self.pending:
-            self._score(on_progress)
+        made = len(self.pending)
+        is_whole = not made or self._score(on_progress, is_stopped)
+        stopped, made = self.ranks.sum(np.array([not is_whole, made])).tolist()
+        if stopped:
+            raise Interrupted(f"stopped by a signal; the same command goes on in {self.out}")
         receipts = [self._receipt(index) for index in range(len(self.parts))]
         if None in receipts:
             raise ServeError(f"{self.out}: {part_file(receipts.index(None))} changed during the run; run it again")
@@ -118,20 +131,24 @@ class Job:
             statuses.update(receipt["facts"]["statuses"])
         manifest = {"plan_id": self.plan_id, "rows": len(self.inputs.names), "statuses": dict(statuses)}
         manifest |= {"provenance": self.plan, "parts": [receipt["files"][0] for receipt in receipts]}
-        artefact.finish(self.out, "predictions", manifest)
-        return Summary(len(self.inputs.names), dict(statuses), len(self.parts), len(self.pending))
+        if self.ranks.place.is_first:
+            artefact.finish(self.out, "predictions", manifest)
+        return Summary(len(self.inputs.names), dict(statuses), len(self.parts), made)
 
     def _receipt(self, index: int) -> Any:
         return artefact.read_receipt(self.out, part_unit(index), self.plan_id, deep=True)
 
-    def _score(self, on_progress: Callable[[int], None]) -> None:
-        classifier, stage = self.checkpoint.classifier(), artefact.staging(self.out)
+    def _score(self, on_progress: Callable[[int], None], is_stopped: Callable[[], bool]) -> bool:
+        """Make this rank's pending parts; False when it was stopped before their end."""
+        classifier, stage = self.checkpoint.classifier(), artefact.staging(self.out, f"rank-{self.ranks.place.rank}")
         ids = (sample_id for index in self.pending for sample_id in self.parts[index])
         ahead = _BATCHES_AHEAD * self.plan["batch_size"]
         with contextlib.closing(map_ahead(self._read, ids, self.workers, ahead)) as samples:
             for index in self.pending:
                 rows: list[dict[str, Any]] = []
                 for batch in batches(islice(samples, len(self.parts[index])), self.plan["batch_size"]):
+                    if is_stopped():
+                        return False
                     rows += self._rows(classifier, batch)
                     on_progress(len(batch))
                 path = stage / part_file(index)
@@ -139,6 +156,7 @@ class Job:
                 statuses = Counter(row["status"] for row in rows)
                 facts = {"first": self.parts[index].start, "rows": len(rows), "statuses": statuses}
                 artefact.publish([path], self.out, part_unit(index), self.plan_id, facts)
+        return True
 
     def _rows(self, classifier: nn.Cell, batch: Sequence[Sample]) -> list[dict[str, Any]]:
         classes, plan = self.checkpoint.card.classes, self.plan
@@ -150,8 +168,10 @@ class Job:
 
 
 @contextlib.contextmanager
-def open_job(checkpoint: Checkpoint, inputs: Inputs, out: Path, options: Options) -> Iterator[Job]:
-    """Hold `out` for this job alone.
+def open_job(
+    checkpoint: Checkpoint, inputs: Inputs, out: Path, options: Options, ranks: Ranks = SINGLE
+) -> Iterator[Job]:
+    """Hold `out` for this job alone; its first rank does so for all.
 
     Raises RecordsError when `out` belongs to another model, transform, input set or option, or another process
     writes there, and ServeError when it lies inside the inputs.
@@ -159,7 +179,14 @@ def open_job(checkpoint: Checkpoint, inputs: Inputs, out: Path, options: Options
     if out.resolve().is_relative_to(inputs.root.resolve()):
         raise ServeError(f"{out}: lies inside {inputs.root}, where its files would be inputs; choose another --out")
     plan = plan_predictions(checkpoint, inputs, options)
+    if not ranks.place.is_first:
+        ranks.wait_for_all()
+        plan_id = artefact.join(out, "predictions", plan)
+        yield Job(checkpoint, inputs, out, options.workers, plan, plan_id, ranks)
+        return
     artefact.begin(out, "predictions", plan)  # before the lock, so that a refused directory gets no lock file
     with artefact.exclusive(out):
         plan_id = artefact.begin(out, "predictions", plan)
-        yield Job(checkpoint, inputs, out, options.workers, plan, plan_id)
+        artefact.staging(out)
+        ranks.wait_for_all()
+        yield Job(checkpoint, inputs, out, options.workers, plan, plan_id, ranks)

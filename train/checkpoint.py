@@ -6,6 +6,7 @@ is named by its step, `step-00001234`. It is published first and pointed to afte
 a whole unit; `best` ends in `.ema` where the average is the better model of its unit.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,15 @@ class Snapshot:
     weights: Mapping[str, np.ndarray]
     state: Mapping[str, np.ndarray]
     average: Mapping[str, np.ndarray]
+
+    def digest(self) -> bytes:
+        """The SHA-256 of every name and bit of it."""
+        sha256 = hashlib.sha256()
+        for part in (self.weights, self.state, self.average):
+            for name, array in sorted(part.items()):
+                sha256.update(name.encode() + b"\0")
+                sha256.update(np.ascontiguousarray(array).data)
+        return sha256.digest()
 
 
 class Checkpoints:

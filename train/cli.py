@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
+from convnext_imagenet.launch.cli import launch_options
+from convnext_imagenet.launch.cli import start as start_ranks
 from convnext_imagenet.records.cli import expected_errors, show_log_lines
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
@@ -29,29 +31,23 @@ def main() -> None:
     "--out", type=click.Path(path_type=Path), required=True, help="The RUN directory; an existing one resumes."
 )
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one key of CONFIG.")
-@click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="How many devices.")
 @click.option(
-    "--device-target",
-    type=click.Choice(["CPU", "GPU", "Ascend"]),
-    default="CPU",
-    show_default=True,
-    help="Where to run.",
+    "--workers", type=click.IntRange(min=1), help="Threads of a rank that prepare batches.  [default: its cores]"
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Threads that prepare batches.  [default: one a core]")
 @click.option("--start", type=click.Path(path_type=Path), help="Weights to start from: a file, or a RUN (its best).")
 @click.option("--save-steps", type=click.IntRange(min=1), help="Save a checkpoint every so many steps, too.")
 @click.option("--save-minutes", type=click.FloatRange(min=0, min_open=True), help="Or every so many minutes.")
+@launch_options
 def run(
     config: str,
     records: Path,
     out: Path,
     overrides: tuple[str, ...],
-    devices: int,
-    device_target: str,
     workers: int | None,
     start: Path | None,
     save_steps: int | None,
     save_minutes: float | None,
+    **launch: Any,
 ) -> None:
     """Train CONFIG, a preset's name or the path of a .toml file.
 
@@ -59,29 +55,30 @@ def run(
     SIGTERM, SIGINT or SIGUSR1 stop it, and those that --save-steps and --save-minutes ask for.
     """
     from convnext_imagenet.model.errors import ModelError
+    from convnext_imagenet.records.artefact import check_begun_or_empty, logs_folder
+    from convnext_imagenet.train.config_source import load_config
 
+    show_log_lines()
     with expected_errors(ModelError):
-        from convnext_imagenet.train.config_source import load_config
-
         resolved = load_config(config, overrides)
-        cores = len(os.sched_getaffinity(0))
-        _check_request(records, devices, workers or cores, cores)
 
-        from convnext_imagenet.model.runtime import prepare
+        def before() -> None:
+            _check_request(records, workers)
+            check_begun_or_empty(out, "run")
 
-        show_log_lines()
-        prepare(device_target)
+        ranks, _ = start_ranks(launch, logs_folder(out, "run"), before)
 
         from convnext_imagenet.serve.checkpoint import resolve_checkpoint
-        from convnext_imagenet.train.loop import Interval
+        from convnext_imagenet.train.job import Interval
         from convnext_imagenet.train.run import Request, train
 
         request = Request(
             records=records,
             run=out,
-            workers=workers or cores,
+            workers=workers or len(os.sched_getaffinity(0)),
             interval=Interval(steps=save_steps or 0, seconds=60 * (save_minutes or 0.0)),
             start=None if start is None else resolve_checkpoint(start),
+            ranks=ranks,
         )
         with _Screen(out) as screen:
             summary = train(resolved, request, screen)
@@ -140,12 +137,11 @@ def plot(run_folder: Path, out: Path | None) -> None:
         click.echo(f"{place}: {len(metrics)} epochs")
 
 
-def _check_request(records: Path, devices: int, workers: int, cores: int) -> None:
+def _check_request(records: Path, workers: int | None) -> None:
     from convnext_imagenet.train.errors import TrainError
 
-    if devices > 1:
-        raise TrainError(f"--devices {devices}: this version trains on one device; leave the option out")
-    if workers > cores:
+    cores = len(os.sched_getaffinity(0))
+    if (workers or 1) > cores:
         raise TrainError(f"--workers {workers}: must not exceed the {cores} cores of this process")
     if not records.exists():
         raise TrainError(

@@ -10,6 +10,7 @@ from mindspore import Parameter, Tensor, nn
 from convnext_imagenet.model.convnext import drop_path_rates
 from convnext_imagenet.model.network import Classifier
 from convnext_imagenet.model.weights import ModelCard, assign_parameters, build_network, read_parameters
+from convnext_imagenet.train.across import AcrossRanks
 from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.device_augment import DeviceAugment
 from convnext_imagenet.train.device_mix import SoftTargets
@@ -24,7 +25,8 @@ from convnext_imagenet.train.update import Update
 class Outcome(NamedTuple):
     """What an optimizer step reports: mean loss, rows whose best class is their own label, gradient norm, and the rest.
 
-    `taken` is False for a step that was skipped because its gradients overflowed at `loss_scale`.
+    `taken` is False for a step that was skipped because its gradients overflowed at `loss_scale`. `asked_stop` and
+    `asked_save` tell whether any rank had asked for it when the step began. All ranks read the same.
     """
 
     loss: float
@@ -32,16 +34,18 @@ class Outcome(NamedTuple):
     gradient_norm: float
     taken: bool
     loss_scale: float
+    asked_stop: bool = False
+    asked_save: bool = False
 
 
 class Learner:
-    """What learns in a run, from `initial` weights on or restored.
+    """What learns in a run, from `initial` weights on or restored, together with the learners of the other ranks.
 
     Evaluation has a network of its own, in float32 and exactly as `convnext-serve` builds it, that takes the weights
     or their average on demand.
     """
 
-    def __init__(self, config: Config, card: ModelCard, initial: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, config: Config, card: ModelCard, initial: Mapping[str, np.ndarray], ranks: int = 1) -> None:
         self.config = config
         self.drop_path_rates = drop_path_rates(card.config)
         self.network = training_network(config, card, initial)
@@ -55,17 +59,21 @@ class Learner:
             SoftTargets(card.config.num_classes, config.mix.label_smoothing),
         )
         self.parts = config.optimizer.accumulate_steps
-        self.step: nn.Cell = TrainStep(gradients, self.update)
+        across = AcrossRanks(tuple(self.parameters.values()), ranks)
+        self.step: nn.Cell = TrainStep(gradients, across, self.update)
         if self.parts > 1:
             self.accumulate = AccumulateStep(gradients, self.update, self.parameters).set_train(True)
-            self.step = UseSums(self.accumulate, self.update, self.parts)
+            self.step = UseSums(self.accumulate, across, self.update, self.parts)
         self.step.set_train(True)
         self._evaluated = build_network(card, initial)
         self.classifier: nn.Cell = Classifier(self._evaluated, card.transform)
 
-    def learn(self, batches: Sequence[Batch], rate: float, decay: float) -> Tensor:
+    def learn(
+        self, batches: Sequence[Batch], rate: float, decay: float, ask_stop: bool = False, ask_save: bool = False
+    ) -> Tensor:
         """Run one optimizer step over its micro-batches; `outcome` reads what it returns, perhaps not computed yet."""
-        numbers = Tensor(rate, ms.float32), Tensor(decay, ms.float32)
+        asked = Tensor(np.array([ask_stop, ask_save], np.float32))
+        numbers = Tensor(rate, ms.float32), Tensor(decay, ms.float32), asked
         if self.parts == 1:
             (batch,) = batches
             return self.step(*numbers, *_tensors(batch))
@@ -103,8 +111,8 @@ class Learner:
 
 def outcome(running: Tensor) -> Outcome:
     """Wait for a step and return what it reports."""
-    loss, correct, norm, taken, scale = running.asnumpy().tolist()
-    return Outcome(loss, correct, norm, taken > 0, scale)
+    loss, correct, norm, taken, scale, stop, save = running.asnumpy().tolist()
+    return Outcome(loss, correct, norm, taken > 0, scale, stop > 0, save > 0)
 
 
 def _tensors(batch: Batch) -> tuple[Tensor | None, ...]:

@@ -7,60 +7,23 @@ after any step, and go on, without a trace in its numbers.
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor
 
-from convnext_imagenet.model.weights import ModelCard
 from convnext_imagenet.records.errors import Interrupted
-from convnext_imagenet.records.reading import Split
 from convnext_imagenet.serve.evaluate import Accuracy, evaluate
-from convnext_imagenet.train.checkpoint import Checkpoints, Position, Snapshot
+from convnext_imagenet.train.checkpoint import Position
 from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.errors import TrainError
-from convnext_imagenet.train.interrupts import StopSignals
-from convnext_imagenet.train.learner import Learner, outcome
+from convnext_imagenet.train.job import Job
+from convnext_imagenet.train.learner import outcome
 from convnext_imagenet.train.metrics import append_metrics
 from convnext_imagenet.train.pipeline import Batch, StageTimes, batches
-from convnext_imagenet.train.plan import StepPlan
-from convnext_imagenet.train.reports import EpochReport, Reporter, StepReport, metrics_line
+from convnext_imagenet.train.reports import EpochReport, StepReport, metrics_line
 from convnext_imagenet.train.schedule import ema_decay, learning_rate
 from convnext_imagenet.train.totals import Totals
 from convnext_imagenet.train.watch import Watch
-
-
-@dataclass(frozen=True)
-class Interval:
-    """How often a checkpoint is saved within an epoch: every so many steps, every so many seconds, 0 for never."""
-
-    steps: int = 0
-    seconds: float = 0.0
-
-    def is_due(self, steps_done: int, last_save: float, now: float) -> bool:
-        """Whether a step that has just ended, the run's `steps_done`-th, is followed by a checkpoint."""
-        if self.steps and steps_done % self.steps == 0:
-            return True
-        return self.seconds > 0 and now - last_save >= self.seconds
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that the loop needs; `workers` threads prepare batches and change no number."""
-
-    config: Config
-    plan: StepPlan
-    card: ModelCard
-    learner: Learner
-    train_split: Split
-    val_split: Split
-    checkpoints: Checkpoints
-    metrics_path: Path
-    workers: int
-    interval: Interval
-    reporter: Reporter
-    stop: StopSignals
 
 
 def run_epochs(job: Job, done: Position) -> None:
@@ -72,9 +35,9 @@ def run_epochs(job: Job, done: Position) -> None:
     within = Totals() if done.within is None else Totals.from_json(done.within)
     for epoch in range(done.epoch + 1, job.config.train.epochs + 1):
         report = _Epoch(job, epoch, within, watch).run()
-        append_metrics(job.metrics_path, metrics_line(report))
-        top1, ema_top1 = _top1(report.accuracy), _top1(report.ema_accuracy)
-        job.checkpoints.save(Position(epoch, report.step, top1, ema_top1), _snapshot(job.learner), job.card)
+        if job.ranks.place.is_first:
+            append_metrics(job.metrics_path, metrics_line(report))
+        job.save(Position(epoch, report.step, _top1(report.accuracy), _top1(report.ema_accuracy)))
         job.reporter.on_epoch(report)
         within = Totals()
 
@@ -82,7 +45,8 @@ def run_epochs(job: Job, done: Position) -> None:
 class _Epoch:
     """One epoch, from its beginning or from `totals` on.
 
-    A step's outcome is read one step later, so that the device never waits for the host.
+    A step's outcome is read one step later, so that the device never waits for the host. What a rank asks for, to stop
+    or to save, goes with its next step to all ranks, which read the answer with the outcome and act alike.
     """
 
     def __init__(self, job: Job, epoch: int, totals: Totals, watch: Watch) -> None:
@@ -93,6 +57,7 @@ class _Epoch:
         self.first_step = (epoch - 1) * job.plan.steps_per_epoch
         self.times = StageTimes()
         self._running: tuple[Tensor, float] | None = None
+        self._is_stop_asked = self._is_save_asked = False
         self._saved_at = self._timed_from = time.perf_counter()
         self._waited_s = 0.0
 
@@ -104,26 +69,35 @@ class _Epoch:
             accuracy, average = self._evaluate() if _is_evaluated(self.job.config, self.epoch) else (None, None)
         except Interrupted:
             self._save()
-            raise
+            raise self.job.stop.interruption() from None
         return self._report(accuracy, average, time.perf_counter() - begin)
 
     def _train(self) -> None:
         config, plan = self.job.config, self.job.plan
         source = batches(
             self.job.train_split, config, plan, self.epoch, self.job.workers, self.totals.steps,
-            self.job.learner.drop_path_rates, times=self.times, on_wait=self.job.stop.check,
+            self.job.learner.drop_path_rates, self.job.ranks.place, self.times, self._check_stop_alone,
         )  # fmt: skip
         for group in self._timed(_grouped(source, config.optimizer.accumulate_steps)):
-            self.job.stop.check()
+            self._check_stop_alone()
             step = self.first_step + self.totals.steps + (self._running is not None)
             rate = learning_rate(step, plan, config.schedule)
-            running = self.job.learner.learn(group, rate, ema_decay(step, config.ema))
+            overdue = self.job.interval.is_overdue(self._saved_at, time.perf_counter())
+            running = self.job.learner.learn(group, rate, ema_decay(step, config.ema), self.job.stop.received, overdue)
             self._settle()
             self._running = running, rate
-            if self.job.interval.is_due(step + 1, self._saved_at, time.perf_counter()):
+            if self._is_stop_asked:
+                raise self.job.stop.interruption()
+            if self._is_save_asked or self.job.interval.is_due(step + 1):
                 self._save()
         self._settle()
+        if self._is_stop_asked:
+            raise self.job.stop.interruption()
         self._note_times()
+
+    def _check_stop_alone(self) -> None:
+        if self.job.is_alone:
+            self.job.stop.check()
 
     def _timed(self, source: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
         """Yield from `source` and add up how long it took to answer."""
@@ -141,6 +115,8 @@ class _Epoch:
             return
         (running, rate), self._running = self._running, None
         found = outcome(running)
+        self.job.pulse.beat("training", steps=1)
+        self._is_stop_asked, self._is_save_asked = found.asked_stop, found.asked_save
         self.totals = self.totals.with_step(found, rate)
         steps = self.totals.steps
         if found.taken and not math.isfinite(found.loss):
@@ -164,8 +140,8 @@ class _Epoch:
         self._saved_at = time.perf_counter()
         if not self.totals.steps:
             return
-        position = Position(self.epoch - 1, self.first_step + self.totals.steps, within=self.totals.to_json())
-        self.job.checkpoints.save(position, _snapshot(self.job.learner), self.job.card)
+        step = self.first_step + self.totals.steps
+        self.job.save(Position(self.epoch - 1, step, within=self.totals.to_json()))
 
     def _note_times(self) -> None:
         now = time.perf_counter()
@@ -185,7 +161,9 @@ class _Epoch:
             self.job.val_split,
             self.job.config.data.eval_batch_size,
             self.job.workers,
-            on_progress=lambda rows: self.job.stop.check(),
+            on_progress=lambda rows: self.job.pulse.beat("evaluating"),
+            ranks=self.job.ranks,
+            is_stopped=lambda: self.job.stop.received,
         )
 
     def _report(self, accuracy: Accuracy | None, average: Accuracy | None, eval_s: float) -> EpochReport:
@@ -227,7 +205,3 @@ def _is_evaluated(config: Config, epoch: int) -> bool:
 
 def _top1(accuracy: Accuracy | None) -> float | None:
     return None if accuracy is None else accuracy.top1
-
-
-def _snapshot(learner: Learner) -> Snapshot:
-    return Snapshot(learner.weights(), learner.state(), learner.average())

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from convnext_imagenet.launch.place import ALONE, Place
 from convnext_imagenet.records.images import BadImage
 from convnext_imagenet.records.order import epoch_order
 from convnext_imagenet.records.reading import Split
@@ -59,14 +60,6 @@ class StageTimes:
         return "reading" if self.read_s > self.decode_s / self.decoders else "decoding and resizing"
 
 
-@dataclass(frozen=True)
-class Share:
-    """Which part of each global batch is made here: that of `rank` among `ranks` devices."""
-
-    rank: int = 0
-    ranks: int = 1
-
-
 def batches(
     split: Split,
     config: Config,
@@ -75,18 +68,19 @@ def batches(
     workers: int,
     first_step: int = 0,
     drop_path_rates: tuple[float, ...] = (),
-    share: Share = Share(),
+    place: Place = ALONE,
     times: StageTimes | None = None,
     on_wait: Callable[[], None] = lambda: None,
 ) -> Iterator[Batch]:
     """Yield the micro-batches of `epoch` from its step `first_step` on: `optimizer.accumulate_steps` of them a step.
 
-    `workers` threads decode. While the caller waits, `on_wait` is called several times a second; what it raises ends
-    the pipeline. Raises TrainError for a row that does not decode.
+    Of each global batch the part of the rank at `place` is made. `workers` threads decode. While the caller waits,
+    `on_wait` is called several times a second; what it raises ends the pipeline. Raises TrainError for a row that does
+    not decode.
     """
     times = times or StageTimes()
     times.decoders = workers
-    parts = _parts(config, plan, epoch, first_step, share)
+    parts = _parts(config, plan, epoch, first_step, place)
     producer = _Producer(split, config, epoch, parts, drop_path_rates, workers, times)
     try:
         while (item := producer.take(on_wait)) is not None:
@@ -108,10 +102,10 @@ class _Part:
     rows: np.ndarray
 
 
-def _parts(config: Config, plan: StepPlan, epoch: int, first_step: int, share: Share) -> list[_Part]:
+def _parts(config: Config, plan: StepPlan, epoch: int, first_step: int, place: Place) -> list[_Part]:
     size, parts = plan.global_batch_size, config.optimizer.accumulate_steps
     order = epoch_order(plan.rows, config.train.seed, epoch, config.data.shuffle_block_rows)
-    places = [local_positions(size, share.rank * parts + part, share.ranks * parts) for part in range(parts)]
+    places = [local_positions(size, place.rank * parts + part, place.ranks * parts) for part in range(parts)]
     steps = range(first_step, plan.steps_per_epoch)
     return [_Part(step, order[step * size + place]) for step in steps for place in places]
 

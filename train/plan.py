@@ -20,11 +20,11 @@ class StepPlan:
     total_steps: int
 
 
-def plan_steps(config: Config, rows: int) -> StepPlan:
-    """Return the step counts of a run over `rows` training rows.
+def plan_steps(config: Config, rows: int, ranks: int = 1) -> StepPlan:
+    """Return the step counts of a run over `rows` training rows by `ranks` devices.
 
     An epoch drops the last, incomplete global batch of its permutation: at most G - 1 rows, others in each
-    epoch. Raises ConfigError when not one batch can be filled.
+    epoch. Raises ConfigError when not one batch can be filled, or when it cannot be divided by ranks and micro-batches.
     """
     batch = config.data.global_batch_size
     if rows < batch:
@@ -32,6 +32,7 @@ def plan_steps(config: Config, rows: int) -> StepPlan:
             f"data.global_batch_size = {batch}: must not exceed the {rows} training rows; "
             f"pass --set data.global_batch_size={max(1, rows // 8)}"
         )
+    local_positions(batch, 0, ranks * config.optimizer.accumulate_steps)
     steps_per_epoch = rows // batch
     return StepPlan(
         rows=rows,

@@ -1,6 +1,8 @@
 """One RUN directory from its first file to `_SUCCESS`: checks, fingerprint, resume, loop, manifest."""
 
+import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,18 +11,21 @@ from typing import Any, Protocol
 
 import mindspore
 
+from convnext_imagenet.launch.pulse import own_pulse
+from convnext_imagenet.launch.ranks import Ranks
+from convnext_imagenet.launch.stopping import StopSignals
 from convnext_imagenet.model.matching import check_shapes
 from convnext_imagenet.model.weights import ModelCard, load_weights
-from convnext_imagenet.records.artefact import begin, exclusive, finish, is_finished, read_finished
+from convnext_imagenet.records.artefact import begin, exclusive, finish, is_finished, join, read_finished
 from convnext_imagenet.records.files import sha256_file, write_atomically
 from convnext_imagenet.records.reading import Records
 from convnext_imagenet.train.checkpoint import Checkpoints, Position
 from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.config_source import to_toml
 from convnext_imagenet.train.curves import curves_png
-from convnext_imagenet.train.interrupts import StopSignals
+from convnext_imagenet.train.job import Interval, Job
 from convnext_imagenet.train.learner import Learner
-from convnext_imagenet.train.loop import Interval, Job, run_epochs
+from convnext_imagenet.train.loop import run_epochs
 from convnext_imagenet.train.metrics import read_metrics, truncate_metrics
 from convnext_imagenet.train.networks import evaluation_transform, initial_weights, network_config
 from convnext_imagenet.train.plan import StepPlan, plan_steps
@@ -30,6 +35,8 @@ from convnext_imagenet.train.watch import size_warnings
 
 # What changes a number when its version changes.
 _VERSIONED = ("mindspore", "numpy", "pillow", "opencv-python-headless")
+
+_ADVICE = "the same command goes on from the checkpoint that was saved"
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,8 @@ class RunReporter(Reporter, Protocol):
 class Request:
     """What a run is told besides its configuration: where things are, and what changes no number.
 
-    `start` is a weights file to start from; its SHA-256 is part of the run's fingerprint.
+    `start` is a weights file to start from; its SHA-256 is part of the run's fingerprint. `ranks` share the work; the
+    first of them alone writes.
     """
 
     records: Path
@@ -64,6 +72,7 @@ class Request:
     workers: int
     interval: Interval = field(default_factory=Interval)
     start: Path | None = None
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary:
@@ -73,8 +82,9 @@ def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary
     fit, ModelError for weights to start from that do not, TrainError for a damaged checkpoint or a loss that is not
     finite, Interrupted on a stop signal.
     """
-    run, records = request.run, Records.open(request.records)
-    plan = plan_steps(config, records.split("train").rows)
+    run, ranks = request.run, request.ranks
+    records = ranks.in_turn(lambda: Records.open(request.records))
+    plan = plan_steps(config, records.split("train").rows, ranks.place.ranks)
     check_precision(config.precision, mindspore.get_context("device_target"))
     network = network_config(config.model, len(records.classes))
     given = None if request.start is None else load_weights(request.start)[0]
@@ -87,17 +97,20 @@ def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary
         transform=evaluation_transform(config.data),
         provenance=fingerprint,
     )
-    with exclusive(run), StopSignals() as stop:
-        plan_id = begin(run, "run", fingerprint)
+    is_first = ranks.place.is_first
+    with _held(run, ranks), StopSignals(_ADVICE) as stop:
+        plan_id = _begin(run, fingerprint, ranks)
         if is_finished(run):
-            return _summary(run, read_finished(run, "run"), was_finished=True)
-        write_atomically(run / "config.toml", to_toml(config).encode())
+            return _summary(run, was_finished=True)
+        if is_first:
+            write_atomically(run / "config.toml", to_toml(config).encode())
         if given is not None and is_new_head:
             reporter.on_new_head(given["head.bias"].size, network.num_classes)
         checkpoints = Checkpoints(run, plan_id, config.train.keep_checkpoints, config.train.keep_best)
-        learner = Learner(config, card, initial)
-        done = _resume(learner, checkpoints)
-        truncate_metrics(run / "metrics.jsonl", done.epoch)
+        learner = Learner(config, card, initial, ranks.place.ranks)
+        done = _resume(learner, checkpoints, ranks)
+        if is_first:
+            truncate_metrics(run / "metrics.jsonl", done.epoch)
         reporter.on_start(plan, done)
         for warning in size_warnings(config):
             reporter.on_warning(warning)
@@ -114,12 +127,27 @@ def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary
             interval=request.interval,
             reporter=reporter,
             stop=stop,
+            ranks=ranks,
+            pulse=own_pulse(),
         )
         run_epochs(job, done)
-        write_atomically(run / "curves.png", curves_png(read_metrics(run / "metrics.jsonl")))
-        manifest = _manifest(plan_id, checkpoints)
-        finish(run, "run", manifest)
-        return _summary(run, manifest, was_finished=False)
+        if is_first:
+            write_atomically(run / "curves.png", curves_png(read_metrics(run / "metrics.jsonl")))
+            finish(run, "run", _manifest(plan_id, checkpoints))
+        ranks.wait_for_all()
+        return _summary(run, was_finished=False)
+
+
+def _held(run: Path, ranks: Ranks) -> contextlib.AbstractContextManager[None]:
+    return exclusive(run) if ranks.place.is_first else contextlib.nullcontext()
+
+
+def _begin(run: Path, fingerprint: Mapping[str, Any], ranks: Ranks) -> str:
+    """Declare the run once, by its first rank, and return its plan's id, on which all ranks have to agree."""
+    if ranks.place.is_first:
+        begin(run, "run", fingerprint)
+    ranks.wait_for_all()
+    return join(run, "run", fingerprint)
 
 
 def run_plan(config: Config, records: Records, start: Path | None) -> dict[str, Any]:
@@ -132,12 +160,12 @@ def run_plan(config: Config, records: Records, start: Path | None) -> dict[str, 
     }
 
 
-def _resume(learner: Learner, checkpoints: Checkpoints) -> Position:
-    done = checkpoints.last()
-    if done is None:
-        return Position(epoch=0, step=0)
-    snapshot = checkpoints.load(done)
-    learner.restore(snapshot.weights, snapshot.state, snapshot.average)
+def _resume(learner: Learner, checkpoints: Checkpoints, ranks: Ranks) -> Position:
+    done = checkpoints.last() or Position(epoch=0, step=0)
+    ranks.check_same(f"the checkpoint to go on from ({done.unit})", hashlib.sha256(done.unit.encode()).digest())
+    if done.step:
+        snapshot = checkpoints.load(done)
+        learner.restore(snapshot.weights, snapshot.state, snapshot.average)
     return done
 
 
@@ -146,6 +174,7 @@ def _manifest(plan_id: str, checkpoints: Checkpoints) -> dict[str, Any]:
     return {"plan_id": plan_id, **{name: dataclasses.asdict(place) for name, place in pointers.items() if place}}
 
 
-def _summary(run: Path, manifest: Mapping[str, Any], was_finished: bool) -> RunSummary:
+def _summary(run: Path, was_finished: bool) -> RunSummary:
+    manifest = read_finished(run, "run")
     last, best = Position(**manifest["last"]), Position(**manifest["best"])
     return RunSummary(run=run, last=last, best=best, was_finished=was_finished)

@@ -1,7 +1,7 @@
 """One training step as one compiled graph: augment, forward, loss, gradients, update.
 
 With several micro-batches to an optimizer step there are two graphs instead: one that adds gradients up, one that
-uses their mean. All-reduce over devices belongs between the gradients and the update.
+uses their mean. Ranks exchange what they have between the gradients and the update.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from convnext_imagenet.train.across import AcrossRanks
 from convnext_imagenet.train.device_augment import DeviceAugment
 from convnext_imagenet.train.device_mix import SoftTargets
 from convnext_imagenet.train.update import Update
@@ -70,18 +71,23 @@ class Gradients(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """One optimizer step over one micro-batch: returns float32 (5,), see `Outcome`."""
+    """One optimizer step over one micro-batch: returns float32 (7,), see `Outcome`.
 
-    def __init__(self, gradients: Gradients, update: Update) -> None:
+    `asked` (2,) is what this rank asks of all, to stop and to save: 0 or 1 each.
+    """
+
+    def __init__(self, gradients: Gradients, across: AcrossRanks, update: Update) -> None:
         super().__init__(auto_prefix=False)
         self.gradients = gradients
+        self.across = across
         self.update = update
 
-    def construct(self, rate: Tensor, decay: Tensor, *batch: Tensor | None) -> Tensor:
+    def construct(self, rate: Tensor, decay: Tensor, asked: Tensor, *batch: Tensor | None) -> Tensor:
         scale = self.update.scale * 1.0
         loss, correct, gradients = self.gradients(scale, *batch)
+        gradients, loss, correct, asked = self.across(gradients, loss, correct, asked)
         norm, taken = self.update(gradients, rate, decay)
-        return _outcome(loss, correct, norm, taken, scale)
+        return _outcome(loss, correct, norm, taken, scale, asked)
 
 
 class AccumulateStep(nn.Cell):
@@ -107,26 +113,28 @@ class AccumulateStep(nn.Cell):
 class UseSums(nn.Cell):
     """One optimizer step with the mean of the sums of `parts` micro-batches, which start again at zero."""
 
-    def __init__(self, accumulate: AccumulateStep, update: Update, parts: int) -> None:
+    def __init__(self, accumulate: AccumulateStep, across: AcrossRanks, update: Update, parts: int) -> None:
         super().__init__(auto_prefix=False)
+        self.across = across
         self.sums, self.loss, self.correct = accumulate.sums, accumulate.loss, accumulate.correct
         self.update = update
         self.share = 1.0 / parts
         self.map = ops.HyperMap()
 
-    def construct(self, rate: Tensor, decay: Tensor) -> Tensor:
+    def construct(self, rate: Tensor, decay: Tensor, asked: Tensor) -> Tensor:
         scale = self.update.scale * 1.0
         loss, correct = self.loss * self.share, self.correct * 1.0
         gradients = self.map(ops.partial(_take, self.share), self.sums)
+        gradients, loss, correct, asked = self.across(gradients, loss, correct, asked)
         norm, taken = self.update(gradients, rate, decay)
-        outcome = _outcome(loss, correct, norm, taken, scale)
+        outcome = _outcome(loss, correct, norm, taken, scale, asked)
         for total in (*self.sums, self.loss, self.correct):
             outcome = ops.depend(outcome, ops.assign(total, ops.depend(ops.zeros_like(total), outcome)))
         return outcome
 
 
-def _outcome(loss: Tensor, correct: Tensor, norm: Tensor, taken: Tensor, scale: Tensor) -> Tensor:
-    return ops.stack((loss, correct, norm, ops.cast(taken, ms.float32), scale))
+def _outcome(loss: Tensor, correct: Tensor, norm: Tensor, taken: Tensor, scale: Tensor, asked: Tensor) -> Tensor:
+    return ops.concat((ops.stack((loss, correct, norm, ops.cast(taken, ms.float32), scale)), asked))
 
 
 def _zeros(shape: tuple[int, ...], name: str) -> Parameter:

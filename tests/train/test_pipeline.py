@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convnext_imagenet.launch.place import Place
 from convnext_imagenet.records.errors import Interrupted
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.order import epoch_order
@@ -20,7 +21,7 @@ from convnext_imagenet.train.device_draws import device_draws
 from convnext_imagenet.train.draws import crop_box, flips
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.host_augment import training_pixels
-from convnext_imagenet.train.pipeline import Batch, Share, StageTimes, batches
+from convnext_imagenet.train.pipeline import Batch, StageTimes, batches
 from convnext_imagenet.train.plan import plan_steps
 from convnext_imagenet.train.randaugment import draw_ops, parse_policy
 from convnext_imagenet.train.randaugment_host import apply_ops
@@ -39,12 +40,12 @@ def whole(config: Config) -> Config:
     return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, accumulate_steps=1))
 
 
-WHOLE = Share()
+WHOLE = Place()
 
 
-def _batches(split: Split, config: Config, workers: int = 1, first_step: int = 0, share: Share = WHOLE) -> list[Batch]:
+def _batches(split: Split, config: Config, workers: int = 1, first_step: int = 0, place: Place = WHOLE) -> list[Batch]:
     plan = plan_steps(config, split.rows)
-    return list(batches(split, config, plan, EPOCH, workers, first_step, (0.0, 0.2), share))
+    return list(batches(split, config, plan, EPOCH, workers, first_step, (0.0, 0.2), place))
 
 
 def _arrays(batch: Batch) -> dict[str, np.ndarray]:
@@ -98,7 +99,7 @@ def test_ranks_and_parts_together_are_the_global_batch(
     mixed = dataclasses.replace(whole, mix=dataclasses.replace(whole.mix, mode=mode))
     section = dataclasses.replace(whole.optimizer, accumulate_steps=parts)
     divided = dataclasses.replace(mixed, optimizer=section)
-    shares = [_batches(split, divided, share=Share(rank, ranks)) for rank in range(ranks)]
+    shares = [_batches(split, divided, place=Place(rank, ranks)) for rank in range(ranks)]
     for step, batch in enumerate(_batches(split, mixed)):
         expected = {
             int(key): {name: value[row] for name, value in _arrays(batch).items()}

@@ -1,0 +1,139 @@
+"""The options by which any command runs as several ranks, and the one place where a command turns into its launcher."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convnext_imagenet.launch.devices import AUTO, TARGETS, choose_target, devices_seen
+from convnext_imagenet.launch.launcher import Orders, run_job
+from convnext_imagenet.launch.layout import Layout, check_layout, parse_master
+from convnext_imagenet.launch.place import Place, own_place
+from convnext_imagenet.launch.pulse import own_pulse, tie_to_launcher
+
+if TYPE_CHECKING:  # importing it takes seconds, which --help must not
+    from convnext_imagenet.launch.ranks import Ranks
+
+device_target_option = click.option(
+    "--device-target",
+    type=click.Choice([AUTO, *TARGETS]),
+    default=AUTO,
+    show_default=True,
+    help="Where to compute; auto takes the first of Ascend, GPU and CPU that is there.",
+)
+_OPTIONS = (
+    device_target_option,
+    click.option(
+        "--devices", type=click.IntRange(min=1), default=1, show_default=True, help="How many devices of this machine."
+    ),
+    click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="How many machines."),
+    click.option(
+        "--node-rank", type=click.IntRange(min=0), default=0, show_default=True, help="Which of them this is, from 0."
+    ),
+    click.option("--master", default="", metavar="HOST[:PORT]", help="Where machine 0 is met; needed for --nodes."),
+    click.option(
+        "--restarts",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="How often to start again after a rank has failed.",
+    ),
+    click.option(
+        "--silence",
+        type=click.IntRange(min=1),
+        default=600,
+        show_default=True,
+        metavar="SECONDS",
+        help="A rank without a sign of life for so long has hung (six times that before its first step).",
+    ),
+)
+
+
+def launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of `take_place`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def start(
+    choices: dict[str, Any], logs: Path | None = None, before: Callable[[], None] = lambda: None
+) -> "tuple[Ranks, str]":
+    """Return this process among the ranks of its command, ready to compute, and its device target.
+
+    `choices` holds the values of `launch_options`. The process that the user started becomes the launcher when there
+    are several ranks: it never comes back, but leaves with its job's exit code. `before` checks what can be checked
+    before `logs` is created and ranks start; without `logs` they are kept only when the job fails. Raises LaunchError
+    for a layout that this machine cannot hold, ModelError for a device that cannot be used.
+    """
+    place = _take_place(choices, logs, before)
+    target = choose_target(choices["device_target"]).target
+
+    from convnext_imagenet.model.runtime import prepare
+
+    prepare(target, device_id=place.device)
+
+    from convnext_imagenet.launch.ranks import join
+
+    return join(place), target
+
+
+def with_pulse(on_progress: Callable[[int], None], doing: str) -> Callable[[int], None]:
+    """Return `on_progress` made a sign of life for the launcher as well."""
+    pulse = own_pulse()
+
+    def beat(count: int) -> None:
+        pulse.beat(doing, count)
+        on_progress(count)
+
+    return beat
+
+
+def _take_place(choices: dict[str, Any], logs: Path | None, before: Callable[[], None]) -> Place:
+    place = own_place()
+    if place.ranks > 1:
+        tie_to_launcher()
+        return place
+    choice = choose_target(choices["device_target"])
+    layout = _layout(choices, choice.target)
+    cores = sorted(os.sched_getaffinity(0))
+    check_layout(layout, len(cores), None if layout.target == "CPU" else devices_seen(layout.target))
+    before()
+    if choices["device_target"] == AUTO:
+        _say(f"device target {choice.target}: {choice.reason}")
+    if layout.ranks > 1:
+        sys.exit(_launch(layout, choices, cores, logs))
+    return place
+
+
+def _layout(choices: dict[str, Any], target: str) -> Layout:
+    host, port = parse_master(choices["master"], choices["nodes"])
+    return Layout(
+        devices=choices["devices"],
+        target=target,
+        host=host,
+        port=port,
+        nodes=choices["nodes"],
+        node_rank=choices["node_rank"],
+    )
+
+
+def _launch(layout: Layout, choices: dict[str, Any], cores: list[int], logs: Path | None) -> int:
+    folder = logs or Path(tempfile.mkdtemp(prefix="convnext-logs-"))
+    command = [sys.executable, *sys.argv]
+    places = f"{layout.devices} on this machine" if layout.nodes > 1 else f"cores {cores[0]} to {cores[-1]}"
+    _say(f"{layout.ranks} ranks on {layout.target} ({places}); their logs are in {folder}")
+    orders = Orders(layout, command, folder, cores, choices["silence"], choices["restarts"])
+    code = run_job(orders, _say)
+    if logs is None and code == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    return code
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

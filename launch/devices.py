@@ -1,0 +1,54 @@
+"""What differs between Ascend, GPU and CPU: how a device is seen, and how long its collectives wait.
+
+The one module with lines for a device. Only the CPU's have been run; the others keep to public names.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+TARGETS = ("Ascend", "GPU", "CPU")
+AUTO = "auto"
+_NODES = {"Ascend": "davinci[0-9]*", "GPU": "nvidia[0-9]*"}  # device files of the drivers, one for each device
+_PLUGINS = {"Ascend": "ascend*", "GPU": "gpu*"}  # in mindspore/lib/plugin
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The target that a command runs on, and why it is this one."""
+
+    target: str
+    reason: str
+
+
+def devices_seen(target: str, dev: Path = Path("/dev")) -> int:
+    """Return how many devices of a target the drivers show; the CPU is one."""
+    return 1 if target == "CPU" else len(list(dev.glob(_NODES[target])))
+
+
+def choose_target(asked: str, dev: Path = Path("/dev"), plugins: Path | None = None) -> Choice:
+    """Return the target asked for; for "auto" the first of Ascend, GPU and CPU that driver and MindSpore both have."""
+    if asked != AUTO:
+        return Choice(asked, "asked for")
+    plugins = plugins or _plugin_folder()
+    reasons = []
+    for target in ("Ascend", "GPU"):
+        seen = devices_seen(target, dev)
+        if seen and any(plugins.glob(_PLUGINS[target])):
+            return Choice(target, f"{seen} {target} devices are there")
+        missing = "the installed MindSpore is not built for it" if seen else f"no {dev / _NODES[target]}"
+        reasons.append(f"no {target} ({missing})")
+    return Choice("CPU", ", ".join(reasons))
+
+
+def collective_environment(silence_s: int) -> dict[str, str]:
+    """Return the variables by which a device's collectives wait `silence_s` for a slow rank; the launcher ends hangs.
+
+    The CPU's otherwise give up after 30 s, less than a rank may need longer than another to compile.
+    """
+    return {"MS_CPU_COMM_OP_TIMEOUT": str(silence_s), "HCCL_EXEC_TIMEOUT": str(silence_s)}
+
+
+def _plugin_folder() -> Path:
+    found = importlib.util.find_spec("mindspore")  # does not import it
+    return Path(found.origin).parent / "lib" / "plugin" if found and found.origin else Path("/nonexistent")
