@@ -4,6 +4,8 @@ The one module with lines for a device. Only the CPU's have been run; the others
 """
 
 import importlib.util
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +49,32 @@ def collective_environment(silence_s: int) -> dict[str, str]:
     The CPU's otherwise give up after 30 s, less than a rank may need longer than another to compile.
     """
     return {"MS_CPU_COMM_OP_TIMEOUT": str(silence_s), "HCCL_EXEC_TIMEOUT": str(silence_s)}
+
+
+def driver_versions(target: str, root: Path = Path("/")) -> dict[str, str]:
+    """Return the versions of what MindSpore needs besides itself, "" for what is not found where it usually lies."""
+    if target == "Ascend":
+        toolkit = Path(os.environ.get("ASCEND_HOME_PATH") or root / "usr/local/Ascend/ascend-toolkit/latest")
+        return {
+            "driver": _first_match(root / "usr/local/Ascend/driver/version.info", r"(?i)^version=(.+)"),
+            "CANN": _first_match(toolkit / "version.cfg", r"\[([\d.]+\w*)[:\]]"),
+        }
+    if target == "GPU":
+        return {
+            "driver": _first_match(root / "proc/driver/nvidia/version", r"Kernel Module\s+(?:for \S+\s+)?([\d.]+)"),
+            "CUDA": _first_match(
+                root / "usr/local/cuda/version.json", r'"cuda"\s*:\s*\{[^}]*"version"\s*:\s*"([^"]+)"'
+            ),
+        }
+    return {}
+
+
+def _first_match(path: Path, pattern: str) -> str:
+    try:
+        found = re.search(pattern, path.read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        return ""
+    return found.group(1).strip() if found else ""
 
 
 def _plugin_folder() -> Path:

@@ -1,20 +1,21 @@
-"""`convnext-train`: the command line of training, its progress bar and its log lines."""
+"""`convnext-train`: the command line of training."""
 
 import os
+import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from tqdm import tqdm
 
 from convnext_imagenet.launch.cli import launch_options
 from convnext_imagenet.launch.cli import start as start_ranks
 from convnext_imagenet.records.cli import expected_errors, show_log_lines
+from convnext_imagenet.train.screen import Screen
 
-if TYPE_CHECKING:  # importing these takes seconds, which --help must not
-    from convnext_imagenet.train.checkpoint import Position
-    from convnext_imagenet.train.plan import StepPlan
-    from convnext_imagenet.train.reports import EpochReport, StepReport
+if TYPE_CHECKING:  # importing it takes seconds, which --help must not
+    from convnext_imagenet.train.doctor import Finding
     from convnext_imagenet.train.run import RunSummary
 
 
@@ -58,6 +59,7 @@ def run(
     from convnext_imagenet.records.artefact import check_begun_or_empty, logs_folder
     from convnext_imagenet.train.config_source import load_config
 
+    begin = time.perf_counter()
     show_log_lines()
     with expected_errors(ModelError):
         resolved = load_config(config, overrides)
@@ -80,7 +82,7 @@ def run(
             start=None if start is None else resolve_checkpoint(start),
             ranks=ranks,
         )
-        with _Screen(out) as screen:
+        with Screen(out, begin) as screen:
             summary = train(resolved, request, screen)
         _print_summary(summary, records)
 
@@ -119,6 +121,48 @@ def replay(config: str, records: Path, key: str, epoch: int, overrides: tuple[st
 
 
 @main.command()
+@click.option("--records", type=click.Path(path_type=Path), help="A RECORDS directory to look into.")
+@click.option("--out", type=click.Path(path_type=Path), help="The RUN directory that is going to be written.")
+@click.option("--quick", is_flag=True, help="Neither start ranks nor train: seconds, and only what is not ok is shown.")
+@launch_options
+def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -> None:
+    """Examine this machine: versions, devices, memory, disk, records, one training step and one sum over the ranks.
+
+    Each line is ok, warning or error, with what to do. Exits with 1 when there is an error.
+    """
+    from convnext_imagenet.launch.devices import choose_target
+    from convnext_imagenet.model.errors import ModelError
+    from convnext_imagenet.train.doctor import ERROR, OK, examine
+
+    def show(findings: "Iterable[Finding]") -> list[str]:
+        levels = []
+        for finding in findings:
+            levels.append(finding.level)
+            if finding.level != OK or not quick:
+                advice = "" if finding.level == OK else f"; {finding.advice}"
+                click.echo(f"{finding.level:8} {finding.what:22} {finding.found}{advice}")
+        return levels
+
+    def before() -> None:
+        levels = show(examine(choose_target(launch["device_target"]), launch["devices"], records, out))
+        if quick:
+            click.echo(f"doctor: {levels.count(OK)} of {len(levels)} checks ok; `convnext-train doctor` tells more")
+        if ERROR in levels:
+            sys.exit(1)
+
+    with expected_errors(ModelError):
+        if quick:
+            before()
+            return
+        ranks, _ = start_ranks(launch, None, before)
+
+        from convnext_imagenet.train.trial import try_step, try_sum
+
+        levels = show(examination(ranks) for examination in (try_sum, try_step))
+    sys.exit(int(ERROR in levels))
+
+
+@main.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The picture.  [default: RUN/curves.png]")
 def plot(run_folder: Path, out: Path | None) -> None:
@@ -148,73 +192,6 @@ def _check_request(records: Path, workers: int | None) -> None:
             f"{records}: no such RECORDS directory; make one by `make records DATA=/path/to/imagenet`, "
             f"or see the whole path on small images by `make demo`"
         )
-
-
-class _Screen:
-    """A bar over the whole run on standard error, a few lines for each epoch on standard output, TensorBoard events."""
-
-    def __init__(self, run: Path) -> None:
-        self._run = run
-        self._bar: Any = None
-        self._events: Any = None
-
-    def __enter__(self) -> "_Screen":
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        for each in (self._bar, self._events):
-            if each is not None:
-                each.close()
-
-    def on_start(self, plan: "StepPlan", done: "Position") -> None:
-        from convnext_imagenet.train.events import Events, has_tensorboard
-
-        if has_tensorboard():
-            self._events = Events(self._run, done.step)
-        images = plan.global_batch_size
-        if done.step:
-            click.echo(f"resuming after epoch {done.epoch} of {plan.epochs}, step {done.step} of {plan.total_steps}")
-        click.echo(f"{plan.epochs} epochs of {plan.steps_per_epoch} steps of {images} images; compiling the first step")
-        self._bar = tqdm(
-            total=plan.total_steps * images,
-            initial=done.step * images,
-            unit="img",
-            desc="train",
-            dynamic_ncols=True,
-            mininterval=0.5,
-        )
-
-    def on_step(self, report: "StepReport") -> None:
-        self._bar.set_postfix_str(f"loss {report.loss:.3f}, lr {report.learning_rate:.2e}", refresh=False)
-        self._bar.update(report.images)
-        if self._events is not None:
-            self._events.on_step(report)
-
-    def on_new_head(self, given: int, classes: int) -> None:
-        click.echo(f"the weights to start from know {given} classes, the records {classes}: the head is new")
-
-    def on_warning(self, text: str) -> None:
-        with tqdm.external_write_mode():
-            click.echo(f"Warning: {text}", err=True)
-
-    def on_epoch(self, report: "EpochReport") -> None:
-        if self._events is not None:
-            self._events.on_epoch(report)
-        milliseconds = report.train_s * 1000
-        lines = [
-            f"epoch: {report.epoch} step: {report.steps_per_epoch}, loss is {report.last_loss:.6g}",
-            f"epoch time: {milliseconds:.3f} ms, per step time: {milliseconds / report.steps_per_epoch:.3f} ms",
-        ]
-        if (accuracy := report.accuracy) is not None:
-            lines.append(
-                f"epoch: {report.epoch} Top1-Acc: {accuracy.top1:.5f}, Top{accuracy.guesses}-Acc: {accuracy.top5:.5f}"
-            )
-        if (average := report.ema_accuracy) is not None:
-            lines.append(
-                f"epoch: {report.epoch} EMA Top1-Acc: {average.top1:.5f}, Top{average.guesses}-Acc: {average.top5:.5f}"
-            )
-        with tqdm.external_write_mode():
-            click.echo("\n".join(lines))
 
 
 def _print_summary(summary: "RunSummary", records: Path) -> None:

@@ -9,6 +9,7 @@ from convnext_imagenet.launch.stopping import StopSignals
 from convnext_imagenet.model.weights import ModelCard
 from convnext_imagenet.records.reading import Split
 from convnext_imagenet.train.checkpoint import Checkpoints, Position, Snapshot
+from convnext_imagenet.train.compile_cache import CompileCache
 from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.learner import Learner
 from convnext_imagenet.train.plan import StepPlan
@@ -49,6 +50,7 @@ class Job:
     stop: StopSignals
     ranks: Ranks
     pulse: Pulse
+    cache: CompileCache
 
     @property
     def is_alone(self) -> bool:

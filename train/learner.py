@@ -68,12 +68,20 @@ class Learner:
         self._evaluated = build_network(card, initial)
         self.classifier: nn.Cell = Classifier(self._evaluated, card.transform)
 
+    def compile(self, batches: Sequence[Batch]) -> None:
+        """Compile the graphs of `learn` for micro-batches of these shapes, and take no step."""
+        numbers, tensors = _numbers(0.0, 0.0, False, False), _tensors(batches[0])
+        if self.parts == 1:
+            self.step.compile(*numbers, *tensors)
+            return
+        self.accumulate.compile(*tensors)
+        self.step.compile(*numbers)
+
     def learn(
         self, batches: Sequence[Batch], rate: float, decay: float, ask_stop: bool = False, ask_save: bool = False
     ) -> Tensor:
         """Run one optimizer step over its micro-batches; `outcome` reads what it returns, perhaps not computed yet."""
-        asked = Tensor(np.array([ask_stop, ask_save], np.float32))
-        numbers = Tensor(rate, ms.float32), Tensor(decay, ms.float32), asked
+        numbers = _numbers(rate, decay, ask_stop, ask_save)
         if self.parts == 1:
             (batch,) = batches
             return self.step(*numbers, *_tensors(batch))
@@ -113,6 +121,11 @@ def outcome(running: Tensor) -> Outcome:
     """Wait for a step and return what it reports."""
     loss, correct, norm, taken, scale, stop, save = running.asnumpy().tolist()
     return Outcome(loss, correct, norm, taken > 0, scale, stop > 0, save > 0)
+
+
+def _numbers(rate: float, decay: float, ask_stop: bool, ask_save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    asked = np.array([ask_stop, ask_save], np.float32)
+    return Tensor(rate, ms.float32), Tensor(decay, ms.float32), Tensor(asked)
 
 
 def _tensors(batch: Batch) -> tuple[Tensor | None, ...]:

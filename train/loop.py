@@ -20,7 +20,7 @@ from convnext_imagenet.train.job import Job
 from convnext_imagenet.train.learner import outcome
 from convnext_imagenet.train.metrics import append_metrics
 from convnext_imagenet.train.pipeline import Batch, StageTimes, batches
-from convnext_imagenet.train.reports import EpochReport, StepReport, metrics_line
+from convnext_imagenet.train.reports import EpochReport, FirstStep, StepReport, metrics_line
 from convnext_imagenet.train.schedule import ema_decay, learning_rate
 from convnext_imagenet.train.totals import Totals
 from convnext_imagenet.train.watch import Watch
@@ -82,8 +82,7 @@ class _Epoch:
             self._check_stop_alone()
             step = self.first_step + self.totals.steps + (self._running is not None)
             rate = learning_rate(step, plan, config.schedule)
-            overdue = self.job.interval.is_overdue(self._saved_at, time.perf_counter())
-            running = self.job.learner.learn(group, rate, ema_decay(step, config.ema), self.job.stop.received, overdue)
+            running = self._learn(group, rate, ema_decay(step, config.ema))
             self._settle()
             self._running = running, rate
             if self._is_stop_asked:
@@ -94,6 +93,21 @@ class _Epoch:
         if self._is_stop_asked:
             raise self.job.stop.interruption()
         self._note_times()
+
+    def _learn(self, group: list[Batch], rate: float, decay: float) -> Tensor:
+        """Start a step; the first of this process is compiled, waited for and reported."""
+        job = self.job
+        overdue = job.interval.is_overdue(self._saved_at, time.perf_counter())
+        if job.cache.is_over:
+            return job.learner.learn(group, rate, decay, job.stop.received, overdue)
+        begin = time.perf_counter()
+        with job.cache.compiling():
+            job.learner.compile(group)
+        compiled = time.perf_counter()
+        running = job.learner.learn(group, rate, decay, job.stop.received, overdue)
+        outcome(running)
+        job.reporter.on_first_step(FirstStep(compiled - begin, time.perf_counter() - compiled, job.cache.was_hit))
+        return running
 
     def _check_stop_alone(self) -> None:
         if self.job.is_alone:

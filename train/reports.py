@@ -45,8 +45,20 @@ class EpochReport:
     ema_accuracy: Accuracy | None
 
 
+@dataclass(frozen=True)
+class FirstStep:
+    """How long this process took to compile its first step (`was_cached`: to read it) and to take it, in seconds."""
+
+    compile_s: float
+    step_s: float
+    was_cached: bool
+
+
 class Reporter(Protocol):
     """What the loop tells its caller while it runs."""
+
+    def on_first_step(self, first: FirstStep) -> None:
+        """The first step of this process has finished."""
 
     def on_step(self, report: StepReport) -> None:
         """A step has finished."""

@@ -15,11 +15,13 @@ from convnext_imagenet.launch.pulse import own_pulse
 from convnext_imagenet.launch.ranks import Ranks
 from convnext_imagenet.launch.stopping import StopSignals
 from convnext_imagenet.model.matching import check_shapes
+from convnext_imagenet.model.runtime import cpu_kernels
 from convnext_imagenet.model.weights import ModelCard, load_weights
 from convnext_imagenet.records.artefact import begin, exclusive, finish, is_finished, join, read_finished
 from convnext_imagenet.records.files import sha256_file, write_atomically
 from convnext_imagenet.records.reading import Records
 from convnext_imagenet.train.checkpoint import Checkpoints, Position
+from convnext_imagenet.train.compile_cache import CompileCache
 from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.config_source import to_toml
 from convnext_imagenet.train.curves import curves_png
@@ -129,6 +131,7 @@ def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary
             stop=stop,
             ranks=ranks,
             pulse=own_pulse(),
+            cache=CompileCache(run, plan_id, ranks.place, cpu_kernels()),
         )
         run_epochs(job, done)
         if is_first:

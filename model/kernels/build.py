@@ -54,7 +54,7 @@ def _find_or_build() -> Path:
     cpu = _cpu_flags()
     if missing := sorted(NEEDED_CPU_FLAGS - cpu):
         raise NoKernels(f"the processor ({platform.machine()}) lacks {', '.join(missing)}")
-    compiler = _find_compiler()
+    compiler = find_compiler()
     key = _cache_key(compiler, _compiler_version(compiler), cpu)
     for folder in (_cache_root() / key, None):
         try:
@@ -126,7 +126,7 @@ def _exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
-def _find_compiler() -> list[str]:
+def find_compiler() -> list[str]:
     if chosen := shlex.split(os.environ.get("CXX", "")):
         if shutil.which(chosen[0]) is None:
             raise NoKernels(f"CXX={chosen[0]} is not to be found")

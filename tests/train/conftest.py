@@ -24,7 +24,7 @@ from convnext_imagenet.train.cli import main
 from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.config_source import load_config
 from convnext_imagenet.train.plan import StepPlan
-from convnext_imagenet.train.reports import EpochReport, StepReport
+from convnext_imagenet.train.reports import EpochReport, FirstStep, StepReport
 
 WNIDS = ("n00000001", "n00000002", "n00000003")
 TRAIN_ROWS, VAL_ROWS = 34, 7
@@ -79,10 +79,14 @@ class Recorder:
     steps: list[StepReport] = field(default_factory=list)
     epochs: list[EpochReport] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    first_steps: list[FirstStep] = field(default_factory=list)
     new_heads: list[tuple[int, int]] = field(default_factory=list)
 
     def on_start(self, plan: StepPlan, done: Position) -> None:
         self.done = done
+
+    def on_first_step(self, first: FirstStep) -> None:
+        self.first_steps.append(first)
 
     def on_step(self, report: StepReport) -> None:
         self.steps.append(report)

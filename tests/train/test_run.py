@@ -29,16 +29,17 @@ from convnext_imagenet.train.run import Request, train
 SIGNAL_ITSELF = """
 import os, sys
 from convnext_imagenet.train import cli
+from convnext_imagenet.train.screen import Screen
 
 number, epoch, step = (int(value) for value in sys.argv[1:4])
-on_step = cli._Screen.on_step
+on_step = Screen.on_step
 
 def on_step_then_signal(self, report):
     on_step(self, report)
     if (report.epoch, report.step) == (epoch, step):
         os.kill(os.getpid(), number)
 
-cli._Screen.on_step = on_step_then_signal
+Screen.on_step = on_step_then_signal
 cli.main(sys.argv[4:])
 """
 
