@@ -1,4 +1,4 @@
-"""What must be right before a run starts, found out without MindSpore: each check is a line with what to do about it."""
+"""What must be right before a run starts, found out without MindSpore: a line for each, with what to do about it."""
 
 import os
 import platform
