@@ -15,19 +15,25 @@ IMAGES ?=
 IMAGE ?=
 OUT ?=
 DEVICES ?= 1
-DEVICE_TARGET ?= CPU
+DEVICE_TARGET ?= auto
+NODES ?= 1
+NODE_RANK ?= 0
+MASTER ?=
 SET ?=
 ARGS ?=
 PART ?=
 
+LAUNCH = --device-target $(DEVICE_TARGET) --devices $(DEVICES) \
+  $(if $(MASTER),--nodes $(NODES) --node-rank $(NODE_RANK) --master $(MASTER))
+
 export CONVNEXT_MAKE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo records show verify train eval predict infer test test-faults bench check clean
+.PHONY: help setup demo records show verify doctor train eval predict infer test test-faults bench check clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Variables: DATA RECORDS CONFIG RUN DEVICES DEVICE_TARGET CHECKPOINT IMAGES IMAGE OUT SET ARGS"
+	@echo "  Variables: DATA RECORDS CONFIG RUN DEVICES DEVICE_TARGET CHECKPOINT IMAGES IMAGE OUT SET ARGS NODES NODE_RANK MASTER"
 
 setup: $(READY)  ## Make the environment in .venv
 
@@ -52,17 +58,21 @@ show: $(READY)  ## What RECORDS holds
 verify: $(READY)  ## Read all of RECORDS again and compare
 	$(BIN)/convnext-records verify "$(RECORDS)"
 
-train: $(READY)  ## Train CONFIG on RECORDS into RUN; an existing RUN resumes
-	$(BIN)/convnext-train run "$(CONFIG)" --records "$(RECORDS)" --out "$(RUN)" --devices $(DEVICES) \
-	  --device-target $(DEVICE_TARGET) $(foreach pair,$(SET),--set '$(pair)') $(ARGS)
+doctor: $(READY)  ## Examine this machine for DEVICES: versions, memory, records, one step, one all-reduce
+	$(BIN)/convnext-train doctor --records "$(RECORDS)" --out "$(RUN)" $(LAUNCH) $(ARGS)
+
+train: $(READY)  ## Train CONFIG on RECORDS into RUN on DEVICES; an existing RUN resumes
+	@$(BIN)/convnext-train doctor --quick --records "$(RECORDS)" --out "$(RUN)" $(LAUNCH)
+	$(BIN)/convnext-train run "$(CONFIG)" --records "$(RECORDS)" --out "$(RUN)" $(LAUNCH) \
+	  $(foreach pair,$(SET),--set '$(pair)') $(ARGS)
 
 eval: $(READY)  ## Exact accuracy of CHECKPOINT (default: the best of RUN) on RECORDS
-	$(BIN)/convnext-serve eval "$(CHECKPOINT)" --records "$(RECORDS)" --device-target $(DEVICE_TARGET) $(ARGS)
+	$(BIN)/convnext-serve eval "$(CHECKPOINT)" --records "$(RECORDS)" $(LAUNCH) $(ARGS)
 
 predict: $(READY)  ## IMAGES=dir OUT=dir: score a folder into Parquet
 	@test -n "$(IMAGES)" || { echo "Error: IMAGES is not set: make predict IMAGES=dir OUT=dir" >&2; exit 2; }
 	$(BIN)/convnext-serve predict "$(CHECKPOINT)" "$(IMAGES)" --out "$(or $(OUT),predictions-out)" \
-	  --device-target $(DEVICE_TARGET) $(ARGS)
+	  $(LAUNCH) $(ARGS)
 
 infer: $(READY)  ## IMAGE=file [OUT=picture.jpg]: name one image, draw the label on it
 	@test -n "$(IMAGE)" || { echo "Error: IMAGE is not set: make infer IMAGE=file [OUT=picture.jpg]" >&2; exit 2; }
@@ -72,10 +82,10 @@ infer: $(READY)  ## IMAGE=file [OUT=picture.jpg]: name one image, draw the label
 test: $(READY)  ## The default test suite
 	$(BIN)/pytest $(ARGS)
 
-test-faults: $(READY)  ## Hundreds of kills, full disks and damaged files; about twenty minutes
-	$(BIN)/pytest tests/faults tests/train/test_run.py -m "faults or not faults" $(ARGS)
+test-faults: $(READY)  ## Hundreds of kills, full disks, damaged files, dead and hung ranks; about half an hour
+	$(BIN)/pytest tests/faults tests/train/test_run.py tests/train/test_ranks.py -m "faults or not faults" $(ARGS)
 
-bench: $(READY)  ## [PART=model|ingest|load|randaugment]: interleaved benchmarks, written to bench-out/PART.json
+bench: $(READY)  ## [PART=model|ingest|load|train|randaugment|shuffle]: interleaved benchmarks, written to bench-out/PART.json
 	$(BIN)/python tests/bench $(PART)
 
 check: $(READY)  ## Lint, format and types

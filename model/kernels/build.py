@@ -127,6 +127,7 @@ def _exclusive(folder: Path) -> Iterator[None]:
 
 
 def find_compiler() -> list[str]:
+    """The C++ compiler as the words of a command: CXX, or the first of the usual ones. Raises NoKernels."""
     if chosen := shlex.split(os.environ.get("CXX", "")):
         if shutil.which(chosen[0]) is None:
             raise NoKernels(f"CXX={chosen[0]} is not to be found")
