@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import peers_ingest as peers
-from harness import report
+from harness import python_with, report
 from limit_ingest import check_and_hash
 
 IMAGES = int(os.environ.get("CONVNEXT_BENCH_IMAGES", "4000"))
 ROUNDS = int(os.environ.get("CONVNEXT_BENCH_ROUNDS", "3"))
-PEERS_PYTHON = os.environ.get("CONVNEXT_BENCH_PEERS_PYTHON", sys.executable)
 WORKERS = 2
 HANDFUL = 40
 CLASSES = 20
@@ -106,8 +105,8 @@ def _cases(root: Path, pool: ProcessPoolExecutor) -> Iterator[Timed]:
     yield Timed(LIMIT, lambda tree: _limit(pool, tree), [], [], [])
     yield Timed(OURS, lambda tree: _build(tree, root / "records"), [], [], [])
     for name, program in peers.PROGRAMS.items():
-        python = sys.executable if name in peers.WITH_MINDSPORE else PEERS_PYTHON
-        if subprocess.run([python, "-c", peers.IMPORTS[name]], capture_output=True, check=False).returncode:
+        python = sys.executable if name in peers.WITH_MINDSPORE else python_with(peers.IMPORTS[name])
+        if python is None:
             print(f"{name}: not installed, left out", file=sys.stderr)
             continue
         yield Timed(name, lambda tree, p=program, py=python: _peer(py, p, tree, root / "peer"), [], [], [])

@@ -1,8 +1,9 @@
 """`make bench PART=load`: records to ready uint8 batches of 64 at 224 px with 2 workers, beside the limit and peers.
 
 The limit is a full decode by OpenCV in two processes. Every case is a process of its own that stays, and answers with
-the rate of a pass between its first and its last batch; all take turns, a pass each. Peers run where
-CONVNEXT_BENCH_PEERS_PYTHON has them.
+the rate of a pass between its first and its last batch; all take turns, a pass each. Processor time is that of the
+whole pass, with the start of its threads or processes. A peer runs in the first interpreter of
+CONVNEXT_BENCH_PEERS_PYTHON, a list with colons, that can import what it needs.
 """
 
 import os
@@ -13,28 +14,50 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import psutil
 from bench_ingest import lay_out
-from harness import report
+from harness import python_with, report
 from limit_ingest import decode
 
 IMAGES = int(os.environ.get("CONVNEXT_BENCH_IMAGES", "2000"))
 ROUNDS = int(os.environ.get("CONVNEXT_BENCH_ROUNDS", "9"))
-PEERS_PYTHON = os.environ.get("CONVNEXT_BENCH_PEERS_PYTHON", sys.executable)
 POLICY = "rand-m9-mstd0.5-inc1"
 HERE = Path(__file__).resolve().parent
 LIMIT = "limit: full decode, 2 processes"
-OURS = {"read alone": "read", "ours: crop + flip": "crop", f"ours: crop + flip + {POLICY}": POLICY}
-MINDSPORE = {"MindSpore RandomCropDecodeResize + flip": "mindspore"}
-PEERS = {
-    "DataLoader + OpenCV: crop + flip": "opencv",
-    "DataLoader + torchvision: crop + flip": "torchvision",
-    "timm: crop + flip": "timm",
-    f"timm: crop + flip + {POLICY}": POLICY,
+OURS = {
+    "read alone": "read",
+    "ours: crop + flip": "crop",
+    "ours, bilinear: crop + flip": "bilinear",
+    f"ours: crop + flip + {POLICY}": POLICY,
 }
+MINDSPORE = {"MindSpore RandomCropDecodeResize + flip": "mindspore"}
+PEERS = {  # module, its case, what else this imports
+    "DataLoader + OpenCV: crop + flip": ("load_peers_torch", "opencv", "cv2, torchvision"),
+    "DataLoader + torchvision: crop + flip": ("load_peers_torch", "torchvision", "torchvision"),
+    "timm: crop + flip": ("load_peers_torch", "timm", "timm"),
+    f"timm: crop + flip + {POLICY}": ("load_peers_torch", POLICY, "timm"),
+    "tf.data, fused: crop + flip": ("load_peers_others", "tf.data", "tensorflow"),
+    "DALI on the CPU: crop + flip": ("load_peers_others", "dali", "nvidia.dali"),
+    "grain + OpenCV: crop + flip": ("load_peers_others", "grain", "grain, cv2"),
+    "ffcv, re-encoded at 500 px, half raw: crop + flip": ("load_peers_others", "ffcv", "ffcv"),
+}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A case: `run` makes one pass and returns its images/s; `processes` do the work."""
+
+    run: Callable[[], float]
+    processes: Callable[[], list[psutil.Process]]
+
+    def cpu_s(self) -> float:
+        """The processor time that its processes and their ended children have taken so far."""
+        return sum(sum(process.cpu_times()[:4]) for process in self.processes())
 
 
 def main() -> None:
@@ -48,18 +71,26 @@ def main() -> None:
         _build(root)
         cases = _cases(root, pool)
         rates: dict[str, list[float]] = {what: [] for what in cases}
+        cpu_s: dict[str, list[float]] = {what: [] for what in cases}
         for number in range(ROUNDS + 1):
-            for what, run in cases.items():
-                found = run()
+            for what, case in cases.items():
+                before = case.cpu_s()
+                found = case.run()
                 if number:
                     rates[what].append(found)
-        medians = {what: statistics.median(found) for what, found in rates.items()}
-        limit = medians[LIMIT]
-        rows = [
-            {"what": what, "images_per_s": round(value, 1), "ratio_to_limit": round(value / limit, 3), "kind": kind}
-            for what, value in medians.items()
-        ]
-        report("load", rows)
+                    cpu_s[what].append(case.cpu_s() - before)
+        limit = statistics.median(rates[LIMIT])
+        report("load", [_row(what, rates[what], cpu_s[what], limit, kind) for what in cases])
+
+
+def _row(what: str, rates: list[float], cpu_s: list[float], limit: float, kind: str) -> dict[str, object]:
+    return {
+        "what": what,
+        "images_per_s": round(statistics.median(rates), 1),
+        "ratio_to_limit": round(statistics.median(rates) / limit, 3),
+        "cpu_ms_per_image": round(1000 * statistics.median(cpu_s) / IMAGES, 2),
+        "kind": kind,
+    }
 
 
 def _build(root: Path) -> None:
@@ -68,15 +99,15 @@ def _build(root: Path) -> None:
     _run([str(program), "build", str(root / "tree"), "--out", str(root / "records"), *options])
 
 
-def _cases(root: Path, pool: ProcessPoolExecutor) -> dict[str, Callable[[], float]]:
-    cases: dict[str, Callable[[], float]] = {LIMIT: partial(_limit, pool, root / "tree" / "train")}
+def _cases(root: Path, pool: ProcessPoolExecutor) -> dict[str, Pass]:
+    cases = {LIMIT: Pass(partial(_limit, pool, root / "tree" / "train"), _pool_processes)}
     for what, case in (OURS | MINDSPORE).items():
         cases[what] = _passes([sys.executable, str(HERE / "load_ours.py"), case, str(root / "records")])
-    if subprocess.run([PEERS_PYTHON, "-c", "import cv2, torch"], capture_output=True).returncode:
-        print("peers: not installed, left out", file=sys.stderr)
-        return cases
-    for what, case in PEERS.items():
-        cases[what] = _passes([PEERS_PYTHON, str(HERE / "load_peers.py"), case, str(root / "tree" / "train")])
+    for what, (module, case, imports) in PEERS.items():
+        if python := python_with(f"import {module}, {imports}"):
+            cases[what] = _passes([python, str(HERE / f"{module}.py"), case, str(root / "tree" / "train")])
+        else:
+            print(f"{what}: {imports} not installed, left out", file=sys.stderr)
     return cases
 
 
@@ -88,8 +119,12 @@ def _limit(pool: ProcessPoolExecutor, tree: Path) -> float:
     return len(paths) / (time.perf_counter() - begin)
 
 
-def _passes(command: list[str]) -> Callable[[], float]:
-    """A function that lets the command's process, which is started now and stays, make one pass."""
+def _pool_processes() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def _passes(command: list[str]) -> Pass:
+    """The passes of a command's process, which is started now and stays."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     ask, answer = process.stdin, process.stdout
     assert ask is not None
@@ -102,7 +137,8 @@ def _passes(command: list[str]) -> Callable[[], float]:
             return float(line)
         raise RuntimeError(f"{' '.join(command)} ended with {process.wait()}")
 
-    return rate
+    measured = psutil.Process(process.pid)
+    return Pass(rate, lambda: [measured])
 
 
 def _run(command: list[str]) -> str:

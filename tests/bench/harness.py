@@ -7,13 +7,18 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-OUT = Path(__file__).resolve().parent.parent.parent / "bench-out"
+HERE = Path(__file__).resolve().parent
+OUT = HERE.parent.parent / "bench-out"
+PEERS_PYTHONS = os.environ.get("CONVNEXT_BENCH_PEERS_PYTHON", sys.executable).split(os.pathsep)
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,15 @@ def interleaved_rates(cases: list[Case], rounds: int) -> list[float]:
             case.run()
             taken.append(time.perf_counter() - begin)
     return [case.images / statistics.median(taken) for case, taken in zip(cases, seconds, strict=True)]
+
+
+@cache
+def python_with(imports: str) -> str | None:
+    """The first of the peers' interpreters that runs these import statements, in this folder, without an error."""
+    for python in PEERS_PYTHONS:
+        if not subprocess.run([python, "-c", imports], cwd=HERE, capture_output=True, check=False).returncode:
+            return python
+    return None
 
 
 def report(part: str, rows: list[dict[str, Any]]) -> Path:

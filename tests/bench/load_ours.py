@@ -1,33 +1,20 @@
 """Passes over records by our pipeline or by MindSpore's own operators: CASE RECORDS; a rate for each line of input."""
 
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-
-BATCH, SIZE_PX, WORKERS = 64, 224, 2
+from load_rates import BATCH, CROP_AREAS, CROP_RATIOS, SIZE_PX, WORKERS, answer
 
 
 def main(case: str, records: str) -> None:
-    """For each line of standard input print the rate of one pass between its first and its last batch."""
+    """Answer each line of standard input with the rate of one pass."""
     from convnext_imagenet.records.reading import Records
 
     split = Records.open(Path(records)).split("train")
     passes = {"mindspore": _mindspore, "read": _read}
-    for epoch, _ in enumerate(sys.stdin, 1):
-        source = passes[case](split) if case in passes else _ours(split, case, epoch)
-        print(rate(source), flush=True)
-
-
-def rate(batches: Iterator[int]) -> float:
-    """Images/s from the first batch on; `batches` yields how many images each holds."""
-    next(batches)
-    begin, images = time.perf_counter(), 0
-    for count in batches:
-        images += count
-    return images / (time.perf_counter() - begin)
+    answer(lambda epoch: passes[case](split) if case in passes else _ours(split, case, epoch))
 
 
 def _ours(split, policy: str, epoch: int) -> Iterator[int]:
@@ -35,7 +22,9 @@ def _ours(split, policy: str, epoch: int) -> Iterator[int]:
     from convnext_imagenet.train.pipeline import batches
     from convnext_imagenet.train.plan import plan_steps
 
-    augment = {"auto_augment": "" if policy == "crop" else policy}
+    augment = {"auto_augment": policy if policy.startswith("rand-") else ""}
+    if policy == "bilinear":
+        augment["interpolation"] = policy
     config = config_from_mapping({"data": {"global_batch_size": BATCH, "size_px": SIZE_PX}, "augment": augment})
     for batch in batches(split, config, plan_steps(config, split.rows), epoch, WORKERS):
         yield len(batch.pixels)
@@ -45,7 +34,7 @@ def _mindspore(split) -> Iterator[int]:
     import mindspore.dataset.vision as vision
 
     dataset = split.dataset(np.random.default_rng(0).permutation(split.rows), ("image", "label"), WORKERS)
-    crop = vision.RandomCropDecodeResize(SIZE_PX, (0.08, 1.0), (0.75, 4 / 3), vision.Inter.LINEAR)
+    crop = vision.RandomCropDecodeResize(SIZE_PX, CROP_AREAS, CROP_RATIOS, vision.Inter.LINEAR)
     dataset = dataset.map([crop, vision.RandomHorizontalFlip()], "image", num_parallel_workers=WORKERS)
     for columns in dataset.batch(BATCH, True).create_dict_iterator(num_epochs=1, output_numpy=True):
         yield len(columns["image"])

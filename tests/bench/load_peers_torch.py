@@ -1,14 +1,16 @@
-"""One pass over class folders by a peer, as its own documentation shows it: CASE TREE; prints images/s.
+"""Passes over class folders by loaders of PyTorch, as their own documentation shows them: CASE TREE.
 
-Runs in the peers' own environment: torch, torchvision, timm, OpenCV. Each yields uint8 batches of 64 at 224 px, with
-two worker processes.
+Runs where torch, torchvision, timm and OpenCV are installed. Each yields uint8 batches of 64 at 224 px, with two worker
+processes; a rate for each line of input.
 """
 
 import sys
-import time
 import types
 
-BATCH, SIZE_PX, WORKERS = 64, 224, 2
+from load_rates import BATCH, CROP_AREAS, CROP_RATIOS, SIZE_PX, WORKERS, answer
+
+# What torchvision declares for detection fails where its build and torch's are of different kinds; unused here.
+sys.modules["torchvision._meta_registrations"] = types.ModuleType("unused")
 
 
 def _opencv_transform(path):
@@ -20,7 +22,7 @@ def _opencv_transform(path):
     cv2.setNumThreads(1)
     pixels = cv2.imread(path, cv2.IMREAD_COLOR_RGB)
     height, width = pixels.shape[:2]
-    top, left, h, w = RandomResizedCrop.get_params(torch.empty(3, height, width), [0.08, 1.0], [3 / 4, 4 / 3])
+    top, left, h, w = RandomResizedCrop.get_params(torch.empty(3, height, width), list(CROP_AREAS), list(CROP_RATIOS))
     crop = cv2.resize(pixels[top : top + h, left : left + w], (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_LINEAR)
     if torch.rand(1) < 0.5:
         crop = crop[:, ::-1]
@@ -60,22 +62,13 @@ def _loader(case):
 
 
 def main(case, tree):
-    """For each line of standard input print the rate of one pass between its first and its last batch."""
+    """Answer each line of standard input with the rate of one pass."""
     import torch
-
-    # What torchvision declares for detection fails where its build and torch's are of different kinds; unused here.
-    sys.modules["torchvision._meta_registrations"] = types.ModuleType("unused")
     from torchvision.datasets import ImageFolder
 
     data = ImageFolder(tree, loader=_loader(case))
     loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, num_workers=WORKERS, drop_last=True)
-    for _ in sys.stdin:
-        batches = iter(loader)
-        next(batches)
-        begin, images = time.perf_counter(), 0
-        for pixels, _ in batches:
-            images += len(pixels)
-        print(images / (time.perf_counter() - begin), flush=True)
+    answer(lambda _: (len(pixels) for pixels, _ in loader))
 
 
 if __name__ == "__main__":
