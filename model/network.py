@@ -23,3 +23,12 @@ class Classifier(nn.Cell):
     def construct(self, pixels_NHWC: Tensor, keep_NB: Tensor | None = None) -> Tensor:
         x_NHWC = ops.cast(pixels_NHWC, float32) * self.scale_C + self.shift_C
         return ops.cast(self.network(x_NHWC, keep_NB), float32)
+
+
+class FeatureClassifier(Classifier):
+    """The same network -> (logits (N, K), the pooled and normalised features (N, C) that they are made of)."""
+
+    def construct(self, pixels_NHWC: Tensor) -> tuple[Tensor, Tensor]:
+        x_NHWC = ops.cast(pixels_NHWC, float32) * self.scale_C + self.shift_C
+        features_NC = self.network.features(x_NHWC)
+        return ops.cast(self.network.head(features_NC), float32), ops.cast(features_NC, float32)

@@ -1,13 +1,15 @@
 """Which weights file a CHECKPOINT argument means, what it holds, and whether it fits the records."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from mindspore import nn
 
-from convnext_imagenet.model.network import Classifier
+from convnext_imagenet.model.network import Classifier, FeatureClassifier
 from convnext_imagenet.model.weights import ModelCard, build_network, load_weights
 from convnext_imagenet.records.files import sha256_file, sha256_json
 from convnext_imagenet.records.manifest import ClassEntry
@@ -15,6 +17,7 @@ from convnext_imagenet.serve.errors import ServeError
 
 _SUFFIX = ".weights.safetensors"
 _AVERAGE = ".ema"
+Weights = Literal["best", "raw", "ema"]
 
 
 @dataclass(frozen=True)
@@ -31,24 +34,32 @@ class Checkpoint:
         """The fingerprint of the classes: wnids and names in the order of their indices."""
         return sha256_json([list(entry) for entry in self.card.classes])
 
-    def classifier(self) -> nn.Cell:
-        """The network with these weights: uint8 pixels (N, S, S, 3) -> logits (N, K)."""
-        classifier = Classifier(build_network(self.card, self.arrays), self.card.transform)
+    def classifier(self, with_features: bool = False) -> nn.Cell:
+        """The network with these weights: uint8 pixels (N, S, S, 3) -> logits (N, K), or these and features (N, C)."""
+        kind = FeatureClassifier if with_features else Classifier
+        classifier = kind(build_network(self.card, self.arrays), self.card.transform)
         classifier.set_train(False)
         return classifier
 
+    def evaluated_with(self, **changes: Any) -> "Checkpoint":
+        """The same weights behind another evaluation transform; None keeps a field. ModelError for bad values."""
+        kept = {name: value for name, value in changes.items() if value is not None}
+        transform = dataclasses.replace(self.card.transform, **kept)
+        return dataclasses.replace(self, card=dataclasses.replace(self.card, transform=transform))
 
-def load_checkpoint(path: Path) -> Checkpoint:
+
+def load_checkpoint(path: Path, weights: Weights = "best") -> Checkpoint:
     """The weights that `path` means: a weights file, or a RUN directory (its best epoch).
 
+    Of a RUN, `weights` takes the better of both ("best"), the weights as they are ("raw") or their average ("ema").
     Raises ServeError when there is none, and ModelError for a file that is not ours, truncated or damaged.
     """
-    path = resolve_checkpoint(path)
+    path = resolve_checkpoint(path, weights)
     arrays, card = load_weights(path)
     return Checkpoint(path=path, sha256=sha256_file(path), card=card, arrays=arrays)
 
 
-def resolve_checkpoint(path: Path) -> Path:
+def resolve_checkpoint(path: Path, weights: Weights = "best") -> Path:
     """The weights file itself, or for a RUN directory the one that its pointer `best` names.
 
     The pointer holds a checkpoint's name, `epoch-0003`, or `epoch-0003.ema` where the average of its weights is better.
@@ -66,12 +77,15 @@ def resolve_checkpoint(path: Path) -> Path:
             f"or give a weights file"
         )
     unit = pointer.read_text(errors="replace").strip()
-    weights = path / "checkpoints" / (f"{unit}.safetensors" if unit.endswith(_AVERAGE) else f"{unit}{_SUFFIX}")
-    if not unit or Path(unit).name != unit or not weights.is_file():
+    is_average = weights == "ema" or (weights == "best" and unit.endswith(_AVERAGE))
+    epoch = unit.removesuffix(_AVERAGE)
+    file = path / "checkpoints" / (f"{epoch}{_AVERAGE}.safetensors" if is_average else f"{epoch}{_SUFFIX}")
+    if not unit or Path(unit).name != unit or not file.is_file():
+        hint = "; the run keeps no average of its weights" if weights == "ema" else ""
         raise ServeError(
-            f"{pointer}: names {unit!r}, and there is no {weights.name} in {weights.parent}; give a weights file"
+            f"{pointer}: names {unit!r}, and there is no {file.name} in {file.parent}{hint}; give a weights file"
         )
-    return weights
+    return file
 
 
 def check_classes(checkpoint: Checkpoint, classes: Sequence[ClassEntry], records: Path) -> None:

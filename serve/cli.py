@@ -2,14 +2,18 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from convnext_imagenet.launch.cli import device_target_option, launch_options, start, with_pulse
 from convnext_imagenet.launch.stopping import StopSignals
 from convnext_imagenet.records.cli import expected_errors, progress, show_log_lines
+
+if TYPE_CHECKING:  # importing it takes seconds, which --help must not
+    from convnext_imagenet.serve.checkpoint import Checkpoint
 
 _PATH = click.Path(path_type=Path)
 _DEFAULT_BATCH = 32
@@ -22,6 +26,36 @@ _workers = click.option(
     show_default="the cores of this process",
     help="Threads of a rank that decode and resize; they change no result.",
 )
+_TRANSFORM_OPTIONS = (
+    click.option(
+        "--weights",
+        type=click.Choice(["best", "raw", "ema"]),
+        default="best",
+        show_default=True,
+        help="Of a RUN: the better of its best epoch, the weights as they are, or their moving average.",
+    ),
+    click.option("--size", "size_px", type=click.IntRange(min=32), help="Pixels of a side.  [default: as trained]"),
+    click.option(
+        "--crop-pct",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Share of the resized image that the centre crop keeps.  [default: as trained]",
+    ),
+    click.option(
+        "--resize",
+        "mode",
+        type=click.Choice(["crop", "squash"]),
+        help="Resize the short side and crop, or squash all of the image.  [default: as trained]",
+    ),
+    click.option("--flip", is_flag=True, help="Average over the image and its mirror image."),
+)
+
+
+def _transform_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_TRANSFORM_OPTIONS):
+        command = option(command)
+    return command
+
+
 _batch_size = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -85,7 +119,9 @@ def eval_command(checkpoint: Path, records: Path, split: str, batch_size: int, w
 
 @main.command()
 @click.argument("checkpoint", type=_PATH)
-@click.argument("images", type=_PATH)
+@click.argument("images")
+@click.option("--split", default="val", show_default=True, help="The split, when IMAGES is a RECORDS directory.")
+@click.option("--column", default="", help="The column, when IMAGES is a table with several that may hold images.")
 @click.option("--out", type=_PATH, required=True, help="The PREDICTIONS directory; an unfinished one is gone on with.")
 @click.option("--topk", type=click.IntRange(min=1), default=5, show_default=True, help="Classes named for each image.")
 @click.option(
@@ -98,29 +134,46 @@ def eval_command(checkpoint: Path, records: Path, split: str, batch_size: int, w
 @click.option(
     "--part-rows", type=click.IntRange(min=1), default=4096, show_default=True, help="Inputs in one Parquet file."
 )
+@click.option("--features", is_flag=True, help="Add a column with the pooled vector before the head.")
+@click.option("--logits", is_flag=True, help="Add a column with all logits.")
+@click.option(
+    "--image-timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="An input that takes longer to read and decode becomes an error row.",
+)
+@_transform_options
 @_batch_size
 @_workers
 @launch_options
 def predict(
-    checkpoint: Path, images: Path, out: Path, max_errors: int, topk: int, part_rows: int, batch_size: int,
-    workers: int, **launch: Any,
+    checkpoint: Path, images: str, split: str, column: str, out: Path, max_errors: int, features: bool, logits: bool,
+    topk: int, part_rows: int, batch_size: int, workers: int, timeout_s: float, **others: Any,
 ) -> None:  # fmt: skip
-    """Write one Parquet row for every file under the directory IMAGES, unreadable ones included."""
+    """Write one Parquet row for every input in IMAGES, unreadable ones included.
+
+    IMAGES is a folder, a list of files (.txt), a tar or a folder of tars, a table (.parquet, .arrow, .feather) with a
+    column of image bytes or paths, a RECORDS directory, or a URI such as s3://bucket/folder.
+    """
     from convnext_imagenet.model.errors import ModelError
     from convnext_imagenet.records.artefact import check_begun_or_empty, logs_folder
 
     show_log_lines()
     with expected_errors(ModelError):
         logs = logs_folder(out, "predictions")
-        ranks, target = start(launch, logs, lambda: check_begun_or_empty(out, "predictions"))
+        ranks, target = start(others, logs, lambda: check_begun_or_empty(out, "predictions"))
 
-        from convnext_imagenet.serve.checkpoint import load_checkpoint
+        from convnext_imagenet.serve.input_kinds import open_inputs
         from convnext_imagenet.serve.predict import Options, open_job
-        from convnext_imagenet.serve.sources import list_inputs
 
         with StopSignals(f"the same command goes on in {out}", second_ends=True) as stop:
-            loaded, inputs = load_checkpoint(checkpoint), list_inputs(images)
-            options = Options(topk, part_rows, batch_size, workers, target)
+            loaded = _load(checkpoint, others)
+            inputs = open_inputs(images, [wnid for wnid, _ in loaded.card.classes], split, column)
+            extras = [name for name, asked in (("features", features), ("logits", logits)) if asked]
+            options = Options(topk, part_rows, batch_size, workers, target, others["flip"], tuple(extras), timeout_s)
             started = time.monotonic()
             with open_job(loaded, inputs, out, options, ranks) as job:
                 done, todo = len(job.own_parts) - len(job.pending), job.pending_rows
@@ -130,6 +183,26 @@ def predict(
                     summary = job.run(with_pulse(bar, "predicting"), lambda: stop.received)
         click.echo(_summary_text(out, summary, _pace(todo * ranks.place.ranks, time.monotonic() - started)))
         _refuse_error_rows(out, summary, max_errors)
+
+
+@main.command()
+@click.argument("predictions", type=_PATH)
+def verify(predictions: Path) -> None:
+    """Read all of PREDICTIONS again: every input once, in order, every byte and count as recorded."""
+    with expected_errors():
+        from convnext_imagenet.serve.errors import ServeError
+        from convnext_imagenet.serve.verify import verify_predictions
+
+        with progress(None, "verify", unit="row") as advance:
+            found = verify_predictions(predictions, advance)
+        for problem in found.problems:
+            click.echo(problem, err=True)
+        if found.problems:
+            raise ServeError(
+                f"{predictions}: {len(found.problems)} contradictions; delete the parts that are named with their "
+                f"receipts and _SUCCESS, and run the same `convnext-serve predict` again"
+            )
+        click.echo(f"{predictions}: {found.rows} rows, every input once, all bytes as recorded")
 
 
 @main.command()
@@ -174,6 +247,13 @@ def infer(
         click.echo(
             f"{len(files)} named{hint}. Next: convnext-serve predict {checkpoint} IMAGES --out PREDICTIONS", err=True
         )
+
+
+def _load(checkpoint: Path, choices: dict[str, Any]) -> "Checkpoint":
+    from convnext_imagenet.serve.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint, choices["weights"])
+    return loaded.evaluated_with(**{name: choices[name] for name in ("size_px", "crop_pct", "mode")})
 
 
 def _pace(images: int, seconds: float) -> str:

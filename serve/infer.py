@@ -8,11 +8,13 @@ from pathlib import Path
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.input_files import read_file, source_text
+from convnext_imagenet.serve.inputs import Item
 from convnext_imagenet.serve.overlap import batches, map_ahead
 from convnext_imagenet.serve.picture import PICTURE_FORMATS, labelled_picture, save_picture
 from convnext_imagenet.serve.predictions import Guess
 from convnext_imagenet.serve.scoring import score_samples
-from convnext_imagenet.serve.sources import Sample, read_sample, source_text
+from convnext_imagenet.serve.sources import Sample, read_sample
 
 _LARGEST_BATCH = 16
 
@@ -38,9 +40,10 @@ def classify_files(
     read = partial(_read, checkpoint=checkpoint)
     classifier, answers = checkpoint.classifier(), []
     for batch in batches(map_ahead(read, list(enumerate(files)), workers, 2 * size), size):
-        for sample, guesses in zip(batch, score_samples(classifier, batch, classes, topk, size), strict=True):
+        for sample, scored in zip(batch, score_samples(classifier, batch, classes, topk, size), strict=True):
             error = f"{sample.status}: {sample.error}" if sample.error else None
-            answers.append(Answer(files[sample.sample_id], tuple(guesses or ()), error))
+            guesses = () if scored is None else tuple(scored.guesses)
+            answers.append(Answer(files[sample.sample_id], guesses, error))
         if on_progress:
             on_progress(len(batch))
     return answers
@@ -92,7 +95,7 @@ def first_name(name: str) -> str:
 
 def _read(numbered: tuple[int, Path], checkpoint: Checkpoint) -> Sample:
     index, path = numbered
-    return read_sample(Path(), str(path), index, checkpoint.card.transform)
+    return read_sample(Item(source_text(path), partial(read_file, path)), index, checkpoint.card.transform)
 
 
 def _names_in(folder: Path, files: Sequence[Path]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""A folder of image files -> PREDICTIONS: one row for every input, in parts that a crash cannot half-write.
+"""Inputs of any kind -> PREDICTIONS: one row for every input, in parts that a crash cannot half-write.
 
 A part is a fixed range of the inputs and depends on nothing outside it: its batches begin with its first input.
 So a job that was killed and started again, or that several ranks share, ends with the bytes of one that was not.
@@ -7,7 +7,7 @@ So a job that was killed and started again, or that several ranks share, ends wi
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -23,10 +23,11 @@ from convnext_imagenet.records import artefact
 from convnext_imagenet.records.errors import Interrupted
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.inputs import Inputs, Item
 from convnext_imagenet.serve.overlap import batches, map_ahead
 from convnext_imagenet.serve.predictions import make_row, part_file, part_unit, write_part
 from convnext_imagenet.serve.scoring import score_samples
-from convnext_imagenet.serve.sources import Inputs, Sample, read_sample
+from convnext_imagenet.serve.sources import Sample, read_sample, timed_out
 
 _BATCHES_AHEAD = 2
 _PACKAGES = ("convnext_imagenet", "mindspore", "numpy", "opencv-python-headless", "pillow", "pyarrow")
@@ -34,13 +35,20 @@ _PACKAGES = ("convnext_imagenet", "mindspore", "numpy", "opencv-python-headless"
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chooses: `workers` alone does not belong to the plan, since it cannot change a byte."""
+    """What the user chooses; `workers` and `timeout_s` are no part of the plan, since they change no answer.
+
+    `flip` averages over the image and its mirror image, `extras` are further columns: "features", "logits". An input
+    that takes over `timeout_s` seconds to read and decode becomes an error row.
+    """
 
     topk: int = 5
     part_rows: int = 4096
     batch_size: int = 32
     workers: int = 1
     device_target: str = "CPU"
+    flip: bool = False
+    extras: tuple[str, ...] = ()
+    timeout_s: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -69,10 +77,12 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: Options) -
         "model": {"sha256": checkpoint.sha256, "variant": card.config.variant},
         "transform": dataclasses.asdict(card.transform),
         "classes": {"count": len(card.classes), "sha256": checkpoint.classes_sha256},
-        "inputs": {"count": len(inputs.names), "sha256": inputs.sha256},
+        "inputs": {"count": inputs.count, "sha256": inputs.sha256},
         "topk": min(options.topk, len(card.classes)),
         "part_rows": options.part_rows,
-        "batch_size": min(options.batch_size, options.part_rows, len(inputs.names)),
+        "batch_size": min(options.batch_size, options.part_rows, inputs.count),
+        "flip": options.flip,
+        "extras": list(options.extras),
         "device_target": options.device_target,
         "versions": {name: version(name) for name in _PACKAGES},
     }
@@ -85,7 +95,7 @@ class Job:
     checkpoint: Checkpoint
     inputs: Inputs
     out: Path
-    workers: int
+    options: Options
     plan: dict[str, Any]
     plan_id: str
     ranks: Ranks
@@ -93,7 +103,7 @@ class Job:
     @cached_property
     def parts(self) -> list[range]:
         """The inputs of each part."""
-        rows, size = len(self.inputs.names), self.plan["part_rows"]
+        rows, size = self.inputs.count, self.plan["part_rows"]
         return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
 
     @property
@@ -129,21 +139,21 @@ class Job:
         statuses: Counter[str] = Counter()
         for receipt in receipts:
             statuses.update(receipt["facts"]["statuses"])
-        manifest = {"plan_id": self.plan_id, "rows": len(self.inputs.names), "statuses": dict(statuses)}
+        manifest = {"plan_id": self.plan_id, "rows": self.inputs.count, "statuses": dict(statuses)}
         manifest |= {"provenance": self.plan, "parts": [receipt["files"][0] for receipt in receipts]}
         if self.ranks.place.is_first:
             artefact.finish(self.out, "predictions", manifest)
-        return Summary(len(self.inputs.names), dict(statuses), len(self.parts), made)
+        return Summary(self.inputs.count, dict(statuses), len(self.parts), made)
 
     def _receipt(self, index: int) -> Any:
         return artefact.read_receipt(self.out, part_unit(index), self.plan_id, deep=True)
 
     def _score(self, on_progress: Callable[[int], None], is_stopped: Callable[[], bool]) -> bool:
         """Make this rank's pending parts; False when it was stopped before their end."""
-        classifier, stage = self.checkpoint.classifier(), artefact.staging(self.out, f"rank-{self.ranks.place.rank}")
-        ids = (sample_id for index in self.pending for sample_id in self.parts[index])
-        ahead = _BATCHES_AHEAD * self.plan["batch_size"]
-        with contextlib.closing(map_ahead(self._read, ids, self.workers, ahead)) as samples:
+        extras = self.options.extras
+        classifier = self.checkpoint.classifier(with_features="features" in extras)
+        stage = artefact.staging(self.out, f"rank-{self.ranks.place.rank}")
+        with contextlib.closing(self._samples()) as samples:
             for index in self.pending:
                 rows: list[dict[str, Any]] = []
                 for batch in batches(islice(samples, len(self.parts[index])), self.plan["batch_size"]):
@@ -152,7 +162,7 @@ class Job:
                     rows += self._rows(classifier, batch)
                     on_progress(len(batch))
                 path = stage / part_file(index)
-                write_part(path, rows, self.plan)
+                write_part(path, rows, self.plan, extras)
                 statuses = Counter(row["status"] for row in rows)
                 facts = {"first": self.parts[index].start, "rows": len(rows), "statuses": statuses}
                 artefact.publish([path], self.out, part_unit(index), self.plan_id, facts)
@@ -160,11 +170,28 @@ class Job:
 
     def _rows(self, classifier: nn.Cell, batch: Sequence[Sample]) -> list[dict[str, Any]]:
         classes, plan = self.checkpoint.card.classes, self.plan
-        guesses = score_samples(classifier, batch, classes, plan["topk"], plan["batch_size"])
-        return [make_row(*pair) for pair in zip(batch, guesses, strict=True)]
+        answers = score_samples(
+            classifier, batch, classes, plan["topk"], plan["batch_size"], self.options.flip, self.options.extras
+        )
+        return [make_row(*pair) for pair in zip(batch, answers, strict=True)]
 
-    def _read(self, sample_id: int) -> Sample:
-        return read_sample(self.inputs.root, self.inputs.names[sample_id], sample_id, self.checkpoint.card.transform)
+    def _samples(self) -> Generator[Sample, None, None]:
+        """The inputs of all pending parts as samples, in order, read and decoded ahead of the network."""
+        numbers = ((number, item) for index in self.pending for number, item in self._items(self.parts[index]))
+        timeout_s, workers = self.options.timeout_s, self.options.workers
+        ahead = _BATCHES_AHEAD * self.plan["batch_size"]
+
+        def give_up(numbered: tuple[int, Item]) -> Sample:
+            return timed_out(numbered[1], numbered[0], timeout_s)
+
+        return map_ahead(self._read, numbers, workers, ahead, timeout_s, give_up)
+
+    def _items(self, part: range) -> Iterator[tuple[int, Item]]:
+        return zip(part, self.inputs.items(part), strict=True)
+
+    def _read(self, numbered: tuple[int, Item]) -> Sample:
+        number, item = numbered
+        return read_sample(item, number, self.checkpoint.card.transform)
 
 
 @contextlib.contextmanager
@@ -176,17 +203,17 @@ def open_job(
     Raises RecordsError when `out` belongs to another model, transform, input set or option, or another process
     writes there, and ServeError when it lies inside the inputs.
     """
-    if out.resolve().is_relative_to(inputs.root.resolve()):
-        raise ServeError(f"{out}: lies inside {inputs.root}, where its files would be inputs; choose another --out")
+    if inputs.is_inside(out):
+        raise ServeError(f"{out}: lies inside the inputs, where its files would be inputs; choose another --out")
     plan = plan_predictions(checkpoint, inputs, options)
     if not ranks.place.is_first:
         ranks.wait_for_all()
         plan_id = artefact.join(out, "predictions", plan)
-        yield Job(checkpoint, inputs, out, options.workers, plan, plan_id, ranks)
+        yield Job(checkpoint, inputs, out, options, plan, plan_id, ranks)
         return
     artefact.begin(out, "predictions", plan)  # before the lock, so that a refused directory gets no lock file
     with artefact.exclusive(out):
         plan_id = artefact.begin(out, "predictions", plan)
         artefact.staging(out)
         ranks.wait_for_all()
-        yield Job(checkpoint, inputs, out, options.workers, plan, plan_id, ranks)
+        yield Job(checkpoint, inputs, out, options, plan, plan_id, ranks)

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,10 +30,22 @@ SCHEMA = pa.schema(
         pa.field("top1_name", pa.string()),
         pa.field("top1_score", pa.float32()),
         pa.field("topk", pa.list_(_GUESS)),
+        pa.field("label", pa.int32()),
+        pa.field("correct", pa.bool_()),
     ]
 )
+_EXTRAS = {"features": pa.list_(pa.float32()), "logits": pa.list_(pa.float32())}
 
 Guess = dict[str, Any]  # a value of _GUESS
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network says of one input: the best classes, and where asked for its features (C,) and logits (K,)."""
+
+    guesses: list[Guess]
+    features: np.ndarray | None = None
+    logits: np.ndarray | None = None
 
 
 def part_unit(index: int) -> str:
@@ -44,10 +58,12 @@ def part_file(index: int) -> str:
     return f"part-{index:05d}.parquet"
 
 
-def make_row(sample: Sample, guesses: Sequence[Guess] | None) -> dict[str, Any]:
-    """The row of one input; without guesses the columns of the answer are null."""
+def make_row(sample: Sample, answer: Answer | None) -> dict[str, Any]:
+    """The row of one input; without an answer its columns are null, and without a label those of the truth."""
     info = sample.info
+    guesses = None if answer is None else answer.guesses
     best = guesses[0] if guesses else {}
+    is_known = sample.label is not None and answer is not None
     return {
         "sample_id": sample.sample_id,
         "source": sample.source,
@@ -62,13 +78,23 @@ def make_row(sample: Sample, guesses: Sequence[Guess] | None) -> dict[str, Any]:
         "top1_name": best.get("name"),
         "top1_score": best.get("score"),
         "topk": guesses,
+        "label": sample.label,
+        "correct": best.get("class_index") == sample.label if is_known else None,
+        "features": answer and answer.features,
+        "logits": answer and answer.logits,
     }
 
 
-def write_part(path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> None:
-    """Write one part: one row group, zstd, a checksum on every page, statistics, provenance as JSON metadata."""
+def write_part(
+    path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any], extras: Sequence[str] = ()
+) -> None:
+    """Write one part: one row group, zstd, a checksum on every page, statistics, provenance as JSON metadata.
+
+    `extras` are the columns besides `SCHEMA`: "features", the pooled vector before the head, and "logits".
+    """
     text = json.dumps(provenance, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    table = pa.Table.from_pylist(list(rows), schema=SCHEMA.with_metadata({METADATA_KEY: text}))
+    schema = pa.schema([*SCHEMA, *(pa.field(name, _EXTRAS[name]) for name in extras)], {METADATA_KEY: text})
+    table = pa.Table.from_pylist(list(rows), schema=schema)
     pq.write_table(
         table,
         path,

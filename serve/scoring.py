@@ -1,4 +1,4 @@
-"""Samples in, guesses out: one batch through the network, the same for Parquet and for the screen."""
+"""Samples in, answers out: one batch through the network, the same for Parquet and for the screen."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,30 +6,48 @@ from typing import Any
 import numpy as np
 
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.overlap import padded_logits
-from convnext_imagenet.serve.predictions import Guess
+from convnext_imagenet.serve.overlap import network_outputs
+from convnext_imagenet.serve.predictions import Answer, Guess
 from convnext_imagenet.serve.ranking import best_classes, probabilities
 from convnext_imagenet.serve.sources import Sample
 
 
 def score_samples(
-    classifier: Any, samples: Sequence[Sample], classes: Sequence[tuple[str, str]], topk: int, batch_size: int
-) -> list[list[Guess] | None]:
+    classifier: Any,
+    samples: Sequence[Sample],
+    classes: Sequence[tuple[str, str]],
+    topk: int,
+    batch_size: int,
+    flip: bool = False,
+    extras: Sequence[str] = (),
+) -> list[Answer | None]:
     """The `topk` best classes of each of up to `batch_size` samples, best first; None for one without pixels.
 
-    `classes` holds (wnid, name) by index. Raises ServeError when a logit is not a finite number.
+    `classes` holds (wnid, name) by index. With `flip`, logits and features are means over the image and its mirror
+    image. `extras` names what the answers hold besides; "features" needs a classifier that gives them. Raises
+    ServeError when a logit is not a finite number.
     """
     readable = [place for place, sample in enumerate(samples) if sample.pixels is not None]
-    guesses: list[list[Guess] | None] = [None] * len(samples)
+    answers: list[Answer | None] = [None] * len(samples)
     if not readable:
-        return guesses
-    logits_NK = padded_logits(classifier, [sample.pixels for sample in samples], batch_size)[readable]
+        return answers
+    pixels = [sample.pixels for sample in samples]
+    outputs = network_outputs(classifier, pixels, batch_size)
+    if flip:
+        mirrored = [None if picture is None else picture[:, ::-1] for picture in pixels]
+        others = network_outputs(classifier, mirrored, batch_size)
+        outputs = [(one + other) / 2 for one, other in zip(outputs, others, strict=True)]
+    logits_NK = outputs[0][readable]
     _refuse_non_finite(logits_NK, [samples[place].source for place in readable])
     indices_Nk = best_classes(logits_NK, topk)
     scores_Nk = np.take_along_axis(probabilities(logits_NK), indices_Nk, axis=1)
-    for place, indices, scores in zip(readable, indices_Nk.tolist(), scores_Nk.tolist(), strict=True):
-        guesses[place] = _guesses(indices, scores, classes)
-    return guesses
+    for number, place in enumerate(readable):
+        answers[place] = Answer(
+            _guesses(indices_Nk[number].tolist(), scores_Nk[number].tolist(), classes),
+            features=outputs[1][place] if "features" in extras else None,
+            logits=logits_NK[number] if "logits" in extras else None,
+        )
+    return answers
 
 
 def _guesses(indices: Sequence[int], scores: Sequence[float], classes: Sequence[tuple[str, str]]) -> list[Guess]:

@@ -1,0 +1,171 @@
+"""Files as inputs: all under a folder, or those that a list names; on this machine or in any store of `pyarrow.fs`.
+
+Every regular file that is not hidden is an input, whatever its name ends in. On this machine symbolic links are
+followed; a link that leads nowhere is an input too, and becomes a row that says so.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import pyarrow.fs as pa_fs
+
+from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
+from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.inputs import Item, Names
+
+_LARGEST_LINE = 4096
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files by name, under `root` on this machine or in `store`."""
+
+    root: str
+    names: Names
+    sha256: str
+    store: pa_fs.FileSystem | None = None
+
+    @property
+    def count(self) -> int:
+        """How many files there are."""
+        return len(self.names)
+
+    def items(self, numbers: range) -> Iterator[Item]:
+        """The files with these numbers."""
+        for number in numbers:
+            name = self.names[number]
+            yield Item(source_text(name), partial(self._load, name))
+
+    def is_inside(self, path: Path) -> bool:
+        """Whether `path` lies under the folder."""
+        return self.store is None and bool(self.root) and path.resolve().is_relative_to(Path(self.root).resolve())
+
+    def _load(self, name: bytes) -> bytes:
+        if self.store is None:
+            return read_file(Path(self.root) / os.fsdecode(name))
+        with self.store.open_input_stream(f"{self.root}/{name.decode()}" if self.root else name.decode()) as stream:
+            return _at_most(stream.read(LARGEST_FILE_BYTES + 1))
+
+
+def list_folder(root: Path) -> Files:
+    """Every file under a folder of this machine, in the order of the bytes of their paths; ServeError for none."""
+    names, digest = Names(), hashlib.sha256()
+    for name, size in _walk(os.fsencode(root), b"", frozenset()):
+        names.append(name)
+        _note(digest, name, size)
+    return _some(Files(str(root), names, digest.hexdigest()), str(root))
+
+
+def list_store(uri: str) -> Files:
+    """Every file under a folder that a URI names, such as s3://bucket/folder; ServeError when it cannot be listed."""
+    try:
+        store, root = pa_fs.FileSystem.from_uri(uri)
+        found = store.get_file_info(pa_fs.FileSelector(root, recursive=True))
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise ServeError(f"{uri}: cannot be listed ({' '.join(str(error).split())})") from None
+    files = (
+        (PurePosixPath(info.path).relative_to(root).as_posix().encode(), info.size)
+        for info in found
+        if info.type == pa_fs.FileType.File
+    )
+    names, digest = Names(), hashlib.sha256()
+    for name, size in sorted(file for file in files if not _is_hidden(file[0])):
+        names.append(name)
+        _note(digest, name, size)
+    return _some(Files(root.rstrip("/"), names, digest.hexdigest(), store), uri)
+
+
+def read_list(path: Path) -> Files:
+    """The files that a text file names, one a line, relative to its own folder; empty lines are left out.
+
+    Raises ServeError when it names none, or holds what is no text of paths.
+    """
+    names, digest = Names(), hashlib.sha256()
+    with path.open("rb") as lines:
+        for number, line in enumerate(iter(partial(lines.readline, _LARGEST_LINE + 1), b""), 1):
+            name = line.rstrip(b"\r\n")
+            if len(line) > _LARGEST_LINE or b"\0" in name:
+                raise ServeError(f"{path}: line {number} is no path; expected one path a line")
+            if name:
+                names.append(name)
+                _note(digest, name, -1)
+    return _some(Files(str(path.parent), names, digest.hexdigest()), str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a regular file; BadImage for one that is too large, or is none: a pipe would wait for ever."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImage("unsupported", "not a regular file")
+        return _at_most(file.read(LARGEST_FILE_BYTES + 1), status.st_size)
+
+
+def source_text(path: Path | str | bytes) -> str:
+    r"""A path as text that every tool can print; bytes that are not UTF-8 are written as `\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _at_most(data: bytes, size: int | None = None) -> bytes:
+    if len(data) > LARGEST_FILE_BYTES:
+        found = f"{size} bytes" if size else f"more than {LARGEST_FILE_BYTES} bytes"
+        raise BadImage("too_large", f"{found}, at most {LARGEST_FILE_BYTES} are read")
+    return data
+
+
+def _walk(root: bytes, inside: bytes, above: frozenset[tuple[int, int]]) -> Iterator[tuple[bytes, int]]:
+    """Relative paths and sizes in the order of the paths' bytes, one folder in memory at a time."""
+    folder = root + b"/" + inside
+    try:
+        status, entries = Path(os.fsdecode(folder)).stat(), _entries(folder)
+    except OSError as error:
+        raise ServeError(f"{_said(folder)}: cannot be listed ({error.strerror}); grant the right to read it") from None
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        raise ServeError(f"{_said(folder)}: a link to a folder above it; remove it, or name a smaller directory")
+    for name, size in entries:
+        if size is None:
+            yield from _walk(root, inside + name, above | {identity})
+        else:
+            yield inside + name, size
+
+
+def _said(folder: bytes) -> str:
+    return source_text(folder.rstrip(b"/"))
+
+
+def _entries(folder: bytes) -> list[tuple[bytes, int | None]]:
+    """The visible files of a folder with their sizes, and its folders (a slash behind the name, no size), sorted."""
+    found: list[tuple[bytes, int | None]] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(b"."):
+                continue
+            try:
+                mode, size = (status := entry.stat()).st_mode, status.st_size
+            except OSError:
+                mode, size = stat.S_IFREG, -1  # a dead link: an input that becomes a row with read_error
+            if stat.S_ISDIR(mode):
+                found.append((entry.name + b"/", None))
+            elif stat.S_ISREG(mode):
+                found.append((entry.name, size))
+    return sorted(found)
+
+
+def _is_hidden(name: bytes) -> bool:
+    return any(part.startswith(b".") for part in name.split(b"/"))
+
+
+def _note(digest: "hashlib._Hash", name: bytes, size: int) -> None:
+    digest.update(b"%d %d " % (len(name), size) + name)
+
+
+def _some(files: Files, said: str) -> Files:
+    if not files.count:
+        raise ServeError(f"{said}: holds no files (hidden ones are left out); nothing to predict")
+    return files

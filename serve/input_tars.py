@@ -1,0 +1,83 @@
+"""The members of tar archives as inputs, read where they lie in the archive."""
+
+import hashlib
+import os
+import tarfile
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
+from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.input_files import source_text
+from convnext_imagenet.serve.inputs import Item, Names
+
+
+@dataclass(frozen=True)
+class Members:
+    """The regular files in archives, in the archives' order: where each begins and how many bytes it has."""
+
+    archives: tuple[Path, ...]
+    archive_numbers: array
+    names: Names
+    offsets: array
+    sizes: array
+    sha256: str
+
+    @property
+    def count(self) -> int:
+        """How many members there are."""
+        return len(self.names)
+
+    def items(self, numbers: range) -> Iterator[Item]:
+        """The members with these numbers."""
+        for number in numbers:
+            archive = self.archives[self.archive_numbers[number]]
+            source = f"{source_text(archive.name)}/{source_text(self.names[number])}"
+            yield Item(source, partial(_load, archive, self.offsets[number], self.sizes[number]))
+
+    def is_inside(self, path: Path) -> bool:
+        """Never: nothing is added to an archive."""
+        return False
+
+
+def list_tars(archives: Sequence[Path]) -> Members:
+    """Every regular member of uncompressed archives; ServeError for one that is damaged, compressed or empty."""
+    numbers, names, offsets, sizes = array("i"), Names(), array("q"), array("q")
+    digest = hashlib.sha256()
+    for number, archive in enumerate(archives):
+        for member in _members(archive):
+            name = os.fsencode(member.name)
+            numbers.append(number)
+            names.append(name)
+            offsets.append(member.offset_data)
+            sizes.append(member.size)
+            digest.update(b"%d %d %d " % (number, len(name), member.size) + name)
+    if not len(names):
+        raise ServeError(f"{', '.join(map(str, archives))}: holds no files; nothing to predict")
+    return Members(tuple(archives), numbers, names, offsets, sizes, digest.hexdigest())
+
+
+def _members(archive: Path) -> Iterator[tarfile.TarInfo]:
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            for member in tar:
+                if member.isreg() and not member.issparse():
+                    yield member
+                tar.members.clear()  # tarfile remembers every member, a kilobyte each
+    except tarfile.TarError as error:
+        raise ServeError(
+            f"{archive}: cannot be read as an uncompressed tar ({error}); unpack a compressed one first"
+        ) from None
+
+
+def _load(archive: Path, offset: int, size: int) -> bytes:
+    if size > LARGEST_FILE_BYTES:
+        raise BadImage("too_large", f"{size} bytes, at most {LARGEST_FILE_BYTES} are read")
+    with archive.open("rb") as file:
+        data = os.pread(file.fileno(), size, offset)
+    if len(data) < size:
+        raise OSError(5, f"the archive ends {size - len(data)} bytes before this member does")
+    return data

@@ -1,0 +1,58 @@
+"""What can be scored: inputs of many kinds, all of them numbered 0, 1, 2, ... and read by ranges of numbers.
+
+An input never raises while it is listed: what is wrong with it is found when it is loaded, and becomes its row.
+"""
+
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input: `load` returns its bytes, or raises OSError or BadImage; `label` is its class index where known."""
+
+    source: str
+    load: Callable[[], bytes]
+    label: int | None = None
+
+
+class Inputs(Protocol):
+    """Inputs in one fixed order; `sha256` stands for what they are, so that another set is told apart."""
+
+    @property
+    def count(self) -> int:
+        """How many there are, at least one."""
+
+    @property
+    def sha256(self) -> str:
+        """The fingerprint of the set."""
+
+    def items(self, numbers: range) -> Iterator[Item]:
+        """The inputs with these numbers, in order; cheap, since `load` does the work."""
+
+    def is_inside(self, path: Path) -> bool:
+        """Whether a file at `path` would be an input."""
+
+
+class Names:
+    """Millions of names as bytes: each costs its own bytes and eight more."""
+
+    def __init__(self) -> None:
+        self._text = bytearray()
+        self._ends = array("q", [0])
+
+    def append(self, name: bytes) -> None:
+        """Add one at the end."""
+        self._text += name
+        self._ends.append(len(self._text))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, number: int) -> bytes:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return bytes(self._text[self._ends[number] : self._ends[number + 1]])

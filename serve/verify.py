@@ -1,0 +1,70 @@
+"""Prove that a PREDICTIONS directory is what its manifest says: every input once, in order, every byte as recorded."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from convnext_imagenet.records.artefact import file_damage, read_finished, read_receipt
+from convnext_imagenet.serve.predictions import METADATA_KEY, part_unit
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was read, and every contradiction that was found."""
+
+    rows: int
+    problems: tuple[str, ...]
+
+
+def verify_predictions(root: Path, on_progress: Callable[[int], None] = lambda rows: None) -> Verification:
+    """Compare hashes, receipts, row counts, the numbering of inputs, statuses and provenance with the manifest.
+
+    Raises RecordsError for a directory that is not finished.
+    """
+    manifest = read_finished(root, "predictions")
+    problems: list[str] = []
+    statuses: Counter[str] = Counter()
+    rows = 0
+    for index, file in enumerate(manifest["parts"]):
+        damage = file_damage(root, file, deep=True)
+        if damage is None and read_receipt(root, part_unit(index), manifest["plan_id"]) is None:
+            damage = f"{root / file['name']}: its receipt is missing, damaged or of another plan"
+        if damage is not None:
+            problems.append(damage)
+            continue
+        table = _read(root / file["name"], manifest["provenance"], rows, problems)
+        statuses.update(table["status"].to_pylist())
+        rows += len(table)
+        on_progress(len(table))
+    if not problems:
+        problems += _count_problems(root, manifest, rows, statuses)
+    strangers = {path.name for path in root.rglob("*.parquet")} - {file["name"] for file in manifest["parts"]}
+    problems += [f"{root / name}: not a part of these predictions" for name in sorted(strangers)]
+    return Verification(rows, tuple(problems))
+
+
+def _read(path: Path, provenance: Any, first: int, problems: list[str]) -> pa.Table:
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    table = file.read(["sample_id", "status"])
+    metadata = file.schema_arrow.metadata or {}
+    if json.loads(metadata.get(METADATA_KEY.encode(), b"null")) != provenance:
+        problems.append(f"{path}: its provenance is not the manifest's")
+    if table["sample_id"].to_pylist() != list(range(first, first + len(table))):
+        problems.append(f"{path}: its inputs are not number {first} to {first + len(table) - 1} in order")
+    return table
+
+
+def _count_problems(root: Path, manifest: dict[str, Any], rows: int, statuses: Counter[str]) -> list[str]:
+    inputs = manifest["provenance"]["inputs"]["count"]
+    problems = []
+    if not rows == manifest["rows"] == inputs:
+        problems.append(f"{root}: {rows} rows, the manifest says {manifest['rows']}, the inputs were {inputs}")
+    if dict(statuses) != manifest["statuses"]:
+        problems.append(f"{root}: statuses {dict(statuses)}, the manifest says {manifest['statuses']}")
+    return problems
