@@ -31,8 +31,9 @@ class ClassLine:
 
 def classes_section(lines: Sequence[ClassLine], splits: Sequence[str]) -> str:
     """The table with its filter; the script of the page sorts and filters it."""
-    counts = "".join(f"{_head(name, 'n')}{_head(f'{name}, devkit', 'n')}" for name in splits)
-    heads = f"{_head('Index', 'n')}{_head('Wnid')}{_head('Name')}{counts}{_head('Quarantine', 'n')}<th>Pictures</th>"
+    counts = "".join(f"{sort_head(name, 'n')}{sort_head(f'{name}, devkit', 'n')}" for name in splits)
+    heads = f"{sort_head('Index', 'n')}{sort_head('Wnid')}{sort_head('Name')}{counts}{sort_head('Quarantine', 'n')}"
+    heads += "<th>Pictures</th>"
     body = "".join(_row(line, splits) for line in lines)
     return (
         '<section><h2 id="class-table">Classes</h2>\n<div class="tools">'
@@ -43,7 +44,8 @@ def classes_section(lines: Sequence[ClassLine], splits: Sequence[str]) -> str:
     )
 
 
-def _head(text: str, kind: str = "") -> str:
+def sort_head(text: str, kind: str = "") -> str:
+    """A head of the table whose click sorts by it; kind "n" marks numbers."""
     mark = f' class="{kind}"' if kind else ""
     return f'<th scope="col"{mark}><button type="button">{escape(text)}</button></th>'
 

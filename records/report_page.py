@@ -1,4 +1,7 @@
-"""The report as one HTML page that needs no other file. Pure: numbers in, text out; every foreign text is escaped."""
+"""The report as one HTML page that needs no other file. Pure: numbers in, text out; every foreign text is escaped.
+
+The frame, tables and links of such a page serve other reports, too.
+"""
 
 import base64
 from collections import Counter
@@ -32,7 +35,6 @@ def report_page(
 ) -> str:
     """The page; `thumbnails` maps a class index to a few small JPEGs, `quarantined` says what was not stored."""
     lines = class_lines(manifest, quarantined, thumbnails)
-    style, script = ((_HERE / f"report.{ending}").read_text(encoding="utf-8") for ending in ("css", "js"))
     sections = (
         _head(manifest, numbers, len(quarantined), sum(line.differs for line in lines)),
         _summary(manifest, numbers),
@@ -42,11 +44,29 @@ def report_page(
         classes_section(lines, list(manifest.splits)),
         _provenance(manifest),
     )
+    return html_page("ImageNet records", "".join(sections))
+
+
+def html_page(title: str, body: str, more_style: str = "") -> str:
+    """A whole page around `body`, with the style and the script of `classes_section`'s table written into it."""
+    style, script = ((_HERE / f"report.{ending}").read_text(encoding="utf-8") for ending in ("css", "js"))
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>ImageNet records</title>\n'
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{style}</style>\n</head>\n<body>\n{''.join(sections)}<script>\n{script}</script>\n</body>\n</html>\n"
+        f"<style>\n{style}{more_style}</style>\n</head>\n<body>\n{body}<script>\n{script}</script>\n"
+        "</body>\n</html>\n"
     )
+
+
+def links_to(anchors: Mapping[str, str]) -> str:
+    """A line of links to sections of the page: anchors and what they are called."""
+    links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name in anchors.items())
+    return f"<nav>{links}</nav>"
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG as an address that holds it."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def class_lines(
@@ -59,7 +79,7 @@ def class_lines(
             entry=entry,
             images={name: split.rows_per_class[entry.index] for name, split in manifest.splits.items()},
             quarantined=bad[entry.index],
-            pictures=tuple(_data_uri(picture) for picture in thumbnails.get(entry.index, ())),
+            pictures=tuple(data_uri(picture) for picture in thumbnails.get(entry.index, ())),
         )
         for entry in manifest.classes
     ]
@@ -98,12 +118,11 @@ def _head(manifest: Manifest, numbers: Numbers, bad: int, differing: int) -> str
     differ = (
         f"{plural(differing, 'class')} unlike the devkit" if differing else "Every class is as the devkit counts it"
     )
-    links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name in _ANCHORS.items())
     return (
         f"<header><h1>ImageNet records</h1>\n<p>{plural(len(manifest.classes), 'class')}, {plural(images, 'image')}, "
         f"{size}; {labels}.</p>\n<p>{f'{differ}; ' if is_counted else ''}"
         f"{plural(len(numbers.duplicates), 'set')} of exact duplicates; {plural(bad, 'image')} in quarantine.</p>\n"
-        f"<nav>{links}</nav></header>\n"
+        f"{links_to(_ANCHORS)}</header>\n"
     )
 
 
@@ -178,7 +197,13 @@ def _rest(number: int, what: str, where: str) -> str:
 
 
 def _provenance(manifest: Manifest) -> str:
-    facts = {"plan id": manifest.plan_id, "seed": manifest.seed, **_flat(manifest.source), **manifest.versions}
+    return provenance_section(
+        {"plan id": manifest.plan_id, "seed": manifest.seed, **_flat(manifest.source), **manifest.versions}
+    )
+
+
+def provenance_section(facts: Mapping[str, Any]) -> str:
+    """What the page was made from: names and values."""
     rows = "".join(
         f"<tr><th>{escape(key)}</th><td><code>{escape(str(value))}</code></td></tr>\n" for key, value in facts.items()
     )
@@ -191,7 +216,3 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key.replace('_', ' ')}"
         flat |= _flat(inner, f"{name}, ") if isinstance(inner, Mapping) else {name: inner}
     return flat
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
