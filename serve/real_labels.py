@@ -1,0 +1,112 @@
+"""ReaL: all that is right to see in an ImageNet val image, as people said when asked again.
+
+Beyer et al. 2020, "Are we done with ImageNet?" (arXiv 2006.07159). `real.json` holds a list for each of
+ILSVRC2012_val_00000001 to 50000: official class indices, which are the ranks of wnids among the official 1000 in ASCII
+order. An image with an empty list counts neither as right nor as wrong.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convnext_imagenet.records.files import read_json, sha256_file
+from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.evaluation_numbers import Scored
+
+OFFICIAL_IMAGES = 50_000
+OFFICIAL_CLASSES = 1000
+# The official 1000 wnids in ASCII order, each followed by a newline.
+OFFICIAL_WNIDS_SHA256 = "70002b0ff5de60a3a17a82dbfcff291931f96225ddf941ad2e182fc39e183d15"
+_KEY = re.compile(r"ILSVRC2012_val_([0-9]{8})")
+_WITHOUT = "or leave --real out"
+
+
+@dataclass(frozen=True)
+class RealAccuracy:
+    """Counts over the images that have ReaL labels; `unlabelled` images have none and are left out."""
+
+    rows: int
+    correct: int
+    unlabelled: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """The fraction of images whose best class is one of their ReaL labels; None when no image has any."""
+        return self.correct / self.rows if self.rows else None
+
+
+@dataclass(frozen=True)
+class RealLabels:
+    """The labels of each val image by its number less one, the file's SHA-256, and each class's official index."""
+
+    sha256: str
+    labels: tuple[frozenset[int], ...]
+    official: tuple[int, ...]
+
+    def count(self, scored: Scored) -> RealAccuracy:
+        """ReaL accuracy, joined by the number in each key; ServeError for a key without one."""
+        correct = rows = 0
+        for key, guess in zip(scored.keys, scored.guesses[:, 0].tolist(), strict=True):
+            labels = self.labels[val_number(key) - 1]
+            rows += bool(labels)
+            correct += self.official[guess] in labels
+        return RealAccuracy(rows, correct, len(scored.keys) - rows)
+
+
+def read_real(path: Path, wnids: Sequence[str]) -> RealLabels:
+    """The labels in `path` for a network whose classes are `wnids`, by index.
+
+    Raises ServeError for a file that is not such a list of 50,000, and for other classes than the official 1000.
+    """
+    official = official_indices(wnids)
+    found = read_json(path)
+    if not isinstance(found, list) or len(found) != OFFICIAL_IMAGES:
+        what = f"a list of {len(found):,}" if isinstance(found, list) else f"a JSON {type(found).__name__}"
+        raise ServeError(
+            f"{path}: {what}, expected a list of {OFFICIAL_IMAGES:,}, one of class indices for each val image; "
+            f"give the real.json of the ReaL labels, {_WITHOUT}"
+        )
+    return RealLabels(
+        sha256_file(path), tuple(_labels(path, number, entry) for number, entry in enumerate(found, 1)), official
+    )
+
+
+def official_indices(wnids: Sequence[str]) -> tuple[int, ...]:
+    """The official index of each class; ServeError unless the classes are the official 1000, in any order.
+
+    A subset does not tell the ranks of its wnids among the 1000.
+    """
+    ordered = sorted(wnids)
+    if hashlib.sha256("".join(f"{wnid}\n" for wnid in ordered).encode()).hexdigest() != OFFICIAL_WNIDS_SHA256:
+        raise ServeError(
+            f"--real: the network knows {len(wnids):,} classes that are not the official {OFFICIAL_CLASSES:,}, whose "
+            f"ranks are the labels in real.json; a subset does not tell these ranks, and ReaL asks about all "
+            f"{OFFICIAL_CLASSES:,}: give a checkpoint of all classes, {_WITHOUT}"
+        )
+    ranks = {wnid: rank for rank, wnid in enumerate(ordered)}
+    return tuple(ranks[wnid] for wnid in wnids)
+
+
+def val_number(key: str) -> int:
+    """The number 1 to 50,000 in a key such as ILSVRC2012_val_00000001; ServeError for any other key."""
+    match = _KEY.fullmatch(key)
+    number = int(match[1]) if match else 0
+    if not 1 <= number <= OFFICIAL_IMAGES:
+        raise ServeError(
+            f"--real: {key[:60]!a} is not the key of a val image (ILSVRC2012_val_00000001 to "
+            f"{OFFICIAL_IMAGES:08d}), by whose number ReaL labels are found; evaluate ImageNet's val split, {_WITHOUT}"
+        )
+    return number
+
+
+def _labels(path: Path, number: int, entry: Any) -> frozenset[int]:
+    is_list = isinstance(entry, list) and all(type(index) is int for index in entry)
+    if not is_list or not all(0 <= index < OFFICIAL_CLASSES for index in entry):
+        raise ServeError(
+            f"{path}: entry {number} is {str(entry)[:60]!a}, expected a list of class indices from 0 to "
+            f"{OFFICIAL_CLASSES - 1}; give the real.json of the ReaL labels, {_WITHOUT}"
+        )
+    return frozenset(entry)
