@@ -1,8 +1,6 @@
 """`convnext-serve`: a trained network's accuracy, its predictions as Parquet, and its word on single images."""
 
-import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,58 +9,14 @@ import click
 from convnext_imagenet.launch.cli import device_target_option, launch_options, start, with_pulse
 from convnext_imagenet.launch.stopping import StopSignals
 from convnext_imagenet.records.cli import expected_errors, progress, show_log_lines
+from convnext_imagenet.serve import options
 
-if TYPE_CHECKING:  # importing it takes seconds, which --help must not
+if TYPE_CHECKING:  # importing these takes seconds, which --help must not
+    from convnext_imagenet.launch.ranks import Ranks
+    from convnext_imagenet.records.reading import Split
     from convnext_imagenet.serve.checkpoint import Checkpoint
-
-_PATH = click.Path(path_type=Path)
-_DEFAULT_BATCH = 32
-
-
-_workers = click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=lambda: len(os.sched_getaffinity(0)),
-    show_default="the cores of this process",
-    help="Threads of a rank that decode and resize; they change no result.",
-)
-_TRANSFORM_OPTIONS = (
-    click.option(
-        "--weights",
-        type=click.Choice(["best", "raw", "ema"]),
-        default="best",
-        show_default=True,
-        help="Of a RUN: the better of its best epoch, the weights as they are, or their moving average.",
-    ),
-    click.option("--size", "size_px", type=click.IntRange(min=32), help="Pixels of a side.  [default: as trained]"),
-    click.option(
-        "--crop-pct",
-        type=click.FloatRange(0, 1, min_open=True),
-        help="Share of the resized image that the centre crop keeps.  [default: as trained]",
-    ),
-    click.option(
-        "--resize",
-        "mode",
-        type=click.Choice(["crop", "squash"]),
-        help="Resize the short side and crop, or squash all of the image.  [default: as trained]",
-    ),
-    click.option("--flip", is_flag=True, help="Average over the image and its mirror image."),
-)
-
-
-def _transform_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_TRANSFORM_OPTIONS):
-        command = option(command)
-    return command
-
-
-_batch_size = click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=_DEFAULT_BATCH,
-    show_default=True,
-    help="Images that the network sees at once.",
-)
+    from convnext_imagenet.serve.infer import Answer
+    from convnext_imagenet.serve.predict import Job
 
 
 @click.group()
@@ -72,82 +26,99 @@ def main() -> None:
 
 
 @main.command("eval")
-@click.argument("checkpoint", type=_PATH)
-@click.option("--records", type=_PATH, required=True, help="The RECORDS directory that holds the images.")
-@click.option("--split", default="val", show_default=True, help="The split to evaluate.")
-@_batch_size
-@_workers
+@click.argument("checkpoint", type=options.PATH)
+@options.evaluation
+@options.batch_size
+@options.workers
 @launch_options
-def eval_command(checkpoint: Path, records: Path, split: str, batch_size: int, workers: int, **launch: Any) -> None:
-    """Print the exact accuracy of CHECKPOINT over every row of a split."""
+def eval_command(
+    checkpoint: Path, records: Path, split: str, report: Path | None, real: Path | None, batch_size: int,
+    workers: int, **launch: Any,
+) -> None:  # fmt: skip
+    """Print the exact accuracy of CHECKPOINT over every row of a split.
+
+    --report also writes a row for each image (predictions/), accuracy by class, confused pairs, calibration, and a page
+    with the worst classes and their images; stopped, the same command goes on.
+    """
     from convnext_imagenet.model.errors import ModelError
 
+    if real and not report:
+        raise click.UsageError("--real needs --report, where its numbers go")
     show_log_lines()
     with expected_errors(ModelError):
-        ranks, _ = start(launch)
+        ranks, target = _start_evaluation(launch, report)
 
         from convnext_imagenet.records.reading import Records
         from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
         from convnext_imagenet.serve.evaluate import evaluate
+        from convnext_imagenet.serve.said import accuracy_lines, next_predict, pace
 
         loaded = load_checkpoint(checkpoint)
         opened = ranks.in_turn(lambda: Records.open(records))
         rows = opened.split(split)
         check_classes(loaded, opened.classes, records)
+        if report:
+            _evaluate_into(report, real, loaded, rows, batch_size, workers, target, ranks)
+            return
         started, own = time.monotonic(), rows.rows // ranks.place.ranks
         with StopSignals("run the same command again", second_ends=True) as stop, progress(own, f"eval {split}") as bar:
-            advance = with_pulse(bar, "evaluating")
             accuracy = evaluate(
-                loaded.classifier(), loaded.card.transform, rows, batch_size, workers, advance, ranks,
-                lambda: stop.received,
+                loaded.classifier(), loaded.card.transform, rows, batch_size, workers, with_pulse(bar, "evaluating"),
+                ranks, lambda: stop.received,
             )  # fmt: skip
+        click.echo("\n".join(accuracy_lines(accuracy, split)))
+        rate = pace(accuracy.rows, time.monotonic() - started)
+        click.echo(f"{loaded.path} evaluated on {records} in {rate}. Next: {next_predict(checkpoint)}", err=True)
+
+
+def _start_evaluation(launch: dict[str, Any], report: Path | None) -> "tuple[Ranks, str]":
+    if report is None:
+        return start(launch)
+
+    from convnext_imagenet.records.artefact import logs_folder
+    from convnext_imagenet.serve.report_folder import check_report_folder, predictions_folder
+
+    logs = logs_folder(predictions_folder(report), "predictions")
+    return start(launch, logs, lambda: check_report_folder(report))
+
+
+def _evaluate_into(
+    report: Path, real: Path | None, loaded: "Checkpoint", rows: "Split", batch_size: int, workers: int, target: str,
+    ranks: "Ranks",
+) -> None:  # fmt: skip
+    from convnext_imagenet.serve.evaluation_report import begin_report, report_options
+    from convnext_imagenet.serve.said import evaluation_lines, next_report, pace
+
+    how = report_options(batch_size, workers, target)
+    with (
+        StopSignals(f"the same command goes on in {report}", second_ends=True) as stop,
+        begin_report(report, loaded, rows, real, how, ranks) as made,
+    ):
+        todo, started = _say_parts(made.job), time.monotonic()
+        with progress(todo, f"eval {rows.name}") as bar:
+            made.job.run(with_pulse(bar, "evaluating"), lambda: stop.received)
         seconds = time.monotonic() - started
-        click.echo(str({"Top1-Acc": accuracy.top1, "Top5-Acc": accuracy.top5}))
-        fewer = (
-            "" if accuracy.guesses == 5 else f" (the network knows {accuracy.guesses} classes: top-{accuracy.guesses})"
-        )
-        click.echo(
-            f"top-1 {accuracy.top1_correct}/{accuracy.rows}, top-5 {accuracy.top5_correct}/{accuracy.rows}{fewer}, "
-            f"every row of {split} counted once"
-        )
-        click.echo(
-            f"{loaded.path} evaluated on {records} in {_pace(accuracy.rows, seconds)}. "
-            f"Next: convnext-serve predict {checkpoint} IMAGES --out PREDICTIONS",
-            err=True,
-        )
+        if not ranks.place.is_first:
+            return
+        evaluation = made.write()
+    click.echo("\n".join(evaluation_lines(evaluation, rows.name)))
+    rate = pace(todo * ranks.place.ranks, seconds)
+    click.echo(f"{loaded.path} evaluated on {rows.folder.parent} in {rate}. Next: {next_report(report)}", err=True)
 
 
 @main.command()
-@click.argument("checkpoint", type=_PATH)
+@click.argument("checkpoint", type=options.PATH)
 @click.argument("images")
 @click.option("--split", default="val", show_default=True, help="The split, when IMAGES is a RECORDS directory.")
 @click.option("--column", default="", help="The column, when IMAGES is a table with several that may hold images.")
-@click.option("--out", type=_PATH, required=True, help="The PREDICTIONS directory; an unfinished one is gone on with.")
-@click.option("--topk", type=click.IntRange(min=1), default=5, show_default=True, help="Classes named for each image.")
 @click.option(
-    "--max-errors",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Error rows that still end with exit code 0; more end with 3. All rows are written either way.",
+    "--out", type=options.PATH, required=True, help="The PREDICTIONS directory; an unfinished one is gone on with."
 )
-@click.option(
-    "--part-rows", type=click.IntRange(min=1), default=4096, show_default=True, help="Inputs in one Parquet file."
-)
-@click.option("--features", is_flag=True, help="Add a column with the pooled vector before the head.")
-@click.option("--logits", is_flag=True, help="Add a column with all logits.")
-@click.option(
-    "--image-timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="An input that takes longer to read and decode becomes an error row.",
-)
-@_transform_options
-@_batch_size
-@_workers
+@options.topk
+@options.prediction
+@options.transform
+@options.batch_size
+@options.workers
 @launch_options
 def predict(
     checkpoint: Path, images: str, split: str, column: str, out: Path, max_errors: int, features: bool, logits: bool,
@@ -166,27 +137,28 @@ def predict(
         logs = logs_folder(out, "predictions")
         ranks, target = start(others, logs, lambda: check_begun_or_empty(out, "predictions"))
 
+        from convnext_imagenet.serve.checkpoint import load_checkpoint
         from convnext_imagenet.serve.input_kinds import open_inputs
         from convnext_imagenet.serve.predict import Options, open_job
+        from convnext_imagenet.serve.said import pace, summary_line
 
         with StopSignals(f"the same command goes on in {out}", second_ends=True) as stop:
-            loaded = _load(checkpoint, others)
+            changes = {name: others[name] for name in ("size_px", "crop_pct", "mode")}
+            loaded = load_checkpoint(checkpoint, others["weights"]).evaluated_with(**changes)
             inputs = open_inputs(images, [wnid for wnid, _ in loaded.card.classes], split, column)
             extras = [name for name, asked in (("features", features), ("logits", logits)) if asked]
-            options = Options(topk, part_rows, batch_size, workers, target, others["flip"], tuple(extras), timeout_s)
+            chosen = Options(topk, part_rows, batch_size, workers, target, others["flip"], tuple(extras), timeout_s)
             started = time.monotonic()
-            with open_job(loaded, inputs, out, options, ranks) as job:
-                done, todo = len(job.own_parts) - len(job.pending), job.pending_rows
-                if done:
-                    click.echo(f"{out}: {done} of {len(job.own_parts)} parts are there already", err=True)
+            with open_job(loaded, inputs, out, chosen, ranks) as job:
+                todo = _say_parts(job)
                 with progress(todo, "predict") as bar:
                     summary = job.run(with_pulse(bar, "predicting"), lambda: stop.received)
-        click.echo(_summary_text(out, summary, _pace(todo * ranks.place.ranks, time.monotonic() - started)))
+        click.echo(summary_line(out, summary, pace(todo * ranks.place.ranks, time.monotonic() - started)))
         _refuse_error_rows(out, summary, max_errors)
 
 
 @main.command()
-@click.argument("predictions", type=_PATH)
+@click.argument("predictions", type=options.PATH)
 def verify(predictions: Path) -> None:
     """Read all of PREDICTIONS again: every input once, in order, every byte and count as recorded."""
     with expected_errors():
@@ -206,16 +178,18 @@ def verify(predictions: Path) -> None:
 
 
 @main.command()
-@click.argument("checkpoint", type=_PATH)
-@click.argument("files", metavar="FILE...", type=_PATH, nargs=-1, required=True)
-@click.option("--out", type=_PATH, help="Write the labelled picture here; for several files, a directory.")
-@click.option("--topk", type=click.IntRange(min=1), default=5, show_default=True, help="Classes named for each image.")
-@_workers
+@click.argument("checkpoint", type=options.PATH)
+@click.argument("files", metavar="FILE...", type=options.PATH, nargs=-1, required=True)
+@click.option("--out", type=options.PATH, help="Write the labelled picture here; for several files, a directory.")
+@options.topk
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line: file, status, error, topk.")
+@options.workers
 @device_target_option
 def infer(
-    checkpoint: Path, files: tuple[Path, ...], out: Path | None, topk: int, workers: int, device_target: str
-) -> None:
-    """Name what is in each image FILE, with probabilities."""
+    checkpoint: Path, files: tuple[Path, ...], out: Path | None, topk: int, as_json: bool, workers: int,
+    device_target: str,
+) -> None:  # fmt: skip
+    """Name what is in each image FILE, with probabilities. A folder stands for its visible files."""
     from convnext_imagenet.model.errors import ModelError
 
     show_log_lines()
@@ -227,46 +201,42 @@ def infer(
 
         from convnext_imagenet.serve.checkpoint import load_checkpoint
         from convnext_imagenet.serve.errors import ServeError
-        from convnext_imagenet.serve.infer import answer_lines, classify_files, plan_pictures, write_picture
+        from convnext_imagenet.serve.infer import classify_files, find_files, plan_pictures
+        from convnext_imagenet.serve.said import next_predict
 
-        pictures = plan_pictures(files, out) if out else [None] * len(files)
-        with progress(len(files), "infer") as advance:
-            answers = classify_files(load_checkpoint(checkpoint), files, topk, workers, advance)
-        failed = [answer for answer in answers if answer.error]
+        found = find_files(files)
+        pictures = plan_pictures(found, out) if out else [None] * len(found)
+        with progress(len(found), "infer") as advance:
+            answers = classify_files(load_checkpoint(checkpoint), found, topk, workers, advance)
         for answer, picture in zip(answers, pictures, strict=True):
-            if answer.error:
-                click.echo(f"{answer.path}: {answer.error}", err=True)
-                continue
-            click.echo("\n".join(answer_lines(answer)))
-            if picture:
-                write_picture(answer, picture)
-                click.echo(f"  labelled picture: {picture}")
+            _say_answer(answer, picture, as_json)
+        failed = [answer for answer in answers if answer.error]
         if failed:
-            raise ServeError(f"{len(failed)} of {len(files)} files could not be read, first {failed[0].path}")
+            raise ServeError(f"{len(failed)} of {len(found)} files could not be read, first {failed[0].path}")
         hint = "" if out else "; --out picture.jpg draws the label"
-        click.echo(
-            f"{len(files)} named{hint}. Next: convnext-serve predict {checkpoint} IMAGES --out PREDICTIONS", err=True
-        )
+        click.echo(f"{len(found)} named{hint}. Next: {next_predict(checkpoint)}", err=True)
 
 
-def _load(checkpoint: Path, choices: dict[str, Any]) -> "Checkpoint":
-    from convnext_imagenet.serve.checkpoint import load_checkpoint
+def _say_answer(answer: "Answer", picture: Path | None, as_json: bool) -> None:
+    from convnext_imagenet.serve.infer import answer_json, answer_lines, write_picture
 
-    loaded = load_checkpoint(checkpoint, choices["weights"])
-    return loaded.evaluated_with(**{name: choices[name] for name in ("size_px", "crop_pct", "mode")})
+    if as_json:
+        click.echo(answer_json(answer))
+    if answer.error:
+        click.echo(f"{answer.path}: {answer.status}: {answer.error}", err=True)
+        return
+    if not as_json:
+        click.echo("\n".join(answer_lines(answer)))
+    if picture:
+        write_picture(answer, picture)
+        click.echo(f"  labelled picture: {picture}", err=as_json)
 
 
-def _pace(images: int, seconds: float) -> str:
-    return f"{seconds:.1f} s ({images / max(seconds, 1e-9):.1f} images/s, compilation included)"
-
-
-def _summary_text(out: Path, summary: Any, pace: str) -> str:
-    counts = ", ".join(f"{count} {status}" for status, count in sorted(summary.statuses.items()))
-    return (
-        f"{out}: {summary.rows} inputs, {summary.rows} rows ({counts}) in {summary.parts} parts, "
-        f"{summary.parts_made} of them made now in {pace}. "
-        f"Next: query {out}/part-*.parquet with any tool that reads Parquet"
-    )
+def _say_parts(job: "Job") -> int:
+    done = len(job.own_parts) - len(job.pending)
+    if done:
+        click.echo(f"{job.out}: {done} of {len(job.own_parts)} parts are there already", err=True)
+    return job.pending_rows
 
 
 def _refuse_error_rows(out: Path, summary: Any, max_errors: int) -> None:

@@ -1,5 +1,7 @@
-"""A few image files by name: what the network sees in each, as text and as labelled pictures."""
+"""A few image files by name: what the network sees in each, as text, as JSON and as labelled pictures."""
 
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +23,32 @@ _LARGEST_BATCH = 16
 
 @dataclass(frozen=True)
 class Answer:
-    """What the network says of one file, best first; no guesses and an `error` when it cannot be read."""
+    """What the network says of one file, best first; `status` and `error` are those of a row of PREDICTIONS."""
 
     path: Path
     guesses: tuple[Guess, ...]
+    status: str = "ok"
     error: str | None = None
+
+
+def find_files(paths: Sequence[Path]) -> list[Path]:
+    """The paths, each folder replaced by its visible files in the order of their names' bytes.
+
+    Folders in a folder are left out. Raises ServeError for a folder without files.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files = [entry for entry in path.iterdir() if not entry.name.startswith(".") and _is_file(entry)]
+            if not files:
+                raise ServeError(
+                    f"{path}: holds no files (hidden ones and folders in it are left out); "
+                    f"for a tree of images there is `convnext-serve predict`"
+                )
+            found += sorted(files, key=os.fsencode)
+        else:
+            found.append(path)
+    return found
 
 
 def classify_files(
@@ -41,9 +64,8 @@ def classify_files(
     classifier, answers = checkpoint.classifier(), []
     for batch in batches(map_ahead(read, list(enumerate(files)), workers, 2 * size), size):
         for sample, scored in zip(batch, score_samples(classifier, batch, classes, topk, size), strict=True):
-            error = f"{sample.status}: {sample.error}" if sample.error else None
             guesses = () if scored is None else tuple(scored.guesses)
-            answers.append(Answer(files[sample.sample_id], guesses, error))
+            answers.append(Answer(files[sample.sample_id], guesses, sample.status, sample.error))
         if on_progress:
             on_progress(len(batch))
     return answers
@@ -88,6 +110,17 @@ def answer_lines(answer: Answer) -> list[str]:
     return lines
 
 
+def answer_json(answer: Answer) -> str:
+    """The answer as one line of JSON: file, status, error and topk, as in a row of PREDICTIONS."""
+    value = {
+        "file": source_text(answer.path),
+        "status": answer.status,
+        "error": answer.error,
+        "topk": list(answer.guesses),
+    }
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
 def first_name(name: str) -> str:
     """The first of a class's synonyms: "tench" of "tench, Tinca tinca"."""
     return name.split(",")[0].strip()
@@ -98,9 +131,14 @@ def _read(numbered: tuple[int, Path], checkpoint: Checkpoint) -> Sample:
     return read_sample(Item(source_text(path), partial(read_file, path)), index, checkpoint.card.transform)
 
 
+def _is_file(path: Path) -> bool:
+    """Whether a path is a regular file, or a link that leads nowhere, which gets an answer that says so."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
 def _names_in(folder: Path, files: Sequence[Path]) -> list[Path]:
-    names: list[str] = []
+    names: dict[str, None] = {}  # a set that keeps its order
     for file in files:
         candidates = (f"{file.stem}{suffix}.jpg" for suffix in ("", *(f"-{n}" for n in range(2, len(files) + 1))))
-        names.append(next(name for name in candidates if name not in names))
+        names[next(name for name in candidates if name not in names)] = None
     return [folder / name for name in names]

@@ -48,10 +48,10 @@ def write_checkpoint(path: Path, classes: int = 7, seed: int = 3) -> Path:
     return path
 
 
-def build_records(root: Path, images: list[bytes], labels: list[int], classes: int = 7) -> Path:
-    """A finished RECORDS directory whose val split holds `images`, in one shard."""
+def build_records(root: Path, images: list[bytes], labels: list[int], classes: int = 7, key: str = "val_{}") -> Path:
+    """A finished RECORDS directory whose val split holds `images`, in one shard; `key` takes their numbers from 0."""
     rows = [
-        Row(image, label, sample_id=index, key=f"val_{index}", height=30, width=40)
+        Row(image, label, sample_id=index, key=key.format(index), height=30, width=40)
         for index, (image, label) in enumerate(zip(images, labels, strict=True))
     ]
     plan_id = artefact.begin(root, "records", {"rows": len(rows)})

@@ -1,12 +1,24 @@
 """A few files by name: their answers in order, as text and as pictures that overwrite no input."""
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.infer import Answer, answer_lines, classify_files, first_name, plan_pictures, write_picture
+from convnext_imagenet.serve.infer import (
+    Answer,
+    answer_json,
+    answer_lines,
+    classify_files,
+    find_files,
+    first_name,
+    plan_pictures,
+    write_picture,
+)
 
 from .conftest import picture
 
@@ -35,8 +47,9 @@ def test_every_file_is_answered_in_order_across_batches(fake, folder):
     answers = classify_files(fake, [folder / name for name in names], 2, 3, moved.append)
     assert [answer.path for answer in answers] == [folder / name for name in names]
     assert [len(answer.guesses) for answer in answers] == [2, 0, 2, 0] * 5
-    assert answers[1].error.startswith("decode_error: truncated")
-    assert answers[3].error == "read_error: No such file or directory"
+    assert [answer.status for answer in answers] == ["ok", "decode_error", "ok", "read_error"] * 5
+    assert answers[1].error.startswith("truncated")
+    assert answers[3].error == "No such file or directory"
     assert {answers[0].guesses == answers[k].guesses for k in (4, 8, 12)} == {True}
     assert moved == [16, 4]
 
@@ -82,3 +95,52 @@ def test_the_picture_shows_the_image_that_was_answered(tmp_path):
     with Image.open(tmp_path / "p.png") as image:
         assert image.width == 640
         assert image.height > 480
+
+
+def test_a_folder_stands_for_its_visible_files_in_order(folder):
+    names = ["a.jpg", "cut.jpg", "dead.jpg", "empty.jpg", "extensionless", "page.jpg", "z.png", "\udcff.gif"]
+    assert find_files([folder]) == [folder / name for name in names]
+
+
+def test_folders_and_files_keep_the_order_in_which_they_were_named(folder):
+    one = folder / "z.png"
+    assert find_files([one, folder / "b", one])[::4] == [one, one]
+    assert find_files([folder / "missing.jpg"]) == [folder / "missing.jpg"], "its answer says that it is missing"
+
+
+def test_a_folder_without_files_is_refused(tmp_path):
+    (tmp_path / ".hidden.jpg").touch()
+    (tmp_path / "deeper").mkdir()
+    with pytest.raises(ServeError, match=r"holds no files .*convnext-serve predict"):
+        find_files([tmp_path])
+
+
+def test_an_answer_as_json_is_one_line_with_all_of_it():
+    line = answer_json(Answer(Path("a\nb/\u00e9\udcff.jpg"), (STURGEON, OTHER)))
+    assert "\n" not in line
+    value = {"file": "a\nb/\u00e9\\xff.jpg", "status": "ok", "error": None, "topk": [STURGEON, OTHER]}
+    assert json.loads(line) == value
+    line.encode()
+    failed = json.loads(answer_json(Answer(Path("x"), (), "read_error", "No such file")))
+    assert failed == {"file": "x", "status": "read_error", "error": "No such file", "topk": []}
+
+
+def test_json_lines_alone_go_to_standard_output_and_the_exit_code_stays(checkpoint_file, folder, tmp_path):
+    command = ["infer", str(checkpoint_file), str(folder), "--json", "--topk", "2", "--out", str(tmp_path / "drawn")]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    values = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [Path(value["file"]).name for value in values] == [
+        "a.jpg", "cut.jpg", "dead.jpg", "empty.jpg", "extensionless", "page.jpg", "z.png", "\\xff.gif",
+    ]  # fmt: skip
+    assert [len(value["topk"]) for value in values] == [2, 0, 0, 0, 2, 0, 2, 0]
+    assert all((value["status"] == "ok") == (value["error"] is None) for value in values)
+    assert "Error: 5 of 8 files could not be read" in result.stderr
+    drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert drawn == ["a.jpg", "extensionless.jpg", "z.jpg"]
+
+
+def test_a_folder_of_readable_files_ends_with_0(checkpoint_file, folder):
+    result = CliRunner().invoke(main, ["infer", str(checkpoint_file), str(folder / "b")])
+    assert result.exit_code == 0, result.output
+    assert "3 named" in result.stderr

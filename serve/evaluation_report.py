@@ -1,0 +1,170 @@
+"""The folder of an evaluation: predictions of a split, the numbers in them, and the page that shows these.
+
+REPORT/predictions is a PREDICTIONS directory of the split; per_class.parquet, confusion.parquet, report.html and, last,
+summary.json are made from it, each whole or not at all. Equal predictions give equal bytes.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from convnext_imagenet.launch.ranks import SINGLE, Ranks
+from convnext_imagenet.records.artefact import read_finished
+from convnext_imagenet.records.files import write_atomically, write_json
+from convnext_imagenet.records.reading import Split
+from convnext_imagenet.records.thumbnails import thumbnail
+from convnext_imagenet.serve.checkpoint import Checkpoint
+from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.evaluation_numbers import Scored, worst_first, worst_mistakes
+from convnext_imagenet.serve.evaluation_page import MISTAKES_SHOWN, WORST_CLASSES, Mistake, evaluation_page
+from convnext_imagenet.serve.evaluation_tables import (
+    Evaluation,
+    confusion_table,
+    count_all,
+    per_class_table,
+    summary_json,
+)
+from convnext_imagenet.serve.input_records import open_split
+from convnext_imagenet.serve.predict import Job, Options, open_job
+from convnext_imagenet.serve.real_labels import RealLabels, read_real, val_number
+from convnext_imagenet.serve.report_folder import predictions_folder
+
+_PART_ROWS = 1024  # 49 parts of ImageNet's val split, for ranks to share evenly
+_COLUMNS = ["sample_id", "source", "status", "error", "top1_score", "topk.list.element.class_index", "label"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that is being made: the job that predicts, and what counts its rows afterwards."""
+
+    folder: Path
+    split: Split
+    job: Job
+    real: RealLabels | None
+
+    def write(self) -> Evaluation:
+        """Count the finished predictions, write tables, page and summary, and return the numbers."""
+        provenance = {"split": self.split.name, "predictions": self.job.plan_id, **self.job.plan["model"]}
+        provenance |= {"real labels": self.real.sha256} if self.real else {}
+        return write_report(self.folder, self.split, self.job.checkpoint.card.classes, self.real, provenance)
+
+
+@contextlib.contextmanager
+def begin_report(
+    folder: Path, checkpoint: Checkpoint, split: Split, real: Path | None, how: Options, ranks: Ranks = SINGLE
+) -> Iterator[Report]:
+    """Hold REPORT/predictions for this job alone, once it is clear that its rows can be counted.
+
+    `real` is the file of the ReaL labels. Raises ServeError when they do not fit the classes or the split, and when
+    `folder` lies in the records; RecordsError as `open_job` does.
+    """
+    wnids = [wnid for wnid, _ in checkpoint.card.classes]
+    labels = read_real(real, wnids) if real else None
+    if labels:
+        val_number(next(split.read([0], ("key",)))["key"])
+    inputs = open_split(split.folder.parent, split.name, wnids)
+    if inputs.is_inside(folder):
+        raise ServeError(f"{folder}: lies inside the records; choose another --report")
+    with open_job(checkpoint, inputs, predictions_folder(folder), how, ranks) as job:
+        yield Report(folder, split, job, labels)
+
+
+def report_options(batch_size: int, workers: int, device_target: str) -> Options:
+    """How to predict so that the network sees the very batches of `evaluate`: parts of whole batches.
+
+    No image is given up for its time, as in `evaluate`: a machine that sleeps must not change an accuracy.
+    """
+    return Options(
+        topk=5,
+        part_rows=max(1, _PART_ROWS // batch_size) * batch_size,
+        batch_size=batch_size,
+        workers=workers,
+        device_target=device_target,
+        timeout_s=float("inf"),
+    )
+
+
+def read_scored(predictions: Path, split: Split) -> Scored:
+    """The rows of finished predictions of `split`.
+
+    Raises ServeError for an image that could not be scored, RuntimeError when the rows are not what the manifest of the
+    records says, which is a bug and never an accuracy.
+    """
+    manifest = read_finished(predictions, "predictions")
+    table = pa.concat_tables(pq.ParquetFile(predictions / part["name"]).read(_COLUMNS) for part in manifest["parts"])
+    _refuse_error_rows(table, split)
+    labels = table["label"].to_numpy()
+    counts = np.bincount(labels, minlength=len(split.entry.rows_per_class))
+    is_complete = np.array_equal(table["sample_id"].to_numpy(), np.arange(split.rows))
+    if not is_complete or tuple(counts.tolist()) != split.entry.rows_per_class:
+        raise RuntimeError(
+            f"{predictions}: holds {len(table)} rows, the manifest says {split.rows} of split {split.name!r}, or their "
+            f"labels differ from its counts per class"
+        )
+    guesses = table["topk"].combine_chunks().flatten().field("class_index").to_numpy()
+    return Scored(
+        labels=labels,
+        guesses=guesses.reshape(len(table), -1),
+        confidences=table["top1_score"].to_numpy(),
+        keys=tuple(table["source"].to_pylist()),
+    )
+
+
+def write_report(
+    report: Path,
+    split: Split,
+    classes: tuple[tuple[str, str], ...],
+    real: RealLabels | None,
+    provenance: Mapping[str, Any],
+) -> Evaluation:
+    """Count what REPORT/predictions holds of `split`, write the report, and return the numbers.
+
+    `classes` holds (wnid, name) by index; `provenance` goes into the page and the summary.
+    """
+    scored = read_scored(predictions_folder(report), split)
+    evaluation = count_all(scored, classes, real)
+    page = evaluation_page(evaluation, _mistakes(scored, evaluation, split), split.name, provenance)
+    write_atomically(report / "per_class.parquet", _parquet(per_class_table(evaluation)))
+    write_atomically(report / "confusion.parquet", _parquet(confusion_table(evaluation)))
+    write_atomically(report / "report.html", page.encode())
+    write_json(report / "summary.json", summary_json(evaluation, provenance))
+    return evaluation
+
+
+def _mistakes(scored: Scored, evaluation: Evaluation, split: Split) -> dict[int, list[Mistake]]:
+    """The surest mistakes of the worst classes by class index, with their pictures."""
+    worst = [each.index for each in worst_first(evaluation.per_class)[:WORST_CLASSES]]
+    places = {index: worst_mistakes(scored, index, MISTAKES_SHOWN) for index in worst}
+    wanted = sorted(place for each in places.values() for place in each)
+    images = zip(wanted, split.read(wanted, ("image", "key")), strict=True)
+    pictures = {place: thumbnail(row["image"]) for place, row in images}
+    return {
+        index: [
+            Mistake(
+                scored.keys[place], int(scored.guesses[place, 0]), float(scored.confidences[place]), pictures[place]
+            )
+            for place in places[index]
+        ]
+        for index in worst
+    }
+
+
+def _refuse_error_rows(table: pa.Table, split: Split) -> None:
+    for row in table.select(["source", "status", "error"]).to_pylist():
+        if row["status"] != "ok":
+            raise ServeError(
+                f"{split.folder}: the image {row['source']} cannot be decoded ({row['error']}); "
+                f"run `convnext-records verify {split.folder.parent}`"
+            )
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()

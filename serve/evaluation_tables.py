@@ -1,0 +1,140 @@
+"""An evaluation as tables and as JSON: what `per_class.parquet`, `confusion.parquet` and `summary.json` hold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from convnext_imagenet.serve.evaluate import Accuracy
+from convnext_imagenet.serve.evaluation_numbers import (
+    Bin,
+    ClassNumbers,
+    Confusion,
+    Scored,
+    calibration_error,
+    count_bins,
+    count_classes,
+    count_confusions,
+)
+from convnext_imagenet.serve.real_labels import RealAccuracy, RealLabels
+
+_PER_CLASS = pa.schema(
+    [
+        ("class_index", pa.int32()),
+        ("wnid", pa.string()),
+        ("name", pa.string()),
+        ("rows", pa.int64()),
+        ("top1_correct", pa.int64()),
+        ("top5_correct", pa.int64()),
+        ("top1", pa.float64()),
+        ("top5", pa.float64()),
+        ("mean_confidence", pa.float64()),
+        ("named", pa.int64()),
+        ("precision", pa.float64()),
+    ]
+)
+_CONFUSION = pa.schema(
+    [
+        *(
+            (f"{who}_{what}", kind)
+            for who in ("true", "named")
+            for what, kind in (("index", pa.int32()), ("wnid", pa.string()), ("name", pa.string()))
+        ),
+        ("count", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that is counted in the predictions of one split; `classes` holds (wnid, name) by index."""
+
+    classes: tuple[tuple[str, str], ...]
+    accuracy: Accuracy
+    per_class: tuple[ClassNumbers, ...]
+    confusions: tuple[Confusion, ...]
+    bins: tuple[Bin, ...]
+    real: RealAccuracy | None
+
+    @property
+    def calibration_error(self) -> float:
+        """The expected calibration error."""
+        return calibration_error(self.bins)
+
+
+def count_all(scored: Scored, classes: Sequence[tuple[str, str]], real: RealLabels | None) -> Evaluation:
+    """Count everything in at least one scored image."""
+    accuracy = Accuracy(
+        rows=len(scored.labels),
+        top1_correct=int(scored.is_top1.sum()),
+        top5_correct=int(scored.is_top5.sum()),
+        guesses=min(5, len(classes)),
+    )
+    return Evaluation(
+        classes=tuple(classes),
+        accuracy=accuracy,
+        per_class=count_classes(scored, len(classes)),
+        confusions=count_confusions(scored, len(classes)),
+        bins=count_bins(scored),
+        real=real and real.count(scored),
+    )
+
+
+def per_class_table(evaluation: Evaluation) -> pa.Table:
+    """A row for each class by index; a fraction of nothing is null."""
+    rows = [
+        {
+            "class_index": each.index,
+            "wnid": wnid,
+            "name": name,
+            **{field: getattr(each, field) for field in _PER_CLASS.names[3:]},
+        }
+        for each, (wnid, name) in zip(evaluation.per_class, evaluation.classes, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=_PER_CLASS)
+
+
+def confusion_table(evaluation: Evaluation) -> pa.Table:
+    """A row for each pair of a true class and a wrong answer that occurs, the most frequent first."""
+    rows = []
+    for pair in evaluation.confusions:
+        row: dict[str, Any] = {"count": pair.count}
+        for who, index in (("true", pair.true), ("named", pair.named)):
+            wnid, name = evaluation.classes[index]
+            row |= {f"{who}_index": index, f"{who}_wnid": wnid, f"{who}_name": name}
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=_CONFUSION)
+
+
+def summary_json(evaluation: Evaluation, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The counts, and the fractions that come of them; `provenance` says of what."""
+    accuracy, real = evaluation.accuracy, evaluation.real
+    return {
+        "provenance": dict(provenance),
+        "rows": accuracy.rows,
+        "top1_correct": accuracy.top1_correct,
+        "top5_correct": accuracy.top5_correct,
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
+        "top5_guesses": accuracy.guesses,
+        "real": real
+        and {
+            "rows": real.rows,
+            "correct": real.correct,
+            "without_labels": real.unlabelled,
+            "accuracy": real.accuracy,
+        },
+        "expected_calibration_error": evaluation.calibration_error,
+        "calibration_bins": [
+            {
+                "above": each.low,
+                "up_to": each.high,
+                "rows": each.rows,
+                "correct": each.correct,
+                "accuracy": each.accuracy,
+                "mean_confidence": each.mean_confidence,
+            }
+            for each in evaluation.bins
+        ],
+    }

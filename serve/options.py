@@ -1,0 +1,100 @@
+"""The options that commands of `convnext-serve` share; what they mean is the business of the commands."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH = click.Path(path_type=Path)
+
+workers = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=lambda: len(os.sched_getaffinity(0)),
+    show_default="the cores of this process",
+    help="Threads of a rank that decode and resize; they change no result.",
+)
+batch_size = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Images that the network sees at once.",
+)
+topk = click.option(
+    "--topk", type=click.IntRange(min=1), default=5, show_default=True, help="Classes named for each image."
+)
+_EVALUATION = (
+    click.option("--records", type=PATH, required=True, help="The RECORDS directory that holds the images."),
+    click.option("--split", default="val", show_default=True, help="The split to evaluate."),
+    click.option("--report", type=PATH, help="Also write predictions, tables and a page into this directory."),
+    click.option("--real", type=PATH, help="With --report: the real.json of the ReaL labels, for their accuracy."),
+)
+_PREDICTION = (
+    click.option(
+        "--max-errors",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Error rows that still end with exit code 0; more end with 3. All rows are written either way.",
+    ),
+    click.option(
+        "--part-rows", type=click.IntRange(min=1), default=4096, show_default=True, help="Inputs in one Parquet file."
+    ),
+    click.option("--features", is_flag=True, help="Add a column with the pooled vector before the head."),
+    click.option("--logits", is_flag=True, help="Add a column with all logits."),
+    click.option(
+        "--image-timeout",
+        "timeout_s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="An input that takes longer to read and decode becomes an error row.",
+    ),
+)
+_TRANSFORM = (
+    click.option(
+        "--weights",
+        type=click.Choice(["best", "raw", "ema"]),
+        default="best",
+        show_default=True,
+        help="Of a RUN: the better of its best epoch, the weights as they are, or their moving average.",
+    ),
+    click.option("--size", "size_px", type=click.IntRange(min=32), help="Pixels of a side.  [default: as trained]"),
+    click.option(
+        "--crop-pct",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Share of the resized image that the centre crop keeps.  [default: as trained]",
+    ),
+    click.option(
+        "--resize",
+        "mode",
+        type=click.Choice(["crop", "squash"]),
+        help="Resize the short side and crop, or squash all of the image.  [default: as trained]",
+    ),
+    click.option("--flip", is_flag=True, help="Average over the image and its mirror image."),
+)
+
+
+def evaluation(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of what is evaluated and what is written of it."""
+    return _with(_EVALUATION, command)
+
+
+def prediction(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of what PREDICTIONS holds and how far errors are allowed."""
+    return _with(_PREDICTION, command)
+
+
+def transform(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that choose weights and evaluation transform."""
+    return _with(_TRANSFORM, command)
+
+
+def _with(options: Sequence[Callable[..., Any]], command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
+        command = option(command)
+    return command
