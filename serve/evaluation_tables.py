@@ -77,7 +77,7 @@ def count_all(scored: Scored, classes: Sequence[tuple[str, str]], real: RealLabe
         per_class=count_classes(scored, len(classes)),
         confusions=count_confusions(scored, len(classes)),
         bins=count_bins(scored),
-        real=real and real.count(scored),
+        real=real.count(scored) if real else None,
     )
 
 
