@@ -4,6 +4,8 @@ Every regular file that is not hidden is an input, whatever its name ends in. On
 followed; a link that leads nowhere is an input too, and becomes a row that says so.
 """
 
+import codecs
+import errno
 import hashlib
 import os
 import stat
@@ -29,6 +31,7 @@ class Files:
     names: Names
     sha256: str
     store: pa_fs.FileSystem | None = None
+    is_listed: bool = False  # by a text file, so that nothing can be added to them
 
     @property
     def count(self) -> int:
@@ -43,7 +46,8 @@ class Files:
 
     def is_inside(self, path: Path) -> bool:
         """Whether `path` lies under the folder."""
-        return self.store is None and bool(self.root) and path.resolve().is_relative_to(Path(self.root).resolve())
+        is_folder = self.store is None and not self.is_listed
+        return is_folder and path.resolve().is_relative_to(Path(self.root).resolve())
 
     def _load(self, name: bytes) -> bytes:
         if self.store is None:
@@ -55,7 +59,7 @@ class Files:
 def list_folder(root: Path) -> Files:
     """Every file under a folder of this machine, in the order of the bytes of their paths; ServeError for none."""
     names, digest = Names(), hashlib.sha256()
-    for name, size in _walk(os.fsencode(root), b"", frozenset()):
+    for name, size in _walk(os.fsencode(root)):
         names.append(name)
         _note(digest, name, size)
     return _some(Files(str(root), names, digest.hexdigest()), str(root))
@@ -65,6 +69,8 @@ def list_store(uri: str) -> Files:
     """Every file under a folder that a URI names, such as s3://bucket/folder; ServeError when it cannot be listed."""
     try:
         store, root = pa_fs.FileSystem.from_uri(uri)
+        if isinstance(store, pa_fs.LocalFileSystem):
+            return list_folder(Path(root))
         found = store.get_file_info(pa_fs.FileSelector(root, recursive=True))
     except (OSError, ValueError, NotImplementedError) as error:
         raise ServeError(f"{uri}: cannot be listed ({' '.join(str(error).split())})") from None
@@ -88,17 +94,19 @@ def read_list(path: Path) -> Files:
     names, digest = Names(), hashlib.sha256()
     with path.open("rb") as lines:
         for number, line in enumerate(iter(partial(lines.readline, _LARGEST_LINE + 1), b""), 1):
-            name = line.rstrip(b"\r\n")
+            name = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").rstrip(b"\r\n")
             if len(line) > _LARGEST_LINE or b"\0" in name:
                 raise ServeError(f"{path}: line {number} is no path; expected one path a line")
             if name:
                 names.append(name)
                 _note(digest, name, -1)
-    return _some(Files(str(path.parent), names, digest.hexdigest()), str(path))
+    return _some(Files(str(path.parent), names, digest.hexdigest(), is_listed=True), str(path))
 
 
 def read_file(path: Path) -> bytes:
     """The bytes of a regular file; BadImage for one that is too large, or is none: a pipe would wait for ever."""
+    if "\0" in str(path):
+        raise OSError(errno.ENOENT, "no path: it holds a zero byte")
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -118,21 +126,32 @@ def _at_most(data: bytes, size: int | None = None) -> bytes:
     return data
 
 
-def _walk(root: bytes, inside: bytes, above: frozenset[tuple[int, int]]) -> Iterator[tuple[bytes, int]]:
-    """Relative paths and sizes in the order of the paths' bytes, one folder in memory at a time."""
-    folder = root + b"/" + inside
+def _walk(root: bytes) -> Iterator[tuple[bytes, int]]:
+    """Relative paths and sizes in the order of the paths' bytes; in memory are a folder and those above it."""
+    above = [(b"", *_opened(root + b"/"))]
+    while above:
+        inside, _, entries = above[-1]
+        name, size = next(entries, (None, None))
+        if name is None:
+            above.pop()
+        elif size is not None:
+            yield inside + name, size
+        else:
+            identity, below = _opened(folder := root + b"/" + inside + name)
+            if any(identity == known for _, known, _ in above):
+                raise ServeError(
+                    f"{_said(folder)}: a link to a folder above it; remove it, or name a smaller directory"
+                )
+            above.append((inside + name, identity, below))
+
+
+def _opened(folder: bytes) -> tuple[tuple[int, int], Iterator[tuple[bytes, int | None]]]:
+    """Which folder it is, by device and inode, and its entries."""
     try:
         status, entries = Path(os.fsdecode(folder)).stat(), _entries(folder)
     except OSError as error:
         raise ServeError(f"{_said(folder)}: cannot be listed ({error.strerror}); grant the right to read it") from None
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        raise ServeError(f"{_said(folder)}: a link to a folder above it; remove it, or name a smaller directory")
-    for name, size in entries:
-        if size is None:
-            yield from _walk(root, inside + name, above | {identity})
-        else:
-            yield inside + name, size
+    return (status.st_dev, status.st_ino), iter(entries)
 
 
 def _said(folder: bytes) -> str:

@@ -1,5 +1,6 @@
 """Which kind of inputs an IMAGES argument means."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +50,18 @@ def _open_folder(path: Path, split: str, wnids: Sequence[str]) -> Inputs:
         found = read_json(plan)
         if isinstance(found, dict) and found.get("kind") == "records":
             return open_split(path, split, wnids)
-    visible = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    if visible and all(entry.suffix.lower() == ".tar" and entry.is_file() for entry in visible):
-        return list_tars(visible)
-    return list_folder(path)
+    tars = _tars_alone(path)
+    return list_tars(tars) if tars else list_folder(path)
+
+
+def _tars_alone(folder: Path) -> list[Path]:
+    """The tars in a folder that shows nothing else, sorted; looks no further than the first other file."""
+    tars = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not (entry.name.lower().endswith(".tar") and entry.is_file()):
+                return []
+            tars.append(Path(entry.path))
+    return sorted(tars)
