@@ -64,13 +64,27 @@ def _members(archive: Path) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
+                if not 0 <= member.size <= archive.stat().st_size:
+                    raise tarfile.ReadError(f"{source_text(member.name)!r} claims {member.size} bytes")
                 if member.isreg() and not member.issparse():
                     yield member
                 tar.members.clear()  # tarfile remembers every member, a kilobyte each
-    except tarfile.TarError as error:
+            _check_end(archive, tar.offset)
+    except (tarfile.TarError, OverflowError, RecursionError) as error:
         raise ServeError(
             f"{archive}: cannot be read as an uncompressed tar ({error}); unpack a compressed one first"
         ) from None
+
+
+def _check_end(archive: Path, offset: int) -> None:
+    """Raise ReadError unless zeros end the archive here: tarfile takes any damaged header for the end."""
+    with archive.open("rb") as file:
+        file.seek(offset)
+        block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it ends before the block of zeros that ends a tar")
+    if any(block):
+        raise tarfile.ReadError(f"no tar header at byte {offset}")
 
 
 def _load(archive: Path, offset: int, size: int) -> bytes:
