@@ -1,11 +1,11 @@
 """A column of a Parquet, Arrow or Feather file as inputs: image bytes, or paths of image files."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from convnext_imagenet.serve.inputs import Item
 
 TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
 _BATCH_ROWS = 256
+_BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -26,32 +27,38 @@ class Column:
 
     path: Path
     column: str
-    count: int
+    group_rows: tuple[int, ...]
     sha256: str
     is_paths: bool
+
+    @property
+    def count(self) -> int:
+        """How many rows the table has."""
+        return sum(self.group_rows)
 
     def items(self, numbers: range) -> Iterator[Item]:
         """The rows with these numbers; only the row groups that hold them are read, a few hundred rows at a time."""
         first = 0
-        for group, rows in enumerate(_group_rows(self.path)):
-            if numbers.start < first + rows and first < numbers.stop:
-                values = enumerate(_values(self.path, group, self.column), first)
-                yield from (self._item(number, value) for number, value in values if number in numbers)
+        for group, rows in enumerate(self.group_rows):
+            wanted = range(max(numbers.start - first, 0), min(numbers.stop - first, rows))
+            if wanted:
+                values = _values(self.path, group, self.column, wanted)
+                yield from (self._item(number, value) for number, value in enumerate(values, first + wanted.start))
             first += rows
 
     def is_inside(self, path: Path) -> bool:
         """Never: nothing is added to a table."""
         return False
 
-    def _item(self, number: int, value: Any) -> Item:
-        if isinstance(value, dict):
-            name, value = value.get("path"), value.get("bytes")
-            return Item(name or self._name(number), partial(_checked, value))
-        if self.is_paths:
-            if value is None:
-                return Item(self._name(number), partial(_checked, None))
-            return Item(source_text(value), partial(read_file, self.path.parent / value))
-        return Item(self._name(number), partial(_checked, value))
+    def _item(self, number: int, value: pa.Scalar) -> Item:
+        name = None
+        if isinstance(value, pa.StructScalar):
+            name, value = _path_of(value), value["bytes"] if value.is_valid else pa.scalar(None, pa.binary())
+        data = value.as_buffer()
+        if self.is_paths and data is not None:
+            path = data.to_pybytes()
+            return Item(source_text(path), partial(read_file, self.path.parent / os.fsdecode(path)))
+        return Item(name or self._name(number), partial(_checked, data))
 
     def _name(self, number: int) -> str:
         return f"{source_text(self.path.name)}#{number}"
@@ -71,10 +78,10 @@ def open_table(path: Path, column: str = "") -> Column:
         raise ServeError(
             f"{path}: {asked}; choose by --column among: {', '.join(usable) or 'none of its columns fits'}"
         )
-    count = sum(_group_rows(path))
-    if not count:
+    group_rows = tuple(_group_rows(path))
+    if not sum(group_rows):
         raise ServeError(f"{path}: holds no rows; nothing to predict")
-    return Column(path, name, count, _fingerprint(path, name), _is_text(usable[name].type))
+    return Column(path, name, group_rows, _fingerprint(path, name), _is_text(usable[name].type))
 
 
 def _schema(path: Path) -> pa.Schema:
@@ -93,13 +100,21 @@ def _group_rows(path: Path) -> list[int]:
     return [file.get_batch(group).num_rows for group in range(file.num_record_batches)]
 
 
-def _values(path: Path, group: int, column: str) -> Iterator[Any]:
-    if _is_parquet(path):
-        with pq.ParquetFile(path) as file:
-            batches = file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column], use_threads=False)
-            yield from (value.as_py() for batch in batches for value in batch.column(0))
-        return
-    yield from (value.as_py() for value in _arrow_file(path).get_batch(group).column(column))
+def _values(path: Path, group: int, column: str, wanted: range) -> Iterator[pa.Scalar]:
+    """The values of the rows `wanted` of a row group, counted from its first; ServeError where they are damaged."""
+    try:
+        if not _is_parquet(path):
+            yield from _arrow_file(path).get_batch(group).column(column)[wanted.start : wanted.stop]
+            return
+        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:  # else a group is read at once
+            first = 0
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column], use_threads=False):
+                yield from batch.column(0)[max(wanted.start - first, 0) : max(wanted.stop - first, 0)]
+                first += len(batch)
+                if first >= wanted.stop:
+                    return
+    except (OSError, pa.ArrowException) as error:
+        raise ServeError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from None
 
 
 def _arrow_file(path: Path) -> pa.ipc.RecordBatchFileReader:
@@ -125,13 +140,25 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _is_usable(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _is_usable(kind.field("bytes").type)
-    return _is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        return kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
+    return _is_text(kind) or _is_binary(kind)
 
 
-def _checked(value: bytes | None) -> bytes:
-    if value is None:
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _path_of(value: pa.StructScalar) -> str | None:
+    """The `path` of an image, where there is one."""
+    if not value.is_valid or value.type.get_field_index("path") < 0 or not _is_text(value["path"].type):
+        return None
+    path = value["path"].as_buffer()
+    return source_text(path.to_pybytes()) if path else None
+
+
+def _checked(data: pa.Buffer | None) -> bytes:
+    if data is None:
         raise BadImage("empty", "the table holds no value here")
-    if len(value) > LARGEST_FILE_BYTES:
-        raise BadImage("too_large", f"{len(value)} bytes, at most {LARGEST_FILE_BYTES} are read")
-    return bytes(value)
+    if data.size > LARGEST_FILE_BYTES:
+        raise BadImage("too_large", f"{data.size} bytes, at most {LARGEST_FILE_BYTES} are read")
+    return data.to_pybytes()
