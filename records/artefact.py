@@ -32,6 +32,7 @@ from convnext_imagenet.records.files import (
 
 PROTOCOL_VERSION = 1
 _SUCCESS = "_SUCCESS"
+STAGED = ".staged"  # behind the name of a staged file that tools would find: `**/*.parquet` looks into hidden folders
 _STAGING, _LOCK, _LOGS = ".staging", ".lock", "logs"
 _HOW_TO_GO_ON = {
     "records": "run the same `convnext-ingest build` again to finish it",
@@ -137,7 +138,7 @@ def staging(root: Path, writer: str = "") -> Path:
 
 
 def publish(staged: Sequence[Path], folder: Path, unit: str, plan_id: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Move finished files to `folder` under their own names and mark the unit; returns the receipt.
+    """Move finished files to `folder` under their own names, without STAGED, and mark the unit; returns the receipt.
 
     Files are forced to disk before they move, the folder after, and the receipt comes last: a unit counts
     if and only if its receipt is there.
@@ -147,9 +148,11 @@ def publish(staged: Sequence[Path], folder: Path, unit: str, plan_id: str, facts
     for path in staged:
         make_readable(path)
         sync_file(path)
-        files.append({"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)})
+        files.append(
+            {"name": path.name.removesuffix(STAGED), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        )
     for path in staged:
-        path.replace(folder / path.name)
+        path.replace(folder / path.name.removesuffix(STAGED))
     sync_folder(folder)
     receipt = {"unit": unit, "plan_id": plan_id, "files": files, "facts": dict(facts)}
     write_json(folder / f"{unit}.json", receipt)

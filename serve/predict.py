@@ -161,7 +161,7 @@ class Job:
                         return False
                     rows += self._rows(classifier, batch)
                     on_progress(len(batch))
-                path = stage / part_file(index)
+                path = stage / f"{part_file(index)}{artefact.STAGED}"
                 write_part(path, rows, self.plan, extras)
                 statuses = Counter(row["status"] for row in rows)
                 facts = {"first": self.parts[index].start, "rows": len(rows), "statuses": statuses}
@@ -177,7 +177,7 @@ class Job:
 
     def _samples(self) -> Generator[Sample, None, None]:
         """The inputs of all pending parts as samples, in order, read and decoded ahead of the network."""
-        numbers = ((number, item) for index in self.pending for number, item in self._items(self.parts[index]))
+        numbers = (pair for run in _runs([self.parts[index] for index in self.pending]) for pair in self._items(run))
         timeout_s, workers = self.options.timeout_s, self.options.workers
         ahead = _BATCHES_AHEAD * self.plan["batch_size"]
 
@@ -186,12 +186,23 @@ class Job:
 
         return map_ahead(self._read, numbers, workers, ahead, timeout_s, give_up)
 
-    def _items(self, part: range) -> Iterator[tuple[int, Item]]:
-        return zip(part, self.inputs.items(part), strict=True)
+    def _items(self, run: range) -> Iterator[tuple[int, Item]]:
+        return zip(run, self.inputs.items(run), strict=True)
 
     def _read(self, numbered: tuple[int, Item]) -> Sample:
         number, item = numbered
         return read_sample(item, number, self.checkpoint.card.transform)
+
+
+def _runs(parts: Sequence[range]) -> list[range]:
+    """The same numbers in as few ranges as can be: a table or a tar is opened once for each."""
+    runs: list[range] = []
+    for part in parts:
+        if runs and runs[-1].stop == part.start:
+            runs[-1] = range(runs[-1].start, part.stop)
+        else:
+            runs.append(part)
+    return runs
 
 
 @contextlib.contextmanager

@@ -29,6 +29,16 @@ def test_a_unit_counts_only_with_its_receipt(tmp_path):
     assert artefact.read_receipt(tmp_path / "train", "unit", plan_id) is None
 
 
+def test_a_file_staged_under_a_name_that_no_tool_looks_for_is_published_under_its_own(tmp_path):
+    plan_id = artefact.begin(tmp_path, "predictions", {"seed": 1})
+    staged = artefact.staging(tmp_path) / f"part.parquet{artefact.STAGED}"
+    staged.write_text("content")
+    receipt = artefact.publish([staged], tmp_path, "_part", plan_id, {})
+    assert receipt["files"][0]["name"] == "part.parquet"
+    assert {path.name for path in tmp_path.rglob("*part*")} == {"part.parquet", "_part.json"}
+    assert artefact.read_receipt(tmp_path, "_part", plan_id, deep=True) == receipt
+
+
 @pytest.mark.parametrize("damage", ["shorter", "flipped", "missing", "receipt"])
 def test_a_damaged_unit_has_to_be_made_again(tmp_path, damage):
     plan_id = artefact.begin(tmp_path, "records", {"seed": 1})
