@@ -33,20 +33,28 @@ def verify_predictions(root: Path, on_progress: Callable[[int], None] = lambda r
     rows = 0
     for index, file in enumerate(manifest["parts"]):
         damage = file_damage(root, file, deep=True)
-        if damage is None and read_receipt(root, part_unit(index), manifest["plan_id"]) is None:
-            damage = f"{root / file['name']}: its receipt is missing, damaged or of another plan"
+        if damage is None:
+            damage = _receipt_damage(root, index, file, manifest["plan_id"])
         if damage is not None:
             problems.append(damage)
             continue
-        table = _read(root / file["name"], manifest["provenance"], rows, problems)
+        first = index * manifest["provenance"]["part_rows"]
+        table = _read(root / file["name"], manifest["provenance"], first, problems)
         statuses.update(table["status"].to_pylist())
         rows += len(table)
         on_progress(len(table))
     if not problems:
         problems += _count_problems(root, manifest, rows, statuses)
-    strangers = {path.name for path in root.rglob("*.parquet")} - {file["name"] for file in manifest["parts"]}
-    problems += [f"{root / name}: not a part of these predictions" for name in sorted(strangers)]
+    strangers = set(root.rglob("*.parquet")) - {root / file["name"] for file in manifest["parts"]}
+    problems += [f"{path}: not a part of these predictions" for path in sorted(strangers)]
     return Verification(rows, tuple(problems))
+
+
+def _receipt_damage(root: Path, index: int, file: dict[str, Any], plan_id: str) -> str | None:
+    receipt = read_receipt(root, part_unit(index), plan_id)
+    if receipt is None:
+        return f"{root / file['name']}: its receipt is missing, damaged or of another plan"
+    return None if receipt["files"] == [file] else f"{root / file['name']}: its receipt contradicts the manifest"
 
 
 def _read(path: Path, provenance: Any, first: int, problems: list[str]) -> pa.Table:
