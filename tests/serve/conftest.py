@@ -84,17 +84,25 @@ class _Answer:
 
 
 class FakeNetwork:
-    """A network that is a function of the pixels, remembers the shapes it saw, and compiles in no time."""
+    """A network that is a function of the pixels, remembers the shapes it saw, and compiles in no time.
 
-    def __init__(self, logits: Callable[[np.ndarray], np.ndarray], seen: list[tuple[int, ...]]) -> None:
-        self.logits, self.seen, self.training = logits, seen, True
+    Its features, where asked for, are the means of the three colours.
+    """
+
+    def __init__(
+        self, logits: Callable[[np.ndarray], np.ndarray], seen: list[tuple[int, ...]], with_features: bool = False
+    ) -> None:
+        self.logits, self.seen, self.with_features, self.training = logits, seen, with_features, True
 
     def set_train(self, mode: bool) -> None:
         self.training = mode
 
-    def __call__(self, pixels_NHWC: Any) -> _Answer:
+    def __call__(self, pixels_NHWC: Any) -> Any:
         self.seen.append(pixels_NHWC.shape)
-        return _Answer(self.logits(pixels_NHWC.asnumpy()))
+        logits_NK = _Answer(self.logits(pixels_NHWC.asnumpy()))
+        if not self.with_features:
+            return logits_NK
+        return logits_NK, _Answer(pixels_NHWC.asnumpy().astype(np.float32).mean(axis=(1, 2)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +112,8 @@ class FakeCheckpoint(Checkpoint):
     logits: Callable[[np.ndarray], np.ndarray] = lambda pixels_NHWC: _by_mean(pixels_NHWC)
     seen: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
 
-    def classifier(self) -> Any:
-        return FakeNetwork(self.logits, self.seen)
+    def classifier(self, with_features: bool = False) -> Any:
+        return FakeNetwork(self.logits, self.seen, with_features)
 
 
 def _by_mean(pixels_NHWC: np.ndarray) -> np.ndarray:

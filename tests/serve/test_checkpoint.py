@@ -1,5 +1,7 @@
 """What CHECKPOINT may mean, and what is refused."""
 
+import mindspore as ms
+import numpy as np
 import pytest
 
 from convnext_imagenet.model.errors import ModelError
@@ -7,7 +9,7 @@ from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint, resolve_checkpoint
 from convnext_imagenet.serve.errors import ServeError
 
-from .conftest import class_table, write_checkpoint
+from .conftest import SIZE_PX, TRANSFORM, class_table, write_checkpoint
 
 
 @pytest.fixture
@@ -50,6 +52,46 @@ def test_a_run_without_best_and_paths_that_are_no_run(run, tmp_path):
     for path, text in ((run, "no epoch has finished"), (tmp_path / "empty", "not a RUN"), (tmp_path / "no", "no such")):
         with pytest.raises(ServeError, match=text):
             resolve_checkpoint(path)
+
+
+@pytest.mark.parametrize("pointer", ["epoch-0001", "epoch-0001.ema"])
+def test_weights_choose_between_the_best_epochs_own_and_their_average(run, pointer):
+    raw, average = (run / "checkpoints" / f"epoch-0001.{kind}.safetensors" for kind in ("weights", "ema"))
+    average.write_bytes(b"average")
+    (run / "best").write_text(f"{pointer}\n")
+    assert resolve_checkpoint(run, "best") == (average if pointer.endswith(".ema") else raw)
+    assert resolve_checkpoint(run, "raw") == raw
+    assert resolve_checkpoint(run, "ema") == average
+    assert resolve_checkpoint(raw, "ema") == raw, "a file means itself"
+
+
+def test_an_average_that_a_run_does_not_keep_is_said(run):
+    with pytest.raises(ServeError, match=r"no epoch-0001\.ema\.safetensors .*the run keeps no average"):
+        resolve_checkpoint(run, "ema")
+
+
+def test_weights_behind_another_transform(fake):
+    changed = fake.evaluated_with(size_px=48, crop_pct=1.0, mode=None)
+    assert (changed.card.transform.size_px, changed.card.transform.crop_pct) == (48, 1.0)
+    assert changed.card.transform.mode == TRANSFORM.mode
+    assert changed.card.transform.mean == TRANSFORM.mean
+    assert (changed.sha256, changed.arrays, changed.card.classes) == (fake.sha256, fake.arrays, fake.card.classes)
+    assert fake.card.transform == TRANSFORM
+    assert fake.evaluated_with(size_px=None, crop_pct=None) == fake
+    for values in ({"crop_pct": 1.5}, {"size_px": 0}, {"mode": "stretch"}):
+        with pytest.raises(ModelError, match="evaluation transform"):
+            fake.evaluated_with(**values)
+
+
+def test_a_classifier_with_features_gives_the_same_logits(checkpoint_file):
+    checkpoint = load_checkpoint(checkpoint_file)
+    pixels = ms.Tensor(np.random.default_rng(0).integers(0, 256, (2, SIZE_PX, SIZE_PX, 3), dtype=np.uint8))
+    logits_NK = checkpoint.classifier()(pixels).asnumpy()
+    same_NK, features_NC = (output.asnumpy() for output in checkpoint.classifier(with_features=True)(pixels))
+    np.testing.assert_allclose(same_NK, logits_NK, rtol=0, atol=1e-6 * np.abs(logits_NK).max())
+    weight, bias = checkpoint.arrays["head.weight"], checkpoint.arrays["head.bias"]
+    assert features_NC.shape == (2, 32)
+    np.testing.assert_allclose(features_NC @ weight.T + bias, logits_NK, rtol=0, atol=1e-5 * np.abs(logits_NK).max())
 
 
 @pytest.mark.parametrize("kept", [0, 5, 300, 20_000, -1])

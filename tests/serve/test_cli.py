@@ -20,9 +20,10 @@ from convnext_imagenet.records.reading import Records
 from convnext_imagenet.serve.checkpoint import load_checkpoint
 from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.evaluate import evaluate
+from convnext_imagenet.serve.input_files import list_folder
 from convnext_imagenet.serve.overlap import batches, padded_logits
 from convnext_imagenet.serve.ranking import probabilities
-from convnext_imagenet.serve.sources import list_inputs, read_sample
+from convnext_imagenet.serve.sources import read_sample
 
 from .conftest import TRANSFORM, build_records, picture, write_checkpoint
 
@@ -64,8 +65,8 @@ def test_predictions_are_the_networks_answers_for_any_batch_size(checkpoint_file
     """Another batch size moves a score by rounding alone: 1e-5 is several times what was measured."""
     checkpoint = load_checkpoint(checkpoint_file)
     classifier = checkpoint.classifier()
-    names = list_inputs(val_folder).names
-    pixels = [read_sample(val_folder, name, 0, TRANSFORM).pixels for name in names]
+    inputs = list_folder(val_folder)
+    pixels = [read_sample(item, 0, TRANSFORM).pixels for item in inputs.items(range(inputs.count))]
     scores = {
         size: probabilities(np.concatenate([padded_logits(classifier, batch, size) for batch in batches(pixels, size)]))
         for size in (3, 8)
@@ -158,7 +159,7 @@ BAD = [
     ("eval GOOD", 2, "--records"),
     ("predict MISSING IMAGES --out OUT", 1, "no such file or directory"),
     ("predict CUT IMAGES --out OUT", 1, "truncated, damaged"),
-    ("predict GOOD MISSING --out OUT", 1, "no such directory"),
+    ("predict GOOD MISSING --out OUT", 1, "no such file or directory"),
     ("predict GOOD EMPTY --out OUT", 1, "no files"),
     ("predict GOOD IMAGES --out RECORDS", 1, "not empty"),
     ("predict GOOD IMAGES --out GOOD", 1, "a file is in the way"),

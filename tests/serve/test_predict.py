@@ -11,9 +11,9 @@ import pytest
 from convnext_imagenet.records import artefact
 from convnext_imagenet.records.errors import RecordsError
 from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.input_files import list_folder
 from convnext_imagenet.serve.predict import Options, open_job
 from convnext_imagenet.serve.predictions import METADATA_KEY, SCHEMA
-from convnext_imagenet.serve.sources import list_inputs
 
 from .conftest import picture, write_checkpoint
 
@@ -21,7 +21,7 @@ OPTIONS = Options(topk=3, part_rows=4, batch_size=3, workers=2)
 
 
 def _predict(checkpoint, folder, out, options=OPTIONS, on_progress=lambda count: None):
-    with open_job(checkpoint, list_inputs(folder), out, options) as job:
+    with open_job(checkpoint, list_folder(folder), out, options) as job:
         return job.run(on_progress)
 
 
@@ -87,7 +87,7 @@ def test_parts_are_zstd_with_checksums_statistics_and_provenance(fake, folder, t
     assert (column.compression, column.statistics.min, column.statistics.max) == ("ZSTD", 4, 7)
     provenance = json.loads(file.schema_arrow.metadata[METADATA_KEY.encode()])
     assert provenance["model"]["sha256"] == fake.sha256
-    assert provenance["inputs"] == {"count": 11, "sha256": list_inputs(folder).sha256}
+    assert provenance["inputs"] == {"count": 11, "sha256": list_folder(folder).sha256}
     assert provenance["topk"] == 3
     assert set(provenance) >= {"transform", "classes", "versions"}
     damaged = bytearray(path.read_bytes())
@@ -150,6 +150,10 @@ def test_a_finished_job_is_not_scored_again_and_a_damaged_part_is(fake, folder, 
         ({"topk": 2}, "topk"),
         ({"part_rows": 5}, "part_rows"),
         ({"batch_size": 2}, "batch_size"),
+        ({"flip": True}, "flip"),
+        ({"extras": ("logits",)}, "extras"),
+        ({"device_target": "Ascend"}, "device_target"),
+        ({"topk": 2, "flip": True, "extras": ("features",)}, "extras, flip, topk"),
     ],
 )
 def test_other_options_in_the_same_directory_are_refused(fake, folder, tmp_path, change, differs):
@@ -183,7 +187,7 @@ def test_predictions_inside_the_inputs_or_in_a_foreign_directory_are_refused(fak
 
 def test_two_jobs_at_once_are_refused(fake, folder, tmp_path):
     with (
-        open_job(fake, list_inputs(folder), tmp_path / "out", OPTIONS),
+        open_job(fake, list_folder(folder), tmp_path / "out", OPTIONS),
         pytest.raises(RecordsError, match="another process"),
     ):
         _predict(fake, folder, tmp_path / "out")
@@ -205,7 +209,7 @@ def test_a_network_of_nan_ends_the_job_before_anything_is_published(fake, folder
 
 
 def test_a_file_that_vanishes_during_the_run_is_a_row(fake, folder, tmp_path):
-    inputs = list_inputs(folder)
+    inputs = list_folder(folder)
     (folder / "a.jpg").unlink()
     with open_job(fake, inputs, tmp_path / "out", OPTIONS) as job:
         assert job.run(lambda count: None).statuses["read_error"] == 2
