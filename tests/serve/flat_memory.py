@@ -1,0 +1,75 @@
+"""Score generated inputs by a network of no weight, and print the peak memory early and at the end, in MiB.
+
+Run by test_predict_memory.py in a process of its own: CHECKPOINT OUT INPUTS.
+"""
+
+import hashlib
+import resource
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
+from convnext_imagenet.serve.inputs import Item
+from convnext_imagenet.serve.predict import Options, open_job
+
+_EARLY = 0.2
+_PICTURE = cv2.imencode(".png", np.arange(48, dtype=np.uint8).reshape(4, 4, 3))[1].tobytes()
+
+
+class Weightless(Checkpoint):
+    """A checkpoint whose network answers zeros."""
+
+    def classifier(self, with_features: bool = False) -> Any:
+        zeros = np.zeros((1000, len(self.card.classes)), np.float32)
+        return lambda pixels_NHWC: SimpleNamespace(asnumpy=lambda: zeros[: len(pixels_NHWC)])
+
+
+@dataclass(frozen=True)
+class Generated:
+    """So many inputs, each with a name and bytes of its own."""
+
+    count: int
+    sha256: str = hashlib.sha256(_PICTURE).hexdigest()
+
+    def items(self, numbers: range) -> Iterator[Item]:
+        """The inputs with these numbers."""
+        for number in numbers:
+            yield Item(f"{number:09d}.png", partial(bytes.__add__, _PICTURE, number.to_bytes(4, "big")))
+
+    def is_inside(self, path: Path) -> bool:
+        """Never."""
+        return False
+
+
+def peak_mib() -> float:
+    """The most memory that this process has had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main(checkpoint: str, out: str, count: int) -> None:
+    """Score `count` inputs; the parts are small, so that the early peak holds a whole one."""
+    loaded = load_checkpoint(Path(checkpoint))
+    weightless = Weightless(loaded.path, loaded.sha256, loaded.card, loaded.arrays)
+    done, early = 0, 0.0
+
+    def advance(number: int) -> None:
+        nonlocal done, early
+        done += number
+        if not early and done >= _EARLY * count:
+            early = peak_mib()
+
+    with open_job(weightless, Generated(count), Path(out), Options(part_rows=1000, batch_size=100, workers=2)) as job:
+        summary = job.run(advance)
+    print(summary.rows, summary.statuses, f"{early:.1f} {peak_mib():.1f}", sep="|")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
