@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from convnext_imagenet.launch.cli import device_target_option, launch_options, start, with_pulse
+from convnext_imagenet.launch.cli import device_target_option, launch_options, leaving, start, with_pulse
 from convnext_imagenet.launch.stopping import StopSignals
 from convnext_imagenet.records.cli import expected_errors, progress, show_log_lines
 
@@ -49,7 +49,7 @@ def eval_command(checkpoint: Path, records: Path, split: str, batch_size: int, w
     from convnext_imagenet.model.errors import ModelError
 
     show_log_lines()
-    with expected_errors(ModelError):
+    with leaving(), expected_errors(ModelError):
         ranks, _ = start(launch)
 
         from convnext_imagenet.records.reading import Records
@@ -110,7 +110,7 @@ def predict(
     from convnext_imagenet.records.artefact import check_begun_or_empty, logs_folder
 
     show_log_lines()
-    with expected_errors(ModelError):
+    with leaving(), expected_errors(ModelError):
         logs = logs_folder(out, "predictions")
         ranks, target = start(launch, logs, lambda: check_begun_or_empty(out, "predictions"))
 
@@ -129,7 +129,8 @@ def predict(
                 with progress(todo, "predict") as bar:
                     summary = job.run(with_pulse(bar, "predicting"), lambda: stop.received)
         click.echo(_summary_text(out, summary, _pace(todo * ranks.place.ranks, time.monotonic() - started)))
-        _refuse_error_rows(out, summary, max_errors)
+        if ranks.place.is_first:
+            _refuse_error_rows(out, summary, max_errors)
 
 
 @main.command()
