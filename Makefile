@@ -83,7 +83,7 @@ test: $(READY)  ## The default test suite
 	$(BIN)/pytest $(ARGS)
 
 test-faults: $(READY)  ## Hundreds of kills, full disks, damaged files, dead and hung ranks; about half an hour
-	$(BIN)/pytest tests/faults tests/train/test_run.py tests/train/test_ranks.py -m "faults or not faults" $(ARGS)
+	$(BIN)/pytest tests/faults tests/train/test_run.py tests/train/test_ranks_faults.py -m "faults or not faults" $(ARGS)
 
 bench: $(READY)  ## [PART=model|ingest|load|train|randaugment|shuffle]: interleaved benchmarks, written to bench-out/PART.json
 	$(BIN)/python tests/bench $(PART)

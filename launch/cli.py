@@ -1,10 +1,11 @@
 """The options by which any command runs as several ranks, and the one place where a command turns into its launcher."""
 
+import contextlib
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,23 @@ def start(
     from convnext_imagenet.launch.ranks import join
 
     return join(place), target
+
+
+@contextlib.contextmanager
+def leaving() -> Iterator[None]:
+    """Around all of a command: tell its launcher with which exit code it means to leave; bugs are not announced."""
+    code = 0
+    try:
+        yield
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    except BaseException:
+        code = -1
+        raise
+    finally:
+        if code >= 0:
+            own_pulse().leave(code)
 
 
 def with_pulse(on_progress: Callable[[int], None], doing: str) -> Callable[[int], None]:

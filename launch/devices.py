@@ -57,7 +57,8 @@ def driver_versions(target: str, root: Path = Path("/")) -> dict[str, str]:
         toolkit = Path(os.environ.get("ASCEND_HOME_PATH") or root / "usr/local/Ascend/ascend-toolkit/latest")
         return {
             "driver": _first_match(root / "usr/local/Ascend/driver/version.info", r"(?i)^version=(.+)"),
-            "CANN": _first_match(toolkit / "version.cfg", r"\[([\d.]+\w*)[:\]]"),
+            "CANN": _first_match(toolkit / "compiler/version.info", r"(?i)^version=(.+)")  # what MindSpore looks at
+            or _first_match(toolkit / "version.cfg", r"\[(?:[^:\]]*:)?([^\]]+)\]"),
         }
     if target == "GPU":
         return {

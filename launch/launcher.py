@@ -16,7 +16,7 @@ from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.layout import Layout, divide_cores
 from convnext_imagenet.launch.link import Link, open_link
 from convnext_imagenet.launch.processes import Processes
-from convnext_imagenet.launch.verdict import INTERRUPTED, Verdict, judge, may_restart
+from convnext_imagenet.launch.verdict import FINISHED, INTERRUPTED, Verdict, judge, may_restart
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _POLL_SECONDS = 0.1
@@ -46,7 +46,7 @@ def run_job(orders: Orders, say: Callable[[str], None]) -> int:
     with _Stop() as stop:
         for attempt in range(orders.restarts + 1):
             verdict, steps = _attempt(orders, attempt, stop, say)
-            if verdict.code in (0, INTERRUPTED):
+            if verdict.code in FINISHED:
                 break
             say(f"Error: {verdict.reason}; all ranks are stopped")
             if attempt == orders.restarts or stop.received or not may_restart(verdict, steps):
@@ -93,23 +93,23 @@ def _attempt(orders: Orders, attempt: int, stop: _Stop, say: Callable[[str], Non
         if verdict.rank is not None and verdict.rank in layout.local_ranks:
             _show_end(processes, verdict.rank, say)
         steps = min(state.beat.steps for state in processes.states())
-        if verdict.code == 0:
+        if verdict.code in FINISHED:
             processes.wait_for_scheduler()
         return verdict, steps
 
 
 @contextmanager
 def _started(orders: Orders, layout: Layout) -> Iterator[Processes]:
-    try:
-        orders.logs.mkdir(parents=True, exist_ok=True)
-        processes = Processes(orders.command, layout, orders.logs, divide_cores(orders.cores, layout.devices))
-    except OSError as error:
-        raise LaunchError(f"{error.filename or orders.logs}: the ranks cannot be started ({error.strerror})") from None
-    try:
-        processes.start(orders.silence_s)
+    with ExitStack() as stack:
+        try:
+            orders.logs.mkdir(parents=True, exist_ok=True)
+            processes = Processes(orders.command, layout, orders.logs, divide_cores(orders.cores, layout.devices))
+            stack.callback(processes.end)
+            processes.start(orders.silence_s)
+        except OSError as error:
+            place = error.filename or orders.logs
+            raise LaunchError(f"{place}: the ranks cannot be started ({error.strerror})") from None
         yield processes
-    finally:
-        processes.end()
 
 
 def _watch(processes: Processes, link: Link, silence_s: float, stop: _Stop, say: Callable[[str], None]) -> Verdict:
@@ -125,7 +125,7 @@ def _watch(processes: Processes, link: Link, silence_s: float, stop: _Stop, say:
             link.tell_stop()
             processes.stop()
         verdict = judge(processes.states(), silence_s, is_stopping)
-        if verdict is None and elsewhere is not None and elsewhere.code not in (0, INTERRUPTED):
+        if verdict is None and elsewhere is not None and elsewhere.code not in FINISHED:
             verdict = elsewhere
         if verdict is not None:
             return verdict

@@ -55,7 +55,7 @@ def parse_master(text: str, nodes: int = 1) -> tuple[str, int]:
     if not text and nodes == 1:
         return "127.0.0.1", DEFAULT_PORT
     host, colon, port = text.partition(":")
-    if not host or (colon and not (port.isdigit() and 0 < int(port) < 65535)):
+    if not host or (colon and not (port.isdecimal() and 0 < int(port) < 65535)):
         raise LaunchError(
             f"--master {text!r}: {nodes} machines meet at HOST or HOST:PORT of the first, "
             f"such as 10.0.0.1:{DEFAULT_PORT}"

@@ -1,7 +1,8 @@
 """What launchers on several machines tell each other: that a user stops the job, and how it ended.
 
 The first machine's launcher listens one port above MindSpore's scheduler, the others connect, and it passes on what it
-hears. A launcher that goes without a word ends the job. Three kinds of lines pass: hello, stop, end.
+hears. A launcher that goes without a word ends the job. Four kinds of lines pass: hello, welcome, stop, end. Until a
+launcher is welcome it tries again: the first may still be busy with an earlier attempt.
 """
 
 import contextlib
@@ -13,13 +14,13 @@ from dataclasses import dataclass, field
 
 from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.layout import Layout
-from convnext_imagenet.launch.verdict import Verdict
+from convnext_imagenet.launch.verdict import FINISHED, Verdict
 
 _RETRY_SECONDS = 1.0
 _LONGEST_LINE = 200
 
 
-@dataclass
+@dataclass(eq=False)
 class _Peer:
     """A launcher of another machine, once it has said who it is."""
 
@@ -30,7 +31,7 @@ class _Peer:
 
 @dataclass
 class Link:
-    """This launcher's connections; without other machines it has none. It never blocks."""
+    """This launcher's connections; without other machines it has none. It blocks for a second at most."""
 
     layout: Layout
     attempt: int
@@ -76,7 +77,7 @@ class Link:
                 connection = socket.create_connection(_address(self.layout), timeout=_RETRY_SECONDS)
                 connection.sendall(f"hello {self.layout.nodes} {self.layout.node_rank} {self.attempt}\n".encode())
                 connection.setblocking(False)
-                self._peers.append(_Peer(connection, node=0))
+                self._peers.append(_Peer(connection))
 
     def _hear(self, peer: _Peer) -> None:
         try:
@@ -86,25 +87,30 @@ class Link:
         except OSError:
             data = b""
         *lines, peer.unread = (peer.unread + data).split(b"\n")
-        for line in lines:
-            self._take(peer, line.decode(errors="replace").split())
-        if not data or len(peer.unread) > _LONGEST_LINE:
+        is_sane = all(self._take(peer, line.decode(errors="replace").split()) for line in lines)
+        if not is_sane or not data or len(peer.unread) > _LONGEST_LINE:
             self._lose(peer)
 
-    def _take(self, peer: _Peer, words: list[str]) -> None:
+    def _take(self, peer: _Peer, words: list[str]) -> bool:
+        """Act on a line; False for one that no launcher of this job would send."""
         match words:
             case ["hello", nodes, node, attempt] if self.listener is not None:
-                if (nodes, attempt) == (str(self.layout.nodes), str(self.attempt)) and node.isdigit():
+                if (nodes, attempt) == (str(self.layout.nodes), str(self.attempt)) and node.isdecimal():
                     peer.node = int(node)
-                    return
+                    with contextlib.suppress(OSError):
+                        peer.connection.sendall(b"welcome\n")
+                    return True
+            case ["welcome"] if self.listener is None:
+                peer.node = 0
+                return True
             case ["stop"] if peer.node is not None:
                 self.other_stops = True
                 self._send("stop", but=peer)
-                return
-            case ["end", code, refused] if peer.node is not None and code.isdigit():
+                return True
+            case ["end", code, refused] if peer.node is not None and code.isdecimal():
                 self._conclude(Verdict(int(code), None, f"the job ended on machine {peer.node}", refused == "1"), peer)
-                return
-        self._lose(peer)
+                return True
+        return False
 
     def _lose(self, peer: _Peer) -> None:
         peer.connection.close()
@@ -113,9 +119,9 @@ class Link:
             self._conclude(Verdict(1, None, f"the launcher of machine {peer.node} is gone"), peer)
 
     def _conclude(self, verdict: Verdict, source: _Peer) -> None:
-        if self._verdict is None or self._verdict.code == 0:
+        if self._verdict is None or self._verdict.code in FINISHED:
             self._verdict = verdict
-        if verdict.code:
+        if verdict.code not in FINISHED:
             self._send(f"end {verdict.code} {int(verdict.was_refused)}", but=source)
         source.node = None  # it has said all that it has to say, so its leaving is no news
 

@@ -1,6 +1,7 @@
 """The processes of a job on one machine: the scheduler where it belongs, the ranks, their logs and signs of life."""
 
 import codecs
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,11 +15,14 @@ from pathlib import Path
 from typing import IO
 
 from convnext_imagenet.launch.layout import Layout, rank_environment, scheduler_environment
-from convnext_imagenet.launch.pulse import PULSE, TETHER, read_beat
+from convnext_imagenet.launch.pulse import PULSE, TETHER, read_beat, read_farewell
 from convnext_imagenet.launch.verdict import RankState
 
 _SCHEDULER = "convnext_imagenet.launch.scheduler"
 _SCHEDULER_SECONDS = 60.0  # how long it may take to see that all ranks of all machines have left
+_COPIER_SECONDS = 5.0
+_TEARDOWN_SECONDS = 10.0  # how long a rank that has said that it leaves may take to do so
+_LONGEST_LINE = 1 << 20
 _TAIL_BYTES = 64 << 10
 
 
@@ -60,7 +64,8 @@ class Processes:
             pulse = Path(self._pulses.name) / str(rank)
             environment = rank_environment(self._layout, rank, int(silence_s)) | {PULSE: str(pulse)}
             process = self._start_rank(rank, environment)
-            os.sched_setaffinity(process.pid, cores)
+            with contextlib.suppress(ProcessLookupError):  # it has ended already; its exit code tells
+                os.sched_setaffinity(process.pid, cores)
             self._ranks[rank] = _Rank(process, time.time(), pulse)
 
     def stop(self) -> None:
@@ -75,7 +80,7 @@ class Processes:
             _kill_group(process, signal.SIGKILL)
             process.wait()
         for copier in self._copiers:
-            copier.join()
+            copier.join(_COPIER_SECONDS)  # not for ever: what left the rank's process group may hold its output open
         os.close(self._our_end)
         os.close(self._tether)
         self._pulses.cleanup()
@@ -142,10 +147,12 @@ class Processes:
                 rank.process.send_signal(number)
 
     def _state(self, number: int, rank: _Rank) -> RankState:
-        code = rank.process.poll()
-        if code is not None and rank.ended is None:
+        code, announced = rank.process.poll(), read_farewell(rank.pulse)
+        if rank.ended is None and (code, announced) != (None, None):
             rank.ended = time.time()
         ended_s = 0.0 if rank.ended is None else time.time() - rank.ended
+        if announced is not None and (code is not None or ended_s > _TEARDOWN_SECONDS):
+            code = announced
         return RankState(number, code, ended_s, read_beat(rank.pulse, rank.started))
 
 
@@ -161,9 +168,11 @@ def _copy(source: IO[bytes], screen: IO[str], log: Path) -> None:
     line, decoder = b"", codecs.getincrementaldecoder("utf-8")("replace")
     with log.open("ab") as file:
         while chunk := source.read1(1 << 16):  # type: ignore[attr-defined]
-            screen.write(decoder.decode(chunk))
-            screen.flush()
+            with contextlib.suppress(OSError, ValueError):  # a screen that is closed, or lacks the letters
+                screen.write(decoder.decode(chunk))
+                screen.flush()
             *ended, line = (line + chunk).split(b"\n")
+            line = line[-_LONGEST_LINE:]  # a progress bar is one line for days
             for each in ended:
                 file.write(each.rstrip(b"\r").rsplit(b"\r", 1)[-1] + b"\n")
             file.flush()

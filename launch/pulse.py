@@ -3,9 +3,11 @@
 A rank beats only where its work goes on, never from a thread of its own, so a rank that hangs falls silent.
 """
 
+import contextlib
+import fcntl
 import os
+import select
 import signal
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +36,21 @@ class Pulse:
         """Tell that the process works: it has finished `steps` more steps and is `doing` something."""
         self._steps += steps
         if self._path is not None:
-            self._path.write_text(f"{self._steps} {doing}\n")
+            new = self._path.with_name(f"{self._path.name}.new")
+            try:
+                new.write_text(f"{self._steps} {doing}\n")
+                new.replace(self._path)  # read half-written, it would tell of no steps
+            except OSError:  # a full disk does not stop a run, and the time of the last beat takes no room
+                with contextlib.suppress(OSError):
+                    os.utime(self._path)
+
+    def leave(self, code: int) -> None:
+        """Tell that all work is done or saved and the process is about to exit with `code`.
+
+        What MindSpore does after that, tearing itself down, may crash or hang and counts for nothing.
+        """
+        if self._path is not None:
+            _farewell(self._path).write_text(f"{code}\n")
 
 
 def own_pulse(environment: Mapping[str, str] = os.environ) -> Pulse:
@@ -44,22 +60,42 @@ def own_pulse(environment: Mapping[str, str] = os.environ) -> Pulse:
 
 
 def read_beat(path: Path, started: float) -> Beat:
-    """Return the last beat; before the first, and while one is being written, the process is starting or working."""
+    """Return the last beat; before the first, the process is starting."""
     try:
         changed, text = path.stat().st_mtime, path.read_text()
     except FileNotFoundError:
         return Beat(0, "starting", time.time() - started)
     steps, _, doing = text.strip().partition(" ")
-    return Beat(int(steps) if steps.isdigit() else 0, doing or "working", time.time() - max(changed, started))
+    return Beat(int(steps), doing, time.time() - max(changed, started))
+
+
+def read_farewell(path: Path) -> int | None:
+    """Return the exit code that a process has announced by `leave`, None before."""
+    try:
+        text = _farewell(path).read_text().strip()
+    except FileNotFoundError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def _farewell(path: Path) -> Path:
+    return path.with_name(f"{path.name}.left")
 
 
 def tie_to_launcher(environment: Mapping[str, str] = os.environ) -> None:
-    """From now on die, with all children, when the launcher does, however it ends: its end of a pipe closes then."""
+    """From now on die, with all children, when the launcher does, however it ends: its end of a pipe closes then.
+
+    The kernel kills; a thread that reads the pipe would wait for the interpreter, which a rank in an all-reduce holds.
+    """
     descriptor = environment.get(TETHER)
-    if descriptor:
-        threading.Thread(target=_die_with, args=(int(descriptor),), name="tether", daemon=True).start()
-
-
-def _die_with(descriptor: int) -> None:
-    os.read(descriptor, 1)
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    if not descriptor:
+        return
+    pipe, group = (
+        os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY),
+        os.getpgrp(),
+    )  # the inherited one is shared by all
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, -group)
+    fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(pipe, fcntl.F_SETFL, os.O_ASYNC)
+    if select.select([pipe], [], [], 0)[0]:  # closed before the kernel was asked
+        os.killpg(group, signal.SIGKILL)

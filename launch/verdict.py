@@ -8,7 +8,8 @@ from convnext_imagenet.launch.layout import START_FACTOR
 from convnext_imagenet.launch.pulse import Beat
 
 INTERRUPTED = 75
-_REFUSED = (1, 2, 3)  # a refusal before the first step would only be refused again
+FINISHED = (0, 3, INTERRUPTED)  # done, done with error rows, saved; the greatest of the ranks' speaks for the job
+_REFUSED = (1, 2)  # a refusal before the first step would only be refused again
 _LEAVE_SECONDS = 5.0  # how long the other ranks get to leave once the first has saved and left
 
 
@@ -39,14 +40,15 @@ def judge(states: Sequence[RankState], silence_s: float, is_stopping: bool) -> V
     still run after a verdict have nothing left to do and may be killed.
     """
     codes = {state.rank: _meaning(state.code, is_stopping) for state in states}
-    failed = [state for state in states if codes[state.rank] not in (None, 0, INTERRUPTED)]
+    failed = [state for state in states if codes[state.rank] not in (None, *FINISHED)]
     if failed:
         first = max(failed, key=lambda state: state.ended_s)
         refused = first.code in _REFUSED
         return Verdict(_exit_code(first.code or 1), first.rank, f"rank {first.rank} {_told(first)}", refused)
     lead = states[0]
-    if all(code is not None for code in codes.values()):
-        return Verdict(INTERRUPTED if INTERRUPTED in codes.values() else 0)
+    ended = [code for code in codes.values() if code is not None]
+    if len(ended) == len(codes):
+        return Verdict(max(ended))
     if codes[lead.rank] == INTERRUPTED and lead.ended_s > _LEAVE_SECONDS:
         return Verdict(INTERRUPTED)
     return _silent([state for state in states if state.code is None], silence_s)
@@ -54,7 +56,7 @@ def judge(states: Sequence[RankState], silence_s: float, is_stopping: bool) -> V
 
 def may_restart(verdict: Verdict, steps: int) -> bool:
     """Whether starting again may help: not after a refusal before the first step, which bad input causes."""
-    return verdict.code not in (0, INTERRUPTED) and not (verdict.was_refused and steps == 0)
+    return verdict.code not in FINISHED and not (verdict.was_refused and steps == 0)
 
 
 def _meaning(code: int | None, is_stopping: bool) -> int | None:
@@ -79,7 +81,8 @@ def _silent(running: Sequence[RankState], silence_s: float) -> Verdict | None:
 
 def _told(state: RankState) -> str:
     if state.code is not None and state.code < 0:
-        return f"was killed by {signal.Signals(-state.code).name} (after {state.beat.steps} steps, {state.beat.doing})"
+        name = next((each.name for each in signal.Signals if each == -state.code), f"signal {-state.code}")
+        return f"was killed by {name} (after {state.beat.steps} steps, {state.beat.doing})"
     return f"ended with exit code {state.code}"
 
 

@@ -21,14 +21,21 @@ class Classifier(nn.Cell):
         self.shift_C = Tensor((-mean_C / std_C).astype(np.float32))
 
     def construct(self, pixels_NHWC: Tensor, keep_NB: Tensor | None = None) -> Tensor:
-        x_NHWC = ops.cast(pixels_NHWC, float32) * self.scale_C + self.shift_C
-        return ops.cast(self.network(x_NHWC, keep_NB), float32)
+        return ops.cast(self.network(self.normalised(pixels_NHWC), keep_NB), float32)
+
+    def normalised(self, pixels_NHWC: Tensor) -> Tensor:
+        """The pixels as the network takes them, float32."""
+        return ops.cast(pixels_NHWC, float32) * self.scale_C + self.shift_C
 
 
-class FeatureClassifier(Classifier):
+class FeatureClassifier(nn.Cell):
     """The same network -> (logits (N, K), the pooled and normalised features (N, C) that they are made of)."""
 
+    def __init__(self, network: ConvNeXt, transform: EvalTransform) -> None:
+        super().__init__(auto_prefix=False)
+        self.classifier = Classifier(network, transform)
+
     def construct(self, pixels_NHWC: Tensor) -> tuple[Tensor, Tensor]:
-        x_NHWC = ops.cast(pixels_NHWC, float32) * self.scale_C + self.shift_C
-        features_NC = self.network.features(x_NHWC)
-        return ops.cast(self.network.head(features_NC), float32), ops.cast(features_NC, float32)
+        network = self.classifier.network
+        features_NC = network.features(self.classifier.normalised(pixels_NHWC))
+        return ops.cast(network.head(features_NC), float32), ops.cast(features_NC, float32)

@@ -93,13 +93,14 @@ def join(root: Path, kind: str, plan: Mapping[str, Any]) -> str:
 
 def check_begun_or_empty(root: Path, kind: str) -> None:
     """Raise RecordsError for a directory that `begin` would refuse whatever the plan; nothing is written."""
-    if not root.is_dir():
-        return
+    nearest = next(path for path in (root, *root.parents) if path.exists())
+    if not nearest.is_dir():
+        raise RecordsError(f"{root}: a file is in the way; choose another directory")
     path = root / bookkeeping_name(kind, "plan.json")
-    if not path.exists():
-        _refuse_foreign_files(root)
-    else:
+    if path.exists():
         _plan_of(path, kind)
+    elif nearest == root:
+        _refuse_foreign_files(root)
 
 
 def logs_folder(root: Path, kind: str) -> Path:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convnext_imagenet.launch.cli import device_target_option, launch_options, start, with_pulse
+from convnext_imagenet.launch.cli import device_target_option, launch_options, leaving, start, with_pulse
 from convnext_imagenet.launch.stopping import StopSignals
 from convnext_imagenet.records.cli import expected_errors, progress, show_log_lines
 from convnext_imagenet.serve import options
@@ -45,7 +45,7 @@ def eval_command(
     if real and not report:
         raise click.UsageError("--real needs --report, where its numbers go")
     show_log_lines()
-    with expected_errors(ModelError):
+    with leaving(), expected_errors(ModelError):
         ranks, target = _start_evaluation(launch, report)
 
         from convnext_imagenet.records.reading import Records
@@ -133,7 +133,7 @@ def predict(
     from convnext_imagenet.records.artefact import check_begun_or_empty, logs_folder
 
     show_log_lines()
-    with expected_errors(ModelError):
+    with leaving(), expected_errors(ModelError):
         logs = logs_folder(out, "predictions")
         ranks, target = start(others, logs, lambda: check_begun_or_empty(out, "predictions"))
 
@@ -154,7 +154,8 @@ def predict(
                 with progress(todo, "predict") as bar:
                     summary = job.run(with_pulse(bar, "predicting"), lambda: stop.received)
         click.echo(summary_line(out, summary, pace(todo * ranks.place.ranks, time.monotonic() - started)))
-        _refuse_error_rows(out, summary, max_errors)
+        if ranks.place.is_first:
+            _refuse_error_rows(out, summary, max_errors)
 
 
 @main.command()

@@ -68,7 +68,7 @@ def _members(archive: Path) -> Iterator[tarfile.TarInfo]:
                     raise tarfile.ReadError(f"{source_text(member.name)!r} claims {member.size} bytes")
                 if member.isreg() and not member.issparse():
                     yield member
-                tar.members.clear()  # tarfile remembers every member, a kilobyte each
+                tar.members.clear()  # type: ignore[attr-defined]  # it remembers every member, a kilobyte each
             _check_end(archive, tar.offset)
     except (tarfile.TarError, OverflowError, RecursionError) as error:
         raise ServeError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convnext_imagenet.launch.cli import launch_options
+from convnext_imagenet.launch.cli import launch_options, leaving
 from convnext_imagenet.launch.cli import start as start_ranks
 from convnext_imagenet.records.cli import expected_errors, show_log_lines
 from convnext_imagenet.train.screen import Screen
@@ -61,7 +61,7 @@ def run(
 
     begin = time.perf_counter()
     show_log_lines()
-    with expected_errors(ModelError):
+    with leaving(), expected_errors(ModelError):
         resolved = load_config(config, overrides)
 
         def before() -> None:
@@ -150,7 +150,7 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
         if ERROR in levels:
             sys.exit(1)
 
-    with expected_errors(ModelError):
+    with leaving(), expected_errors(ModelError):
         if quick:
             before()
             return
@@ -159,7 +159,8 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
         from convnext_imagenet.train.trial import try_step, try_sum
 
         levels = show(examination(ranks) for examination in (try_sum, try_step))
-    sys.exit(int(ERROR in levels))
+        if ERROR in levels:
+            sys.exit(1)
 
 
 @main.command()

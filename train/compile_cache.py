@@ -42,6 +42,7 @@ class CompileCache:
     def compiling(self) -> Iterator[None]:
         """While entered, let MindSpore read the graph that compiles, or write it; without a disk it only compiles."""
         is_usable = not os.environ.get(_ENABLE) and self._prepare()  # the user's own setting stands
+        before = os.environ.get(_PATH)
         if is_usable:
             os.environ |= {_ENABLE: "1", _PATH: str(self._folder)}
         try:
@@ -50,6 +51,7 @@ class CompileCache:
         finally:
             if is_usable:
                 del os.environ[_ENABLE], os.environ[_PATH]
+                os.environ |= {} if before is None else {_PATH: before}
         if is_usable and not self.was_hit:
             with contextlib.suppress(OSError, RecordsError):
                 write_json(self._folder / _SEAL, self._digests())
@@ -64,6 +66,7 @@ class CompileCache:
                     shutil.rmtree(other)
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError:
+            self.was_hit = False
             return False
         return True
 

@@ -126,9 +126,9 @@ def _records(records: Path, devices: int) -> Iterator[Finding]:
 
 
 def _run(run: Path) -> Iterator[Finding]:
-    existing = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.exists())
     try:
         check_begun_or_empty(run, "run")
+        existing = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.exists())
         free = shutil.disk_usage(existing).free // _MIB
     except (RecordsError, OSError) as error:
         yield Finding(ERROR, "run", str(error), "choose another RUN")

@@ -147,3 +147,102 @@ def test_a_plan_that_was_killed_half_way_does_not_close_the_directory(tmp_path):
     (tmp_path / ".plan.json.4711.tmp").write_bytes(b"{")
     artefact.begin(tmp_path, "records", {"seed": 1})
     assert (tmp_path / "plan.json").exists()
+
+
+def test_another_process_joins_what_the_first_has_begun(tmp_path):
+    with pytest.raises(RecordsError, match=r"not there for this one; all machines .* one shared folder"):
+        artefact.join(tmp_path / "out", "predictions", {"topk": 5})
+    assert not (tmp_path / "out").exists()
+    plan_id = artefact.begin(tmp_path / "out", "predictions", {"topk": 5})
+    assert artefact.join(tmp_path / "out", "predictions", {"topk": 5}) == plan_id
+    with pytest.raises(RecordsError, match=r"differs in: topk\)"):
+        artefact.join(tmp_path / "out", "predictions", {"topk": 6})
+    with pytest.raises(RecordsError, match="one shared folder"):
+        artefact.join(tmp_path / "out", "run", {"topk": 5})
+
+
+def _of_another_kind(root: Path) -> None:
+    artefact.begin(root, "records", {})
+
+
+def _foreign(root: Path) -> None:
+    root.mkdir(parents=True)
+    (root / "thesis.tex").write_text("do not touch")
+
+
+def _damaged(root: Path) -> None:
+    root.mkdir(parents=True)
+    (root / "plan.json").write_text('{"kind":')
+
+
+def _a_file(root: Path) -> None:
+    root.parent.mkdir()
+    root.write_text("")
+
+
+def _below_a_file(root: Path) -> None:
+    root.parent.write_text("")
+
+
+@pytest.mark.parametrize("make", [_of_another_kind, _foreign, _damaged, _a_file, _below_a_file])
+def test_what_begin_would_refuse_is_refused_beforehand(tmp_path, make):
+    root = tmp_path / "parent" / "out"
+    make(root)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RecordsError) as early:
+        artefact.check_begun_or_empty(root, "run")
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(RecordsError) as late:
+        artefact.begin(root, "run", {})
+    assert str(early.value).partition(";")[0] == str(late.value).partition(";")[0]
+
+
+def _absent(root: Path) -> None:
+    """Nothing is made of it."""
+
+
+def _empty(root: Path) -> None:
+    root.mkdir(parents=True)
+
+
+def _begun(root: Path) -> None:
+    artefact.begin(root, "run", {"seed": 1})
+    (root / "metrics.jsonl").write_text("")
+
+
+def _only_logs(root: Path) -> None:
+    """Ranks keep logs there before the first of them begins."""
+    (artefact.logs_folder(root, "run")).mkdir(parents=True)
+
+
+def _left_by_a_kill(root: Path) -> None:
+    root.mkdir(parents=True)
+    (root / ".plan.json.4711.tmp").write_bytes(b"{")
+
+
+@pytest.mark.parametrize("make", [_absent, _empty, _begun, _only_logs, _left_by_a_kill])
+def test_what_begin_would_take_is_accepted_and_left_as_it_is(tmp_path, make):
+    root = tmp_path / "parent" / "out"
+    make(root)
+    before = sorted(tmp_path.rglob("*"))
+    artefact.check_begun_or_empty(root, "run")
+    assert sorted(tmp_path.rglob("*")) == before
+    artefact.begin(root, "run", {"seed": 1})
+
+
+@pytest.mark.parametrize(("kind", "name"), [("run", "logs"), ("records", "logs"), ("predictions", "_logs")])
+def test_logs_lie_where_no_tool_takes_them_for_data(tmp_path, kind, name):
+    assert artefact.logs_folder(tmp_path, kind) == tmp_path / name
+
+
+def test_each_writer_has_a_stage_of_its_own(tmp_path):
+    artefact.begin(tmp_path, "predictions", {})
+    (artefact.staging(tmp_path) / "left").write_text("by a kill")
+    (artefact.staging(tmp_path, "rank-9") / "left").write_text("by a kill")
+    artefact.staging(tmp_path)
+    stages = [artefact.staging(tmp_path, f"rank-{rank}") for rank in range(2)]
+    assert sorted((tmp_path / ".staging").iterdir()) == stages, "what was left is gone"
+    for stage in stages:
+        (stage / "part").write_text(stage.name)
+    assert artefact.staging(tmp_path, "rank-1") == stages[1]
+    assert [sorted(path.name for path in stage.iterdir()) for stage in stages] == [["part"], []]

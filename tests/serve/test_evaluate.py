@@ -5,11 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from convnext_imagenet.records.errors import Interrupted
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.reading import Records
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.evaluate import Accuracy, evaluate
 
+from ..launch.together import run_together
 from .conftest import TRANSFORM, build_records, picture
 
 IMAGES = [picture(seed) for seed in range(11)]
@@ -108,3 +110,61 @@ def test_a_row_that_cannot_be_decoded_names_itself(fake, split):
 
 def test_the_pictures_of_this_test_are_never_black():
     assert all(decode_rgb(image).any() for image in IMAGES)
+
+
+def _arbitrary(pixels_NHWC):
+    """Right now and then, and the same for a picture in any batch."""
+    return np.sin(np.arange(1, 8) * pixels_NHWC.mean((1, 2, 3), np.float64)[:, None]).astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 64])
+def test_ranks_that_share_a_split_all_find_what_one_does(fake, split, count, batch_size):
+    """11 rows: batches and ranks never divide them, and some ranks have nothing to do."""
+    fake = dataclasses.replace(fake, logits=_arbitrary)
+    alone = evaluate(fake.classifier(), TRANSFORM, split, batch_size, 1)
+    assert 0 < alone.top1_correct < alone.top5_correct < 11, "otherwise a wrong sum might look the same"
+    shapes, done = [], []
+
+    def rank_evaluates(ranks):
+        seen = dataclasses.replace(fake, seen=[])
+        found = evaluate(seen.classifier(), TRANSFORM, split, batch_size, 1, done.append, ranks)
+        shapes.append(set(seen.seen))
+        return found
+
+    assert run_together(count, rank_evaluates) == [alone] * count
+    assert sum(done) == 11
+    assert set.union(*shapes) == {(min(batch_size, 11), 32, 32, 3)}, "the batches of one rank"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_rank_that_is_stopped_stops_all(fake, split, count, after):
+    """The last one is, after `after` batches; the others may have counted all of theirs."""
+
+    def rank_evaluates(ranks):
+        asked = []
+
+        def is_stopped():
+            asked.append(ranks.place.rank)
+            return ranks.place.rank == count - 1 and len(asked) > after
+
+        with pytest.raises(Interrupted, match="stopped while evaluating; run the same command again"):
+            evaluate(fake.classifier(), TRANSFORM, split, 2, 1, ranks=ranks, is_stopped=is_stopped)
+        return len(asked)
+
+    asked = run_together(count, rank_evaluates)
+    assert asked[-1] == after + 1
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_rows_that_two_ranks_count_are_a_bug(fake, split, count):
+    """As if each rank took a share that begins too early."""
+
+    def rank_evaluates(ranks):
+        share = ranks.place.share(3)
+        rows = [row for row in split.read(range(11)) if row["sample_id"] in range(4 * share.start - 1, 4 * share.stop)]
+        with pytest.raises(RuntimeError, match="the manifest"):
+            evaluate(fake.classifier(), TRANSFORM, _Tampered(split, lambda _: rows), 4, 1, ranks=ranks)
+
+    run_together(count, rank_evaluates)

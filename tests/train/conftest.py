@@ -1,9 +1,11 @@
 """Tiny finished RECORDS, a tiny configuration, and one finished run of it that the tests compare with."""
 
+import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.config_source import load_config
 from convnext_imagenet.train.plan import StepPlan
 from convnext_imagenet.train.reports import EpochReport, FirstStep, StepReport
+
+from .rank_jobs import FAULTY, SECONDS, Job, train_command
 
 WNIDS = ("n00000001", "n00000002", "n00000003")
 TRAIN_ROWS, VAL_ROWS = 34, 7
@@ -52,9 +56,15 @@ TINY = (
 
 @pytest.fixture(scope="session", autouse=True)
 def _prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """MindSpore in graph mode, and the memory of checked files out of the user's cache."""
+    """MindSpore in graph mode, and a cache of our own; the built kernels in it are the user's, to build them once."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convnext_imagenet" / "kernels"
+    cache = tmp_path_factory.mktemp("cache")
+    with contextlib.suppress(OSError):  # a home that cannot be written: each session builds for itself
+        usual.mkdir(parents=True, exist_ok=True)
+    (cache / "convnext_imagenet").mkdir()
+    (cache / "convnext_imagenet" / "kernels").symlink_to(usual)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(cache))
         prepare()
         yield
 
@@ -195,3 +205,35 @@ def _index_entry(row: Row) -> IndexEntry:
 def workers() -> int:
     """As many threads as this machine has cores, at most two."""
     return min(2, len(os.sched_getaffinity(0)))
+
+
+@pytest.fixture
+def start(records_root: Path, tiny: tuple[str, ...], tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    """`start(run, option, ...)` trains on two ranks; `fault=(kind, step)` lets rank 1 fail in that step."""
+    jobs: list[Job] = []
+
+    def start_job(run: Path, *options: str, devices: int = 2, fault: tuple[str, int] | None = None) -> Job:
+        script, environment = None, {}
+        if fault:
+            script = tmp_path / "faulty.py"
+            script.write_text(FAULTY)
+            environment = {"FAULT": fault[0], "STEP": str(fault[1])}
+        command = train_command(records_root, run, tiny, devices, script)
+        jobs.append(Job([*command, *options], environment))
+        return jobs[-1]
+
+    yield start_job
+    for job in jobs:
+        job.process.kill()
+
+
+@pytest.fixture(scope="session")
+def finished_by_two(tmp_path_factory: pytest.TempPathFactory, records_root: Path, tiny: tuple[str, ...]) -> Path:
+    """The run of `finished_run` by two ranks, which nothing interrupted."""
+    run = tmp_path_factory.mktemp("two") / "run"
+    command = train_command(records_root, run, tiny, devices=2)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 ranks on CPU" in done.stderr
+    assert "epoch: 4 step: 4, loss is" in done.stdout, "rank 0 speaks on the screen"
+    return run

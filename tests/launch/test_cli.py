@@ -1,0 +1,60 @@
+"""How a command tells its launcher that it lives and how it leaves; `tests/train/test_ranks.py` starts real jobs."""
+
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from convnext_imagenet.launch.cli import leaving, with_pulse
+from convnext_imagenet.launch.pulse import PULSE, read_beat, read_farewell
+from convnext_imagenet.records.cli import expected_errors
+from convnext_imagenet.records.errors import ExpectedError, FailedError, Interrupted
+
+
+def _fail(error: BaseException) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("work", "code"),
+    [
+        (lambda: None, 0),
+        (sys.exit, 0),
+        (lambda: sys.exit(3), 3),
+        (lambda: sys.exit("some text"), 1),
+        (_fail(ExpectedError("bad input")), 1),
+        (_fail(FailedError("a full disk")), 74),
+        (_fail(Interrupted("stopped")), 75),
+        (_fail(ValueError("a bug")), None),
+        (_fail(KeyboardInterrupt()), None),
+    ],
+    ids=["ends", "exit", "exit-3", "exit-text", "refused", "failed", "interrupted", "bug", "keyboard"],
+)
+def test_a_command_tells_its_launcher_its_exit_code_unless_it_is_a_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None], code: int | None
+) -> None:
+    monkeypatch.setenv(PULSE, str(tmp_path / "pulse"))
+
+    def command() -> None:
+        with leaving(), expected_errors():
+            assert read_farewell(tmp_path / "pulse") is None
+            work()
+
+    with contextlib.suppress(SystemExit, ValueError, KeyboardInterrupt):
+        command()
+    assert read_farewell(tmp_path / "pulse") == code
+
+
+def test_progress_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PULSE, str(tmp_path / "pulse"))
+    moved: list[int] = []
+    beat = with_pulse(moved.append, "predicting")
+    for count in (32, 8):
+        beat(count)
+    assert moved == [32, 8]
+    assert (read_beat(tmp_path / "pulse", 0).steps, read_beat(tmp_path / "pulse", 0).doing) == (40, "predicting")

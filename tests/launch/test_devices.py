@@ -1,0 +1,152 @@
+"""Which device a command runs on when nobody says so, and what its drivers tell of themselves.
+
+The files are those of CANN 8 and 9, the Ascend driver 24, and NVIDIA's driver and CUDA 11.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from convnext_imagenet.launch.devices import (
+    Choice,
+    choose_target,
+    collective_environment,
+    devices_seen,
+    driver_versions,
+)
+
+ASCEND = ("davinci0", "davinci1", "davinci10", "davinci_manager", "hisi_hdc", "devmm_svm")
+NVIDIA = ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "nvidia-caps")
+PLUGINS = ("ascend", "cpu", "gpu", "gpu11.6", "libmindspore_ascend.so.2", "libmindspore_gpu.so.11.6")
+
+
+def _folder(path: Path, names: tuple[str, ...]) -> Path:
+    path.mkdir()
+    for name in names:
+        (path / name).write_text("")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("nodes", "plugins", "target", "reason"),
+    [
+        ((), PLUGINS, "CPU", r"no Ascend \(no .*davinci\[0-9\]\*\), no GPU \(no .*nvidia\[0-9\]\*\)"),
+        (("davinci_manager", "nvidiactl", "null"), PLUGINS, "CPU", r"no Ascend .*, no GPU "),
+        (ASCEND, PLUGINS, "Ascend", r"^3 Ascend devices are there$"),
+        (NVIDIA, PLUGINS, "GPU", r"^2 GPU devices are there$"),
+        ((*ASCEND, *NVIDIA), PLUGINS, "Ascend", "Ascend"),
+        ((*ASCEND, *NVIDIA), ("gpu11.6",), "GPU", "2 GPU"),
+        (NVIDIA, ("cpu", "ascend"), "CPU", r"no GPU \(the installed MindSpore is not built for it\)"),
+        (ASCEND, (), "CPU", r"no Ascend \(the installed MindSpore is not built for it\)"),
+    ],
+)
+def test_auto_takes_the_first_that_driver_and_mindspore_both_have(
+    tmp_path: Path, nodes: tuple[str, ...], plugins: tuple[str, ...], target: str, reason: str
+) -> None:
+    dev, folder = _folder(tmp_path / "dev", nodes), _folder(tmp_path / "plugins", plugins)
+    choice = choose_target("auto", dev, folder)
+    assert choice.target == target
+    assert re.search(reason, choice.reason), choice.reason
+
+
+@pytest.mark.parametrize("target", ["Ascend", "GPU", "CPU"])
+def test_what_is_asked_for_is_taken_without_a_look(tmp_path: Path, target: str) -> None:
+    assert choose_target(target, tmp_path / "absent", tmp_path / "absent") == Choice(target, "asked for")
+
+
+def test_without_devices_auto_is_the_cpu(tmp_path: Path) -> None:
+    assert choose_target("auto", _folder(tmp_path / "dev", ())).target == "CPU"
+
+
+@pytest.mark.parametrize(("target", "count"), [("Ascend", 3), ("GPU", 2), ("CPU", 1)])
+def test_devices_are_counted_without_the_drivers_other_files(tmp_path: Path, target: str, count: int) -> None:
+    assert devices_seen(target, _folder(tmp_path / "dev", (*ASCEND, *NVIDIA))) == count
+
+
+def test_no_collective_gives_up_before_the_launcher_does() -> None:
+    assert collective_environment(3600) == {"MS_CPU_COMM_OP_TIMEOUT": "3600", "HCCL_EXEC_TIMEOUT": "3600"}
+
+
+ASCEND_DRIVER = """\
+Version=24.1.rc3
+ascendhal_version=7.35.23
+Innerversion=V100R001C19SPC001B124
+compatible_version=[V100R001C13],[V100R001C15]
+compatible_version_fw=[7.0.0,7.5.99]
+package_version=24.1.rc3
+"""
+COMPILER = "Version=8.5.0.2.220\nversion_dir=8.5.0\ntimestamp=20251222_194001902\n"
+TOOLKIT = """\
+# version: 1.0
+runtime_running_version=[7.6.0.1.220:8.0.RC3]
+compiler_running_version=[7.6.0.1.220:8.0.RC3]
+"""
+TOOLKIT_TEST_BUILD = "# version: 1.0\nruntime_running_version=[7.6.T13.0.B094:8.0.T63]\n"
+NVIDIA_DRIVER = """\
+NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023
+GCC version:  gcc version 11.4.0 (Ubuntu 11.4.0-1ubuntu1~22.04)
+"""
+NVIDIA_OPEN_DRIVER = """\
+NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build  (dvs-builder@U16)
+GCC version:  gcc version 12.3.0
+"""
+CUDA = """\
+{
+   "cuda" : {
+      "name" : "CUDA SDK",
+      "version" : "11.6.20220318"
+   },
+   "cuda_cudart" : {
+      "name" : "CUDA Runtime (cudart)",
+      "version" : "11.6.55"
+   }
+}
+"""
+CANN = "usr/local/Ascend/ascend-toolkit/latest"
+
+
+@pytest.mark.parametrize(
+    ("target", "files", "expected"),
+    [
+        ("CPU", {}, {}),
+        ("Ascend", {}, {"driver": "", "CANN": ""}),
+        (
+            "Ascend",
+            {
+                "usr/local/Ascend/driver/version.info": ASCEND_DRIVER,
+                f"{CANN}/compiler/version.info": COMPILER,
+                f"{CANN}/version.cfg": TOOLKIT,
+            },
+            {"driver": "24.1.rc3", "CANN": "8.5.0.2.220"},
+        ),
+        ("Ascend", {f"{CANN}/version.cfg": TOOLKIT}, {"driver": "", "CANN": "8.0.RC3"}),
+        ("Ascend", {f"{CANN}/version.cfg": TOOLKIT_TEST_BUILD}, {"driver": "", "CANN": "8.0.T63"}),
+        ("Ascend", {f"{CANN}/version.cfg": "\xff\xfe"}, {"driver": "", "CANN": ""}),
+        ("GPU", {}, {"driver": "", "CUDA": ""}),
+        (
+            "GPU",
+            {"proc/driver/nvidia/version": NVIDIA_DRIVER, "usr/local/cuda/version.json": CUDA},
+            {"driver": "535.104.05", "CUDA": "11.6.20220318"},
+        ),
+        ("GPU", {"proc/driver/nvidia/version": NVIDIA_OPEN_DRIVER}, {"driver": "550.54.15", "CUDA": ""}),
+    ],
+)
+def test_versions_are_read_where_they_usually_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, files: dict[str, str], expected: dict[str, str]
+) -> None:
+    monkeypatch.delenv("ASCEND_HOME_PATH", raising=False)
+    _write(tmp_path, files)
+    assert driver_versions(target, tmp_path) == expected
+
+
+def test_cann_may_lie_where_its_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path, {f"{CANN}/version.cfg": TOOLKIT, "opt/cann/compiler/version.info": COMPILER})
+    monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path / "opt" / "cann"))
+    assert driver_versions("Ascend", tmp_path)["CANN"] == "8.5.0.2.220"
+
+
+def _write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="latin-1")
