@@ -89,6 +89,26 @@ def test_neighbours_of_a_call_that_hangs_are_computed_meanwhile_and_once():
     assert sorted(calls) == list(range(12))
 
 
+def test_a_call_that_comes_back_after_all_adds_no_thread():
+    release, running, most = threading.Event(), [], []
+
+    def call(number):
+        running.append(number)
+        if number == 0:
+            release.wait(60)
+        else:
+            most.append(len(running) - (0 in running))
+            time.sleep(0.01)
+        running.remove(number)
+        return number
+
+    results = map_ahead(call, range(40), 1, ahead=40, limit_s=0.02, on_limit=lambda number: None)
+    assert next(results) is None
+    release.set()
+    assert list(results) == list(range(1, 40))
+    assert most == [1] * 39
+
+
 def test_a_call_may_wait_for_its_turn_longer_than_the_limit():
     """Twenty calls of 30 ms by one thread: the last waits 600 ms and none of them lasts 300."""
 

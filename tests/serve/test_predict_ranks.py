@@ -10,9 +10,9 @@ from convnext_imagenet.launch.ranks import Ranks
 from convnext_imagenet.records import artefact
 from convnext_imagenet.records.errors import Interrupted, RecordsError
 from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.input_files import list_folder
 from convnext_imagenet.serve.predict import Options, open_job
 from convnext_imagenet.serve.predictions import part_file
-from convnext_imagenet.serve.sources import list_inputs
 
 from ..launch.together import run_together
 
@@ -22,7 +22,7 @@ OPTIONS = Options(topk=3, part_rows=2, batch_size=2, workers=2)  # 11 inputs: fi
 @pytest.fixture
 def whole(fake, folder, tmp_path):
     """The files of the job by one rank."""
-    with open_job(fake, list_inputs(folder), tmp_path / "whole", OPTIONS) as job:
+    with open_job(fake, list_folder(folder), tmp_path / "whole", OPTIONS) as job:
         job.run(lambda count: None)
     return _bytes(tmp_path / "whole")
 
@@ -33,7 +33,7 @@ def _bytes(out):
 
 def _predict(count, fake, folder, out, on_progress=lambda count: None, is_stopped=lambda place: False):
     """What each of `count` ranks returns, whose networks remember their own batches."""
-    inputs = list_inputs(folder)
+    inputs = list_folder(folder)
 
     def rank_predicts(ranks):
         own = dataclasses.replace(fake, seen=[])
@@ -71,7 +71,7 @@ def test_a_rank_that_is_stopped_stops_all_and_the_job_goes_on_by_any_number(fake
     def rank_is_interrupted(ranks):
         with (
             pytest.raises(Interrupted, match=r"stopped by a signal; the same command goes on in .*out$"),
-            open_job(fake, list_inputs(folder), out, OPTIONS, ranks) as job,
+            open_job(fake, list_folder(folder), out, OPTIONS, ranks) as job,
         ):
             job.run(lambda count: None, lambda: is_stopped(ranks.place))
 
@@ -111,7 +111,7 @@ def test_a_part_that_is_lost_while_others_work_is_told_by_all(fake, folder, tmp_
 
         with (
             pytest.raises(ServeError, match=r"part-00000\.parquet changed during the run; run it again"),
-            open_job(fake, list_inputs(folder), out, OPTIONS, ranks) as job,
+            open_job(fake, list_folder(folder), out, OPTIONS, ranks) as job,
         ):
             job.run(lose, publish)
 
@@ -123,7 +123,7 @@ def test_a_rank_that_does_not_see_the_first_ones_directory_says_so(fake, folder,
     second = Ranks(Place(1, 2), lambda numbers: numbers)
     with (
         pytest.raises(RecordsError, match=r"out: begun by the job's first process.*one shared folder"),
-        open_job(fake, list_inputs(folder), tmp_path / "out", OPTIONS, second),
+        open_job(fake, list_folder(folder), tmp_path / "out", OPTIONS, second),
     ):
         pass
     assert not (tmp_path / "out").exists()
