@@ -155,6 +155,8 @@ def test_a_job_that_ends_before_any_rename_goes_on_to_the_same_bytes(fake, folde
             break
         assert {path.name for path in out.rglob("*.parquet")} == {path.name for path in out.glob("part-*.parquet")}
         assert not (out / "_SUCCESS").exists()
+        receipts = {path.stem.removeprefix("_") for path in out.glob("_part-*.json")}
+        assert receipts <= {path.stem for path in out.glob("part-*.parquet")}, "a receipt comes after its part"
         _run(fake, list_folder(folder), out)
         assert _bytes(out) == whole
     assert step == 1 + 2 * 3 + 1 + 1, "the plan, each part and its receipt, the manifest, the mark"
