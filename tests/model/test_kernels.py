@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn
 from convnext_imagenet.model.blocks import EXPANSION, Block
 from convnext_imagenet.model.convnext import VARIANTS, ConvNeXt
 from convnext_imagenet.model.fused import FusedBlock
-from convnext_imagenet.model.kernels.build import FLAGS, SOURCES, _find_compiler, kernels_library
+from convnext_imagenet.model.kernels.build import FLAGS, SOURCES, find_compiler, kernels_library
 from convnext_imagenet.model.kernels.operators import (
     DepthwiseKernel,
     GeluKernel,
@@ -41,7 +41,7 @@ def avx2_library(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The same sources for a processor without AVX-512."""
     path = tmp_path_factory.mktemp("avx2") / "kernels.so"
     flags = ["-march=haswell" if flag == "-march=native" else flag for flag in FLAGS]
-    subprocess.run([*_find_compiler(), *flags, *map(str, SOURCES.glob("*.cpp")), "-o", str(path)], check=True)
+    subprocess.run([*find_compiler(), *flags, *map(str, SOURCES.glob("*.cpp")), "-o", str(path)], check=True)
     return path
 
 
