@@ -68,8 +68,8 @@ def test_a_rank_that_differs_in_its_last_bits_ends_the_job_at_the_next_checkpoin
     run = tmp_path / "run"
     code, said, _ = start(run, "--save-steps", "3", fault=("differ", 4)).wait()
     assert code == 1, said
-    assert "after step 6: rank 1 differs from rank 0; ranks have to compute the same bits" in said
-    assert (run / "last").read_text() == "epoch-0001\n"
+    assert "after step 4: rank 1 differs from rank 0; ranks have to compute the same bits" in said
+    assert (run / "last").read_text() == "step-00000003\n"
 
 
 def test_a_job_is_started_again_as_often_as_asked(
