@@ -9,6 +9,7 @@ import contextlib
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -41,7 +42,8 @@ class CompileCache:
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
         """While entered, let MindSpore read the graph that compiles, or write it; without a disk it only compiles."""
-        is_usable = not os.environ.get(_ENABLE) and self._prepare()  # the user's own setting stands
+        has_script = Path(sys.argv[0]).is_file()  # which MindSpore reads for its cache, and fails without
+        is_usable = not os.environ.get(_ENABLE) and has_script and self._prepare()  # the user's own setting stands
         before = os.environ.get(_PATH)
         if is_usable:
             os.environ |= {_ENABLE: "1", _PATH: str(self._folder)}

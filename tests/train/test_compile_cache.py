@@ -170,6 +170,17 @@ def test_the_users_own_setting_stands(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_a_script_that_mindspore_can_read_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["-c"])
+    cache = CompileCache(tmp_path, "plan", Place(), None)
+    with cache.compiling():
+        assert "MS_COMPILER_CACHE_ENABLE" not in os.environ
+    assert (cache.is_over, cache.was_hit) == (True, False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_users_folder_is_named_again_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setenv(PATH, "/of/the/user")  # MindSpore puts more there than this cache

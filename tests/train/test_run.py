@@ -61,8 +61,10 @@ def _train_until(
         *options,
     ]
     numbers = [str(int(value)) for value in place]
+    script = run.parent / "signal_itself.py"
+    script.write_text(SIGNAL_ITSELF)
     return subprocess.run(
-        [sys.executable, "-c", SIGNAL_ITSELF, *numbers, *command], capture_output=True, text=True, check=False
+        [sys.executable, str(script), *numbers, *command], capture_output=True, text=True, check=False
     )
 
 
@@ -110,6 +112,7 @@ def test_a_run_that_was_killed_and_stopped_ends_bit_identical(
     stopped = _train_until((signal.SIGTERM, 2, 3), records_root, run, tiny)
     assert stopped.returncode == 75, stopped.stderr
     assert "resuming after epoch 0 of 4, step 2 of 16" in stopped.stdout
+    assert "step read from the cache in" in stopped.stdout
     assert "the same command goes on from the checkpoint that was saved" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert (run / "last").read_text() in ("step-00000007\n", "step-00000008\n")
