@@ -82,7 +82,7 @@ infer: $(READY)  ## IMAGE=file [OUT=picture.jpg]: name one image, draw the label
 test: $(READY)  ## The default test suite
 	$(BIN)/pytest $(ARGS)
 
-test-faults: $(READY)  ## Hundreds of kills, full disks, damaged files, dead and hung ranks; about half an hour
+test-faults: $(READY)  ## Hundreds of kills, full disks, damaged files, dead and hung ranks; about forty minutes
 	$(BIN)/pytest tests/faults tests/train/test_run.py tests/train/test_ranks_faults.py -m "faults or not faults" $(ARGS)
 
 bench: $(READY)  ## [PART=model|ingest|load|train|randaugment|shuffle]: interleaved benchmarks, written to bench-out/PART.json
