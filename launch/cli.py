@@ -87,18 +87,12 @@ def start(
 @contextlib.contextmanager
 def leaving() -> Iterator[None]:
     """Around all of a command: tell its launcher with which exit code it means to leave; bugs are not announced."""
-    code = 0
     try:
         yield
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        own_pulse().leave(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
-    except BaseException:
-        code = -1
-        raise
-    finally:
-        if code >= 0:
-            own_pulse().leave(code)
+    own_pulse().leave(0)
 
 
 def with_pulse(on_progress: Callable[[int], None], doing: str) -> Callable[[int], None]:

@@ -70,14 +70,17 @@ class Processes:
 
     def stop(self) -> None:
         """Ask every rank to save and leave."""
-        self._signal(signal.SIGTERM)
+        for rank in self._ranks.values():
+            if rank.process.poll() is None:
+                rank.process.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
         """Kill whatever still runs, with all that it has started, and wait for it."""
-        self._signal(signal.SIGKILL)
         everyone = [rank.process for rank in self._ranks.values()] + ([self._scheduler] if self._scheduler else [])
         for process in everyone:
-            _kill_group(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        for process in everyone:
             process.wait()
         for copier in self._copiers:
             copier.join(_COPIER_SECONDS)  # not for ever: what left the rank's process group may hold its output open
@@ -141,11 +144,6 @@ class Processes:
             start_new_session=True,
         )
 
-    def _signal(self, number: signal.Signals) -> None:
-        for rank in self._ranks.values():
-            if rank.process.poll() is None:
-                rank.process.send_signal(number)
-
     def _state(self, number: int, rank: _Rank) -> RankState:
         code, announced = rank.process.poll(), read_farewell(rank.pulse)
         if rank.ended is None and (code, announced) != (None, None):
@@ -154,13 +152,6 @@ class Processes:
         if announced is not None and (code is not None or ended_s > _TEARDOWN_SECONDS):
             code = announced
         return RankState(number, code, ended_s, read_beat(rank.pulse, rank.started))
-
-
-def _kill_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _copy(source: IO[bytes], screen: IO[str], log: Path) -> None:
