@@ -10,13 +10,13 @@ from convnext_imagenet.launch.cli import device_target_option, launch_options, l
 from convnext_imagenet.launch.stopping import StopSignals
 from convnext_imagenet.records.cli import expected_errors, progress, show_log_lines
 from convnext_imagenet.serve import options
+from convnext_imagenet.serve.cli_predict import predict, say_parts
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
     from convnext_imagenet.launch.ranks import Ranks
     from convnext_imagenet.records.reading import Split
     from convnext_imagenet.serve.checkpoint import Checkpoint
     from convnext_imagenet.serve.infer import Answer
-    from convnext_imagenet.serve.predict import Job
 
 
 @click.group()
@@ -94,7 +94,7 @@ def _evaluate_into(
         StopSignals(f"the same command goes on in {report}", second_ends=True) as stop,
         begin_report(report, loaded, rows, real, how, ranks) as made,
     ):
-        todo, started = _say_parts(made.job), time.monotonic()
+        todo, started = say_parts(made.job), time.monotonic()
         with progress(todo, f"eval {rows.name}") as bar:
             made.job.run(with_pulse(bar, "evaluating"), lambda: stop.received)
         seconds = time.monotonic() - started
@@ -104,58 +104,6 @@ def _evaluate_into(
     click.echo("\n".join(evaluation_lines(evaluation, rows.name)))
     rate = pace(todo * ranks.place.ranks, seconds)
     click.echo(f"{loaded.path} evaluated on {rows.folder.parent} in {rate}. Next: {next_report(report)}", err=True)
-
-
-@main.command()
-@click.argument("checkpoint", type=options.PATH)
-@click.argument("images")
-@click.option("--split", default="val", show_default=True, help="The split, when IMAGES is a RECORDS directory.")
-@click.option("--column", default="", help="The column, when IMAGES is a table with several that may hold images.")
-@click.option(
-    "--out", type=options.PATH, required=True, help="The PREDICTIONS directory; an unfinished one is gone on with."
-)
-@options.topk
-@options.prediction
-@options.transform
-@options.batch_size
-@options.workers
-@launch_options
-def predict(
-    checkpoint: Path, images: str, split: str, column: str, out: Path, max_errors: int, features: bool, logits: bool,
-    topk: int, part_rows: int, batch_size: int, workers: int, timeout_s: float, **others: Any,
-) -> None:  # fmt: skip
-    """Write one Parquet row for every input in IMAGES, unreadable ones included.
-
-    IMAGES is a folder, a list of files (.txt), a tar or a folder of tars, a table (.parquet, .arrow, .feather) with a
-    column of image bytes or paths, a RECORDS directory, or a URI such as s3://bucket/folder.
-    """
-    from convnext_imagenet.model.errors import ModelError
-    from convnext_imagenet.records.artefact import check_begun_or_empty, logs_folder
-
-    show_log_lines()
-    with leaving(), expected_errors(ModelError):
-        logs = logs_folder(out, "predictions")
-        ranks, target = start(others, logs, lambda: check_begun_or_empty(out, "predictions"))
-
-        from convnext_imagenet.serve.checkpoint import load_checkpoint
-        from convnext_imagenet.serve.input_kinds import open_inputs
-        from convnext_imagenet.serve.predict import Options, open_job
-        from convnext_imagenet.serve.said import pace, summary_line
-
-        with StopSignals(f"the same command goes on in {out}", second_ends=True) as stop:
-            changes = {name: others[name] for name in ("size_px", "crop_pct", "mode")}
-            loaded = load_checkpoint(checkpoint, others["weights"]).evaluated_with(**changes)
-            inputs = open_inputs(images, [wnid for wnid, _ in loaded.card.classes], split, column)
-            extras = [name for name, asked in (("features", features), ("logits", logits)) if asked]
-            chosen = Options(topk, part_rows, batch_size, workers, target, others["flip"], tuple(extras), timeout_s)
-            started = time.monotonic()
-            with open_job(loaded, inputs, out, chosen, ranks) as job:
-                todo = _say_parts(job)
-                with progress(todo, "predict") as bar:
-                    summary = job.run(with_pulse(bar, "predicting"), lambda: stop.received)
-        click.echo(summary_line(out, summary, pace(todo * ranks.place.ranks, time.monotonic() - started)))
-        if ranks.place.is_first:
-            _refuse_error_rows(out, summary, max_errors)
 
 
 @main.command()
@@ -233,18 +181,4 @@ def _say_answer(answer: "Answer", picture: Path | None, as_json: bool) -> None:
         click.echo(f"  labelled picture: {picture}", err=as_json)
 
 
-def _say_parts(job: "Job") -> int:
-    done = len(job.own_parts) - len(job.pending)
-    if done:
-        click.echo(f"{job.out}: {done} of {len(job.own_parts)} parts are there already", err=True)
-    return job.pending_rows
-
-
-def _refuse_error_rows(out: Path, summary: Any, max_errors: int) -> None:
-    from convnext_imagenet.serve.errors import ErrorRows
-
-    if summary.error_rows > max_errors:
-        raise ErrorRows(
-            f"{out} is finished and holds a row for every input, {summary.error_rows} of them error rows, more than "
-            f"the {max_errors} allowed; see columns status and error, or pass --max-errors {summary.error_rows}"
-        )
+main.add_command(predict)

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -14,12 +15,16 @@ ROOMS = ("records", "ingest", "train", "serve")
 
 
 def _commands() -> list[tuple[str, click.Command]]:
-    groups = {room: import_module(f"convnext_imagenet.{room}.cli").main for room in ROOMS}
-    return [
-        (f"convnext-{room} {name}", command)
-        for room, group in groups.items()
-        for name, command in group.commands.items()
-    ]
+    groups = {f"convnext-{room}": import_module(f"convnext_imagenet.{room}.cli").main for room in ROOMS}
+    return [pair for name, group in groups.items() for pair in _commands_of(name, group)]
+
+
+def _commands_of(name: str, group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    for word, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _commands_of(f"{name} {word}", command)
+        else:
+            yield f"{name} {word}", command
 
 
 @pytest.mark.parametrize(("name", "command"), _commands(), ids=[name for name, _ in _commands()])
