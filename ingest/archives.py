@@ -15,7 +15,7 @@ from pathlib import Path
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.listing import Folder, Found, SplitScan, shown
 from convnext_imagenet.ingest.opening import kind_of_file, open_source
-from convnext_imagenet.ingest.tars import BadTar, Member, walk_tar
+from convnext_imagenet.records.tars import BadTar, Member, walk_tar
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 OFFICIAL_MD5 = {

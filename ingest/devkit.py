@@ -21,7 +21,7 @@ import scipy.io
 
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.opening import kind_of_file, open_source
-from convnext_imagenet.ingest.tars import BadTar, Seekable, walk_tar
+from convnext_imagenet.records.tars import BadTar, Seekable, walk_tar
 
 OFFICIAL_CLASSES = 1000
 OFFICIAL_TRAIN_IMAGES = 1_281_167

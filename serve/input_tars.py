@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tarfile
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
+from convnext_imagenet.records.tars import BadTar, Member, walk_tar
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.input_files import source_text
 from convnext_imagenet.serve.inputs import Item, Names
@@ -52,7 +52,7 @@ def list_tars(archives: Sequence[Path]) -> Members:
             name = os.fsencode(member.name)
             numbers.append(number)
             names.append(name)
-            offsets.append(member.offset_data)
+            offsets.append(member.offset)
             sizes.append(member.size)
             digest.update(b"%d %d %d " % (number, len(name), member.size) + name)
     if not len(names):
@@ -60,31 +60,14 @@ def list_tars(archives: Sequence[Path]) -> Members:
     return Members(tuple(archives), numbers, names, offsets, sizes, digest.hexdigest())
 
 
-def _members(archive: Path) -> Iterator[tarfile.TarInfo]:
+def _members(archive: Path) -> Iterator[Member]:
     try:
-        with tarfile.open(archive, "r:") as tar:
-            for member in tar:
-                if not 0 <= member.size <= archive.stat().st_size:
-                    raise tarfile.ReadError(f"{source_text(member.name)!r} claims {member.size} bytes")
-                if member.isreg() and not member.issparse():
-                    yield member
-                tar.members.clear()  # type: ignore[attr-defined]  # it remembers every member, a kilobyte each
-            _check_end(archive, tar.offset)
-    except (tarfile.TarError, OverflowError, RecursionError) as error:
+        with archive.open("rb") as file:
+            yield from (member for member in walk_tar(file, 0, archive.stat().st_size) if member.kind == "file")
+    except (BadTar, OSError) as error:
         raise ServeError(
             f"{archive}: cannot be read as an uncompressed tar ({error}); unpack a compressed one first"
         ) from None
-
-
-def _check_end(archive: Path, offset: int) -> None:
-    """Raise ReadError unless zeros end the archive here: tarfile takes any damaged header for the end."""
-    with archive.open("rb") as file:
-        file.seek(offset)
-        block = file.read(tarfile.BLOCKSIZE)
-    if len(block) < tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("it ends before the block of zeros that ends a tar")
-    if any(block):
-        raise tarfile.ReadError(f"no tar header at byte {offset}")
 
 
 def _load(archive: Path, offset: int, size: int) -> bytes:

@@ -41,7 +41,11 @@ _PREDICTION = (
         help="Error rows that still end with exit code 0; more end with 3. All rows are written either way.",
     ),
     click.option(
-        "--part-rows", type=click.IntRange(min=1), default=4096, show_default=True, help="Inputs in one Parquet file."
+        "--part-rows",
+        type=click.IntRange(min=1),
+        default=4096,
+        show_default=True,
+        help="Most inputs in one Parquet file; the first files are smaller, so that rows are there within seconds.",
     ),
     click.option("--features", is_flag=True, help="Add a column with the pooled vector before the head."),
     click.option("--logits", is_flag=True, help="Add a column with all logits."),

@@ -25,7 +25,7 @@ from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs import Inputs, Item
 from convnext_imagenet.serve.overlap import batches, map_ahead
-from convnext_imagenet.serve.predictions import make_row, part_file, part_unit, write_part
+from convnext_imagenet.serve.predictions import make_row, part_file, part_ranges, part_unit, write_part
 from convnext_imagenet.serve.scoring import score_samples
 from convnext_imagenet.serve.sources import Sample, read_sample, timed_out
 
@@ -73,14 +73,15 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: Options) -
     32 moved ConvNeXt-atto's logits by 6e-7 of the largest).
     """
     card = checkpoint.card
+    batch_size = min(options.batch_size, options.part_rows, inputs.count)
     return {
         "model": {"sha256": checkpoint.sha256, "variant": card.config.variant},
         "transform": dataclasses.asdict(card.transform),
         "classes": {"count": len(card.classes), "sha256": checkpoint.classes_sha256},
         "inputs": {"count": inputs.count, "sha256": inputs.sha256},
         "topk": min(options.topk, len(card.classes)),
-        "part_rows": options.part_rows,
-        "batch_size": min(options.batch_size, options.part_rows, inputs.count),
+        "parts": {"first_rows": batch_size, "most_rows": options.part_rows},
+        "batch_size": batch_size,
         "flip": options.flip,
         "extras": list(options.extras),
         "device_target": options.device_target,
@@ -103,8 +104,7 @@ class Job:
     @cached_property
     def parts(self) -> list[range]:
         """The inputs of each part."""
-        rows, size = self.inputs.count, self.plan["part_rows"]
-        return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
+        return part_ranges(self.inputs.count, **self.plan["parts"])
 
     @property
     def own_parts(self) -> range:

@@ -58,6 +58,18 @@ def part_file(index: int) -> str:
     return f"part-{index:05d}.parquet"
 
 
+def part_ranges(count: int, first_rows: int, most_rows: int) -> list[range]:
+    """The inputs of each part: the first takes `first_rows`, each later one twice its forerunner up to `most_rows`.
+
+    So the first rows can be read within seconds, and a long job still ends in few files.
+    """
+    parts, first, rows = [], 0, min(first_rows, most_rows)
+    while first < count:
+        parts.append(range(first, min(first + rows, count)))
+        first, rows = first + rows, min(2 * rows, most_rows)
+    return parts
+
+
 def make_row(sample: Sample, answer: Answer | None) -> dict[str, Any]:
     """The row of one input; without an answer its columns are null, and without a label those of the truth."""
     info = sample.info

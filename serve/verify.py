@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convnext_imagenet.records.artefact import file_damage, read_finished, read_receipt
-from convnext_imagenet.serve.predictions import METADATA_KEY, part_unit
+from convnext_imagenet.serve.predictions import METADATA_KEY, part_ranges, part_unit
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ def verify_predictions(root: Path, on_progress: Callable[[int], None] = lambda r
     problems: list[str] = []
     statuses: Counter[str] = Counter()
     rows = 0
-    for index, file in enumerate(manifest["parts"]):
+    ranges = part_ranges(manifest["provenance"]["inputs"]["count"], **manifest["provenance"]["parts"])
+    for index, (file, numbers) in enumerate(zip(manifest["parts"], ranges, strict=False)):
         damage = file_damage(root, file, deep=True)
         if damage is None:
             damage = _receipt_damage(root, index, file, manifest["plan_id"])
         if damage is not None:
             problems.append(damage)
             continue
-        first = index * manifest["provenance"]["part_rows"]
-        table = _read(root / file["name"], manifest["provenance"], first, problems)
+        table = _read(root / file["name"], manifest["provenance"], numbers, problems)
         statuses.update(table["status"].to_pylist())
         rows += len(table)
         on_progress(len(table))
@@ -57,14 +57,14 @@ def _receipt_damage(root: Path, index: int, file: dict[str, Any], plan_id: str) 
     return None if receipt["files"] == [file] else f"{root / file['name']}: its receipt contradicts the manifest"
 
 
-def _read(path: Path, provenance: Any, first: int, problems: list[str]) -> pa.Table:
+def _read(path: Path, provenance: Any, numbers: range, problems: list[str]) -> pa.Table:
     file = pq.ParquetFile(path, page_checksum_verification=True)
     table = file.read(["sample_id", "status"])
     metadata = file.schema_arrow.metadata or {}
     if json.loads(metadata.get(METADATA_KEY.encode(), b"null")) != provenance:
         problems.append(f"{path}: its provenance is not the manifest's")
-    if table["sample_id"].to_pylist() != list(range(first, first + len(table))):
-        problems.append(f"{path}: its inputs are not number {first} to {first + len(table) - 1} in order")
+    if table["sample_id"].to_pylist() != list(numbers):
+        problems.append(f"{path}: its inputs are not number {numbers.start} to {numbers.stop - 1} in order")
     return table
 
 

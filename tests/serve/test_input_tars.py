@@ -125,6 +125,30 @@ def _header(size_field, kind=b"0"):
 def test_a_size_that_lies_never_hangs_or_crashes(tmp_path, size_field, kind):
     """A negative size would send a reader back to the same header for ever."""
     (tmp_path / "a.tar").write_bytes(_header(size_field, kind) + _write(tmp_path / "b.tar").read_bytes())
+    is_negative = size_field.startswith(b"\xff")
+    if kind != b"0" and not is_negative:  # links and folders have no bytes, whatever their size says
+        assert list_tars([tmp_path / "a.tar"]).count == len(MEMBERS)
+        return
+    with pytest.raises(ServeError, match=r"a\.tar: cannot be read as an uncompressed tar"):
+        list_tars([tmp_path / "a.tar"])
+
+
+def _record(text):
+    """A pax record that is as long as it says."""
+    length = next(n for n in range(len(text), len(text) + 9) if len(f"{n} {text}") == n)
+    return f"{length} {text}".encode()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"99 size=4\n", b"5 xx\n", _record("size=-1\n"), _record("size=" + "9" * 30 + "\n"), b"0" * 70_000],
+    ids=["too long", "cut", "negative", "larger than a disk", "over 64 KiB"],
+)
+def test_a_hostile_pax_header_is_refused(tmp_path, payload):
+    size = f"{len(payload):011o}\0".encode()
+    padding = bytes(-len(payload) % BLOCK)
+    tail = _write(tmp_path / "b.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(_header(size, b"x") + payload + padding + tail)
     with pytest.raises(ServeError, match=r"a\.tar: cannot be read as an uncompressed tar"):
         list_tars([tmp_path / "a.tar"])
 

@@ -71,6 +71,18 @@ def test_duckdb(out):
     assert {row[1:] for row in rows} == {(True, 7), (None, None)}
 
 
+def test_spark(out):
+    sql = pytest.importorskip("pyspark.sql")
+    session = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+    try:
+        frame = session.read.parquet(str(out)).orderBy("sample_id")
+        rows = frame.selectExpr("source", "status", "topk[0].score = top1_score", "size(logits)").collect()
+    finally:
+        session.stop()
+    assert [row[0] for row in rows] == SOURCES
+    assert {tuple(row)[2:] for row in rows if row[1] == "ok"} == {(True, 7)}
+
+
 def test_polars(out):
     polars = pytest.importorskip("polars")
     frame = polars.scan_parquet(f"{out}/part-*.parquet").collect()

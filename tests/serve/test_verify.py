@@ -22,7 +22,7 @@ OPTIONS = Options(topk=2, part_rows=4, batch_size=3, workers=2)
 
 @pytest.fixture
 def out(fake, folder, tmp_path):
-    """Finished predictions of eleven inputs in parts of 4, 4 and 3."""
+    """Finished predictions of eleven inputs in parts of 3, 4 and 4."""
     with open_job(fake, list_folder(folder), tmp_path / "out", OPTIONS) as job:
         job.run(lambda count: None)
     return tmp_path / "out"
@@ -48,7 +48,7 @@ def test_whole_predictions_are_read_to_the_last_row(out):
     moved = []
     found = verify_predictions(out, moved.append)
     assert (found.rows, found.problems) == (11, ())
-    assert moved == [4, 4, 3]
+    assert moved == [3, 4, 4]
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -80,8 +80,8 @@ def test_two_parts_in_each_others_places_are_found(out):
     assert [problem.split(":")[0] for problem in problems] == [str(first), str(second)]
     _reseal(out)
     assert verify_predictions(out).problems == (
-        f"{first}: its inputs are not number 0 to 3 in order",
-        f"{second}: its inputs are not number 4 to 7 in order",
+        f"{first}: its inputs are not number 0 to 2 in order",
+        f"{second}: its inputs are not number 3 to 6 in order",
     )
 
 
@@ -140,8 +140,8 @@ def _with_ids(table, ids):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda table: _with_ids(table, [4, 5, 5, 7]), "not number 4 to 7 in order"),
-        (lambda table: _with_ids(table, [5, 4, 6, 7]), "not number 4 to 7 in order"),
+        (lambda table: _with_ids(table, [3, 4, 4, 6]), "not number 3 to 6 in order"),
+        (lambda table: _with_ids(table, [4, 3, 5, 6]), "not number 3 to 6 in order"),
         (lambda table: table.replace_schema_metadata({}), "its provenance is not the manifest's"),
         (
             lambda table: table.replace_schema_metadata({"convnext_imagenet": json.dumps({"inputs": 11})}),
@@ -160,9 +160,18 @@ def test_rows_and_provenance_are_compared_even_where_all_hashes_agree(out, chang
 def test_a_lost_row_is_found_even_where_all_hashes_agree(out):
     _rewrite(_part(out, 2), lambda table: table.slice(0, 2))
     _reseal(out)
-    rows, statuses = verify_predictions(out).problems
-    assert "10 rows, the manifest says 11, the inputs were 11" in rows
+    (problem,) = verify_predictions(out).problems
+    assert "part-00002.parquet: its inputs are not number 7 to 10 in order" in problem
+
+
+def test_a_part_that_the_manifest_leaves_out_is_found(out):
+    manifest = read_json(out / "_manifest.json")
+    write_json(out / "_manifest.json", manifest | {"parts": manifest["parts"][:2]})
+    _reseal(out)
+    rows, statuses, stranger = verify_predictions(out).problems
+    assert "7 rows, the manifest says 11, the inputs were 11" in rows
     assert "the manifest says" in statuses
+    assert "part-00002.parquet: not a part of these predictions" in stranger
 
 
 def test_unfinished_foreign_and_missing_directories_are_refused(out, tmp_path):

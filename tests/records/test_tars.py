@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import pytest
 
-from convnext_imagenet.ingest.tars import BLOCK, BadTar, Member, walk_tar
+from convnext_imagenet.records.tars import BLOCK, BadTar, Member, walk_tar
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
