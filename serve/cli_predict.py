@@ -35,7 +35,7 @@ def predict(
 ) -> None:  # fmt: skip
     """Write one Parquet row for every input in IMAGES, unreadable ones included.
 
-    IMAGES is a folder, a list of files (.txt), a tar or a folder of tars, a table (.parquet, .arrow, .feather) with a
+    IMAGES is a folder, a list of files (.txt), a tar or a folder of tars, tables (.parquet, .arrow, .feather) with a
     column of image bytes or paths, a RECORDS directory, or a URI such as s3://bucket/folder.
     """
     from convnext_imagenet.model.errors import ModelError

@@ -9,7 +9,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,7 @@ import pyarrow.fs as pa_fs
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs import Item, Names
+from convnext_imagenet.serve.stored import Stored
 
 _LARGEST_LINE = 4096
 
@@ -42,18 +43,12 @@ class Files:
         """The files with these numbers."""
         for number in numbers:
             name = self.names[number]
-            yield Item(source_text(name), partial(self._load, name))
+            yield Item(source_text(name), partial(read_named, self.root, name, self.store))
 
     def is_inside(self, path: Path) -> bool:
         """Whether `path` lies under the folder."""
         is_folder = self.store is None and not self.is_listed
         return is_folder and path.resolve().is_relative_to(Path(self.root).resolve())
-
-    def _load(self, name: bytes) -> bytes:
-        if self.store is None:
-            return read_file(Path(self.root) / os.fsdecode(name))
-        with self.store.open_input_stream(f"{self.root}/{name.decode()}" if self.root else name.decode()) as stream:
-            return _at_most(stream.read(LARGEST_FILE_BYTES + 1))
 
 
 def list_folder(root: Path) -> Files:
@@ -65,42 +60,46 @@ def list_folder(root: Path) -> Files:
     return _some(Files(str(root), names, digest.hexdigest()), str(root))
 
 
-def list_store(uri: str) -> Files:
-    """Every file under a folder that a URI names, such as s3://bucket/folder; ServeError when it cannot be listed."""
-    try:
-        store, root = pa_fs.FileSystem.from_uri(uri)
-        if isinstance(store, pa_fs.LocalFileSystem):
-            return list_folder(Path(root))
-        found = store.get_file_info(pa_fs.FileSelector(root, recursive=True))
-    except (OSError, ValueError, NotImplementedError) as error:
-        raise ServeError(f"{uri}: cannot be listed ({' '.join(str(error).split())})") from None
-    files = (
-        (PurePosixPath(info.path).relative_to(root).as_posix().encode(), info.size)
-        for info in found
-        if info.type == pa_fs.FileType.File
-    )
+def list_store(folder: Stored, found: Iterable[pa_fs.FileInfo]) -> Files:
+    """The visible ones of the files that were found under a folder of a store; ServeError for none."""
+    files = ((PurePosixPath(info.path).relative_to(folder.path).as_posix().encode(), info.size) for info in found)
     names, digest = Names(), hashlib.sha256()
-    for name, size in sorted(file for file in files if not _is_hidden(file[0])):
+    for name, size in sorted(file for file in files if not is_hidden(file[0])):
         names.append(name)
         _note(digest, name, size)
-    return _some(Files(root.rstrip("/"), names, digest.hexdigest(), store), uri)
+    return _some(Files(folder.path, names, digest.hexdigest(), folder.store), str(folder))
 
 
-def read_list(path: Path) -> Files:
+def read_list(path: Stored) -> Files:
     """The files that a text file names, one a line, relative to its own folder; empty lines are left out.
 
     Raises ServeError when it names none, or holds what is no text of paths.
     """
     names, digest = Names(), hashlib.sha256()
-    with path.open("rb") as lines:
+    store = None if path.is_local else path.store
+    with path.stream() as lines:
         for number, line in enumerate(iter(partial(lines.readline, _LARGEST_LINE + 1), b""), 1):
             name = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").rstrip(b"\r\n")
             if len(line) > _LARGEST_LINE or b"\0" in name:
                 raise ServeError(f"{path}: line {number} is no path; expected one path a line")
             if name:
                 names.append(name)
-                _note(digest, name, -1)
-    return _some(Files(str(path.parent), names, digest.hexdigest(), is_listed=True), str(path))
+                _note(digest, name, _size(path.folder, name) if store is None else -1)
+    return _some(Files(path.folder, names, digest.hexdigest(), store, is_listed=True), str(path))
+
+
+def read_beside(file: Stored, name: bytes) -> bytes:
+    """The bytes of the file that `name` says, seen from the folder of `file`; raises OSError or BadImage."""
+    return read_named(file.folder, name, None if file.is_local else file.store)
+
+
+def read_named(folder: str, name: bytes, store: pa_fs.FileSystem | None) -> bytes:
+    """The bytes of a file under a folder of a store, or of this machine; raises OSError or BadImage."""
+    if store is None:
+        return read_file(Path(folder) / os.fsdecode(name))
+    path = name.decode("utf-8", "replace")
+    with store.open_input_stream(f"{folder}/{path}" if folder else path) as stream:
+        return _at_most(stream.read(LARGEST_FILE_BYTES + 1))
 
 
 def read_file(path: Path) -> bytes:
@@ -176,8 +175,17 @@ def _entries(folder: bytes) -> list[tuple[bytes, int | None]]:
     return sorted(found)
 
 
-def _is_hidden(name: bytes) -> bool:
+def is_hidden(name: bytes) -> bool:
+    """Whether a file or a folder above it begins with a dot."""
     return any(part.startswith(b".") for part in name.split(b"/"))
+
+
+def _size(folder: str, name: bytes) -> int:
+    """The bytes of a file, or -1 where there is none: its row will say so."""
+    try:
+        return os.stat(os.path.join(os.fsencode(folder), name)).st_size  # noqa: PTH116, PTH118  # names may be no UTF-8
+    except OSError:
+        return -1
 
 
 def _note(digest: "hashlib._Hash", name: bytes, size: int) -> None:

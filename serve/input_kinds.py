@@ -1,67 +1,89 @@
 """Which kind of inputs an IMAGES argument means."""
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 from convnext_imagenet.records.files import read_json
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.input_files import list_folder, list_store, read_list
+from convnext_imagenet.serve.input_files import is_hidden, list_folder, list_store, read_list
 from convnext_imagenet.serve.input_records import open_split
 from convnext_imagenet.serve.input_tables import TABLE_ENDINGS, open_table
-from convnext_imagenet.serve.input_tars import list_tars
-from convnext_imagenet.serve.inputs import Inputs
+from convnext_imagenet.serve.input_tars import TAR_ENDINGS, list_tars
+from convnext_imagenet.serve.inputs import Inputs, Joined
+from convnext_imagenet.serve.stored import Stored, ending, files_at, here, locate
 
 _LIST_ENDINGS = (".txt", ".lst")
 
 
 def open_inputs(images: str, wnids: Sequence[str], split: str = "val", column: str = "") -> Inputs:
-    """The inputs that `images` names: a folder, a RECORDS directory (its `split`), a URI of a store, or a file.
+    """The inputs that `images` names: a folder, a RECORDS directory (its `split`), or a file; here or by a URI.
 
     `wnids` are the network's classes by index, in which labels are told where the inputs know them.
 
-    A file is a tar, a table (`column` of it), or a list of paths; a folder that holds nothing but tars means these.
-    Raises ServeError for what is none of these or holds nothing, RecordsError for damaged records.
+    A file is a tar, a table (`column` of it), or a list of paths; a folder that holds nothing but tars, or nothing but
+    tables, means what is in these. Raises ServeError for what is none of these or holds nothing, RecordsError for
+    damaged records.
     """
-    if "://" in images:
-        return list_store(images)
-    path = Path(images)
+    place = locate(images) if "://" in images else None
+    if place and not place.is_local:
+        return _open_place(place, column)
+    path = Path(place.path if place else images)
     if path.is_dir():
-        return _open_folder(path, split, wnids)
+        return _open_folder(path, split, wnids, column)
     if not path.exists():
         raise ServeError(f"{path}: no such file or directory")
-    ending = path.suffix.lower()
-    if ending == ".tar":
-        return list_tars([path])
-    if ending in TABLE_ENDINGS:
-        return open_table(path, column)
-    if ending in _LIST_ENDINGS:
-        return read_list(path)
-    known = ", ".join([".tar", *TABLE_ENDINGS, *_LIST_ENDINGS])
+    return _open_file(here(path), column)
+
+
+def _open_file(file: Stored, column: str) -> Inputs:
+    if ending(file.name) in _LIST_ENDINGS:
+        return read_list(file)
+    if ending(file.name) in (*TAR_ENDINGS, *TABLE_ENDINGS):
+        return _open_all([file], column)
+    known = ", ".join([*TAR_ENDINGS, *TABLE_ENDINGS, *_LIST_ENDINGS])
     raise ServeError(
-        f"{path}: a file that is none of {known}; give a folder of images, or one of these "
+        f"{file}: a file that is none of {known}; give a folder of images, or one of these "
         f"(for single images there is `convnext-serve infer`)"
     )
 
 
-def _open_folder(path: Path, split: str, wnids: Sequence[str]) -> Inputs:
+def _open_all(files: Sequence[Stored], column: str) -> Inputs:
+    """Tars, or tables, as one."""
+    if ending(files[0].name) in TAR_ENDINGS:
+        return list_tars(files)
+    tables = tuple(open_table(file, column) for file in files)
+    return tables[0] if len(tables) == 1 else Joined(tables)
+
+
+def _open_place(place: Stored, column: str) -> Inputs:
+    found = files_at(place)
+    if [info.path for info in found] == [place.path]:
+        return _open_file(place, column)
+    inside = (PurePosixPath(info.path).relative_to(place.path).as_posix() for info in found)
+    packed = _packed(name for name in inside if not is_hidden(name.encode()))
+    return _open_all([place / name for name in packed], column) if packed else list_store(place, found)
+
+
+def _open_folder(path: Path, split: str, wnids: Sequence[str], column: str) -> Inputs:
     plan = path / "plan.json"
     if plan.is_file():
         found = read_json(plan)
         if isinstance(found, dict) and found.get("kind") == "records":
             return open_split(path, split, wnids)
-    tars = _tars_alone(path)
-    return list_tars(tars) if tars else list_folder(path)
+    with os.scandir(path) as entries:
+        visible = (entry for entry in entries if not entry.name.startswith("."))
+        names = _packed(entry.name if entry.is_file() else "" for entry in visible)
+    return _open_all([here(path / name) for name in names], column) if names else list_folder(path)
 
 
-def _tars_alone(folder: Path) -> list[Path]:
-    """The tars in a folder that shows nothing else, sorted; looks no further than the first other file."""
-    tars = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if not (entry.name.lower().endswith(".tar") and entry.is_file()):
-                return []
-            tars.append(Path(entry.path))
-    return sorted(tars)
+def _packed(names: Iterable[str]) -> list[str]:
+    """The names, sorted, if all are tars or all are tables of one folder; looks no further than the first other."""
+    kinds = [TAR_ENDINGS, TABLE_ENDINGS]
+    packed = []
+    for name in names:
+        kinds = [endings for endings in kinds if ending(name) in endings and "/" not in name]
+        if not kinds:
+            return []
+        packed.append(name)
+    return sorted(packed)

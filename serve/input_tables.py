@@ -1,7 +1,6 @@
 """A column of a Parquet, Arrow or Feather file as inputs: image bytes, or paths of image files."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,19 +12,22 @@ import pyarrow.parquet as pq
 from convnext_imagenet.records.files import sha256_json
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.input_files import read_file, source_text
+from convnext_imagenet.serve.input_files import read_beside, source_text
 from convnext_imagenet.serve.inputs import Item
+from convnext_imagenet.serve.stored import Stored, ending
 
 TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
 _BATCH_ROWS = 256
 _BUFFER_BYTES = 1 << 20
+_FOOT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table file; a struct of `bytes` and `path`, as Hugging Face stores images, counts as bytes."""
+    """One column of a table file; a struct of `bytes` and `path`, as Hugging Face stores images, is its
+    bytes, or the file at its path where it has none."""
 
-    path: Path
+    path: Stored
     column: str
     group_rows: tuple[int, ...]
     sha256: str
@@ -51,20 +53,22 @@ class Column:
         return False
 
     def _item(self, number: int, value: pa.Scalar) -> Item:
-        name = None
+        path, data = self._path_and_bytes(value)
+        if path is not None and data is None:
+            return Item(source_text(path), partial(read_beside, self.path, path))
+        return Item(self._name(number) if path is None else source_text(path), partial(_checked, data))
+
+    def _path_and_bytes(self, value: pa.Scalar) -> tuple[bytes | None, pa.Buffer | None]:
         if isinstance(value, pa.StructScalar):
-            name, value = _path_of(value), value["bytes"] if value.is_valid else pa.scalar(None, pa.binary())
-        data = value.as_buffer()
-        if self.is_paths and data is not None:
-            path = data.to_pybytes()
-            return Item(source_text(path), partial(read_file, self.path.parent / os.fsdecode(path)))
-        return Item(name or self._name(number), partial(_checked, data))
+            return (_path_of(value), value["bytes"].as_buffer()) if value.is_valid else (None, None)
+        content = value.as_buffer()
+        return (content and content.to_pybytes(), None) if self.is_paths else (None, content)
 
     def _name(self, number: int) -> str:
         return f"{source_text(self.path.name)}#{number}"
 
 
-def open_table(path: Path, column: str = "") -> Column:
+def open_table(path: Stored, column: str = "") -> Column:
     """The column of that name, or the only one that can hold images; ServeError names the columns there are."""
     usable = {field.name: field for field in _schema(path) if _is_usable(field.type)}
     if not column and len(usable) > 1:
@@ -84,29 +88,30 @@ def open_table(path: Path, column: str = "") -> Column:
     return Column(path, name, group_rows, _fingerprint(path, name), _is_text(usable[name].type))
 
 
-def _schema(path: Path) -> pa.Schema:
+def _schema(path: Stored) -> pa.Schema:
     try:
-        return pq.read_schema(path) if _is_parquet(path) else _arrow_file(path).schema
+        return pq.read_schema(path.open()) if _is_parquet(path) else _arrow_file(path).schema
     except (OSError, pa.ArrowException) as error:
         raise ServeError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from None
 
 
-def _group_rows(path: Path) -> list[int]:
+def _group_rows(path: Stored) -> list[int]:
     """The rows of each row group of a Parquet file, or of each record batch of an Arrow file."""
     if _is_parquet(path):
-        metadata = pq.read_metadata(path)
+        metadata = pq.read_metadata(path.open())
         return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     file = _arrow_file(path)
     return [file.get_batch(group).num_rows for group in range(file.num_record_batches)]
 
 
-def _values(path: Path, group: int, column: str, wanted: range) -> Iterator[pa.Scalar]:
+def _values(path: Stored, group: int, column: str, wanted: range) -> Iterator[pa.Scalar]:
     """The values of the rows `wanted` of a row group, counted from its first; ServeError where they are damaged."""
     try:
         if not _is_parquet(path):
             yield from _arrow_file(path).get_batch(group).column(column)[wanted.start : wanted.stop]
             return
-        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:  # else a group is read at once
+        # without these two options a row group is read at once
+        with pq.ParquetFile(path.open(), buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
             first = 0
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column], use_threads=False):
                 yield from batch.column(0)[max(wanted.start - first, 0) : max(wanted.stop - first, 0)]
@@ -117,21 +122,19 @@ def _values(path: Path, group: int, column: str, wanted: range) -> Iterator[pa.S
         raise ServeError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from None
 
 
-def _arrow_file(path: Path) -> pa.ipc.RecordBatchFileReader:
-    return pa.ipc.open_file(pa.memory_map(str(path)))
+def _arrow_file(path: Stored) -> pa.ipc.RecordBatchFileReader:
+    return pa.ipc.open_file(path.open())
 
 
-def _is_parquet(path: Path) -> bool:
-    return path.suffix.lower() == ".parquet"
+def _is_parquet(path: Stored) -> bool:
+    return ending(path.name) == ".parquet"
 
 
-def _fingerprint(path: Path, column: str) -> str:
+def _fingerprint(path: Stored, column: str) -> str:
     """Size and last bytes: Parquet and Arrow keep places, counts and statistics of all columns at the end."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - (1 << 20)))
-        end = hashlib.sha256(file.read()).hexdigest()
-    return sha256_json({"bytes": size, "end": end, "column": column})
+    size = path.size
+    last = hashlib.sha256(path.read_at(max(0, size - _FOOT_BYTES), _FOOT_BYTES)).hexdigest()
+    return sha256_json({"bytes": size, "end": last, "column": column})
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -148,12 +151,12 @@ def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _path_of(value: pa.StructScalar) -> str | None:
+def _path_of(value: pa.StructScalar) -> bytes | None:
     """The `path` of an image, where there is one."""
-    if not value.is_valid or value.type.get_field_index("path") < 0 or not _is_text(value["path"].type):
+    if value.type.get_field_index("path") < 0 or not _is_text(value["path"].type):
         return None
     path = value["path"].as_buffer()
-    return source_text(path.to_pybytes()) if path else None
+    return path.to_pybytes() if path else None
 
 
 def _checked(data: pa.Buffer | None) -> bytes:

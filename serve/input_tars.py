@@ -8,18 +8,23 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.records.tars import BadTar, Member, walk_tar
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.input_files import source_text
 from convnext_imagenet.serve.inputs import Item, Names
+from convnext_imagenet.serve.stored import Stored
+
+TAR_ENDINGS = (".tar",)
 
 
 @dataclass(frozen=True)
 class Members:
     """The regular files in archives, in the archives' order: where each begins and how many bytes it has."""
 
-    archives: tuple[Path, ...]
+    archives: tuple[Stored, ...]
     archive_numbers: array
     names: Names
     offsets: array
@@ -43,7 +48,7 @@ class Members:
         return False
 
 
-def list_tars(archives: Sequence[Path]) -> Members:
+def list_tars(archives: Sequence[Stored]) -> Members:
     """Every regular member of uncompressed archives; ServeError for one that is damaged, compressed or empty."""
     numbers, names, offsets, sizes = array("i"), Names(), array("q"), array("q")
     digest = hashlib.sha256()
@@ -60,21 +65,20 @@ def list_tars(archives: Sequence[Path]) -> Members:
     return Members(tuple(archives), numbers, names, offsets, sizes, digest.hexdigest())
 
 
-def _members(archive: Path) -> Iterator[Member]:
+def _members(archive: Stored) -> Iterator[Member]:
     try:
-        with archive.open("rb") as file:
-            yield from (member for member in walk_tar(file, 0, archive.stat().st_size) if member.kind == "file")
-    except (BadTar, OSError) as error:
+        with archive.stream() as file:
+            yield from (member for member in walk_tar(file, 0, archive.size) if member.kind == "file")
+    except (BadTar, OSError, pa.ArrowException) as error:
         raise ServeError(
             f"{archive}: cannot be read as an uncompressed tar ({error}); unpack a compressed one first"
         ) from None
 
 
-def _load(archive: Path, offset: int, size: int) -> bytes:
+def _load(archive: Stored, offset: int, size: int) -> bytes:
     if size > LARGEST_FILE_BYTES:
         raise BadImage("too_large", f"{size} bytes, at most {LARGEST_FILE_BYTES} are read")
-    with archive.open("rb") as file:
-        data = os.pread(file.fileno(), size, offset)
+    data = archive.read_at(offset, size)
     if len(data) < size:
         raise OSError(5, f"the archive ends {size - len(data)} bytes before this member does")
     return data

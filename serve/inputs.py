@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from convnext_imagenet.records.files import sha256_json
+
 
 @dataclass(frozen=True)
 class Item:
@@ -35,6 +37,36 @@ class Inputs(Protocol):
 
     def is_inside(self, path: Path) -> bool:
         """Whether a file at `path` would be an input."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several inputs one after the other, as one."""
+
+    members: tuple[Inputs, ...]
+
+    @property
+    def count(self) -> int:
+        """How many there are in all."""
+        return sum(member.count for member in self.members)
+
+    @property
+    def sha256(self) -> str:
+        """The fingerprint of theirs, in their order."""
+        return sha256_json([member.sha256 for member in self.members])
+
+    def items(self, numbers: range) -> Iterator[Item]:
+        """Those with these numbers."""
+        first = 0
+        for member in self.members:
+            wanted = range(max(numbers.start - first, 0), min(numbers.stop - first, member.count))
+            if wanted:
+                yield from member.items(wanted)
+            first += member.count
+
+    def is_inside(self, path: Path) -> bool:
+        """Whether a file at `path` would be an input of one of them."""
+        return any(member.is_inside(path) for member in self.members)
 
 
 class Names:

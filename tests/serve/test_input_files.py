@@ -5,16 +5,15 @@ import random
 import socket
 import tracemalloc
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow.fs as pa_fs
 import pytest
 
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
-from convnext_imagenet.serve import input_files
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.input_files import list_folder, list_store, read_list, source_text
 from convnext_imagenet.serve.inputs import Names
+from convnext_imagenet.serve.stored import Stored, files_at, here
 
 from .test_sources import EXPECTED
 
@@ -107,7 +106,6 @@ def test_pipes_sockets_and_links_to_them_are_left_out(tmp_path, monkeypatch):
     Path("a.jpg").write_bytes(b"x")
     Path("null.jpg").symlink_to("/dev/null")
     assert _names(list_folder(tmp_path)) == [b"a.jpg"]
-    assert _names(list_store(tmp_path.as_uri())) == [b"a.jpg"]
 
 
 def test_folders_deeper_than_python_calls(tmp_path, monkeypatch):
@@ -133,35 +131,13 @@ def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch, error):
         list_folder(folder)
 
 
-def test_a_folder_by_its_uri_is_the_folder(folder, tmp_path):
-    folder.rename(tmp_path / "with space % and é")
-    moved = tmp_path / "with space % and é"
-    (moved / "b" / "again").symlink_to(moved)
-    with pytest.raises(ServeError, match="link to a folder above"):
-        list_store(moved.as_uri())
-    (moved / "b" / "again").unlink()
-    by_path, by_uri = list_folder(moved), list_store(moved.as_uri())
-    assert _names(by_uri) == _names(by_path)
-    assert by_uri.sha256 == by_path.sha256
-    assert by_uri.is_inside(moved / "out")
-
-
-@pytest.mark.parametrize("uri", ["nope://x/y", "file:///no/such/folder", "://"])
-def test_a_uri_that_cannot_be_listed_is_refused(uri):
-    with pytest.raises(ServeError, match="cannot be listed"):
-        list_store(uri)
-
-
-def test_a_store_is_listed_and_read_as_a_folder_is(tmp_path, monkeypatch):
+def test_a_store_is_listed_and_read_as_a_folder_is(tmp_path):
     names = ["a/b", "a.jpg", "a-b/c", ".hidden/x", "a/.secret", "large"]
     _make(tmp_path / "bucket", names)
     with (tmp_path / "bucket" / "large").open("wb") as file:
         file.truncate(LARGEST_FILE_BYTES + 1)
-    store = pa_fs.SubTreeFileSystem(str(tmp_path), pa_fs.LocalFileSystem())
-    finder = SimpleNamespace(from_uri=lambda uri: (store, "bucket"))
-    parts = {name: getattr(pa_fs, name) for name in ("FileSelector", "FileType", "LocalFileSystem")}
-    monkeypatch.setattr(input_files, "pa_fs", SimpleNamespace(FileSystem=finder, **parts))
-    inputs = list_store("s3://bucket")
+    bucket = Stored("bucket", pa_fs.SubTreeFileSystem(str(tmp_path), pa_fs.LocalFileSystem()), "s3://bucket")
+    inputs = list_store(bucket, files_at(bucket))
     assert _names(inputs) == _names(list_folder(tmp_path / "bucket")) == [b"a-b/c", b"a.jpg", b"a/b", b"large"]
     assert inputs.sha256 == list_folder(tmp_path / "bucket").sha256
     items = list(inputs.items(range(4)))
@@ -186,13 +162,13 @@ def test_a_store_is_listed_and_read_as_a_folder_is(tmp_path, monkeypatch):
 )
 def test_a_list_names_one_path_a_line_in_its_own_order(tmp_path, text, names):
     (tmp_path / "list.txt").write_bytes(text)
-    assert _names(read_list(tmp_path / "list.txt")) == names
+    assert _names(read_list(here(tmp_path / "list.txt"))) == names
 
 
 def test_paths_of_a_list_begin_at_its_folder_and_may_be_missing(tmp_path):
     _make(tmp_path, ["lists/a", "other/b"])
     (tmp_path / "lists" / "l.txt").write_text(f"a\n../other/b\n{tmp_path}/lists/a\nmissing\n")
-    inputs = read_list(tmp_path / "lists" / "l.txt")
+    inputs = read_list(here(tmp_path / "lists" / "l.txt"))
     *found, missing = inputs.items(range(4))
     assert [item.load() for item in found] == [b"lists/a", b"other/b", b"lists/a"]
     with pytest.raises(FileNotFoundError):
@@ -214,7 +190,7 @@ def test_paths_of_a_list_begin_at_its_folder_and_may_be_missing(tmp_path):
 def test_a_file_that_is_no_list_is_refused(tmp_path, text, says):
     (tmp_path / "list.txt").write_bytes(text)
     with pytest.raises(ServeError, match=says):
-        read_list(tmp_path / "list.txt")
+        read_list(here(tmp_path / "list.txt"))
 
 
 def test_a_folder_without_visible_files_is_refused(tmp_path):
@@ -237,3 +213,12 @@ def test_names_cost_their_bytes_and_little_more():
     for number in (-1, 200_000):
         with pytest.raises(IndexError):
             names[number]
+
+
+def test_another_size_of_a_listed_file_is_another_set(tmp_path):
+    _make(tmp_path, ["a.jpg", "b.jpg"])
+    (tmp_path / "l.txt").write_text("a.jpg\nb.jpg\nmissing.jpg\n")
+    before = read_list(here(tmp_path / "l.txt")).sha256
+    assert read_list(here(tmp_path / "l.txt")).sha256 == before
+    (tmp_path / "b.jpg").write_bytes(b"longer than before")
+    assert read_list(here(tmp_path / "l.txt")).sha256 != before

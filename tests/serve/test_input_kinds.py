@@ -3,12 +3,15 @@
 import io
 import os
 import tarfile
+from types import SimpleNamespace
 
 import pyarrow as pa
+import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 import pytest
 
 from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.serve import stored
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.input_kinds import open_inputs
 
@@ -49,6 +52,14 @@ def place(tmp_path_factory):
     (root / "hidden").mkdir()
     (root / "hidden" / ".a.tar").write_bytes(b"x")
     pq.write_table(pa.table({"image": [b"a"] * 4, "mask": [b"a"] * 4}), root / "t.parquet")
+    (root / "tables").mkdir()
+    for name, rows in (("b.parquet", 3), ("a.parquet", 2)):
+        pq.write_table(
+            pa.table({"image": [name.encode() + b"%d" % row for row in range(rows)]}), root / "tables" / name
+        )
+    (root / "packed").mkdir()
+    _tar(root / "packed" / "a.tar", 2)
+    pq.write_table(pa.table({"image": [b"a"]}), root / "packed" / "t.parquet")
     build_records(root / "records", [picture(seed) for seed in range(5)], [0] * 5)
     return root
 
@@ -67,6 +78,8 @@ def place(tmp_path_factory):
         ("one.tar", {}, "Members", 2),
         ("tars", {}, "Members", 3),
         ("t.parquet", {"column": "mask"}, "Column", 4),
+        ("tables", {}, "Joined", 5),
+        ("packed", {}, "Files", 2),
         ("records", {}, "StoredImages", 5),
         ("records", {"split": "val"}, "StoredImages", 5),
     ],
@@ -80,8 +93,48 @@ def test_what_means_what(place, monkeypatch, images, options, kind, count):
         assert len(inputs.sha256) == 64
 
 
-def test_a_uri_means_a_store(place):
-    assert open_inputs((place / "images").as_uri(), WNIDS).sha256 == open_inputs(str(place / "images"), WNIDS).sha256
+def test_a_file_uri_is_the_path(place, tmp_path):
+    named = tmp_path / "with space % and \u00e9"
+    named.symlink_to(place / "images")
+    by_uri, by_path = open_inputs(named.as_uri(), WNIDS), open_inputs(str(place / "images"), WNIDS)
+    assert by_uri.sha256 == by_path.sha256
+    assert by_uri.is_inside(place / "images" / "out")
+
+
+@pytest.mark.parametrize("images", ["images", "mixed", "one.tar", "tars", "tables", "t.parquet", "list.txt", "packed"])
+def test_a_store_holds_all_that_a_folder_holds(place, monkeypatch, images):
+    store = pa_fs.SubTreeFileSystem(str(place), pa_fs.LocalFileSystem())
+    finder = SimpleNamespace(from_uri=lambda uri: (store, uri.removeprefix("s3://bucket/")))
+    parts = {name: getattr(pa_fs, name) for name in ("FileSelector", "FileType", "LocalFileSystem")}
+    monkeypatch.setattr(stored, "pa_fs", SimpleNamespace(FileSystem=finder, **parts))
+    inputs = open_inputs(f"s3://bucket/{images}", WNIDS, column="mask" if images == "t.parquet" else "")
+    same = open_inputs(str(place / images), WNIDS, column="mask" if images == "t.parquet" else "")
+    assert type(inputs) is type(same)
+    assert [item.source for item in inputs.items(range(inputs.count))] == [
+        item.source for item in same.items(range(same.count))
+    ]
+    assert _loaded(inputs) == _loaded(same)
+    assert inputs.sha256 == same.sha256 or images == "list.txt"  # listed files of a store are not asked for their sizes
+
+
+def _loaded(inputs):
+    found = []
+    for item in inputs.items(range(inputs.count)):
+        try:
+            found.append(item.load())
+        except FileNotFoundError:
+            found.append(None)
+    return found
+
+
+def test_tables_of_a_folder_follow_each_other_and_ranges_cross_them(place):
+    inputs = open_inputs(str(place / "tables"), WNIDS)
+    everything = [item.load() for item in inputs.items(range(5))]
+    assert everything == [b"a.parquet0", b"a.parquet1", b"b.parquet0", b"b.parquet1", b"b.parquet2"]
+    for first in range(6):
+        for last in range(first, 6):
+            assert [item.load() for item in inputs.items(range(first, last))] == everything[first:last]
+    assert [item.source for item in inputs.items(range(1, 3))] == ["a.parquet#1", "b.parquet#0"]
 
 
 def test_tars_of_a_folder_come_in_the_order_of_their_names(place):
@@ -100,6 +153,8 @@ def test_tars_of_a_folder_come_in_the_order_of_their_names(place):
         ("hidden", ServeError, "no files"),
         ("t.parquet", ServeError, "--column among: image, mask"),
         ("nope://x", ServeError, "cannot be listed"),
+        ("://", ServeError, "cannot be listed"),
+        ("file:///no/such/folder", ServeError, "no such file or directory"),
     ],
 )
 def test_what_means_nothing_is_refused(place, images, error, says):

@@ -8,11 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
+from convnext_imagenet.serve import input_tables
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.input_tables import open_table
+from convnext_imagenet.serve.stored import here
 
 IMAGES = [b"image %d" % number for number in range(10)]
 GROUP_ROWS = 3
+
+
+def open_table(path, column=""):
+    return input_tables.open_table(here(path), column)
 
 
 def _write_arrow(table, path):
@@ -76,9 +81,26 @@ def test_images_as_hugging_face_stores_them(tmp_path, name):
     items = _all(open_table(_table(tmp_path, name, image=pa.array(values, kind))))
     assert [item.source for item in items] == ["x/a.png", f"{name}#1", "c", f"{name}#3"]
     assert [item.load() for item in items[:2]] == [b"a", b"b"]
-    for item in items[2:]:
-        with pytest.raises(BadImage, match="empty"):
-            item.load()
+    with pytest.raises(FileNotFoundError, match="c'"):
+        items[2].load()
+    with pytest.raises(BadImage, match="empty"):
+        items[3].load()
+
+
+def test_an_image_of_hugging_face_without_bytes_is_the_file_at_its_path(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.jpg").write_bytes(b"from the file")
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = [
+        {"bytes": None, "path": "sub/a.jpg"},
+        {"bytes": b"stored", "path": "sub/a.jpg"},
+        {"bytes": None, "path": None},
+    ]
+    first, second, third = _all(open_table(_table(tmp_path, image=pa.array(rows, kind))))
+    assert (first.source, first.load()) == ("sub/a.jpg", b"from the file")
+    assert (second.source, second.load()) == ("sub/a.jpg", b"stored")
+    with pytest.raises(BadImage, match="no value here"):
+        third.load()
 
 
 @pytest.mark.parametrize("path_kind", [pa.string(), pa.int64()])

@@ -12,11 +12,13 @@ import pytest
 
 from convnext_imagenet.records.errors import RecordsError
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.input_files import list_folder, list_store, read_list
+from convnext_imagenet.serve.input_files import list_folder, read_list
+from convnext_imagenet.serve.input_kinds import open_inputs
 from convnext_imagenet.serve.input_records import open_split
 from convnext_imagenet.serve.input_tables import open_table
 from convnext_imagenet.serve.inputs import Item
 from convnext_imagenet.serve.predict import Options, open_job, plan_predictions
+from convnext_imagenet.serve.stored import here
 from convnext_imagenet.serve.verify import verify_predictions
 
 from .conftest import build_records, picture
@@ -101,9 +103,9 @@ def test_each_set_of_inputs_has_its_own_plan(fake, folder, tmp_path):
     kinds = [
         list_folder(folder),
         list_folder(folder / "b"),
-        read_list(tmp_path / "l.txt"),
-        read_list(tmp_path / "m.txt"),
-        open_table(tmp_path / "t.parquet"),
+        read_list(here(tmp_path / "l.txt")),
+        read_list(here(tmp_path / "m.txt")),
+        open_table(here(tmp_path / "t.parquet")),
         open_split(records, "val", []),
     ]
     assert len({plan_predictions(fake, inputs, OPTIONS)["inputs"]["sha256"] for inputs in kinds}) == len(kinds)
@@ -230,8 +232,8 @@ def test_an_input_that_hangs_is_a_row_and_its_neighbours_are_untouched(fake, tmp
 
 @pytest.mark.parametrize("uri", [False, True])
 def test_predictions_inside_the_inputs_are_refused_and_beside_a_list_are_not(fake, folder, tmp_path, uri):
-    inputs = list_store(folder.as_uri()) if uri else list_folder(folder)
+    inputs = open_inputs(folder.as_uri() if uri else str(folder), [])
     with pytest.raises(ServeError, match="lies inside"):
         _run(fake, inputs, folder / "b" / "out")
     (tmp_path / "list.txt").write_text("images/a.jpg\n")
-    assert _run(fake, read_list(tmp_path / "list.txt"), tmp_path / "out").rows == 1
+    assert _run(fake, read_list(here(tmp_path / "list.txt")), tmp_path / "out").rows == 1

@@ -19,6 +19,7 @@ from convnext_imagenet.serve.predict import Options, open_job
 from convnext_imagenet.serve.predictions import SCHEMA
 from convnext_imagenet.serve.ranking import probabilities
 from convnext_imagenet.serve.sources import read_sample
+from convnext_imagenet.serve.stored import here
 from convnext_imagenet.serve.verify import verify_predictions
 
 from .conftest import TRANSFORM, build_records, class_table, picture
@@ -146,7 +147,7 @@ def test_every_kind_of_input_gives_the_same_answers(fake, tmp_path):
     records = build_records(tmp_path / "records", images, [0] * 6)
     kinds = {
         "files": list_folder(tmp_path / "images"),
-        "table": open_table(tmp_path / "t.parquet"),
+        "table": open_table(here(tmp_path / "t.parquet")),
         "records": open_split(records, "val", WNIDS),
     }
     answers = {name: _predict(fake, inputs, tmp_path / f"of {name}") for name, inputs in kinds.items()}
