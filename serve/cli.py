@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
     from convnext_imagenet.records.reading import Split
     from convnext_imagenet.serve.checkpoint import Checkpoint
     from convnext_imagenet.serve.infer import Answer
+    from convnext_imagenet.serve.predict import Options
 
 
 @click.group()
@@ -28,12 +29,13 @@ def main() -> None:
 @main.command("eval")
 @click.argument("checkpoint", type=options.PATH)
 @options.evaluation
+@options.transform
 @options.batch_size
 @options.workers
 @launch_options
 def eval_command(
     checkpoint: Path, records: Path, split: str, report: Path | None, real: Path | None, batch_size: int,
-    workers: int, **launch: Any,
+    workers: int, flip: bool, **others: Any,
 ) -> None:  # fmt: skip
     """Print the exact accuracy of CHECKPOINT over every row of a split.
 
@@ -46,25 +48,28 @@ def eval_command(
         raise click.UsageError("--real needs --report, where its numbers go")
     show_log_lines()
     with leaving(), expected_errors(ModelError):
-        ranks, target = _start_evaluation(launch, report)
+        ranks, target = _start_evaluation(others, report)
 
         from convnext_imagenet.records.reading import Records
-        from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
+        from convnext_imagenet.serve.checkpoint import check_classes
         from convnext_imagenet.serve.evaluate import evaluate
         from convnext_imagenet.serve.said import accuracy_lines, next_predict, pace
 
-        loaded = load_checkpoint(checkpoint)
+        loaded = options.chosen(checkpoint, others)
         opened = ranks.in_turn(lambda: Records.open(records))
         rows = opened.split(split)
         check_classes(loaded, opened.classes, records)
         if report:
-            _evaluate_into(report, real, loaded, rows, batch_size, workers, target, ranks)
+            from convnext_imagenet.serve.evaluation_report import report_options
+
+            how = report_options(batch_size, workers, target, flip)
+            _evaluate_into(report, real, loaded, rows, how, ranks)
             return
         started, own = time.monotonic(), rows.rows // ranks.place.ranks
         with StopSignals("run the same command again", second_ends=True) as stop, progress(own, f"eval {split}") as bar:
             accuracy = evaluate(
                 loaded.classifier(), loaded.card.transform, rows, batch_size, workers, with_pulse(bar, "evaluating"),
-                ranks, lambda: stop.received,
+                ranks, lambda: stop.received, flip,
             )  # fmt: skip
         click.echo("\n".join(accuracy_lines(accuracy, split)))
         rate = pace(accuracy.rows, time.monotonic() - started)
@@ -83,13 +88,12 @@ def _start_evaluation(launch: dict[str, Any], report: Path | None) -> "tuple[Ran
 
 
 def _evaluate_into(
-    report: Path, real: Path | None, loaded: "Checkpoint", rows: "Split", batch_size: int, workers: int, target: str,
+    report: Path, real: Path | None, loaded: "Checkpoint", rows: "Split", how: "Options",
     ranks: "Ranks",
 ) -> None:  # fmt: skip
-    from convnext_imagenet.serve.evaluation_report import begin_report, report_options
+    from convnext_imagenet.serve.evaluation_report import begin_report
     from convnext_imagenet.serve.said import evaluation_lines, next_report, pace
 
-    how = report_options(batch_size, workers, target)
     with (
         StopSignals(f"the same command goes on in {report}", second_ends=True) as stop,
         begin_report(report, loaded, rows, real, how, ranks) as made,

@@ -46,14 +46,12 @@ def predict(
         logs = logs_folder(out, "predictions")
         ranks, target = start(others, logs, lambda: check_begun_or_empty(out, "predictions"))
 
-        from convnext_imagenet.serve.checkpoint import load_checkpoint
         from convnext_imagenet.serve.input_kinds import open_inputs
         from convnext_imagenet.serve.predict import Options, open_job
         from convnext_imagenet.serve.said import pace, summary_line
 
         with StopSignals(f"the same command goes on in {out}", second_ends=True) as stop:
-            changes = {name: others[name] for name in ("size_px", "crop_pct", "mode")}
-            loaded = load_checkpoint(checkpoint, others["weights"]).evaluated_with(**changes)
+            loaded = options.chosen(checkpoint, others)
             inputs = open_inputs(images, [wnid for wnid, _ in loaded.card.classes], split, column)
             extras = [name for name, asked in (("features", features), ("logits", logits)) if asked]
             chosen = Options(topk, part_rows, batch_size, workers, target, others["flip"], tuple(extras), timeout_s)

@@ -6,7 +6,7 @@ both print the same number.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -72,13 +72,14 @@ def evaluate(
     on_progress: Callable[[int], None] | None = None,
     ranks: Ranks = SINGLE,
     is_stopped: Callable[[], bool] = lambda: False,
+    flip: bool = False,
 ) -> Accuracy:
     """The accuracy of `classifier` (uint8 pixels (N, S, S, 3) -> logits (N, K)) over every row of `split`.
 
     The last batch is padded to `batch_size` (or all batches to the rows of the split, when those are fewer) and
     the padding is not counted. `workers` threads decode and resize while the network computes. `on_progress`
-    gets the number of rows of each batch of this rank; `is_stopped` is asked before each. The network is left in
-    evaluation mode.
+    gets the number of rows of each batch of this rank; `is_stopped` is asked before each. With `flip`, logits are means
+    over the image and its mirror image. The network is left in evaluation mode.
 
     Raises ServeError for a row that cannot be decoded, Interrupted, on all ranks, when one was stopped, RuntimeError
     when what was counted is not what the manifest says, which is a bug and never an accuracy.
@@ -87,7 +88,12 @@ def evaluate(
     size = min(batch_size, split.rows)
     share = ranks.place.share(-(-split.rows // size))
     rows = range(share.start * size, min(share.stop * size, split.rows))
-    found = _tally(classifier, transform, split, rows, size, workers, on_progress or (lambda count: None), is_stopped)
+    samples = map_ahead(
+        partial(_prepare, transform=transform, split=split), split.read(rows), workers, _BATCHES_AHEAD * size
+    )
+    answer = partial(padded_logits, classifier, batch_size=size, flip=flip)
+    with contextlib.closing(samples):
+        found = _tally(answer, batches(samples, size), on_progress or (lambda count: None), is_stopped)
     if ranks.sum(np.array(found.is_stopped)):
         raise Interrupted("stopped while evaluating; run the same command again")
     guesses = min(5, len(split.entry.rows_per_class))
@@ -97,27 +103,21 @@ def evaluate(
 
 
 def _tally(
-    classifier: nn.Cell,
-    transform: EvalTransform,
-    split: Split,
-    rows: range,
-    size: int,
-    workers: int,
+    answer: Callable[[list[np.ndarray]], np.ndarray],
+    samples: Iterable[list[_Labelled]],
     on_progress: Callable[[int], None],
     is_stopped: Callable[[], bool],
 ) -> _Tally:
-    prepare = partial(_prepare, transform=transform, split=split)
     true_ranks, labels, sample_ids, stopped = [], [], [], False
-    with contextlib.closing(map_ahead(prepare, split.read(rows), workers, _BATCHES_AHEAD * size)) as samples:
-        for batch in batches(samples, size):
-            if stopped := is_stopped():
-                break
-            batch_labels = [sample.label for sample in batch]
-            logits_NK = padded_logits(classifier, [sample.pixels for sample in batch], size)
-            true_ranks.append(true_label_ranks(logits_NK, np.array(batch_labels)))
-            labels += batch_labels
-            sample_ids += [sample.sample_id for sample in batch]
-            on_progress(len(batch))
+    for batch in samples:
+        if stopped := is_stopped():
+            break
+        batch_labels = [sample.label for sample in batch]
+        logits_NK = answer([sample.pixels for sample in batch])
+        true_ranks.append(true_label_ranks(logits_NK, np.array(batch_labels)))
+        labels += batch_labels
+        sample_ids += [sample.sample_id for sample in batch]
+        on_progress(len(batch))
     none = np.zeros(0, np.int64)
     return _Tally(np.concatenate([none, *true_ranks]), np.array(labels, int), np.array(sample_ids, int), stopped)
 

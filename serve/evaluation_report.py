@@ -75,7 +75,7 @@ def begin_report(
         yield Report(folder, split, job, labels)
 
 
-def report_options(batch_size: int, workers: int, device_target: str) -> Options:
+def report_options(batch_size: int, workers: int, device_target: str, flip: bool = False) -> Options:
     """How to predict so that the network sees the very batches of `evaluate`: parts of whole batches.
 
     No image is given up for its time, as in `evaluate`: a machine that sleeps must not change an accuracy.
@@ -86,6 +86,7 @@ def report_options(batch_size: int, workers: int, device_target: str) -> Options
         batch_size=batch_size,
         workers=workers,
         device_target=device_target,
+        flip=flip,
         timeout_s=float("inf"),
     )
 

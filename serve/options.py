@@ -3,9 +3,12 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:  # importing it takes seconds, which --help must not
+    from convnext_imagenet.serve.checkpoint import Checkpoint
 
 PATH = click.Path(path_type=Path)
 
@@ -94,8 +97,16 @@ def prediction(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def transform(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that choose weights and evaluation transform."""
+    """Give a command the options that choose weights and evaluation transform; `chosen` reads them."""
     return _with(_TRANSFORM, command)
+
+
+def chosen(checkpoint: Path, given: dict[str, Any]) -> "Checkpoint":
+    """The checkpoint with the weights and the evaluation transform that the options of `transform` chose."""
+    from convnext_imagenet.serve.checkpoint import load_checkpoint
+
+    changes = {name: given.pop(name) for name in ("size_px", "crop_pct", "mode")}
+    return load_checkpoint(checkpoint, given.pop("weights")).evaluated_with(**changes)
 
 
 def _with(options: Sequence[Callable[..., Any]], command: Callable[..., Any]) -> Callable[..., Any]:

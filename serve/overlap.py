@@ -119,17 +119,27 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def padded_logits(classifier: Any, pixels: Sequence[np.ndarray | None], batch_size: int) -> np.ndarray:
+def padded_logits(
+    classifier: Any, pixels: Sequence[np.ndarray | None], batch_size: int, flip: bool = False
+) -> np.ndarray:
     """The logits (n, K) of n <= batch_size pictures, float32: the first of `network_outputs`."""
-    return network_outputs(classifier, pixels, batch_size)[0]
+    return network_outputs(classifier, pixels, batch_size, flip)[0]
 
 
-def network_outputs(classifier: Any, pixels: Sequence[np.ndarray | None], batch_size: int) -> list[np.ndarray]:
+def network_outputs(
+    classifier: Any, pixels: Sequence[np.ndarray | None], batch_size: int, flip: bool = False
+) -> list[np.ndarray]:
     """What a network that always sees `batch_size` pictures gives for n <= batch_size of them: logits (n, K), or more.
+
+    With `flip`, the mean over the pictures and their mirror images.
 
     A picture keeps its place in the batch and None leaves its place black, because the place moves the last bits
     of a logit: so an unreadable picture changes nothing for its neighbours. One picture at least must be there.
     """
+    if flip:
+        mirrored = [None if picture is None else picture[:, ::-1] for picture in pixels]
+        both = (network_outputs(classifier, each, batch_size) for each in (pixels, mirrored))
+        return [(one + other) / 2 for one, other in zip(*both, strict=True)]
     shape = next(picture.shape for picture in pixels if picture is not None)
     batch_NHWC = np.zeros((batch_size, *shape), dtype=np.uint8)
     for place, picture in enumerate(pixels):

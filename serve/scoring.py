@@ -31,12 +31,7 @@ def score_samples(
     answers: list[Answer | None] = [None] * len(samples)
     if not readable:
         return answers
-    pixels = [sample.pixels for sample in samples]
-    outputs = network_outputs(classifier, pixels, batch_size)
-    if flip:
-        mirrored = [None if picture is None else picture[:, ::-1] for picture in pixels]
-        others = network_outputs(classifier, mirrored, batch_size)
-        outputs = [(one + other) / 2 for one, other in zip(outputs, others, strict=True)]
+    outputs = network_outputs(classifier, [sample.pixels for sample in samples], batch_size, flip)
     logits_NK = outputs[0][readable]
     _refuse_non_finite(logits_NK, [samples[place].source for place in readable])
     indices_Nk = best_classes(logits_NK, topk)

@@ -44,14 +44,16 @@ def val_folder(tmp_path):
     return root
 
 
-def test_eval_and_predict_agree_on_the_same_images(checkpoint_file, val_folder, tmp_path):
-    predicted = _call("predict", checkpoint_file, val_folder, "--out", tmp_path / "out", "--batch-size", 4)
+@pytest.mark.parametrize("options", ["", "--flip --size 48", "--resize squash", "--crop-pct 0.5"])
+def test_eval_and_predict_agree_on_the_same_images(checkpoint_file, val_folder, tmp_path, options):
+    how = ["--batch-size", 4, *options.split()]
+    predicted = _call("predict", checkpoint_file, val_folder, "--out", tmp_path / "out", *how)
     assert predicted.exit_code == 0, predicted.output
     best = pq.read_table(tmp_path / "out")["top1_index"].to_pylist()
     assert len(set(best)) > 1, "a network that always says the same proves nothing"
     labels = [index if place % 3 else (index + 1) % 7 for place, index in enumerate(best)]  # 4 of 11 wrong
     build_records(tmp_path / "records", IMAGES, labels)
-    evaluated = _call("eval", checkpoint_file, "--records", tmp_path / "records", "--batch-size", 4)
+    evaluated = _call("eval", checkpoint_file, "--records", tmp_path / "records", *how)
     assert evaluated.exit_code == 0, evaluated.output
     numbers, counts = evaluated.stdout.splitlines()
     assert set(ast.literal_eval(numbers)) == {"Top1-Acc", "Top5-Acc"}

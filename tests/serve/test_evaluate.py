@@ -56,6 +56,21 @@ def test_counts_are_exact_for_any_batch_and_any_workers(fake, split, batch_size,
     assert {shape[0] for shape in known.seen} == {min(batch_size, 11)}, "one compiled shape"
 
 
+def test_a_flip_asks_for_the_mirror_image_too(fake, split):
+    batches = []
+
+    def logits(pixels_NHWC):
+        batches.append(pixels_NHWC)
+        is_mirrored = len(batches) % 2 == 0
+        return np.eye(7, dtype=np.float32)[[1 if is_mirrored else 0] * len(pixels_NHWC)] * (3 if is_mirrored else 1)
+
+    accuracy = evaluate(dataclasses.replace(fake, logits=logits).classifier(), TRANSFORM, split, 4, 2, flip=True)
+    assert accuracy.top1_correct == LABELS.count(1), "the mean of both answers counts, not the first"
+    assert len(batches) == 6
+    for plain, mirrored in zip(batches[::2], batches[1::2], strict=True):
+        np.testing.assert_array_equal(mirrored, plain[:, :, ::-1])
+
+
 def test_fractions_are_divided_once():
     accuracy = Accuracy(rows=500, top1_correct=486, top5_correct=499)
     assert (accuracy.top1, accuracy.top5) == (0.972, 0.998)
