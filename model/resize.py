@@ -25,7 +25,8 @@ _PILLOW = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _FRACTION_BITS = 22
-_CACHED_WEIGHTS = 4096
+_KEPT_WEIGHTS = 4096
+_LARGEST_KEPT_PX = 2048  # weights grow with the side: 30 kB for 224 pixels from 2048
 
 
 def resize(
@@ -34,25 +35,36 @@ def resize(
     size: tuple[int, int],
     interpolation: Interpolation,
     out: np.ndarray | None = None,
+    window: Box | None = None,
 ) -> np.ndarray:
     """Return the box (top, left, height, width) of uint8 (H, W, 3) pixels resized to `size` (height, width).
 
     The result is that of cutting the box out and Pillow's `Image.resize`; it is written to `out` (uint8, contiguous) if
-    given. Rows may be strided, pixels within a row may not. Raises ValueError for a box outside of the image.
+    given. With `window`, a box of the result, no more than this is computed and returned. Rows may be strided, pixels
+    within a row may not. Raises ValueError for a box outside of the image and a window outside of the result.
     """
     check_box(box, *pixels_HWC.shape[:2])
+    window = window or (0, 0, *size)
+    check_box(window, *size)
     top, left, height, width = box
     crop_HWC = pixels_HWC[top : top + height, left : left + width]
-    result = np.empty((*size, 3), np.uint8) if out is None else out
+    row, column, *shape = window
+    result = np.empty((*shape, 3), np.uint8) if out is None else out
     kernel = _kernel()
     if kernel is None or crop_HWC.strides[1:] != (3, 1):
         image = Image.fromarray(np.ascontiguousarray(crop_HWC))
-        result[...] = np.asarray(image.resize(size[::-1], _PILLOW[interpolation]))
+        whole = np.asarray(image.resize(size[::-1], _PILLOW[interpolation]))
+        result[...] = whole[row : row + shape[0], column : column + shape[1]]
         return result
-    across, down = pass_weights(width, size[1], interpolation), pass_weights(height, size[0], interpolation)
-    source = crop_HWC.ctypes.data, crop_HWC.strides[0], height, width
+    down = pass_weights(height, size[0], interpolation, row, shape[0])
+    across = pass_weights(width, size[1], interpolation, column, shape[1])
+    if not down.taps:  # this side keeps its pixels: those of the window are cut out
+        crop_HWC = crop_HWC[row : row + shape[0]]
+    if not across.taps:
+        crop_HWC = crop_HWC[:, column : column + shape[1]]
+    source = crop_HWC.ctypes.data, crop_HWC.strides[0], *crop_HWC.shape[:2]
     order = is_vertical_first((height, width), size)
-    if kernel(*source, result.ctypes.data, *size, order, *across.arguments, *down.arguments):
+    if kernel(*source, result.ctypes.data, *shape, order, *across.arguments, *down.arguments):
         raise MemoryError
     return result
 
@@ -86,16 +98,23 @@ class Weights(NamedTuple):
         return self.first.ctypes.data, self.weights.ctypes.data, self.taps
 
 
-@lru_cache(_CACHED_WEIGHTS)
-def pass_weights(old: int, new: int, interpolation: Interpolation) -> Weights:
-    """Return Pillow's weights from `old` to `new` pixels, int32, 22 fractional bits; in doubles, in its order."""
+def pass_weights(old: int, new: int, interpolation: Interpolation, start: int = 0, count: int | None = None) -> Weights:
+    """Return Pillow's weights from `old` to `new` pixels, int32, 22 fractional bits; in doubles, in its order.
+
+    No more than the `count` pixels of the result from `start` on get any; None stands for all.
+    """
+    make = _kept_weights if old <= _LARGEST_KEPT_PX else _make_weights
+    return make(old, new, interpolation, start, new if count is None else count)
+
+
+def _make_weights(old: int, new: int, interpolation: Interpolation, start: int, count: int) -> Weights:
     if old == new:
         return Weights(np.empty(0, np.int32), np.empty(0, np.int32), 0)
     reach, curve = _FILTERS[interpolation]
     scale = old / new
     stretch = max(scale, 1.0)
     reach *= stretch
-    centre_N = (np.arange(new) + 0.5) * scale
+    centre_N = (np.arange(start, start + count) + 0.5) * scale
     low_N = np.maximum(0, (centre_N - reach + 0.5).astype(np.int64))
     high_N = np.minimum(old, (centre_N + reach + 0.5).astype(np.int64))
     taps = int((high_N - low_N).max())
@@ -104,12 +123,15 @@ def pass_weights(old: int, new: int, interpolation: Interpolation) -> Weights:
     at_NT = first_N[:, None] + np.arange(taps)
     values_NT = curve((at_NT - centre_N[:, None] + 0.5) * (1.0 / stretch))
     values_NT[(at_NT < low_N[:, None]) | (at_NT >= high_N[:, None])] = 0.0
-    total_N = np.zeros(new)
+    total_N = np.zeros(count)
     for values_N in values_NT.T:  # one after the other, since NumPy's own sum adds in another order
         total_N += values_N
     values_NT *= (1.0 / np.where(total_N == 0.0, 1.0, total_N))[:, None]
     fixed_NT = np.trunc(values_NT * (1 << _FRACTION_BITS) + np.where(values_NT < 0, -0.5, 0.5))
     return Weights(first_N.astype(np.int32), fixed_NT.astype(np.int32), taps)
+
+
+_kept_weights = lru_cache(_KEPT_WEIGHTS)(_make_weights)
 
 
 def _bilinear(x: np.ndarray) -> np.ndarray:

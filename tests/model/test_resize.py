@@ -50,6 +50,36 @@ def test_every_bit_is_pillows(kind: str, first_seed: int) -> None:
         np.testing.assert_array_equal(resize(pixels, box, size, kind), expected, err_msg=f"{seed} {box} {size}")
 
 
+def _window(size: tuple[int, int], seed: int) -> tuple[int, int, int, int]:
+    rng = np.random.default_rng(seed)
+    height, width = (int(rng.integers(1, side + 1)) for side in size)
+    return int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1)), height, width
+
+
+@pytest.mark.parametrize("has_kernel", [True, False])
+def test_a_window_is_that_part_of_the_whole(has_kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has_kernel:
+        monkeypatch.setattr(module, "_kernel", lambda: None)
+    for seed in range(200):
+        pixels, box, size = _case(seed)
+        top, left, height, width = window = _window(size, seed)
+        expected = _pillow(pixels, box, size, "bicubic")[top : top + height, left : left + width]
+        found = resize(pixels, box, size, "bicubic", window=window)
+        np.testing.assert_array_equal(found, expected, err_msg=f"{seed} {box} {size} {window}")
+
+
+def test_a_window_outside_of_the_result_is_refused() -> None:
+    with pytest.raises(ValueError, match="is not inside an image of 8 x 9 px"):
+        resize(np.zeros((20, 20, 3), np.uint8), (0, 0, 20, 20), (8, 9), "bicubic", window=(0, 1, 8, 9))
+
+
+def test_weights_of_long_sides_are_not_kept() -> None:
+    module._kept_weights.cache_clear()
+    for side in (2048, 2049):
+        resize(np.zeros((2, side, 3), np.uint8), (0, 0, 2, side), (2, 5), "bicubic")
+    assert module._kept_weights.cache_info().currsize == 2  # of 2048, and of 2 to 2
+
+
 def test_without_the_kernel_pillow_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_kernel", lambda: None)
     for seed in range(20):
