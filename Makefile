@@ -85,7 +85,7 @@ test: $(READY)  ## The default test suite
 test-faults: $(READY)  ## Hundreds of kills, full disks, damaged files, dead and hung ranks; about forty minutes
 	$(BIN)/pytest tests/faults tests/train/test_run.py tests/train/test_ranks_faults.py -m "faults or not faults" $(ARGS)
 
-bench: $(READY)  ## [PART=model|ingest|load|train|randaugment|shuffle]: interleaved benchmarks, written to bench-out/PART.json
+bench: $(READY)  ## [PART=model|ingest|load|score|train|randaugment|shuffle]: interleaved benchmarks, written to bench-out/PART.json
 	$(BIN)/python tests/bench $(PART)
 
 check: $(READY)  ## Lint, format and types

@@ -43,6 +43,7 @@ PEERS = {  # module, its case, what this imports besides psutil and pyarrow
     "OpenVINO, OpenCV in threads": ("score_exported", "openvino", "cv2, onnx, openvino, timm"),
 }
 _SAMPLE_S = 0.25
+_END_S = 60
 
 
 @dataclass
@@ -74,6 +75,16 @@ class Case:
             self.rates.append(rate)
             self.cpu_ms.append(cpu_ms)
 
+    def close(self) -> None:
+        """Let the process end by itself, so that its workers end with it."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
 
 def main() -> None:
     """Run every case in turn, round after round, and report medians."""
@@ -90,8 +101,7 @@ def main() -> None:
                     case.run(is_counted=number > 0)
         finally:
             for case in cases.values():
-                case.process.kill()
-                case.process.wait()
+                case.close()
         rows = [_row(what, case, cases, kind) for what, case in cases.items()]
         report("score", [*rows, *_cold_rows(root, checkpoint, kind)])
 

@@ -1,5 +1,7 @@
 """The evaluation pixels are Pillow's, bit for bit, for sizes worked out by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -112,3 +114,16 @@ def test_a_transform_out_of_range_is_refused(field, value):
     with pytest.raises(ModelError) as caught:
         EvalTransform(**{field: value})
     assert f"{field} is {value!r}" in str(caught.value)
+
+
+def test_photographs(shared_data: Path) -> None:
+    for path in sorted((shared_data / "fullsize" / "train").glob("*/*.JPEG"))[::50]:
+        image = Image.open(path).convert("RGB")
+        scale = 256 / min(image.size)
+        width, height = (max(256, int(side * scale)) for side in image.size)
+        left, top = round((width - 224) / 2), round((height - 224) / 2)
+        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+        expected = np.asarray(resized.crop((left, top, left + 224, top + 224)))
+        np.testing.assert_array_equal(
+            evaluation_pixels(np.asarray(image), EvalTransform()), expected, err_msg=path.name
+        )
