@@ -109,7 +109,13 @@ def _ray(images):
     def one_pass(target, watch):
         ready = target.with_suffix(".ready")
         environment = {"PYTHONPATH": str(Path(__file__).parent)}
-        ray.init(num_cpus=WORKERS, log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": environment})
+        ray.init(
+            "local",
+            num_cpus=WORKERS,
+            log_to_driver=False,
+            include_dashboard=False,
+            runtime_env={"env_vars": environment},
+        )
         ray.data.DataContext.get_current().enable_progress_bars = False
         threading.Thread(target=_start_at, args=(ready, watch), daemon=True).start()
         one = ray.data.ActorPoolStrategy(size=1)
