@@ -62,8 +62,9 @@ class Case:
         assert ask is not None
         assert answer is not None
         with _peak_memory(self.process.pid) as peaks:
-            ask.write("\n")
-            ask.flush()
+            with contextlib.suppress(BrokenPipeError):  # it has ended, and so does its answer
+                ask.write("\n")
+                ask.flush()
             for line in answer:
                 with contextlib.suppress(ValueError):  # a library that prints
                     rate, cpu_ms = map(float, line.split())
@@ -78,7 +79,8 @@ class Case:
     def close(self) -> None:
         """Let the process end by itself, so that its workers end with it."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         try:
             self.process.wait(_END_S)
         except subprocess.TimeoutExpired:
