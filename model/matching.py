@@ -69,11 +69,15 @@ def recognise(arrays: Mapping[str, np.ndarray]) -> ConvNeXtConfig | None:
 
 def describe(config: ConvNeXtConfig) -> str:
     """The network in words: a variant's name, or the depths and dims of one that is in no table."""
-    name = next(
-        (name for name, known in VARIANTS.items() if _architecture(known) == _architecture(config)),
-        f"ConvNeXt {'V2' if config.grn else 'V1'} (depths {config.depths}, dims {config.dims})",
+    name = (
+        known_variant(config) or f"ConvNeXt {'V2' if config.grn else 'V1'} (depths {config.depths}, dims {config.dims})"
     )
     return f"{name} with {config.num_classes} classes"
+
+
+def known_variant(config: ConvNeXtConfig) -> str | None:
+    """The variant that has the same depths, dims and version, or None."""
+    return next((name for name, known in VARIANTS.items() if _architecture(known) == _architecture(config)), None)
 
 
 def _architecture(config: ConvNeXtConfig) -> tuple:

@@ -4,10 +4,8 @@ The bytes of a file depend on its contents alone. A file explains and checks its
 SHA-256 of its values.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from convnext_imagenet.model.card import ModelCard as ModelCard
 from convnext_imagenet.model.card import card_from_json, card_to_json
 from convnext_imagenet.model.convnext import ConvNeXt
 from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.files import write_whole
 from convnext_imagenet.model.matching import check_shapes
 from convnext_imagenet.model.runtime import cpu_kernels
 
@@ -39,18 +38,7 @@ def save_weights(path: Path, arrays: Mapping[str, np.ndarray], card: ModelCard) 
     header = {"format": FORMAT, "version": VERSION, "sha256": _values_sha256(packed), "card": card_to_json(card)}
     # One metadata entry only: the library writes several in an order that changes from run to run.
     payload = safetensors.numpy.save(packed, metadata={FORMAT: json.dumps(header, sort_keys=True)})
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be written ({error}); choose another place or make room") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    write_whole(path, payload)
 
 
 def load_weights(path: Path) -> tuple[dict[str, np.ndarray], ModelCard]:

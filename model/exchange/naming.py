@@ -1,0 +1,215 @@
+"""How other programs name and shape a ConvNeXt's parameters: one table for both ways, in and out.
+
+Ours are Facebook's. Sources: facebookresearch/ConvNeXt and ConvNeXt-V2, timm 1.0 `models/convnext.py`, transformers
+`models/convnext` and `models/convnextv2`, MindCV `models/convnext.py`, open_clip `timm_model.py`, and the MindSpore
+example that this project replaces. Knows no files.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from convnext_imagenet.model.convnext import STAGES, ConvNeXtConfig, Shape, parameter_shapes
+from convnext_imagenet.model.errors import ModelError
+
+MOST_BLOCKS = 100  # of a stage whose names are known; the deepest variant has 27
+
+_WEIGHT_BIAS = ("weight", "bias")
+_GAMMA_BETA = ("gamma", "beta")
+_NORM = re.compile(r"(norm|downsample_layers\.(0\.1|[1-9]\.0)|stages\..*\.norm)")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One program's names for our modules and single parameters (`modules`, ours -> theirs, in the network's order).
+
+    {s} stands for every stage, {d} for every stage but the first, {even} and {odd} for twice the stage and one more,
+    {b} for every block. `norm_leaves` and `grn_leaves` name the weight and bias of a LayerNorm and of GRN.
+    `prefixes` are what names may begin with, the first of them when written. `conv_mlp` lists the variants whose
+    pointwise weights are convolutions (D, C, 1, 1); `is_grn_flat` means GRN's are (4C,) instead of (1, 1, 1, 4C).
+    """
+
+    name: str
+    title: str
+    modules: Mapping[str, str]
+    norm_leaves: tuple[str, str] = _WEIGHT_BIAS
+    grn_leaves: tuple[str, str] = _GAMMA_BETA
+    prefixes: tuple[str, ...] = ("",)
+    conv_mlp: frozenset[str] = frozenset()
+    is_grn_flat: bool = False
+
+    def theirs(self, name: str) -> str:
+        """Their name of our parameter; KeyError for one that they have no name for."""
+        return self.prefixes[0] + self._outward[name]
+
+    def ours(self, name: str) -> str | None:
+        """Our name of their parameter, whatever prefix it has; None for what is no parameter of a ConvNeXt."""
+        bare = (name.removeprefix(prefix) for prefix in self.prefixes if name.startswith(prefix))
+        return next((self._inward[one] for one in bare if one in self._inward), None)
+
+    def their_shape(self, name: str, shape: Shape, config: ConvNeXtConfig) -> Shape:
+        """The shape in which they keep our parameter `name` of `shape`: the same values in the same order."""
+        if self.is_grn_flat and ".grn." in name:
+            return shape[-1:]
+        if config.variant in self.conv_mlp and re.search(r"\.pwconv[12]\.weight$", name):
+            return (*shape, 1, 1)
+        return shape
+
+    @cached_property
+    def _outward(self) -> dict[str, str]:
+        return {
+            f"{ours}{our_leaf}": f"{theirs}{their_leaf}"
+            for module, named in self.modules.items()
+            for ours, theirs in _places(module, named)
+            for our_leaf, their_leaf in self._leaves(ours)
+        }
+
+    @cached_property
+    def _inward(self) -> dict[str, str]:
+        return {theirs: ours for ours, theirs in self._outward.items()}
+
+    def _leaves(self, module: str) -> Iterator[tuple[str, str]]:
+        if module.endswith(".gamma"):  # layer scale is one parameter
+            yield "", ""
+            return
+        ours, theirs = _WEIGHT_BIAS, _WEIGHT_BIAS
+        if module.endswith(".grn"):
+            ours, theirs = _GAMMA_BETA, self.grn_leaves
+        elif _NORM.fullmatch(module):
+            theirs = self.norm_leaves
+        for our_leaf, their_leaf in zip(ours, theirs, strict=True):
+            yield f".{our_leaf}", f".{their_leaf}"
+
+
+def _places(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
+    """A module of the table at every stage and block that it stands for."""
+    stages = range(STAGES) if "{s}" in ours else range(1, STAGES) if "{d}" in ours else range(1)
+    for stage in stages:
+        for block in range(MOST_BLOCKS if "{b}" in ours else 1):
+            fields = {"s": stage, "d": stage, "even": 2 * stage, "odd": 2 * stage + 1, "b": block}
+            yield ours.format(**fields), theirs.format(**fields)
+
+
+_FACEBOOK = {
+    "downsample_layers.0.0": "downsample_layers.0.0",
+    "downsample_layers.0.1": "downsample_layers.0.1",
+    "downsample_layers.{d}.0": "downsample_layers.{d}.0",
+    "downsample_layers.{d}.1": "downsample_layers.{d}.1",
+    "stages.{s}.{b}.dwconv": "stages.{s}.{b}.dwconv",
+    "stages.{s}.{b}.norm": "stages.{s}.{b}.norm",
+    "stages.{s}.{b}.pwconv1": "stages.{s}.{b}.pwconv1",
+    "stages.{s}.{b}.pwconv2": "stages.{s}.{b}.pwconv2",
+    "stages.{s}.{b}.gamma": "stages.{s}.{b}.gamma",
+    "stages.{s}.{b}.grn": "stages.{s}.{b}.grn",
+    "norm": "norm",
+    "head": "head",
+}
+_TIMM = {
+    "downsample_layers.0.0": "stem.0",
+    "downsample_layers.0.1": "stem.1",
+    "downsample_layers.{d}.0": "stages.{d}.downsample.0",
+    "downsample_layers.{d}.1": "stages.{d}.downsample.1",
+    "stages.{s}.{b}.dwconv": "stages.{s}.blocks.{b}.conv_dw",
+    "stages.{s}.{b}.norm": "stages.{s}.blocks.{b}.norm",
+    "stages.{s}.{b}.pwconv1": "stages.{s}.blocks.{b}.mlp.fc1",
+    "stages.{s}.{b}.pwconv2": "stages.{s}.blocks.{b}.mlp.fc2",
+    "stages.{s}.{b}.gamma": "stages.{s}.blocks.{b}.gamma",
+    "stages.{s}.{b}.grn": "stages.{s}.blocks.{b}.mlp.grn",
+    "norm": "head.norm",
+    "head": "head.fc",
+}
+_MINDCV = {
+    "downsample_layers.0.0": "feature.0.0",
+    "downsample_layers.0.1": "feature.0.1",
+    "downsample_layers.{d}.0": "feature.{even}.0",
+    "downsample_layers.{d}.1": "feature.{even}.1",
+    "stages.{s}.{b}.dwconv": "feature.{odd}.{b}.dwconv",
+    "stages.{s}.{b}.norm": "feature.{odd}.{b}.norm",
+    "stages.{s}.{b}.pwconv1": "feature.{odd}.{b}.pwconv1",
+    "stages.{s}.{b}.pwconv2": "feature.{odd}.{b}.pwconv2",
+    "stages.{s}.{b}.gamma": "feature.{odd}.{b}.gamma_",
+    "norm": "norm",
+    "head": "classifier",
+}
+
+
+def _transformers(root: str) -> dict[str, str]:
+    layer = f"{root}.encoder.stages.{{s}}.layers.{{b}}"
+    return {
+        "downsample_layers.0.0": f"{root}.embeddings.patch_embeddings",
+        "downsample_layers.0.1": f"{root}.embeddings.layernorm",
+        "downsample_layers.{d}.0": f"{root}.encoder.stages.{{d}}.downsampling_layer.0",
+        "downsample_layers.{d}.1": f"{root}.encoder.stages.{{d}}.downsampling_layer.1",
+        "stages.{s}.{b}.dwconv": f"{layer}.dwconv",
+        "stages.{s}.{b}.norm": f"{layer}.layernorm",
+        "stages.{s}.{b}.pwconv1": f"{layer}.pwconv1",
+        "stages.{s}.{b}.pwconv2": f"{layer}.pwconv2",
+        "stages.{s}.{b}.gamma": f"{layer}.layer_scale_parameter",
+        "stages.{s}.{b}.grn": f"{layer}.grn",
+        "norm": f"{root}.layernorm",
+        "head": "classifier",
+    }
+
+
+_CONV_MLP = frozenset(
+    f"{family}_{size}" for family in ("convnext", "convnextv2") for size in ("atto", "femto", "pico", "nano")
+)
+
+SCHEMES: tuple[Scheme, ...] = (
+    Scheme("facebook", "Facebook's", _FACEBOOK, prefixes=("", "module.")),
+    Scheme(
+        "timm", "timm's", _TIMM, grn_leaves=_WEIGHT_BIAS, prefixes=("", "module."), conv_mlp=_CONV_MLP, is_grn_flat=True
+    ),
+    Scheme("transformers", "transformers'", _transformers("convnext")),
+    Scheme("transformers", "transformers'", _transformers("convnextv2"), grn_leaves=_WEIGHT_BIAS),
+    Scheme("mindcv", "MindCV's", _MINDCV, norm_leaves=_GAMMA_BETA),
+    Scheme("example", "the MindSpore example's", _FACEBOOK, norm_leaves=_GAMMA_BETA, prefixes=("model.", "")),
+    Scheme("openclip", "OpenCLIP's", _TIMM, grn_leaves=_WEIGHT_BIAS, prefixes=("visual.trunk.",), is_grn_flat=True),
+)
+
+
+WRITTEN = ("facebook", "timm")  # the schemes whose files we write
+
+
+def scheme_named(name: str) -> Scheme:
+    """The scheme of this name; where there are several (transformers), that of V1. ModelError names those there are."""
+    found = next((scheme for scheme in SCHEMES if scheme.name == name), None)
+    if found is None:
+        known = ", ".join(dict.fromkeys(scheme.name for scheme in SCHEMES))
+        raise ModelError(f"there are no names called {name!r}; choose one of {known}")
+    return found
+
+
+def export_arrays(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, scheme: Scheme) -> dict[str, np.ndarray]:
+    """The parameters of `config`'s network under another program's names and in its shapes, bit by bit the same."""
+    return {
+        scheme.theirs(name): arrays[name].reshape(scheme.their_shape(name, shape, config))
+        for name, shape in parameter_shapes(config).items()
+    }
+
+
+def import_arrays(arrays: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays that are parameters, under our names and in our shapes, and the names of the others.
+
+    A shape is ours when it differs by axes of length 1 alone; any other is left as it is, for a check to refuse.
+    """
+    found: dict[str, np.ndarray] = {}
+    others = []
+    for theirs, array in arrays.items():
+        ours = scheme.ours(theirs)
+        if ours is None or ours in found:
+            others.append(theirs)
+        else:
+            found[ours] = array.reshape(_our_shape(ours, array.shape))
+    return found, others
+
+
+def _our_shape(name: str, shape: Shape) -> Shape:
+    if ".grn." in name and len(shape) == 1:
+        return (1, 1, 1, *shape)
+    if re.search(r"\.pwconv[12]\.weight$", name) and shape[2:] == (1, 1):
+        return shape[:2]
+    return shape
