@@ -21,3 +21,18 @@ def write_whole(path: Path, payload: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def publish_new(path: Path, payload: bytes) -> bool:
+    """Put `payload` under `path`; False, and nothing done, when it is there already, byte for byte.
+
+    Raises ModelError when something else is there, or it cannot be written.
+    """
+    if path.exists() or path.is_symlink():
+        if path.is_file() and path.stat().st_size == len(payload) and path.read_bytes() == payload:
+            return False
+        raise ModelError(f"{path}: exists and holds something else; choose another name, or remove it first")
+    if not path.parent.is_dir():
+        raise ModelError(f"{path}: cannot be written, there is no folder {path.parent}; make it first")
+    write_whole(path, payload)
+    return True

@@ -33,12 +33,16 @@ def save_weights(path: Path, arrays: Mapping[str, np.ndarray], card: ModelCard) 
 
     Raises ModelError when the arrays are not exactly that network's.
     """
+    write_whole(path, weights_payload(path, arrays, card))
+
+
+def weights_payload(path: Path, arrays: Mapping[str, np.ndarray], card: ModelCard) -> bytes:
+    """The bytes that `save_weights` writes; `path` is named in the ModelError for arrays that do not fit."""
     check_shapes(arrays, card.config, f"{path} is not written")
     packed = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
     header = {"format": FORMAT, "version": VERSION, "sha256": _values_sha256(packed), "card": card_to_json(card)}
     # One metadata entry only: the library writes several in an order that changes from run to run.
-    payload = safetensors.numpy.save(packed, metadata={FORMAT: json.dumps(header, sort_keys=True)})
-    write_whole(path, payload)
+    return safetensors.numpy.save(packed, metadata={FORMAT: json.dumps(header, sort_keys=True)})
 
 
 def load_weights(path: Path) -> tuple[dict[str, np.ndarray], ModelCard]:

@@ -94,6 +94,11 @@ def check_classes(checkpoint: Checkpoint, classes: Sequence[ClassEntry], records
     found = [entry.wnid for entry in classes]
     if known == found:
         return
+    if not any(known):
+        raise ServeError(
+            f"{checkpoint.path}: its {len(known)} classes have no wnids, so no label can be compared; import "
+            f"the weights again with --classes {records}, or with the list of their classes"
+        )
     shared = min(len(known), len(found))
     first = next((index for index in range(shared) if known[index] != found[index]), shared)
     here, there = (wnids[first] if first < len(wnids) else "nothing" for wnids in (known, found))

@@ -11,6 +11,7 @@ from convnext_imagenet.launch.stopping import StopSignals
 from convnext_imagenet.records.cli import expected_errors, progress, show_log_lines
 from convnext_imagenet.serve import options
 from convnext_imagenet.serve.cli_predict import predict, say_parts
+from convnext_imagenet.serve.cli_weights import weights
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
     from convnext_imagenet.launch.ranks import Ranks
@@ -186,3 +187,4 @@ def _say_answer(answer: "Answer", picture: Path | None, as_json: bool) -> None:
 
 
 main.add_command(predict)
+main.add_command(weights)

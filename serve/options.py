@@ -62,14 +62,7 @@ _PREDICTION = (
         help="An input that takes longer to read and decode becomes an error row.",
     ),
 )
-_TRANSFORM = (
-    click.option(
-        "--weights",
-        type=click.Choice(["best", "raw", "ema"]),
-        default="best",
-        show_default=True,
-        help="Of a RUN: the better of its best epoch, the weights as they are, or their moving average.",
-    ),
+_EVALUATED_AT = (
     click.option("--size", "size_px", type=click.IntRange(min=32), help="Pixels of a side.  [default: as trained]"),
     click.option(
         "--crop-pct",
@@ -82,6 +75,16 @@ _TRANSFORM = (
         type=click.Choice(["crop", "squash"]),
         help="Resize the short side and crop, or squash all of the image.  [default: as trained]",
     ),
+)
+_TRANSFORM = (
+    click.option(
+        "--weights",
+        type=click.Choice(["best", "raw", "ema"]),
+        default="best",
+        show_default=True,
+        help="Of a RUN: the better of its best epoch, the weights as they are, or their moving average.",
+    ),
+    *_EVALUATED_AT,
     click.option("--flip", is_flag=True, help="Average over the image and its mirror image."),
 )
 
@@ -107,6 +110,11 @@ def chosen(checkpoint: Path, given: dict[str, Any]) -> "Checkpoint":
 
     changes = {name: given.pop(name) for name in ("size_px", "crop_pct", "mode")}
     return load_checkpoint(checkpoint, given.pop("weights")).evaluated_with(**changes)
+
+
+def evaluated_at(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that state the evaluation transform."""
+    return _with(_EVALUATED_AT, command)
 
 
 def _with(options: Sequence[Callable[..., Any]], command: Callable[..., Any]) -> Callable[..., Any]:

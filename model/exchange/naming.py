@@ -30,6 +30,7 @@ class Scheme:
     {b} for every block. `norm_leaves` and `grn_leaves` name the weight and bias of a LayerNorm and of GRN.
     `prefixes` are what names may begin with, the first of them when written. `conv_mlp` lists the variants whose
     pointwise weights are convolutions (D, C, 1, 1); `is_grn_flat` means GRN's are (4C,) instead of (1, 1, 1, 4C).
+    `aside` matches the names of what else such a file holds and nobody misses; `remark` is what users should know.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Scheme:
     prefixes: tuple[str, ...] = ("",)
     conv_mlp: frozenset[str] = frozenset()
     is_grn_flat: bool = False
+    aside: str = "(?!)"
+    remark: str = ""
 
     def theirs(self, name: str) -> str:
         """Their name of our parameter; KeyError for one that they have no name for."""
@@ -158,6 +161,10 @@ _CONV_MLP = frozenset(
     f"{family}_{size}" for family in ("convnext", "convnextv2") for size in ("atto", "femto", "pico", "nano")
 )
 
+# State of MindSpore's optimizers: the parameters' names after another first word. Scalars are told by their size.
+_MINDSPORE_STATE = r"(adam_[mv]|moments?[12]?|accum|velocity|stat|exp_avg(_sq)?|ema)\..+"
+_TANH = "trained with MindSpore's nn.GELU, by default its tanh form; here GELU is exact, so the last digits differ"
+
 SCHEMES: tuple[Scheme, ...] = (
     Scheme("facebook", "Facebook's", _FACEBOOK, prefixes=("", "module.")),
     Scheme(
@@ -165,10 +172,16 @@ SCHEMES: tuple[Scheme, ...] = (
     ),
     Scheme("transformers", "transformers'", _transformers("convnext")),
     Scheme("transformers", "transformers'", _transformers("convnextv2"), grn_leaves=_WEIGHT_BIAS),
-    Scheme("mindcv", "MindCV's", _MINDCV, norm_leaves=_GAMMA_BETA),
-    Scheme("example", "the MindSpore example's", _FACEBOOK, norm_leaves=_GAMMA_BETA, prefixes=("model.", "")),
-    Scheme("openclip", "OpenCLIP's", _TIMM, grn_leaves=_WEIGHT_BIAS, prefixes=("visual.trunk.",), is_grn_flat=True),
-)
+    Scheme("mindcv", "MindCV's", _MINDCV, norm_leaves=_GAMMA_BETA, aside=_MINDSPORE_STATE, remark=_TANH),
+    Scheme(
+        "example", "the MindSpore example's", _FACEBOOK, norm_leaves=_GAMMA_BETA, prefixes=("model.", ""),
+        aside=_MINDSPORE_STATE, remark=_TANH,
+    ),
+    Scheme(
+        "openclip", "OpenCLIP's", _TIMM, grn_leaves=_WEIGHT_BIAS, prefixes=("visual.trunk.",), is_grn_flat=True,
+        aside=r"(?!visual\.trunk\.).+",  # the projection and the text tower
+    ),
+)  # fmt: skip
 
 
 WRITTEN = ("facebook", "timm")  # the schemes whose files we write
@@ -194,7 +207,7 @@ def export_arrays(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, sche
 def import_arrays(arrays: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[dict[str, np.ndarray], list[str]]:
     """The arrays that are parameters, under our names and in our shapes, and the names of the others.
 
-    A shape is ours when it differs by axes of length 1 alone; any other is left as it is, for a check to refuse.
+    A shape becomes ours when it differs from it by axes of length 1 alone; any other stays, for a check to refuse.
     """
     found: dict[str, np.ndarray] = {}
     others = []

@@ -1,0 +1,115 @@
+"""How images are prepared for weights of another program: told by the file beside them, else by their file's name."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.transform import EvalTransform
+
+# The JSON and the count of classes -> fields of EvalTransform and a remark, or None for another model's JSON.
+_Reader = Callable[[Mapping[str, Any], int], tuple[dict[str, Any], str] | None]
+
+# What OpenCLIP's towers were trained with, and timm's weights that come from them (timm.data.OPENAI_CLIP_MEAN, _STD).
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_SQUASHED_FROM_PX = 384  # the paper resizes all of the image at 384 and above, and so does transformers
+_WHOLE_CROP_PX = 256  # from here up to 384 timm's and OpenCLIP's weights are evaluated at crop 1.0
+_PIL_FILTERS = {2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling, as transformers writes it
+
+
+def find_transform(path: Path, scheme: str, classes: int) -> tuple[EvalTransform, str]:
+    """The evaluation transform of the weights in `path` and, in words, what told it.
+
+    timm's `config.json`, transformers' `preprocessor_config.json` or OpenCLIP's `open_clip_config.json` in the same
+    folder decide; else a size in the file's name (`_384`), else 224 px at 0.875. A `config.json` for another count of
+    classes is another model's and is not used. Raises ModelError for such a file that cannot be read or followed.
+    """
+    readers: dict[str, tuple[str, _Reader]] = {
+        "timm": ("config.json", _from_timm),
+        "transformers": ("preprocessor_config.json", _from_transformers),
+        "openclip": ("open_clip_config.json", _from_openclip),
+    }
+    other = ""
+    if scheme in readers:
+        name, read = readers[scheme]
+        beside = path.parent / name
+        if beside.is_file():
+            found = _read(beside, read, classes)
+            if found is not None:
+                return found
+            other = f"; {name} beside it is another model's"
+    transform, why = _from_name(path.name)
+    if scheme == "openclip":
+        transform = EvalTransform(transform.size_px, 1.0, transform.mode, mean=CLIP_MEAN, std=CLIP_STD)
+        why += ", with CLIP's mean and deviation"
+    return transform, why + other
+
+
+def _read(beside: Path, read: _Reader, classes: int) -> tuple[EvalTransform, str] | None:
+    try:
+        found = read(json.loads(beside.read_bytes()), classes)
+        return found and (EvalTransform(**found[0]), f"{beside.name} beside it{found[1]}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ModelError) as error:
+        raise ModelError(
+            f"{beside}: how images are prepared cannot be told from it ({type(error).__name__}: {error}); "
+            f"move it away, and pass --size, --crop-pct and --resize"
+        ) from error
+
+
+def _from_timm(config: Mapping[str, Any], classes: int) -> tuple[dict[str, Any], str] | None:
+    told = config.get("pretrained_cfg", config)
+    if config.get("num_classes", told.get("num_classes", classes)) != classes or "input_size" not in told:
+        return None
+    trained, test = told["input_size"], told.get("test_input_size")
+    size = test or trained
+    crop_pct = (test and told.get("test_crop_pct")) or told.get("crop_pct", 0.875)
+    mode = {"center": "crop", "squash": "squash"}[told.get("crop_mode", "center")]
+    if size[1] != size[2] or (mode == "squash" and crop_pct != 1):
+        raise ModelError(f"input_size {size} with crop_pct {crop_pct} and crop_mode {mode}")
+    fields = {"size_px": size[1], "crop_pct": crop_pct, "mode": mode, "mean": tuple(told["mean"])}
+    fields |= {"std": tuple(told["std"]), "interpolation": told.get("interpolation", "bicubic")}
+    return fields, f", its test size (trained at {trained[1]})" if test else ""
+
+
+def _from_transformers(config: Mapping[str, Any], _: int) -> tuple[dict[str, Any], str]:
+    if not (config.get("do_resize", True) and config.get("do_normalize", True)):
+        raise ModelError("do_resize or do_normalize is off")
+    size = config["size"]
+    size_px = size if isinstance(size, int) else size["shortest_edge"]
+    is_squashed = size_px >= _SQUASHED_FROM_PX
+    fields = {"size_px": size_px, "crop_pct": 1.0 if is_squashed else config.get("crop_pct", 0.875)}
+    fields |= {"mode": "squash" if is_squashed else "crop", "interpolation": _PIL_FILTERS[config.get("resample", 3)]}
+    return fields | {"mean": tuple(config["image_mean"]), "std": tuple(config["image_std"])}, ""
+
+
+def _from_openclip(config: Mapping[str, Any], _: int) -> tuple[dict[str, Any], str]:
+    told = config["preprocess_cfg"]
+    size = told.get("size") or config["model_cfg"]["vision_cfg"]["image_size"]
+    fields = {"size_px": size if isinstance(size, int) else size[0], "crop_pct": 1.0}
+    fields |= {"mode": {"shortest": "crop", "squash": "squash"}[told.get("resize_mode", "shortest")]}
+    fields |= {"mean": tuple(told["mean"]), "std": tuple(told["std"])}
+    return fields | {"interpolation": told.get("interpolation", "bicubic")}, ""
+
+
+def _from_name(name: str) -> tuple[EvalTransform, str]:
+    sizes = [int(px) for px in re.findall(r"(?<![0-9a-z])r?(\d{3})(?![0-9a-z])", Path(name).stem.lower())]
+    known = [px for px in sizes if px % 32 == 0 and px >= 224]
+    if not known:
+        return EvalTransform(), "the usual 224 px, as nothing beside it or in its name tells another"
+    size_px = known[-1]
+    if size_px >= _SQUASHED_FROM_PX:
+        return EvalTransform(size_px, 1.0, "squash"), f"the {size_px} in its name: all of the image resized"
+    if size_px >= _WHOLE_CROP_PX:
+        return EvalTransform(size_px, 1.0), f"the {size_px} in its name: crop 1.0"
+    return EvalTransform(size_px), f"the {size_px} in its name"
+
+
+def describe_transform(transform: EvalTransform) -> str:
+    """The transform in words."""
+    if transform.mode == "squash":
+        return f"all of the image resized to {transform.size_px} px, {transform.interpolation}"
+    return f"short side {transform.resize_px} px, {transform.interpolation}, centre {transform.size_px} px"

@@ -1,0 +1,86 @@
+"""A weights file of another program, read without running anything that is in it: tensors by their own names.
+
+Which format it has is told by its first bytes, not by its name.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.exchange.source_mindspore import read_ckpt
+from convnext_imagenet.model.exchange.source_safetensors import read_safetensors
+from convnext_imagenet.model.exchange.source_torch import read_pth
+
+_HEAD_BYTES = 4096
+_KINDS = "give a .safetensors, a PyTorch .pth or a MindSpore .ckpt with a ConvNeXt's weights"
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """The tensors of a file: the weights as trained (`raw`) and their moving average (`ema`), one of them maybe None.
+
+    Floats are float32, float16 or float64; bfloat16 has become float32, exactly.
+    """
+
+    path: Path
+    raw: Tensors | None
+    ema: Tensors | None
+
+    def choose(self, use: str | None) -> tuple[Tensors, str]:
+        """The tensors to use and "raw" or "ema": as asked, else the average where there is one.
+
+        Raises ModelError when the file does not hold what is asked for.
+        """
+        chosen = use or ("raw" if self.ema is None else "ema")
+        tensors = self.ema if chosen == "ema" else self.raw
+        if tensors is None:
+            other, words = ("raw", "no moving average") if chosen == "ema" else ("ema", "only a moving average")
+            raise ModelError(f"{self.path}: holds {words} of the weights; pass --use {other}")
+        return tensors, chosen
+
+    @property
+    def holds_both(self) -> bool:
+        """True when there was something to choose."""
+        return self.raw is not None and self.ema is not None
+
+
+def read_source(path: Path) -> SourceFile:
+    """Read a weights file of another program.
+
+    Raises ModelError, in one line, for what is missing, empty, no file, truncated, of another format, or would have to
+    be run to be read.
+    """
+    if path.is_dir():
+        raise ModelError(f"{path}: a folder; {_KINDS}")
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such file; {_KINDS}")
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    raw, ema = _reader(path, head)(path)
+    return SourceFile(path, raw, ema)
+
+
+def _reader(path: Path, head: bytes) -> Callable[[Path], tuple[Tensors | None, Tensors | None]]:
+    if not head:
+        raise ModelError(f"{path}: the file is empty; copy it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{path}: a Git LFS pointer, not the weights; get them with `git lfs pull`")
+    if head.lstrip()[:1] == b"<":
+        raise ModelError(f"{path}: a web page, not weights; the download went wrong: fetch it again")
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return read_safetensors
+    if head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"):
+        return read_pth
+    if head[:1] == b"\n" and b"\x12" in head:  # protobuf: the first parameter of a Checkpoint message
+        return read_ckpt
+    what = "text" if _is_text(head) else "truncated, damaged or of another format"
+    raise ModelError(f"{path}: {what}, not weights; {_KINDS}")
+
+
+def _is_text(head: bytes) -> bool:
+    return all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
