@@ -1,0 +1,68 @@
+"""What timm or transformers make of images: JOB.json with program, model, images -> weights, pixels, logits beside it.
+
+Runs where the extra `parity` is installed, as a process of its own: MindSpore and PyTorch need not share one.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm.data
+import torch
+from PIL import Image
+from programs import facebook_names, timm_model, transformers_model
+from timm.models import save_for_hf
+from transformers.models.convnext.image_processing_convnext import ConvNextImageProcessor
+from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def main(job_file: Path) -> None:
+    """Do what the job file says, in its folder."""
+    job, folder = json.loads(job_file.read_text()), job_file.parent
+    images = [Image.open(path).convert("RGB") for path in job["images"]]
+    run = {"timm": run_timm, "facebook": run_timm, "transformers": run_transformers}[job["program"]]
+    results = run(job, folder, images)
+    np.savez(folder / "results.npz", **results)
+
+
+def run_timm(job: dict[str, Any], folder: Path, images: list[Image.Image]) -> dict[str, np.ndarray]:
+    """timm's model and its own evaluation transform; as Facebook's file where that is the program."""
+    model = timm_model(job["model"], seed=7)
+    changes = {"input_size": (3, job["size"], job["size"]), "crop_pct": job["crop_pct"], "crop_mode": job["crop_mode"]}
+    if job["program"] == "facebook":
+        torch.save({"model": facebook_names(model.state_dict())}, folder / f"{job['file']}.pth")
+    else:
+        model.pretrained_cfg |= changes | {"test_input_size": None, "test_crop_pct": None}
+        model.pretrained_cfg = {key: value for key, value in model.pretrained_cfg.items() if value is not None}
+        save_for_hf(model, folder, safe_serialization=True)
+    config = timm.data.resolve_data_config(changes | {"mean": MEAN, "std": STD, "interpolation": "bicubic"})
+    transform = timm.data.create_transform(**config)
+    return answer(model, torch.stack([transform(image) for image in images]))
+
+
+def run_transformers(job: dict[str, Any], folder: Path, images: list[Image.Image]) -> dict[str, np.ndarray]:
+    """transformers' model and processor by Pillow; the one by torchvision, which is its default, goes along."""
+    model = transformers_model(7, job["v2"], job["depths"], job["dims"])
+    model.save_pretrained(folder)
+    settings = {"size": {"shortest_edge": job["size"]}, "image_mean": MEAN, "image_std": STD, "resample": 3}
+    processor = ConvNextImageProcessorPil(**settings)
+    processor.save_pretrained(folder)
+    results = answer(model, processor(images, return_tensors="pt")["pixel_values"])
+    other = answer(model, ConvNextImageProcessor(**settings)(images, return_tensors="pt")["pixel_values"])
+    return results | {f"torchvision_{name}": value for name, value in other.items()}
+
+
+@torch.no_grad()
+def answer(model: torch.nn.Module, images_NCHW: torch.Tensor) -> dict[str, np.ndarray]:
+    """The logits, and the pixels (0..255, before normalisation) that they were computed from."""
+    logits = model(images_NCHW)
+    pixels_NHWC = (images_NCHW.permute(0, 2, 3, 1) * torch.tensor(STD) + torch.tensor(MEAN)) * 255
+    return {"logits": getattr(logits, "logits", logits).numpy(), "pixels": pixels_NHWC.numpy()}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
