@@ -29,7 +29,7 @@ LAUNCH = --device-target $(DEVICE_TARGET) --devices $(DEVICES) \
 export CONVNEXT_MAKE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo records show verify doctor train eval predict infer test test-faults bench check clean
+.PHONY: help setup demo records show verify doctor train eval predict infer test test-faults test-parity bench check clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ test: $(READY)  ## The default test suite
 
 test-faults: $(READY)  ## Hundreds of kills, full disks, damaged files, dead and hung ranks; about forty minutes
 	$(BIN)/pytest tests/faults tests/train/test_run.py tests/train/test_ranks_faults.py -m "faults or not faults" $(ARGS)
+
+test-parity: $(READY)  ## Imported weights beside timm and transformers (extra parity, or CONVNEXT_PARITY_PYTHON=python)
+	$(BIN)/pytest tests/parity -m parity $(ARGS)
 
 bench: $(READY)  ## [PART=model|ingest|load|score|train|randaugment|shuffle]: interleaved benchmarks, written to bench-out/PART.json
 	$(BIN)/python tests/bench $(PART)

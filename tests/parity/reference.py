@@ -8,12 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from programs import facebook_names, timm_model, transformers_model
+
+# isort: split
 import numpy as np
+import PIL
 import timm.data
 import torch
 from PIL import Image
-from programs import facebook_names, timm_model, transformers_model
-from timm.models import save_for_hf
+from timm.models import load_checkpoint, save_for_hf
+from timm.models.convnext import checkpoint_filter_fn
 from transformers.models.convnext.image_processing_convnext import ConvNextImageProcessor
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 
@@ -24,9 +28,9 @@ def main(job_file: Path) -> None:
     """Do what the job file says, in its folder."""
     job, folder = json.loads(job_file.read_text()), job_file.parent
     images = [Image.open(path).convert("RGB") for path in job["images"]]
-    run = {"timm": run_timm, "facebook": run_timm, "transformers": run_transformers}[job["program"]]
-    results = run(job, folder, images)
-    np.savez(folder / "results.npz", **results)
+    runs = {"timm": run_timm, "facebook": run_timm, "reader": run_reader, "transformers": run_transformers}
+    results = runs[job["program"]](job, folder, images)
+    np.savez(folder / "results.npz", pillow=PIL.__version__, **results)
 
 
 def run_timm(job: dict[str, Any], folder: Path, images: list[Image.Image]) -> dict[str, np.ndarray]:
@@ -39,9 +43,25 @@ def run_timm(job: dict[str, Any], folder: Path, images: list[Image.Image]) -> di
         model.pretrained_cfg |= changes | {"test_input_size": None, "test_crop_pct": None}
         model.pretrained_cfg = {key: value for key, value in model.pretrained_cfg.items() if value is not None}
         save_for_hf(model, folder, safe_serialization=True)
+    return answer(model, timm_images(images, changes))
+
+
+def run_reader(job: dict[str, Any], folder: Path, images: list[Image.Image]) -> dict[str, np.ndarray]:
+    """The logits of timm's model with the weights of each file, as timm reads it: strictly, by its own converter."""
+    changes = {"input_size": (3, job["size"], job["size"]), "crop_pct": job["crop_pct"], "crop_mode": job["crop_mode"]}
+    images_NCHW, results = timm_images(images, changes), {}
+    for file in job["files"]:
+        model = timm.create_model(job["model"]).eval()
+        load_checkpoint(model, str(folder / file), strict=True, filter_fn=checkpoint_filter_fn)
+        results[file] = answer(model, images_NCHW)["logits"]
+    return results
+
+
+def timm_images(images: list[Image.Image], changes: dict[str, Any]) -> torch.Tensor:
+    """The images as timm's own evaluation transform makes them."""
     config = timm.data.resolve_data_config(changes | {"mean": MEAN, "std": STD, "interpolation": "bicubic"})
     transform = timm.data.create_transform(**config)
-    return answer(model, torch.stack([transform(image) for image in images]))
+    return torch.stack([transform(image) for image in images])
 
 
 def run_transformers(job: dict[str, Any], folder: Path, images: list[Image.Image]) -> dict[str, np.ndarray]:

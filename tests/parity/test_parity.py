@@ -1,0 +1,150 @@
+"""Imported weights beside the program that they come from: the same images, each side's own preprocessing, equal logits.
+
+`make test-parity`. The other side runs in the interpreter that CONVNEXT_PARITY_PYTHON names (default: this one), which
+needs the extra `parity`; reading .pth files needs PyTorch in this one, too. Images come from CONVNEXT_SHARED_DATA.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+import PIL
+import pytest
+from PIL import Image
+
+from convnext_imagenet.model.convnext import VARIANTS
+from convnext_imagenet.model.exchange.named_file import write_named
+from convnext_imagenet.model.exchange.naming import WRITTEN
+from convnext_imagenet.model.runtime import prepare
+from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
+from convnext_imagenet.records.images import decode_rgb
+from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
+from convnext_imagenet.serve.import_weights import Wishes, import_weights
+
+pytestmark = pytest.mark.parity
+
+HERE = Path(__file__).resolve().parent
+PYTHON = os.environ.get("CONVNEXT_PARITY_PYTHON", sys.executable)
+IMAGES = 4
+LOGITS_AGREE = 1e-4  # of the largest logit
+SQUASH_384 = {"size": 384, "crop_pct": 1.0, "crop_mode": "squash"}
+CROP_224 = {"size": 224, "crop_pct": 0.875, "crop_mode": "center"}
+CROP_288 = {"size": 288, "crop_pct": 1.0, "crop_mode": "center"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _prepared() -> None:
+    prepare("CPU")
+
+
+@pytest.fixture(scope="module")
+def images(shared_data) -> list[Path]:
+    """Photographs of different shapes, wide and tall."""
+    found = sorted((shared_data / "fullsize" / "train").rglob("*.JPEG"))
+    by_shape = sorted(found, key=lambda path: (np.divide(*Image.open(path).size), path))
+    return [by_shape[index] for index in np.linspace(0, len(by_shape) - 1, IMAGES).astype(int)]
+
+
+def ask(folder: Path, images: list[Path], **job: Any) -> dict[str, np.ndarray]:
+    """What the other program makes of the images; its weights are then in `folder`, too."""
+    job_file = folder / "job.json"
+    job_file.write_text(json.dumps({**job, "images": [str(path) for path in images]}))
+    done = subprocess.run([PYTHON, str(HERE / "reference.py"), str(job_file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(folder / "results.npz") as results:
+        theirs = str(results["pillow"])
+        # Pillow 13 resizes in another order than 12: up to 12 levels where an image shrinks much more in one direction.
+        assert theirs == PIL.__version__, f"{PYTHON} has Pillow {theirs}, this interpreter {PIL.__version__}: take one"
+        return {name: results[name] for name in results.files if name != "pillow"}
+
+
+def pixels(images: list[Path], transform: EvalTransform) -> np.ndarray:
+    return np.stack([evaluation_pixels(np.asarray(Image.open(path).convert("RGB")), transform) for path in images])
+
+
+def logits(checkpoint: Checkpoint, pixels_NHWC: np.ndarray) -> np.ndarray:
+    return checkpoint.classifier()(ms.Tensor(pixels_NHWC)).asnumpy()
+
+
+def error_of(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def imported(source: Path, out: Path) -> Checkpoint:
+    import_weights(source, out, Wishes())
+    return load_checkpoint(out)
+
+
+@pytest.mark.parametrize(
+    ("model", "evaluated"),
+    [
+        ("convnext_atto", CROP_224),
+        ("convnext_tiny", CROP_288),
+        ("convnextv2_atto", CROP_224),
+        ("convnextv2_tiny", SQUASH_384),
+    ],
+)
+def test_timm(tmp_path, images, model, evaluated, record_property):
+    """Through timm's own transform, pixels are the same and logits agree; what we write, timm reads strictly."""
+    expected = ask(tmp_path, images, program="timm", model=model, **evaluated)
+    checkpoint = imported(tmp_path / "model.safetensors", tmp_path / "ours.safetensors")
+    assert checkpoint.card.config == VARIANTS[model]
+    found = pixels(images, checkpoint.card.transform)
+    assert np.abs(found - expected["pixels"]).max() < 0.01
+    error = error_of(logits(checkpoint, found), expected["logits"])
+    record_property("error", error)
+    assert error < LOGITS_AGREE
+    for names in WRITTEN:
+        write_named(tmp_path / names, checkpoint.arrays, checkpoint.card.config, names)
+    again = ask(tmp_path, images, program="reader", model=model, files=WRITTEN, **evaluated)
+    assert all(again[names].tobytes() == expected["logits"].tobytes() for names in WRITTEN)
+
+
+@pytest.mark.parametrize(("model", "size"), [("convnext_tiny", "22k_1k_384"), ("convnextv2_atto", "1k_224_ema")])
+def test_facebooks_pth(tmp_path, images, model, size):
+    """A .pth with Facebook's names, whose own name tells the transform; no configuration lies beside it."""
+    pytest.importorskip("torch", reason="reading .pth files needs the extra torch")
+    evaluated, file = SQUASH_384 if "384" in size else CROP_224, f"{model}_{size}"
+    expected = ask(tmp_path, images, program="facebook", model=model, file=file, **evaluated)
+    checkpoint = imported(tmp_path / f"{file}.pth", tmp_path / "ours.safetensors")
+    assert checkpoint.card.config == VARIANTS[model]
+    found = pixels(images, checkpoint.card.transform)
+    assert np.abs(found - expected["pixels"]).max() < 0.01
+    assert error_of(logits(checkpoint, found), expected["logits"]) < LOGITS_AGREE
+
+
+@pytest.mark.parametrize(("model", "size"), [("convnext_tiny", 224), ("convnext_atto", 384), ("convnextv2_tiny", 224)])
+def test_transformers(tmp_path, images, model, size, record_property):
+    """By its processor that uses Pillow, pixels are the same; by torchvision's, the default, a rounding apart."""
+    known = VARIANTS[model]
+    expected = ask(
+        tmp_path, images, program="transformers", v2=known.grn, depths=known.depths, dims=known.dims, size=size
+    )
+    checkpoint = imported(tmp_path / "model.safetensors", tmp_path / "ours.safetensors")
+    assert checkpoint.card.config == known
+    assert checkpoint.card.transform.mode == ("squash" if size == 384 else "crop")
+    found = pixels(images, checkpoint.card.transform)
+    answer = logits(checkpoint, found)
+    record_property("error", error_of(answer, expected["logits"]))
+    assert np.abs(found - expected["pixels"]).max() < 0.01
+    assert error_of(answer, expected["logits"]) < LOGITS_AGREE
+    levels = np.abs(found - expected["torchvision_pixels"])
+    record_property("torchvision", (levels.max(), levels.mean(), error_of(answer, expected["torchvision_logits"])))
+    assert levels.max() < 12.5
+    assert levels.mean() < 0.2
+
+
+def test_our_decoder_beside_pillows(shared_data, record_property):
+    """`eval` and `predict` decode by OpenCV: after the whole transform, pixels are within these bounds of Pillow's."""
+    levels = []
+    for path in sorted((shared_data / "fullsize" / "train").rglob("*.JPEG"))[:60]:
+        ours = evaluation_pixels(decode_rgb(path.read_bytes()), EvalTransform())
+        levels.append(np.abs(ours.astype(int) - pixels([path], EvalTransform())[0]))
+    record_property("decoder", (np.max(levels), np.mean(levels)))
+    assert np.max(levels) <= 2
+    assert np.mean(levels) < 0.01
