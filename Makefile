@@ -86,7 +86,7 @@ test-faults: $(READY)  ## Hundreds of kills, full disks, damaged files, dead and
 	$(BIN)/pytest tests/faults tests/train/test_run.py tests/train/test_ranks_faults.py -m "faults or not faults" $(ARGS)
 
 test-parity: $(READY)  ## Imported weights beside timm and transformers (extra parity, or CONVNEXT_PARITY_PYTHON=python)
-	$(BIN)/pytest tests/parity -m parity $(ARGS)
+	$(BIN)/pytest tests/parity tests/model/test_source_torch.py -m "parity or not parity" $(ARGS)
 
 bench: $(READY)  ## [PART=model|ingest|load|score|train|randaugment|shuffle]: interleaved benchmarks, written to bench-out/PART.json
 	$(BIN)/python tests/bench $(PART)

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,19 @@ def _load(path: Path) -> Any:
         ) from None
     try:
         # Checkpoints of Facebook's and timm's training carry their arguments: names and plain values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle that is then refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch raises whatever its pickle reader happens to meet
         text = " ".join(str(error).split())
-        if blocked := re.search(r"Unsupported (?:global|class|operand)[^:]*: (?:GLOBAL )?(\S+)", text):
+        if blocked := re.search(r"\bGLOBAL (\S+)|(Unsupported operand \d+)", text):
             raise ModelError(
-                f"{path}: holds more than weights ({blocked[1]}), and reading that would run its code; where the model "
+                f"{path}: holds more than weights ({blocked[1] or blocked[2]}), and reading that would run its code; where the model "
                 f"is trusted, save its state_dict() alone"
             ) from None
-        raise ModelError(f"{path}: truncated, damaged or no PyTorch weights ({text.split('. ')[0][:160]}); copy it again") from None
+        raise ModelError(
+            f"{path}: truncated, damaged or no PyTorch weights ({text.split('. ')[0][:160]}); copy it again"
+        ) from None
 
 
 def _first(path: Path, value: Mapping[Any, Any], keys: tuple[str, ...]) -> Arrays | None:

@@ -1,4 +1,4 @@
-"""Imported weights beside the program that they come from: the same images, each side's own preprocessing, equal logits.
+"""Imported weights beside the program they come from: the same images, each side's own preprocessing, equal logits.
 
 `make test-parity`. The other side runs in the interpreter that CONVNEXT_PARITY_PYTHON names (default: this one), which
 needs the extra `parity`; reading .pth files needs PyTorch in this one, too. Images come from CONVNEXT_SHARED_DATA.
@@ -99,10 +99,11 @@ def test_timm(tmp_path, images, model, evaluated, record_property):
     error = error_of(logits(checkpoint, found), expected["logits"])
     record_property("error", error)
     assert error < LOGITS_AGREE
-    for names in WRITTEN:
-        write_named(tmp_path / names, checkpoint.arrays, checkpoint.card.config, names)
-    again = ask(tmp_path, images, program="reader", model=model, files=WRITTEN, **evaluated)
-    assert all(again[names].tobytes() == expected["logits"].tobytes() for names in WRITTEN)
+    files = [f"{names}.safetensors" for names in WRITTEN]
+    for names, file in zip(WRITTEN, files, strict=True):
+        write_named(tmp_path / file, checkpoint.arrays, checkpoint.card.config, names)
+    again = ask(tmp_path, images, program="reader", model=model, files=files, **evaluated)
+    assert all(again[file].tobytes() == expected["logits"].tobytes() for file in files)
 
 
 @pytest.mark.parametrize(("model", "size"), [("convnext_tiny", "22k_1k_384"), ("convnextv2_atto", "1k_224_ema")])
