@@ -54,8 +54,8 @@ def _load(path: Path) -> Any:
         text = " ".join(str(error).split())
         if blocked := re.search(r"\bGLOBAL (\S+)|(Unsupported operand \d+)", text):
             raise ModelError(
-                f"{path}: holds more than weights ({blocked[1] or blocked[2]}), and reading that would run its code; where the model "
-                f"is trusted, save its state_dict() alone"
+                f"{path}: holds more than weights ({blocked[1] or blocked[2]}), and reading that would run its code; "
+                f"where the model is trusted, save its state_dict() alone"
             ) from None
         raise ModelError(
             f"{path}: truncated, damaged or no PyTorch weights ({text.split('. ')[0][:160]}); copy it again"
