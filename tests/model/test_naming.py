@@ -63,6 +63,15 @@ def test_names_and_shapes_are_timms(variant, name, theirs, shape):
         ("mindcv", "downsample_layers.0.1.bias", "feature.0.1.beta"),
         ("mindcv", "stages.3.1.norm.bias", "feature.7.1.norm.beta"),
         ("mindcv", "stages.0.1.gamma", "feature.1.1.gamma_"),
+        ("mindcv", "downsample_layers.0.0.weight", "feature.0.0.weight"),
+        ("mindcv", "downsample_layers.3.1.bias", "feature.6.1.bias"),
+        ("mindcv", "stages.2.8.dwconv.weight", "feature.5.8.dwconv.weight"),
+        ("mindcv", "stages.2.8.pwconv1.weight", "feature.5.8.pwconv1.weight"),
+        ("mindcv", "stages.2.8.pwconv2.bias", "feature.5.8.pwconv2.bias"),
+        ("mindcv", "head.weight", "classifier.weight"),
+        ("example", "downsample_layers.1.0.bias", "model.downsample_layers.1.0.beta"),
+        ("example", "downsample_layers.1.1.bias", "model.downsample_layers.1.1.bias"),
+        ("example", "head.weight", "model.head.weight"),
         ("mindcv", "norm.weight", "norm.gamma"),
         ("example", "stages.0.0.gamma", "model.stages.0.0.gamma"),
         ("example", "stages.0.0.norm.weight", "model.stages.0.0.norm.gamma"),
@@ -86,6 +95,13 @@ def test_what_is_no_parameter_has_no_name_of_ours():
     ):
         assert facebook.ours(name) is None
     assert import_arrays({"head.bias": np.zeros(3), "fc.bias": np.zeros(3)}, facebook)[1] == ["fc.bias"]
+
+
+def test_a_parameter_that_stands_there_twice_is_taken_once_and_told():
+    twice = {"head.bias": np.zeros(3), "module.head.bias": np.ones(3)}
+    found, others = import_arrays(twice, scheme_named("facebook"))
+    assert found["head.bias"].tolist() == [0, 0, 0]
+    assert others == ["module.head.bias"]
 
 
 def test_a_wrapped_model_keeps_its_names():
