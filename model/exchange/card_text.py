@@ -1,0 +1,100 @@
+"""The Markdown beside an exported file: what it is, how a picture is made ready, how it is run, where it is from.
+
+A function of its arguments alone: no times, hosts or folders, so that the same export has the same card.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convnext_imagenet.model.card import ModelCard
+from convnext_imagenet.model.convnext import parameter_count
+from convnext_imagenet.model.transform import EvalTransform
+
+
+@dataclass(frozen=True)
+class ExportFacts:
+    """What a card says besides the model card: `files` are (name, bytes, SHA-256), that of the model last.
+
+    `interface` lists (what, meaning), for example ("input", "`pixels`, uint8 ..."); `snippet` is Python that runs the
+    file; `training` holds what is known of the checkpoint in its run, such as epoch and top1.
+    """
+
+    title: str
+    files: Sequence[tuple[str, int, str]]
+    checkpoint: tuple[str, str]
+    classes_sha256: str
+    interface: Sequence[tuple[str, str]]
+    snippet: str
+    training: Mapping[str, Any]
+
+
+def card_text(card: ModelCard, facts: ExportFacts) -> str:
+    """The whole card, Markdown."""
+    parts = [
+        f"# {card.config.variant}, {facts.title}",
+        _table(("", ""), _identity(card, facts)),
+        f"## A picture for it\n{_preparation(card.transform)}",
+        f"## Running it\n```python\n{facts.snippet}\n```",
+        f"## Where it comes from\n{_origin(card, facts)}",
+        f"## Classes\n{_table(('index', 'wnid', 'name'), [(str(n), *both) for n, both in enumerate(card.classes)])}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _identity(card: ModelCard, facts: ExportFacts) -> list[tuple[str, str]]:
+    config = card.config
+    files = [("file", f"`{name}`, {size:,} bytes, SHA-256 `{sha256}`") for name, size, sha256 in facts.files]
+    return [
+        *files,
+        ("made from", f"`{facts.checkpoint[0]}`, SHA-256 `{facts.checkpoint[1]}`"),
+        ("network", f"ConvNeXt {'V2' if config.grn else 'V1'}, depths {config.depths}, dims {config.dims}"),
+        ("parameters", f"{parameter_count(config):,}, float32"),
+        ("classes", f"{len(card.classes)}, SHA-256 of their list `{facts.classes_sha256}`"),
+        *facts.interface,
+    ]
+
+
+def _preparation(transform: EvalTransform) -> str:
+    side, how = transform.size_px, f"Pillow's antialiased {transform.interpolation} filter"
+    if transform.mode == "squash":
+        shape = [f"Resize the whole image to {side} x {side} pixels by {how}, whatever its proportions."]
+    else:
+        shape = [
+            f"Resize so that the short side is {transform.resize_px} pixels ({side} / {transform.crop_pct:g}, rounded "
+            f"down) and the long side keeps the proportions, rounded down, by {how}.",
+            f"Cut the central {side} x {side} pixels out.",
+        ]
+    steps = [
+        "Decode to RGB, 8 bits a channel; EXIF rotation is ignored.",
+        *shape,
+        f"Normalise each channel: (value / 255 - mean) / std, mean {_numbers(transform.mean)}, "
+        f"std {_numbers(transform.std)}. Where the input is uint8 pixels, the file does this itself.",
+    ]
+    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
+
+
+def _origin(card: ModelCard, facts: ExportFacts) -> str:
+    known = ", ".join(f"{name} {value}" for name, value in facts.training.items() if value is not None)
+    metrics = f"In its run: {known}." if known else "No accuracy is known with this checkpoint."
+    said = "\n".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in _leaves(card.provenance))
+    return f"{metrics} The checkpoint says of itself:\n```\n{said}\n```" if said else metrics
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a JSON object with dotted names, sorted."""
+    for name, inner in sorted(value.items()):
+        if isinstance(inner, Mapping):
+            yield from _leaves(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", inner
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

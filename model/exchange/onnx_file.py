@@ -1,0 +1,67 @@
+"""ONNX models as files and as sessions of onnxruntime: one file, or two where one cannot hold the weights."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convnext_imagenet.model.exchange.onnx_extra import import_onnx, import_onnxruntime
+
+LARGEST_BYTES = 2**31 - 1  # of one protobuf message
+DATA_SUFFIX = ".data"
+_ROOM_BYTES = 4 << 20  # for the nodes, beside the constants
+
+Run = Callable[[np.ndarray], list[np.ndarray]]
+
+
+def write_onnx(model: Any, path: Path, largest_bytes: int = LARGEST_BYTES) -> list[Path]:
+    """Write a ModelProto and return its files: `path`, and before it `path`.data where one file would be too large.
+
+    Equal models are equal bytes. The model is checked by onnx's own checker, and is used up when it is written as two.
+    """
+    onnx = import_onnx()
+    if _constant_bytes(model) + _ROOM_BYTES <= largest_bytes:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        files = [path]
+    else:
+        data = path.with_name(path.name + DATA_SUFFIX)
+        onnx.save_model(model, str(path), save_as_external_data=True, location=data.name, size_threshold=1024)
+        files = [data, path]
+    onnx.checker.check_model(str(path), full_check=True)
+    return files
+
+
+def open_onnx(path: Path, threads: int | None = None) -> Run:
+    """onnxruntime on the CPU with the model in a file: the model's one input in, its outputs out, float32.
+
+    Threads are as many as the process has cores, unless told; they sleep while they wait.
+    """
+    return _run_of(str(path), threads)
+
+
+def run_onnx(model: Any, threads: int | None = None) -> Run:
+    """The same with a ModelProto in memory, which is used up when it is too large for one message."""
+    if _constant_bytes(model) + _ROOM_BYTES <= LARGEST_BYTES:
+        return _run_of(model.SerializeToString(), threads)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(model, path)
+        return open_onnx(path, threads)
+
+
+def _constant_bytes(model: Any) -> int:
+    return sum(len(constant.raw_data) for constant in model.graph.initializer)
+
+
+def _run_of(source: str | bytes, threads: int | None) -> Run:
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores decode images, too
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    return lambda array: session.run(None, {given.name: np.ascontiguousarray(array)})

@@ -1,0 +1,172 @@
+"""A ConvNeXt as an ONNX graph, made from parameters alone: MindSpore's own exporter does not know Erf.
+
+Standard operators only. Layer scale and GRN's shift are folded into the product beside them, in float64; the numbers
+are those of the network up to rounding.
+"""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from convnext_imagenet.model.blocks import DOWNSAMPLE_SIZE, STEM_SIZE
+from convnext_imagenet.model.card import ModelCard
+from convnext_imagenet.model.exchange.onnx_extra import import_onnx
+from convnext_imagenet.model.layers import DEPTHWISE_SIZE, EPSILON
+from convnext_imagenet.model.matching import check_shapes
+
+OPSET = 17  # the first with LayerNormalization; later ones bring Gelu, which runs no faster than its parts
+ONNXRUNTIME = "1.12"  # the first with that opset
+IR_VERSION = 8  # the oldest that may hold that opset
+PIXELS, PIXEL_VALUES = "pixels", "pixel_values"
+LOGITS, FEATURES = "logits", "features"
+
+_TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+def onnx_model(
+    card: ModelCard,
+    arrays: Mapping[str, np.ndarray],
+    preprocessing: bool = False,
+    with_features: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> Any:
+    """The ModelProto of the card's network, for any number of images.
+
+    Input `pixel_values`, float32 (N, 3, S, S), normalised; with `preprocessing` instead `pixels`, uint8 (N, S, S, 3).
+    Output `logits`, float32 (N, K), and `with_features` the pooled vector before the head, `features` (N, C).
+    `metadata` is kept in the model. Raises ModelError when the arrays are not the card's, and without the package.
+    """
+    onnx = import_onnx()
+    check_shapes(arrays, card.config, "no ONNX graph can be made")
+    graph = _Graph(onnx, arrays)
+    size_px, types = card.transform.size_px, onnx.TensorProto
+    if preprocessing:
+        given = onnx.helper.make_tensor_value_info(PIXELS, types.UINT8, ["N", size_px, size_px, 3])
+        x_NCHW = _normalised(graph, card)
+    else:
+        given = onnx.helper.make_tensor_value_info(PIXEL_VALUES, types.FLOAT, ["N", 3, size_px, size_px])
+        x_NCHW = PIXEL_VALUES
+    features_NC = _features(graph, card, x_NCHW)
+    weight, bias = graph.parameter("head.weight"), graph.parameter("head.bias")
+    graph.add("Gemm", [features_NC, weight, bias], "head", output=LOGITS, transB=1)
+    widths = {LOGITS: card.config.num_classes} | ({FEATURES: card.config.dims[-1]} if with_features else {})
+    outputs = [onnx.helper.make_tensor_value_info(name, types.FLOAT, ["N", width]) for name, width in widths.items()]
+    made = onnx.helper.make_graph(graph.nodes, card.config.variant, [given], outputs, graph.constants)
+    opset = onnx.helper.make_operatorsetid("", OPSET)
+    model = onnx.helper.make_model(
+        made, producer_name="convnext_imagenet", opset_imports=[opset], ir_version=IR_VERSION
+    )
+    onnx.helper.set_model_props(model, dict(metadata or {}))
+    return model
+
+
+class _Graph:
+    """Nodes and constants in the order of their making; values are known by the names of the nodes that make them."""
+
+    def __init__(self, onnx: ModuleType, arrays: Mapping[str, np.ndarray]) -> None:
+        self._onnx, self._arrays = onnx, arrays
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def add(self, kind: str, inputs: list[str], name: str, output: str = "", **attributes: Any) -> str:
+        """Append a node and return the name of what it gives."""
+        output = output or name
+        self.nodes.append(self._onnx.helper.make_node(kind, inputs, [output], name, **attributes))
+        return output
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        self.constants.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def parameter(self, name: str) -> str:
+        return self.constant(name, self._arrays[name])
+
+    def scalar(self, name: str, value: float) -> str:
+        return self.constant(name, np.array(value, np.float32))
+
+    def wide(self, name: str) -> np.ndarray:
+        """A parameter in float64, for folding."""
+        return self._arrays[name].astype(np.float64)
+
+    def conv(self, x_NCHW: str, name: str, size: int, **attributes: Any) -> str:
+        weight, bias = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
+        return self.add("Conv", [x_NCHW, weight, bias], name, kernel_shape=[size, size], **attributes)
+
+    def layer_norm(self, x: str, name: str, output: str = "") -> str:
+        """Over the last axis."""
+        weight, bias = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
+        return self.add("LayerNormalization", [x, weight, bias], name, output, axis=-1, epsilon=EPSILON)
+
+    def linear(self, x_NHWC: str, name: str, weight_CD: np.ndarray, bias_D: np.ndarray) -> str:
+        weight = self.constant(f"{name}.weight", weight_CD.astype(np.float32))
+        bias = self.constant(f"{name}.bias", bias_D.astype(np.float32))
+        return self.add("Add", [self.add("MatMul", [x_NHWC, weight], f"{name}.product"), bias], name)
+
+    def transpose(self, x: str, name: str, order: tuple[int, ...]) -> str:
+        return self.add("Transpose", [x], name, perm=order)
+
+
+def _normalised(graph: _Graph, card: ModelCard) -> str:
+    """The pixels as (N, 3, S, S), with the mean and the standard deviation of the transform."""
+    mean_C, std_C = 255.0 * np.asarray(card.transform.mean), 255.0 * np.asarray(card.transform.std)
+    scale = graph.constant("scale", (1.0 / std_C).astype(np.float32).reshape(3, 1, 1))
+    shift = graph.constant("shift", (-mean_C / std_C).astype(np.float32).reshape(3, 1, 1))
+    pixels = graph.add("Cast", [graph.transpose(PIXELS, "pixels.nchw", _TO_NCHW)], "pixels.float", to=1)
+    return graph.add("Add", [graph.add("Mul", [pixels, scale], "pixels.scaled"), shift], "pixels.normalised")
+
+
+def _features(graph: _Graph, card: ModelCard, x_NCHW: str) -> str:
+    """Channels are first for the convolutions and last for everything else."""
+    x_NHWC = ""
+    for stage, depth in enumerate(card.config.depths):
+        name = f"downsample_layers.{stage}"
+        if stage == 0:
+            y_NCHW = graph.conv(x_NCHW, f"{name}.0", STEM_SIZE, strides=[STEM_SIZE] * 2)
+            x_NHWC = graph.layer_norm(graph.transpose(y_NCHW, f"{name}.nhwc", _TO_NHWC), f"{name}.1")
+        else:
+            y_NCHW = graph.transpose(graph.layer_norm(x_NHWC, f"{name}.0"), f"{name}.nchw", _TO_NCHW)
+            y_NCHW = graph.conv(y_NCHW, f"{name}.1", DOWNSAMPLE_SIZE, strides=[DOWNSAMPLE_SIZE] * 2)
+            x_NHWC = graph.transpose(y_NCHW, f"{name}.nhwc", _TO_NHWC)
+        for block in range(depth):
+            x_NHWC = _block(graph, x_NHWC, f"stages.{stage}.{block}", card.config.grn)
+    return graph.layer_norm(graph.add("ReduceMean", [x_NHWC], "pool", axes=[1, 2], keepdims=0), "norm", FEATURES)
+
+
+def _block(graph: _Graph, x_NHWC: str, name: str, grn: bool) -> str:
+    x_NCHW = graph.transpose(x_NHWC, f"{name}.nchw", _TO_NCHW)
+    channels = len(graph.wide(f"{name}.dwconv.bias"))
+    pads = [DEPTHWISE_SIZE // 2] * 4
+    y_NCHW = graph.conv(x_NCHW, f"{name}.dwconv", DEPTHWISE_SIZE, pads=pads, group=channels)
+    y = graph.layer_norm(graph.transpose(y_NCHW, f"{name}.nhwc", _TO_NHWC), f"{name}.norm")
+    y = graph.linear(y, f"{name}.pwconv1", graph.wide(f"{name}.pwconv1.weight").T, graph.wide(f"{name}.pwconv1.bias"))
+    y = _gelu(graph, y, f"{name}.act")
+    weight_CD, bias_D = graph.wide(f"{name}.pwconv2.weight").T, graph.wide(f"{name}.pwconv2.bias")
+    if grn:
+        y = _response_norm(graph, y, f"{name}.grn")
+        bias_D = bias_D + graph.wide(f"{name}.grn.beta").reshape(-1) @ weight_CD
+    else:
+        gamma_D = graph.wide(f"{name}.gamma")
+        weight_CD, bias_D = weight_CD * gamma_D, bias_D * gamma_D
+    return graph.add("Add", [x_NHWC, graph.linear(y, f"{name}.pwconv2", weight_CD, bias_D)], name)
+
+
+def _gelu(graph: _Graph, x: str, name: str) -> str:
+    """x * (1 + erf(x / sqrt(2))) / 2, in the form that onnxruntime knows as one operator."""
+    erf = graph.add(
+        "Erf", [graph.add("Div", [x, graph.scalar(f"{name}.root", 2**0.5)], f"{name}.scaled")], f"{name}.erf"
+    )
+    share = graph.add("Add", [erf, graph.scalar(f"{name}.one", 1.0)], f"{name}.share")
+    return graph.add("Mul", [graph.add("Mul", [x, share], f"{name}.twice"), graph.scalar(f"{name}.half", 0.5)], name)
+
+
+def _response_norm(graph: _Graph, x_NHWC: str, name: str) -> str:
+    """x * (gamma * share + 1): GRN without its shift."""
+    norm = graph.add("ReduceL2", [x_NHWC], f"{name}.norm", axes=[1, 2], keepdims=1)
+    mean = graph.add("ReduceMean", [norm], f"{name}.mean", axes=[-1], keepdims=1)
+    floor = graph.add("Add", [mean, graph.scalar(f"{name}.epsilon", EPSILON)], f"{name}.floor")
+    share = graph.add("Div", [norm, floor], f"{name}.share")
+    gain = graph.add("Mul", [share, graph.parameter(f"{name}.gamma")], f"{name}.weighed")
+    gain = graph.add("Add", [gain, graph.scalar(f"{name}.one", 1.0)], f"{name}.gain")
+    return graph.add("Mul", [x_NHWC, gain], f"{name}.scaled")
