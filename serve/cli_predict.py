@@ -54,7 +54,9 @@ def predict(
             loaded = options.chosen(checkpoint, others)
             inputs = open_inputs(images, [wnid for wnid, _ in loaded.card.classes], split, column)
             extras = [name for name, asked in (("features", features), ("logits", logits)) if asked]
-            chosen = Options(topk, part_rows, batch_size, workers, target, others["flip"], tuple(extras), timeout_s)
+            chosen = Options(
+                topk, part_rows, batch_size, workers, target, others["flip"], tuple(extras), timeout_s, others["engine"]
+            )  # fmt: skip
             started = time.monotonic()
             with open_job(loaded, inputs, out, chosen, ranks) as job:
                 todo = say_parts(job)

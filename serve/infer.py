@@ -9,6 +9,7 @@ from pathlib import Path
 
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.serve.checkpoint import Checkpoint
+from convnext_imagenet.serve.engine import open_engine
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.input_files import read_file, source_text
 from convnext_imagenet.serve.inputs import Item
@@ -61,9 +62,9 @@ def classify_files(
     """An answer for every file, in their order. Raises ServeError when the network's answers are not numbers."""
     size, classes = min(_LARGEST_BATCH, len(files)), checkpoint.card.classes
     read = partial(_read, checkpoint=checkpoint)
-    classifier, answers = checkpoint.classifier(), []
+    engine, answers = open_engine("mindspore", checkpoint), []
     for batch in batches(map_ahead(read, list(enumerate(files)), workers, 2 * size), size):
-        for sample, scored in zip(batch, score_samples(classifier, batch, classes, topk, size), strict=True):
+        for sample, scored in zip(batch, score_samples(engine, batch, classes, topk, size), strict=True):
             guesses = () if scored is None else tuple(scored.guesses)
             answers.append(Answer(files[sample.sample_id], guesses, sample.status, sample.error))
         if on_progress:

@@ -50,6 +50,13 @@ _PREDICTION = (
         show_default=True,
         help="Most inputs in one Parquet file; the first files are smaller, so that rows are there within seconds.",
     ),
+    click.option(
+        "--engine",
+        type=click.Choice(["mindspore", "onnxruntime"]),
+        default="mindspore",
+        show_default=True,
+        help="What computes. onnxruntime needs no C++ compiler and the extra `onnx`, and runs on the CPU alone.",
+    ),
     click.option("--features", is_flag=True, help="Add a column with the pooled vector before the head."),
     click.option("--logits", is_flag=True, help="Add a column with all logits."),
     click.option(

@@ -12,8 +12,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-import mindspore as ms
 import numpy as np
+
+from convnext_imagenet.serve.engine import Engine, network_engine
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -122,14 +123,14 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def padded_logits(
     classifier: Any, pixels: Sequence[np.ndarray | None], batch_size: int, flip: bool = False
 ) -> np.ndarray:
-    """The logits (n, K) of n <= batch_size pictures, float32: the first of `network_outputs`."""
-    return network_outputs(classifier, pixels, batch_size, flip)[0]
+    """The logits (n, K) of n <= batch_size pictures, float32: the first of `network_outputs` of a MindSpore network."""
+    return network_outputs(network_engine(classifier), pixels, batch_size, flip)[0]
 
 
 def network_outputs(
-    classifier: Any, pixels: Sequence[np.ndarray | None], batch_size: int, flip: bool = False
+    engine: Engine, pixels: Sequence[np.ndarray | None], batch_size: int, flip: bool = False
 ) -> list[np.ndarray]:
-    """What a network that always sees `batch_size` pictures gives for n <= batch_size of them: logits (n, K), or more.
+    """What an engine that always sees `batch_size` pictures gives for n <= batch_size of them: logits (n, K), or more.
 
     With `flip`, the mean over the pictures and their mirror images.
 
@@ -138,13 +139,11 @@ def network_outputs(
     """
     if flip:
         mirrored = [None if picture is None else picture[:, ::-1] for picture in pixels]
-        both = (network_outputs(classifier, each, batch_size) for each in (pixels, mirrored))
+        both = (network_outputs(engine, each, batch_size) for each in (pixels, mirrored))
         return [(one + other) / 2 for one, other in zip(*both, strict=True)]
     shape = next(picture.shape for picture in pixels if picture is not None)
     batch_NHWC = np.zeros((batch_size, *shape), dtype=np.uint8)
     for place, picture in enumerate(pixels):
         if picture is not None:
             batch_NHWC[place] = picture
-    outputs = classifier(ms.Tensor(batch_NHWC))
-    each = outputs if isinstance(outputs, tuple) else (outputs,)
-    return [output.asnumpy()[: len(pixels)] for output in each]
+    return [output_NK[: len(pixels)] for output_NK in engine(batch_NHWC)]

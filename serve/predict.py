@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import nn
 
 from convnext_imagenet.launch.ranks import SINGLE, Ranks
 from convnext_imagenet.records import artefact
 from convnext_imagenet.records.errors import Interrupted
 from convnext_imagenet.serve.checkpoint import Checkpoint
+from convnext_imagenet.serve.engine import Engine, engine_facts, open_engine
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs import Inputs, Item
 from convnext_imagenet.serve.overlap import batches, map_ahead
@@ -38,7 +38,8 @@ class Options:
     """What the user chooses; `workers` and `timeout_s` are no part of the plan, since they change no answer.
 
     `flip` averages over the image and its mirror image, `extras` are further columns: "features", "logits". An input
-    that takes over `timeout_s` seconds to read and decode becomes an error row.
+    that takes over `timeout_s` seconds to read and decode becomes an error row. `engine` is "mindspore" or
+    "onnxruntime".
     """
 
     topk: int = 5
@@ -49,6 +50,7 @@ class Options:
     flip: bool = False
     extras: tuple[str, ...] = ()
     timeout_s: float = 60.0
+    engine: str = "mindspore"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: Options) -
         "flip": options.flip,
         "extras": list(options.extras),
         "device_target": options.device_target,
+        "engine": engine_facts(options.engine, options.device_target),
         "versions": {name: version(name) for name in _PACKAGES},
     }
 
@@ -151,7 +154,7 @@ class Job:
     def _score(self, on_progress: Callable[[int], None], is_stopped: Callable[[], bool]) -> bool:
         """Make this rank's pending parts; False when it was stopped before their end."""
         extras = self.options.extras
-        classifier = self.checkpoint.classifier(with_features="features" in extras)
+        engine = open_engine(self.options.engine, self.checkpoint, with_features="features" in extras)
         stage = artefact.staging(self.out, f"rank-{self.ranks.place.rank}")
         with contextlib.closing(self._samples()) as samples:
             for index in self.pending:
@@ -159,7 +162,7 @@ class Job:
                 for batch in batches(islice(samples, len(self.parts[index])), self.plan["batch_size"]):
                     if is_stopped():
                         return False
-                    rows += self._rows(classifier, batch)
+                    rows += self._rows(engine, batch)
                     on_progress(len(batch))
                 path = stage / f"{part_file(index)}{artefact.STAGED}"
                 write_part(path, rows, self.plan, extras)
@@ -168,10 +171,10 @@ class Job:
                 artefact.publish([path], self.out, part_unit(index), self.plan_id, facts)
         return True
 
-    def _rows(self, classifier: nn.Cell, batch: Sequence[Sample]) -> list[dict[str, Any]]:
+    def _rows(self, engine: Engine, batch: Sequence[Sample]) -> list[dict[str, Any]]:
         classes, plan = self.checkpoint.card.classes, self.plan
         answers = score_samples(
-            classifier, batch, classes, plan["topk"], plan["batch_size"], self.options.flip, self.options.extras
+            engine, batch, classes, plan["topk"], plan["batch_size"], self.options.flip, self.options.extras
         )
         return [make_row(*pair) for pair in zip(batch, answers, strict=True)]
 

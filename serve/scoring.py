@@ -1,10 +1,10 @@
 """Samples in, answers out: one batch through the network, the same for Parquet and for the screen."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from convnext_imagenet.serve.engine import Engine
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.overlap import network_outputs
 from convnext_imagenet.serve.predictions import Answer, Guess
@@ -13,7 +13,7 @@ from convnext_imagenet.serve.sources import Sample
 
 
 def score_samples(
-    classifier: Any,
+    engine: Engine,
     samples: Sequence[Sample],
     classes: Sequence[tuple[str, str]],
     topk: int,
@@ -24,14 +24,14 @@ def score_samples(
     """The `topk` best classes of each of up to `batch_size` samples, best first; None for one without pixels.
 
     `classes` holds (wnid, name) by index. With `flip`, logits and features are means over the image and its mirror
-    image. `extras` names what the answers hold besides; "features" needs a classifier that gives them. Raises
+    image. `extras` names what the answers hold besides; "features" needs an engine that gives them. Raises
     ServeError when a logit is not a finite number.
     """
     readable = [place for place, sample in enumerate(samples) if sample.pixels is not None]
     answers: list[Answer | None] = [None] * len(samples)
     if not readable:
         return answers
-    outputs = network_outputs(classifier, [sample.pixels for sample in samples], batch_size, flip)
+    outputs = network_outputs(engine, [sample.pixels for sample in samples], batch_size, flip)
     logits_NK = outputs[0][readable]
     _refuse_non_finite(logits_NK, [samples[place].source for place in readable])
     indices_Nk = best_classes(logits_NK, topk)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from convnext_imagenet.serve.engine import network_engine
 from convnext_imagenet.serve.overlap import batches, map_ahead, network_outputs, padded_logits
 
 
@@ -207,7 +208,7 @@ def test_a_network_may_give_several_outputs_each_cut_to_the_pictures():
         return tuple(SimpleNamespace(asnumpy=lambda factor=factor: factor * sums_N) for factor in (1, 2))
 
     one = np.ones((2, 2, 3), np.uint8)
-    first, second = network_outputs(network, [one, None, one], batch_size=4)
+    first, second = network_outputs(network_engine(network), [one, None, one], batch_size=4)
     assert first.tolist() == [12, 0, 12]
     assert second.tolist() == [24, 0, 24]
     assert padded_logits(network, [one], batch_size=2).tolist() == [12]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.serve.checkpoint import load_checkpoint
+from convnext_imagenet.serve.engine import open_engine
 from convnext_imagenet.serve.input_files import list_folder
 from convnext_imagenet.serve.input_records import open_split
 from convnext_imagenet.serve.input_tables import open_table
@@ -76,13 +77,13 @@ def test_inputs_without_labels_leave_the_columns_of_the_truth_empty(fake, folder
 
 def _batches_by_hand(checkpoint, inputs, size=3, part=4):
     """Every picture's logits and features, computed batch by batch as the job makes them; None for no picture."""
-    classifier, outputs = checkpoint.classifier(with_features=True), []
+    engine, outputs = open_engine("mindspore", checkpoint, with_features=True), []
     pixels = [read_sample(item, 0, TRANSFORM).pixels for item in inputs.items(range(inputs.count))]
     for first in range(0, len(pixels), part):
         for start in range(first, min(first + part, len(pixels)), size):
             batch = pixels[start : min(start + size, first + part, len(pixels))]
             if any(picture is not None for picture in batch):
-                found = zip(*network_outputs(classifier, batch, size), strict=True)
+                found = zip(*network_outputs(engine, batch, size), strict=True)
                 outputs += [None if picture is None else pair for picture, pair in zip(batch, found, strict=True)]
             else:
                 outputs += [None] * len(batch)

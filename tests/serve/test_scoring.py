@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from convnext_imagenet.serve.engine import network_engine
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.scoring import score_samples
 from convnext_imagenet.serve.sources import Sample
@@ -37,7 +38,7 @@ def _network(with_features=False):
 
 def test_answers_stand_in_the_places_of_their_samples():
     network = _network()
-    answers = score_samples(network, _samples(100, None, 200), CLASSES, 2, batch_size=5)
+    answers = score_samples(network_engine(network), _samples(100, None, 200), CLASSES, 2, batch_size=5)
     assert answers[1] is None
     for answer, left in ((answers[0], 1.0), (answers[2], 2.0)):
         exponentials = np.exp([left, 0, left / 2, 0])
@@ -50,20 +51,24 @@ def test_answers_stand_in_the_places_of_their_samples():
 
 
 def test_extras_are_the_networks_own_numbers_at_their_places():
-    answers = score_samples(_network(True), _samples(None, 100, 200), CLASSES, 1, 3, extras=("features", "logits"))
+    answers = score_samples(
+        network_engine(_network(True)), _samples(None, 100, 200), CLASSES, 1, 3, extras=("features", "logits")
+    )
     assert answers[0] is None
     for answer, left in ((answers[1], 100), (answers[2], 200)):
         assert answer.logits.tolist() == pytest.approx([left / 100, 0, left / 200, 0])
         assert answer.features.tolist() == pytest.approx([left / 2] * 3)
-    (only,) = score_samples(_network(), _samples(50), CLASSES, 1, 1, extras=("logits",))
+    (only,) = score_samples(network_engine(_network()), _samples(50), CLASSES, 1, 1, extras=("logits",))
     assert only.features is None
     assert only.logits.shape == (4,)
 
 
 def test_a_flip_averages_logits_and_features_over_the_mirror_image():
     network = _network(True)
-    plain, _ = score_samples(network, _samples(100, None), CLASSES, 4, 2, extras=("features", "logits"))
-    flipped, none = score_samples(network, _samples(100, None), CLASSES, 4, 2, True, ("features", "logits"))
+    plain, _ = score_samples(network_engine(network), _samples(100, None), CLASSES, 4, 2, extras=("features", "logits"))
+    flipped, none = score_samples(
+        network_engine(network), _samples(100, None), CLASSES, 4, 2, True, ("features", "logits")
+    )
     assert none is None
     assert plain.logits.tolist() == pytest.approx([1, 0, 0.5, 0])
     assert flipped.logits.tolist() == pytest.approx([0.5, 0.5, 0.25, 0])
@@ -76,7 +81,7 @@ def test_a_flip_averages_logits_and_features_over_the_mirror_image():
 
 def test_a_batch_without_pictures_never_reaches_the_network():
     network = _network()
-    assert score_samples(network, _samples(None, None), CLASSES, 2, 4) == [None, None]
+    assert score_samples(network_engine(network), _samples(None, None), CLASSES, 2, 4) == [None, None]
     assert network.seen == []
 
 
@@ -91,6 +96,9 @@ def test_an_answer_that_is_no_number_names_its_input(bad, flip):
         return logits_NK
 
     network = FakeNetwork(logits, [])
-    assert score_samples(network, _samples(100, None), CLASSES, 1, 4, flip)[0].guesses[0]["class_index"] == 0
+    assert (
+        score_samples(network_engine(network), _samples(100, None), CLASSES, 1, 4, flip)[0].guesses[0]["class_index"]
+        == 0
+    )
     with pytest.raises(ServeError, match=r"^2\.jpg: the network answers with NaN or infinity"):
-        score_samples(network, _samples(None, 100, 150), CLASSES, 1, 4, flip)
+        score_samples(network_engine(network), _samples(None, 100, 150), CLASSES, 1, 4, flip)

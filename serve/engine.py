@@ -1,0 +1,52 @@
+"""What computes: MindSpore with our kernels, or onnxruntime; one call for either."""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+
+from convnext_imagenet.model.exchange.onnx_extra import import_onnx, import_onnxruntime
+from convnext_imagenet.model.exchange.onnx_file import run_onnx
+from convnext_imagenet.model.exchange.onnx_graph import onnx_model
+from convnext_imagenet.serve.checkpoint import Checkpoint
+from convnext_imagenet.serve.errors import ServeError
+
+# uint8 pixels (N, S, S, 3) -> logits (N, K) and, from an engine with features, these (N, C); float32
+Engine = Callable[[np.ndarray], list[np.ndarray]]
+
+
+def engine_facts(name: str, device_target: str) -> dict[str, str]:
+    """The engine and its version, for a plan.
+
+    Raises ModelError when a package is missing, and ServeError for a device that it does not run on.
+    """
+    if name == "mindspore":
+        return {"name": name, "version": version("mindspore")}
+    import_onnx()
+    found = import_onnxruntime().__version__
+    if device_target != "CPU":
+        raise ServeError(
+            f"engine onnxruntime runs on the CPU alone, not on {device_target}; pass --device-target CPU, "
+            f"or --engine mindspore"
+        )
+    return {"name": name, "version": found}
+
+
+def open_engine(name: str, checkpoint: Checkpoint, with_features: bool = False) -> Engine:
+    """The engine of this name ("mindspore", "onnxruntime") with the checkpoint's network."""
+    if name == "mindspore":
+        return network_engine(checkpoint.classifier(with_features))
+    return run_onnx(onnx_model(checkpoint.card, checkpoint.arrays, preprocessing=True, with_features=with_features))
+
+
+def network_engine(classifier: Any) -> Engine:
+    """A MindSpore network as an engine."""
+
+    def run(pixels_NHWC: np.ndarray) -> list[np.ndarray]:
+        outputs = classifier(ms.Tensor(pixels_NHWC))
+        each = outputs if isinstance(outputs, tuple) else (outputs,)
+        return [output.asnumpy() for output in each]
+
+    return run
