@@ -6,11 +6,12 @@ import click
 
 from convnext_imagenet.records.cli import expected_errors
 from convnext_imagenet.serve import options
+from convnext_imagenet.serve.cli_export import export
 
 
 @click.group()
 def weights() -> None:
-    """Weights from other programs."""
+    """Weights from other programs, and for them."""
 
 
 @weights.command("import")
@@ -59,3 +60,6 @@ def import_command(
         imported = import_weights(file, out, wishes)
         click.echo("\n".join(imported.lines))
         click.echo(f"Next: convnext-serve eval {out} --records RECORDS", err=True)
+
+
+weights.add_command(export)

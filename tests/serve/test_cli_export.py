@@ -1,0 +1,48 @@
+"""`convnext-serve weights export` from the outside: what it says, how it ends, what it leaves."""
+
+import pytest
+from click.testing import CliRunner
+
+from convnext_imagenet.serve.cli import main
+
+
+def _call(*words):
+    return CliRunner().invoke(main, ["weights", "export", *map(str, words)])
+
+
+def test_an_export_and_the_same_again(checkpoint_file, tmp_path):
+    words = (checkpoint_file, "--out", tmp_path / "m.safetensors", "--format", "safetensors", "--names", "timm")
+    for said in ("written and checked", "there already, unchanged"):
+        result = _call(*words)
+        assert result.exit_code == 0, result.output
+        assert result.stdout == f"{tmp_path / 'm.safetensors'}: 0.1 MiB, {said}\n"
+        assert f"Next: read {tmp_path / 'm.safetensors'}.md" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--format", "mindir", "--preprocessing"), "--preprocessing belongs to --format onnx; a mindir always takes"),
+        (("--format", "onnx", "--names", "timm"), "--names belongs to --format safetensors"),
+        (("--format", "tflite"), "'tflite' is not one of 'onnx', 'mindir', 'safetensors'"),
+    ],
+)
+def test_options_that_do_not_fit_are_wrong_usage(checkpoint_file, tmp_path, words, message):
+    result = _call(checkpoint_file, "--out", tmp_path / "m", *words)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"\x80\x02}q\x00.")
+    result = _call(tmp_path / "x.safetensors", "--out", tmp_path / "m.onnx", "--format", "onnx")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"Error: {tmp_path / 'x.safetensors'}: truncated, damaged or not a safetensors file")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(checkpoint_file, tmp_path):
+    result = _call(checkpoint_file, "--out", tmp_path / "absent" / "m.onnx", "--format", "onnx")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith(f"Error: {tmp_path / 'absent'}: there is no such folder")
