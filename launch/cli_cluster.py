@@ -1,0 +1,77 @@
+"""The options by which a command gives its units of work to a Ray cluster, and what it says of the cluster."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convnext_imagenet.records.cli import show_log_lines
+
+if TYPE_CHECKING:
+    from convnext_imagenet.launch.cluster_nodes import Need
+    from convnext_imagenet.launch.executor import Executor
+
+LOCAL, RAY = "local", "ray"
+_OPTIONS = (
+    click.option(
+        "--engine",
+        type=click.Choice([LOCAL, RAY]),
+        default=LOCAL,
+        show_default=True,
+        help="Where the work runs: on this machine, or on a Ray cluster (extra `ray`); the bytes are the same.",
+    ),
+    click.option(
+        "--address",
+        default="",
+        metavar="HOST:PORT",
+        help="With --engine ray: the head of the cluster.  [default: RAY_ADDRESS, else the cluster that runs on this "
+        "machine, else one started here for the job]",
+    ),
+)
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options `engine` and `address`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def refuse_unused(engine: str, **values: Any) -> None:
+    """Raise UsageError for an option that only --engine ray understands."""
+    for name, value in values.items():
+        if value and engine != RAY:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')}: goes with --engine ray alone; add that, or leave it out"
+            )
+
+
+@contextlib.contextmanager
+def on_cluster(
+    address: str,
+    need: "Need",
+    out: Path,
+    inputs: Sequence[Path],
+    most: int | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> "Iterator[Executor]":
+    """Join the cluster, prove that every node is fit for the job, say what it holds, and yield its executor."""
+    from convnext_imagenet.launch.cluster import joined, nodes_of, preflight
+    from convnext_imagenet.launch.cluster_nodes import room_for
+    from convnext_imagenet.launch.cluster_units import ClusterExecutor
+
+    show_log_lines()
+    out = out.resolve()
+    with joined(address, len(os.sched_getaffinity(0))) as ray:
+        preflight(ray, need, out, [path.resolve() for path in inputs])
+        nodes = nodes_of(ray)
+        room = min(room_for(need, nodes), most or 1 << 30)
+        click.echo(
+            f"Ray: {len(nodes)} node{'s' * (len(nodes) > 1)} with the same software and folders, "
+            f"room for {room} worker{'s' * (room > 1)} at once",
+            err=True,
+        )
+        yield ClusterExecutor(ray, need, out, most, is_stopped)
