@@ -152,7 +152,7 @@ def _executor(engine: str, address: str, workers: int | None, data: Path, out: P
 
         check_begun_or_empty(out, "records")
         inputs = [path for path in (data, data / "train", data / "val") if path.exists()]
-        with on_cluster(address, Need(), out, inputs, workers) as executor:
+        with on_cluster(address, lambda nodes: Need(), out, inputs, workers) as executor:
             yield executor
     else:
         from convnext_imagenet.ingest.pool import LocalPool

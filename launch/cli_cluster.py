@@ -11,8 +11,8 @@ import click
 from convnext_imagenet.records.cli import show_log_lines
 
 if TYPE_CHECKING:
-    from convnext_imagenet.launch.cluster_nodes import Need
-    from convnext_imagenet.launch.executor import Executor
+    from convnext_imagenet.launch.cluster_nodes import Need, Node
+    from convnext_imagenet.launch.cluster_units import ClusterExecutor
 
 LOCAL, RAY = "local", "ray"
 _OPTIONS = (
@@ -40,6 +40,12 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def is_given(name: str) -> bool:
+    """Whether the user gave an option of the running command, rather than its default."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (None, click.core.ParameterSource.DEFAULT)
+
+
 def refuse_unused(engine: str, **values: Any) -> None:
     """Raise UsageError for an option that only --engine ray understands."""
     for name, value in values.items():
@@ -52,13 +58,16 @@ def refuse_unused(engine: str, **values: Any) -> None:
 @contextlib.contextmanager
 def on_cluster(
     address: str,
-    need: "Need",
+    choose_need: "Callable[[list[Node]], Need]",
     out: Path,
     inputs: Sequence[Path],
     most: int | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
-) -> "Iterator[Executor]":
-    """Join the cluster, prove that every node is fit for the job, say what it holds, and yield its executor."""
+) -> "Iterator[ClusterExecutor]":
+    """Join the cluster, prove that every node is fit for the job, say what it holds, and yield its executor.
+
+    `choose_need` tells from the nodes what one worker takes.
+    """
     from convnext_imagenet.launch.cluster import joined, nodes_of, preflight
     from convnext_imagenet.launch.cluster_nodes import room_for
     from convnext_imagenet.launch.cluster_units import ClusterExecutor
@@ -66,8 +75,9 @@ def on_cluster(
     show_log_lines()
     out = out.resolve()
     with joined(address, len(os.sched_getaffinity(0))) as ray:
-        preflight(ray, need, out, [path.resolve() for path in inputs])
         nodes = nodes_of(ray)
+        need = choose_need(nodes)
+        preflight(ray, nodes, need, out, [path.resolve() for path in inputs])
         room = min(room_for(need, nodes), most or 1 << 30)
         click.echo(
             f"Ray: {len(nodes)} node{'s' * (len(nodes) > 1)} with the same software and folders, "

@@ -105,9 +105,8 @@ def nodes_of(ray: Any) -> list[Node]:
     ]
 
 
-def preflight(ray: Any, need: Need, out: Path, inputs: list[Path]) -> None:
+def preflight(ray: Any, nodes: list[Node], need: Need, out: Path, inputs: list[Path]) -> None:
     """Raise LaunchError unless the cluster can hold a worker, and every node is fit for the job (see `prove`)."""
-    nodes = nodes_of(ray)
     refuse_without_room(need, nodes)
     prove(nodes, out, inputs, lambda probe: _ask(ray, nodes, probe))
 

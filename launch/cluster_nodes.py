@@ -19,6 +19,7 @@ _PACKAGES = (
 )  # fmt: skip
 _ROOMS = ("records", "model", "launch", "ingest", "serve", "train")
 _SOURCES = "sources of convnext_imagenet"
+_DEVICES = {"GPU": "GPU", "Ascend": "NPU"}  # by Ray's names, which it finds on a node by itself
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,29 @@ def _room_on(node: Node, resources: Mapping[str, float]) -> int:
     return min((math.floor(node.resources.get(name, 0) / amount) for name, amount in resources.items()), default=1)
 
 
-def parse_need(amounts: Sequence[str], cpus: float) -> Need:
-    """The need that words such as CPU=4, GPU=1, NPU=1 name; `cpus` cores where CPU is not among them.
+def need_of_network(target: str, amounts: Sequence[str], nodes: Sequence[Node]) -> Need:
+    """What a worker with one network on device target CPU, GPU or Ascend takes: words such as CPU=4, GPU=1, NPU=1.
 
-    Raises LaunchError for a word that is none of these, and for one named twice.
+    Without words it is one device and its even share of the cores of the node that has the fewest for each; on the
+    CPU, which is one device, all cores of the smallest node. Raises LaunchError for a word that is no amount, and for
+    a name that comes twice.
     """
+    found = _amounts(amounts)
+    device = _DEVICES.get(target)
+    if device and device not in found:
+        found[device] = 1
+    shares = [
+        node.resources.get("CPU", 0) * found[device] // node.resources[device] if device else node.resources["CPU"]
+        for node in nodes
+        if node.resources.get(device or "CPU", 0) >= 1
+    ]
+    cpus = found.pop("CPU", max(1, min(shares, default=1)))
+    return Need(cpus, found.pop("GPU", 0), found, keeps_cores=True)
+
+
+def _amounts(words: Sequence[str]) -> dict[str, float]:
     found: dict[str, float] = {}
-    for text in amounts:
+    for text in words:
         name, _, amount = text.partition("=")
         try:
             value = float(amount)
@@ -72,7 +89,7 @@ def parse_need(amounts: Sequence[str], cpus: float) -> Need:
         if not name or name in found or not 0 < value < math.inf:
             raise LaunchError(f"--per-actor {text!r}: expected NAME=AMOUNT once for each name, such as CPU=8 or NPU=1")
         found[name] = value
-    return Need(found.pop("CPU", cpus), found.pop("GPU", 0), found, keeps_cores=True)
+    return found
 
 
 def refuse_without_room(need: Need, nodes: Sequence[Node]) -> None:
