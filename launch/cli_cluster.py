@@ -27,8 +27,8 @@ _OPTIONS = (
         "--address",
         default="",
         metavar="HOST:PORT",
-        help="With --engine ray: the head of the cluster.  [default: RAY_ADDRESS, else the cluster that runs on this "
-        "machine, else one started here for the job]",
+        help="With --engine ray: the head of the cluster, or auto for the one that runs on this machine.  "
+        "[default: RAY_ADDRESS, else one started here for the job]",
     ),
 )
 

@@ -38,12 +38,12 @@ def import_ray() -> Any:
 def joined(address: str, cores: int) -> Iterator[Any]:
     """Ray, connected to the cluster at `address` HOST:PORT; leaves it at the end.
 
-    Without an address it is the one that RAY_ADDRESS names, else the one that runs on this machine, else one of
-    `cores` cores that is started here and ended with the job. Raises LaunchError when it does not answer.
+    "auto" is the one that runs on this machine. Without an address it is what RAY_ADDRESS says, else one of `cores`
+    cores that is started here and ended with the job. Raises LaunchError when it does not answer.
     """
     ray = import_ray()
     address = address or os.environ.get(_ENVIRONMENT, "")
-    if address:
+    if address and address != "auto":
         _refuse_silent(address)
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
@@ -63,12 +63,9 @@ def _connect(ray: Any, address: str, cores: int) -> None:
         if address:
             ray.init(address=address, **quiet)
             return
-        with contextlib.suppress(ConnectionError):
-            ray.init(address="auto", **quiet)
-            return
         ray.init(address="local", num_cpus=cores, object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"the cluster at {address}" if address else "Ray on this machine"
+        where = "Ray on this machine" if address in ("", "auto") else f"the cluster at {address}"
         raise LaunchError(
             f"{where}: cannot be used ({_first_line(error)}); run this on a node of a cluster that was begun by "
             f"`ray start` from the same environment"
