@@ -16,6 +16,8 @@ from convnext_imagenet.launch.cluster_nodes import Need, Node, refuse_without_ro
 from convnext_imagenet.launch.cluster_probe import Probe, Sighting, look, prove
 from convnext_imagenet.launch.errors import LaunchError
 
+log = logging.getLogger(__name__)
+
 _CONNECT_SECONDS = 5.0
 _NODE_SECONDS = 120.0
 _STORE_BYTES = 80 << 20  # plans and receipts pass through Ray's store, images never do
@@ -122,6 +124,9 @@ def _ask(ray: Any, nodes: list[Node], probe: Probe) -> Iterator[tuple[Node, Sigh
                 f"install the same environment on all nodes"
             ) from None
         except ray.exceptions.RayError as error:
+            if all(other.identity != node.identity for other in nodes_of(ray)):
+                log.warning("node %s: died while it was asked; the job goes on without it", node.host)
+                continue
             raise LaunchError(
                 f"node {node.host}: does not answer ({type(error).__name__}); see `ray status`, or end that node"
             ) from None

@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
-collect_ignore = []
 STORE_BYTES = 80 << 20
 COMMAND = """
 import sys
@@ -33,33 +32,45 @@ class TwoNodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster(initialize_head=True, head_node_args=self._arguments())
-        self.second: Any = None
+        head = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._second: subprocess.Popen[bytes] | None = None
         self.add()
-
-    @staticmethod
-    def _arguments(**others: Any) -> dict[str, Any]:
-        return {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False, **others}
 
     @property
     def address(self) -> str:
         """Where the head is met."""
         return self._cluster.address
 
-    def add(self, **others: Any) -> None:
-        """Start the second node."""
-        arguments = self._arguments(**others)
-        arguments.pop("include_dashboard")
-        self.second = self._cluster.add_node(wait=False, **arguments)
+    @property
+    def is_whole(self) -> bool:
+        """Whether the second node was not killed."""
+        return self._second is not None
+
+    def add(self, *before: str, **environment: str) -> None:
+        """Start the second node, by way of the command `before`, and do not wait for it."""
+        options = ["--num-cpus", "1", "--object-store-memory", str(STORE_BYTES), "--block"]
+        self._second = subprocess.Popen(
+            [*before, str(Path(sys.executable).with_name("ray")), "start", "--address", self.address, *options],
+            env={**os.environ, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def kill(self) -> None:
         """SIGKILL to all processes of the second node."""
-        if self.second is not None:
-            self._cluster.remove_node(self.second, allow_graceful=False)
-        self.second = None
+        if self._second is not None:
+            processes = psutil.Process(self._second.pid).children(recursive=True)
+            for process in (*processes, self._second):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self._second.wait()
+        self._second = None
 
     def end(self) -> None:
         """End both nodes."""
+        self.kill()
         self._cluster.shutdown()
 
 
@@ -74,7 +85,7 @@ def _two_nodes() -> Iterator[TwoNodes]:
 @pytest.fixture
 def two_nodes(_two_nodes: TwoNodes) -> TwoNodes:
     """A cluster of two nodes of one core each, whatever a test before did to the second."""
-    if _two_nodes.second is None:
+    if not _two_nodes.is_whole:
         _two_nodes.add()
     return _two_nodes
 
@@ -149,8 +160,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet_environment() -> Iterator[None]:
-    """Nodes started here and commands must agree, and find no cluster but the one they are told of."""
+    """Commands find no cluster but the one they are told of."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", "")])))
         yield
