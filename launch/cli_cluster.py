@@ -78,9 +78,10 @@ def on_cluster(
         nodes = nodes_of(ray)
         need = choose_need(nodes)
         preflight(ray, nodes, need, out, [path.resolve() for path in inputs])
-        room = min(room_for(need, nodes), most or 1 << 30)
+        able, room = sum(room_for(need, [node]) > 0 for node in nodes), room_for(need, nodes)
+        room = min(room, most or room)
         click.echo(
-            f"Ray: {len(nodes)} node{'s' * (len(nodes) > 1)} with the same software and folders, "
+            f"Ray: {able} node{'s' * (able > 1)} with the same software and folders, "
             f"room for {room} worker{'s' * (room > 1)} at once",
             err=True,
         )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.launch.cluster_nodes import Need, Node, refuse_without_room
+from convnext_imagenet.launch.cluster_nodes import Need, Node, refuse_without_room, room_for
 from convnext_imagenet.launch.cluster_probe import Probe, Sighting, look, prove
 from convnext_imagenet.launch.errors import LaunchError
 
@@ -47,14 +47,21 @@ def joined(address: str, cores: int) -> Iterator[Any]:
     address = address or os.environ.get(_ENVIRONMENT, "")
     if address and address != "auto":
         _refuse_silent(address)
-    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
-        _connect(ray, address, cores)
-        for number, handler in handlers.items():  # Ray has put its own in their place
-            signal.signal(number, handler)
+        with _signal_handlers_kept():
+            _connect(ray, address, cores)
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Ray puts its own in the place of ours."""
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
@@ -66,7 +73,7 @@ def _connect(ray: Any, address: str, cores: int) -> None:
             ray.init(address=address, **quiet)
             return
         ray.init(address="local", num_cpus=cores, object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         where = "Ray on this machine" if address in ("", "auto") else f"the cluster at {address}"
         raise LaunchError(
             f"{where}: cannot be used ({_first_line(error)}); run this on a node of a cluster that was begun by "
@@ -105,9 +112,10 @@ def nodes_of(ray: Any) -> list[Node]:
 
 
 def preflight(ray: Any, nodes: list[Node], need: Need, out: Path, inputs: list[Path]) -> None:
-    """Raise LaunchError unless the cluster can hold a worker, and every node is fit for the job (see `prove`)."""
+    """Raise LaunchError unless the cluster can hold a worker, and every node that can is fit for it (see `prove`)."""
     refuse_without_room(need, nodes)
-    prove(nodes, out, inputs, lambda probe: _ask(ray, nodes, probe))
+    able = [node for node in nodes if room_for(need, [node])]
+    prove(out, inputs, lambda probe: _ask(ray, able, probe))
 
 
 def _ask(ray: Any, nodes: list[Node], probe: Probe) -> Iterator[tuple[Node, Sighting]]:

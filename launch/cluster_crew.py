@@ -86,8 +86,10 @@ class Crew:
 
 
 def cause_of(error: Exception | None) -> str:
-    """Why a worker is gone, in a few words."""
-    text = " ".join(str(error).split())
-    if "OutOfMemory" in type(error).__name__ or "OOM" in text.split("Some common causes")[0]:
+    """Why a worker is gone, in a few words; Ray's own are a page, of which the second half only guesses."""
+    text = " ".join(str(error).split()).split("Some common causes")[0].lower()
+    if "out_of_memory" in text or "outofmemory" in type(error).__name__.lower():
         return "out of memory"
-    return "its node died" if "node" in text.lower() and "node has" in text.lower() else type(error).__name__
+    if "its node has died" in text:
+        return "its node died"
+    return "its process was killed or crashed" if "worker process has died" in text else type(error).__name__

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,15 +84,10 @@ def evidence(path: Path) -> str:
         return f"nothing ({error.strerror})"
 
 
-def prove(
-    nodes: Sequence[Node],
-    out: Path,
-    inputs: Iterable[Path],
-    ask: Callable[[Probe], Iterator[tuple[Node, Sighting]]],
-) -> None:
+def prove(out: Path, inputs: Iterable[Path], ask: Callable[[Probe], Iterator[tuple[Node, Sighting]]]) -> None:
     """Raise LaunchError unless every node reads and writes `out`, sees the `inputs`, and has this node's software.
 
-    `ask` has `look` done on every node. A folder that this made is removed when it raises.
+    `ask` has `look` done on the nodes and tells what each saw. A folder that this made is removed when it raises.
     """
     with _question(out, tuple(inputs)) as probe:
         here = software_here()

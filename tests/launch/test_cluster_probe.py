@@ -31,7 +31,7 @@ def _prove(out: Path, inputs: list[Path], second=lambda probe: look(probe, "2"))
         yield NODES[0], look(probe, "1")
         yield NODES[1], second(probe)
 
-    prove(NODES, out, inputs, ask)
+    prove(out, inputs, ask)
 
 
 def test_nodes_that_see_the_same_pass_and_nothing_is_left(data: Path, tmp_path: Path):
