@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5.0
 _NODE_SECONDS = 120.0
+_POLL_SECONDS = 0.2
 _STORE_BYTES = 80 << 20  # plans and receipts pass through Ray's store, images never do
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ENVIRONMENT = "RAY_ADDRESS"
@@ -48,22 +50,34 @@ def joined(address: str, cores: int) -> Iterator[Any]:
     if address and address != "auto":
         _refuse_silent(address)
     try:
-        with _signal_handlers_kept():
+        with signals_held():
             _connect(ray, address, cores)
         yield ray
     finally:
-        ray.shutdown()
+        with signals_held():
+            ray.shutdown()
 
 
 @contextlib.contextmanager
-def _signal_handlers_kept() -> Iterator[None]:
-    """Ray puts its own in the place of ours."""
-    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+def signals_held() -> Iterator[Callable[[], bool]]:
+    """Remember stop signals until the end of the block, then give the last to the handlers of before; yields whether
+    one has come.
+
+    Around all calls into Ray: what a handler raises inside of them comes out as a SystemError. Ray also puts handlers
+    of its own in the place of ours.
+    """
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number in _SIGNALS:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: received.append(number))
     try:
-        yield
+        yield lambda: bool(received)
     finally:
-        for number, handler in handlers.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[-1])
 
 
 def _connect(ray: Any, address: str, cores: int) -> None:
@@ -115,17 +129,22 @@ def preflight(ray: Any, nodes: list[Node], need: Need, out: Path, inputs: list[P
     """Raise LaunchError unless the cluster can hold a worker, and every node that can is fit for it (see `prove`)."""
     refuse_without_room(need, nodes)
     able = [node for node in nodes if room_for(need, [node])]
-    prove(out, inputs, lambda probe: _ask(ray, able, probe))
+    with signals_held() as is_stopped:
+        prove(out, inputs, lambda probe: _ask(ray, able, probe, is_stopped))
 
 
-def _ask(ray: Any, nodes: list[Node], probe: Probe) -> Iterator[tuple[Node, Sighting]]:
+def _ask(ray: Any, nodes: list[Node], probe: Probe, is_stopped: Callable[[], bool]) -> Iterator[tuple[Node, Sighting]]:
     remote = ray.remote(num_cpus=0, max_retries=1)(look)
     asked = [
         (node, remote.options(scheduling_strategy=on(node.identity)).remote(probe, node.identity)) for node in nodes
     ]
+    end = time.monotonic() + _NODE_SECONDS
     for node, answer in asked:
+        while not ray.wait([answer], timeout=_POLL_SECONDS)[0] and time.monotonic() < end:
+            if is_stopped():
+                return
         try:
-            yield node, ray.get(answer, timeout=_NODE_SECONDS)
+            yield node, ray.get(answer, timeout=0)
         except ray.exceptions.RayTaskError as error:
             raise LaunchError(
                 f"node {node.host}: cannot run our code ({_last_line(error)}); "

@@ -86,8 +86,8 @@ class Crew:
 
 
 def cause_of(error: Exception | None) -> str:
-    """Why a worker is gone, in a few words; Ray's own are a page, of which the second half only guesses."""
-    text = " ".join(str(error).split()).split("Some common causes")[0].lower()
+    """Why a worker is gone, in a few words; Ray's own are a page."""
+    text = " ".join(str(error).split()).lower()
     if "out_of_memory" in text or "outofmemory" in type(error).__name__.lower():
         return "out of memory"
     if "its node has died" in text:

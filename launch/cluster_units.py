@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.launch.cluster import on
+from convnext_imagenet.launch.cluster import on, signals_held
 from convnext_imagenet.launch.cluster_crew import Crew, Try, cause_of
 from convnext_imagenet.launch.cluster_nodes import Need
 from convnext_imagenet.launch.cluster_worker import Tally
@@ -34,7 +34,8 @@ class ClusterExecutor:
     """Runs units on at most `most` workers of the cluster, each of which takes `need`; see `Executor`.
 
     A unit whose worker or node dies is tried again, MOST_ATTEMPTS times in all, and then FailedLaunchError names it.
-    `is_stopped` is asked several times a second, and its yes raises Interrupted. `out` is what this job alone writes.
+    `is_stopped` is asked several times a second; its yes, and a stop signal, raise Interrupted. `out` is what this
+    job alone writes.
     """
 
     ray: Any
@@ -54,15 +55,16 @@ class ClusterExecutor:
         """Do all units; workers are dismissed when it returns and when it raises."""
         if not count:
             return
-        job = _Job(self, function, itertools.starmap(Try, enumerate(tasks)), count)
-        try:
-            while job.left:
-                if self.is_stopped():
-                    raise Interrupted(f"stopped by a signal; the same command goes on in {self.out}")
-                job.step(on_unit)
-                on_progress(job.advance())
-        finally:
-            job.end()
+        with signals_held() as is_signalled:
+            job = _Job(self, function, itertools.starmap(Try, enumerate(tasks)), count)
+            try:
+                while job.left and not is_signalled() and not self.is_stopped():
+                    job.step(on_unit)
+                    on_progress(job.advance())
+            finally:
+                job.end()
+        if job.left:
+            raise Interrupted(f"stopped by a signal; the same command goes on in {self.out}")
 
 
 class _Job:

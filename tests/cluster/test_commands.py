@@ -167,7 +167,9 @@ def test_a_second_driver_on_the_same_output_is_refused(build, two_nodes, tmp_pat
     out, log = tmp_path / "out", tmp_path / "log"
     with started(build(out, *_on(two_nodes)), log) as process:
         wait_for(lambda: _receipts(out) >= 1, log, process)
+        process.send_signal(signal.SIGSTOP)  # or it would be done before the second has begun
         result = run(build(out, *_on(two_nodes)))
+        process.send_signal(signal.SIGCONT)
         assert result.returncode == 1, result.stderr
         assert "another process is writing here" in result.stderr
         assert process.wait(timeout=240) == 0, log.read_text()

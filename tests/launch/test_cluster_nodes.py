@@ -49,6 +49,10 @@ def test_a_network_takes_a_device_and_its_share_of_the_cores(target: str, words,
     assert need_of_network(target, words, nodes).resources == resources
 
 
+def test_a_node_with_fewer_cores_than_devices_still_gives_each_network_one():
+    assert need_of_network("GPU", (), [_node(CPU=4, GPU=8)]).resources == {"CPU": 1, "GPU": 1}
+
+
 @pytest.mark.parametrize("words", [("CPU",), ("=2",), ("CPU=0",), ("CPU=-1",), ("GPU=nan",), ("CPU=1", "CPU=2")])
 def test_words_that_are_no_amounts_are_refused(words):
     with pytest.raises(LaunchError, match=r"--per-actor '.*expected NAME=AMOUNT once"):
