@@ -29,7 +29,7 @@ LAUNCH = --device-target $(DEVICE_TARGET) --devices $(DEVICES) \
 export CONVNEXT_MAKE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo records show verify doctor train eval predict infer test test-faults test-parity bench check clean
+.PHONY: help setup demo records show verify doctor train eval predict infer test test-faults test-parity test-cluster bench check clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,7 +88,12 @@ test-faults: $(READY)  ## Hundreds of kills, full disks, damaged files, dead and
 test-parity: $(READY)  ## Imported weights beside timm and transformers (extra parity, or CONVNEXT_PARITY_PYTHON=python)
 	$(BIN)/pytest tests/parity tests/model/test_source_torch.py -m "parity or not parity" $(ARGS)
 
-bench: $(READY)  ## [PART=model|ingest|load|score|train|randaugment|shuffle]: interleaved benchmarks, written to bench-out/PART.json
+test-cluster: $(READY)  ## Two Ray nodes on this machine, one of them killed or foreign; about ten minutes
+	@$(BIN)/python -c 'import ray' 2>/dev/null || { echo "Error: Ray is not installed:" \
+	  "$(BIN)/pip install -c constraints.txt -e '.[ray]'" >&2; exit 2; }
+	$(BIN)/pytest tests/cluster -m cluster $(ARGS)
+
+bench: $(READY)  ## [PART=model|ingest|load|score|train|randaugment|shuffle|cluster]: interleaved benchmarks, written to bench-out/PART.json
 	$(BIN)/python tests/bench $(PART)
 
 check: $(READY)  ## Lint, format and types

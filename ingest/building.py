@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,9 @@ from convnext_imagenet.ingest.changes import forget_changed_shards, forget_stamp
 from convnext_imagenet.ingest.closing import write_closing_files
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.plan import IngestPlan, SplitPlan
-from convnext_imagenet.ingest.pool import OnProgress, run_units
 from convnext_imagenet.ingest.quarantine import Quarantined, refuse_too_many
 from convnext_imagenet.ingest.writing import ShardTask, write_unit
+from convnext_imagenet.launch.executor import Executor, OnProgress
 from convnext_imagenet.records.artefact import (
     begin,
     exclusive,
@@ -85,11 +85,17 @@ class Build:
         units = (Unit(split, index) for split in self.plan.splits for index in range(split.shard_count))
         return [unit for unit in units if self._receipt(unit) is None]
 
-    def write(self, units: list[Unit], workers: int, on_progress: OnProgress) -> None:
-        """Write the shards in worker processes; `on_progress` hears of images read."""
+    def write(
+        self,
+        units: list[Unit],
+        executor: Executor,
+        on_progress: OnProgress,
+        on_unit: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write the shards where `executor` runs them; `on_progress` hears of images read, `on_unit` of shards."""
         folder = staging(self.out)
         tasks = (self._task(unit, folder) for unit in units)
-        run_units(write_unit, tasks, len(units), workers, on_progress)
+        executor.run(write_unit, tasks, len(units), on_progress, on_unit)
 
     def finish(self, allowed: int) -> Outcome:
         """Write quarantine, index and report, and mark the records as finished unless more than `allowed` are bad."""
@@ -177,7 +183,7 @@ def open_build(plan: IngestPlan, data: Path, out: Path) -> Iterator[Build]:
         try:
             yield Build(plan, data, out, plan_id, forget_changed_shards(out, plan))
         finally:
-            shutil.rmtree(staging(out))
+            shutil.rmtree(staging(out), ignore_errors=True)
 
 
 def _shard_entry(receipt: dict[str, Any]) -> ShardEntry:

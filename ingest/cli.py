@@ -1,18 +1,22 @@
 """`convnext-ingest`: from a raw ImageNet tree to verified records."""
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from convnext_imagenet.records.cli import expected_errors, progress
+from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_option, on_cluster, refuse_unused
+from convnext_imagenet.records.cli import expected_errors, progress, progress_in_units
 
 if TYPE_CHECKING:
     from convnext_imagenet.ingest.building import Outcome
     from convnext_imagenet.ingest.listing import TreeScan
     from convnext_imagenet.ingest.plan import IngestPlan
+    from convnext_imagenet.launch.executor import Executor
 
 _MOST_CASES = 10
 
@@ -40,7 +44,9 @@ def main() -> None:
 @click.option("--devkit", type=click.Path(path_type=Path), help="The devkit (tar.gz or folder) if not in DATA.")
 @click.option("--check-archives", is_flag=True, help="First compare the md5 of the archives in DATA with the official.")
 @click.option("--follow-links", is_flag=True, help="Follow symbolic links that lead out of DATA, and links to images.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a core]")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, over all nodes.  [default: one a core]")
+@engine_option
+@address_option
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Shuffles train over its shards."
 )
@@ -85,6 +91,8 @@ def build(
     check_archives: bool,
     follow_links: bool,
     workers: int | None,
+    engine: str,
+    address: str,
     seed: int,
     max_side: int | None,
     quality: int | None,
@@ -100,6 +108,7 @@ def build(
     """
     if quality is not None and max_side is None:
         raise click.UsageError("--quality: only images that are made smaller are encoded again; pass --max-side too")
+    refuse_unused(engine, address=address)
     with expected_errors():
         from convnext_imagenet.ingest.building import open_build
         from convnext_imagenet.ingest.layout import scan_tree
@@ -108,7 +117,7 @@ def build(
         from convnext_imagenet.ingest.quarantine import allowed_number
         from convnext_imagenet.ingest.treatment import Reencoding, Treatment
 
-        with interruptible():
+        with interruptible(), _executor(engine, address, workers, data, out) as executor:
             if check_archives:
                 _check_archives(data)
             tree = scan_tree(data, follow_links)
@@ -128,10 +137,28 @@ def build(
                     )
                 if len(units) < job.shards:
                     click.echo(f"{out}: {job.shards - len(units)} of {job.shards} shards are there already")
-                with progress(sum(unit.rows for unit in units), "ingest") as advance:
-                    job.write(units, workers or len(os.sched_getaffinity(0)), advance)
+                rows, shards = sum(unit.rows for unit in units), f"of {len(units)} shards"
+                with progress_in_units(rows, "ingest", units=shards) as (advance, count_shard):
+                    job.write(units, executor, advance, count_shard)
                 outcome = job.finish(allowed_number(max_quarantine, plan.source["classes"], plan.images))
             _print_outcome(out, outcome)
+
+
+@contextlib.contextmanager
+def _executor(engine: str, address: str, workers: int | None, data: Path, out: Path) -> "Iterator[Executor]":
+    """Where shards are written; a cluster is examined first."""
+    if engine == RAY:
+        from convnext_imagenet.launch.cluster_nodes import Need
+        from convnext_imagenet.records.artefact import check_begun_or_empty
+
+        check_begun_or_empty(out, "records")
+        inputs = [path for path in (data, data / "train", data / "val") if path.exists()]
+        with on_cluster(address, lambda nodes: Need(), out, inputs, workers) as executor:
+            yield executor
+    else:
+        from convnext_imagenet.ingest.pool import LocalPool
+
+        yield LocalPool(workers or len(os.sched_getaffinity(0)))
 
 
 def _check_archives(data: Path) -> None:

@@ -13,15 +13,16 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from types import FrameType
 from typing import Any, TypeVar
 
 from convnext_imagenet.ingest.errors import FailedIngestError
+from convnext_imagenet.launch.executor import OnProgress
 from convnext_imagenet.records.errors import Interrupted
 
 Task = TypeVar("Task")
-OnProgress = Callable[[int], None]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_SECONDS = 0.2
 _WORKER_DIED = (
@@ -48,17 +49,36 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@dataclass(frozen=True)
+class LocalPool:
+    """Runs units in up to `workers` processes of this machine; an `Executor`."""
+
+    workers: int
+
+    def run(
+        self,
+        function: Callable[[Any, OnProgress], None],
+        tasks: Iterator[Any],
+        count: int,
+        on_progress: OnProgress,
+        on_unit: Callable[[], None] = lambda: None,
+    ) -> None:
+        """See `run_units`."""
+        run_units(function, tasks, count, self.workers, on_progress, on_unit)
+
+
 def run_units(
     function: Callable[[Task, OnProgress], None],
     tasks: Iterator[Task],
     count: int,
     workers: int,
     on_progress: OnProgress,
+    on_unit: Callable[[], None] = lambda: None,
 ) -> None:
     """Call `function(task, on_progress)` for each of `count` tasks in up to `workers` fresh processes.
 
-    Tasks are drawn as workers take them. The first exception of a worker stops the others and is raised here;
-    a worker that dies gives FailedIngestError.
+    Tasks are drawn as workers take them; `on_unit` is called as each is done. The first exception of a worker stops
+    the others and is raised here; a worker that dies gives FailedIngestError.
     """
     if not count:
         return
@@ -67,7 +87,7 @@ def run_units(
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(workers, count), context, _start_worker, (done,))
     try:
-        _run(pool, function, enumerate(tasks), 2 * workers, _Meter(done, on_progress))
+        _run(pool, function, enumerate(tasks), 2 * workers, _Meter(done, on_progress), on_unit)
     except BaseException as error:
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
@@ -98,6 +118,7 @@ def _run(
     tasks: Iterator[tuple[int, Task]],
     most_waiting: int,
     meter: _Meter,
+    on_unit: Callable[[], None],
 ) -> None:
     waiting: set[Future[None]] = set()
     while True:
@@ -112,6 +133,7 @@ def _run(
         )
         for future in finished:
             future.result()
+            on_unit()
         meter.report()
 
 

@@ -9,9 +9,9 @@ import itertools
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from convnext_imagenet.ingest.checking import BATCH_BYTES, BATCH_IMAGES, CheckedImage, Checker, Request, lasting_checker
 from convnext_imagenet.ingest.errors import FailedIngestError
@@ -44,6 +44,15 @@ class ShardTask:
     follow_links: bool = False
     treatment: Treatment = field(default_factory=Treatment)
     pictured: frozenset[int] = frozenset()
+
+    @property
+    def title(self) -> str:
+        """The shard, and between which images its own lie."""
+        return f"{self.shard} ({self.rows[0].path} to {self.rows[-1].path})" if self.rows else self.shard
+
+    def attempt(self, number: int) -> Self:
+        """The same shard, staged in another folder."""
+        return replace(self, staging=self.staging.with_name(f"{self.staging.name}.{number}"))
 
 
 @dataclass

@@ -134,7 +134,7 @@ def staging(root: Path, writer: str = "") -> Path:
     """
     folder = root / _STAGING / writer
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)  # what a killed job has left running may write there a moment longer
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import logging
 import sys
@@ -35,8 +36,20 @@ def expected_errors(*also: type[Exception]) -> Iterator[None]:
 @contextlib.contextmanager
 def progress(total: int | None, desc: str, unit: str = "img") -> Iterator[Callable[[int], None]]:
     """A bar on standard error with rate and time left; yields the function that moves it on by n."""
+    with progress_in_units(total, desc, unit) as (advance, _):
+        yield advance
+
+
+@contextlib.contextmanager
+def progress_in_units(
+    total: int | None, desc: str, unit: str = "img", units: str = ""
+) -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
+    """As `progress`; yields also the function that counts one more of `units`, such as "of 64 shards"."""
+    done = itertools.count(1)
     with tqdm(total=total, desc=desc, unit=unit, dynamic_ncols=True, mininterval=0.5) as bar:
-        yield lambda count: bar.update(count) and None
+        if units:
+            bar.set_postfix_str(f"0 {units}", refresh=False)
+        yield (lambda count: bar.update(count) and None), (lambda: bar.set_postfix_str(f"{next(done)} {units}"))
 
 
 class _Screen(logging.Handler):

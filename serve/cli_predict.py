@@ -1,17 +1,25 @@
 """`convnext-serve predict`: what it prints and how it ends; the work is that of predict.py."""
 
 import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from convnext_imagenet.launch.cli import launch_options, leaving, start, with_pulse
+from convnext_imagenet.launch.cli_cluster import RAY, is_given, on_cluster, refuse_unused
+from convnext_imagenet.launch.devices import AUTO, choose_target
 from convnext_imagenet.launch.stopping import StopSignals
-from convnext_imagenet.records.cli import expected_errors, progress, show_log_lines
+from convnext_imagenet.records.cli import expected_errors, progress_in_units, show_log_lines
 from convnext_imagenet.serve import options
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
+    from convnext_imagenet.launch.cluster_units import ClusterExecutor
+    from convnext_imagenet.launch.ranks import Ranks
+    from convnext_imagenet.serve.order import Order
     from convnext_imagenet.serve.predict import Job, Summary
 
 
@@ -31,7 +39,8 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @launch_options
 def predict(
     checkpoint: Path, images: str, split: str, column: str, out: Path, max_errors: int, features: bool, logits: bool,
-    topk: int, part_rows: int, batch_size: int, workers: int, timeout_s: float, **others: Any,
+    topk: int, part_rows: int, batch_size: int, workers: int, timeout_s: float,
+    engines: options.Engines, address: str, per_actor: tuple[str, ...], **others: Any,
 ) -> None:  # fmt: skip
     """Write one Parquet row for every input in IMAGES, unreadable ones included.
 
@@ -41,30 +50,89 @@ def predict(
     from convnext_imagenet.model.errors import ModelError
     from convnext_imagenet.records.artefact import check_begun_or_empty, logs_folder
 
+    refuse_unused(engines.place, address=address, per_actor=per_actor)
     show_log_lines()
     with leaving(), expected_errors(ModelError):
-        logs = logs_folder(out, "predictions")
-        ranks, target = start(others, logs, lambda: check_begun_or_empty(out, "predictions"))
+        check = partial(check_begun_or_empty, out, "predictions")
+        if engines.place == RAY:
+            ranks, target = _start_driver(others, check)
+        else:
+            ranks, target = start(others, logs_folder(out, "predictions"), check)
 
-        from convnext_imagenet.serve.input_kinds import open_inputs
-        from convnext_imagenet.serve.predict import Options, open_job
+        from convnext_imagenet.serve.order import Order
+        from convnext_imagenet.serve.parts import Options
         from convnext_imagenet.serve.said import pace, summary_line
 
+        changes = tuple((name, others[name]) for name in ("size_px", "crop_pct", "mode"))
+        extras = tuple(name for name, asked in (("features", features), ("logits", logits)) if asked)
+        chosen = Options(
+            topk, part_rows, batch_size, workers, target, others["flip"], extras, timeout_s, engines.network
+        )
+        order = Order(checkpoint, others["weights"], changes, images, split, column, out, chosen)
         with StopSignals(f"the same command goes on in {out}", second_ends=True) as stop:
-            loaded = options.chosen(checkpoint, others)
-            inputs = open_inputs(images, [wnid for wnid, _ in loaded.card.classes], split, column)
-            extras = [name for name, asked in (("features", features), ("logits", logits)) if asked]
-            chosen = Options(
-                topk, part_rows, batch_size, workers, target, others["flip"], tuple(extras), timeout_s, others["engine"]
-            )  # fmt: skip
-            started = time.monotonic()
-            with open_job(loaded, inputs, out, chosen, ranks) as job:
-                todo = say_parts(job)
-                with progress(todo, "predict") as bar:
-                    summary = job.run(with_pulse(bar, "predicting"), lambda: stop.received)
-        click.echo(summary_line(out, summary, pace(todo * ranks.place.ranks, time.monotonic() - started)))
+            if engines.place == RAY:
+                with _cluster(order, address, per_actor, stop) as executor:
+                    summary, rows, seconds = _run(order, ranks, stop, executor)
+            else:
+                summary, rows, seconds = _run(order, ranks, stop)
+        click.echo(summary_line(out, summary, pace(rows * ranks.place.ranks, seconds)))
         if ranks.place.is_first:
             _refuse_error_rows(out, summary, max_errors)
+
+
+def _run(
+    order: "Order", ranks: "Ranks", stop: StopSignals, executor: "ClusterExecutor | None" = None
+) -> "tuple[Summary, int, float]":
+    """Run the job here, or its parts where `executor` does; returns what it holds, the rows done, and the seconds."""
+    from convnext_imagenet.serve.cluster_parts import maker_on
+    from convnext_imagenet.serve.predict import Job, open_job
+
+    if executor is not None:
+        order = order.for_other_nodes(_threads(order.options.workers, executor))
+    loaded, inputs = order.open()
+    started = time.monotonic()
+    with open_job(loaded, inputs, order.out, order.options, ranks) as job:
+        rows = say_parts(job)
+        parts = f"of {len(job.pending)} parts" if executor else ""
+        with progress_in_units(rows, "predict", units=parts) as (bar, count_part):
+            make_parts = maker_on(executor, order, count_part) if executor else Job.make_here
+            summary = job.run(with_pulse(bar, "predicting"), lambda: stop.received, make_parts)
+    return summary, rows, time.monotonic() - started
+
+
+def _start_driver(choices: dict[str, Any], before: Callable[[], None]) -> "tuple[Ranks, str]":
+    """What `start` gives, for a process that computes nothing itself."""
+    for name, usual in {"devices": 1, "nodes": 1, "node_rank": 0, "master": "", "restarts": 0}.items():
+        if choices[name] != usual:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')}: --engine ray takes what the cluster has; leave it out, see --per-actor"
+            )
+    before()
+    choice = choose_target(choices["device_target"])
+    if choices["device_target"] == AUTO:
+        click.echo(f"device target {choice.target}: {choice.reason}", err=True)
+
+    from convnext_imagenet.model.runtime import prepare
+
+    prepare("CPU")
+
+    from convnext_imagenet.launch.ranks import SINGLE
+
+    return SINGLE, choice.target
+
+
+def _cluster(
+    order: "Order", address: str, per_actor: Sequence[str], stop: StopSignals
+) -> "AbstractContextManager[ClusterExecutor]":
+    from convnext_imagenet.launch.cluster_nodes import need_of_network
+
+    choose_need = partial(need_of_network, order.options.device_target, per_actor)
+    return on_cluster(address, choose_need, order.out, order.paths, is_stopped=lambda: stop.received)
+
+
+def _threads(workers: int, executor: "ClusterExecutor") -> int:
+    """The threads that decode beside each network: as many as it has cores, unless the user chose."""
+    return workers if is_given("workers") else max(1, int(executor.need.cpus))
 
 
 def say_parts(job: "Job") -> int:

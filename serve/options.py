@@ -3,14 +3,34 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+
+from convnext_imagenet.launch.cli_cluster import LOCAL, RAY, address_option
 
 if TYPE_CHECKING:  # importing it takes seconds, which --help must not
     from convnext_imagenet.serve.checkpoint import Checkpoint
 
 PATH = click.Path(path_type=Path)
+PLACES = (LOCAL, RAY)
+NETWORKS = ("mindspore", "onnxruntime")
+
+
+class Engines(NamedTuple):
+    """What --engine says: where the work runs, and what computes."""
+
+    place: str
+    network: str
+
+
+def _one(given: Sequence[str], choices: Sequence[str]) -> str:
+    """The one of the choices that was given, the first of them when none was."""
+    chosen = [each for each in choices if each in given]
+    if len(chosen) > 1:
+        raise click.UsageError(f"--engine: {' and '.join(chosen)} exclude each other; give one of them")
+    return (*chosen, choices[0])[0]
+
 
 workers = click.option(
     "--workers",
@@ -52,10 +72,20 @@ _PREDICTION = (
     ),
     click.option(
         "--engine",
-        type=click.Choice(["mindspore", "onnxruntime"]),
-        default="mindspore",
-        show_default=True,
-        help="What computes. onnxruntime needs no C++ compiler and the extra `onnx`, and runs on the CPU alone.",
+        "engines",
+        type=click.Choice([*PLACES, *NETWORKS]),
+        multiple=True,
+        callback=lambda context, option, given: Engines(_one(given, PLACES), _one(given, NETWORKS)),
+        help="Where it runs: local, or ray, a cluster (extra `ray`). What computes: mindspore, or onnxruntime, which "
+        "needs no C++ compiler (CPU alone, extra `onnx`). Once for each.  [default: local, mindspore]",
+    ),
+    address_option,
+    click.option(
+        "--per-actor",
+        multiple=True,
+        metavar="NAME=AMOUNT",
+        help="With --engine ray: what one network takes of a node, such as CPU=8, GPU=1 or NPU=1; may be repeated.  "
+        "[default: one device and its share of the cores]",
     ),
     click.option("--features", is_flag=True, help="Add a column with the pooled vector before the head."),
     click.option("--logits", is_flag=True, help="Add a column with all logits."),

@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "records": set(),
     "model": set(),
     "launch": {"records", "model"},
-    "ingest": {"records"},
+    "ingest": {"records", "launch"},
     "serve": {"records", "model", "launch"},
     "train": {"records", "model", "launch", "serve"},
 }

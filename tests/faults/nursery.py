@@ -142,7 +142,7 @@ def _exit_code(run: Run, main: Callable[..., None]) -> int:
 
 
 def _live(run: Run, main: Callable[..., None]) -> None:
-    from convnext_imagenet.ingest import building, plan
+    from convnext_imagenet.ingest import plan, pool
 
     os.setsid()
     log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -152,14 +152,16 @@ def _live(run: Run, main: Callable[..., None]) -> None:
     forked = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: forked  # type: ignore[assignment,return-value]
     if run.is_alone:
-        building.run_units = _run_alone  # type: ignore[assignment]
+        pool.run_units = _run_alone  # type: ignore[assignment]
     if run.file_bytes >= 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (run.file_bytes, run.file_bytes))
     _disturb(run)
     main(run.arguments, prog_name="convnext-ingest")
 
 
-def _run_alone(function: Callable[..., None], tasks: Any, count: int, workers: int, on_progress: Any) -> None:
+def _run_alone(
+    function: Callable[..., None], tasks: Any, count: int, workers: int, on_progress: Any, on_unit: Any
+) -> None:
     for task in tasks:
         function(task, on_progress)
 

@@ -8,6 +8,7 @@ from convnext_imagenet.ingest.building import open_build
 from convnext_imagenet.ingest.errors import IngestError, QuarantineError
 from convnext_imagenet.ingest.layout import scan_tree
 from convnext_imagenet.ingest.plan import IngestPlan
+from convnext_imagenet.ingest.pool import LocalPool
 from convnext_imagenet.ingest.preparing import prepare
 from convnext_imagenet.records.artefact import staging
 from convnext_imagenet.records.errors import RecordsError
@@ -24,18 +25,18 @@ def write_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Let shards be written in this process, which is faster than a new one; lists the shards written."""
     written: list[str] = []
 
-    def run_here(function, tasks, count, workers, on_progress) -> None:
+    def run_here(function, tasks, count, workers, on_progress, on_unit) -> None:
         for task in tasks:
             function(task, on_progress)
             written.append(task.shard)
 
-    monkeypatch.setattr("convnext_imagenet.ingest.building.run_units", run_here)
+    monkeypatch.setattr("convnext_imagenet.ingest.pool.run_units", run_here)
     return written
 
 
 def _build(plan: IngestPlan, data: Path, out: Path, allowed: int = 0):
     with open_build(plan, data, out) as job:
-        job.write(job.unfinished(), 1, lambda count: None)
+        job.write(job.unfinished(), LocalPool(1), lambda count: None)
         return job.finish(allowed)
 
 

@@ -8,6 +8,7 @@ import pytest
 from convnext_imagenet.ingest.building import open_build
 from convnext_imagenet.ingest.layout import scan_tree
 from convnext_imagenet.ingest.plan import IngestPlan
+from convnext_imagenet.ingest.pool import LocalPool
 from convnext_imagenet.ingest.preparing import prepare
 from convnext_imagenet.records.errors import RecordsError
 from convnext_imagenet.records.reading import Records
@@ -24,18 +25,18 @@ def _plan(data: Path) -> IngestPlan:
 def _interrupted(data: Path, out: Path) -> None:
     """An ingest that wrote every shard and was stopped before it was marked as finished."""
     with open_build(_plan(data), data, out) as job:
-        job.write(job.unfinished(), 1, lambda count: None)
+        job.write(job.unfinished(), LocalPool(1), lambda count: None)
 
 
 @pytest.fixture(autouse=True)
 def write_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let shards be written in this process, which is faster than a new one."""
 
-    def run_here(function, tasks, count, workers, on_progress) -> None:
+    def run_here(function, tasks, count, workers, on_progress, on_unit) -> None:
         for task in tasks:
             function(task, on_progress)
 
-    monkeypatch.setattr("convnext_imagenet.ingest.building.run_units", run_here)
+    monkeypatch.setattr("convnext_imagenet.ingest.pool.run_units", run_here)
 
 
 def _replace(path: Path, data: bytes, later_ns: int) -> None:
@@ -54,7 +55,7 @@ def test_image_of_the_same_size_that_changed_makes_its_shard_new(raw_tree: Path,
     with open_build(_plan(raw_tree), raw_tree, tmp_path / "out") as job:
         assert job.outdated == [VAL_SHARD]
         assert [unit.shard for unit in job.unfinished()] == [VAL_SHARD]
-        job.write(job.unfinished(), 1, lambda count: None)
+        job.write(job.unfinished(), LocalPool(1), lambda count: None)
         job.finish(0)
     (row,) = Records.open(tmp_path / "out").split("val").read([0], ["key", "image"])
     assert (row["key"], row["image"]) == ("ILSVRC2012_val_00000001", new)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from convnext_imagenet.ingest.errors import IngestError
-from convnext_imagenet.ingest.pool import interruptible, run_units
+from convnext_imagenet.ingest.pool import LocalPool, interruptible, run_units
 from convnext_imagenet.records.errors import Interrupted
 
 JOBS = """
@@ -76,9 +76,11 @@ def _wait_for(is_true, seconds: float = 20) -> None:
 def test_every_unit_is_done_and_counted(jobs, tmp_path: Path, workers: int):
     told: list[int] = []
     paths = _paths(tmp_path, 7)
-    run_units(jobs.touch, iter(paths), 7, workers, told.append)
+    units: list[int] = []
+    LocalPool(workers).run(jobs.touch, iter(paths), 7, told.append, lambda: units.append(1))
     assert all(Path(path).exists() for path in paths)
     assert sum(told) == 21
+    assert len(units) == 7
     assert multiprocessing.active_children() == []
 
 

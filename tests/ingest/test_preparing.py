@@ -19,11 +19,11 @@ from convnext_imagenet.records.verify import verify_records
 def write_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let shards be written in this process, which is faster than a new one."""
 
-    def run_here(function, tasks, count, workers, on_progress) -> None:
+    def run_here(function, tasks, count, workers, on_progress, on_unit) -> None:
         for task in tasks:
             function(task, on_progress)
 
-    monkeypatch.setattr("convnext_imagenet.ingest.building.run_units", run_here)
+    monkeypatch.setattr("convnext_imagenet.ingest.pool.run_units", run_here)
 
 
 def _build(data: Path, out: Path, *options: str) -> str:

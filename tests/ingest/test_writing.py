@@ -100,6 +100,16 @@ def test_shard_of_bad_images_alone_has_a_receipt_and_no_file(make_task):
     assert [path.name for path in task.folder.iterdir()] == [f"{UNIT}.json"]
 
 
+def test_attempts_are_staged_apart_and_the_title_says_between_which_images_they_are(pieces, make_task):
+    task = make_task([pieces.jpeg(1), pieces.jpeg(2)])
+    again = task.attempt(1)
+    assert again.staging != task.staging
+    assert again.staging.parent == task.staging.parent
+    assert (again.rows, again.folder) == (task.rows, task.folder)
+    assert task.title == f"{task.shard} ({task.rows[0].path} to {task.rows[-1].path})"
+    assert task.rows[0].path != task.rows[-1].path
+
+
 def test_oversized_file_is_not_read(pieces, make_task):
     task = make_task([pieces.jpeg(1)])
     with (task.data / "0.JPEG").open("r+b") as file:

@@ -228,3 +228,20 @@ def test_ctrl_c_and_sigkill_then_the_same_command_ends_with_the_same_bytes(check
     assert sorted(path.name for path in out.iterdir()) == names
     assert all((out / name).read_bytes() == (whole / name).read_bytes() for name in names)
     assert pq.read_table(out)["sample_id"].to_pylist() == list(range(120))
+
+
+@pytest.mark.parametrize("words", [["--devices", "2"], ["--nodes", "2", "--master", "a"], ["--restarts", "1"]])
+def test_ranks_and_a_cluster_together_are_wrong_usage(checkpoint_file, folder, tmp_path, words):
+    arguments = ["predict", str(checkpoint_file), str(folder), "--out", str(tmp_path / "out"), "--engine", "ray"]
+    result = CliRunner().invoke(main, [*arguments, *words])
+    assert result.exit_code == 2
+    assert f"{words[0]}: --engine ray takes what the cluster has" in result.output
+
+
+def test_a_cluster_without_ray_names_the_extra_and_writes_nothing(checkpoint_file, folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    arguments = ["predict", str(checkpoint_file), str(folder), "--out", str(tmp_path / "out"), "--engine", "ray"]
+    result = CliRunner().invoke(main, [*arguments, "--devices", "1"])  # as make predict says it
+    assert result.exit_code == 1
+    assert "pip install 'convnext_imagenet[ray]'" in result.output
+    assert not (tmp_path / "out").exists()

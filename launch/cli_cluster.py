@@ -1,0 +1,79 @@
+"""The options by which a command gives its units of work to a Ray cluster, and what it says of the cluster."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convnext_imagenet.records.cli import show_log_lines
+
+if TYPE_CHECKING:
+    from convnext_imagenet.launch.cluster_nodes import Need, Node
+    from convnext_imagenet.launch.cluster_units import ClusterExecutor
+
+LOCAL, RAY = "local", "ray"
+engine_option = click.option(
+    "--engine",
+    type=click.Choice([LOCAL, RAY]),
+    default=LOCAL,
+    show_default=True,
+    help="Where the work runs: on this machine, or on a Ray cluster (extra `ray`); the bytes are the same.",
+)
+address_option = click.option(
+    "--address",
+    default="",
+    metavar="HOST:PORT",
+    help="With --engine ray: the head of the cluster, or auto for the one that runs on this machine.  "
+    "[default: RAY_ADDRESS, else one started here for the job]",
+)
+
+
+def is_given(name: str) -> bool:
+    """Whether the user gave an option of the running command, rather than its default."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (None, click.core.ParameterSource.DEFAULT)
+
+
+def refuse_unused(engine: str, **values: Any) -> None:
+    """Raise UsageError for an option that only --engine ray understands."""
+    for name, value in values.items():
+        if value and engine != RAY:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')}: goes with --engine ray alone; add that, or leave it out"
+            )
+
+
+@contextlib.contextmanager
+def on_cluster(
+    address: str,
+    choose_need: "Callable[[list[Node]], Need]",
+    out: Path,
+    inputs: Sequence[Path],
+    most: int | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> "Iterator[ClusterExecutor]":
+    """Join the cluster, prove that every node is fit for the job, say what it holds, and yield its executor.
+
+    `choose_need` tells from the nodes what one worker takes.
+    """
+    from convnext_imagenet.launch.cluster import joined, nodes_of, preflight
+    from convnext_imagenet.launch.cluster_nodes import room_for
+    from convnext_imagenet.launch.cluster_units import ClusterExecutor
+
+    show_log_lines()
+    out = out.resolve()
+    with joined(address, len(os.sched_getaffinity(0))) as ray:
+        nodes = nodes_of(ray)
+        need = choose_need(nodes)
+        preflight(ray, nodes, need, out, [path.resolve() for path in inputs])
+        able, room = sum(room_for(need, [node]) > 0 for node in nodes), room_for(need, nodes)
+        room = min(room, most or room)
+        click.echo(
+            f"Ray: {able} node{'s' * (able > 1)} with the same software and folders, "
+            f"room for {room} worker{'s' * (room > 1)} at once",
+            err=True,
+        )
+        yield ClusterExecutor(ray, need, out, most, is_stopped)

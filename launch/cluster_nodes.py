@@ -1,0 +1,144 @@
+"""What a job asks of the nodes of a cluster, decided from data alone: room for workers, and the same software.
+
+This module must not import Ray.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from convnext_imagenet.launch.errors import LaunchError
+
+_PACKAGES = (
+    "convnext_imagenet", "ray", "mindspore", "numpy", "opencv-python-headless", "pyarrow", "pillow", "scipy",
+)  # fmt: skip
+_ROOMS = ("records", "model", "launch", "ingest", "serve", "train")
+_SOURCES = "sources of convnext_imagenet"
+_DEVICES = {"GPU": "GPU", "Ascend": "NPU"}  # by Ray's names, which it finds on a node by itself
+
+
+@dataclass(frozen=True)
+class Node:
+    """A living node of the cluster and all that it has, used or not: {"CPU": 8.0, "NPU": 8.0, ...}."""
+
+    identity: str
+    host: str
+    resources: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one worker takes: cores, GPUs, and amounts of other resources such as NPU.
+
+    `keeps_cores` binds it to as many cores as it takes, for libraries that start a thread for each core they see.
+    """
+
+    cpus: float = 1
+    gpus: float = 0
+    others: Mapping[str, float] = field(default_factory=dict)
+    keeps_cores: bool = False
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """All of it by Ray's names, without zeros."""
+        return {name: amount for name, amount in {"CPU": self.cpus, "GPU": self.gpus, **self.others}.items() if amount}
+
+
+def room_for(need: Need, nodes: Iterable[Node]) -> int:
+    """How many workers the nodes hold at once when nothing else uses them."""
+    return sum(_room_on(node, need.resources) for node in nodes)
+
+
+def _room_on(node: Node, resources: Mapping[str, float]) -> int:
+    return min((math.floor(node.resources.get(name, 0) / amount) for name, amount in resources.items()), default=1)
+
+
+def need_of_network(target: str, amounts: Sequence[str], nodes: Sequence[Node]) -> Need:
+    """What a worker with one network on device target CPU, GPU or Ascend takes: words such as CPU=4, GPU=1, NPU=1.
+
+    Without words it is one device and its even share of the cores of the node that has the fewest for each; on the
+    CPU, which is one device, all cores of the smallest node. Raises LaunchError for a word that is no amount, and for
+    a name that comes twice.
+    """
+    found = _amounts(amounts)
+    device = _DEVICES.get(target)
+    if device and device not in found:
+        found[device] = 1
+    shares = [
+        node.resources.get("CPU", 0) * found[device] // node.resources[device] if device else node.resources["CPU"]
+        for node in nodes
+        if node.resources.get(device or "CPU", 0) >= 1
+    ]
+    cpus = found.pop("CPU", max(1, min(shares, default=1)))
+    return Need(cpus, found.pop("GPU", 0), found, keeps_cores=True)
+
+
+def _amounts(words: Sequence[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for text in words:
+        name, _, amount = text.partition("=")
+        try:
+            value = float(amount)
+        except ValueError:
+            value = math.nan
+        if not name or name in found or not 0 < value < math.inf:
+            raise LaunchError(f"--per-actor {text!r}: expected NAME=AMOUNT once for each name, such as CPU=8 or NPU=1")
+        found[name] = value
+    return found
+
+
+def refuse_without_room(need: Need, nodes: Sequence[Node]) -> None:
+    """Raise LaunchError when no node can hold one worker."""
+    if not room_for(need, nodes):
+        wanted = ", ".join(f"{name} {amount:g}" for name, amount in need.resources.items())
+        raise LaunchError(
+            f"a worker needs {wanted}, and none of the cluster's {len(nodes)} nodes has it "
+            f"({'; '.join(_told(node, need) for node in nodes[:3])}); ask for less, or start nodes that have it"
+        )
+
+
+def _told(node: Node, need: Need) -> str:
+    return f"{node.host}: " + ", ".join(f"{name} {node.resources.get(name, 0):g}" for name in need.resources)
+
+
+def software_here() -> dict[str, str]:
+    """Versions of all that decides bytes, and a digest of our own sources: two checkouts may bear one version."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions | {_SOURCES: sources_digest()}
+
+
+def sources_digest() -> str:
+    """The SHA-256 of the names and bytes of our installed code, shortened to 12 digits."""
+    digest = hashlib.sha256()
+    for room in _ROOMS:
+        spec = importlib.util.find_spec(f"convnext_imagenet.{room}")
+        for folder in map(Path, (spec and spec.submodule_search_locations) or ()):
+            for path in sorted(folder.rglob("*")):
+                if path.suffix in {".py", ".cpp", ".h"}:
+                    data = path.read_bytes()
+                    digest.update(f"{room}/{path.relative_to(folder).as_posix()}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()[:12]
+
+
+def refuse_other_software(host: str, here: Mapping[str, str], there: Mapping[str, str]) -> None:
+    """Raise LaunchError when the node `host` has other versions than this process."""
+    differing = [
+        f"{name} {there.get(name, 'missing')} instead of {here.get(name, 'missing')}"
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name) != there.get(name)
+    ]
+    if differing:
+        raise LaunchError(
+            f"node {host}: other software than on this one ({', '.join(differing)}), so its bytes might differ; "
+            f"install the same environment on all nodes"
+        )

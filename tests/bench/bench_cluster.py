@@ -1,0 +1,103 @@
+"""`make bench PART=cluster`: what Ray costs over the local pool on the same work and cores, and a cluster on paper.
+
+Both run the same command over the same tree with as many workers as this process has cores, in turn, from start to
+finished records; `start` is the same for a handful of images, so `units` is what the work itself took. The table on
+paper takes the measured rate a core and puts it against what the nodes would share.
+"""
+
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench_ingest import HANDFUL, lay_out
+from harness import report
+
+IMAGES = int(os.environ.get("CONVNEXT_BENCH_IMAGES", "40000"))
+ROUNDS = int(os.environ.get("CONVNEXT_BENCH_ROUNDS", "2"))
+CORES = len(os.sched_getaffinity(0))
+COMMAND = [sys.executable, "-c", "from convnext_imagenet.ingest.cli import main; main()", "build"]
+ENGINES = {"local pool": (), "Ray": ("--engine", "ray")}
+
+IMAGE_BYTES = 110e3
+NODE_CORES, NODE_DEVICES = 32, 8
+NODE_LINK = 25e9 / 8  # bytes/s of a node to the shared storage
+STORAGE = 10e9  # bytes/s that the shared storage gives to all
+DEVICE_RATE = 4205 / 8  # images/s, published for training ConvNeXt-T on 8 Ascend 910; scoring is faster
+DECODE_RATE = 400.0  # images/s a core, decode and evaluation transform (bench PART=load)
+MOST_SHARDS, PART_ROWS = 64, 4096
+
+
+def main() -> None:
+    """Time both engines in turn, then report the medians and the table on paper."""
+    if subprocess.run([sys.executable, "-c", "import ray"], capture_output=True, check=False).returncode:
+        print("Ray is not installed: pip install 'convnext_imagenet[ray]'", file=sys.stderr)
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-cluster-") as folder:
+        root = Path(folder)
+        lay_out(root / "handful", HANDFUL)
+        lay_out(root / "tree", IMAGES)
+        seconds: dict[tuple[str, str], list[float]] = {(e, t): [] for e in ENGINES for t in ("handful", "tree")}
+        for number in range(ROUNDS + 1):
+            for engine, tree in seconds:
+                if number or tree == "handful":  # the first round warms caches and does not count
+                    taken = _seconds(engine, root / tree, root / "out")
+                    seconds[engine, tree] += [taken] if number else []
+    rows = [_row(engine, seconds) for engine in ENGINES]
+    rate_a_core = rows[0]["images/s"] / CORES
+    report("cluster", rows + [paper_row(*case, rate_a_core) for case in _cases()])
+
+
+def _seconds(engine: str, tree: Path, out: Path) -> float:
+    begin = time.perf_counter()
+    options = ["--classes", "found", "--unverified", "--workers", str(CORES), *ENGINES[engine]]
+    subprocess.run([*COMMAND, str(tree), "--out", str(out), *options], check=True, capture_output=True)
+    taken = time.perf_counter() - begin
+    shutil.rmtree(out)
+    return taken
+
+
+def _row(engine: str, seconds: dict[tuple[str, str], list[float]]) -> dict[str, Any]:
+    start, whole = (statistics.median(seconds[engine, tree]) for tree in ("handful", "tree"))
+    base = statistics.median(seconds["local pool", "tree"])
+    return {
+        "what": f"ingest of {IMAGES} images, {CORES} workers, {engine}",
+        "start s": start,
+        "units s": whole - start,
+        "whole s": whole,
+        "images/s": IMAGES / (whole - start),
+        "over local": whole / base - 1,
+    }
+
+
+def _cases() -> list[tuple[str, float, int]]:
+    return [(what, images, nodes) for what in ("ingest", "predict") for images in (1.28e6, 1e8) for nodes in (1, 8, 64)]
+
+
+def paper_row(what: str, images: float, nodes: int, ingest_rate_a_core: float) -> dict[str, Any]:
+    """Hours for so many images on so many nodes, and which of the things that they share or lack ends the scaling."""
+    units = MOST_SHARDS if what == "ingest" else math.ceil(images / PART_ROWS)
+    workers = nodes * (NODE_CORES if what == "ingest" else NODE_DEVICES)
+    rate_a_worker = ingest_rate_a_core if what == "ingest" else DEVICE_RATE
+    rounds = math.ceil(units / workers)  # in the last of them workers idle
+    computing = "cores" if what == "ingest" else "devices"
+    limits = {
+        "number of units" if units < workers else computing: units / rounds * rate_a_worker,
+        "links of the nodes": nodes * NODE_LINK / IMAGE_BYTES,  # both ways at once
+        "shared storage": STORAGE / IMAGE_BYTES / (2 if what == "ingest" else 1),  # read and written
+    }
+    if what == "predict":
+        limits["cores that decode"] = nodes * NODE_CORES * DECODE_RATE
+    first = min(limits, key=lambda name: limits[name])
+    return {
+        "what": f"on paper: {what} of {images / 1e6:g} M images, {nodes} nodes",
+        "images/s": limits[first],
+        "hours": images / limits[first] / 3600,
+        "saturates first": first,
+    }
