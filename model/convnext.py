@@ -90,12 +90,13 @@ class ConvNeXt(nn.Cell):
     Its parameters start at zero: fill them by `weights.assign_parameters`. `keep_NB` multiplies block b's branch of
     sample n, 0 or 1 / (1 - rate of b), drawn by the caller from `drop_path_rates`; without it nothing is dropped.
     `kernels` is the library of `kernels.build`, or None for MindSpore's own operators: the same parameters, and the
-    same numbers up to rounding.
+    same numbers up to rounding. No gradient flows into the stem and the first `frozen_stages` stages.
     """
 
-    def __init__(self, config: ConvNeXtConfig, kernels: Path | None = None) -> None:
+    def __init__(self, config: ConvNeXtConfig, kernels: Path | None = None, frozen_stages: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.frozen_stages = frozen_stages
         dims = config.dims
         stem: Callable[..., nn.Cell] = Stem
         downsample: Callable[..., nn.Cell] = Downsample
@@ -125,6 +126,8 @@ class ConvNeXt(nn.Cell):
             for block in self.stages[stage]:
                 x_NHWC = block(x_NHWC, None if keep_NB is None else keep_NB[:, index])
                 index += 1
+            if stage + 1 == self.frozen_stages:
+                x_NHWC = ops.stop_gradient(x_NHWC)
         return self.norm(ops.mean(x_NHWC, (1, 2)))
 
 

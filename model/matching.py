@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from convnext_imagenet.model.convnext import STAGES, VARIANTS, ConvNeXtConfig, parameter_shapes
+from convnext_imagenet.model.convnext import STAGES, VARIANTS, ConvNeXtConfig, Shape, parameter_shapes
 from convnext_imagenet.model.errors import ModelError
 
 _LISTED = 3  # names that a message quotes
@@ -19,35 +19,34 @@ def check_shapes(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, what:
     what has another shape and what has another type.
     """
     expected = parameter_shapes(config)
-    missing = [name for name in expected if name not in arrays]
-    extra = [name for name in arrays if name not in expected]
-    misshapen = [
-        f"{name} {tuple(arrays[name].shape)} instead of {shape}"
-        for name, shape in expected.items()
-        if name in arrays and tuple(arrays[name].shape) != shape
-    ]
-    mistyped = [f"{name} {array.dtype}" for name, array in arrays.items() if array.dtype != np.float32]
-    found = recognise(arrays) if missing or extra or misshapen else None
+    faults = shape_faults({name: tuple(array.shape) for name, array in arrays.items()}, expected)
+    found = recognise(arrays) if faults else None
     if found is not None:
         raise ModelError(
             f"{what}: the weights are of {describe(found)}, the network is {describe(config)}; "
             f"use weights of {describe(config)}, or set model.variant and model.num_classes to those of the weights"
         )
-    faults = [
-        f"{len(names)} {kind} ({_some(names)})"
-        for kind, names in (
-            ("missing", missing),
-            ("extra", extra),
-            ("of another shape", misshapen),
-            ("not float32", mistyped),
-        )
-        if names
-    ]
+    mistyped = [f"{name} {array.dtype}" for name, array in arrays.items() if array.dtype != np.float32]
+    faults += [f"{len(mistyped)} not float32 ({_some(mistyped)})"] if mistyped else []
     if faults:
         raise ModelError(
             f"{what}: {', '.join(faults)}, of {len(expected)} parameters of {describe(config)}; "
             f"use weights of that network"
         )
+
+
+def shape_faults(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> list[str]:
+    """What is missing, what is extra and what has another shape than expected: a count each, and the first names."""
+    kinds = {
+        "missing": [name for name in expected if name not in shapes],
+        "extra": [name for name in shapes if name not in expected],
+        "of another shape": [
+            f"{name} {shapes[name]} instead of {shape}"
+            for name, shape in expected.items()
+            if shapes.get(name, shape) != shape
+        ],
+    }
+    return [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names]
 
 
 def recognise(arrays: Mapping[str, np.ndarray]) -> ConvNeXtConfig | None:

@@ -74,9 +74,9 @@ def load_weights(path: Path) -> tuple[dict[str, np.ndarray], ModelCard]:
     return arrays, card
 
 
-def build_network(card: ModelCard, arrays: Mapping[str, np.ndarray]) -> ConvNeXt:
+def build_network(card: ModelCard, arrays: Mapping[str, np.ndarray], frozen_stages: int = 0) -> ConvNeXt:
     """The card's network with these parameters, on our CPU kernels where the device is a CPU that has them."""
-    network = ConvNeXt(card.config, cpu_kernels())
+    network = ConvNeXt(card.config, cpu_kernels(), frozen_stages)
     assign_parameters(network, arrays)
     return network
 

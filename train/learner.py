@@ -7,7 +7,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from convnext_imagenet.model.convnext import drop_path_rates
 from convnext_imagenet.model.network import Classifier
 from convnext_imagenet.model.weights import ModelCard, assign_parameters, build_network, read_parameters
 from convnext_imagenet.train.across import AcrossRanks
@@ -15,6 +14,7 @@ from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.device_augment import DeviceAugment
 from convnext_imagenet.train.device_mix import SoftTargets
 from convnext_imagenet.train.errors import TrainError
+from convnext_imagenet.train.frozen import set_train, trained_drop_path_rates, without_frozen
 from convnext_imagenet.train.networks import training_network
 from convnext_imagenet.train.pipeline import Batch
 from convnext_imagenet.train.precision import lower_precision
@@ -47,9 +47,12 @@ class Learner:
 
     def __init__(self, config: Config, card: ModelCard, initial: Mapping[str, np.ndarray], ranks: int = 1) -> None:
         self.config = config
-        self.drop_path_rates = drop_path_rates(card.config)
+        frozen = config.model.frozen_stages
+        self.drop_path_rates = trained_drop_path_rates(card.config, frozen)
         self.network = training_network(config, card, initial)
-        self.parameters: dict[str, Parameter] = dict(self.network.parameters_and_names())
+        everything: dict[str, Parameter] = dict(self.network.parameters_and_names())
+        self.parameters = without_frozen(everything, frozen)
+        self.frozen = {name: everything[name] for name in everything if name not in self.parameters}
         self.augment = DeviceAugment(config.augment, card.transform, config.train.seed)
         self.update = Update(self.parameters, config, card.config.depths)
         gradients = Gradients(
@@ -65,6 +68,7 @@ class Learner:
             self.accumulate = AccumulateStep(gradients, self.update, self.parameters).set_train(True)
             self.step = UseSums(self.accumulate, across, self.update, self.parts)
         self.step.set_train(True)
+        set_train(self.network)
         self._evaluated = build_network(card, initial)
         self.classifier: nn.Cell = Classifier(self._evaluated, card.transform)
 
@@ -94,8 +98,13 @@ class Learner:
         return read_parameters(self.network)
 
     def average(self) -> dict[str, np.ndarray]:
-        """Return a copy of the weights' moving average by the same names; empty when none is kept."""
-        return {name: parameter.asnumpy().copy() for name, parameter in self.update.average().items()}
+        """Return a copy of the weights' moving average by the same names; empty when none is kept.
+
+        What is frozen is its own average.
+        """
+        average = self.update.average()
+        still = self.frozen if average else {}
+        return {name: parameter.asnumpy().copy() for name, parameter in (still | average).items()}
 
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of all that is no weight and no average and that the next step depends on."""
@@ -109,8 +118,8 @@ class Learner:
         self, weights: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray], average: Mapping[str, np.ndarray]
     ) -> None:
         """Take the whole of a saved state; raises TrainError when it is not exactly this learner's."""
-        for own, saved in ((self.update.state(), state), (self.update.average(), average)):
-            _check_fit(own, saved)
+        _check_fit(self.update.state(), state)
+        _check_fit(self.update.average() and self.frozen | self.update.average(), average)
         assign_parameters(self.network, weights)
         for own, saved in ((self.update.state(), state), (self.update.average(), average)):
             for name, parameter in own.items():

@@ -1,18 +1,16 @@
-"""The networks of a run: what the configuration asks for, and which weights training starts from."""
+"""The networks of a run: what the configuration asks for."""
 
 import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
-from convnext_imagenet.model.convnext import VARIANTS, ConvNeXt, ConvNeXtConfig, init_parameters
+from convnext_imagenet.model.convnext import VARIANTS, ConvNeXt, ConvNeXtConfig
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import ModelCard, assign_parameters, build_network
 from convnext_imagenet.train.config import Config, unknown_name
 from convnext_imagenet.train.errors import ConfigError
 from convnext_imagenet.train.sections import DataSection, ModelSection
-
-_HEAD = ("head.weight", "head.bias")
 
 
 def network_config(section: ModelSection, classes: int) -> ConvNeXtConfig:
@@ -46,24 +44,9 @@ def evaluation_transform(section: DataSection) -> EvalTransform:
 
 def training_network(config: Config, card: ModelCard, initial: Mapping[str, np.ndarray]) -> ConvNeXt:
     """Return the network that learns, filled with `initial`: on our CPU kernels only in float32, which they are."""
+    frozen = config.model.frozen_stages
     if config.precision.level == "O0":
-        return build_network(card, initial)
-    network = ConvNeXt(card.config)
+        return build_network(card, initial, frozen)
+    network = ConvNeXt(card.config, frozen_stages=frozen)
     assign_parameters(network, initial)
     return network
-
-
-def initial_weights(
-    config: Config, network: ConvNeXtConfig, given: Mapping[str, np.ndarray] | None
-) -> tuple[dict[str, np.ndarray], bool]:
-    """Return what training starts from, and whether the head is new: drawn from the seed, or `given` weights.
-
-    Given weights of another class count keep all but the head, which is drawn. Anything else that does not fit is
-    left for `assign_parameters` to refuse.
-    """
-    drawn = init_parameters(network, config.train.seed)
-    if given is None:
-        return drawn, True
-    fits = all(name in given and given[name].shape == drawn[name].shape for name in _HEAD)
-    head = given if fits else drawn
-    return {**given, **{name: head[name] for name in _HEAD}}, not fits

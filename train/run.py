@@ -14,7 +14,6 @@ import mindspore
 from convnext_imagenet.launch.pulse import own_pulse
 from convnext_imagenet.launch.ranks import Ranks
 from convnext_imagenet.launch.stopping import StopSignals
-from convnext_imagenet.model.matching import check_shapes
 from convnext_imagenet.model.runtime import cpu_kernels
 from convnext_imagenet.model.weights import ModelCard, load_weights
 from convnext_imagenet.records.artefact import begin, exclusive, finish, is_finished, join, read_finished
@@ -29,10 +28,11 @@ from convnext_imagenet.train.job import Interval, Job
 from convnext_imagenet.train.learner import Learner
 from convnext_imagenet.train.loop import run_epochs
 from convnext_imagenet.train.metrics import read_metrics, truncate_metrics
-from convnext_imagenet.train.networks import evaluation_transform, initial_weights, network_config
+from convnext_imagenet.train.networks import evaluation_transform, network_config
 from convnext_imagenet.train.plan import StepPlan, plan_steps
 from convnext_imagenet.train.precision import check_precision
 from convnext_imagenet.train.reports import Reporter
+from convnext_imagenet.train.start import Given, first_weights
 from convnext_imagenet.train.watch import size_warnings
 
 # What changes a number when its version changes.
@@ -57,8 +57,8 @@ class RunReporter(Reporter, Protocol):
     def on_start(self, plan: StepPlan, done: Position) -> None:
         """Training begins after the position `done`."""
 
-    def on_new_head(self, given: int, classes: int) -> None:
-        """The weights given to start from know `given` classes; the head is new."""
+    def on_given_weights(self, said: str) -> None:
+        """Training begins with weights that were given; `said` tells which of its tensors are theirs."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,15 @@ def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary
     """Train `config` on the records into the RUN directory, or finish what an earlier call began there.
 
     Everything is checked before the first file is written. Raises ConfigError and RecordsError for what does not
-    fit, ModelError for weights to start from that do not, TrainError for a damaged checkpoint or a loss that is not
-    finite, Interrupted on a stop signal.
+    fit, ModelError for damaged weights to start from, TrainError for those of another network, a damaged checkpoint or
+    a loss that is not finite, Interrupted on a stop signal.
     """
     run, ranks = request.run, request.ranks
     records = ranks.in_turn(lambda: Records.open(request.records))
     plan = plan_steps(config, records.split("train").rows, ranks.place.ranks)
     check_precision(config.precision, mindspore.get_context("device_target"))
     network = network_config(config.model, len(records.classes))
-    given = None if request.start is None else load_weights(request.start)[0]
-    initial, is_new_head = initial_weights(config, network, given)
-    check_shapes(initial, network, "the weights to start from do not fit the network")
+    given = None if request.start is None else Given(request.start, *load_weights(request.start))
     fingerprint = run_plan(config, records, request.start)
     card = ModelCard(
         config=network,
@@ -99,6 +97,7 @@ def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary
         transform=evaluation_transform(config.data),
         provenance=fingerprint,
     )
+    first = first_weights(config, card, given)
     is_first = ranks.place.is_first
     with _held(run, ranks), StopSignals(_ADVICE) as stop:
         plan_id = _begin(run, fingerprint, ranks)
@@ -106,15 +105,15 @@ def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary
             return _summary(run, was_finished=True)
         if is_first:
             write_atomically(run / "config.toml", to_toml(config).encode())
-        if given is not None and is_new_head:
-            reporter.on_new_head(given["head.bias"].size, network.num_classes)
         checkpoints = Checkpoints(run, plan_id, config.train.keep_checkpoints, config.train.keep_best)
-        learner = Learner(config, card, initial, ranks.place.ranks)
+        learner = Learner(config, card, first.arrays, ranks.place.ranks)
         done = _resume(learner, checkpoints, ranks)
         if is_first:
             truncate_metrics(run / "metrics.jsonl", done.epoch)
+        if first.said and not done.step:
+            reporter.on_given_weights(first.said)
         reporter.on_start(plan, done)
-        for warning in size_warnings(config):
+        for warning in (*first.warnings, *size_warnings(config)):
             reporter.on_warning(warning)
         job = Job(
             config=config,

@@ -64,8 +64,8 @@ class Screen:
         if self._events is not None:
             self._events.on_step(report)
 
-    def on_new_head(self, given: int, classes: int) -> None:
-        click.echo(f"the weights to start from know {given} classes, the records {classes}: the head is new")
+    def on_given_weights(self, said: str) -> None:
+        click.echo(f"start: {said}")
 
     def on_warning(self, text: str) -> None:
         with tqdm.external_write_mode():

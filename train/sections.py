@@ -75,7 +75,10 @@ _POLICY = (
 
 @dataclass(frozen=True)
 class ModelSection:
-    """The network; `depths` and `dims` replace the variant's, `num_classes = 0` takes the records' count."""
+    """The network; `depths` and `dims` replace the variant's, `num_classes = 0` takes the records' count.
+
+    The stem and the first `frozen_stages` stages, with the down-samplers between them, stay as `--start` gave them.
+    """
 
     variant: str = key("convnext_tiny", "must name a variant", bool)
     depths: tuple[int, ...] = key((), _FOUR_OR_NONE, _is_four_or_none)
@@ -84,6 +87,7 @@ class ModelSection:
     drop_path_rate: float = fraction(0.1)
     layer_scale_init: float = positive(1e-6)
     head_init_scale: float = positive(1.0)
+    frozen_stages: int = key(0, "must be in 0..4: the network has four stages", lambda v: 0 <= v <= 4)
 
 
 @dataclass(frozen=True)

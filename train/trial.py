@@ -5,12 +5,13 @@ import math
 import numpy as np
 
 from convnext_imagenet.launch.ranks import Ranks
+from convnext_imagenet.model.convnext import init_parameters
 from convnext_imagenet.model.weights import ModelCard
 from convnext_imagenet.train.config import config_from_mapping
 from convnext_imagenet.train.device_draws import device_draws
 from convnext_imagenet.train.doctor import ERROR, OK, Finding
 from convnext_imagenet.train.learner import Learner, outcome
-from convnext_imagenet.train.networks import evaluation_transform, initial_weights, network_config
+from convnext_imagenet.train.networks import evaluation_transform, network_config
 from convnext_imagenet.train.pipeline import Batch
 from convnext_imagenet.train.plan import local_positions
 
@@ -35,7 +36,7 @@ def try_step(ranks: Ranks) -> Finding:
     network = network_config(config.model, _CLASSES)
     classes = tuple((f"n{index:08d}", f"class {index}") for index in range(_CLASSES))
     card = ModelCard(network, classes, evaluation_transform(config.data))
-    learner = Learner(config, card, initial_weights(config, network, None)[0], ranks.place.ranks)
+    learner = Learner(config, card, init_parameters(network, config.train.seed), ranks.place.ranks)
     ids = local_positions(_ROWS_A_RANK * ranks.place.ranks, ranks.place.rank, ranks.place.ranks)
     pixels = np.random.default_rng(0).integers(0, 256, (_ROWS_A_RANK, _SIZE_PX, _SIZE_PX, 3), dtype=np.uint8)
     draws = device_draws(config, 1, 0, ids, learner.drop_path_rates)

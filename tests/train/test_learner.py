@@ -13,7 +13,7 @@ from convnext_imagenet.train.config_source import load_config
 from convnext_imagenet.train.device_draws import device_draws
 from convnext_imagenet.train.errors import ConfigError, TrainError
 from convnext_imagenet.train.learner import Learner, outcome
-from convnext_imagenet.train.networks import evaluation_transform, initial_weights, network_config
+from convnext_imagenet.train.networks import evaluation_transform, network_config
 from convnext_imagenet.train.pipeline import Batch
 from convnext_imagenet.train.plan import local_positions
 from convnext_imagenet.train.precision import check_precision
@@ -27,7 +27,7 @@ def make_learner(config: Config) -> Learner:
     classes = tuple((f"n0000000{i}", f"name {i}") for i in range(CLASSES))
     network = network_config(config.model, CLASSES)
     card = ModelCard(network, classes, evaluation_transform(config.data))
-    return Learner(config, card, initial_weights(config, network, None)[0])
+    return Learner(config, card, init_parameters(network, config.train.seed))
 
 
 @pytest.fixture(scope="module")
@@ -140,18 +140,6 @@ def test_bfloat16_is_refused_on_the_cpu(level: str) -> None:
     with pytest.raises(ConfigError, match=r"does not compile it for the CPU; .*precision\.dtype=float16"):
         check_precision(section, "CPU")
     check_precision(section, "Ascend")
-
-
-def test_weights_given_to_start_from_keep_all_but_a_head_of_other_classes(config: Config) -> None:
-    network = network_config(config.model, CLASSES)
-    given = init_parameters(network, seed=7)
-    weights, is_new = initial_weights(config, network, given)
-    assert not is_new
-    np.testing.assert_array_equal(weights["head.weight"], given["head.weight"])
-    weights, is_new = initial_weights(config, network_config(config.model, 5), given)
-    assert is_new
-    assert weights["head.weight"].shape[0] == 5
-    np.testing.assert_array_equal(weights["stages.0.0.gamma"], given["stages.0.0.gamma"])
 
 
 def test_no_value_compiles_the_step_again(learner: Learner) -> None:
