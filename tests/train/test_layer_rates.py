@@ -29,6 +29,22 @@ def test_groups_are_facebooks(name: str, twelve: int, block: int) -> None:
     assert layer_factors([name], 0.9, "blocks", TINY.depths)[name] == pytest.approx(0.9 ** (19 - block))
 
 
+# The twelve groups as optim_factory states them: of stems and down-samplers, and of each stage's blocks.
+DOWNSAMPLERS = {"downsample_layers.0": 0, "downsample_layers.1": 2, "downsample_layers.2": 3, "downsample_layers.3": 12}
+STAGES = {"stages.0": lambda k: 1, "stages.1": lambda k: 2, "stages.2": lambda k: 3 + k // 3, "stages.3": lambda k: 12}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_parameter_of_every_variant_has_the_rate_of_its_group(variant: str) -> None:
+    network = VARIANTS[variant]
+    found = layer_factors(parameter_shapes(network), 0.5, "twelve", network.depths)
+    assert len(found) == len(parameter_shapes(network))
+    for name, factor in found.items():
+        place, part = name.split("."), ".".join(name.split(".")[:2])
+        group = STAGES[part](int(place[2])) if part in STAGES else DOWNSAMPLERS.get(part, 13)
+        assert factor == 0.5 ** (13 - group), name
+
+
 def test_the_third_stage_of_a_deep_network_has_groups_of_three_blocks() -> None:
     name = "stages.2.26.gamma"
     assert layer_factors([name], 0.5, "twelve", BASE.depths)[name] == 0.5 ** (13 - 11)
