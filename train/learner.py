@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from convnext_imagenet.model.network import Classifier
-from convnext_imagenet.model.weights import ModelCard, assign_parameters, build_network, read_parameters
+from convnext_imagenet.model.weights import ModelCard, assign_parameters, build_network
 from convnext_imagenet.train.across import AcrossRanks
 from convnext_imagenet.train.config import Config
 from convnext_imagenet.train.device_augment import DeviceAugment
@@ -50,9 +50,9 @@ class Learner:
         frozen = config.model.frozen_stages
         self.drop_path_rates = trained_drop_path_rates(card.config, frozen)
         self.network = training_network(config, card, initial)
-        everything: dict[str, Parameter] = dict(self.network.parameters_and_names())
-        self.parameters = without_frozen(everything, frozen)
-        self.frozen = {name: everything[name] for name in everything if name not in self.parameters}
+        # Named now: mixed precision wraps cells, and then the network gives their parameters other names.
+        self.everything: dict[str, Parameter] = dict(self.network.parameters_and_names())
+        self.parameters = without_frozen(self.everything, frozen)
         self.augment = DeviceAugment(config.augment, card.transform, config.train.seed)
         self.update = Update(self.parameters, config, card.config.depths)
         gradients = Gradients(
@@ -95,20 +95,18 @@ class Learner:
 
     def weights(self) -> dict[str, np.ndarray]:
         """Return a copy of the weights by Facebook's names."""
-        return read_parameters(self.network)
+        return _copies(self.everything)
 
     def average(self) -> dict[str, np.ndarray]:
         """Return a copy of the weights' moving average by the same names; empty when none is kept.
 
         What is frozen is its own average.
         """
-        average = self.update.average()
-        still = self.frozen if average else {}
-        return {name: parameter.asnumpy().copy() for name, parameter in (still | average).items()}
+        return _copies(self._average())
 
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of all that is no weight and no average and that the next step depends on."""
-        return {name: parameter.asnumpy().copy() for name, parameter in self.update.state().items()}
+        return _copies(self.update.state())
 
     def show_to_evaluation(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Let `classifier` be the network with these weights."""
@@ -118,18 +116,26 @@ class Learner:
         self, weights: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray], average: Mapping[str, np.ndarray]
     ) -> None:
         """Take the whole of a saved state; raises TrainError when it is not exactly this learner's."""
-        _check_fit(self.update.state(), state)
-        _check_fit(self.update.average() and self.frozen | self.update.average(), average)
-        assign_parameters(self.network, weights)
-        for own, saved in ((self.update.state(), state), (self.update.average(), average)):
-            for name, parameter in own.items():
+        own = (self.everything, weights), (self.update.state(), state), (self._average(), average)
+        for parameters, saved in own:
+            _check_fit(parameters, saved)
+        for parameters, saved in reversed(own):  # what is frozen is among the average's, too: the weights have it
+            for name, parameter in parameters.items():
                 parameter.set_data(Tensor(saved[name]))
+
+    def _average(self) -> dict[str, Parameter]:
+        average = self.update.average()
+        return self.everything | average if average else {}
 
 
 def outcome(running: Tensor) -> Outcome:
     """Wait for a step and return what it reports."""
     loss, correct, norm, taken, scale, stop, save = running.asnumpy().tolist()
     return Outcome(loss, correct, norm, taken > 0, scale, stop > 0, save > 0)
+
+
+def _copies(parameters: Mapping[str, Parameter]) -> dict[str, np.ndarray]:
+    return {name: parameter.asnumpy().copy() for name, parameter in parameters.items()}
 
 
 def _numbers(rate: float, decay: float, ask_stop: bool, ask_save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,8 +153,8 @@ def _check_fit(own: Mapping[str, Parameter], saved: Mapping[str, np.ndarray]) ->
     odd += [name for name in own.keys() & saved.keys() if _kind(own[name].asnumpy()) != _kind(saved[name])]
     if odd:
         raise TrainError(
-            f"the checkpoint's optimizer state does not fit this network ({len(odd)} tensors, first {odd[0]}); "
-            f"train into a new directory"
+            f"the checkpoint's weights or optimizer state do not fit this network ({len(odd)} tensors, "
+            f"first {odd[0]}); train into a new directory"
         )
 
 
