@@ -126,6 +126,20 @@ def test_gradients_equal_finite_differences_of_the_reference(config, make_arrays
             assert found[name].reshape(-1)[index] == pytest.approx(expected, rel=1e-4, abs=1e-4 * largest), name
 
 
+@pytest.mark.slow
+def test_no_gradient_reaches_frozen_stages_and_the_rest_has_its_own(make_config, make_arrays):
+    config = make_config()
+    arrays, x = make_arrays(config), images(2, 32, 32)
+    keep_NB = np.ones((2, sum(config.depths)), np.float32)
+    weights_NK = np.random.default_rng(2).standard_normal((2, config.num_classes)).astype(np.float32)
+    frozen = ConvNeXt(config, frozen_stages=2)
+    assign_parameters(frozen, arrays)
+    expected, found = (gradients(net, x, keep_NB, weights_NK) for net in (network_with(config, arrays), frozen))
+    for name, gradient in found.items():
+        is_frozen = name.startswith(("downsample_layers.0", "downsample_layers.1", "stages.0", "stages.1"))
+        np.testing.assert_allclose(gradient, 0 if is_frozen else expected[name], rtol=1e-5, atol=1e-7, err_msg=name)
+
+
 def gradients(network, x, keep_NB, weights_NK) -> dict[str, np.ndarray]:
     """The gradient of sum(logits * weights) by name, from one compiled step."""
 
