@@ -15,6 +15,7 @@ PRESETS = [
     "demo",
     "finetune",
     "nette96",
+    "nette96-finetune",
     "nette96-recipe",
     "paper-base",
     "paper-large",
