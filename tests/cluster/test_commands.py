@@ -189,11 +189,11 @@ def test_nodes_with_other_sources_are_refused_before_any_work(build, two_nodes, 
         shutil.copytree(ROOT / room, tmp_path / "other" / "convnext_imagenet" / room)
     with (tmp_path / "other" / "convnext_imagenet" / "ingest" / "writing.py").open("a") as file:
         file.write("# changed\n")
-    two_nodes.kill()
+    _kill_second(two_nodes)
     path = os.pathsep.join([str(tmp_path / "other"), os.environ.get("PYTHONPATH", "")])
     two_nodes.add(PYTHONPATH=path)
     try:
-        _wait_for_second(two_nodes)
+        _wait_for_nodes(two_nodes, 2)
         _refused(build(tmp_path / "out", *_on(two_nodes)), ("other software", "sources of convnext_imagenet"))
         assert not (tmp_path / "out").exists()
     finally:
@@ -205,10 +205,10 @@ def test_an_output_folder_that_is_local_to_a_node_is_refused_before_any_work(bui
     hide = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none "{tmp_path}/local" && exec "$0" "$@"']
     if subprocess.run([*hide, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no right to a mount namespace")
-    two_nodes.kill()
+    _kill_second(two_nodes)
     two_nodes.add(*hide)
     try:
-        _wait_for_second(two_nodes)
+        _wait_for_nodes(two_nodes, 2)
         _refused(build(tmp_path / "local" / "out", *_on(two_nodes)), ("cannot use the output folder", "shared folder"))
         assert list((tmp_path / "local").iterdir()) == []
     finally:
@@ -222,9 +222,15 @@ def test_an_address_that_does_not_answer_is_one_line(build, score, tmp_path: Pat
     assert not list(tmp_path.glob("[ab]"))
 
 
-def _wait_for_second(two_nodes) -> None:
-    """Until the head knows of two living nodes; asked by a process of its own, as this one joins no cluster."""
+def _kill_second(two_nodes) -> None:
+    """And wait until it is known to be gone: the next one must not be taken for it."""
+    two_nodes.kill()
+    _wait_for_nodes(two_nodes, 1)
+
+
+def _wait_for_nodes(two_nodes, count: int) -> None:
+    """Until the head knows of so many living nodes; asked by a process of its own, as this one joins no cluster."""
     script = f"import ray; ray.init({two_nodes.address!r}); print(sum(node['Alive'] for node in ray.nodes()))"
     end = time.monotonic() + 60
-    while not run([sys.executable, "-c", script]).stdout.endswith("2\n"):
-        assert time.monotonic() < end, "the second node does not come"
+    while not run([sys.executable, "-c", script]).stdout.endswith(f"{count}\n"):
+        assert time.monotonic() < end, f"the head does not come to know of {count} nodes"
