@@ -83,7 +83,7 @@ test: $(READY)  ## The default test suite
 	$(BIN)/pytest $(ARGS)
 
 test-faults: $(READY)  ## Hundreds of kills, full disks, damaged files, dead and hung ranks; about forty minutes
-	$(BIN)/pytest tests/faults tests/train/test_run.py tests/train/test_ranks_faults.py -m "faults or not faults" $(ARGS)
+	$(BIN)/pytest tests/faults tests/train/test_run.py tests/train/test_start.py tests/train/test_ranks_faults.py -m "faults or not faults" $(ARGS)
 
 test-parity: $(READY)  ## Imported weights beside timm and transformers (extra parity, or CONVNEXT_PARITY_PYTHON=python)
 	$(BIN)/pytest tests/parity tests/model/test_source_torch.py -m "parity or not parity" $(ARGS)

@@ -215,7 +215,7 @@ def test_weights_that_do_not_fit_are_one_line_and_write_nothing(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @needs_two_cores
 def test_two_ranks_fine_tune_as_one_does(start: Callable[..., Job], weights: Path, tmp_path: Path) -> None:
     options, runs = ["--start", str(weights), "--set", FROZEN], {}
