@@ -9,7 +9,7 @@ from convnext_imagenet.model.errors import ModelError
 
 def write_whole(path: Path, payload: bytes) -> None:
     """Put `payload` under `path`, replacing what is there; ModelError, and nothing changed, when it cannot be."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             file.write(payload)

@@ -5,8 +5,9 @@ MindSpore.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -41,12 +42,12 @@ class EvalTransform:
 
     def __post_init__(self) -> None:
         rules = (
-            ("size_px", self.size_px >= 1, "at least 1"),
+            ("size_px", isinstance(self.size_px, int) and self.size_px >= 1, "a whole number of at least 1"),
             ("crop_pct", 0 < self.crop_pct <= 1, "in (0, 1]"),
             ("mode", self.mode in ("crop", "squash"), '"crop" or "squash"'),
             ("interpolation", self.interpolation in _FILTERS, " or ".join(f'"{name}"' for name in _FILTERS)),
-            ("mean", len(self.mean) == 3, "three numbers"),
-            ("std", len(self.std) == 3 and min(self.std) > 0, "three numbers above 0"),
+            ("mean", _are_three_numbers(self.mean), "three finite numbers"),
+            ("std", _are_three_numbers(self.std) and min(self.std) > 0, "three finite numbers above 0"),
         )
         for field, holds, rule in rules:
             if not holds:
@@ -56,6 +57,17 @@ class EvalTransform:
     def resize_px(self) -> int:
         """The short side before the crop: 256 for 224 and 0.875."""
         return math.floor(self.size_px / self.crop_pct)
+
+
+def changed(transform: EvalTransform, changes: Mapping[str, Any]) -> EvalTransform:
+    """The transform with some fields replaced; None keeps one. ModelError for values that are bad or without effect."""
+    kept = {name: value for name, value in changes.items() if value is not None}
+    if kept.get("crop_pct", 1) != 1 and kept.get("mode", transform.mode) == "squash":
+        raise ModelError(
+            "--crop-pct: nothing is cropped where all of the image is resized (squash); leave it out, "
+            "or pass --resize crop, too"
+        )
+    return replace(transform, **kept)
 
 
 def evaluation_pixels(image_HWC: np.ndarray, transform: EvalTransform) -> np.ndarray:
@@ -79,6 +91,10 @@ def evaluation_pixels(image_HWC: np.ndarray, transform: EvalTransform) -> np.nda
     x_scale, y_scale = image_width / width, image_height / height
     box = (left * x_scale, top * y_scale, (left + side) * x_scale, (top + side) * y_scale)
     return np.array(Image.fromarray(image_HWC).resize((side, side), _FILTERS[transform.interpolation], box=box))
+
+
+def _are_three_numbers(values: Sequence[Any]) -> bool:
+    return len(values) == 3 and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
 
 
 def _resized_size(width: int, height: int, short_px: int) -> tuple[int, int]:

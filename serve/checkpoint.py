@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import nn
 
 from convnext_imagenet.model.network import Classifier, FeatureClassifier
+from convnext_imagenet.model.transform import changed
 from convnext_imagenet.model.weights import ModelCard, build_network, load_weights
 from convnext_imagenet.records.files import sha256_file, sha256_json
 from convnext_imagenet.records.manifest import ClassEntry
@@ -43,8 +44,7 @@ class Checkpoint:
 
     def evaluated_with(self, **changes: Any) -> "Checkpoint":
         """The same weights behind another evaluation transform; None keeps a field. ModelError for bad values."""
-        kept = {name: value for name, value in changes.items() if value is not None}
-        transform = dataclasses.replace(self.card.transform, **kept)
+        transform = changed(self.card.transform, changes)
         return dataclasses.replace(self, card=dataclasses.replace(self.card, transform=transform))
 
 

@@ -13,6 +13,7 @@ from convnext_imagenet.model.exchange.source_file import read_source
 from convnext_imagenet.model.exchange.translating import Translation, recognise_scheme, translate
 from convnext_imagenet.model.files import publish_new
 from convnext_imagenet.model.matching import describe
+from convnext_imagenet.model.transform import changed
 from convnext_imagenet.model.weights import weights_payload
 from convnext_imagenet.records.artefact import read_finished
 from convnext_imagenet.records.files import sha256_file
@@ -57,10 +58,8 @@ def import_weights(source: Path, out: Path, wishes: Wishes) -> Imported:
     scheme = recognise_scheme(tensors, str(source), wishes.scheme)
     made = translate(tensors, scheme, str(source), len(listed) if listed and wishes.fresh_head else None)
     classes, named_by = _classes(source, made.config.num_classes, listed, wishes)
-    found, why = find_transform(source, scheme.name, made.config.num_classes)
-    transform = dataclasses.replace(
-        found, **{name: value for name, value in wishes.transform.items() if value is not None}
-    )
+    found, why = find_transform(source, scheme.name, made.outputs)
+    transform = changed(found, wishes.transform)
     if transform != found:
         why += ", changed by options"
     told = {"file": source.name, "sha256": sha256_file(source), "scheme": scheme.name, "weights": used}

@@ -49,14 +49,16 @@ def first_weights(config: Config, card: ModelCard, given: Given | None) -> First
         return FirstWeights(drawn)
     _check_network(given, card.config)
     known, wanted = ([wnid for wnid, _ in each.classes] for each in (given.card, card))
-    if sorted(known) == sorted(wanted):
+    is_untrained = given.card.provenance.get("imported", {}).get("head") == "new"
+    if sorted(known) == sorted(wanted) and not is_untrained:
         rows = [known.index(wnid) for wnid in wanted]
         head = {name: given.arrays[name][rows] for name in _HEAD}
         said = f"{len(drawn)} of {len(drawn)} tensors from {given.path}, its {len(wanted)} classes are the records'"
     else:
         head = {name: drawn[name] for name in _HEAD}
         said = (
-            f"{len(drawn) - len(head)} of {len(drawn)} tensors from {given.path}; head.* new: {_change(known, wanted)}"
+            f"{len(drawn) - len(head)} of {len(drawn)} tensors from {given.path}; head.* new: "
+            f"{'nobody has trained it' if is_untrained else _change(known, wanted)}"
         )
     return FirstWeights({**given.arrays, **head}, said, _warnings(given, card))
 

@@ -10,7 +10,7 @@ from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.transform import EvalTransform
 
 # The JSON and the count of classes -> fields of EvalTransform and a remark, or None for another model's JSON.
-_Reader = Callable[[Mapping[str, Any], int], tuple[dict[str, Any], str] | None]
+_Reader = Callable[[Mapping[str, Any], int | None], tuple[dict[str, Any], str] | None]
 
 # What OpenCLIP's towers were trained with, and timm's weights that come from them (timm.data.OPENAI_CLIP_MEAN, _STD).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -21,12 +21,13 @@ _WHOLE_CROP_PX = 256  # from here up to 384 timm's and OpenCLIP's weights are ev
 _PIL_FILTERS = {2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling, as transformers writes it
 
 
-def find_transform(path: Path, scheme: str, classes: int) -> tuple[EvalTransform, str]:
+def find_transform(path: Path, scheme: str, classes: int | None) -> tuple[EvalTransform, str]:
     """The evaluation transform of the weights in `path` and, in words, what told it.
 
     timm's `config.json`, transformers' `preprocessor_config.json` or OpenCLIP's `open_clip_config.json` in the same
     folder decide; else a size in the file's name (`_384`), else 224 px at 0.875. A `config.json` for another count of
-    classes is another model's and is not used. Raises ModelError for such a file that cannot be read or followed.
+    classes than `classes`, those of the file's own classifier (None: it has none), is another model's and is not used.
+    Raises ModelError for such a file that cannot be read or followed.
     """
     readers: dict[str, tuple[str, _Reader]] = {
         "timm": ("config.json", _from_timm),
@@ -49,7 +50,7 @@ def find_transform(path: Path, scheme: str, classes: int) -> tuple[EvalTransform
     return transform, why + other
 
 
-def _read(beside: Path, read: _Reader, classes: int) -> tuple[EvalTransform, str] | None:
+def _read(beside: Path, read: _Reader, classes: int | None) -> tuple[EvalTransform, str] | None:
     try:
         found = read(json.loads(beside.read_bytes()), classes)
         return found and (EvalTransform(**found[0]), f"{beside.name} beside it{found[1]}")
@@ -60,9 +61,10 @@ def _read(beside: Path, read: _Reader, classes: int) -> tuple[EvalTransform, str
         ) from error
 
 
-def _from_timm(config: Mapping[str, Any], classes: int) -> tuple[dict[str, Any], str] | None:
+def _from_timm(config: Mapping[str, Any], classes: int | None) -> tuple[dict[str, Any], str] | None:
     told = config.get("pretrained_cfg", config)
-    if config.get("num_classes", told.get("num_classes", classes)) != classes or "input_size" not in told:
+    count = config.get("num_classes", told.get("num_classes", classes))
+    if "input_size" not in told or (classes is not None and count != classes):
         return None
     trained, test = told["input_size"], told.get("test_input_size")
     size = test or trained
@@ -75,7 +77,7 @@ def _from_timm(config: Mapping[str, Any], classes: int) -> tuple[dict[str, Any],
     return fields, f", its test size (trained at {trained[1]})" if test else ""
 
 
-def _from_transformers(config: Mapping[str, Any], _: int) -> tuple[dict[str, Any], str]:
+def _from_transformers(config: Mapping[str, Any], _: int | None) -> tuple[dict[str, Any], str]:
     if not (config.get("do_resize", True) and config.get("do_normalize", True)):
         raise ModelError("do_resize or do_normalize is off")
     size = config["size"]
@@ -86,7 +88,7 @@ def _from_transformers(config: Mapping[str, Any], _: int) -> tuple[dict[str, Any
     return fields | {"mean": tuple(config["image_mean"]), "std": tuple(config["image_std"])}, ""
 
 
-def _from_openclip(config: Mapping[str, Any], _: int) -> tuple[dict[str, Any], str]:
+def _from_openclip(config: Mapping[str, Any], _: int | None) -> tuple[dict[str, Any], str]:
     told = config["preprocess_cfg"]
     size = told.get("size") or config["model_cfg"]["vision_cfg"]["image_size"]
     fields = {"size_px": size if isinstance(size, int) else size[0], "crop_pct": 1.0}

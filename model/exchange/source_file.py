@@ -70,14 +70,14 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], tuple[Tensors | None, T
         raise ModelError(f"{path}: the file is empty; copy it again")
     if head.startswith(b"version https://git-lfs"):
         raise ModelError(f"{path}: a Git LFS pointer, not the weights; get them with `git lfs pull`")
-    if head.lstrip()[:1] == b"<":
-        raise ModelError(f"{path}: a web page, not weights; the download went wrong: fetch it again")
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return read_safetensors
     if head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"):
         return read_pth
     if head[:1] == b"\n" and b"\x12" in head:  # protobuf: the first parameter of a Checkpoint message
         return read_ckpt
+    if head.lstrip()[:1] == b"<":
+        raise ModelError(f"{path}: a web page, not weights; the download went wrong: fetch it again")
     what = "text" if _is_text(head) else "truncated, damaged or of another format"
     raise ModelError(f"{path}: {what}, not weights; {_KINDS}")
 

@@ -24,13 +24,15 @@ def read_ckpt(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] 
             parameters = mindspore.load_checkpoint(str(named))
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         raise ModelError(f"{path}: truncated, damaged or no MindSpore checkpoint; copy it again") from error
-    arrays = {name: _array(parameter) for name, parameter in parameters.items()}
+    arrays = {
+        name: _array(parameter) for name, parameter in parameters.items() if isinstance(parameter, mindspore.Tensor)
+    }
     averages = {name.removeprefix(_EMA): array for name, array in arrays.items() if name.startswith(_EMA)}
     rest = {name: array for name, array in arrays.items() if not name.startswith(_EMA)}
     return rest, averages or None
 
 
-def _array(parameter: mindspore.Parameter) -> np.ndarray:
-    if parameter.dtype == mindspore.bfloat16:
-        parameter = parameter.astype(mindspore.float32)
-    return parameter.asnumpy()
+def _array(tensor: mindspore.Tensor) -> np.ndarray:
+    if tensor.dtype == mindspore.bfloat16:
+        tensor = tensor.astype(mindspore.float32)
+    return tensor.asnumpy()

@@ -7,6 +7,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.weights import FORMAT
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], None]:
@@ -16,6 +17,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], None]:
     """
     try:
         with safe_open(path, framework="numpy") as file:
+            if FORMAT in (file.metadata() or {}):
+                raise ModelError(f"{path}: a checkpoint of ours already; use it as it is")
             # safe_open has no iterator of its own
             dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
             if odd := sorted(name for name, dtype in dtypes.items() if dtype.startswith(("F8", "F4"))):

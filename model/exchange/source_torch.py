@@ -63,8 +63,8 @@ def _load(path: Path) -> Any:
 
 
 def _first(path: Path, value: Mapping[Any, Any], keys: tuple[str, ...]) -> Arrays | None:
-    inner = next((value[key] for key in keys if isinstance(value.get(key), Mapping)), None)
-    return None if inner is None else _arrays(path, inner)
+    candidates = (_arrays(path, value[key]) for key in keys if isinstance(value.get(key), Mapping))
+    return next((arrays for arrays in candidates if arrays), None)
 
 
 def _arrays(path: Path, value: Mapping[Any, Any]) -> Arrays:
@@ -79,4 +79,7 @@ def _array(path: Path, name: str, tensor: Any) -> np.ndarray:
     if tensor.is_quantized or tensor.layout != torch.strided:
         raise ModelError(f"{path}: {name} is quantised or sparse; give float weights")
     tensor = tensor.detach()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    try:
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    except (TypeError, RuntimeError) as error:
+        raise ModelError(f"{path}: {name} is {tensor.dtype} on {tensor.device}; give float weights") from error

@@ -15,6 +15,7 @@ UNNAMED = "convnext_unnamed"  # the variant of a network that is in no table
 _LISTED = 8  # names of each kind that a message quotes
 _XXLARGE_DIMS = (384, 768, 1536, 3072)
 _HEAD = ("head.weight", "head.bias")
+_NORM = ("norm.weight", "norm.bias")
 _NEW_HEAD_SEED = 0
 
 Arrays = Mapping[str, np.ndarray]
@@ -24,13 +25,15 @@ Arrays = Mapping[str, np.ndarray]
 class Translation:
     """A network's parameters by our names, float32; `aside` counts the tensors that belong to something else.
 
-    `is_head_new` tells that the classifier is drawn, not read.
+    `outputs` are those of the file's own classifier, None where it has none; `is_head_new` tells that the classifier
+    here is drawn, not read.
     """
 
     scheme: Scheme
     config: ConvNeXtConfig
     arrays: Arrays
     aside: int
+    outputs: int | None
     is_head_new: bool = False
 
 
@@ -64,20 +67,21 @@ def translate(tensors: Arrays, scheme: Scheme, what: str, new_head: int | None =
     when one is missing, too many, of another shape, no float, or not finite.
     """
     found, others = import_arrays(tensors, scheme)
+    outputs = next((found[name].shape[0] for name in _HEAD if name in found and found[name].ndim), None)
     aside = [name for name in others if _belongs_elsewhere(name, tensors[name], scheme)]
     aside += [scheme.theirs(name) for name in _HEAD if new_head and found.pop(name, None) is not None]
     config = _infer_config(found, scheme, what, new_head)
     if new_head:
         fresh = init_parameters(config, _NEW_HEAD_SEED)
-        for name in (*_HEAD, "norm.weight", "norm.bias"):
-            found.setdefault(name, fresh[name])
+        drawn = _HEAD if any(name in found for name in _NORM) else (*_HEAD, *_NORM)
+        found |= {name: fresh[name] for name in drawn}
     extra = [name for name in others if name not in aside]
     if new_head:
         kept = [name for name in extra if not name.startswith("head.")]  # such as timm's head.pre_logits
         aside, extra = aside + [name for name in extra if name not in kept], kept
     _check(found, extra, scheme, config, what)
     arrays = {name: _as_float32(name, found[name], what) for name in parameter_shapes(config)}
-    return Translation(scheme, config, arrays, len(aside), is_head_new=new_head is not None)
+    return Translation(scheme, config, arrays, len(aside), outputs, is_head_new=new_head is not None)
 
 
 def _belongs_elsewhere(name: str, array: np.ndarray, scheme: Scheme) -> bool:

@@ -60,6 +60,15 @@ def test_timms_config_decides(tmp_path, config, expected):
     assert why.startswith("config.json beside it")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"mean": [float("nan"), 0, 0]}, {"mean": ["a", "b", "c"]}, {"input_size": [3, 224.0, 224.0]}, {"std": [0] * 3}],
+)
+def test_values_that_are_no_transform_are_an_error(tmp_path, change):
+    with pytest.raises(ModelError, match=r"config\.json: how images are prepared cannot be told"):
+        beside(tmp_path, "config.json", {"pretrained_cfg": TIMM | change}, "timm")
+
+
 @pytest.mark.parametrize("config", [{"num_classes": 21841, "pretrained_cfg": TIMM}, {"architectures": ["Other"]}])
 def test_another_models_config_is_not_used_and_said(tmp_path, config):
     transform, why = beside(tmp_path, "config.json", config, "timm")

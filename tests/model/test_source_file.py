@@ -109,6 +109,24 @@ def test_a_mindspore_checkpoint_under_any_name(tmp_path):
     }
 
 
+def test_plain_values_of_a_mindspore_checkpoint_are_left_out(tmp_path):
+    ms.save_checkpoint(
+        [{"name": "a", "data": ms.Tensor([1.0])}], str(tmp_path / "w.ckpt"), append_dict={"arch": "tiny"}
+    )
+    tensors, _ = read_source(tmp_path / "w.ckpt").choose(None)
+    assert list(tensors) == ["a"]
+
+
+@pytest.mark.parametrize("length", [0x3C20, 0x003C])
+def test_a_header_whose_length_looks_like_markup_is_no_web_page(tmp_path, length):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
+    if len(header) != length:
+        header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+    (tmp_path / "w").write_bytes(struct.pack("<Q", length) + header + struct.pack("<f", 2.5))
+    tensors, _ = read_source(tmp_path / "w").choose(None)
+    assert tensors["a"].tolist() == [2.5]
+
+
 def test_bfloat16_of_mindspore(tmp_path):
     half = ms.Tensor(np.array([1.5, 2.0], np.float32)).astype(ms.bfloat16)
     ms.save_checkpoint([{"name": "a", "data": half}], str(tmp_path / "w.ckpt"))

@@ -46,6 +46,18 @@ def test_an_average_alone_is_taken(tmp_path):
     assert bias(tmp_path / "w") == ([3.0, 4.0], "ema")
 
 
+def test_an_empty_average_is_none(tmp_path):
+    torch.save({"model": {"a": torch.ones(2)}, "ema": {"decay": 0.9}, "state_dict": {}}, tmp_path / "w.pth")
+    tensors, used = read_source(tmp_path / "w.pth").choose(None)
+    assert (list(tensors), used) == (["a"], "raw")
+
+
+def test_a_type_that_numpy_lacks_is_named(tmp_path):
+    torch.save({"a": torch.ones(2).to(torch.float8_e4m3fn)}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"a is torch\.float8_e4m3fn"):
+        read_source(tmp_path / "w.pth")
+
+
 def test_half_precisions_keep_their_values(tmp_path):
     torch.save({"a": torch.tensor([1.5, 3e38]).bfloat16(), "b": torch.tensor([0.1]).half()}, tmp_path / "w")
     tensors, _ = read_source(tmp_path / "w").choose(None)

@@ -163,6 +163,28 @@ def test_a_fresh_head_is_for_the_classes_that_are_named(tmp_path, listed):
     assert "pass --classes, too" in refusal(tmp_path, source, "--fresh-head")
 
 
+@pytest.mark.parametrize("without", [(), ("head.fc.weight", "head.fc.bias")], ids=["with a head", "features alone"])
+def test_a_fresh_head_keeps_the_transform_that_timms_config_states(tmp_path, listed, without):
+    source = write_timm(tmp_path / "timm" / "w.safetensors", classes=21, **dict.fromkeys(without))
+    told = {"input_size": [3, 256, 256], "crop_pct": 1.0, "mean": [0.48] * 3, "std": [0.25] * 3}
+    config = {"num_classes": 0 if without else 21, "pretrained_cfg": told}
+    (source.parent / "config.json").write_text(json.dumps(config))
+    transform = import_weights(source, tmp_path / "ours", Wishes(classes=listed, fresh_head=True)).card.transform
+    assert (transform.size_px, transform.crop_pct, transform.mean) == (256, 1.0, (0.48,) * 3)
+
+
+def test_a_crop_of_what_is_squashed_is_refused(tmp_path):
+    source = write_timm(tmp_path / "w_384.safetensors")
+    assert "--crop-pct: nothing is cropped" in refusal(tmp_path, source, "--crop-pct", "0.875")
+    code, said, _ = run(source, "--out", tmp_path / "ours", "--crop-pct", "0.875", "--resize", "crop")
+    assert (code, "changed by options" in said) == (0, True)
+
+
+def test_a_checkpoint_of_ours_is_refused_before_its_card_is_lost(tmp_path, source):
+    import_weights(source, tmp_path / "ours", Wishes())
+    assert "a checkpoint of ours already; use it as it is" in refusal(tmp_path, tmp_path / "ours")
+
+
 def test_the_average_is_taken_and_said(tmp_path):
     names = scheme_named("example")
     arrays = {names.theirs(name): array for name, array in init_parameters(CONFIG, 5).items()}

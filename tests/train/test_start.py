@@ -70,6 +70,15 @@ def test_the_same_classes_keep_their_head(config: Config) -> None:
         np.testing.assert_array_equal(first.arrays[name], value, err_msg=name)
 
 
+def test_a_head_that_nobody_has_trained_is_drawn_as_the_run_asks(config: Config) -> None:
+    given = _given(config, OURS)
+    untrained = dataclasses.replace(given.card, provenance={"imported": {"head": "new"}})
+    first = first_weights(config, _card(config, OURS), dataclasses.replace(given, card=untrained))
+    assert first.said.endswith("head.* new: nobody has trained it")
+    drawn = init_parameters(given.card.config, config.train.seed)
+    np.testing.assert_array_equal(first.arrays["head.weight"], drawn["head.weight"])
+
+
 def test_the_same_classes_in_another_order_keep_their_rows(config: Config) -> None:
     given = _given(config, (OURS[2], OURS[0], OURS[1]))
     first = first_weights(config, _card(config, OURS), given)
