@@ -4,6 +4,7 @@ import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.launch.cluster import nodes_of
@@ -29,9 +30,9 @@ class Try:
 class Crew:
     """The workers of a job: those getting ready, those at a unit, and those that wait for one."""
 
-    def __init__(self, ray: Any, need: Need, most: int | None, tally: Any) -> None:
+    def __init__(self, ray: Any, need: Need, most: int | None, tally: Any, out: Path) -> None:
         self._ray, self._need, self._most = ray, need, most
-        self._tally, self._software = tally, software_here()
+        self._tally, self._software, self._out = tally, software_here(), str(out)
         self._class = self._ray.remote(Worker)
         self.opening: dict[Any, Any] = {}  # the answer that is waited for -> the worker
         self.working: dict[Any, tuple[Any, Try]] = {}
@@ -63,7 +64,7 @@ class Crew:
             num_cpus=need.cpus, num_gpus=need.gpus, resources=dict(need.others), scheduling_strategy="SPREAD"
         ).remote()
         cores = int(need.cpus) if need.keeps_cores else 0
-        self.opening[worker.open.remote(self._software, self._tally, cores)] = worker
+        self.opening[worker.open.remote(self._software, self._tally, cores, self._out)] = worker
 
     def note_opening(self, error: Exception | None) -> None:
         """Note that a worker is ready, or that it died before; FailedLaunchError when none gets ready any more."""

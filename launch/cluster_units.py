@@ -77,7 +77,7 @@ class _Job:
         self._ray, self._function, self._units = executor.ray, function, units
         self._again: deque[Try] = deque()
         self._tally = _named_tally(executor)
-        self._crew = Crew(executor.ray, executor.need, executor.most, self._tally)
+        self._crew = Crew(executor.ray, executor.need, executor.most, self._tally, executor.out)
         self._finished = self._told = 0
         self._read: Any = None
         self._seen: dict[int, int] = {}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.launch.cluster_nodes import refuse_other_software, software_here
+from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.executor import OnProgress
 
 _TELL_SECONDS = 1.0
@@ -45,12 +46,18 @@ class Worker:
         self._tally: Any = None
         self._seat: Any = None
 
-    def open(self, software: Mapping[str, str], tally: Any, cores: int) -> str:
-        """Make ready and return the host's name; LaunchError when this node has other software than the driver.
+    def open(self, software: Mapping[str, str], tally: Any, cores: int, out: str) -> str:
+        """Make ready and return the host's name; LaunchError when this node has other software than the driver,
+        or does not see its output folder.
 
         With `cores`, this process keeps to so many cores of its node that no other worker of ours keeps to.
         """
         refuse_other_software(socket.gethostname(), software, software_here())
+        if not Path(out).is_dir():
+            raise LaunchError(
+                f"node {socket.gethostname()}: does not see the output folder {out}; mount it under that path, "
+                f"or end that node; finished units are kept, run the same command again"
+            )
         os.environ.setdefault("GLOG_v", "3")
         self._tally = tally
         if cores:

@@ -12,6 +12,7 @@ folder as Parquet and skip such names.
 import contextlib
 import fcntl
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from convnext_imagenet.records.files import (
     sync_folder,
     write_json,
 )
+
+log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
 _SUCCESS = "_SUCCESS"
@@ -48,10 +51,14 @@ def exclusive(root: Path) -> Iterator[None]:
     with (root / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise RecordsError(
                 f"{root}: another process is writing here; wait for it to end, or choose another directory"
             ) from None
+        except OSError as error:
+            log.warning(
+                "%s: its file system has no locks (%s), so a second writer is not noticed", root, error.strerror
+            )
         yield
 
 

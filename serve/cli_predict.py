@@ -102,7 +102,7 @@ def _run(
 
 def _start_driver(choices: dict[str, Any], before: Callable[[], None]) -> "tuple[Ranks, str]":
     """What `start` gives, for a process that computes nothing itself."""
-    for name, usual in {"devices": 1, "nodes": 1, "node_rank": 0, "master": "", "restarts": 0}.items():
+    for name, usual in {"devices": 1, "nodes": 1, "node_rank": 0, "master": "", "restarts": 0, "silence": 600}.items():
         if choices[name] != usual:
             raise click.UsageError(
                 f"--{name.replace('_', '-')}: --engine ray takes what the cluster has; leave it out, see --per-actor"

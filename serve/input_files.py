@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+import pyarrow as pa
 import pyarrow.fs as pa_fs
 
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
@@ -75,6 +76,13 @@ def read_list(path: Stored) -> Files:
 
     Raises ServeError when it names none, or holds what is no text of paths.
     """
+    try:
+        return _listed(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ServeError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+
+
+def _listed(path: Stored) -> Files:
     names, digest = Names(), hashlib.sha256()
     store = None if path.is_local else path.store
     with path.stream() as lines:
@@ -98,8 +106,11 @@ def read_named(folder: str, name: bytes, store: pa_fs.FileSystem | None) -> byte
     if store is None:
         return read_file(Path(folder) / os.fsdecode(name))
     path = name.decode("utf-8", "replace")
-    with store.open_input_stream(f"{folder}/{path}" if folder else path) as stream:
-        return _at_most(stream.read(LARGEST_FILE_BYTES + 1))
+    try:
+        with store.open_input_stream(f"{folder}/{path}" if folder else path) as stream:
+            return _at_most(stream.read(LARGEST_FILE_BYTES + 1))
+    except pa.ArrowException as error:  # such as a path that the store does not understand
+        raise OSError(errno.EINVAL, " ".join(str(error).split())) from None
 
 
 def read_file(path: Path) -> bytes:

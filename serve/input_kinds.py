@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from convnext_imagenet.records.files import read_json
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.input_files import is_hidden, list_folder, list_store, read_list
 from convnext_imagenet.serve.input_records import open_split
-from convnext_imagenet.serve.input_tables import TABLE_ENDINGS, open_table
-from convnext_imagenet.serve.input_tars import TAR_ENDINGS, list_tars
+from convnext_imagenet.serve.input_tables import TABLE_ENDINGS, Column, open_table
+from convnext_imagenet.serve.input_tars import TAR_ENDINGS, Members, list_tars
 from convnext_imagenet.serve.inputs import Inputs, Joined
 from convnext_imagenet.serve.stored import Stored, ending, files_at, here, locate
 
@@ -25,6 +26,13 @@ def open_inputs(images: str, wnids: Sequence[str], split: str = "val", column: s
     tables, means what is in these. Raises ServeError for what is none of these or holds nothing, RecordsError for
     damaged records.
     """
+    inputs = _open(images, wnids, split, column)
+    if column and not isinstance(inputs, Column | Joined):
+        raise ServeError(f"{images}: --column {column!r} chooses among a table's columns, and this is no table")
+    return inputs
+
+
+def _open(images: str, wnids: Sequence[str], split: str, column: str) -> Inputs:
     place = locate(images) if "://" in images else None
     if place and not place.is_local:
         return _open_place(place, column)
@@ -33,6 +41,8 @@ def open_inputs(images: str, wnids: Sequence[str], split: str = "val", column: s
         return _open_folder(path, split, wnids, column)
     if not path.exists():
         raise ServeError(f"{path}: no such file or directory")
+    if not path.is_file():
+        raise ServeError(f"{path}: not a regular file; give a folder of images, a list, a tar or a table")
     return _open_file(here(path), column)
 
 
@@ -48,7 +58,7 @@ def _open_file(file: Stored, column: str) -> Inputs:
     )
 
 
-def _open_all(files: Sequence[Stored], column: str) -> Inputs:
+def _open_all(files: Sequence[Stored], column: str) -> Members | Column | Joined:
     """Tars, or tables, as one."""
     if ending(files[0].name) in TAR_ENDINGS:
         return list_tars(files)
@@ -74,7 +84,9 @@ def _open_folder(path: Path, split: str, wnids: Sequence[str], column: str) -> I
     with os.scandir(path) as entries:
         visible = (entry for entry in entries if not entry.name.startswith("."))
         names = _packed(entry.name if entry.is_file() else "" for entry in visible)
-    return _open_all([here(path / name) for name in names], column) if names else list_folder(path)
+    if not names:
+        return list_folder(path)
+    return replace(_open_all([here(path / name) for name in names], column), folder=path)
 
 
 def _packed(names: Iterable[str]) -> list[str]:

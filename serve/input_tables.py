@@ -13,7 +13,7 @@ from convnext_imagenet.records.files import sha256_json
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.input_files import read_beside, source_text
-from convnext_imagenet.serve.inputs import Item
+from convnext_imagenet.serve.inputs import Item, lies_in
 from convnext_imagenet.serve.stored import Stored, ending
 
 TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
@@ -32,6 +32,7 @@ class Column:
     group_rows: tuple[int, ...]
     sha256: str
     is_paths: bool
+    folder: Path | None = None  # that holds nothing but this table
 
     @property
     def count(self) -> int:
@@ -49,8 +50,8 @@ class Column:
             first += rows
 
     def is_inside(self, path: Path) -> bool:
-        """Never: nothing is added to a table."""
-        return False
+        """Whether `path` lies in the folder that this table is all of; nothing is added to a table."""
+        return lies_in(path, self.folder)
 
     def _item(self, number: int, value: pa.Scalar) -> Item:
         path, data = self._path_and_bytes(value)
@@ -62,7 +63,9 @@ class Column:
         if isinstance(value, pa.StructScalar):
             return (_path_of(value), value["bytes"].as_buffer()) if value.is_valid else (None, None)
         content = value.as_buffer()
-        return (content and content.to_pybytes(), None) if self.is_paths else (None, content)
+        if not self.is_paths:
+            return None, content
+        return None if content is None else content.to_pybytes(), None
 
     def _name(self, number: int) -> str:
         return f"{source_text(self.path.name)}#{number}"
@@ -70,6 +73,13 @@ class Column:
 
 def open_table(path: Stored, column: str = "") -> Column:
     """The column of that name, or the only one that can hold images; ServeError names the columns there are."""
+    try:
+        return _opened(path, column)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+
+
+def _opened(path: Stored, column: str) -> Column:
     usable = {field.name: field for field in _schema(path) if _is_usable(field.type)}
     if not column and len(usable) > 1:
         binary = [name for name, field in usable.items() if not _is_text(field.type)]
@@ -88,11 +98,12 @@ def open_table(path: Stored, column: str = "") -> Column:
     return Column(path, name, group_rows, _fingerprint(path, name), _is_text(usable[name].type))
 
 
+def _unreadable(path: Stored, error: Exception) -> ServeError:
+    return ServeError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})")
+
+
 def _schema(path: Stored) -> pa.Schema:
-    try:
-        return pq.read_schema(path.open()) if _is_parquet(path) else _arrow_file(path).schema
-    except (OSError, pa.ArrowException) as error:
-        raise ServeError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from None
+    return pq.read_schema(path.open()) if _is_parquet(path) else _arrow_file(path).schema
 
 
 def _group_rows(path: Stored) -> list[int]:
@@ -119,7 +130,7 @@ def _values(path: Stored, group: int, column: str, wanted: range) -> Iterator[pa
                 if first >= wanted.stop:
                     return
     except (OSError, pa.ArrowException) as error:
-        raise ServeError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from None
+        raise _unreadable(path, error) from None
 
 
 def _arrow_file(path: Stored) -> pa.ipc.RecordBatchFileReader:
@@ -134,7 +145,7 @@ def _fingerprint(path: Stored, column: str) -> str:
     """Size and last bytes: Parquet and Arrow keep places, counts and statistics of all columns at the end."""
     size = path.size
     last = hashlib.sha256(path.read_at(max(0, size - _FOOT_BYTES), _FOOT_BYTES)).hexdigest()
-    return sha256_json({"bytes": size, "end": last, "column": column})
+    return sha256_json({"name": path.name, "bytes": size, "end": last, "column": column})
 
 
 def _is_text(kind: pa.DataType) -> bool:

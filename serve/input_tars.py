@@ -14,15 +14,16 @@ from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.records.tars import BadTar, Member, walk_tar
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.input_files import source_text
-from convnext_imagenet.serve.inputs import Item, Names
+from convnext_imagenet.serve.inputs import Item, Names, lies_in
 from convnext_imagenet.serve.stored import Stored
 
 TAR_ENDINGS = (".tar",)
+_WITHOUT_BYTES = ("a hard link", "a symbolic link", "a sparse file")
 
 
 @dataclass(frozen=True)
 class Members:
-    """The regular files in archives, in the archives' order: where each begins and how many bytes it has."""
+    """The members of archives, in their order: where each begins and how many bytes it has; below 0, what it is."""
 
     archives: tuple[Stored, ...]
     archive_numbers: array
@@ -30,6 +31,7 @@ class Members:
     offsets: array
     sizes: array
     sha256: str
+    folder: Path | None = None  # that holds nothing but these archives
 
     @property
     def count(self) -> int:
@@ -44,22 +46,23 @@ class Members:
             yield Item(source, partial(_load, archive, self.offsets[number], self.sizes[number]))
 
     def is_inside(self, path: Path) -> bool:
-        """Never: nothing is added to an archive."""
-        return False
+        """Whether `path` lies in the folder that these archives are all of; nothing is added to an archive."""
+        return lies_in(path, self.folder)
 
 
 def list_tars(archives: Sequence[Stored]) -> Members:
-    """Every regular member of uncompressed archives; ServeError for one that is damaged, compressed or empty."""
+    """Every file and link in uncompressed archives; ServeError for one that is damaged, compressed or empty."""
     numbers, names, offsets, sizes = array("i"), Names(), array("q"), array("q")
     digest = hashlib.sha256()
     for number, archive in enumerate(archives):
+        digest.update(archive.name.encode() + b"\0")
         for member in _members(archive):
             name = os.fsencode(member.name)
             numbers.append(number)
             names.append(name)
             offsets.append(member.offset)
-            sizes.append(member.size)
-            digest.update(b"%d %d %d " % (number, len(name), member.size) + name)
+            sizes.append(member.size if member.kind == "file" else _code(member.kind))
+            digest.update(b"%d %d %d %d " % (number, len(name), member.offset, sizes[-1]) + name)
     if not len(names):
         raise ServeError(f"{', '.join(map(str, archives))}: holds no files; nothing to predict")
     return Members(tuple(archives), numbers, names, offsets, sizes, digest.hexdigest())
@@ -68,14 +71,22 @@ def list_tars(archives: Sequence[Stored]) -> Members:
 def _members(archive: Stored) -> Iterator[Member]:
     try:
         with archive.stream() as file:
-            yield from (member for member in walk_tar(file, 0, archive.size) if member.kind == "file")
+            yield from (
+                member for member in walk_tar(file, 0, archive.size) if member.kind in ("file", *_WITHOUT_BYTES)
+            )
     except (BadTar, OSError, pa.ArrowException) as error:
         raise ServeError(
             f"{archive}: cannot be read as an uncompressed tar ({error}); unpack a compressed one first"
         ) from None
 
 
+def _code(kind: str) -> int:
+    return -1 - _WITHOUT_BYTES.index(kind)
+
+
 def _load(archive: Stored, offset: int, size: int) -> bytes:
+    if size < 0:
+        raise BadImage("unsupported", f"{_WITHOUT_BYTES[-1 - size]}, whose bytes are not in its place of the archive")
     if size > LARGEST_FILE_BYTES:
         raise BadImage("too_large", f"{size} bytes, at most {LARGEST_FILE_BYTES} are read")
     data = archive.read_at(offset, size)

@@ -44,6 +44,7 @@ class Joined:
     """Several inputs one after the other, as one."""
 
     members: tuple[Inputs, ...]
+    folder: Path | None = None  # that holds nothing but these
 
     @property
     def count(self) -> int:
@@ -65,8 +66,13 @@ class Joined:
             first += member.count
 
     def is_inside(self, path: Path) -> bool:
-        """Whether a file at `path` would be an input of one of them."""
-        return any(member.is_inside(path) for member in self.members)
+        """Whether a file at `path` would be an input of one of them, or change what their folder means."""
+        return lies_in(path, self.folder) or any(member.is_inside(path) for member in self.members)
+
+
+def lies_in(path: Path, folder: Path | None) -> bool:
+    """Whether `path` is in a folder or below it; never where there is none."""
+    return folder is not None and path.resolve().is_relative_to(folder.resolve())
 
 
 class Names:

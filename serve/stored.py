@@ -1,5 +1,6 @@
 """A file on this machine or in any store of `pyarrow.fs`: opened, read at a place, and what lies beside it."""
 
+import errno
 import io
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -58,18 +59,21 @@ class Stored:
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`, fewer at the end."""
-        with self.open() as file:
-            file.seek(offset)
-            return file.read(size)
+        try:
+            with self.open() as file:
+                file.seek(offset)
+                return file.read(size)
+        except pa.ArrowException as error:
+            raise OSError(errno.EIO, " ".join(str(error).split())) from None
 
 
 def here(path: Path) -> Stored:
-    """A file of this machine, mapped into memory when it is read; ServeError for a path that is no UTF-8."""
+    """A file of this machine; ServeError for a path that is no UTF-8."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
         raise ServeError(f"{str(path)!a}: the path is no UTF-8 text; rename it, or link to it") from None
-    return Stored(str(path), pa_fs.LocalFileSystem(use_mmap=True), str(path))
+    return Stored(str(path), pa_fs.LocalFileSystem(), str(path))
 
 
 def locate(uri: str) -> Stored:
@@ -88,7 +92,7 @@ def files_at(place: Stored) -> list[pa_fs.FileInfo]:
         if info.type == pa_fs.FileType.File:
             return [info]
         found = place.store.get_file_info(pa_fs.FileSelector(place.path, recursive=True))
-    except OSError as error:
+    except (OSError, pa.ArrowException) as error:
         raise _unlisted(place.said, error) from None
     return [info for info in found if info.type == pa_fs.FileType.File]
 

@@ -40,7 +40,7 @@ def test_a_worker_counts_all_inputs_and_tells_of_them_now_and_then(monkeypatch: 
     clock = iter(range(100))
     monkeypatch.setattr(cluster_worker.time, "monotonic", lambda: next(clock) / 2)
     tally, worker = _RemoteTally(), Worker()
-    worker.open(software_here(), tally, 0)
+    worker.open(software_here(), tally, 0, "/")
 
     def unit(task: str, on_progress) -> None:
         assert task == "task"
@@ -52,9 +52,14 @@ def test_a_worker_counts_all_inputs_and_tells_of_them_now_and_then(monkeypatch: 
     assert all((unit, attempt) == (5, 1) for unit, attempt, _ in tally.told)
 
 
+def test_a_worker_on_a_node_without_the_output_folder_does_not_open(tmp_path):
+    with pytest.raises(LaunchError, match="does not see the output folder"):
+        Worker().open(software_here(), None, 0, str(tmp_path / "not mounted"))
+
+
 def test_a_worker_on_a_node_of_other_software_does_not_open():
     with pytest.raises(LaunchError, match="numpy"):
-        Worker().open({**software_here(), "numpy": "2.0"}, None, 0)
+        Worker().open({**software_here(), "numpy": "2.0"}, None, 0, "/")
 
 
 HOLD = """

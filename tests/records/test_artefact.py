@@ -1,5 +1,6 @@
 """The protocol: nothing counts before its mark, and nothing of another run is taken for ours."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -246,3 +247,12 @@ def test_each_writer_has_a_stage_of_its_own(tmp_path):
         (stage / "part").write_text(stage.name)
     assert artefact.staging(tmp_path, "rank-1") == stages[1]
     assert [sorted(path.name for path in stage.iterdir()) for stage in stages] == [["part"], []]
+
+
+def test_a_file_system_without_locks_is_a_warning_and_no_second_writer(tmp_path, monkeypatch, caplog):
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(artefact.fcntl, "flock", flock)
+    with artefact.exclusive(tmp_path / "out"):
+        assert "has no locks (No locks available)" in caplog.text

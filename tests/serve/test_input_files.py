@@ -11,7 +11,7 @@ import pytest
 
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.input_files import list_folder, list_store, read_list, source_text
+from convnext_imagenet.serve.input_files import list_folder, list_store, read_list, read_named, source_text
 from convnext_imagenet.serve.inputs import Names
 from convnext_imagenet.serve.stored import Stored, files_at, here
 
@@ -222,3 +222,10 @@ def test_another_size_of_a_listed_file_is_another_set(tmp_path):
     assert read_list(here(tmp_path / "l.txt")).sha256 == before
     (tmp_path / "b.jpg").write_bytes(b"longer than before")
     assert read_list(here(tmp_path / "l.txt")).sha256 != before
+
+
+@pytest.mark.parametrize("name", [b"/data/a.jpg", b"a//b.jpg"])
+def test_a_path_that_a_store_does_not_understand_is_an_error_of_its_row(name):
+    store = pa_fs.S3FileSystem(anonymous=True, region="us-east-1")
+    with pytest.raises(OSError, match=r"[Pp]ath"):
+        read_named("bucket/folder", name, store)

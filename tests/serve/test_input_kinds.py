@@ -162,6 +162,24 @@ def test_what_means_nothing_is_refused(place, images, error, says):
         open_inputs(images if "://" in images else str(place / images), WNIDS)
 
 
+@pytest.mark.parametrize("images", ["tars", "tables"])
+def test_results_inside_a_folder_of_tars_or_tables_would_change_what_it_means(place, images):
+    inputs = open_inputs(str(place / images), WNIDS)
+    assert inputs.is_inside(place / images / "out")
+    assert not inputs.is_inside(place / "out")
+
+
+def test_a_column_of_what_is_no_table_is_refused(place):
+    with pytest.raises(ServeError, match="--column 'image' chooses among a table's columns"):
+        open_inputs(str(place / "images"), WNIDS, column="image")
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(ServeError, match="not a regular file"):
+        open_inputs(str(tmp_path / "list.txt"), WNIDS)
+
+
 def test_a_split_that_records_lack_is_refused(place):
     with pytest.raises(RecordsError, match="splits with rows: val"):
         open_inputs(str(place / "records"), WNIDS, split="test")

@@ -103,6 +103,14 @@ def test_an_image_of_hugging_face_without_bytes_is_the_file_at_its_path(tmp_path
         third.load()
 
 
+def test_an_empty_path_is_an_error_of_its_row(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    empty, good = _all(open_table(_table(tmp_path, file=["", "a.jpg"])))
+    with pytest.raises((OSError, BadImage)):
+        empty.load()
+    assert good.load() == b"a"
+
+
 @pytest.mark.parametrize("path_kind", [pa.string(), pa.int64()])
 def test_only_text_names_an_image(tmp_path, path_kind):
     kind = pa.struct([("path", path_kind), ("bytes", pa.binary())])

@@ -54,11 +54,13 @@ def test_the_fingerprint_follows_names_sizes_and_order(tmp_path):
     grown = _write(tmp_path / "4.tar", {"other": b"12"})
     sets = ([one, two], [two, one], [one], [one, renamed], [one, grown])
     assert len({list_tars(archives).sha256 for archives in sets}) == len(sets)
-    again = _write(tmp_path / "5.tar")
+    (tmp_path / "moved").mkdir()
+    again, otherwise_named = _write(tmp_path / "moved" / "1.tar"), _write(tmp_path / "5.tar")
     assert list_tars([again, two]).sha256 == list_tars([one, two]).sha256
+    assert list_tars([otherwise_named, two]).sha256 != list_tars([one, two]).sha256, "its name is part of every source"
 
 
-def test_links_folders_pipes_and_devices_are_left_out_and_equal_names_are_two_inputs(tmp_path):
+def test_links_are_rows_of_their_own_folders_pipes_and_devices_none_and_equal_names_are_two_inputs(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for kind in (tarfile.DIRTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE):
             member = tarfile.TarInfo("odd")
@@ -69,10 +71,12 @@ def test_links_folders_pipes_and_devices_are_left_out_and_equal_names_are_two_in
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     inputs = list_tars([tmp_path / "a.tar"])
-    assert [(item.source, item.load()) for item in inputs.items(range(inputs.count))] == [
-        ("a.tar/twice", b"first"),
-        ("a.tar/twice", b"second"),
-    ]
+    hard, symbolic, *twice = inputs.items(range(inputs.count))
+    assert (hard.source, symbolic.source) == ("a.tar/odd", "a.tar/odd")
+    for link, said in ((hard, "a hard link"), (symbolic, "a symbolic link")):
+        with pytest.raises(BadImage, match=f"unsupported: {said}"):
+            link.load()
+    assert [(item.source, item.load()) for item in twice] == [("a.tar/twice", b"first"), ("a.tar/twice", b"second")]
 
 
 def test_a_name_that_is_no_utf8_or_leads_out_is_only_text(tmp_path):
@@ -132,7 +136,7 @@ def test_a_size_that_lies_never_hangs_or_crashes(tmp_path, size_field, kind):
     (tmp_path / "a.tar").write_bytes(_header(size_field, kind) + _write(tmp_path / "b.tar").read_bytes())
     is_negative = size_field.startswith(b"\xff")
     if kind != b"0" and not is_negative:  # links and folders have no bytes, whatever their size says
-        assert list_tars([tmp_path / "a.tar"]).count == len(MEMBERS)
+        assert list_tars([tmp_path / "a.tar"]).count == len(MEMBERS) + (kind == b"1")
         return
     with pytest.raises(ServeError, match=r"a\.tar: cannot be read as an uncompressed tar"):
         list_tars([tmp_path / "a.tar"])
