@@ -113,6 +113,7 @@ class Build:
         )
         manifest = dataclasses.replace(manifest, files=write_closing_files(self.out, manifest, bad))
         refuse_too_many(bad, allowed, self.out)
+        _clear_leftovers(self.out, self.plan)
         finish(self.out, "records", manifest.to_json())
         forget_stamps(self.out)
         return Outcome({name: split.rows for name, split in manifest.splits.items()}, tuple(sorted(bad)))
@@ -176,14 +177,18 @@ def open_build(plan: IngestPlan, data: Path, out: Path) -> Iterator[Build]:
     require_utf8(out)
     with exclusive(out):
         plan_id = begin(out, "records", plan.document)
-        for leftover in (
-            path for folder in (out, *(out / s.name for s in plan.splits)) for path in folder.glob(".*.tmp")
-        ):
-            leftover.unlink()
+        _clear_leftovers(out, plan)
         try:
             yield Build(plan, data, out, plan_id, forget_changed_shards(out, plan))
         finally:
             shutil.rmtree(staging(out), ignore_errors=True)
+
+
+def _clear_leftovers(out: Path, plan: IngestPlan) -> None:
+    """Remove what processes that were killed were writing."""
+    for folder in (out, *(out / split.name for split in plan.splits)):
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
 
 
 def _shard_entry(receipt: dict[str, Any]) -> ShardEntry:

@@ -75,6 +75,7 @@ def executor(jobs, two_nodes, tmp_path: Path):
     from convnext_imagenet.launch.cluster_nodes import Need
     from convnext_imagenet.launch.cluster_units import ClusterExecutor
 
+    (tmp_path / "out").mkdir()
     with joined(two_nodes.address, 1) as ray:
         _wait_for_nodes(ray, 2)
         yield ClusterExecutor(ray, Need(), tmp_path / "out")

@@ -158,6 +158,15 @@ def test_leftovers_of_a_killed_ingest_are_removed(raw_tree: Path, tmp_path: Path
     assert hidden == [".lock"]
 
 
+def test_what_a_process_killed_during_the_job_was_writing_is_removed(raw_tree: Path, tmp_path: Path, write_here):
+    out = tmp_path / "out"
+    with open_build(_plan(raw_tree), raw_tree, out) as job:
+        job.write(job.unfinished(), LocalPool(1), lambda count: None)
+        (out / "train" / ".imagenet-train-00000-of-00001.json.4711.tmp").write_bytes(b"x")
+        job.finish(0)
+    assert [path.name for path in out.rglob(".*")] == [".lock"]
+
+
 def test_tree_without_devkit_names_the_flag(raw_tree: Path):
     (raw_tree / "ILSVRC2012_devkit_t12.tar.gz").rename(raw_tree.parent / "kit.tar.gz")
     with pytest.raises(IngestError, match=r"no devkit .*--devkit; .*--unverified"):
