@@ -37,6 +37,12 @@ def is_given(name: str) -> bool:
     return source not in (None, click.core.ParameterSource.DEFAULT)
 
 
+def is_usual(name: str, value: Any) -> bool:
+    """Whether an option of the running command has its default, be it given or not: `make` gives all of them."""
+    context = click.get_current_context()
+    return any(option.name == name and option.get_default(context) == value for option in context.command.params)
+
+
 def refuse_unused(engine: str, **values: Any) -> None:
     """Raise UsageError for an option that only --engine ray understands."""
     for name, value in values.items():

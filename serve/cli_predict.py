@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.launch.cli import launch_options, leaving, start, with_pulse
-from convnext_imagenet.launch.cli_cluster import RAY, is_given, on_cluster, refuse_unused
+from convnext_imagenet.launch.cli_cluster import RAY, is_given, is_usual, on_cluster, refuse_unused
 from convnext_imagenet.launch.devices import AUTO, choose_target
 from convnext_imagenet.launch.stopping import StopSignals
 from convnext_imagenet.records.cli import expected_errors, progress_in_units, show_log_lines
@@ -63,12 +63,13 @@ def predict(
         from convnext_imagenet.serve.parts import Options
         from convnext_imagenet.serve.said import pace, summary_line
 
-        changes = tuple((name, others[name]) for name in ("size_px", "crop_pct", "mode"))
         extras = tuple(name for name, asked in (("features", features), ("logits", logits)) if asked)
         chosen = Options(
             topk, part_rows, batch_size, workers, target, others["flip"], extras, timeout_s, engines.network
         )
-        order = Order(checkpoint, others["weights"], changes, images, split, column, out, chosen)
+        order = Order(
+            checkpoint, others["weights"], tuple(options.changes(others).items()), images, split, column, out, chosen
+        )
         with StopSignals(f"the same command goes on in {out}", second_ends=True) as stop:
             if engines.place == RAY:
                 with _cluster(order, address, per_actor, stop) as executor:
@@ -102,8 +103,8 @@ def _run(
 
 def _start_driver(choices: dict[str, Any], before: Callable[[], None]) -> "tuple[Ranks, str]":
     """What `start` gives, for a process that computes nothing itself."""
-    for name, usual in {"devices": 1, "nodes": 1, "node_rank": 0, "master": "", "restarts": 0, "silence": 600}.items():
-        if choices[name] != usual:
+    for name in ("devices", "nodes", "node_rank", "master", "restarts", "silence"):
+        if not is_usual(name, choices[name]):
             raise click.UsageError(
                 f"--{name.replace('_', '-')}: --engine ray takes what the cluster has; leave it out, see --per-actor"
             )

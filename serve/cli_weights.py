@@ -1,6 +1,7 @@
 """`convnext-serve weights`: checkpoints from other programs; the work is that of import_weights.py."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -42,8 +43,7 @@ def weights() -> None:
 )
 @options.evaluated_at
 def import_command(
-    file: Path, out: Path, scheme: str, use: str | None, classes: Path | None, fresh_head: bool, size_px: int | None,
-    crop_pct: float | None, mode: str | None,
+    file: Path, out: Path, scheme: str, use: str | None, classes: Path | None, fresh_head: bool, **others: Any,
 ) -> None:  # fmt: skip
     """Make a checkpoint of ours from FILE: a ConvNeXt of Facebook, timm, transformers, MindCV, OpenCLIP or the example.
 
@@ -55,8 +55,7 @@ def import_command(
     with expected_errors(ModelError):
         from convnext_imagenet.serve.import_weights import Wishes, import_weights
 
-        transform = {"size_px": size_px, "crop_pct": crop_pct, "mode": mode}
-        wishes = Wishes(None if scheme == "auto" else scheme, use, classes, fresh_head, transform)
+        wishes = Wishes(None if scheme == "auto" else scheme, use, classes, fresh_head, options.changes(others))
         imported = import_weights(file, out, wishes)
         click.echo("\n".join(imported.lines))
         click.echo(f"Next: convnext-serve eval {out} --records RECORDS", err=True)

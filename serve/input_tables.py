@@ -13,7 +13,7 @@ from convnext_imagenet.records.files import sha256_json
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.input_files import read_beside, source_text
-from convnext_imagenet.serve.inputs import Item, lies_in
+from convnext_imagenet.serve.inputs import Item, lies_in, parted
 from convnext_imagenet.serve.stored import Stored, ending
 
 TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
@@ -24,8 +24,10 @@ _FOOT_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table file; a struct of `bytes` and `path`, as Hugging Face stores images, is its
-    bytes, or the file at its path where it has none."""
+    """One column of a table file.
+
+    A struct of `bytes` and `path`, as Hugging Face stores images, is its bytes, or the file at its path without them.
+    """
 
     path: Stored
     column: str
@@ -41,13 +43,9 @@ class Column:
 
     def items(self, numbers: range) -> Iterator[Item]:
         """The rows with these numbers; only the row groups that hold them are read, a few hundred rows at a time."""
-        first = 0
-        for group, rows in enumerate(self.group_rows):
-            wanted = range(max(numbers.start - first, 0), min(numbers.stop - first, rows))
-            if wanted:
-                values = _values(self.path, group, self.column, wanted)
-                yield from (self._item(number, value) for number, value in enumerate(values, first + wanted.start))
-            first += rows
+        for group, first, wanted in parted(numbers, self.group_rows):
+            values = _values(self.path, group, self.column, wanted)
+            yield from (self._item(number, value) for number, value in enumerate(values, first + wanted.start))
 
     def is_inside(self, path: Path) -> bool:
         """Whether `path` lies in the folder that this table is all of; nothing is added to a table."""

@@ -4,7 +4,7 @@ An input never raises while it is listed: what is wrong with it is found when it
 """
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -58,16 +58,25 @@ class Joined:
 
     def items(self, numbers: range) -> Iterator[Item]:
         """Those with these numbers."""
-        first = 0
-        for member in self.members:
-            wanted = range(max(numbers.start - first, 0), min(numbers.stop - first, member.count))
-            if wanted:
-                yield from member.items(wanted)
-            first += member.count
+        for index, _, wanted in parted(numbers, (member.count for member in self.members)):
+            yield from self.members[index].items(wanted)
 
     def is_inside(self, path: Path) -> bool:
         """Whether a file at `path` would be an input of one of them, or change what their folder means."""
         return lies_in(path, self.folder) or any(member.is_inside(path) for member in self.members)
+
+
+def parted(numbers: range, sizes: Iterable[int]) -> Iterator[tuple[int, int, range]]:
+    """Where `numbers` lie in groups of these sizes, one after the other: (group, its first number, those in it from 0).
+
+    Groups that hold none of them are left out.
+    """
+    first = 0
+    for group, size in enumerate(sizes):
+        wanted = range(max(numbers.start - first, 0), min(numbers.stop - first, size))
+        if wanted:
+            yield group, first, wanted
+        first += size
 
 
 def lies_in(path: Path, folder: Path | None) -> bool:

@@ -1,7 +1,7 @@
 """The options that commands of `convnext-serve` share; what they mean is the business of the commands."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -141,12 +141,16 @@ def transform(command: Callable[..., Any]) -> Callable[..., Any]:
     return _with(_TRANSFORM, command)
 
 
-def chosen(checkpoint: Path, given: dict[str, Any]) -> "Checkpoint":
+def chosen(checkpoint: Path, given: Mapping[str, Any]) -> "Checkpoint":
     """The checkpoint with the weights and the evaluation transform that the options of `transform` chose."""
     from convnext_imagenet.serve.checkpoint import load_checkpoint
 
-    changes = {name: given.pop(name) for name in ("size_px", "crop_pct", "mode")}
-    return load_checkpoint(checkpoint, given.pop("weights")).evaluated_with(**changes)
+    return load_checkpoint(checkpoint, given["weights"]).evaluated_with(**changes(given))
+
+
+def changes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options of `evaluated_at` say of the evaluation transform; None where one was not given."""
+    return {name: given[name] for name in ("size_px", "crop_pct", "mode")}
 
 
 def evaluated_at(command: Callable[..., Any]) -> Callable[..., Any]:

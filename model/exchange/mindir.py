@@ -13,7 +13,6 @@ from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.network import Classifier
 from convnext_imagenet.model.weights import assign_parameters
 
-SUFFIX = ".mindir"  # MindSpore loads no other
 LARGEST_BYTES = 2**30  # MindSpore writes larger weights as a folder of files
 
 

@@ -1,14 +1,12 @@
 """A safetensors file for another program: our parameters under its names, in its shapes."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 
 from convnext_imagenet.model.convnext import ConvNeXtConfig
 from convnext_imagenet.model.exchange.naming import export_arrays, scheme_named
-from convnext_imagenet.model.files import write_whole
 
 
 def named_payload(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, names: str) -> bytes:
@@ -19,8 +17,3 @@ def named_payload(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, name
     theirs = export_arrays(arrays, config, scheme_named(names))
     packed = {name: np.ascontiguousarray(theirs[name]) for name in sorted(theirs)}
     return safetensors.numpy.save(packed, metadata={"format": "pt"})
-
-
-def write_named(path: Path, arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, names: str) -> None:
-    """Write `named_payload` under `path`, whole or not at all; ModelError when it cannot be written."""
-    write_whole(path, named_payload(arrays, config, names))

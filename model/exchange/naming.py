@@ -184,9 +184,6 @@ SCHEMES: tuple[Scheme, ...] = (
 )  # fmt: skip
 
 
-WRITTEN = ("facebook", "timm")  # the schemes whose files we write
-
-
 def scheme_named(name: str) -> Scheme:
     """The scheme of this name; where there are several (transformers), that of V1. ModelError names those there are."""
     found = next((scheme for scheme in SCHEMES if scheme.name == name), None)

@@ -5,16 +5,16 @@ import pytest
 import safetensors.numpy
 
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.model.exchange.named_file import named_payload, write_named
+from convnext_imagenet.model.exchange.named_file import named_payload
 from convnext_imagenet.model.exchange.source_file import read_source
 from convnext_imagenet.model.exchange.translating import recognise_scheme, translate
-from convnext_imagenet.model.files import publish_new
+from convnext_imagenet.model.files import publish_new, write_whole
 
 
 @pytest.mark.parametrize("names", ["facebook", "timm"])
 def test_a_file_comes_back_bit_by_bit(tmp_path, config, make_arrays, names):
     arrays = make_arrays(config)
-    write_named(tmp_path / "out.safetensors", arrays, config, names)
+    write_whole(tmp_path / "out.safetensors", named_payload(arrays, config, names))
     tensors, _ = read_source(tmp_path / "out.safetensors").choose(None)
     made = translate(tensors, recognise_scheme(tensors, "file", names), "file")
     assert made.arrays.keys() == arrays.keys()

@@ -5,7 +5,7 @@ import pytest
 
 from convnext_imagenet.model.convnext import VARIANTS, parameter_shapes
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.model.exchange.naming import SCHEMES, WRITTEN, export_arrays, import_arrays, scheme_named
+from convnext_imagenet.model.exchange.naming import SCHEMES, export_arrays, import_arrays, scheme_named
 
 IDS = [f"{scheme.name}{number}" for number, scheme in enumerate(SCHEMES)]
 
@@ -23,7 +23,7 @@ def test_every_parameter_has_one_name_and_comes_back_by_it(variant, scheme):
     assert [scheme.ours(name) for name in theirs] == list(parameter_shapes(config))
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("name", ["facebook", "timm"])
 @pytest.mark.parametrize("variant", ["convnext_atto", "convnextv2_atto", "convnext_tiny", "convnextv2_tiny"])
 def test_arrays_go_out_and_come_back_bit_by_bit(variant, name):
     config, scheme = VARIANTS[variant], scheme_named(name)

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from convnext_imagenet.model.convnext import VARIANTS
-from convnext_imagenet.model.exchange.named_file import write_named
-from convnext_imagenet.model.exchange.naming import WRITTEN
+from convnext_imagenet.model.exchange.named_file import named_payload
+from convnext_imagenet.model.files import write_whole
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
 from convnext_imagenet.records.images import decode_rgb
@@ -102,9 +102,9 @@ def test_timm(tmp_path, images, model, evaluated, record_property):
     error = error_of(logits(checkpoint, found), expected["logits"])
     record_property("error", error)
     assert error < LOGITS_AGREE
-    files = [f"{names}.safetensors" for names in WRITTEN]
-    for names, file in zip(WRITTEN, files, strict=True):
-        write_named(tmp_path / file, checkpoint.arrays, checkpoint.card.config, names)
+    files = [f"{names}.safetensors" for names in ("facebook", "timm")]
+    for names, file in zip(("facebook", "timm"), files, strict=True):
+        write_whole(tmp_path / file, named_payload(checkpoint.arrays, checkpoint.card.config, names))
     again = ask(tmp_path, images, program="reader", model=model, files=files, **evaluated)
     assert all(again[file].tobytes() == expected["logits"].tobytes() for file in files)
 

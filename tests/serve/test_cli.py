@@ -230,7 +230,9 @@ def test_ctrl_c_and_sigkill_then_the_same_command_ends_with_the_same_bytes(check
     assert pq.read_table(out)["sample_id"].to_pylist() == list(range(120))
 
 
-@pytest.mark.parametrize("words", [["--devices", "2"], ["--nodes", "2", "--master", "a"], ["--restarts", "1"]])
+@pytest.mark.parametrize(
+    "words", [["--devices", "2"], ["--nodes", "2", "--master", "a"], ["--restarts", "1"], ["--silence", "9"]]
+)
 def test_ranks_and_a_cluster_together_are_wrong_usage(checkpoint_file, folder, tmp_path, words):
     arguments = ["predict", str(checkpoint_file), str(folder), "--out", str(tmp_path / "out"), "--engine", "ray"]
     result = CliRunner().invoke(main, [*arguments, *words])
