@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-ROOMS = ("records", "model", "launch", "ingest", "serve", "train")
+ROOMS = ("base", "records", "model", "launch", "ingest", "serve", "train")
 
 
 def test_every_folder_with_code_is_packaged():
