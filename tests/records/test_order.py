@@ -1,5 +1,7 @@
 """Order is a function of (seed, epoch) alone; the golden values keep every later version to it."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,16 @@ def test_golden_order():
     """Regenerate only when a new order is wanted: print(epoch_order(8, seed=0, epoch=0).tolist(), ...)."""
     assert epoch_order(8, seed=0, epoch=0).tolist() == [4, 1, 2, 3, 5, 6, 7, 0]
     assert epoch_order(8, seed=0, epoch=1).tolist() == [4, 7, 3, 6, 1, 2, 5, 0]
+
+
+def test_golden_block_order():
+    """Two windows: 192 rows, then 8. Regenerate as above, and raise DRAWS_VERSION (train/draws.py)."""
+    order = epoch_order(200, seed=0, epoch=1, block_rows=3)
+    assert order[:8].tolist() == [185, 82, 23, 139, 58, 36, 12, 136]
+    assert order[WINDOW_BLOCKS * 3 - 4 :].tolist() == [57, 9, 39, 176, 15, 47, 175, 16, 17, 45, 46, 174]
+    assert hashlib.sha256(order.astype("<i8").tobytes()).hexdigest() == (
+        "e4392b65b6d4815c8496ee33c06a015f462a21e2eea304586e18baf579171115"
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 2, 1000])
