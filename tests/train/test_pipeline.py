@@ -79,6 +79,14 @@ def test_batches_follow_the_epoch_order_and_drop_the_rest(split: Split, whole: C
     np.testing.assert_array_equal(found[2].draws.keep, drawn.keep)
 
 
+def test_batches_follow_the_block_order_where_one_is_asked_for(split: Split, whole: Config) -> None:
+    blocks = dataclasses.replace(whole, data=dataclasses.replace(whole.data, shuffle_block_rows=2))
+    found = _batches(split, blocks)
+    order = epoch_order(split.rows, whole.train.seed, EPOCH, block_rows=2)[: 4 * whole.data.global_batch_size]
+    assert [i for batch in found for i in batch.sample_ids] == [row["sample_id"] for row in split.read(order)]
+    assert order.tolist() != epoch_order(split.rows, whole.train.seed, EPOCH)[: len(order)].tolist()
+
+
 def test_one_two_and_four_workers_give_the_same_batches(split: Split, config: Config) -> None:
     for workers in (2, 4):
         _assert_equal(_batches(split, config, workers=1), _batches(split, config, workers=workers))
