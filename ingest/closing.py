@@ -11,7 +11,7 @@ from convnext_imagenet.ingest.quarantine import QUARANTINE_FILE, Quarantined, ta
 from convnext_imagenet.records.files import sha256_file, write_atomically
 from convnext_imagenet.records.index import INDEX_FILE, IndexPart, shard_index_path, write_index
 from convnext_imagenet.records.manifest import Manifest
-from convnext_imagenet.records.report import REPORT_FILE, write_report
+from convnext_imagenet.records.report.write import REPORT_FILE, write_report
 
 
 def write_closing_files(out: Path, manifest: Manifest, bad: Sequence[Quarantined]) -> dict[str, str]:

@@ -61,7 +61,7 @@ def eval_command(
         rows = opened.split(split)
         check_classes(loaded, opened.classes, records)
         if report:
-            from convnext_imagenet.serve.evaluation_report import report_options
+            from convnext_imagenet.serve.report.report import report_options
 
             how = report_options(batch_size, workers, target, flip)
             _evaluate_into(report, real, loaded, rows, how, ranks)
@@ -82,7 +82,7 @@ def _start_evaluation(launch: dict[str, Any], report: Path | None) -> "tuple[Ran
         return start(launch)
 
     from convnext_imagenet.records.artefact import logs_folder
-    from convnext_imagenet.serve.report_folder import check_report_folder, predictions_folder
+    from convnext_imagenet.serve.report.folder import check_report_folder, predictions_folder
 
     logs = logs_folder(predictions_folder(report), "predictions")
     return start(launch, logs, lambda: check_report_folder(report))
@@ -92,7 +92,7 @@ def _evaluate_into(
     report: Path, real: Path | None, loaded: "Checkpoint", rows: "Split", how: "Options",
     ranks: "Ranks",
 ) -> None:  # fmt: skip
-    from convnext_imagenet.serve.evaluation_report import begin_report
+    from convnext_imagenet.serve.report.report import begin_report
     from convnext_imagenet.serve.said import evaluation_lines, next_report, pace
 
     with (

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from convnext_imagenet.serve.evaluate import Accuracy
-from convnext_imagenet.serve.evaluation_tables import Evaluation
 from convnext_imagenet.serve.predict import Summary
+from convnext_imagenet.serve.report.tables import Evaluation
 
 
 def accuracy_lines(accuracy: Accuracy, split: str) -> list[str]:

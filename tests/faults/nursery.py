@@ -170,7 +170,7 @@ def serve() -> None:
     """Fork for each line of standard input, until it ends."""
     import convnext_imagenet.ingest.building
     import convnext_imagenet.ingest.preparing
-    import convnext_imagenet.records.report
+    import convnext_imagenet.records.report.write
     import convnext_imagenet.records.shards  # noqa: F401 - loaded once, for all children
     from convnext_imagenet.ingest.cli import main
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from convnext_imagenet.records.files import read_json, sha256_file
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.evaluation_numbers import Scored
+from convnext_imagenet.serve.report.numbers import Scored
 
 OFFICIAL_IMAGES = 50_000
 OFFICIAL_CLASSES = 1000

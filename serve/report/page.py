@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from convnext_imagenet.records.report_classes import sort_head
-from convnext_imagenet.records.report_page import data_uri, html_page, links_to, plural, provenance_section, table
-from convnext_imagenet.serve.evaluation_chart import STYLE, reliability_svg
-from convnext_imagenet.serve.evaluation_numbers import Bin, ClassNumbers, worst_first
-from convnext_imagenet.serve.evaluation_tables import Evaluation
+from convnext_imagenet.records.report.classes import sort_head
+from convnext_imagenet.records.report.page import data_uri, html_page, links_to, plural, provenance_section, table
+from convnext_imagenet.serve.report.chart import STYLE, reliability_svg
+from convnext_imagenet.serve.report.numbers import Bin, ClassNumbers, worst_first
+from convnext_imagenet.serve.report.tables import Evaluation
 
 WORST_CLASSES = 20
 MISTAKES_SHOWN = 6

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 from convnext_imagenet.records.files import write_atomically
 from convnext_imagenet.records.index import IndexPart, read_columns
 from convnext_imagenet.records.manifest import Manifest
-from convnext_imagenet.records.report_numbers import INDEX_COLUMNS, count
-from convnext_imagenet.records.report_page import report_page
+from convnext_imagenet.records.report.numbers import INDEX_COLUMNS, count
+from convnext_imagenet.records.report.page import report_page
 
 REPORT_FILE = "report.html"
 

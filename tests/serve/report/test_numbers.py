@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from convnext_imagenet.serve.evaluation_numbers import (
+from convnext_imagenet.serve.report.numbers import (
     Bin,
     ClassNumbers,
     Confusion,

@@ -21,19 +21,19 @@ from convnext_imagenet.records.reading import Split
 from convnext_imagenet.records.thumbnails import thumbnail
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.evaluation_numbers import Scored, worst_first, worst_mistakes
-from convnext_imagenet.serve.evaluation_page import MISTAKES_SHOWN, WORST_CLASSES, Mistake, evaluation_page
-from convnext_imagenet.serve.evaluation_tables import (
+from convnext_imagenet.serve.input_records import open_split
+from convnext_imagenet.serve.predict import Job, Options, open_job
+from convnext_imagenet.serve.report.folder import predictions_folder
+from convnext_imagenet.serve.report.numbers import Scored, worst_first, worst_mistakes
+from convnext_imagenet.serve.report.page import MISTAKES_SHOWN, WORST_CLASSES, Mistake, evaluation_page
+from convnext_imagenet.serve.report.real_labels import RealLabels, read_real, val_number
+from convnext_imagenet.serve.report.tables import (
     Evaluation,
     confusion_table,
     count_all,
     per_class_table,
     summary_json,
 )
-from convnext_imagenet.serve.input_records import open_split
-from convnext_imagenet.serve.predict import Job, Options, open_job
-from convnext_imagenet.serve.real_labels import RealLabels, read_real, val_number
-from convnext_imagenet.serve.report_folder import predictions_folder
 
 _PART_ROWS = 1024  # 49 parts of ImageNet's val split, for ranks to share evenly
 _COLUMNS = ["sample_id", "source", "status", "error", "top1_score", "topk.list.element.class_index", "label"]

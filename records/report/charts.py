@@ -2,7 +2,7 @@
 
 from html import escape
 
-from convnext_imagenet.records.report_numbers import Histogram
+from convnext_imagenet.records.report.numbers import Histogram
 
 _WIDTH, _HEIGHT, _AXIS = 320, 96, 18
 

@@ -5,10 +5,10 @@ import re
 import pytest
 
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
-from convnext_imagenet.records.report_numbers import Copy, Duplicate, count
-from convnext_imagenet.records.report_page import _MOST_LISTED, report_page
+from convnext_imagenet.records.report.numbers import Copy, Duplicate, count
+from convnext_imagenet.records.report.page import _MOST_LISTED, report_page
 
-from .test_report_numbers import SOME, index_table
+from .test_numbers import SOME, index_table
 
 SHARD = ShardEntry("s.mindrecord", 4, 1010, "0" * 64, 10, "0" * 64)
 BAD = {"split": "train", "path": "train/a/<a>.JPEG", "label": 0, "reason": "truncated", "detail": "no end & no start"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from convnext_imagenet.serve.evaluation_numbers import Bin
+from convnext_imagenet.serve.report.numbers import Bin
 
 _SIDE, _AXIS = 240, 18
 STYLE = """\

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.records.manifest import Manifest
-from convnext_imagenet.records.report_charts import histogram_svg
-from convnext_imagenet.records.report_classes import ClassLine, classes_section
-from convnext_imagenet.records.report_numbers import Duplicate, Numbers, SplitNumbers, count_places
+from convnext_imagenet.records.report.charts import histogram_svg
+from convnext_imagenet.records.report.classes import ClassLine, classes_section
+from convnext_imagenet.records.report.numbers import Duplicate, Numbers, SplitNumbers, count_places
 
 _MOST_LISTED = 200
 _ANCHORS = {

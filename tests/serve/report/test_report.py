@@ -18,17 +18,18 @@ from convnext_imagenet.records.errors import RecordsError
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.reading import Records
 from convnext_imagenet.records.thumbnails import thumbnail
-from convnext_imagenet.serve import cli, real_labels
+from convnext_imagenet.serve import cli
 from convnext_imagenet.serve.checkpoint import load_checkpoint
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.evaluate import Accuracy, evaluate
-from convnext_imagenet.serve.evaluation_numbers import Bin, ClassNumbers, Confusion
-from convnext_imagenet.serve.evaluation_page import Mistake, evaluation_page
-from convnext_imagenet.serve.evaluation_report import begin_report, read_scored, report_options, write_report
-from convnext_imagenet.serve.evaluation_tables import Evaluation
-from convnext_imagenet.serve.report_folder import check_report_folder
+from convnext_imagenet.serve.report import real_labels
+from convnext_imagenet.serve.report.folder import check_report_folder
+from convnext_imagenet.serve.report.numbers import Bin, ClassNumbers, Confusion
+from convnext_imagenet.serve.report.page import Mistake, evaluation_page
+from convnext_imagenet.serve.report.report import begin_report, read_scored, report_options, write_report
+from convnext_imagenet.serve.report.tables import Evaluation
 
-from .conftest import TRANSFORM, build_records, class_table, picture, write_checkpoint
+from ..conftest import TRANSFORM, build_records, class_table, picture, write_checkpoint
 
 IMAGES = [picture(seed) for seed in range(23)]
 FILES = ["confusion.parquet", "per_class.parquet", "predictions", "report.html", "summary.json"]
@@ -351,7 +352,7 @@ def test_what_real_labels_cannot_be_used_for_is_said_before_the_network_runs(
 def test_write_report_leaves_no_summary_when_the_page_fails(fake, records, tmp_path, monkeypatch):
     split, _ = _report(fake, records, tmp_path / "report")
     (tmp_path / "report" / "summary.json").unlink()
-    monkeypatch.setattr("convnext_imagenet.serve.evaluation_report.evaluation_page", lambda *_: 1 / 0)
+    monkeypatch.setattr("convnext_imagenet.serve.report.report.evaluation_page", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(tmp_path / "report", split, fake.card.classes, None, {})
     assert not (tmp_path / "report" / "summary.json").exists()

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from convnext_imagenet.records.errors import RecordsError
-from convnext_imagenet.serve import real_labels
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.evaluation_numbers import Scored
-from convnext_imagenet.serve.real_labels import RealAccuracy, official_indices, read_real, val_number
+from convnext_imagenet.serve.report import real_labels
+from convnext_imagenet.serve.report.numbers import Scored
+from convnext_imagenet.serve.report.real_labels import RealAccuracy, official_indices, read_real, val_number
 
 WNIDS = [f"n{index:08d}" for index in range(1000)]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from convnext_imagenet.serve.evaluate import Accuracy
-from convnext_imagenet.serve.evaluation_numbers import (
+from convnext_imagenet.serve.report.numbers import (
     Bin,
     ClassNumbers,
     Confusion,
@@ -17,7 +17,7 @@ from convnext_imagenet.serve.evaluation_numbers import (
     count_classes,
     count_confusions,
 )
-from convnext_imagenet.serve.real_labels import RealAccuracy, RealLabels
+from convnext_imagenet.serve.report.real_labels import RealAccuracy, RealLabels
 
 _PER_CLASS = pa.schema(
     [

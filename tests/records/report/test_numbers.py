@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from convnext_imagenet.records.report_numbers import (
+from convnext_imagenet.records.report.numbers import (
     INDEX_COLUMNS,
     Copy,
     Duplicate,
