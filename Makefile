@@ -100,7 +100,7 @@ check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@mkdir -p .cache/types/convnext_imagenet
-	@for room in records model launch ingest serve train; do ln -sfn ../../../$$room .cache/types/convnext_imagenet/$$room; done
+	@for room in base records model launch ingest serve train; do ln -sfn ../../../$$room .cache/types/convnext_imagenet/$$room; done
 	MYPYPATH=.cache/types $(BIN)/mypy -p convnext_imagenet
 
 clean:  ## Remove what demo, tests and builds left (not .venv, records or runs)

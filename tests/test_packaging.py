@@ -27,8 +27,10 @@ def test_every_other_file_beside_the_code_is_packaged():
         for path in (ROOT / room).rglob("*"):
             if path.suffix in {".py", ".pyc"} or not path.is_file():
                 continue
-            package = "convnext_imagenet." + ".".join(path.parent.relative_to(ROOT).parts)
-            assert f"*{path.suffix}" in data.get(package, []), f"{path} would be missing from the wheel"
+            folder = next(parent for parent in path.parents if (parent / "__init__.py").exists())
+            package = "convnext_imagenet." + ".".join(folder.relative_to(ROOT).parts)
+            pattern = str(path.relative_to(folder).with_name(f"*{path.suffix}"))
+            assert pattern in data.get(package, []), f"{path} would be missing from the wheel"
 
 
 def test_rooms_import_under_their_full_name_only():

@@ -1,54 +1,25 @@
-"""Histograms as inline SVG: no script, no external file."""
+"""Histograms as bars of a chart. Pure: counts in, sizes and texts out."""
 
-from html import escape
-
+from convnext_imagenet.base.html import Bar, BarChart
 from convnext_imagenet.records.report.numbers import Histogram
 
-_WIDTH, _HEIGHT, _AXIS = 320, 96, 18
+_WIDTH, _HEIGHT = 320, 96
+_LEAST_HEIGHT = 0.7  # one image among a million stays visible
+_GAP = 0.6
 
 
-def histogram_svg(histogram: Histogram, title: str, unit: str) -> str:
-    """A figure with the histogram, its axis from 0 to the last bin, and smallest, median and largest value below."""
+def histogram_chart(histogram: Histogram, title: str) -> BarChart:
+    """A bar for each bin that holds something, above an axis from 0 to the last bin."""
     bins = len(histogram.counts)
-    tallest = max(max(histogram.counts), 1)
-    bar = _WIDTH / bins
-    bars = "".join(
-        _bar(histogram, number, number * bar, bar, _HEIGHT * value / tallest)
-        for number, value in enumerate(histogram.counts)
-        if value
-    )
-    ticks = "".join(_tick(histogram, bins, share, anchor) for share, anchor in _TICKS)
-    caption = (
-        f"<b>{escape(title)}</b> {_number(histogram.smallest)} to {_number(histogram.largest)} {escape(unit)}, "
-        f"median {_number(histogram.median)}"
-    )
-    return (
-        f'<figure><figcaption>{caption}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT + _AXIS}" role="img" '
-        f'aria-label="{escape(title)}">{bars}<path class="axis" d="M0 {_HEIGHT}.5H{_WIDTH}"/>{ticks}</svg></figure>'
-    )
+    end = histogram.step * bins
+    bars = tuple(_bar(histogram, place) for place, count in enumerate(histogram.counts) if count)
+    return BarChart(title, _WIDTH, _HEIGHT, bars, ("0", f"{end // 2:,}", f"{end:,}+"))
 
 
-_TICKS = ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
-
-
-def _bar(histogram: Histogram, number: int, left: float, width: float, height: float) -> str:
-    low = number * histogram.step
-    is_last = number == len(histogram.counts) - 1
-    span = f"{_number(low)} and more" if is_last else f"{_number(low)} to {_number(low + histogram.step - 1)}"
-    height = max(height, 0.7)
-    return (
-        f'<rect x="{left:.2f}" y="{_HEIGHT - height:.2f}" width="{width - 0.6:.2f}" height="{height:.2f}">'
-        f"<title>{span}: {_number(histogram.counts[number])}</title></rect>"
-    )
-
-
-def _tick(histogram: Histogram, bins: int, share: float, anchor: str) -> str:
-    value = int(histogram.step * bins * share)
-    more = "+" if share == 1 else ""
-    return (
-        f'<text x="{_WIDTH * share:.0f}" y="{_HEIGHT + _AXIS - 4}" text-anchor="{anchor}">{_number(value)}{more}</text>'
-    )
-
-
-def _number(value: int) -> str:
-    return f"{value:,}"
+def _bar(histogram: Histogram, place: int) -> Bar:
+    bins, count = len(histogram.counts), histogram.counts[place]
+    low = place * histogram.step
+    span = f"{low:,} and more" if place == bins - 1 else f"{low:,} to {low + histogram.step - 1:,}"
+    width = _WIDTH / bins
+    height = max(_HEIGHT * count / max(histogram.counts), _LEAST_HEIGHT)
+    return Bar(place * width, _HEIGHT - height, width - _GAP, height, f"{span}: {count:,}")
