@@ -8,6 +8,7 @@ from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry,
 from convnext_imagenet.records.report.numbers import Copy, Duplicate, count
 from convnext_imagenet.records.report.page import _MOST_LISTED, report_page
 
+from ...page_reader import HOSTILE, Page
 from .test_numbers import SOME, index_table
 
 SHARD = ShardEntry("s.mindrecord", 4, 1010, "0" * 64, 10, "0" * 64)
@@ -57,6 +58,21 @@ def test_foreign_text_is_escaped():
     assert "b &amp; c" in text
     assert "train/a/&lt;a&gt;.JPEG" in text
     assert "no end &amp; no start" in text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_text_stays_a_text_wherever_it_stands(text):
+    def read(text):
+        rows = [(split, text, text, 1, 1, 1, text, text) for split in ("train", "val")]
+        bad = {**BAD, "path": text, "reason": text, "detail": text}
+        foreign = manifest(names=(text, text), source={text: text})
+        return Page(page(foreign, [bad], {0: [b"jpeg"]}, index_table(*rows)))
+
+    found, plain = read(text), read("a")
+    assert found.tags == plain.tags
+    assert found.attributes == plain.attributes
+    # Two class names; a mode; wnid and key of two copies; reason twice, path, detail; a fact's name and value.
+    assert found.text.count(text) == 2 + 1 + 4 + 4 + 2
 
 
 def test_quarantine_and_duplicates_are_listed_up_to_a_number():

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,14 +20,12 @@ from convnext_imagenet.records.thumbnails import thumbnail
 from convnext_imagenet.serve import cli
 from convnext_imagenet.serve.checkpoint import load_checkpoint
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.evaluate import Accuracy, evaluate
+from convnext_imagenet.serve.evaluate import evaluate
 from convnext_imagenet.serve.report import real_labels
 from convnext_imagenet.serve.report.folder import check_report_folder
-from convnext_imagenet.serve.report.numbers import Bin, ClassNumbers, Confusion
-from convnext_imagenet.serve.report.page import Mistake, evaluation_page
 from convnext_imagenet.serve.report.report import begin_report, read_scored, report_options, write_report
-from convnext_imagenet.serve.report.tables import Evaluation
 
+from ...page_reader import Page
 from ..conftest import TRANSFORM, build_records, class_table, picture, write_checkpoint
 
 IMAGES = [picture(seed) for seed in range(23)]
@@ -118,39 +115,10 @@ def test_tables_and_summary_are_made_of_the_predictions(fake, records, tmp_path)
     assert summary["provenance"]["sha256"] == fake.sha256
 
 
-class _Reader(HTMLParser):
-    """Tags that are open, addresses that are named, and text outside of style and script."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.sources, self.text, self.tags = [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.sources += [value for name, value in attrs if name in {"src", "href", "srcset", "action"}]
-        if tag not in {"meta", "img", "br", "input"}:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not {"style", "script"} & set(self.open):
-            self.text.append(data)
-
-
-def _read(page):
-    reader = _Reader()
-    reader.feed(page)
-    reader.close()
-    assert reader.open == []
-    return reader
-
-
 def test_the_page_is_whole_and_shows_the_mistakes_of_the_worst_class(fake, records, tmp_path):
     split, found = _report(fake, records, tmp_path / "report")
     page = (tmp_path / "report" / "report.html").read_text()
-    reader = _read(page)
+    reader = Page(page)
     assert all(source.startswith(("#", "data:image/jpeg;base64,")) for source in reader.sources)
     assert "url(" not in page
     assert "@import" not in page
@@ -158,12 +126,11 @@ def test_the_page_is_whole_and_shows_the_mistakes_of_the_worst_class(fake, recor
     scored = read_scored(tmp_path / "report" / "predictions", split)
     wrong = [place for place in range(23) if scored.guesses[place, 0] != scored.labels[place]]
     assert shown == {base64.b64encode(thumbnail(IMAGES[place])).decode(): f"val_{place}" for place in wrong}
-    text = " ".join(reader.text)
     for place in wrong:
-        assert f"val_{place}" in text
-        assert f"name {scored.guesses[place, 0]} {scored.confidences[place]:.1%}" in text
-        assert f"is name {scored.labels[place]}" in text
-    assert f"{found.calibration_error:.4f}" in text
+        assert f"val_{place}" in reader.text
+        assert f"name {scored.guesses[place, 0]} {scored.confidences[place]:.1%}" in reader.text
+        assert f"is name {scored.labels[place]}" in reader.text
+    assert f"{found.calibration_error:.4f}" in reader.text
 
 
 def test_a_second_run_makes_nothing_anew_and_the_same_bytes(fake, records, tmp_path):
@@ -173,64 +140,6 @@ def test_a_second_run_makes_nothing_anew_and_the_same_bytes(fake, records, tmp_p
     _report(fake, records, tmp_path / "report")
     assert fake.seen == []
     assert {path: path.read_bytes() for path in (tmp_path / "report").rglob("*") if path.is_file()} == before
-
-
-def _evaluation(**changes):
-    classes = (("n0", "<b>bold</b>"), ("n1", 'say "hi" & go'), ("n2", "x" * 5000))
-    values = {
-        "classes": classes,
-        "accuracy": Accuracy(rows=4, top1_correct=2, top5_correct=4, guesses=3),
-        "per_class": (
-            ClassNumbers(0, 2, 1, 2, 1, 1.0),
-            ClassNumbers(1, 2, 1, 2, 3, 1.5),
-            ClassNumbers(2, 0, 0, 0, 0, 0.0),
-        ),
-        "confusions": (Confusion(0, 1, 1), Confusion(1, 0, 1)),
-        "bins": tuple(
-            Bin(place / 15, (place + 1) / 15, 4 * (place == 9), 2 * (place == 9), 2.5) for place in range(15)
-        ),
-        "real": None,
-    }
-    return Evaluation(**{**values, **changes})
-
-
-def test_foreign_text_is_escaped_and_cut():
-    mistakes = {0: [Mistake("<script>alert(1)</script>" + "k" * 5000, 1, 0.5, None)]}
-    page = evaluation_page(_evaluation(), mistakes, "<val>", {"<key>": "<value>"})
-    reader = _read(page)
-    assert reader.tags.count("script") == 1
-    assert "<b>bold" not in page
-    assert "<val>" not in page
-    assert "<value>" not in page
-    text = " ".join(reader.text)
-    assert "<b>bold</b>" in text
-    assert 'say "hi" & go' in text
-    assert "no picture" in text
-    assert "x" * 100 not in page
-    assert "k" * 100 not in page
-
-
-def test_the_page_stays_bounded_for_many_classes_and_pairs():
-    many = 30_000
-    evaluation = _evaluation(
-        classes=tuple((f"n{index:08d}", f"name {index}") for index in range(many)),
-        per_class=tuple(ClassNumbers(index, 5, 0, 0, 0, 0.5) for index in range(many)),
-        confusions=tuple(Confusion(index, 0, 5) for index in range(1, many)),
-    )
-    mistakes = {index: [Mistake("key", 0, 0.5, b"x" * 4000)] * 6 for index in range(many)}
-    page = evaluation_page(evaluation, mistakes, "val", {})
-    reader = _read(page)
-    assert reader.tags.count("img") == 20 * 6
-    assert len(page) < 2_000_000
-    text = " ".join(reader.text)
-    assert "The first 200 of 29,999 pairs; all are in confusion.parquet." in text
-    assert "The first 2,000 of 30,000 classes; all are in per_class.parquet." in text
-
-
-def test_a_network_without_mistakes_has_a_page_too():
-    classes = tuple(ClassNumbers(index, 2, 2, 2, 2, 1.0) for index in range(3))
-    text = " ".join(_read(evaluation_page(_evaluation(per_class=classes, confusions=()), {}, "val", {})).text)
-    assert "No image was named wrongly." in text
 
 
 def _rows(fake, records, folder):
