@@ -13,6 +13,8 @@ import numpy as np
 from convnext_imagenet.model.resize import Interpolation
 from convnext_imagenet.records.order import keyed_rng
 
+# Part of a run's plan: raised when any draw changes, since a run resumed with other draws would be another run.
+DRAWS_VERSION = 1
 _CROP_TRIES = 10
 
 
