@@ -14,11 +14,13 @@ import numpy as np
 from convnext_imagenet.ingest.classes import ClassRule
 from convnext_imagenet.ingest.labels import LabelledSplit, LabelledTree
 from convnext_imagenet.ingest.treatment import Treatment
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES
+from convnext_imagenet.records.images import CHECKS_VERSION, LARGEST_FILE_BYTES
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.order import keyed_rng
-from convnext_imagenet.records.schema import SCHEMA_VERSION, shard_name
+from convnext_imagenet.records.schema import SCHEMA_VERSION, WRITING_VERSION, shard_name
 
+# Raise when the same images go to other shards, or stand there in another order.
+SHARD_ORDER_VERSION = 1
 _SHARD_BYTES = 2 << 30
 _MOST_SHARDS = 64
 _SHARDS_FOR_PARALLELISM = 8
@@ -122,6 +124,11 @@ class IngestPlan:
         """The plan as JSON: everything that the bytes of the records depend on."""
         return {
             "schema_version": SCHEMA_VERSION,
+            "rules": {
+                "image_checks": CHECKS_VERSION,
+                "shard_order": SHARD_ORDER_VERSION,
+                "writing": WRITING_VERSION,
+            },
             "versions": self.versions,
             "seed": self.seed,
             "classes": [[entry.wnid, entry.name] for entry in self.classes],

@@ -20,6 +20,9 @@ from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.fused import FusedBlock, FusedDownsample, FusedStem
 from convnext_imagenet.model.layers import DEPTHWISE_SIZE, LayerNorm, Linear
 
+# Raise when the same weights and pixels give another answer, or the same seed other first weights.
+NETWORK_VERSION = 1
+
 STAGES = 4
 WEIGHT_STD = 0.02
 

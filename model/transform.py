@@ -15,6 +15,9 @@ from PIL import Image
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.resize import resize
 
+# Part of the plans of RUN and PREDICTIONS: raised when an image gets other pixels by decoding, resize or crop.
+TRANSFORM_VERSION = 1
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

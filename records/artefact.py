@@ -11,6 +11,7 @@ folder as Parquet and skip such names.
 
 import contextlib
 import fcntl
+import importlib.metadata
 import json
 import logging
 import shutil
@@ -30,10 +31,12 @@ from convnext_imagenet.records.files import (
     sync_folder,
     write_json,
 )
+from convnext_imagenet.records.plan_changes import Difference, describe, differences, way_back
 
 log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
+_FIRST_VERSION = "0.1.0"  # whose plans do not name the version that began them
 _SUCCESS = "_SUCCESS"
 STAGED = ".staged"  # behind the name of a staged file that tools would find: `**/*.parquet` looks into hidden folders
 _STAGING, _LOCK, _LOGS = ".staging", ".lock", "logs"
@@ -62,30 +65,49 @@ def exclusive(root: Path) -> Iterator[None]:
         yield
 
 
-def begin(root: Path, kind: str, plan: Mapping[str, Any]) -> str:
+class OtherPlanError(RecordsError):
+    """A directory of another plan; `reason` says what differs and `way_back` how to finish it as it was begun."""
+
+    def __init__(self, root: Path, reason: str, way_back: str) -> None:
+        super().__init__(f"{root}: {reason}; choose another directory, or delete this one{way_back}")
+        self.reason, self.way_back = reason, way_back
+
+
+def begin(root: Path, kind: str, plan: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> str:
     """Declare what `root` is going to hold and return the plan's id; a directory of another plan is refused.
 
-    Raises RecordsError when the directory belongs to another kind or plan (with the keys that differ),
-    or holds files that this protocol did not write.
+    `neutral` maps dotted keys of `plan` to the value that a stored plan without the key stands for. A stored plan that
+    is equal but for such keys keeps its file and its id, which its receipts name.
+
+    Raises OtherPlanError when the directory belongs to another plan (with the keys that differ), RecordsError when it
+    is of another kind, its plan was changed by hand, or it holds files that this protocol did not write.
     """
     make_folder(root)
     plan = json.loads(json.dumps(plan))
-    plan_id = sha256_json({"kind": kind, "protocol": PROTOCOL_VERSION, "plan": plan})
+    plan_id = _plan_id(kind, PROTOCOL_VERSION, plan)
     path = root / bookkeeping_name(kind, "plan.json")
     if not path.exists():
         _refuse_foreign_files(root)
-        write_json(path, {"kind": kind, "protocol": PROTOCOL_VERSION, "plan_id": plan_id, "plan": plan})
+        begun_by = importlib.metadata.version("convnext_imagenet")  # for people: no part of the id
+        content = {"kind": kind, "protocol": PROTOCOL_VERSION, "plan_id": plan_id, "plan": plan, "begun_by": begun_by}
+        write_json(path, content)
         return plan_id
     found = _plan_of(path, kind)
-    if found.get("plan_id") != plan_id:
-        keys = ", ".join(differing_keys(found.get("plan"), plan)) or "protocol version"
+    if found.get("plan_id") != _plan_id(kind, found.get("protocol"), found.get("plan")):
         raise RecordsError(
-            f"{root}: belongs to another run (differs in: {keys}); choose another directory, or delete this one"
+            f"{path}: changed since it was written; restore it from a copy, choose another directory, "
+            f"or delete this one"
         )
-    return plan_id
+    changed = differences(found["plan"], plan, json.loads(json.dumps(neutral or {})))
+    if found["protocol"] != PROTOCOL_VERSION:
+        changed.append(Difference("protocol version", found["protocol"], PROTOCOL_VERSION))
+    if changed:
+        begun_by = found.get("begun_by", _FIRST_VERSION)
+        raise OtherPlanError(root, f"belongs to another run {describe(changed)}", way_back(changed, begun_by))
+    return str(found["plan_id"])
 
 
-def join(root: Path, kind: str, plan: Mapping[str, Any]) -> str:
+def join(root: Path, kind: str, plan: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> str:
     """Return the id of `plan` in a directory that another process of the same job has begun by `begin`.
 
     Raises RecordsError when it cannot be seen from here, or holds another plan.
@@ -95,7 +117,7 @@ def join(root: Path, kind: str, plan: Mapping[str, Any]) -> str:
             f"{root}: begun by the job's first process, but not there for this one; "
             f"all machines of a job need it as one shared folder"
         )
-    return begin(root, kind, plan)
+    return begin(root, kind, plan, neutral)
 
 
 def check_begun_or_empty(root: Path, kind: str) -> None:
@@ -118,20 +140,6 @@ def logs_folder(root: Path, kind: str) -> Path:
 def bookkeeping_name(kind: str, name: str) -> str:
     """The name of a file of the protocol (`plan.json`, a receipt) in a directory of this kind."""
     return f"_{name}" if kind == "predictions" else name
-
-
-def differing_keys(one: Any, other: Any, prefix: str = "") -> list[str]:
-    """The dotted names of the keys in which two JSON objects differ, sorted."""
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return [prefix or "plan"] if one != other else []
-    names: list[str] = []
-    for key in sorted(one.keys() | other.keys()):
-        name = f"{prefix}.{key}" if prefix else key
-        if key in one and key in other:
-            names += differing_keys(one[key], other[key], name)
-        else:
-            names.append(name)
-    return names
 
 
 def staging(root: Path, writer: str = "") -> Path:
@@ -226,6 +234,10 @@ def read_finished(root: Path, kind: str) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("plan_id") != found.get("plan_id"):
         raise RecordsError(f"{manifest_path}: of another run than {plan}; build it again")
     return manifest
+
+
+def _plan_id(kind: str, protocol: Any, plan: Any) -> str:
+    return sha256_json({"kind": kind, "protocol": protocol, "plan": plan})
 
 
 def _plan_of(path: Path, kind: str) -> dict[str, Any]:

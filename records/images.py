@@ -15,6 +15,8 @@ from PIL import Image
 
 from convnext_imagenet.records.errors import ExpectedError
 
+# Raise when another image is refused, or the same one for another reason: the plans of RECORDS and PREDICTIONS name it.
+CHECKS_VERSION = 1
 LARGEST_FILE_BYTES = 64 << 20
 LARGEST_PIXELS = 64_000_000
 _LARGEST_SIDE_PX = 30_000

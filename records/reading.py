@@ -12,9 +12,9 @@ from typing import Any, Literal
 import mindspore.dataset as ds
 import numpy as np
 
-from convnext_imagenet.records.artefact import file_damage, read_finished, read_receipt
+from convnext_imagenet.records.artefact import bookkeeping_name, file_damage, read_finished, read_receipt
 from convnext_imagenet.records.errors import RecordsError
-from convnext_imagenet.records.files import require_utf8, sha256_json, write_json
+from convnext_imagenet.records.files import require_utf8, sha256_file, sha256_json, write_json
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
 from convnext_imagenet.records.shards import python_value
 
@@ -66,10 +66,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Records:
-    """An opened RECORDS directory: finished, of a version that we read, every file as the manifest says."""
+    """An opened RECORDS directory: finished, of a version that we read, every file as the manifest says.
+
+    `manifest_sha256` is the identity of what is stored: the manifest names every shard, every stored row count and the
+    table of the images in quarantine by SHA-256, while the plan's id tells what was asked for only.
+    """
 
     root: Path
     manifest: Manifest
+    manifest_sha256: str
 
     @classmethod
     def open(cls, root: Path, check: Literal["hashes", "sizes"] = "hashes") -> "Records":
@@ -88,7 +93,8 @@ class Records:
             raise RecordsError(
                 f"{damage[0]} ({len(damage)} damaged in all); restore the files from a copy, or build the records again"
             )
-        return cls(root=root, manifest=manifest)
+        manifest_path = root / bookkeeping_name("records", "manifest.json")
+        return cls(root=root, manifest=manifest, manifest_sha256=sha256_file(manifest_path))
 
     @property
     def classes(self) -> tuple[ClassEntry, ...]:

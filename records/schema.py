@@ -6,6 +6,8 @@ from typing import Any
 from convnext_imagenet.records.errors import RecordsError
 
 SCHEMA_VERSION = 1
+# Raise when the same accepted images become other bytes: pages and headers of shards, re-encoding, the row index.
+WRITING_VERSION = 1
 MINDRECORD_SCHEMA = {
     "image": {"type": "bytes"},
     "label": {"type": "int32"},

@@ -37,4 +37,5 @@ def open_split(root: Path, split: str, wnids: Sequence[str]) -> StoredImages:
     """A split of finished RECORDS, with labels as indices into `wnids`; RecordsError when there is none."""
     records, known = Records.open(root), {wnid: index for index, wnid in enumerate(wnids)}
     indices = tuple(known.get(entry.wnid) for entry in records.classes)
-    return StoredImages(records.split(split), indices, sha256_json({"plan": records.manifest.plan_id, "split": split}))
+    identity = {"manifest_sha256": records.manifest_sha256, "split": split}
+    return StoredImages(records.split(split), indices, sha256_json(identity))

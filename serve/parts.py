@@ -15,17 +15,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from convnext_imagenet.model.convnext import NETWORK_VERSION
+from convnext_imagenet.model.transform import TRANSFORM_VERSION
 from convnext_imagenet.records import artefact
+from convnext_imagenet.records.images import CHECKS_VERSION
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.engine import Engine, engine_facts, open_engine
 from convnext_imagenet.serve.inputs import Inputs, Item
 from convnext_imagenet.serve.overlap import batches, map_ahead
-from convnext_imagenet.serve.predictions import make_row, part_file, part_ranges, part_unit, write_part
+from convnext_imagenet.serve.predictions import ROWS_VERSION, make_row, part_file, part_ranges, part_unit, write_part
 from convnext_imagenet.serve.scoring import score_samples
 from convnext_imagenet.serve.sources import Sample, read_sample, timed_out
 
 _BATCHES_AHEAD = 2
-_PACKAGES = ("convnext_imagenet", "mindspore", "numpy", "opencv-python-headless", "pillow", "pyarrow")
+_PACKAGES = ("mindspore", "numpy", "opencv-python-headless", "pillow", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,12 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: Options) -
         "extras": list(options.extras),
         "device_target": options.device_target,
         "engine": engine_facts(options.engine, options.device_target),
+        "rules": {
+            "image_checks": CHECKS_VERSION,
+            "network": NETWORK_VERSION,
+            "rows": ROWS_VERSION,
+            "transform": TRANSFORM_VERSION,
+        },
         "versions": {name: version(name) for name in _PACKAGES},
     }
 

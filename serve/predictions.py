@@ -14,6 +14,8 @@ from convnext_imagenet.records.artefact import bookkeeping_name
 from convnext_imagenet.serve.sources import Sample
 
 METADATA_KEY = "convnext_imagenet"
+# Raise when the same answer of the network becomes another row: ranking, scores, columns, error texts, Parquet options.
+ROWS_VERSION = 1
 _GUESS = pa.struct([("class_index", pa.int32()), ("wnid", pa.string()), ("name", pa.string()), ("score", pa.float32())])
 SCHEMA = pa.schema(
     [

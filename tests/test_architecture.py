@@ -18,7 +18,6 @@ MAY_IMPORT = {
     "train": {"base", "records", "model", "launch", "serve"},
 }
 FILES = [path for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py"))]
-LONGEST_FILE_LINES = 250
 
 
 def _imports(path: Path) -> Iterator[str]:
@@ -56,10 +55,9 @@ def test_libraries_do_not_talk_to_the_screen(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
-def test_files_stay_small_and_say_what_they_own(path):
+def test_files_say_what_they_own(path):
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)), "a module begins by saying what it owns"
-    assert text.count("\n") <= LONGEST_FILE_LINES
     assert path.name not in {"utils.py", "common.py", "helpers.py"}
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from convnext_imagenet.train.errors import ConfigError
 from convnext_imagenet.train.sections import (
+    NEUTRAL,
     AugmentSection,
     DataSection,
     EmaSection,
@@ -63,6 +64,16 @@ def dotted_keys() -> dict[str, Any]:
     """Every key as `section.key` with its type."""
     sections: list[tuple[str, Any]] = [(part.name, part.type) for part in fields(Config)]
     return {f"{name}.{part.name}": part.type for name, kind in sections for part in fields(kind)}
+
+
+def neutral_values(config: Config) -> dict[str, Any]:
+    """The neutral value of each `section.key` that was declared by `added_later`."""
+    return {
+        f"{section.name}.{part.name}": part.metadata[NEUTRAL]
+        for section in fields(config)
+        for part in fields(getattr(config, section.name))
+        if NEUTRAL in part.metadata
+    }
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:

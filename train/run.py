@@ -14,16 +14,19 @@ import mindspore
 from convnext_imagenet.launch.pulse import own_pulse
 from convnext_imagenet.launch.ranks import Ranks
 from convnext_imagenet.launch.stopping import StopSignals
+from convnext_imagenet.model.convnext import NETWORK_VERSION
 from convnext_imagenet.model.runtime import cpu_kernels
+from convnext_imagenet.model.transform import TRANSFORM_VERSION
 from convnext_imagenet.model.weights import ModelCard, load_weights
 from convnext_imagenet.records.artefact import begin, exclusive, finish, is_finished, join, read_finished
 from convnext_imagenet.records.files import sha256_file, write_atomically
 from convnext_imagenet.records.reading import Records
 from convnext_imagenet.train.checkpoint import Checkpoints, Position
 from convnext_imagenet.train.compile_cache import CompileCache
-from convnext_imagenet.train.config import Config
+from convnext_imagenet.train.config import Config, neutral_values
 from convnext_imagenet.train.config_source import to_toml
 from convnext_imagenet.train.curves import curves_png
+from convnext_imagenet.train.draws import DRAWS_VERSION
 from convnext_imagenet.train.job import Interval, Job
 from convnext_imagenet.train.learner import Learner
 from convnext_imagenet.train.loop import run_epochs
@@ -33,6 +36,7 @@ from convnext_imagenet.train.plan import StepPlan, plan_steps
 from convnext_imagenet.train.precision import check_precision
 from convnext_imagenet.train.reports import Reporter
 from convnext_imagenet.train.start import Given, first_weights
+from convnext_imagenet.train.step import STEP_VERSION
 from convnext_imagenet.train.watch import size_warnings
 
 # What changes a number when its version changes.
@@ -100,7 +104,7 @@ def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary
     first = first_weights(config, card, given)
     is_first = ranks.place.is_first
     with _held(run, ranks), StopSignals(_ADVICE) as stop:
-        plan_id = _begin(run, fingerprint, ranks)
+        plan_id = _begin(run, fingerprint, config, ranks)
         if is_finished(run):
             return _summary(run, was_finished=True)
         if is_first:
@@ -144,19 +148,31 @@ def _held(run: Path, ranks: Ranks) -> contextlib.AbstractContextManager[None]:
     return exclusive(run) if ranks.place.is_first else contextlib.nullcontext()
 
 
-def _begin(run: Path, fingerprint: Mapping[str, Any], ranks: Ranks) -> str:
+def _begin(run: Path, fingerprint: Mapping[str, Any], config: Config, ranks: Ranks) -> str:
     """Declare the run once, by its first rank, and return its plan's id, on which all ranks have to agree."""
+    neutral = {f"config.{key}": value for key, value in neutral_values(config).items()}
     if ranks.place.is_first:
-        begin(run, "run", fingerprint)
+        begin(run, "run", fingerprint, neutral)
     ranks.wait_for_all()
-    return join(run, "run", fingerprint)
+    return join(run, "run", fingerprint, neutral)
 
 
 def run_plan(config: Config, records: Records, start: Path | None) -> dict[str, Any]:
-    """Return what makes two runs the same run: configuration, records, first weights, versions that change numbers."""
+    """Return what makes two runs the same run: configuration, records, first weights, rules and versions.
+
+    Every key of the configuration is in it. The plan of an existing RUN is compared with this one by value: a
+    configuration key that it lacks, because the key was added later, counts as the neutral value that `added_later`
+    declares. Such a RUN resumes under its own plan id; any other difference refuses it.
+    """
     return {
         "config": dataclasses.asdict(config),
-        "records": records.manifest.plan_id,
+        "records": {"manifest_sha256": records.manifest_sha256},
+        "rules": {
+            "draws": DRAWS_VERSION,
+            "network": NETWORK_VERSION,
+            "step": STEP_VERSION,
+            "transform": TRANSFORM_VERSION,
+        },
         "start": None if start is None else sha256_file(start),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
     }

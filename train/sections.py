@@ -11,6 +11,8 @@ from typing import Any, Literal
 from convnext_imagenet.train.errors import ConfigError
 from convnext_imagenet.train.randaugment import parse_policy
 
+NEUTRAL = "neutral"  # the metadata of a key that was added later
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -23,6 +25,15 @@ class Rule:
 def key(default: Any, text: str, holds: Callable[[Any], bool]) -> Any:
     """Declare a configuration key: its default and its rule."""
     return field(default=default, metadata={"rule": Rule(text, holds)})
+
+
+def added_later(declared: Any, neutral: Any) -> Any:
+    """Declare a key that runs of older programs lack: `declared` as any other, `neutral` what these programs did.
+
+    A RUN whose plan lacks the key resumes if and only if the value asked for is `neutral`. It stays as it is when the
+    default changes. A key that no value makes neutral is declared without this, and older runs are refused.
+    """
+    return field(default=declared.default, metadata={**declared.metadata, NEUTRAL: neutral})
 
 
 def at_least(default: Any, least: float) -> Any:

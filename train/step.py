@@ -15,6 +15,9 @@ from convnext_imagenet.train.device_augment import DeviceAugment
 from convnext_imagenet.train.device_mix import SoftTargets
 from convnext_imagenet.train.update import Update
 
+# Raise when the same draws and pixels give other weights: augmentation, targets, loss, optimizers, schedule, average.
+STEP_VERSION = 1
+
 _add = ops.MultitypeFuncGraph("add_gradient")
 _take = ops.MultitypeFuncGraph("take_gradient")
 

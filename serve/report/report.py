@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convnext_imagenet.launch.ranks import SINGLE, Ranks
-from convnext_imagenet.records.artefact import read_finished
+from convnext_imagenet.records.artefact import OtherPlanError, read_finished
+from convnext_imagenet.records.errors import RecordsError
 from convnext_imagenet.records.files import write_atomically, write_json
 from convnext_imagenet.records.reading import Split
 from convnext_imagenet.records.thumbnails import thumbnail
@@ -71,7 +72,13 @@ def begin_report(
     inputs = open_split(split.folder.parent, split.name, wnids)
     if inputs.is_inside(folder):
         raise ServeError(f"{folder}: lies inside the records; choose another --report")
-    with open_job(checkpoint, inputs, predictions_folder(folder), how, ranks) as job:
+    with contextlib.ExitStack() as held:
+        try:
+            job = held.enter_context(open_job(checkpoint, inputs, predictions_folder(folder), how, ranks))
+        except OtherPlanError as error:  # the predictions alone must not be deleted: the pages beside them would stay
+            raise RecordsError(
+                f"{folder}: {error.reason}; choose another --report, or delete this one{error.way_back}"
+            ) from None
         yield Report(folder, split, job, labels)
 
 

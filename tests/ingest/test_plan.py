@@ -95,7 +95,7 @@ def test_train_is_shuffled_by_seed_and_val_is_not():
 
 
 def test_golden_order():
-    """Another order means other bytes for the same seed: raise SCHEMA_VERSION then, and print the new numbers."""
+    """Another order means other bytes for the same seed: raise SHARD_ORDER_VERSION then, and print the new numbers."""
     assert plan_split(_split(10), seed=0, is_shuffled=True).order.tolist() == [3, 9, 2, 6, 7, 4, 5, 0, 1, 8]
 
 

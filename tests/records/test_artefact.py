@@ -12,6 +12,7 @@ import pytest
 
 from convnext_imagenet.records import artefact
 from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.records.plan_changes import differences
 
 
 def _unit(root: Path, plan_id: str, text: str = "content") -> dict:
@@ -141,7 +142,7 @@ def test_tools_that_read_a_folder_as_parquet_skip_the_bookkeeping_of_predictions
     ],
 )
 def test_differing_keys(one, other, keys):
-    assert artefact.differing_keys(one, other) == keys
+    assert [difference.key for difference in differences(one, other)] == keys
 
 
 def test_a_plan_that_was_killed_half_way_does_not_close_the_directory(tmp_path):

@@ -1,11 +1,12 @@
 """Typed configuration: what is refused, and by which words."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from convnext_imagenet.train.config import Config, config_from_mapping, dotted_keys
+from convnext_imagenet.train.config import Config, config_from_mapping, dotted_keys, neutral_values
 from convnext_imagenet.train.errors import ConfigError
 
 
@@ -85,3 +86,10 @@ def test_every_key_has_a_rule_that_its_default_fulfils() -> None:
         content = getattr(config, section)
         rule = {part.name: part for part in dataclasses.fields(content)}[key].metadata["rule"]
         assert rule.holds(getattr(content, key)), name
+
+
+def test_a_key_that_is_added_later_says_what_older_runs_did_without_it() -> None:
+    """Without `added_later` a new key refuses every existing RUN; with it, the runs that did the same resume."""
+    first = set((Path(__file__).parent / "config_keys.txt").read_text().split())
+    neutral = neutral_values(Config())
+    assert dotted_keys().keys() - neutral.keys() == first

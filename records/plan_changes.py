@@ -1,0 +1,79 @@
+"""How the plan in a directory differs from the plan of a program, and the words for it. Pure: no file is read here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_MOST_SHOWN, _MOST_CHARACTERS = 3, 40
+
+
+class _Missing:
+    """The value of a key that a plan does not have."""
+
+
+MISSING = _Missing()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A dotted key, its value in the directory's plan and in the program's; MISSING where a plan lacks the key."""
+
+    key: str
+    stored: Any
+    wanted: Any
+
+    def __str__(self) -> str:
+        return f"{self.key} is {_shown(self.stored)} there, {_shown(self.wanted)} here"
+
+
+def differences(
+    stored: Any, wanted: Any, neutral: Mapping[str, Any] | None = None, prefix: str = ""
+) -> list[Difference]:
+    """The keys in which two JSON objects differ, sorted.
+
+    `neutral` maps dotted keys to the value that a stored plan without the key stands for: what programs did before the
+    key was added. A key that only the stored plan has always differs, since this program cannot do what it asks for.
+    """
+    if not isinstance(stored, dict) or not isinstance(wanted, dict):
+        return [] if _text(stored) == _text(wanted) else [Difference(prefix or "plan", stored, wanted)]
+    found = []
+    for key in sorted(stored.keys() | wanted.keys()):
+        name = f"{prefix}.{key}" if prefix else key
+        there, here = stored.get(key, MISSING), wanted.get(key, MISSING)
+        if there is MISSING:
+            there = {} if isinstance(here, dict) else (neutral or {}).get(name, MISSING)
+        elif here is MISSING and isinstance(there, dict):
+            here = {}
+        found += differences(there, here, neutral, name)
+    return found
+
+
+def describe(changed: Sequence[Difference]) -> str:
+    """All keys that differ, then both values of the first few; rules, which say most, come first."""
+    keys = ", ".join(difference.key for difference in changed)
+    shown = sorted(changed, key=lambda difference: not difference.key.startswith("rules."))[:_MOST_SHOWN]
+    return f"(differs in: {keys}): {'; '.join(map(str, shown))}"
+
+
+def way_back(changed: Sequence[Difference], begun_by: str) -> str:
+    """How to finish the directory as it was begun, where a program or library has changed; else an empty string.
+
+    `begun_by` is the version of this package that began it.
+    """
+    libraries = [each for each in changed if each.key.startswith("versions.") and each.stored is not MISSING]
+    needed = [f"{each.key.removeprefix('versions.')} {each.stored}" for each in libraries]
+    if any(each.key.startswith("rules.") for each in changed):
+        needed.insert(0, f"convnext_imagenet {begun_by}")
+    return f", or finish it with what began it: {', '.join(needed)}" if needed else ""
+
+
+def _shown(value: Any) -> str:
+    if value is MISSING:
+        return "missing"
+    text = _text(value)
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
+
+
+def _text(value: Any) -> str:
+    return "" if value is MISSING else json.dumps(value, sort_keys=True, ensure_ascii=False)
