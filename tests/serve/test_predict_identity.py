@@ -8,7 +8,7 @@ import pytest
 from convnext_imagenet.records.errors import RecordsError
 from convnext_imagenet.records.reading import Records
 from convnext_imagenet.serve import parts
-from convnext_imagenet.serve.evaluation_report import begin_report, report_options
+from convnext_imagenet.serve.report.report import begin_report, report_options
 from convnext_imagenet.serve.input_files import list_folder
 from convnext_imagenet.serve.predict import Options, open_job
 
