@@ -94,7 +94,7 @@ test-cluster: $(READY)  ## Two Ray nodes on this machine, one of them killed or 
 	$(BIN)/pytest tests/cluster -m cluster $(ARGS)
 
 bench: $(READY)  ## [PART=model|ingest|load|score|train|randaugment|shuffle|cluster]: interleaved benchmarks, written to bench-out/PART.json
-	$(BIN)/python tests/bench $(PART)
+	$(BIN)/python bench $(PART)
 
 check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check .

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from convnext_imagenet.base.console import expected_errors, progress, progress_in_units
 from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_option, on_cluster, refuse_unused
-from convnext_imagenet.records.cli import expected_errors, progress, progress_in_units
 
 if TYPE_CHECKING:
-    from convnext_imagenet.ingest.building import Outcome
-    from convnext_imagenet.ingest.listing import TreeScan
-    from convnext_imagenet.ingest.plan import IngestPlan
+    from convnext_imagenet.ingest.shards.build import Outcome
+    from convnext_imagenet.ingest.shards.plan import IngestPlan
+    from convnext_imagenet.ingest.source.scan_types import TreeScan
     from convnext_imagenet.launch.executor import Executor
 
 _MOST_CASES = 10
@@ -110,12 +110,12 @@ def build(
         raise click.UsageError("--quality: only images that are made smaller are encoded again; pass --max-side too")
     refuse_unused(engine, address=address)
     with expected_errors():
-        from convnext_imagenet.ingest.building import open_build
-        from convnext_imagenet.ingest.layout import scan_tree
-        from convnext_imagenet.ingest.pool import interruptible
-        from convnext_imagenet.ingest.preparing import prepare
-        from convnext_imagenet.ingest.quarantine import allowed_number
-        from convnext_imagenet.ingest.treatment import Reencoding, Treatment
+        from convnext_imagenet.base.signals import interruptible
+        from convnext_imagenet.ingest.make_plan import prepare
+        from convnext_imagenet.ingest.shards.build import open_build
+        from convnext_imagenet.ingest.shards.image_policy import Reencoding, Treatment
+        from convnext_imagenet.ingest.shards.quarantine import allowed_number
+        from convnext_imagenet.ingest.source.layout import scan_tree
 
         with interruptible(), _executor(engine, address, workers, data, out) as executor:
             if check_archives:
@@ -148,22 +148,22 @@ def build(
 def _executor(engine: str, address: str, workers: int | None, data: Path, out: Path) -> "Iterator[Executor]":
     """Where shards are written; a cluster is examined first."""
     if engine == RAY:
-        from convnext_imagenet.launch.cluster_nodes import Need
-        from convnext_imagenet.records.artefact import check_begun_or_empty
+        from convnext_imagenet.base.protocol import check_begun_or_empty
+        from convnext_imagenet.launch.cluster.nodes import Need
 
         check_begun_or_empty(out, "records")
         inputs = [path for path in (data, data / "train", data / "val") if path.exists()]
         with on_cluster(address, lambda nodes: Need(), out, inputs, workers) as executor:
             yield executor
     else:
-        from convnext_imagenet.ingest.pool import LocalPool
+        from convnext_imagenet.ingest.shards.pool import LocalPool
 
         yield LocalPool(workers or len(os.sched_getaffinity(0)))
 
 
 def _check_archives(data: Path) -> None:
-    from convnext_imagenet.ingest.archives import check_archives
-    from convnext_imagenet.ingest.layout import find_archives
+    from convnext_imagenet.ingest.source.archives import check_archives
+    from convnext_imagenet.ingest.source.layout import find_archives
 
     archives = find_archives(data)
     with progress(sum(path.stat().st_size for path in archives), "md5", unit="B") as advance:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from convnext_imagenet.records.errors import ExpectedError, FailedError
+from convnext_imagenet.base.errors import ExpectedError, FailedError
 
 
 class IngestError(ExpectedError):

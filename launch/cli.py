@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.launch.devices import AUTO, TARGETS, choose_target, devices_seen
-from convnext_imagenet.launch.launcher import Orders, run_job
-from convnext_imagenet.launch.layout import Layout, check_layout, parse_master
-from convnext_imagenet.launch.place import Place, own_place
-from convnext_imagenet.launch.pulse import own_pulse, tie_to_launcher
+from convnext_imagenet.launch.ranks.heartbeat import own_pulse, tie_to_launcher
+from convnext_imagenet.launch.ranks.launcher import Orders, run_job
+from convnext_imagenet.launch.ranks.rank import Layout, Place, check_layout, own_place, parse_master
 
 if TYPE_CHECKING:  # importing it takes seconds, which --help must not
-    from convnext_imagenet.launch.ranks import Ranks
+    from convnext_imagenet.launch.ranks.collectives import Ranks
 
 device_target_option = click.option(
     "--device-target",
@@ -79,7 +78,7 @@ def start(
 
     prepare(target, device_id=place.device)
 
-    from convnext_imagenet.launch.ranks import join
+    from convnext_imagenet.launch.ranks.collectives import join
 
     return join(place), target
 

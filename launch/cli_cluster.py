@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convnext_imagenet.records.cli import show_log_lines
+from convnext_imagenet.base.console import show_log_lines
 
 if TYPE_CHECKING:
-    from convnext_imagenet.launch.cluster_nodes import Need, Node
-    from convnext_imagenet.launch.cluster_units import ClusterExecutor
+    from convnext_imagenet.launch.cluster.nodes import Need, Node
+    from convnext_imagenet.launch.cluster.units import ClusterExecutor
 
 LOCAL, RAY = "local", "ray"
 engine_option = click.option(
@@ -65,9 +65,9 @@ def on_cluster(
 
     `choose_need` tells from the nodes what one worker takes.
     """
-    from convnext_imagenet.launch.cluster import joined, nodes_of, preflight
-    from convnext_imagenet.launch.cluster_nodes import room_for
-    from convnext_imagenet.launch.cluster_units import ClusterExecutor
+    from convnext_imagenet.launch.cluster.nodes import room_for
+    from convnext_imagenet.launch.cluster.session import joined, nodes_of, preflight
+    from convnext_imagenet.launch.cluster.units import ClusterExecutor
 
     show_log_lines()
     out = out.resolve()

@@ -1,6 +1,6 @@
 """What a user can cause and cure when starting several processes."""
 
-from convnext_imagenet.records.errors import ExpectedError, FailedError
+from convnext_imagenet.base.errors import ExpectedError, FailedError
 
 
 class LaunchError(ExpectedError):

@@ -16,8 +16,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from convnext_imagenet.model.blocks import DOWNSAMPLE_SIZE, EXPANSION, STEM_SIZE, Block, Downsample, Stem
+from convnext_imagenet.model.cpu_blocks import FusedBlock, FusedDownsample, FusedStem
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.model.fused import FusedBlock, FusedDownsample, FusedStem
 from convnext_imagenet.model.layers import DEPTHWISE_SIZE, LayerNorm, Linear
 
 # Raise when the same weights and pixels give another answer, or the same seed other first weights.

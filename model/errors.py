@@ -1,5 +1,7 @@
-"""The one error that model/ raises for what a user can mend: a setting, a device, a weights file."""
+"""The one error that model/ raises for what a user can fix: a setting, a device, a weights file."""
+
+from convnext_imagenet.base.errors import ExpectedError
 
 
-class ModelError(Exception):
+class ModelError(ExpectedError):
     """A configuration, device or weights file that cannot be used; the message names the way out."""

@@ -14,13 +14,13 @@ import safetensors.numpy
 from mindspore import Tensor, nn
 from safetensors import SafetensorError, safe_open
 
+from convnext_imagenet.base.files import write_output
 from convnext_imagenet.model.card import ModelCard as ModelCard
 from convnext_imagenet.model.card import card_from_json, card_to_json
 from convnext_imagenet.model.convnext import ConvNeXt
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.model.files import write_whole
-from convnext_imagenet.model.matching import check_shapes
 from convnext_imagenet.model.runtime import cpu_kernels
+from convnext_imagenet.model.weight_check import check_shapes
 
 FORMAT = "convnext_imagenet.weights"
 VERSION = 1
@@ -33,7 +33,7 @@ def save_weights(path: Path, arrays: Mapping[str, np.ndarray], card: ModelCard) 
 
     Raises ModelError when the arrays are not exactly that network's.
     """
-    write_whole(path, weights_payload(path, arrays, card))
+    write_output(path, weights_payload(path, arrays, card))
 
 
 def weights_payload(path: Path, arrays: Mapping[str, np.ndarray], card: ModelCard) -> bytes:

@@ -1,70 +1,11 @@
-"""`convnext-records`, and the habits that every command line here shares: one-line errors, progress, log lines."""
+"""`convnext-records`: look into a RECORDS directory, verify it, draw it."""
 
-import contextlib
-import errno
-import itertools
 import json
-import logging
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
-from tqdm import tqdm
 
-from convnext_imagenet.records.errors import ExpectedError, FailedError
-
-_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-
-
-@contextlib.contextmanager
-def expected_errors(*also: type[Exception]) -> Iterator[None]:
-    """Print an expected failure as one line and leave with its exit code; bugs keep their traceback."""
-    expected: tuple[type[Exception], ...] = (ExpectedError, *also)
-    try:
-        yield
-    except expected as error:
-        click.echo("Error: " + " ".join(str(error).splitlines()), err=True)
-        sys.exit(getattr(error, "exit_code", 1))
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        click.echo(f"Error: {error.filename or 'input or output'}: {error.strerror}", err=True)
-        sys.exit(FailedError.exit_code if error.errno in _MACHINE_ERRORS else 1)
-
-
-@contextlib.contextmanager
-def progress(total: int | None, desc: str, unit: str = "img") -> Iterator[Callable[[int], None]]:
-    """A bar on standard error with rate and time left; yields the function that moves it on by n."""
-    with progress_in_units(total, desc, unit) as (advance, _):
-        yield advance
-
-
-@contextlib.contextmanager
-def progress_in_units(
-    total: int | None, desc: str, unit: str = "img", units: str = ""
-) -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
-    """As `progress`; yields also the function that counts one more of `units`, such as "of 64 shards"."""
-    done = itertools.count(1)
-    with tqdm(total=total, desc=desc, unit=unit, dynamic_ncols=True, mininterval=0.5) as bar:
-        if units:
-            bar.set_postfix_str(f"0 {units}", refresh=False)
-        yield (lambda count: bar.update(count) and None), (lambda: bar.set_postfix_str(f"{next(done)} {units}"))
-
-
-class _Screen(logging.Handler):
-    """Prints on the standard error of the moment, past a progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
-
-
-def show_log_lines() -> None:
-    """Show what our packages log from level INFO up; a second call changes nothing."""
-    ours = logging.getLogger("convnext_imagenet")
-    if not any(isinstance(handler, _Screen) for handler in ours.handlers):
-        ours.addHandler(_Screen())
-        ours.setLevel(logging.INFO)
+from convnext_imagenet.base.console import expected_errors, progress
 
 
 @click.group()
@@ -79,7 +20,7 @@ def main() -> None:
 def show(records: Path, as_json: bool) -> None:
     """Print what RECORDS holds: splits, classes, source, versions."""
     with expected_errors():
-        from convnext_imagenet.records.artefact import read_finished
+        from convnext_imagenet.base.protocol import read_finished
         from convnext_imagenet.records.manifest import Manifest
 
         manifest = Manifest.from_json(read_finished(records, "records"))
@@ -104,7 +45,7 @@ def show(records: Path, as_json: bool) -> None:
 def verify(records: Path) -> None:
     """Read all of RECORDS again: SHA-256, counts, labels, and every image."""
     with expected_errors():
-        from convnext_imagenet.records.artefact import read_finished
+        from convnext_imagenet.base.protocol import read_finished
         from convnext_imagenet.records.manifest import Manifest
         from convnext_imagenet.records.verify import refuse_problems, verify_records
 
@@ -128,9 +69,9 @@ def peek(records: Path, split: str, row: int | None, key: str | None, count: int
     if row is not None and key is not None:
         raise click.UsageError("--row and --key both say which row; pass one of them")
     with expected_errors():
-        from convnext_imagenet.records.files import write_atomically
-        from convnext_imagenet.records.peeking import find_key, read_rows, told
-        from convnext_imagenet.records.reading import Records
+        from convnext_imagenet.base.files import write_atomically
+        from convnext_imagenet.records.reader import Records
+        from convnext_imagenet.records.row_lookup import find_key, read_rows, told
 
         opened = Records.open(records)
         split, first = (split, row or 0) if key is None else find_key(opened, key)
@@ -150,9 +91,9 @@ def peek(records: Path, split: str, row: int | None, key: str | None, count: int
 def gallery(records: Path, out: Path, split: str, wnids: tuple[str, ...], per_class: int, side: int) -> None:
     """Write a contact sheet: a few images of each class as one PNG."""
     with expected_errors():
-        from convnext_imagenet.records.files import write_atomically
+        from convnext_imagenet.base.files import write_atomically
         from convnext_imagenet.records.gallery import contact_sheet, read_strips
-        from convnext_imagenet.records.reading import Records
+        from convnext_imagenet.records.reader import Records
 
         strips = read_strips(Records.open(records), split, wnids, per_class, side)
         write_atomically(out, contact_sheet(strips, side))

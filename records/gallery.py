@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
-from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.records.manifest import ClassEntry
-from convnext_imagenet.records.peeking import read_index
-from convnext_imagenet.records.reading import Records
+from convnext_imagenet.records.reader import Records
+from convnext_imagenet.records.row_lookup import read_index
 from convnext_imagenet.records.thumbnails import thumbnail
 
 _LARGEST_SHEET_PIXELS = 200_000_000
@@ -32,13 +32,13 @@ class Strip:
 def read_strips(records: Records, split: str, wnids: Sequence[str], per_class: int, side_px: int) -> list[Strip]:
     """The strips of the classes `wnids` (all when empty), with the first images of each by sample id.
 
-    Raises RecordsError for an unknown wnid, a sheet that would be too large, and an index that has changed.
+    Raises ArtefactError for an unknown wnid, a sheet that would be too large, and an index that has changed.
     """
     part = records.split(split)
     classes = _chosen(records, wnids)
     pixels = len(classes) * (per_class * (side_px + _GAP_PX)) * (side_px + _CAPTION_PX)
     if pixels > _LARGEST_SHEET_PIXELS:
-        raise RecordsError(
+        raise ArtefactError(
             f"{len(classes)} classes with {per_class} images of {side_px} px make a picture of "
             f"{pixels / 1e6:,.0f} megapixels; at most {_LARGEST_SHEET_PIXELS / 1e6:,.0f} are drawn: "
             f"pass a smaller --per-class or --side, or name some classes with --class"
@@ -99,5 +99,5 @@ def _chosen(records: Records, wnids: Sequence[str]) -> list[ClassEntry]:
     known = {entry.wnid: entry for entry in records.classes}
     unknown = [wnid for wnid in wnids if wnid not in known]
     if unknown:
-        raise RecordsError(f"--class {unknown[0]}: no class of these records; `show --json` lists them")
+        raise ArtefactError(f"--class {unknown[0]}: no class of these records; `show --json` lists them")
     return [known[wnid] for wnid in wnids] if wnids else list(records.classes)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from convnext_imagenet.records.errors import RecordsError
-from convnext_imagenet.records.files import write_atomically
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.files import write_atomically
 from convnext_imagenet.records.manifest import ClassEntry
 
 INDEX_FILE = "index.parquet"
@@ -99,13 +99,13 @@ def write_index(path: Path, parts: Iterable[IndexPart], classes: Sequence[ClassE
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a shard's table or of index.parquet; RecordsError when the file is missing or damaged."""
+    """Some columns of a shard's table or of index.parquet; ArtefactError when the file is missing or damaged."""
     try:
         return pq.read_table(path, columns=list(columns), partitioning=None)
     except FileNotFoundError:
-        raise RecordsError(f"{path}: no such file; build the records again") from None
+        raise ArtefactError(f"{path}: no such file; build the records again") from None
     except (OSError, pa.ArrowException) as error:
-        raise RecordsError(
+        raise ArtefactError(
             f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); restore it, or build the records again"
         ) from None
 

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.records.schema import SCHEMA_VERSION
 
 
@@ -86,10 +86,10 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Manifest":
-        """The manifest that `to_json` wrote; RecordsError for another version or contradicting counts."""
+        """The manifest that `to_json` wrote; ArtefactError for another version or contradicting counts."""
         version = value.get("schema_version")
         if version != SCHEMA_VERSION:
-            raise RecordsError(
+            raise ArtefactError(
                 f"schema version {version!r}, this program reads {SCHEMA_VERSION}; "
                 f"build the records again, or install the version that wrote them"
             )
@@ -98,7 +98,7 @@ class Manifest:
             classes = tuple(ClassEntry(**entry) for entry in value["classes"])
             manifest = cls(**{**value, "classes": classes, "splits": splits})
         except (KeyError, TypeError, AttributeError) as error:
-            raise RecordsError(f"the manifest lacks or misspells a field: {error}") from None
+            raise ArtefactError(f"the manifest lacks or misspells a field: {error}") from None
         _check_counts(manifest)
         return manifest
 
@@ -112,6 +112,6 @@ def _check_counts(manifest: Manifest) -> None:
     for name, split in manifest.splits.items():
         sums = {sum(split.rows_per_class), sum(shard.rows for shard in split.shards), split.rows}
         if len(sums) != 1 or len(split.rows_per_class) != len(manifest.classes):
-            raise RecordsError(f"the manifest's counts of split {name!r} contradict each other: {sorted(sums)}")
+            raise ArtefactError(f"the manifest's counts of split {name!r} contradict each other: {sorted(sums)}")
     if [entry.index for entry in manifest.classes] != list(range(len(manifest.classes))):
-        raise RecordsError("the manifest's classes are not numbered 0, 1, 2, ...")
+        raise ArtefactError("the manifest's classes are not numbered 0, 1, 2, ...")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.base.errors import ArtefactError
 
 SCHEMA_VERSION = 1
 # Raise when the same accepted images become other bytes: pages and headers of shards, re-encoding, the row index.
@@ -39,7 +39,7 @@ class Row:
 
 
 def validate_row(row: Row) -> None:
-    """Raise RecordsError for a row that MindRecord would drop, clamp or cut without a word."""
+    """Raise ArtefactError for a row that MindRecord would drop, clamp or cut without a word."""
     for name, value, low, high in (
         ("label", row.label, 0, _INT32_MAX),
         ("sample_id", row.sample_id, 0, _INT64_MAX),
@@ -48,9 +48,9 @@ def validate_row(row: Row) -> None:
         ("bytes of image", len(row.image), 1, _LARGEST_IMAGE_BYTES),
     ):
         if not isinstance(value, int) or not low <= value <= high:
-            raise RecordsError(f"row {row.key!r}: {name} is {value!r}, must be an int from {low} to {high}")
+            raise ArtefactError(f"row {row.key!r}: {name} is {value!r}, must be an int from {low} to {high}")
     if not row.key or not row.key.isprintable():
-        raise RecordsError(f"row {row.key!r}: the key must be printable text and not empty")
+        raise ArtefactError(f"row {row.key!r}: the key must be printable text and not empty")
 
 
 def as_fields(row: Row) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import mindspore.dataset as ds
 from mindspore.mindrecord import FileWriter
 
-from convnext_imagenet.records.errors import FailedError, RecordsError
+from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.records.schema import INDEX_FIELDS, MINDRECORD_SCHEMA, Row, as_fields, validate_row
 
 _ROWS_PER_WRITE, _BYTES_PER_WRITE = 64, 32 << 20
@@ -48,7 +48,7 @@ def write_shard(path: Path, rows: Iterable[Row], layout: PageLayout) -> None:
     """Write the rows to `path` and its index to `path` + `.db`; neither may exist yet.
 
     One writer, one file, fixed batches: the bytes depend on the rows, the layout and the base name alone.
-    Raises RecordsError for a row outside the schema, FailedError when MindRecord fails. No row at all is refused too,
+    Raises ArtefactError for a row outside the schema, FailedError when MindRecord fails. No row at all is refused too,
     since MindSpore cannot open an empty shard.
     """
     writer = FileWriter(str(path), shard_num=1)
@@ -61,7 +61,7 @@ def write_shard(path: Path, rows: Iterable[Row], layout: PageLayout) -> None:
         _call(path, writer.write_raw_data, [as_fields(row) for row in batch])
         written += len(batch)
     if not written:
-        raise RecordsError(f"{path.name}: no rows to write; a shard must hold one at least")
+        raise ArtefactError(f"{path.name}: no rows to write; a shard must hold one at least")
     _call(path, writer.commit)
 
 

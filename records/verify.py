@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from convnext_imagenet.records.artefact import file_damage, read_receipt
-from convnext_imagenet.records.errors import RecordsError
-from convnext_imagenet.records.files import sha256_file
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.files import sha256_file
+from convnext_imagenet.base.protocol import file_damage, read_receipt
 from convnext_imagenet.records.images import BadImage, check_image
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry
-from convnext_imagenet.records.reading import Records, find_damage
+from convnext_imagenet.records.reader import Records, find_damage
 from convnext_imagenet.records.schema import Row
 from convnext_imagenet.records.shards import read_back
 
@@ -26,7 +26,7 @@ class Verification:
 def verify_records(root: Path, on_progress: Callable[[int], None] | None = None) -> Verification:
     """Compare files, receipts, counts, labels, keys and every image with the manifest.
 
-    Hashes are computed anew, and a shard is opened only when its bytes are the recorded ones. Raises RecordsError
+    Hashes are computed anew, and a shard is opened only when its bytes are the recorded ones. Raises ArtefactError
     for a directory that is not finished.
     """
     records = Records.open(root, check="sizes")
@@ -95,9 +95,9 @@ def _described_problems(root: Path, manifest: Manifest) -> list[str]:
 
 
 def refuse_problems(root: Path, verification: Verification) -> None:
-    """Raise RecordsError when anything contradicts the manifest."""
+    """Raise ArtefactError when anything contradicts the manifest."""
     if verification.problems:
         first = "; ".join(verification.problems[:3])
-        raise RecordsError(
+        raise ArtefactError(
             f"{root}: {len(verification.problems)} problems: {first}; restore from a copy, or build the records again"
         )

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
+from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.cli import device_target_option, launch_options, leaving, start, with_pulse
-from convnext_imagenet.launch.stopping import StopSignals
-from convnext_imagenet.records.cli import expected_errors, progress, show_log_lines
 from convnext_imagenet.serve import options
 from convnext_imagenet.serve.cli_predict import predict, say_parts
 from convnext_imagenet.serve.cli_weights import weights
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
-    from convnext_imagenet.launch.ranks import Ranks
-    from convnext_imagenet.records.reading import Split
+    from convnext_imagenet.launch.ranks.collectives import Ranks
+    from convnext_imagenet.records.reader import Split
     from convnext_imagenet.serve.checkpoint import Checkpoint
-    from convnext_imagenet.serve.infer import Answer
-    from convnext_imagenet.serve.predict import Options
+    from convnext_imagenet.serve.classify import Answer
+    from convnext_imagenet.serve.predict.job import Options
 
 
 @click.group()
@@ -51,10 +51,10 @@ def eval_command(
     with leaving(), expected_errors(ModelError):
         ranks, target = _start_evaluation(others, report)
 
-        from convnext_imagenet.records.reading import Records
+        from convnext_imagenet.records.reader import Records
         from convnext_imagenet.serve.checkpoint import check_classes
         from convnext_imagenet.serve.evaluate import evaluate
-        from convnext_imagenet.serve.said import accuracy_lines, next_predict, pace
+        from convnext_imagenet.serve.messages import accuracy_lines, next_predict, pace
 
         loaded = options.chosen(checkpoint, others)
         opened = ranks.in_turn(lambda: Records.open(records))
@@ -81,7 +81,7 @@ def _start_evaluation(launch: dict[str, Any], report: Path | None) -> "tuple[Ran
     if report is None:
         return start(launch)
 
-    from convnext_imagenet.records.artefact import logs_folder
+    from convnext_imagenet.base.protocol import logs_folder
     from convnext_imagenet.serve.report.folder import check_report_folder, predictions_folder
 
     logs = logs_folder(predictions_folder(report), "predictions")
@@ -92,8 +92,8 @@ def _evaluate_into(
     report: Path, real: Path | None, loaded: "Checkpoint", rows: "Split", how: "Options",
     ranks: "Ranks",
 ) -> None:  # fmt: skip
+    from convnext_imagenet.serve.messages import evaluation_lines, next_report, pace
     from convnext_imagenet.serve.report.report import begin_report
-    from convnext_imagenet.serve.said import evaluation_lines, next_report, pace
 
     with (
         StopSignals(f"the same command goes on in {report}", second_ends=True) as stop,
@@ -117,7 +117,7 @@ def verify(predictions: Path) -> None:
     """Read all of PREDICTIONS again: every input once, in order, every byte and count as recorded."""
     with expected_errors():
         from convnext_imagenet.serve.errors import ServeError
-        from convnext_imagenet.serve.verify import verify_predictions
+        from convnext_imagenet.serve.predict.verify import verify_predictions
 
         with progress(None, "verify", unit="row") as advance:
             found = verify_predictions(predictions, advance)
@@ -154,9 +154,9 @@ def infer(
         prepare(choose_target(device_target).target)
 
         from convnext_imagenet.serve.checkpoint import load_checkpoint
+        from convnext_imagenet.serve.classify import classify_files, find_files, plan_pictures
         from convnext_imagenet.serve.errors import ServeError
-        from convnext_imagenet.serve.infer import classify_files, find_files, plan_pictures
-        from convnext_imagenet.serve.said import next_predict
+        from convnext_imagenet.serve.messages import next_predict
 
         found = find_files(files)
         pictures = plan_pictures(found, out) if out else [None] * len(found)
@@ -172,7 +172,7 @@ def infer(
 
 
 def _say_answer(answer: "Answer", picture: Path | None, as_json: bool) -> None:
-    from convnext_imagenet.serve.infer import answer_json, answer_lines, write_picture
+    from convnext_imagenet.serve.classify import answer_json, answer_lines, write_picture
 
     if as_json:
         click.echo(answer_json(answer))

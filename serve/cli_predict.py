@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convnext_imagenet.base.console import expected_errors, progress_in_units, show_log_lines
+from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.cli import launch_options, leaving, start, with_pulse
 from convnext_imagenet.launch.cli_cluster import RAY, is_given, is_usual, on_cluster, refuse_unused
 from convnext_imagenet.launch.devices import AUTO, choose_target
-from convnext_imagenet.launch.stopping import StopSignals
-from convnext_imagenet.records.cli import expected_errors, progress_in_units, show_log_lines
 from convnext_imagenet.serve import options
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
-    from convnext_imagenet.launch.cluster_units import ClusterExecutor
-    from convnext_imagenet.launch.ranks import Ranks
-    from convnext_imagenet.serve.order import Order
-    from convnext_imagenet.serve.predict import Job, Summary
+    from convnext_imagenet.launch.cluster.units import ClusterExecutor
+    from convnext_imagenet.launch.ranks.collectives import Ranks
+    from convnext_imagenet.serve.predict.job import Job, Summary
+    from convnext_imagenet.serve.predict.spec import Order
 
 
 @click.command()
@@ -47,8 +47,8 @@ def predict(
     IMAGES is a folder, a list of files (.txt), a tar or a folder of tars, tables (.parquet, .arrow, .feather) with a
     column of image bytes or paths, a RECORDS directory, or a URI such as s3://bucket/folder.
     """
+    from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
     from convnext_imagenet.model.errors import ModelError
-    from convnext_imagenet.records.artefact import check_begun_or_empty, logs_folder
 
     refuse_unused(engines.place, address=address, per_actor=per_actor)
     show_log_lines()
@@ -59,9 +59,9 @@ def predict(
         else:
             ranks, target = start(others, logs_folder(out, "predictions"), check)
 
-        from convnext_imagenet.serve.order import Order
-        from convnext_imagenet.serve.parts import Options
-        from convnext_imagenet.serve.said import pace, summary_line
+        from convnext_imagenet.serve.messages import pace, summary_line
+        from convnext_imagenet.serve.predict.part_writer import Options
+        from convnext_imagenet.serve.predict.spec import Order
 
         extras = tuple(name for name, asked in (("features", features), ("logits", logits)) if asked)
         chosen = Options(
@@ -85,8 +85,8 @@ def _run(
     order: "Order", ranks: "Ranks", stop: StopSignals, executor: "ClusterExecutor | None" = None
 ) -> "tuple[Summary, int, float]":
     """Run the job here, or its parts where `executor` does; returns what it holds, the rows done, and the seconds."""
-    from convnext_imagenet.serve.cluster_parts import maker_on
-    from convnext_imagenet.serve.predict import Job, open_job
+    from convnext_imagenet.serve.predict.cluster import maker_on
+    from convnext_imagenet.serve.predict.job import Job, open_job
 
     if executor is not None:
         order = order.for_other_nodes(_threads(order.options.workers, executor))
@@ -117,7 +117,7 @@ def _start_driver(choices: dict[str, Any], before: Callable[[], None]) -> "tuple
 
     prepare("CPU")
 
-    from convnext_imagenet.launch.ranks import SINGLE
+    from convnext_imagenet.launch.ranks.collectives import SINGLE
 
     return SINGLE, choice.target
 
@@ -125,7 +125,7 @@ def _start_driver(choices: dict[str, Any], before: Callable[[], None]) -> "tuple
 def _cluster(
     order: "Order", address: str, per_actor: Sequence[str], stop: StopSignals
 ) -> "AbstractContextManager[ClusterExecutor]":
-    from convnext_imagenet.launch.cluster_nodes import need_of_network
+    from convnext_imagenet.launch.cluster.nodes import need_of_network
 
     choose_need = partial(need_of_network, order.options.device_target, per_actor)
     return on_cluster(address, choose_need, order.out, order.paths, is_stopped=lambda: stop.received)

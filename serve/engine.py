@@ -7,8 +7,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
-from convnext_imagenet.model.exchange.onnx_extra import import_onnx, import_onnxruntime
-from convnext_imagenet.model.exchange.onnx_file import run_onnx
+from convnext_imagenet.model.exchange.onnx_file import import_onnx, import_onnxruntime, run_onnx
 from convnext_imagenet.model.exchange.onnx_graph import onnx_model
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError

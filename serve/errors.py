@@ -1,6 +1,6 @@
 """What a user of a frozen network can do wrong, and the two ways a job ends without being done."""
 
-from convnext_imagenet.records.errors import ExpectedError
+from convnext_imagenet.base.errors import ExpectedError
 
 
 class ServeError(ExpectedError):

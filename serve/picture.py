@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from convnext_imagenet.records.files import make_folder, write_atomically
+from convnext_imagenet.base.files import make_folder, write_atomically
 
 PICTURE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 _SMALLEST_SIDE_PX = 384

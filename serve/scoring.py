@@ -1,15 +1,54 @@
 """Samples in, answers out: one batch through the network, the same for Parquet and for the screen."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from convnext_imagenet.serve.engine import Engine
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.overlap import network_outputs
-from convnext_imagenet.serve.predictions import Answer, Guess
-from convnext_imagenet.serve.ranking import best_classes, probabilities
-from convnext_imagenet.serve.sources import Sample
+from convnext_imagenet.serve.samples import Sample
+
+Guess = dict[str, Any]  # a value of _GUESS
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network says of one input: the best classes, and where asked for its features (C,) and logits (K,)."""
+
+    guesses: list[Guess]
+    features: np.ndarray | None = None
+    logits: np.ndarray | None = None
+
+
+def true_label_ranks(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    """The rank 0..K-1 of each row's true class among its logits, int64; 0 is the best.
+
+    Classes with a greater logit come before, and so do those with an equal logit and a lower index. A row that
+    holds a NaN has rank K: it is never correct.
+    """
+    classes = logits_NK.shape[1]
+    if labels_N.size and not 0 <= labels_N.min() <= labels_N.max() < classes:
+        raise ValueError(f"labels {labels_N.min()}..{labels_N.max()}, the network knows 0..{classes - 1}")
+    true_N1 = np.take_along_axis(logits_NK, labels_N[:, None], axis=1)
+    before_NK = np.arange(classes) < labels_N[:, None]
+    ahead_NK = (logits_NK > true_N1) | ((logits_NK == true_N1) & before_NK)
+    ranks_N = ahead_NK.sum(axis=1, dtype=np.int64)
+    return np.where(np.isnan(logits_NK).any(axis=1), classes, ranks_N)
+
+
+def best_classes(logits_NK: np.ndarray, k: int) -> np.ndarray:
+    """The indices (N, k) of the k greatest logits of each row, best first, the lower index first among equals."""
+    return np.argsort(-logits_NK, axis=1, kind="stable")[:, :k]
+
+
+def probabilities(logits_NK: np.ndarray) -> np.ndarray:
+    """The softmax of each row, computed in float64 and returned as float32."""
+    shifted_NK = logits_NK.astype(np.float64) - logits_NK.max(axis=1, keepdims=True)
+    exponentials_NK = np.exp(shifted_NK)
+    return (exponentials_NK / exponentials_NK.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def score_samples(

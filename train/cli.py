@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convnext_imagenet.base.console import expected_errors, show_log_lines
 from convnext_imagenet.launch.cli import launch_options, leaving
 from convnext_imagenet.launch.cli import start as start_ranks
-from convnext_imagenet.records.cli import expected_errors, show_log_lines
-from convnext_imagenet.train.screen import Screen
+from convnext_imagenet.train.progress import Screen
 
 if TYPE_CHECKING:  # importing it takes seconds, which --help must not
     from convnext_imagenet.train.doctor import Finding
-    from convnext_imagenet.train.run import RunSummary
+    from convnext_imagenet.train.run.run import RunSummary
 
 
 @click.group()
@@ -55,9 +55,9 @@ def run(
     The same command on an interrupted RUN goes on from its last checkpoint: one at the end of each epoch, one when
     SIGTERM, SIGINT or SIGUSR1 stop it, and those that --save-steps and --save-minutes ask for.
     """
+    from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
     from convnext_imagenet.model.errors import ModelError
-    from convnext_imagenet.records.artefact import check_begun_or_empty, logs_folder
-    from convnext_imagenet.train.config_source import load_config
+    from convnext_imagenet.train.config.source import load_config
 
     begin = time.perf_counter()
     show_log_lines()
@@ -71,8 +71,8 @@ def run(
         ranks, _ = start_ranks(launch, logs_folder(out, "run"), before)
 
         from convnext_imagenet.serve.checkpoint import resolve_checkpoint
-        from convnext_imagenet.train.job import Interval
-        from convnext_imagenet.train.run import Request, train
+        from convnext_imagenet.train.run.context import Interval
+        from convnext_imagenet.train.run.run import Request, train
 
         request = Request(
             records=records,
@@ -98,13 +98,13 @@ def replay(config: str, records: Path, key: str, epoch: int, overrides: tuple[st
     """Write the picture that the network saw of one image: CONFIG is a preset, a .toml file or a RUN."""
     with expected_errors():
         from convnext_imagenet.model.runtime import prepare
-        from convnext_imagenet.train.config_source import load_config
+        from convnext_imagenet.train.config.source import load_config
 
         prepare()
 
         from PIL import Image
 
-        from convnext_imagenet.records.reading import Records
+        from convnext_imagenet.records.reader import Records
         from convnext_imagenet.serve.picture import PICTURE_FORMATS, save_picture
         from convnext_imagenet.train.errors import TrainError
         from convnext_imagenet.train.replay import replay as seen_in
@@ -156,7 +156,7 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
             return
         ranks, _ = start_ranks(launch, None, before)
 
-        from convnext_imagenet.train.trial import try_step, try_sum
+        from convnext_imagenet.train.doctor import try_step, try_sum
 
         levels = show(examination(ranks) for examination in (try_sum, try_step))
         if ERROR in levels:
@@ -169,10 +169,10 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
 def plot(run_folder: Path, out: Path | None) -> None:
     """Draw loss, learning rate and accuracy of a RUN so far."""
     with expected_errors():
-        from convnext_imagenet.records.files import write_atomically
-        from convnext_imagenet.train.curves import curves_png
+        from convnext_imagenet.base.files import write_atomically
         from convnext_imagenet.train.errors import TrainError
-        from convnext_imagenet.train.metrics import read_metrics
+        from convnext_imagenet.train.run.curves import curves_png
+        from convnext_imagenet.train.run.epoch import read_metrics
 
         metrics = read_metrics(run_folder / "metrics.jsonl")
         if not metrics:

@@ -1,5 +1,6 @@
-"""What must be right before a run starts, found out without MindSpore: a line for each, with what to do about it."""
+"""One tiny training step on the real device, through the same graph as a run, and one sum over all ranks."""
 
+import math
 import os
 import platform
 import resource
@@ -9,11 +10,22 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
+
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.protocol import check_begun_or_empty, read_finished
 from convnext_imagenet.launch.devices import Choice, devices_seen, driver_versions
+from convnext_imagenet.launch.ranks.collectives import Ranks
+from convnext_imagenet.model.convnext import init_parameters
 from convnext_imagenet.model.kernels.build import NoKernels, find_compiler
-from convnext_imagenet.records.artefact import check_begun_or_empty, read_finished
-from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.model.weights import ModelCard
 from convnext_imagenet.records.manifest import Manifest
+from convnext_imagenet.train.augment.draws import device_draws
+from convnext_imagenet.train.config.config import config_from_mapping
+from convnext_imagenet.train.config.schedule import local_positions
+from convnext_imagenet.train.data.pipeline import Batch
+from convnext_imagenet.train.step.learner import Learner, outcome
+from convnext_imagenet.train.step.parameters import evaluation_transform, network_config
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 TESTED = {"mindspore": "2.10.", "numpy": "1.26.", "opencv-python-headless": "4.11.", "pyarrow": "25.", "pillow": "13."}
@@ -111,7 +123,7 @@ def _compiler(target: str) -> Finding:
 def _records(records: Path, devices: int) -> Iterator[Finding]:
     try:
         manifest = Manifest.from_json(read_finished(records, "records"))
-    except RecordsError as error:
+    except ArtefactError as error:
         yield Finding(ERROR, "records", str(error), "make them by `make records DATA=/path/to/imagenet`")
         return
     rows = ", ".join(f"{split.rows} {name}" for name, split in manifest.splits.items())
@@ -130,7 +142,7 @@ def _run(run: Path) -> Iterator[Finding]:
         check_begun_or_empty(run, "run")
         existing = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.exists())
         free = shutil.disk_usage(existing).free // _MIB
-    except (RecordsError, OSError) as error:
+    except (ArtefactError, OSError) as error:
         yield Finding(ERROR, "run", str(error), "choose another RUN")
         return
     if not os.access(existing, os.W_OK):
@@ -139,3 +151,36 @@ def _run(run: Path) -> Iterator[Finding]:
     level = OK if free >= _LEAST_DISK_MIB else WARNING
     advice = "a checkpoint of ConvNeXt-T takes 460 MiB, and five may be kept: make room"
     yield Finding(level, "free disk", f"{free} MiB at {existing}", advice)
+
+
+_CLASSES, _SIZE_PX, _ROWS_A_RANK = 4, 32, 4
+_MODEL = {"variant": "convnext_atto", "depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32], "drop_path_rate": 0.0}
+_BLAME = "see the lines above, and MindSpore's installation guide for this device"
+
+
+def try_sum(ranks: Ranks) -> Finding:
+    """Add up the ranks' numbers, 0 + 1 + 2 + ..., by one all-reduce."""
+    count = ranks.place.ranks
+    if count == 1:
+        return Finding(OK, "all-reduce", "not needed by one rank")
+    found, expected = int(ranks.sum(np.array(ranks.place.rank))), count * (count - 1) // 2
+    level = OK if found == expected else ERROR
+    return Finding(level, "all-reduce", f"{found} over {count} ranks, expected {expected}", _BLAME)
+
+
+def try_step(ranks: Ranks) -> Finding:
+    """Train a network of four tiny blocks for one step on random images; its loss must be near ln(classes)."""
+    config = config_from_mapping({"model": _MODEL, "data": {"size_px": _SIZE_PX, "eval_size_px": _SIZE_PX}})
+    network = network_config(config.model, _CLASSES)
+    classes = tuple((f"n{index:08d}", f"class {index}") for index in range(_CLASSES))
+    card = ModelCard(network, classes, evaluation_transform(config.data))
+    learner = Learner(config, card, init_parameters(network, config.train.seed), ranks.place.ranks)
+    ids = local_positions(_ROWS_A_RANK * ranks.place.ranks, ranks.place.rank, ranks.place.ranks)
+    pixels = np.random.default_rng(0).integers(0, 256, (_ROWS_A_RANK, _SIZE_PX, _SIZE_PX, 3), dtype=np.uint8)
+    draws = device_draws(config, 1, 0, ids, learner.drop_path_rates)
+    batch = Batch(pixels, (ids % _CLASSES).astype(np.int32), ids, draws)
+    found = outcome(learner.learn([batch], rate=1e-3, decay=0.0))
+    chance = math.log(_CLASSES)
+    is_sane = math.isfinite(found.gradient_norm) and abs(found.loss - chance) < 0.1 * chance
+    text = f"loss {found.loss:.4f}, ln({_CLASSES}) = {chance:.4f}, gradient norm {found.gradient_norm:.3g}"
+    return Finding(OK if is_sane else ERROR, "training step", text, _BLAME)

@@ -1,6 +1,6 @@
 """Errors that a user of `convnext-train` can act on; each message names the value, the rule and the way out."""
 
-from convnext_imagenet.records.errors import ExpectedError
+from convnext_imagenet.base.errors import ExpectedError
 
 
 class TrainError(ExpectedError):

@@ -6,16 +6,16 @@ import numpy as np
 from mindspore import Tensor
 
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.records.order import epoch_order
-from convnext_imagenet.records.peeking import find_key
-from convnext_imagenet.records.reading import Records
-from convnext_imagenet.train.config import Config
-from convnext_imagenet.train.device_augment import DeviceAugment
-from convnext_imagenet.train.device_draws import DeviceDraws, device_draws
+from convnext_imagenet.records.epoch_order import epoch_order
+from convnext_imagenet.records.reader import Records
+from convnext_imagenet.records.row_lookup import find_key
+from convnext_imagenet.train.augment.device import DeviceAugment
+from convnext_imagenet.train.augment.draws import DeviceDraws, device_draws
+from convnext_imagenet.train.augment.host import training_pixels
+from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.config.schedule import StepPlan, plan_steps
 from convnext_imagenet.train.errors import TrainError
-from convnext_imagenet.train.host_augment import training_pixels
-from convnext_imagenet.train.networks import evaluation_transform
-from convnext_imagenet.train.plan import StepPlan, plan_steps
+from convnext_imagenet.train.step.parameters import evaluation_transform
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Seen:
 def replay(config: Config, records: Records, key: str, epoch: int) -> Seen:
     """Return what the network saw of the training sample `key` in `epoch`, which counts from 1.
 
-    Raises RecordsError for an unknown key, TrainError for a row of val, an epoch that the run does not have, and a row
+    Raises ArtefactError for an unknown key, TrainError for a row of val, an epoch that the run does not have, and a row
     that the epoch leaves out because its last batch is not full.
     """
     split, row = find_key(records, key)

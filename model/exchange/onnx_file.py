@@ -1,14 +1,39 @@
 """ONNX models as files and as sessions of onnxruntime: one file, or two where one cannot hold the weights."""
 
+import importlib
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from convnext_imagenet.model.exchange.onnx_extra import import_onnx, import_onnxruntime
+from convnext_imagenet.model.errors import ModelError
+
+EXTRA = "convnext_imagenet[onnx]"
+
+
+def import_onnx() -> ModuleType:
+    """The package onnx, its helpers included; ModelError names the extra when it is missing."""
+    _import("onnx.helper")
+    _import("onnx.numpy_helper")
+    return _import("onnx")
+
+
+def import_onnxruntime() -> ModuleType:
+    """The package onnxruntime; ModelError names the extra when it is missing."""
+    return _import("onnxruntime")
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.split(".")[0]
+        raise ModelError(f"{package} cannot be imported ({error}); pip install '{EXTRA}'") from error
+
 
 LARGEST_BYTES = 2**31 - 1  # of one protobuf message
 DATA_SUFFIX = ".data"

@@ -12,9 +12,9 @@ import numpy as np
 
 from convnext_imagenet.model.blocks import DOWNSAMPLE_SIZE, STEM_SIZE
 from convnext_imagenet.model.card import ModelCard
-from convnext_imagenet.model.exchange.onnx_extra import import_onnx
+from convnext_imagenet.model.exchange.onnx_file import import_onnx
 from convnext_imagenet.model.layers import DEPTHWISE_SIZE, EPSILON
-from convnext_imagenet.model.matching import check_shapes
+from convnext_imagenet.model.weight_check import check_shapes
 
 OPSET = 17  # the first with LayerNormalization; later ones bring Gelu, which runs no faster than its parts
 ONNXRUNTIME = "1.12"  # the first with that opset

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from convnext_imagenet.records.files import write_atomically
+from convnext_imagenet.base.files import write_atomically
 from convnext_imagenet.records.index import IndexPart, read_columns
 from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.records.report.numbers import INDEX_COLUMNS, count

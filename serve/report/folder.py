@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from convnext_imagenet.records.artefact import check_begun_or_empty
-from convnext_imagenet.records.errors import RecordsError
-from convnext_imagenet.records.files import is_leftover
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.files import is_leftover
+from convnext_imagenet.base.protocol import check_begun_or_empty
 
 
 def predictions_folder(report: Path) -> Path:
@@ -13,14 +13,14 @@ def predictions_folder(report: Path) -> Path:
 
 
 def check_report_folder(report: Path) -> None:
-    """Raise RecordsError for a folder that holds something else than a report; nothing is written."""
+    """Raise ArtefactError for a folder that holds something else than a report; nothing is written."""
     folder = predictions_folder(report)
     if report.exists() and not report.is_dir():
-        raise RecordsError(f"{report}: a file is in the way; choose another directory")
+        raise ArtefactError(f"{report}: a file is in the way; choose another directory")
     if report.is_dir() and not folder.is_dir():
         foreign = sorted(entry.name for entry in report.iterdir() if not is_leftover(entry.name))
         if foreign:
-            raise RecordsError(
+            raise ArtefactError(
                 f"{report}: not empty and not a report (it holds {foreign[0]!r}); choose a new or an empty directory"
             )
     check_begun_or_empty(folder, "predictions")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.records.files import read_json, sha256_file
+from convnext_imagenet.base.files import read_json, sha256_file
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.report.numbers import Scored
 

@@ -14,27 +14,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from convnext_imagenet.launch.ranks import SINGLE, Ranks
-from convnext_imagenet.records.artefact import OtherPlanError, read_finished
-from convnext_imagenet.records.errors import RecordsError
-from convnext_imagenet.records.files import write_atomically, write_json
-from convnext_imagenet.records.reading import Split
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.files import write_atomically, write_json
+from convnext_imagenet.base.protocol import OtherPlanError, read_finished
+from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
+from convnext_imagenet.records.reader import Split
 from convnext_imagenet.records.thumbnails import thumbnail
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.input_records import open_split
-from convnext_imagenet.serve.predict import Job, Options, open_job
+from convnext_imagenet.serve.inputs.records import open_split
+from convnext_imagenet.serve.predict.job import Job, Options, open_job
 from convnext_imagenet.serve.report.folder import predictions_folder
 from convnext_imagenet.serve.report.numbers import Scored, worst_first, worst_mistakes
 from convnext_imagenet.serve.report.page import MISTAKES_SHOWN, WORST_CLASSES, Mistake, evaluation_page
 from convnext_imagenet.serve.report.real_labels import RealLabels, read_real, val_number
-from convnext_imagenet.serve.report.tables import (
-    Evaluation,
-    confusion_table,
-    count_all,
-    per_class_table,
-    summary_json,
-)
+from convnext_imagenet.serve.report.tables import Evaluation, confusion_table, count_all, per_class_table, summary_json
 
 _PART_ROWS = 1024  # 49 parts of ImageNet's val split, for ranks to share evenly
 _COLUMNS = ["sample_id", "source", "status", "error", "top1_score", "topk.list.element.class_index", "label"]
@@ -63,7 +57,7 @@ def begin_report(
     """Hold REPORT/predictions for this job alone, once it is clear that its rows can be counted.
 
     `real` is the file of the ReaL labels. Raises ServeError when they do not fit the classes or the split, and when
-    `folder` lies in the records; RecordsError as `open_job` does.
+    `folder` lies in the records; ArtefactError as `open_job` does.
     """
     wnids = [wnid for wnid, _ in checkpoint.card.classes]
     labels = read_real(real, wnids) if real else None
@@ -76,7 +70,7 @@ def begin_report(
         try:
             job = held.enter_context(open_job(checkpoint, inputs, predictions_folder(folder), how, ranks))
         except OtherPlanError as error:  # the predictions alone must not be deleted: the pages beside them would stay
-            raise RecordsError(
+            raise ArtefactError(
                 f"{folder}: {error.reason}; choose another --report, or delete this one{error.way_back}"
             ) from None
         yield Report(folder, split, job, labels)

@@ -71,9 +71,9 @@ def jobs(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def executor(jobs, two_nodes, tmp_path: Path):
     """An executor over both nodes."""
-    from convnext_imagenet.launch.cluster import joined
-    from convnext_imagenet.launch.cluster_nodes import Need
-    from convnext_imagenet.launch.cluster_units import ClusterExecutor
+    from convnext_imagenet.launch.cluster.nodes import Need
+    from convnext_imagenet.launch.cluster.session import joined
+    from convnext_imagenet.launch.cluster.units import ClusterExecutor
 
     (tmp_path / "out").mkdir()
     with joined(two_nodes.address, 1) as ray:
@@ -82,7 +82,7 @@ def executor(jobs, two_nodes, tmp_path: Path):
 
 
 def _wait_for_nodes(ray: Any, count: int) -> None:
-    from convnext_imagenet.launch.cluster import nodes_of
+    from convnext_imagenet.launch.cluster.session import nodes_of
 
     end = time.monotonic() + 60
     while len(nodes_of(ray)) != count:
@@ -136,7 +136,7 @@ def test_an_expected_error_ends_the_job_as_it_is(jobs, executor, tmp_path: Path)
 
 
 def test_a_stop_raises_interrupted_and_leaves_no_worker(jobs, executor, tmp_path: Path):
-    from convnext_imagenet.records.errors import Interrupted
+    from convnext_imagenet.base.errors import Interrupted
 
     asked = iter([False] * 5)
     stopping = replace(executor, is_stopped=lambda: next(asked, True))
@@ -149,15 +149,15 @@ def test_a_stop_raises_interrupted_and_leaves_no_worker(jobs, executor, tmp_path
 
 
 def test_two_jobs_of_a_cluster_on_one_output_are_refused(jobs, executor, tmp_path: Path, monkeypatch):
-    from convnext_imagenet.launch import cluster_units
-    from convnext_imagenet.records.errors import RecordsError
+    from convnext_imagenet.base.errors import ArtefactError
+    from convnext_imagenet.launch.cluster import units
 
-    monkeypatch.setattr(cluster_units, "_NAME_SECONDS", 0.5)
+    monkeypatch.setattr(units, "_NAME_SECONDS", 0.5)
     refused: list[Exception] = []
 
     def try_another(count: int) -> None:
         if not refused:
-            with pytest.raises(RecordsError, match="another job of this cluster is writing here") as caught:
+            with pytest.raises(ArtefactError, match="another job of this cluster is writing here") as caught:
                 executor.run(jobs.touch, iter(_tasks(jobs, tmp_path, 1)), 1, lambda count: None)
             refused.append(caught.value)
 

@@ -9,9 +9,9 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from convnext_imagenet.ingest.devkit import read_devkit
-from convnext_imagenet.ingest.layout import find_devkit, scan_tree
-from convnext_imagenet.ingest.preparing import prepare
+from convnext_imagenet.ingest.labels.devkit import read_devkit
+from convnext_imagenet.ingest.make_plan import prepare
+from convnext_imagenet.ingest.source.layout import find_devkit, scan_tree
 from convnext_imagenet.records.images import BadImage, check_image
 
 pytest.importorskip("sklearn", reason="the demo's images are scikit-learn's: install the extra `demo`")

@@ -22,9 +22,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from convnext_imagenet.records.artefact import read_receipt
-from convnext_imagenet.records.errors import RecordsError
-from convnext_imagenet.records.files import read_json
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.files import read_json
+from convnext_imagenet.base.protocol import read_receipt
 
 WNIDS = ("n00000010", "n00000020")
 TRAIN_PER_CLASS, VAL_IMAGES = 10, 6
@@ -200,7 +200,7 @@ def refused() -> Callable[[Callable[[], object]], str]:
     """Calls a function that must refuse, and gives its one line."""
 
     def call(function: Callable[[], object]) -> str:
-        with pytest.raises(RecordsError) as caught:
+        with pytest.raises(ArtefactError) as caught:
             function()
         return str(caught.value)
 

@@ -142,7 +142,7 @@ def _exit_code(run: Run, main: Callable[..., None]) -> int:
 
 
 def _live(run: Run, main: Callable[..., None]) -> None:
-    from convnext_imagenet.ingest import plan, pool
+    from convnext_imagenet.ingest.shards import plan, pool
 
     os.setsid()
     log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -168,8 +168,8 @@ def _run_alone(
 
 def serve() -> None:
     """Fork for each line of standard input, until it ends."""
-    import convnext_imagenet.ingest.building
-    import convnext_imagenet.ingest.preparing
+    import convnext_imagenet.ingest.make_plan
+    import convnext_imagenet.ingest.shards.build
     import convnext_imagenet.records.report.write
     import convnext_imagenet.records.shards  # noqa: F401 - loaded once, for all children
     from convnext_imagenet.ingest.cli import main

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from convnext_imagenet.ingest.checking import CheckedImage, Checker, Request
-from convnext_imagenet.ingest.treatment import Treatment
+from convnext_imagenet.ingest.shards.decode_client import CheckedImage, Checker, Request
+from convnext_imagenet.ingest.shards.image_policy import Treatment
 from convnext_imagenet.records.images import BadImage
 
 CEILING_MIB = 1024

@@ -10,12 +10,12 @@ import mindspore.dataset as ds
 import pytest
 from click.testing import CliRunner
 
+from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import ModelCard, save_weights
 from convnext_imagenet.records.cli import main as records_main
-from convnext_imagenet.records.errors import RecordsError
-from convnext_imagenet.records.reading import Records
+from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.verify import verify_records
 from convnext_imagenet.serve.cli import main as serve_main
 from convnext_imagenet.train.cli import main as train_main
@@ -139,5 +139,5 @@ def test_moved_linked_or_copied_directory_works(records: Path, tmp_path: Path, h
 
 def test_unfinished_records_say_how_to_go_on(records: Path):
     (records / "_SUCCESS").unlink()
-    with pytest.raises(RecordsError, match=r"unfinished .*convnext-ingest build"):
+    with pytest.raises(ArtefactError, match=r"unfinished .*convnext-ingest build"):
         Records.open(records)

@@ -13,9 +13,9 @@ CEILING_MIB, TIMEOUT_SECONDS = 512, 120
 SCAN = """
 import resource, sys
 from pathlib import Path
-from convnext_imagenet.ingest.archives import scan_train_tar, scan_val_tar
+from convnext_imagenet.ingest.source.archives import scan_train_tar, scan_val_tar
 from convnext_imagenet.ingest.errors import IngestError
-from convnext_imagenet.ingest.listing import Found
+from convnext_imagenet.ingest.source.scan_types import Found
 
 now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + {ceiling}, now + {ceiling}))

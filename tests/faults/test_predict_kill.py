@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from convnext_imagenet.base.files import read_json
+from convnext_imagenet.base.protocol import read_receipt
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import ModelCard, save_weights
-from convnext_imagenet.records.artefact import read_receipt
-from convnext_imagenet.records.files import read_json
 
 from .conftest import digests, jpeg
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
-from convnext_imagenet.records.artefact import exclusive
-from convnext_imagenet.records.reading import Records
+from convnext_imagenet.base.protocol import exclusive
+from convnext_imagenet.records.reader import Records
 
 
 def _kill_after_first_receipt(bench, out: Path) -> None:
@@ -54,7 +54,7 @@ def test_killed_decoders_change_nothing(bench, reference: Path, tmp_path: Path):
     while psutil.pid_exists(group) and len(killed) < 2:
         for process in psutil.process_iter(["pid", "cmdline"]):
             line = process.info["cmdline"] or []
-            if any("checker_process" in word for word in line) and bench.is_of_group(process, group):
+            if any("decode_worker" in word for word in line) and bench.is_of_group(process, group):
                 if process.pid not in killed:
                     process.kill()
                 killed.add(process.pid)

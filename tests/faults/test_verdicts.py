@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from convnext_imagenet.records.artefact import read_finished
-from convnext_imagenet.records.files import read_json
-from convnext_imagenet.records.reading import Records
-from convnext_imagenet.records.reasons import REASONS
+from convnext_imagenet.base.files import read_json
+from convnext_imagenet.base.protocol import read_finished
+from convnext_imagenet.records.images import REASONS
+from convnext_imagenet.records.reader import Records
 
 
 def _progressive(side_px: int, mode: str = "L", extra_scans: int = 0) -> bytes:

@@ -25,7 +25,7 @@ import pytest
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import ModelCard, save_weights
-from convnext_imagenet.records.reading import Records
+from convnext_imagenet.records.reader import Records
 
 GOLDEN = Path(__file__).with_name("golden_bytes.json")
 DEMO_TREE = Path(__file__).resolve().parents[2] / "demo" / "make_raw_tree.py"

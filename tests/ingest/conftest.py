@@ -14,8 +14,8 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from convnext_imagenet.ingest.devkit import Devkit, Leaf
-from convnext_imagenet.ingest.listing import Folder, SplitScan, TreeScan
+from convnext_imagenet.ingest.labels.devkit import Devkit, Leaf
+from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, TreeScan
 
 FIELDS = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height", "num_train_images")
 LEAVES = (

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from convnext_imagenet.ingest.cli import main
-from convnext_imagenet.records.reading import Records
+from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.verify import verify_records
 
 COMMAND = [str(Path(sys.executable).with_name("convnext-ingest")), "build"]

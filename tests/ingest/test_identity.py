@@ -6,26 +6,26 @@ from typing import Any
 
 import pytest
 
-from convnext_imagenet.ingest.building import Build, open_build
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.files import sha256_file
+from convnext_imagenet.base.plan_changes import differences
 from convnext_imagenet.ingest.errors import QuarantineError
-from convnext_imagenet.ingest.layout import scan_tree
-from convnext_imagenet.ingest.plan import IngestPlan, PlannedRow
-from convnext_imagenet.ingest.pool import LocalPool
-from convnext_imagenet.ingest.preparing import prepare
-from convnext_imagenet.ingest.sources import SourceReader
-from convnext_imagenet.records.errors import RecordsError
-from convnext_imagenet.records.files import sha256_file
+from convnext_imagenet.ingest.make_plan import prepare
+from convnext_imagenet.ingest.shards.build import Build, open_build
+from convnext_imagenet.ingest.shards.plan import IngestPlan, PlannedRow
+from convnext_imagenet.ingest.shards.pool import LocalPool
+from convnext_imagenet.ingest.shards.source_reader import SourceReader
+from convnext_imagenet.ingest.source.layout import scan_tree
 from convnext_imagenet.records.images import BadImage
-from convnext_imagenet.records.plan_changes import differences
-from convnext_imagenet.records.reading import Records
-from convnext_imagenet.serve.input_records import open_split
-from convnext_imagenet.train.config_source import load_config
-from convnext_imagenet.train.run import run_plan
+from convnext_imagenet.records.reader import Records
+from convnext_imagenet.serve.inputs.records import open_split
+from convnext_imagenet.train.config.source import load_config
+from convnext_imagenet.train.run.run import run_plan
 
 RULES = {
-    "image_checks": "convnext_imagenet.ingest.plan.CHECKS_VERSION",
-    "shard_order": "convnext_imagenet.ingest.plan.SHARD_ORDER_VERSION",
-    "writing": "convnext_imagenet.ingest.plan.WRITING_VERSION",
+    "image_checks": "convnext_imagenet.ingest.shards.plan.CHECKS_VERSION",
+    "shard_order": "convnext_imagenet.ingest.shards.plan.SHARD_ORDER_VERSION",
+    "writing": "convnext_imagenet.ingest.shards.plan.WRITING_VERSION",
 }
 
 
@@ -52,7 +52,7 @@ def write_here(monkeypatch: pytest.MonkeyPatch) -> None:
         for task in tasks:
             function(task, on_progress)
 
-    monkeypatch.setattr("convnext_imagenet.ingest.pool.run_units", run_here)
+    monkeypatch.setattr("convnext_imagenet.ingest.shards.pool.run_units", run_here)
 
 
 def _let_one_time_out(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -100,7 +100,7 @@ def test_shards_of_two_programs_do_not_end_in_one_directory(
     before = sorted(out.rglob("*"))
     with monkeypatch.context() as newer:
         newer.setattr(RULES[rule], 2)
-        with pytest.raises(RecordsError) as refused:
+        with pytest.raises(ArtefactError) as refused:
             _build(raw_tree, out)
         assert f"(differs in: rules.{rule}): rules.{rule} is 1 there, 2 here" in str(refused.value)
         assert sorted(out.rglob("*")) == before

@@ -6,11 +6,11 @@ from array import array
 import numpy as np
 import pytest
 
-from convnext_imagenet.ingest.classes import ClassRule
-from convnext_imagenet.ingest.devkit import Devkit, Leaf
-from convnext_imagenet.ingest.labels import label_tree
-from convnext_imagenet.ingest.listing import Folder, SplitScan, TreeScan
-from convnext_imagenet.ingest.plan import plan_tree
+from convnext_imagenet.ingest.labels.classes import ClassRule
+from convnext_imagenet.ingest.labels.devkit import Devkit, Leaf
+from convnext_imagenet.ingest.labels.labels import label_tree
+from convnext_imagenet.ingest.shards.plan import plan_tree
+from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, TreeScan
 
 TRAIN_IMAGES, VAL_IMAGES, CLASSES = 1_281_167, 50_000, 1000
 

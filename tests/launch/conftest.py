@@ -10,14 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from convnext_imagenet.launch import processes
-from convnext_imagenet.launch.launcher import Orders, run_job
-from convnext_imagenet.launch.layout import Layout
+from convnext_imagenet.launch.ranks import processes
+from convnext_imagenet.launch.ranks.launcher import Orders, run_job
+from convnext_imagenet.launch.ranks.rank import Layout
 
 BEGIN = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
-from convnext_imagenet.launch.pulse import own_pulse
+from convnext_imagenet.launch.ranks.heartbeat import own_pulse
 
 rank, here, pulse = int(os.environ["RANK_ID"]), Path(os.environ["HERE"]), own_pulse()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from convnext_imagenet.base.console import expected_errors
+from convnext_imagenet.base.errors import ExpectedError, FailedError, Interrupted
 from convnext_imagenet.launch.cli import leaving, with_pulse
-from convnext_imagenet.launch.pulse import PULSE, read_beat, read_farewell
-from convnext_imagenet.records.cli import expected_errors
-from convnext_imagenet.records.errors import ExpectedError, FailedError, Interrupted
+from convnext_imagenet.launch.ranks.heartbeat import PULSE, read_beat, read_farewell
 
 
 def _fail(error: BaseException) -> Callable[[], None]:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from convnext_imagenet.launch.cli_cluster import address_option, engine_option, is_given, refuse_unused
-from convnext_imagenet.launch.cluster import import_ray, joined
+from convnext_imagenet.launch.cluster.session import import_ray, joined
 from convnext_imagenet.launch.errors import LaunchError
 
 
@@ -56,7 +56,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_addresses_that_lead_nowhere_are_refused_at_once(address: str, message: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("convnext_imagenet.launch.cluster.import_ray", lambda: None)
+    monkeypatch.setattr("convnext_imagenet.launch.cluster.session.import_ray", lambda: None)
     with pytest.raises(LaunchError, match=message), joined(address, 1):
         pytest.fail("joined a cluster that is not there")
 
@@ -66,7 +66,7 @@ def test_nothing_imports_ray_before_a_cluster_is_asked_for(tmp_path: Path):
     script.write_text(
         "import sys\n"
         "import convnext_imagenet.ingest.cli, convnext_imagenet.serve.cli\n"
-        "import convnext_imagenet.launch.cluster_units\n"
+        "import convnext_imagenet.launch.cluster.units\n"
         "sys.exit('ray' in sys.modules or 'mindspore' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, str(script)], check=False).returncode == 0

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from convnext_imagenet.launch.place import Place
-from convnext_imagenet.launch.ranks import Ranks
+from convnext_imagenet.launch.ranks.collectives import Ranks
+from convnext_imagenet.launch.ranks.rank import Place
 
 Result = TypeVar("Result")
 _PATIENCE_S = 60

@@ -13,7 +13,7 @@ from mindspore import Parameter, Tensor, nn
 
 from convnext_imagenet.model.blocks import EXPANSION, Block
 from convnext_imagenet.model.convnext import VARIANTS, ConvNeXt
-from convnext_imagenet.model.fused import FusedBlock
+from convnext_imagenet.model.cpu_blocks import FusedBlock
 from convnext_imagenet.model.kernels.build import FLAGS, SOURCES, find_compiler, kernels_library
 from convnext_imagenet.model.kernels.operators import (
     DepthwiseKernel,

@@ -7,8 +7,7 @@ import pytest
 
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.model.exchange.onnx_extra import import_onnx, import_onnxruntime
-from convnext_imagenet.model.exchange.onnx_file import run_onnx
+from convnext_imagenet.model.exchange.onnx_file import import_onnx, import_onnxruntime, run_onnx
 from convnext_imagenet.model.exchange.onnx_graph import FEATURES, IR_VERSION, LOGITS, OPSET, PIXEL_VALUES, onnx_model
 from convnext_imagenet.model.transform import EvalTransform
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.transform import EvalTransform
@@ -184,9 +185,9 @@ def test_saving_other_arrays_writes_nothing(tmp_path, arrays, card):
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path, arrays, card):
-    with pytest.raises(ModelError, match="cannot be written"):
+    with pytest.raises(ArtefactError, match="cannot be written"):
         save_weights(tmp_path / "absent" / "file", arrays, card)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ModelError, match="cannot be written"):
+    with pytest.raises(ArtefactError, match="cannot be written"):
         save_weights(tmp_path / "folder", arrays, card)
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -17,14 +17,14 @@ import PIL
 import pytest
 from PIL import Image
 
+from convnext_imagenet.base.files import write_output
 from convnext_imagenet.model.convnext import VARIANTS
-from convnext_imagenet.model.exchange.named_file import named_payload
-from convnext_imagenet.model.files import write_whole
+from convnext_imagenet.model.exchange.export_names import named_payload
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
-from convnext_imagenet.serve.import_weights import Wishes, import_weights
+from convnext_imagenet.serve.weights.importing import Wishes, import_weights
 
 pytestmark = pytest.mark.parity
 
@@ -104,7 +104,7 @@ def test_timm(tmp_path, images, model, evaluated, record_property):
     assert error < LOGITS_AGREE
     files = [f"{names}.safetensors" for names in ("facebook", "timm")]
     for names, file in zip(("facebook", "timm"), files, strict=True):
-        write_whole(tmp_path / file, named_payload(checkpoint.arrays, checkpoint.card.config, names))
+        write_output(tmp_path / file, named_payload(checkpoint.arrays, checkpoint.card.config, names))
     again = ask(tmp_path, images, program="reader", model=model, files=files, **evaluated)
     assert all(again[file].tobytes() == expected["logits"].tobytes() for file in files)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_imagenet.records import artefact
+from convnext_imagenet.base import protocol
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
 from convnext_imagenet.records.schema import SCHEMA_VERSION, Row, shard_name
 from convnext_imagenet.records.shards import page_layout, write_shard
@@ -32,17 +32,17 @@ def make_rows(count: int) -> list[Row]:
 
 def build_records(root: Path, rows: list[Row], shards: int = 2) -> Path:
     """Publish `rows` as the train split of a finished directory."""
-    plan_id = artefact.begin(root, "records", {"rows": [row.key for row in rows]})
+    plan_id = protocol.begin(root, "records", {"rows": [row.key for row in rows]})
     layout = page_layout(max(len(row.image) for row in rows), sum(len(row.image) for row in rows))
     entries = []
-    with artefact.exclusive(root):
-        stage = artefact.staging(root)
+    with protocol.exclusive(root):
+        stage = protocol.staging(root)
         for k in range(shards):
             path = stage / shard_name("train", k, shards)
             part = rows[k::shards]
             write_shard(path, part, layout)
             staged = [path, path.with_name(path.name + ".db")]
-            data, index = artefact.publish(staged, root / "train", path.stem, plan_id, {"rows": len(part)})["files"]
+            data, index = protocol.publish(staged, root / "train", path.stem, plan_id, {"rows": len(part)})["files"]
             entries.append(
                 ShardEntry(path.name, len(part), data["bytes"], data["sha256"], index["bytes"], index["sha256"])
             )
@@ -56,7 +56,7 @@ def build_records(root: Path, rows: list[Row], shards: int = 2) -> Path:
             seed=0,
             versions={},
         )
-        artefact.finish(root, "records", manifest.to_json())
+        protocol.finish(root, "records", manifest.to_json())
     return root
 
 

@@ -6,8 +6,9 @@ import logging
 import pytest
 from click.testing import CliRunner
 
-from convnext_imagenet.records.cli import expected_errors, main, show_log_lines
-from convnext_imagenet.records.errors import Interrupted
+from convnext_imagenet.base.console import expected_errors, show_log_lines
+from convnext_imagenet.base.errors import Interrupted
+from convnext_imagenet.records.cli import main
 
 from .conftest import make_rows
 

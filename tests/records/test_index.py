@@ -5,7 +5,7 @@ import hashlib
 import pyarrow.parquet as pq
 import pytest
 
-from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.records.index import (
     IndexEntry,
     IndexPart,
@@ -57,10 +57,10 @@ def test_equal_rows_give_equal_bytes_in_any_folder(tmp_path):
 
 
 def test_a_missing_or_damaged_table_is_one_line_with_the_way_out(tmp_path):
-    with pytest.raises(RecordsError, match="no such file; build the records again"):
+    with pytest.raises(ArtefactError, match="no such file; build the records again"):
         read_columns(tmp_path / "none.parquet", ["key"])
     path = write_both(tmp_path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(RecordsError, match="cannot be read as Parquet") as caught:
+    with pytest.raises(ArtefactError, match="cannot be read as Parquet") as caught:
         read_columns(path, ["key"])
     assert "\n" not in str(caught.value)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.records.manifest import Manifest
 
 
@@ -49,5 +49,5 @@ def test_contradictions_are_refused(value, path, new, message):
     for key in path[:-1]:
         target = target[key]
     target[path[-1]] = new
-    with pytest.raises(RecordsError, match=message):
+    with pytest.raises(ArtefactError, match=message):
         Manifest.from_json(changed)

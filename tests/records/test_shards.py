@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from convnext_imagenet.records.errors import RecordsError
-from convnext_imagenet.records.files import sha256_file
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.files import sha256_file
 from convnext_imagenet.records.schema import Row, shard_name
 from convnext_imagenet.records.shards import page_layout, read_back, write_shard
 
@@ -46,12 +46,12 @@ def test_equal_rows_give_equal_bytes_in_any_folder(tmp_path):
 )
 def test_a_row_that_mindrecord_would_drop_or_bend_is_refused(tmp_path, change):
     row = dataclasses.replace(make_rows(1)[0], **change)
-    with pytest.raises(RecordsError, match="row"):
+    with pytest.raises(ArtefactError, match="row"):
         write_shard(tmp_path / shard_name("train", 0, 1), [row], LAYOUT)
 
 
 def test_an_empty_shard_is_refused(tmp_path):
-    with pytest.raises(RecordsError, match="no rows"):
+    with pytest.raises(ArtefactError, match="no rows"):
         write_shard(tmp_path / shard_name("train", 0, 1), [], LAYOUT)
 
 

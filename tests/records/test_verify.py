@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.verify import refuse_problems, row_problems, verify_records
 
@@ -44,7 +44,7 @@ def test_a_wrong_label_inside_an_intact_shard_is_found(tmp_path):
     rows = make_rows(6)
     swapped = [dataclasses.replace(rows[0], label=1), dataclasses.replace(rows[1], label=0), *rows[2:]]
     root = build_records(tmp_path / "records", swapped)
-    with pytest.raises(RecordsError, match=r"2 problems.*n00000001_0: label 1 is n00000002"):
+    with pytest.raises(ArtefactError, match=r"2 problems.*n00000001_0: label 1 is n00000002"):
         refuse_problems(root, verify_records(root))
 
 
@@ -62,5 +62,5 @@ def test_changed_files_are_found(records_root):
 
 def test_missing_receipts_are_refused(records_root):
     next((records_root / "train").glob("*.json")).unlink()
-    with pytest.raises(RecordsError, match=r"00000-of-00002\.json: the receipt, .* is missing"):
+    with pytest.raises(ArtefactError, match=r"00000-of-00002\.json: the receipt, .* is missing"):
         verify_records(records_root)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convnext_imagenet.base import protocol
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import ModelCard, save_weights
-from convnext_imagenet.records import artefact
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
 from convnext_imagenet.records.schema import SCHEMA_VERSION, Row, shard_name
 from convnext_imagenet.records.shards import page_layout, write_shard
@@ -54,12 +54,12 @@ def build_records(root: Path, images: list[bytes], labels: list[int], classes: i
         Row(image, label, sample_id=index, key=key.format(index), height=30, width=40)
         for index, (image, label) in enumerate(zip(images, labels, strict=True))
     ]
-    plan_id = artefact.begin(root, "records", {"rows": len(rows)})
-    with artefact.exclusive(root):
-        path = artefact.staging(root) / shard_name("val", 0, 1)
+    plan_id = protocol.begin(root, "records", {"rows": len(rows)})
+    with protocol.exclusive(root):
+        path = protocol.staging(root) / shard_name("val", 0, 1)
         write_shard(path, rows, page_layout(max(map(len, images)), sum(map(len, images))))
         staged = [path, path.with_name(f"{path.name}.db")]
-        data, index = artefact.publish(staged, root / "val", path.stem, plan_id, {"rows": len(rows)})["files"]
+        data, index = protocol.publish(staged, root / "val", path.stem, plan_id, {"rows": len(rows)})["files"]
         shard = ShardEntry(path.name, len(rows), data["bytes"], data["sha256"], index["bytes"], index["sha256"])
         per_class = tuple(labels.count(label) for label in range(classes))
         manifest = Manifest(
@@ -71,7 +71,7 @@ def build_records(root: Path, images: list[bytes], labels: list[int], classes: i
             seed=0,
             versions={},
         )
-        artefact.finish(root, "records", manifest.to_json())
+        protocol.finish(root, "records", manifest.to_json())
     return root
 
 

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
-from convnext_imagenet.serve.inputs import Item
-from convnext_imagenet.serve.predict import Options, open_job
+from convnext_imagenet.serve.inputs.inputs import Item
+from convnext_imagenet.serve.predict.job import Options, open_job
 
 _EARLY = 0.2
 _PICTURE = cv2.imencode(".png", np.arange(48, dtype=np.uint8).reshape(4, 4, 3))[1].tobytes()

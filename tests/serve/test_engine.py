@@ -9,15 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.records.errors import RecordsError
 from convnext_imagenet.serve.checkpoint import load_checkpoint
 from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.engine import engine_facts, open_engine
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.input_files import list_folder
-from convnext_imagenet.serve.predict import Options, open_job
-from convnext_imagenet.serve.predictions import METADATA_KEY
+from convnext_imagenet.serve.inputs.files import list_folder
+from convnext_imagenet.serve.predict.job import Options, open_job
+from convnext_imagenet.serve.predict.schema import METADATA_KEY
 
 from .conftest import SIZE_PX
 
@@ -66,7 +66,7 @@ def test_a_directory_belongs_to_one_engine(fake, folder, tmp_path):
     pytest.importorskip("onnxruntime")
     _predict(fake, folder, tmp_path / "out", dataclasses.replace(OPTIONS, extras=()))
     with (
-        pytest.raises(RecordsError, match=r"differs in: engine\.name, engine\.version"),
+        pytest.raises(ArtefactError, match=r"differs in: engine\.name, engine\.version"),
         open_job(fake, list_folder(folder), tmp_path / "out", dataclasses.replace(ONNXRUNTIME, extras=())),
     ):
         pass

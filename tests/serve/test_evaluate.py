@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from convnext_imagenet.records.errors import Interrupted
+from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.records.images import decode_rgb
-from convnext_imagenet.records.reading import Records
+from convnext_imagenet.records.reader import Records
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.evaluate import Accuracy, evaluate
 

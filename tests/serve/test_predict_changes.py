@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.input_files import list_folder, read_list
-from convnext_imagenet.serve.input_kinds import open_inputs
-from convnext_imagenet.serve.input_records import open_split
-from convnext_imagenet.serve.input_tables import open_table
-from convnext_imagenet.serve.inputs import Item
-from convnext_imagenet.serve.predict import Options, open_job, plan_predictions
-from convnext_imagenet.serve.stored import here
-from convnext_imagenet.serve.verify import verify_predictions
+from convnext_imagenet.serve.inputs.files import list_folder, read_list
+from convnext_imagenet.serve.inputs.inputs import Item
+from convnext_imagenet.serve.inputs.kinds import open_inputs
+from convnext_imagenet.serve.inputs.records import open_split
+from convnext_imagenet.serve.inputs.storage import here
+from convnext_imagenet.serve.inputs.tables import open_table
+from convnext_imagenet.serve.predict.job import Options, open_job, plan_predictions
+from convnext_imagenet.serve.predict.verify import verify_predictions
 
 from .conftest import build_records, picture
 
@@ -45,14 +45,14 @@ def _bytes(out):
 def test_another_transform_in_the_same_directory_is_refused(fake, folder, tmp_path, change, differs):
     _run(fake, list_folder(folder), tmp_path / "out")
     before = _bytes(tmp_path / "out")
-    with pytest.raises(RecordsError, match=rf"differs in: {differs}\)"):
+    with pytest.raises(ArtefactError, match=rf"differs in: {differs}\)"):
         _run(fake.evaluated_with(**change), list_folder(folder), tmp_path / "out")
     assert _bytes(tmp_path / "out") == before
 
 
 def test_other_weights_in_the_same_directory_are_refused(fake, folder, tmp_path):
     _run(fake, list_folder(folder), tmp_path / "out")
-    with pytest.raises(RecordsError, match=r"differs in: model\.sha256\)"):
+    with pytest.raises(ArtefactError, match=r"differs in: model\.sha256\)"):
         _run(dataclasses.replace(fake, sha256="1" * 64), list_folder(folder), tmp_path / "out")
 
 
@@ -85,7 +85,7 @@ def test_a_folder_that_changes_between_runs_is_refused(fake, folder, tmp_path, c
         job.run(_interrupt)
     before = _bytes(tmp_path / "out")
     change(folder)
-    with pytest.raises(RecordsError, match=rf"differs in: {differs}\)"):
+    with pytest.raises(ArtefactError, match=rf"differs in: {differs}\)"):
         _run(fake, list_folder(folder), tmp_path / "out")
     assert _bytes(tmp_path / "out") == before
 

@@ -12,16 +12,16 @@ from PIL import Image
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.serve.checkpoint import load_checkpoint
 from convnext_imagenet.serve.engine import open_engine
-from convnext_imagenet.serve.input_files import list_folder
-from convnext_imagenet.serve.input_records import open_split
-from convnext_imagenet.serve.input_tables import open_table
+from convnext_imagenet.serve.inputs.files import list_folder
+from convnext_imagenet.serve.inputs.records import open_split
+from convnext_imagenet.serve.inputs.storage import here
+from convnext_imagenet.serve.inputs.tables import open_table
 from convnext_imagenet.serve.overlap import network_outputs
-from convnext_imagenet.serve.predict import Options, open_job
-from convnext_imagenet.serve.predictions import SCHEMA
-from convnext_imagenet.serve.ranking import probabilities
-from convnext_imagenet.serve.sources import read_sample
-from convnext_imagenet.serve.stored import here
-from convnext_imagenet.serve.verify import verify_predictions
+from convnext_imagenet.serve.predict.job import Options, open_job
+from convnext_imagenet.serve.predict.schema import SCHEMA
+from convnext_imagenet.serve.predict.verify import verify_predictions
+from convnext_imagenet.serve.samples import read_sample
+from convnext_imagenet.serve.scoring import probabilities
 
 from .conftest import TRANSFORM, build_records, class_table, picture
 

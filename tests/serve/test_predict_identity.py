@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
-from convnext_imagenet.records.errors import RecordsError
-from convnext_imagenet.records.reading import Records
-from convnext_imagenet.serve import parts
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.records.reader import Records
+from convnext_imagenet.serve.inputs.files import list_folder
+from convnext_imagenet.serve.predict import part_writer
+from convnext_imagenet.serve.predict.job import Options, open_job
 from convnext_imagenet.serve.report.report import begin_report, report_options
-from convnext_imagenet.serve.input_files import list_folder
-from convnext_imagenet.serve.predict import Options, open_job
 
 from .conftest import build_records, picture
 
@@ -37,26 +37,26 @@ def test_predictions_of_other_rules_are_refused_and_the_ways_out_lead_out(
     out = tmp_path / "out"
     first = _run(fake, folder, out)
     with monkeypatch.context() as newer:
-        newer.setattr(parts, constant, 2)
-        with pytest.raises(RecordsError) as refused:
+        newer.setattr(part_writer, constant, 2)
+        with pytest.raises(ArtefactError) as refused:
             _run(fake, folder, out)
         assert f"(differs in: rules.{rule}): rules.{rule} is 1 there, 2 here; choose another" in str(refused.value)
         assert _run(fake, folder, tmp_path / "another").parts_made == first.parts_made
     assert _run(fake, folder, out).parts_made == 0, "what began it goes on with it"
     shutil.rmtree(out)
     with monkeypatch.context() as newer:
-        newer.setattr(parts, constant, 2)
+        newer.setattr(part_writer, constant, 2)
         assert _run(fake, folder, out).parts_made == first.parts_made
 
 
 def test_an_edit_of_the_package_that_decides_nothing_refuses_nothing(fake, folder, tmp_path, monkeypatch):
     _run(fake, folder, tmp_path / "out")
     monkeypatch.setattr("importlib.metadata.version", _another_version_of_ours)
-    monkeypatch.setattr(parts, "version", _another_version_of_ours)
+    monkeypatch.setattr(part_writer, "version", _another_version_of_ours)
     assert _run(fake, folder, tmp_path / "out").parts_made == 0
 
 
-_VERSION = parts.version
+_VERSION = part_writer.version
 
 
 def _another_version_of_ours(name: str) -> str:
@@ -77,7 +77,7 @@ def test_a_report_of_other_records_is_refused_and_deleting_it_leads_out(fake, tm
     assert plans[0] == plans[1], "known by their manifests alone"
     report = tmp_path / "report"
     _report(fake, one, report)
-    with pytest.raises(RecordsError) as refused:
+    with pytest.raises(ArtefactError) as refused:
         _report(fake, other, report)
     assert str(refused.value).startswith(f"{report}: belongs to another run (differs in: inputs.sha256): ")
     assert str(refused.value).endswith("; choose another --report, or delete this one")

@@ -5,14 +5,14 @@ import threading
 
 import pytest
 
-from convnext_imagenet.launch.place import Place
-from convnext_imagenet.launch.ranks import Ranks
-from convnext_imagenet.records import artefact
-from convnext_imagenet.records.errors import Interrupted, RecordsError
+from convnext_imagenet.base import protocol
+from convnext_imagenet.base.errors import ArtefactError, Interrupted
+from convnext_imagenet.launch.ranks.collectives import Ranks
+from convnext_imagenet.launch.ranks.rank import Place
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.input_files import list_folder
-from convnext_imagenet.serve.predict import Options, open_job
-from convnext_imagenet.serve.predictions import part_file
+from convnext_imagenet.serve.inputs.files import list_folder
+from convnext_imagenet.serve.predict.job import Options, open_job
+from convnext_imagenet.serve.predict.schema import part_file
 
 from ..launch.together import run_together
 
@@ -76,7 +76,7 @@ def test_a_rank_that_is_stopped_stops_all_and_the_job_goes_on_by_any_number(fake
             job.run(lambda count: None, lambda: is_stopped(ranks.place))
 
     run_together(count, rank_is_interrupted)
-    assert not artefact.is_finished(out)
+    assert not protocol.is_finished(out)
     made = len(list(out.glob("part-*.parquet")))
     assert 1 <= made < 6
     assert part_file(count - 1) in {path.name for path in out.iterdir()}
@@ -116,13 +116,13 @@ def test_a_part_that_is_lost_while_others_work_is_told_by_all(fake, folder, tmp_
             job.run(lose, publish)
 
     run_together(2, rank_predicts)
-    assert not artefact.is_finished(out)
+    assert not protocol.is_finished(out)
 
 
 def test_a_rank_that_does_not_see_the_first_ones_directory_says_so(fake, folder, tmp_path):
     second = Ranks(Place(1, 2), lambda numbers: numbers)
     with (
-        pytest.raises(RecordsError, match=r"out: begun by the job's first process.*one shared folder"),
+        pytest.raises(ArtefactError, match=r"out: begun by the job's first process.*one shared folder"),
         open_job(fake, list_folder(folder), tmp_path / "out", OPTIONS, second),
     ):
         pass

@@ -6,9 +6,9 @@ import pyarrow.dataset as pa_dataset
 import pyarrow.parquet as pq
 import pytest
 
-from convnext_imagenet.serve.input_files import list_folder
-from convnext_imagenet.serve.predict import Options, open_job
-from convnext_imagenet.serve.predictions import METADATA_KEY
+from convnext_imagenet.serve.inputs.files import list_folder
+from convnext_imagenet.serve.predict.job import Options, open_job
+from convnext_imagenet.serve.predict.schema import METADATA_KEY
 
 SOURCES = ["a.jpg", "b/cmyk.JPEG", "b/gray.jpg", "b/named.JPEG", "cut.jpg", "dead.jpg", "empty.jpg", "extensionless"]
 SOURCES += ["page.jpg", "z.png", r"\xff.gif"]

@@ -5,8 +5,8 @@ import pytest
 
 from convnext_imagenet.serve.engine import network_engine
 from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.samples import Sample
 from convnext_imagenet.serve.scoring import score_samples
-from convnext_imagenet.serve.sources import Sample
 
 from .conftest import SIZE_PX, FakeNetwork, class_table
 

@@ -14,19 +14,19 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from convnext_imagenet.base import protocol
+from convnext_imagenet.base.files import sha256_file
 from convnext_imagenet.model.runtime import prepare
-from convnext_imagenet.records import artefact
-from convnext_imagenet.records.files import sha256_file
 from convnext_imagenet.records.index import INDEX_FILE, IndexEntry, IndexPart, write_index, write_shard_index
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
 from convnext_imagenet.records.schema import SCHEMA_VERSION, Row, shard_name
 from convnext_imagenet.records.shards import page_layout, write_shard
-from convnext_imagenet.train.checkpoint import Position
 from convnext_imagenet.train.cli import main
-from convnext_imagenet.train.config import Config
-from convnext_imagenet.train.config_source import load_config
-from convnext_imagenet.train.plan import StepPlan
-from convnext_imagenet.train.reports import EpochReport, FirstStep, StepReport
+from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.config.schedule import StepPlan
+from convnext_imagenet.train.config.source import load_config
+from convnext_imagenet.train.run.checkpoint import Position
+from convnext_imagenet.train.run.epoch import EpochReport, FirstStep, StepReport
 
 from .rank_jobs import FAULTY, SECONDS, Job, train_command
 
@@ -161,8 +161,8 @@ def _row(i: int) -> Row:
 
 def build_records(root: Path, train: list[Row], val: list[Row]) -> Path:
     """Publish rows as a finished directory, one shard a split."""
-    plan_id = artefact.begin(root, "records", {"keys": [[row.key for row in part] for part in (train, val)]})
-    with artefact.exclusive(root):
+    plan_id = protocol.begin(root, "records", {"keys": [[row.key for row in part] for part in (train, val)]})
+    with protocol.exclusive(root):
         splits = {name: _publish_split(root, name, rows, plan_id) for name, rows in (("train", train), ("val", val))}
         classes = tuple(ClassEntry(i, wnid, f"name {i}") for i, wnid in enumerate(WNIDS))
         parts = [
@@ -180,17 +180,17 @@ def build_records(root: Path, train: list[Row], val: list[Row]) -> Path:
             versions={},
             files={INDEX_FILE: sha256_file(root / INDEX_FILE)},
         )
-        artefact.finish(root, "records", manifest.to_json())
+        protocol.finish(root, "records", manifest.to_json())
     return root
 
 
 def _publish_split(root: Path, name: str, rows: list[Row], plan_id: str) -> SplitEntry:
-    path = artefact.staging(root) / shard_name(name, 0, 1)
+    path = protocol.staging(root) / shard_name(name, 0, 1)
     layout = page_layout(max(len(row.image) for row in rows), sum(len(row.image) for row in rows))
     write_shard(path, rows, layout)
     write_shard_index(path.with_suffix(".parquet"), [_index_entry(row) for row in rows])
     staged = [path, path.with_name(path.name + ".db"), path.with_suffix(".parquet")]
-    data, index, _ = artefact.publish(staged, root / name, path.stem, plan_id, {"rows": len(rows)})["files"]
+    data, index, _ = protocol.publish(staged, root / name, path.stem, plan_id, {"rows": len(rows)})["files"]
     shard = ShardEntry(path.name, len(rows), data["bytes"], data["sha256"], index["bytes"], index["sha256"])
     counts = tuple(sum(row.label == label for row in rows) for label in range(len(WNIDS)))
     return SplitEntry(len(rows), counts, 0, (shard,))

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import safetensors.numpy
 
-from convnext_imagenet.train.metrics import read_metrics
+from convnext_imagenet.train.run.epoch import read_metrics
 
 needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two ranks on the CPU need two cores")
 
@@ -20,7 +20,7 @@ needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="t
 FAULTY = """
 import os, signal, time
 from convnext_imagenet.train import cli
-from convnext_imagenet.train.learner import Learner
+from convnext_imagenet.train.step.learner import Learner
 
 kind, step = os.environ["FAULT"], int(os.environ["STEP"])
 learn, calls = Learner.learn, []

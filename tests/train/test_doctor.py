@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner, Result
 
+from convnext_imagenet.base import protocol
 from convnext_imagenet.launch.devices import Choice
-from convnext_imagenet.records import artefact
 from convnext_imagenet.train import doctor
 from convnext_imagenet.train.cli import main
 from convnext_imagenet.train.doctor import ERROR, OK, TESTED, WARNING, Finding, examine
@@ -137,7 +137,7 @@ def test_each_shard_needs_two_open_files(records_root: Path, monkeypatch: Patch,
 def test_records_that_are_absent_unfinished_or_damaged_are_an_error(
     records_root: Path, finished_copy: Path, tmp_path: Path
 ) -> None:
-    artefact.begin(tmp_path / "unfinished", "records", {})
+    protocol.begin(tmp_path / "unfinished", "records", {})
     (finished_copy / "manifest.json").write_text("{}")
     for folder, said in {
         tmp_path / "absent": "no such directory",
@@ -157,8 +157,8 @@ def finished_copy(records_root: Path, tmp_path: Path) -> Path:
 
 
 def test_labels_that_nothing_vouches_for_are_named(finished_copy: Path) -> None:
-    manifest = artefact.read_finished(finished_copy, "records")
-    artefact.finish(finished_copy, "records", manifest | {"source": {"verified": False}})
+    manifest = protocol.read_finished(finished_copy, "records")
+    protocol.finish(finished_copy, "records", manifest | {"source": {"verified": False}})
     assert "labels unverified" in _examine(records=finished_copy)["records"].found
 
 
@@ -180,7 +180,7 @@ def test_a_run_that_cannot_be_written_is_an_error(records_root: Path, tmp_path: 
 
 
 def test_a_run_that_was_begun_goes_on_and_little_room_is_a_warning(tmp_path: Path, monkeypatch: Patch) -> None:
-    artefact.begin(tmp_path / "run", "run", {})
+    protocol.begin(tmp_path / "run", "run", {})
     assert _levels(_examine(run=tmp_path / "run")) == {OK}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4095 << 20))
     finding = _examine(run=tmp_path / "run")["free disk"]

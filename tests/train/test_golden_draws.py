@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convnext_imagenet.ingest.labels import LabelledSplit
-from convnext_imagenet.ingest.plan import plan_split
+from convnext_imagenet.ingest.labels.labels import LabelledSplit
+from convnext_imagenet.ingest.shards.plan import plan_split
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
-from convnext_imagenet.records.order import WINDOW_BLOCKS, epoch_order
-from convnext_imagenet.train.config import Config, config_from_mapping
-from convnext_imagenet.train.device_draws import device_draws
-from convnext_imagenet.train.draws import crop_box, drop_path_keep, flips, interpolation
-from convnext_imagenet.train.erase_draws import erase_boxes, erase_colours, noise_bank, noise_start
-from convnext_imagenet.train.mix_draws import mix_draws
-from convnext_imagenet.train.randaugment import as_arrays, draw_ops, parse_policy
-from convnext_imagenet.train.sections import AugmentSection, MixSection
+from convnext_imagenet.records.epoch_order import WINDOW_BLOCKS, epoch_order
+from convnext_imagenet.train.augment.draws import crop_box, device_draws, drop_path_keep, flips, interpolation
+from convnext_imagenet.train.augment.erase import erase_boxes, erase_colours, noise_bank, noise_start
+from convnext_imagenet.train.augment.mix import mix_draws
+from convnext_imagenet.train.augment.randaugment import as_arrays, draw_ops
+from convnext_imagenet.train.config.config import Config, config_from_mapping
+from convnext_imagenet.train.config.policy import parse_policy
+from convnext_imagenet.train.config.sections import AugmentSection, MixSection
 
 TABLE = Path(__file__).with_name("golden_draws.json")
 CHANGED = (

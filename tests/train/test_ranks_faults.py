@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from convnext_imagenet.launch.launcher import free_port
+from convnext_imagenet.launch.ranks.launcher import free_port
 
 from .rank_jobs import Job, assert_same_bits, needs_two_cores, wait_for_step
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from convnext_imagenet.records.artefact import is_finished
-from convnext_imagenet.records.errors import RecordsError
-from convnext_imagenet.records.files import read_json, sha256_json, write_json
-from convnext_imagenet.train import run as running
-from convnext_imagenet.train.config import Config, neutral_values
-from convnext_imagenet.train.run import Request, train
-from convnext_imagenet.train.sections import TrainSection, added_later, probability
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.files import read_json, sha256_json, write_json
+from convnext_imagenet.base.protocol import is_finished
+from convnext_imagenet.train.config.config import Config, neutral_values
+from convnext_imagenet.train.config.sections import TrainSection, added_later, probability
+from convnext_imagenet.train.run import run as running
+from convnext_imagenet.train.run.run import Request, train
 
 LAST = "epoch-0004"
 
@@ -70,7 +70,7 @@ def test_another_value_of_the_key_is_another_run(
 ) -> None:
     for values in ({}, {"later": 0.25}):
         with pytest.raises(
-            RecordsError, match=r"differs in: config\.train\.later\): config\.train\.later is 0\.0 there"
+            ArtefactError, match=r"differs in: config\.train\.later\): config\.train\.later is 0\.0 there"
         ):
             train(_later(config, **values), Request(records_root, unfinished_run, 1), recorder)
 
@@ -82,7 +82,7 @@ def test_a_run_that_has_a_key_which_this_program_lacks_is_refused(
     plan["plan"]["config"]["train"]["later"] = 0.0
     plan["plan_id"] = sha256_json({name: plan[name] for name in ("kind", "protocol", "plan")})
     write_json(unfinished_run / "plan.json", plan)
-    with pytest.raises(RecordsError, match=r"config\.train\.later is 0\.0 there, missing here; choose another"):
+    with pytest.raises(ArtefactError, match=r"config\.train\.later is 0\.0 there, missing here; choose another"):
         train(config, Request(records_root, unfinished_run, 1), recorder)
 
 
@@ -98,7 +98,7 @@ def test_a_run_of_other_rules_is_refused_by_the_rule(
     before = {path: path.stat().st_mtime_ns for path in unfinished_run.rglob("*") if path.name != ".lock"}
     with monkeypatch.context() as newer:
         newer.setattr(running, f"{rule.upper()}_VERSION", 2)
-        with pytest.raises(RecordsError) as refused:
+        with pytest.raises(ArtefactError) as refused:
             train(config, Request(records_root, unfinished_run, 1), recorder)
     words = f"(differs in: rules.{rule}): rules.{rule} is 1 there, 2 here; choose another directory, or delete this one"
     assert words in str(refused.value)
@@ -110,7 +110,7 @@ def test_the_ways_out_of_the_refusal_lead_out(
 ) -> None:
     with monkeypatch.context() as newer:
         newer.setattr(running, "STEP_VERSION", 2)
-        with pytest.raises(RecordsError, match="choose another directory, or delete this one, or finish it with what"):
+        with pytest.raises(ArtefactError, match="choose another directory, or delete this one, or finish it with what"):
             train(config, Request(records_root, unfinished_run, 1), recorder)
         another = unfinished_run.with_name("another")
         train(config, Request(records_root, another, 1), recorder)
@@ -128,5 +128,5 @@ def test_a_run_of_the_first_version_is_refused_by_its_missing_rules(
     plan["plan_id"] = sha256_json({name: plan[name] for name in ("kind", "protocol", "plan")})
     write_json(unfinished_run / "plan.json", plan)
     words = r"rules\.draws is missing there, 1 here; .*finish it with what began it: convnext_imagenet 0\.1\.0$"
-    with pytest.raises(RecordsError, match=words):
+    with pytest.raises(ArtefactError, match=words):
         train(config, Request(records_root, unfinished_run, 1), recorder)

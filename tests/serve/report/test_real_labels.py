@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from convnext_imagenet.records.errors import RecordsError
+from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.report import real_labels
 from convnext_imagenet.serve.report.numbers import Scored
@@ -93,8 +93,8 @@ def test_the_constant_is_of_a_thousand_lines_and_not_of_made_up_ones(monkeypatch
         (json.dumps([["1"]] + [[1]] * 49_999), ServeError, "entry 1 is"),
         (json.dumps([[1.0]] + [[1]] * 49_999), ServeError, "entry 1 is"),
         (json.dumps([[True]] + [[1]] * 49_999), ServeError, "entry 1 is"),
-        ("[[1], [2", RecordsError, "not valid JSON"),
-        ("", RecordsError, "not valid JSON"),
+        ("[[1], [2", ArtefactError, "not valid JSON"),
+        ("", ArtefactError, "not valid JSON"),
     ],
 )
 def test_files_that_are_no_real_labels(tmp_path, text, error, match):
@@ -104,7 +104,7 @@ def test_files_that_are_no_real_labels(tmp_path, text, error, match):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(RecordsError, match="no such file"):
+    with pytest.raises(ArtefactError, match="no such file"):
         read_real(tmp_path / "real.json", WNIDS)
 
 

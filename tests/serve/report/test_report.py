@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from convnext_imagenet.launch.place import Place
-from convnext_imagenet.launch.ranks import Ranks
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.launch.ranks.collectives import Ranks
+from convnext_imagenet.launch.ranks.rank import Place
 from convnext_imagenet.model.transform import evaluation_pixels
-from convnext_imagenet.records.errors import RecordsError
 from convnext_imagenet.records.images import decode_rgb
-from convnext_imagenet.records.reading import Records
+from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.thumbnails import thumbnail
 from convnext_imagenet.serve import cli
 from convnext_imagenet.serve.checkpoint import load_checkpoint
@@ -178,7 +178,7 @@ def test_an_image_that_cannot_be_decoded_is_no_accuracy(fake, tmp_path):
 def test_folders_of_others_are_refused_and_left_alone(tmp_path, make, match):
     make(tmp_path / "report")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(RecordsError, match=match):
+    with pytest.raises(ArtefactError, match=match):
         check_report_folder(tmp_path / "report")
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -188,7 +188,7 @@ def test_a_report_may_not_lie_in_its_records_nor_go_on_with_another_checkpoint(f
         _report(fake, records, records / "report")
     _report(fake, records, tmp_path / "report")
     other = load_checkpoint(write_checkpoint(tmp_path / "other.weights.safetensors", seed=4))
-    with pytest.raises(RecordsError, match=r"differs in: model\.sha256"):
+    with pytest.raises(ArtefactError, match=r"differs in: model\.sha256"):
         _report(other, records, tmp_path / "report")
 
 

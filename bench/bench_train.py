@@ -1,0 +1,120 @@
+"""`make bench PART=train`: ConvNeXt-T's whole training step at 224 px, and what augmentation in the graph takes of it.
+
+All cases take turns in one process; BENCH_BATCH names another batch than 32, BENCH_ROUNDS another number of rounds
+than 5. `percent_of_step` is a case's time beside that of the step with the recipe.
+"""
+
+import os
+from dataclasses import replace
+
+import mindspore as ms
+import numpy as np
+from harness import Case, interleaved_rates, report
+from mindspore import Tensor, nn
+
+from convnext_imagenet.model.convnext import VARIANTS, drop_path_rates, init_parameters
+from convnext_imagenet.model.runtime import prepare
+from convnext_imagenet.model.transform import EvalTransform
+from convnext_imagenet.model.weights import ModelCard
+from convnext_imagenet.train.augment.device import DeviceAugment
+from convnext_imagenet.train.augment.draws import DeviceDraws, device_draws
+from convnext_imagenet.train.augment.mix import SoftTargets
+from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.config.source import load_config
+from convnext_imagenet.train.data.pipeline import Batch
+from convnext_imagenet.train.step.learner import Learner
+
+BATCH = int(os.environ.get("BENCH_BATCH", "32"))
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
+CLASSES = 1000
+PLAIN = ("augment.auto_augment=", "augment.flip_prob=0.0", "augment.erase_prob=0.0", "mix.prob=0.0")
+IN_GRAPH = ("augment.device=all",)
+
+
+class AugmentAndTargets(nn.Cell):
+    """What a step does before the network, as a graph of its own."""
+
+    def __init__(self, config: Config, card: ModelCard) -> None:
+        super().__init__(auto_prefix=False)
+        self.augment = DeviceAugment(config.augment, card.transform, config.train.seed)
+        self.targets = SoftTargets(CLASSES, config.mix.label_smoothing)
+
+    def construct(
+        self,
+        pixels_NHWC: Tensor,
+        labels_N: Tensor,
+        flip: Tensor | None,
+        op_ids: Tensor | None,
+        op_arguments: Tensor | None,
+        erase_boxes: Tensor | None,
+        erase_fill: Tensor | None,
+        mix_boxes: Tensor | None,
+        mix_blend: Tensor | None,
+        mix_lam: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        x_NHWC = self.augment(pixels_NHWC, flip, op_ids, op_arguments, erase_boxes, erase_fill, mix_boxes, mix_blend)
+        return x_NHWC, self.targets(labels_N, mix_lam)
+
+
+def main() -> None:
+    """Time the steps and the cells, and report each beside the step with the recipe."""
+    prepare()
+    recipe, plain, in_graph = _config(), _config(*PLAIN), _config(*IN_GRAPH)
+    cases = [
+        _step("step, recipe", recipe),
+        _step("step, no augmentation", plain),
+        _cell("augmentation in the graph, recipe", recipe),
+        _cell("augmentation in the graph, RandAugment too", in_graph),
+        Case("draws on the host, recipe", BATCH, lambda: _draws(recipe), {}),
+    ]
+    rates = interleaved_rates(cases, ROUNDS)
+    rows = [
+        {
+            "what": case.what,
+            "batch": BATCH,
+            "images_per_s": round(rate, 2),
+            "percent_of_step": round(100 * rates[0] / rate, 2),
+        }
+        for case, rate in zip(cases, rates, strict=True)
+    ]
+    report("train", rows)
+
+
+def _config(*overrides: str) -> Config:
+    sizes = ("optimizer.accumulate_steps=1", f"data.global_batch_size={BATCH}")
+    return load_config("paper-tiny", (*sizes, *overrides))
+
+
+def _card(config: Config) -> ModelCard:
+    network = replace(VARIANTS["convnext_tiny"], drop_path_rate=config.model.drop_path_rate)
+    return ModelCard(network, tuple((f"n{k:08d}", str(k)) for k in range(CLASSES)), EvalTransform(), {})
+
+
+def _batch(config: Config) -> Batch:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (BATCH, config.data.size_px, config.data.size_px, 3), np.uint8)
+    return Batch(pixels, rng.integers(0, CLASSES, BATCH), np.arange(BATCH), _draws(config))
+
+
+def _draws(config: Config) -> DeviceDraws:
+    return device_draws(config, 1, 0, np.arange(BATCH), drop_path_rates(_card(config).config))
+
+
+def _step(what: str, config: Config) -> Case:
+    card = _card(config)
+    learner = Learner(config, card, init_parameters(card.config, 0))
+    batch = _batch(config)
+    return Case(what, BATCH, lambda: learner.learn([batch], 1e-4, 1.0).asnumpy(), {})
+
+
+def _cell(what: str, config: Config) -> Case:
+    cell = AugmentAndTargets(config, _card(config))
+    batch = _batch(config)
+    draws = [None if drawn is None else Tensor(drawn) for drawn in batch.draws[:-1]]
+    pixels, labels = Tensor(batch.pixels), Tensor(batch.labels, ms.int32)
+
+    def run() -> None:
+        for result in cell(pixels, labels, *draws):
+            result.asnumpy()
+
+    return Case(what, BATCH, run, {})

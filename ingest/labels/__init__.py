@@ -1,0 +1,1 @@
+"""Which class each image has, and who says so."""

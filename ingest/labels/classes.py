@@ -1,0 +1,109 @@
+"""Which classes a RECORDS directory holds, and the class index of each: `--classes all`, `found` or a file."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from convnext_imagenet.ingest.errors import IngestError, first_few
+from convnext_imagenet.ingest.labels.devkit import OFFICIAL_CLASSES
+from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, shown
+
+_LARGEST_CLASS_FILE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class ClassRule:
+    """How the classes are chosen; `names` holds the lines of the file when the kind is "file"."""
+
+    kind: Literal["all", "found", "file"]
+    names: tuple[str, ...] = ()
+
+
+def read_class_rule(text: str) -> ClassRule:
+    """The rule that a value of `--classes` stands for; reads the file when it names one."""
+    if text == "all":
+        return ClassRule("all")
+    if text == "found":
+        return ClassRule("found")
+    try:
+        with Path(text).open("rb") as file:
+            lines = file.read(_LARGEST_CLASS_FILE_BYTES).decode().splitlines()
+    except OSError as error:
+        raise IngestError(
+            f"--classes {text}: neither all nor found, and as a file it cannot be read ({error.strerror})"
+        ) from None
+    except UnicodeDecodeError:
+        raise IngestError(f"--classes {text}: not a text file; it must hold one wnid a line") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise IngestError(f"--classes {text}: names no class; it must hold one wnid a line")
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise IngestError(f"--classes {text}: names a class twice: {first_few(twice)}; one wnid a line, each once")
+    return ClassRule("file", names)
+
+
+def choose_classes(
+    rule: ClassRule, train: SplitScan, leaves: Mapping[str, object] | None, voucher: str = "the devkit"
+) -> tuple[str, ...]:
+    """The chosen classes in ASCII order, so that the class index is the position.
+
+    The keys of `leaves` are the wnids that `voucher` knows; None stands for a tree without a devkit, where any folder
+    name is a class. Raises IngestError for a folder that is no leaf, an empty one, and whatever the rule does not
+    allow.
+    """
+    if rule.kind == "all" and leaves is not None:
+        _check_all_there(train, leaves, voucher)
+    chosen = rule.names if rule.kind == "file" else tuple(folder.class_name for folder in train.folders)
+    folders = {folder.class_name: folder for folder in train.folders}
+    for name in chosen:
+        if leaves is not None and name not in leaves:
+            raise IngestError(_no_leaf_message(rule, name, folders.get(name), leaves, voucher))
+        if name not in folders:
+            raise IngestError(
+                f"--classes: {name} has no folder in train/{_did_you_mean(name, folders)}; "
+                f"take it off the list, or add its folder"
+            )
+        if not folders[name].names:
+            raise IngestError(
+                f"{folders[name].path}: holds no images; fetch them, "
+                f"or list the classes to take in a file and pass --classes FILE"
+            )
+    return tuple(sorted(chosen))
+
+
+def _check_all_there(train: SplitScan, leaves: Mapping[str, object], voucher: str) -> None:
+    if len(leaves) != OFFICIAL_CLASSES:
+        raise IngestError(
+            f"{voucher} has {len(leaves)} classes, --classes all stands for the official {OFFICIAL_CLASSES}; "
+            f"pass --classes found"
+        )
+    missing = sorted(leaves.keys() - {folder.class_name for folder in train.folders})
+    strange = [folder for folder in train.folders if folder.class_name not in leaves]
+    if missing and not strange:
+        raise IngestError(
+            f"train/ lacks {len(missing)} of the {len(leaves)} classes ({first_few(missing)}); "
+            f"fetch them, or pass --classes found to ingest a subset"
+        )
+
+
+def _no_leaf_message(
+    rule: ClassRule, name: str, folder: Folder | None, leaves: Mapping[str, object], voucher: str
+) -> str:
+    if rule.kind == "file" or folder is None:
+        return f"--classes: {name!a} is no class of {voucher}{_did_you_mean(name, leaves)}"
+    if named := {file.partition("_")[0] for file in folder.names} & leaves.keys():
+        hint = f"; its files are named for {first_few(sorted(named))}, so rename the folder"
+    else:
+        hint = _did_you_mean(name, leaves)
+    return (
+        f"{shown(folder.path)}: {name!a} is no class of {voucher}{hint}; "
+        f"to leave it out pass --classes FILE, for other class names than ImageNet's pass --unverified"
+    )
+
+
+def _did_you_mean(name: str, known: Mapping[str, object]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""

@@ -1,0 +1,119 @@
+"""Kaggle's files beside its copy of ImageNet: `LOC_val_solution.csv` and `LOC_synset_mapping.txt`.
+
+Kaggle ships no devkit. Its solution is believed only when its labels are, one by one, those of the official ground
+truth, whose SHA-256 is known; then val labels and class list are as sure as with a devkit. What Kaggle does not tell
+is how many train images each class has: the total alone can be checked.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from convnext_imagenet.ingest.errors import IngestError, first_few
+from convnext_imagenet.ingest.labels.devkit import Devkit, read_small_file
+from convnext_imagenet.ingest.source.layout import KAGGLE_MAPPING, KAGGLE_SOLUTION
+
+# The 50,000 val wnids in the order of the file names, each followed by a newline.
+OFFICIAL_VAL_SHA256 = "313fc3f23c864dde9183c9a368809065765dd1b657a6904fded44e3e46d34604"
+_HEADER = "ImageId,PredictionString"
+_IMAGE_ID = re.compile(r"ILSVRC2012_val_([0-9]{8})")
+_WNID = re.compile(r"n[0-9]{8}")
+_NUMBERS_OF_A_BOX = 4
+_AGAIN = "fetch it from Kaggle again"
+
+
+@dataclass(frozen=True)
+class KaggleFiles:
+    """The classes and val labels that Kaggle's files state, proven to be the official ones."""
+
+    names: Mapping[str, str]
+    val_wnids: Sequence[str]
+    sha256: str
+    title: str = "Kaggle's synset mapping"
+    train_images: None = None
+
+
+def read_kaggle(root: Path) -> KaggleFiles:
+    """Kaggle's files in `root`; IngestError unless they state the official labels."""
+    path = root / KAGGLE_SOLUTION
+    wnid_of = read_solution(path)
+    wnids, digest = list(wnid_of.values()), _digest(wnid_of)
+    if digest != OFFICIAL_VAL_SHA256 or list(wnid_of) != list(range(1, len(wnids) + 1)):
+        raise IngestError(
+            f"{path}: its {len(wnids):,} labels are not the official 50,000, so nothing vouches for them; "
+            f"{_AGAIN}, or put ILSVRC2012_devkit_t12.tar.gz into {root}"
+        )
+    names = read_mapping(root / KAGGLE_MAPPING)
+    if differing := sorted(names.keys() ^ set(wnids)):
+        raise IngestError(
+            f"{root / KAGGLE_MAPPING}: other classes than the solution's: {first_few(differing)}; {_AGAIN}"
+        )
+    return KaggleFiles(names, wnids, digest)
+
+
+def cross_check(root: Path, devkit: Devkit) -> str | None:
+    """Compare Kaggle's solution, label by label, with the devkit's ground truth; its SHA-256, None without one."""
+    path = root / KAGGLE_SOLUTION
+    if not path.exists():
+        return None
+    wnid_of = read_solution(path)
+    for number, wnid in wnid_of.items():
+        expected = devkit.val_wnids[number - 1] if number <= len(devkit.val_wnids) else "no label"
+        if wnid != expected:
+            raise IngestError(
+                f"{path}: image {number} is {wnid}, the devkit says {expected}; one of the two is not ILSVRC2012's"
+            )
+    return _digest(wnid_of)
+
+
+def read_solution(path: Path) -> dict[int, str]:
+    """The wnid of each val image by its number, ascending, out of `LOC_val_solution.csv`."""
+    header, *lines = _text(path).splitlines() or [""]
+    if header != _HEADER:
+        raise IngestError(f"{path}: does not begin with {_HEADER}; {_AGAIN}")
+    wnid_of: dict[int, str] = {}
+    for line_number, line in enumerate(lines, start=2):
+        number, wnid = _labelled(line, f"{path}: line {line_number}")
+        if number in wnid_of:
+            raise IngestError(f"{path}: line {line_number}: image {number} is there twice; {_AGAIN}")
+        wnid_of[number] = wnid
+    if not wnid_of:
+        raise IngestError(f"{path}: holds no labels; {_AGAIN}")
+    return dict(sorted(wnid_of.items()))
+
+
+def read_mapping(path: Path) -> dict[str, str]:
+    """The names of each class by wnid, out of `LOC_synset_mapping.txt`."""
+    names: dict[str, str] = {}
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        wnid, _, words = line.partition(" ")
+        if not _WNID.fullmatch(wnid) or not words.strip() or wnid in names:
+            raise IngestError(f"{path}: line {number} is {line[:60]!a}, expected a wnid and its names, once; {_AGAIN}")
+        names[wnid] = words.strip()
+    return names
+
+
+def _digest(wnid_of: Mapping[int, str]) -> str:
+    return hashlib.sha256("".join(f"{wnid}\n" for wnid in wnid_of.values()).encode()).hexdigest()
+
+
+def _labelled(line: str, origin: str) -> tuple[int, str]:
+    """The number and wnid of a line such as "ILSVRC2012_val_00000001,n01751748 111 108 399 331 "."""
+    image_id, _, prediction = line.partition(",")
+    match, boxes = _IMAGE_ID.fullmatch(image_id), prediction.split()
+    wnids = set(boxes[:: 1 + _NUMBERS_OF_A_BOX])
+    if match is None or int(match[1]) < 1 or len(wnids) != 1 or len(boxes) % (1 + _NUMBERS_OF_A_BOX):
+        raise IngestError(f"{origin} is {line[:80]!a}, expected an image of one class with boxes; {_AGAIN}")
+    wnid = wnids.pop()
+    if not _WNID.fullmatch(wnid):
+        raise IngestError(f"{origin}: {wnid[:20]!a} is no wnid; {_AGAIN}")
+    return int(match[1]), wnid
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_small_file(path, _AGAIN).decode()
+    except UnicodeDecodeError:
+        raise IngestError(f"{path}: not a text file; {_AGAIN}") from None

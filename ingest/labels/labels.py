@@ -1,0 +1,244 @@
+"""Each image's label, checked from every side that the tree and the devkit offer. Pure: names in, labels out."""
+
+import itertools
+import re
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from convnext_imagenet.ingest.errors import IngestError, first_few
+from convnext_imagenet.ingest.labels.classes import ClassRule, choose_classes
+from convnext_imagenet.ingest.labels.devkit import OFFICIAL_TRAIN_IMAGES, OFFICIAL_VAL_PER_CLASS
+from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, TreeScan, shown
+from convnext_imagenet.records.manifest import ClassEntry
+
+
+class Voucher(Protocol):
+    """A source of true labels; `title` names it in messages."""
+
+    @property
+    def title(self) -> str:
+        """How messages call it."""
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """The names of each class by wnid, for display only."""
+
+    @property
+    def train_images(self) -> Mapping[str, int] | None:
+        """The true number of train images by wnid, None when it does not tell."""
+
+    @property
+    def val_wnids(self) -> Sequence[str]:
+        """The wnid of val image n at n - 1."""
+
+
+_TRAIN_NAME = re.compile(r"(n[0-9]{8})_[0-9]+\.(?:JPEG|JPG|jpeg|jpg)")
+_VAL_NAME = re.compile(r"ILSVRC2012_val_([0-9]{8})\.(?:JPEG|JPG|jpeg|jpg)")
+_FETCH = "fetch them, or pass --classes found to ingest what is there"
+_NOT_IMAGENET = "for a tree with other file names than ImageNet's pass --unverified"
+
+
+@dataclass
+class LabelledSplit:
+    """The images of one split with their labels, column by column and in no particular order.
+
+    `paths` are below DATA, `keys` name the rows in the records, `sizes` are in bytes, `labels` are class indices.
+    `left_out` counts images of classes that were not chosen. `offsets` in a tar and `modified_ns` are as in Folder;
+    left empty they stand for plain files of unknown age.
+    """
+
+    name: str
+    paths: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    sizes: array = field(default_factory=lambda: array("q"))
+    labels: array = field(default_factory=lambda: array("i"))
+    left_out: int = 0
+    offsets: array = field(default_factory=lambda: array("q"))
+    modified_ns: array = field(default_factory=lambda: array("q"))
+
+    def __post_init__(self) -> None:
+        self.offsets = self.offsets or array("q", [-1]) * len(self.paths)
+        self.modified_ns = self.modified_ns or array("q", [-1]) * len(self.paths)
+
+
+@dataclass(frozen=True)
+class LabelledTree:
+    """The classes by index and both splits; `incomplete_classes` have fewer train images than the devkit says
+    (None: nobody says)."""
+
+    classes: tuple[ClassEntry, ...]
+    train: LabelledSplit
+    val: LabelledSplit
+    incomplete_classes: int | None
+    is_verified: bool
+
+
+def label_tree(tree: TreeScan, voucher: Voucher, rule: ClassRule) -> LabelledTree:
+    """The labels of a tree in ImageNet's shape, verified against the devkit or Kaggle's files.
+
+    Raises IngestError at the first contradiction between folder, file name, ground truth and counts.
+    """
+    chosen = choose_classes(rule, tree.train, voucher.names, voucher.title)
+    index_of = {wnid: index for index, wnid in enumerate(chosen)}
+    train = _gather(tree.train, index_of, _train_wnids)
+    val = _gather(tree.val, index_of, lambda folder: _val_wnids(folder, tree.val.is_flat, voucher))
+    incomplete = _check_train_counts(train, chosen, voucher, must_be_complete=rule.kind == "all")
+    if rule.kind == "all":
+        _check_val_counts(val, chosen)
+    return _checked(LabelledTree(_classes(index_of, voucher), train, val, incomplete, is_verified=True))
+
+
+def _classes(index_of: Mapping[str, int], voucher: Voucher) -> tuple[ClassEntry, ...]:
+    """The classes by index, with the devkit's counts when it is the devkit that vouches."""
+    if voucher.train_images is None:
+        return tuple(ClassEntry(index, wnid, voucher.names[wnid]) for wnid, index in index_of.items())
+    train, val = voucher.train_images, Counter(voucher.val_wnids)
+    return tuple(
+        ClassEntry(index, wnid, voucher.names[wnid], train[wnid], val[wnid]) for wnid, index in index_of.items()
+    )
+
+
+def label_plain_tree(tree: TreeScan, rule: ClassRule) -> LabelledTree:
+    """The labels of a class-folder tree without a devkit: the folder is the label and nothing can verify it."""
+    if tree.val.is_flat:
+        raise IngestError("val/ is flat, and without a devkit its labels are unknown; sort it into class folders")
+    chosen = choose_classes(rule, tree.train, leaves=None)
+    index_of = {name: index for index, name in enumerate(chosen)}
+    if rule.kind != "file":
+        strange = [folder.path for folder in tree.val.folders if folder.class_name not in index_of]
+        if strange:
+            raise IngestError(
+                f"{first_few(strange)}: in val/ but not in train/; "
+                f"list the classes to take in a file and pass --classes FILE"
+            )
+    train, val = (_gather(split, index_of, _folder_names) for split in (tree.train, tree.val))
+    for split in (train, val):
+        split.keys = [path.partition("/")[2] for path in split.paths]
+        odd = [repr(path) for path in split.paths if not path.isprintable()]
+        if odd:
+            raise IngestError(f"{first_few(odd)}: not printable UTF-8; rename {len(odd)} such files or folders")
+    classes = tuple(ClassEntry(index, name, name) for name, index in index_of.items())
+    return _checked(LabelledTree(classes, train, val, incomplete_classes=0, is_verified=False))
+
+
+def _gather(scan: SplitScan, index_of: Mapping[str, int], wnids_of: Callable[[Folder], Iterator[str]]) -> LabelledSplit:
+    split = LabelledSplit(scan.name)
+    for folder in scan.folders:
+        if scan.name == "train" and folder.class_name not in index_of:
+            split.left_out += len(folder.names)
+            continue
+        columns = (folder.names, folder.sizes, folder.offsets, folder.modified_ns, wnids_of(folder))
+        for name, size, offset, modified_ns, wnid in zip(*columns, strict=True):
+            if (label := index_of.get(wnid)) is None:
+                split.left_out += 1
+                continue
+            split.paths.append(f"{folder.path}/{name}")
+            split.keys.append(name.rpartition(".")[0])
+            split.sizes.append(size)
+            split.labels.append(label)
+            split.offsets.append(offset)
+            split.modified_ns.append(modified_ns)
+    return split
+
+
+def _folder_names(folder: Folder) -> Iterator[str]:
+    return itertools.repeat(folder.class_name, len(folder.names))
+
+
+def _train_wnids(folder: Folder) -> Iterator[str]:
+    wrong: Counter[str] = Counter()
+    class_name = folder.class_name
+    for name in folder.names:
+        match = _TRAIN_NAME.fullmatch(name)
+        if match is None:
+            raise IngestError(f"{folder.path}/{shown(name)}: not named WNID_<number>.JPEG; {_NOT_IMAGENET}")
+        if match[1] != class_name:
+            wrong[match[1]] += 1
+    if wrong:
+        other, _ = wrong.most_common(1)[0]
+        first = next(name for name in folder.names if name.startswith(f"{other}_"))
+        raise IngestError(
+            f"{folder.path}: {wrong.total():,} of its {len(folder.names):,} images are named for another class, "
+            f"such as {first}; rename the folder to {other} if it is that class, or move the images"
+        )
+    return _folder_names(folder)
+
+
+def _val_wnids(folder: Folder, is_flat: bool, voucher: Voucher) -> Iterator[str]:
+    val_wnids = voucher.val_wnids
+    for name in folder.names:
+        match = _VAL_NAME.fullmatch(name)
+        if match is None:
+            raise IngestError(f"{folder.path}/{shown(name)}: not named ILSVRC2012_val_<8 digits>.JPEG; {_NOT_IMAGENET}")
+        number = int(match[1])
+        if not 1 <= number <= len(val_wnids):
+            raise IngestError(
+                f"{folder.path}/{name}: the ground truth has lines for images 1 to {len(val_wnids):,}; "
+                f"is the devkit of another set? give the right one with --devkit"
+            )
+        wnid = val_wnids[number - 1]
+        if not is_flat and wnid != folder.class_name:
+            raise IngestError(
+                f"{folder.path}/{name}: the folder says {folder.class_name}, the ground truth says {wnid}; "
+                f"unpack ILSVRC2012_img_val.tar again and leave it flat"
+            )
+        yield wnid
+
+
+def _check_train_counts(
+    train: LabelledSplit, chosen: tuple[str, ...], voucher: Voucher, must_be_complete: bool
+) -> int | None:
+    """The number of classes with too few images, None when nobody tells how many there must be.
+
+    Too many are an error, and so are too few for the whole set, where at least the total is known.
+    """
+    if voucher.train_images is None:
+        if must_be_complete and len(train.labels) != OFFICIAL_TRAIN_IMAGES:
+            raise IngestError(
+                f"train/: {len(train.labels):,} images, the official set has {OFFICIAL_TRAIN_IMAGES:,}; {_FETCH}"
+            )
+        return None
+    counts = Counter(train.labels)
+    incomplete = []
+    for index, wnid in enumerate(chosen):
+        expected = voucher.train_images[wnid]
+        if counts[index] > expected:
+            raise IngestError(
+                f"train/{wnid}: {counts[index]:,} images, the devkit counts {expected:,}; remove those that were added"
+            )
+        if counts[index] < expected:
+            incomplete.append(f"{wnid} has {counts[index]:,} of {expected:,}")
+    if incomplete and must_be_complete:
+        raise IngestError(
+            f"train/: images are missing in {len(incomplete)} of {len(chosen)} classes ({first_few(incomplete)}); "
+            f"fetch them, or pass --classes found to ingest what is there"
+        )
+    return len(incomplete)
+
+
+def _check_val_counts(val: LabelledSplit, chosen: tuple[str, ...]) -> None:
+    counts = Counter(val.labels)
+    wrong = [
+        f"{wnid} has {counts[index]} of {OFFICIAL_VAL_PER_CLASS}"
+        for index, wnid in enumerate(chosen)
+        if counts[index] != OFFICIAL_VAL_PER_CLASS
+    ]
+    if wrong:
+        raise IngestError(
+            f"val/: images are missing in {len(wrong)} of {len(chosen)} classes ({first_few(wrong)}); "
+            f"fetch them, or pass --classes found to ingest what is there"
+        )
+
+
+def _checked(tree: LabelledTree) -> LabelledTree:
+    for split in (tree.train, tree.val):
+        if not split.paths:
+            raise IngestError(f"{split.name}/: holds no image of the {len(tree.classes)} chosen classes")
+        if len(set(split.keys)) != len(split.keys):
+            key, count = Counter(split.keys).most_common(1)[0]
+            paths = [path for path, other in zip(split.paths, split.keys, strict=True) if other == key]
+            raise IngestError(f"{first_few(paths)}: {count} images with the same name {key}; keep one of them")
+    return tree

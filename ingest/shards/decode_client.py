@@ -1,0 +1,241 @@
+"""Images decoded in a process of their own, so that one that crashes the decoder, hangs it or swallows all memory
+costs that image and not the run.
+
+The process lives as long as its `Checker`; a batch of images reaches it through shared memory, so the cost over
+decoding in place is one copy of the bytes and two short messages a batch. An image of which it dies is tried once
+more, alone in a fresh process: a stray signal or a stalled machine must not decide what is stored.
+"""
+
+import contextlib
+import functools
+import io
+import json
+import mmap
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
+from typing import NamedTuple
+
+from convnext_imagenet.ingest.errors import FailedIngestError
+from convnext_imagenet.ingest.shards.decode_worker import COUNTER
+from convnext_imagenet.ingest.shards.image_policy import Treatment
+from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, ImageInfo
+
+PROGRAM = ("-m", "convnext_imagenet.ingest.shards.decode_worker")
+BATCH_BYTES = 4 << 20
+BATCH_IMAGES = 64
+_SHARED_BYTES = COUNTER.size + BATCH_BYTES + LARGEST_FILE_BYTES
+_START_SECONDS = 60
+_MOST_STARTS = 3
+
+
+@dataclass(frozen=True)
+class CheckedImage:
+    """An image that was decoded whole: the bytes to store, what they are, and whether they are not the file's."""
+
+    image: bytes
+    info: ImageInfo
+    is_reencoded: bool
+    thumbnail: bytes | None
+
+
+class Request(NamedTuple):
+    """An image to check, and whether a small picture of it is wanted."""
+
+    image: bytes
+    wants_thumbnail: bool = False
+
+
+class _LostError(Exception):
+    """The process died or did not answer in time; `reason` is crashed or timeout."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Checker:
+    """Decodes images in another process, a run of Python with `program`; its end is the end of the with block."""
+
+    def __init__(self, treatment: Treatment, program: Sequence[str] = PROGRAM) -> None:
+        self._treatment = treatment
+        self._program = program
+        self._process: subprocess.Popen | None = None
+        self._socket: Connection | None = None
+        self._is_ready = False
+        self._batch: Sequence[Request] = ()
+        self._is_lost = False
+        self._descriptor = os.memfd_create("images")
+        os.ftruncate(self._descriptor, _SHARED_BYTES)
+        self._shared = mmap.mmap(self._descriptor, _SHARED_BYTES)
+
+    def __enter__(self) -> "Checker":
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+        self._shared.close()
+        os.close(self._descriptor)
+
+    def check(self, batch: Sequence[Request]) -> list[CheckedImage | BadImage]:
+        """For each image what is to be stored, or why it is not; at most `BATCH_BYTES` and one image at a time."""
+        self.begin(batch)
+        return self.results()
+
+    def begin(self, batch: Sequence[Request]) -> None:
+        """Let a batch be decoded while this process does something else; `results` gives its verdicts.
+
+        A batch before it whose verdicts nobody took is given up.
+        """
+        if self._batch:
+            self._stop()
+        self._batch, self._is_lost = batch, False
+        if not batch:
+            return
+        try:
+            self._send(batch)
+        except _LostError:
+            self._is_lost = True
+
+    def results(self) -> list[CheckedImage | BadImage]:
+        """What `check` gives, for the batch that was begun last."""
+        batch, self._batch = self._batch, ()
+        if not batch:
+            return []
+        try:
+            if not self._is_lost:
+                return self._collect(batch)
+        except _LostError:
+            pass
+        self._stop()
+        suspect = min(COUNTER.unpack_from(self._shared)[0], len(batch) - 1)
+        alone = self._check_alone(batch[suspect])
+        return [*self.check(batch[:suspect]), alone, *self.check(batch[suspect + 1 :])]
+
+    def _check_alone(self, request: Request) -> CheckedImage | BadImage:
+        try:
+            self._send([request])
+            return self._collect([request])[0]
+        except _LostError as lost:
+            self._stop()
+            return BadImage(lost.reason, lost.detail)
+
+    def _send(self, batch: Sequence[Request]) -> None:
+        self._wait_until_ready()
+        start = COUNTER.size
+        for image, _ in batch:
+            self._shared[start : start + len(image)] = image
+            start += len(image)
+        COUNTER.pack_into(self._shared, 0, 0)
+        message = [(len(request.image), request.wants_thumbnail) for request in batch]
+        with self._lost_when_gone():
+            self._connection.send_bytes(json.dumps(message).encode())
+
+    def _collect(self, batch: Sequence[Request]) -> list[CheckedImage | BadImage]:
+        with self._lost_when_gone():
+            return _results(self._receive(self._treatment.timeout_seconds), batch)
+
+    def _receive(self, seconds: float) -> bytes:
+        """The next message, waited for as long as at least one image is answered in each span of `seconds`."""
+        answered = 0
+        while not self._connection.poll(seconds):
+            before, (answered,) = answered, COUNTER.unpack_from(self._shared)
+            if answered == before:
+                raise _LostError("timeout", f"not decoded after {seconds} s")
+        return self._connection.recv_bytes()
+
+    @contextlib.contextmanager
+    def _lost_when_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ConnectionError):
+            code = self._process.wait() if self._process else 0
+            cause = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+            raise _LostError("crashed", f"the decoder process was ended {cause}") from None
+
+    @property
+    def _connection(self) -> Connection:
+        if self._socket is None:
+            raise RuntimeError("the checker is used outside its with block")
+        return self._socket
+
+    def _start(self) -> None:
+        ours, theirs = multiprocessing.Pipe()
+        reencoding = self._treatment.reencoding
+        options = {
+            "parent": os.getpid(),
+            "memory_bytes": self._treatment.memory_mib << 20,
+            "reencoding": reencoding and asdict(reencoding),
+        }
+        descriptors = (theirs.fileno(), self._descriptor)
+        arguments = [*map(str, descriptors), str(_SHARED_BYTES), json.dumps(options)]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", *self._program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=descriptors,
+            )
+        self._socket = ours
+
+    def _wait_until_ready(self) -> None:
+        failures: list[str] = []
+        while not self._is_ready:
+            if len(failures) == _MOST_STARTS:
+                raise FailedIngestError(
+                    f"the process that decodes images does not start ({failures[-1]}); "
+                    f"is memory short, or the number of processes limited? then pass a smaller --workers"
+                )
+            if self._socket is None:
+                self._start()
+            try:
+                with self._lost_when_gone():
+                    self._receive(_START_SECONDS)
+                self._is_ready = True
+            except _LostError as lost:
+                self._stop()
+                failures.append(lost.detail)
+
+    def _stop(self) -> None:
+        self._is_ready = False
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@functools.cache
+def lasting_checker(treatment: Treatment) -> Checker:
+    """The checker of this process, started once: a process for each shard would cost as much as 250 images.
+
+    It ends with this process: at its exit, or, when it is killed, because the socket closes.
+    """
+    checker = Checker(treatment).__enter__()
+    Finalize(None, checker.__exit__, exitpriority=0)  # workers of a pool never reach atexit
+    return checker
+
+
+def _results(reply: bytes, batch: Sequence[Request]) -> list[CheckedImage | BadImage]:
+    line, _, payload = reply.partition(b"\n")
+    results: list[CheckedImage | BadImage] = []
+    rest = io.BytesIO(payload)
+    for request, ((verdict, *values), stored_bytes, thumbnail_bytes) in zip(batch, json.loads(line), strict=True):
+        stored, thumbnail = rest.read(stored_bytes), rest.read(thumbnail_bytes)
+        if verdict == "bad":
+            results.append(BadImage(*values))
+        else:
+            info = ImageInfo(*values)
+            results.append(CheckedImage(stored or request.image, info, bool(stored), thumbnail or None))
+    return results

@@ -1,0 +1,212 @@
+"""What is going to be written where, decided before anything is written. Pure: labels and a seed in, a plan out.
+
+The plan depends on the source, the classes, the seed and versions alone: not on workers, absolute paths, locale
+or hash seed.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convnext_imagenet.ingest.labels.classes import ClassRule
+from convnext_imagenet.ingest.labels.labels import LabelledSplit, LabelledTree
+from convnext_imagenet.ingest.shards.image_policy import Treatment
+from convnext_imagenet.records.images import CHECKS_VERSION, LARGEST_FILE_BYTES
+from convnext_imagenet.records.keyed_random import keyed_rng
+from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.schema import SCHEMA_VERSION, WRITING_VERSION, shard_name
+
+# Raise when the same images go to other shards, or stand there in another order.
+SHARD_ORDER_VERSION = 1
+_SHARD_BYTES = 2 << 30
+_MOST_SHARDS = 64
+_SHARDS_FOR_PARALLELISM = 8
+_ROWS_WORTH_A_SHARD = 512
+
+
+class PlannedRow(NamedTuple):
+    """One image to store, as the scan saw it.
+
+    `path` is below DATA and goes on into a tar for an image that lies in one; `offset` is its first byte in that tar,
+    -1 for a file of its own. `modified_ns` is the time of the file or of the tar, -1 when it is not known.
+    """
+
+    sample_id: int
+    path: str
+    key: str
+    label: int
+    size: int
+    offset: int = -1
+    modified_ns: int = -1
+
+    @property
+    def is_member(self) -> bool:
+        """True when the image lies in a tar."""
+        return self.offset >= 0
+
+    @property
+    def archive(self) -> str:
+        """The path below DATA of the outermost tar that the image lies in."""
+        return self.path[: self.path.index(".tar/") + len(".tar")]
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """One split: its images by sample_id (the rank of the key), and the order in which shards hold them."""
+
+    name: str
+    paths: tuple[str, ...]
+    keys: tuple[str, ...]
+    sizes: np.ndarray
+    labels: np.ndarray
+    offsets: np.ndarray
+    modified_ns: np.ndarray
+    order: np.ndarray
+    shard_count: int
+
+    @property
+    def shard_names(self) -> list[str]:
+        """The shards' file names, in order."""
+        return [shard_name(self.name, index, self.shard_count) for index in range(self.shard_count)]
+
+    @property
+    def largest_row_bytes(self) -> int:
+        """The size of the largest image that can be stored."""
+        return int(self.sizes[self.sizes <= LARGEST_FILE_BYTES].max(initial=1))
+
+    @property
+    def largest_shard_bytes(self) -> int:
+        """The size of the images of the largest shard."""
+        return max(int(self.sizes[self.sample_ids(index)].sum()) for index in range(self.shard_count))
+
+    def first_of_each_class(self, count: int) -> frozenset[int]:
+        """The sample ids of the first `count` images of each class, by key."""
+        by_label = np.argsort(self.labels, kind="stable")
+        starts = np.searchsorted(self.labels[by_label], self.labels[by_label])
+        return frozenset(by_label[np.arange(len(by_label)) - starts < count].tolist())
+
+    def shard_rows(self, index: int) -> list[PlannedRow]:
+        """The images of shard `index`, in stored order."""
+        ids = self.sample_ids(index)
+        columns = (column[ids].tolist() for column in (self.labels, self.sizes, self.offsets, self.modified_ns))
+        return [
+            PlannedRow(row, self.paths[row], self.keys[row], *numbers)
+            for row, *numbers in zip(ids.tolist(), *columns, strict=True)
+        ]
+
+    def sample_ids(self, index: int) -> np.ndarray:
+        """The sample ids of shard `index`, in stored order."""
+        rows = len(self.order)
+        return self.order[index * rows // self.shard_count : (index + 1) * rows // self.shard_count]
+
+
+@dataclass(frozen=True)
+class IngestPlan:
+    """The whole ingest; `source` says where labels come from and goes into the manifest as it is."""
+
+    classes: tuple[ClassEntry, ...]
+    splits: tuple[SplitPlan, ...]
+    source: dict[str, Any]
+    seed: int
+    versions: dict[str, str]
+    treatment: Treatment = field(default_factory=Treatment)
+
+    @property
+    def images(self) -> int:
+        """The number of images in all splits."""
+        return sum(len(split.paths) for split in self.splits)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The plan as JSON: everything that the bytes of the records depend on."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "rules": {
+                "image_checks": CHECKS_VERSION,
+                "shard_order": SHARD_ORDER_VERSION,
+                "writing": WRITING_VERSION,
+            },
+            "versions": self.versions,
+            "seed": self.seed,
+            "classes": [[entry.wnid, entry.name] for entry in self.classes],
+            "source": self.source,
+            "treatment": self.treatment.to_json(),
+            "shards": {split.name: split.shard_count for split in self.splits},
+        }
+
+
+def plan_tree(
+    tree: LabelledTree,
+    rule: ClassRule,
+    seed: int,
+    versions: Mapping[str, str],
+    layout: Mapping[str, str],
+    devkit_sha256: str | None,
+    follows_links: bool = False,
+    kaggle_sha256: str | None = None,
+) -> IngestPlan:
+    """The plan for a labelled tree; train is shuffled over its shards by `seed`, val keeps the order of its keys.
+
+    The source tells who vouches for labels by the SHA-256 of what they said, and how far train could be counted.
+    """
+    splits = (plan_split(tree.train, seed, is_shuffled=True), plan_split(tree.val, seed, is_shuffled=False))
+    source = {
+        "verified": tree.is_verified,
+        "classes": rule.kind,
+        "class_index": "rank of the wnid in ASCII order among the classes of these records",
+        "layout": dict(layout),
+        "images": {split.name: len(split.paths) for split in splits},
+        "bytes": {split.name: int(split.sizes.sum()) for split in splits},
+        "fingerprint": {split.name: fingerprint(split) for split in splits},
+        "left_out": {split.name: split.left_out for split in (tree.train, tree.val)},
+        "incomplete_classes": tree.incomplete_classes,
+        "train_counts": _train_counts(tree, rule),
+        "devkit_sha256": devkit_sha256,
+        "kaggle_sha256": kaggle_sha256,
+        "follows_links": follows_links,
+    }
+    return IngestPlan(tree.classes, splits, source, seed, dict(versions))
+
+
+def _train_counts(tree: LabelledTree, rule: ClassRule) -> str:
+    """How far the number of train images was checked, in the words of the manifest."""
+    if tree.incomplete_classes is not None and tree.is_verified:
+        return "each class against the devkit"
+    return "the total alone" if tree.is_verified and rule.kind == "all" else "not checked"
+
+
+def plan_split(split: LabelledSplit, seed: int, is_shuffled: bool) -> SplitPlan:
+    """One split sorted by key, with its stored order and number of shards."""
+    by_key = sorted(range(len(split.keys)), key=split.keys.__getitem__)
+    rows = len(by_key)
+    sizes = np.asarray(split.sizes, dtype=np.int64)[by_key]
+    order = keyed_rng(seed, "shard order", split.name).permutation(rows) if is_shuffled else np.arange(rows)
+    return SplitPlan(
+        name=split.name,
+        paths=tuple(split.paths[index] for index in by_key),
+        keys=tuple(split.keys[index] for index in by_key),
+        sizes=sizes,
+        labels=np.asarray(split.labels, dtype=np.int32)[by_key],
+        offsets=np.asarray(split.offsets, dtype=np.int64)[by_key],
+        modified_ns=np.asarray(split.modified_ns, dtype=np.int64)[by_key],
+        order=order,
+        shard_count=count_shards(rows, int(sizes.sum())),
+    )
+
+
+def count_shards(rows: int, total_bytes: int) -> int:
+    """The number of shards: about 2 GiB each and at most 64, but enough of them to keep eight workers busy."""
+    for_size = -(-total_bytes // _SHARD_BYTES)
+    for_parallelism = min(_SHARDS_FOR_PARALLELISM, -(-rows // _ROWS_WORTH_A_SHARD))
+    return min(_MOST_SHARDS, max(for_size, for_parallelism, 1))
+
+
+def fingerprint(split: SplitPlan) -> str:
+    """The SHA-256 of path, size and label of each image, in the order of the keys."""
+    digest = hashlib.sha256()
+    for path, size, label in zip(split.paths, split.sizes.tolist(), split.labels.tolist(), strict=True):
+        digest.update(f"{path}\0{size}\0{label}\n".encode())
+    return digest.hexdigest()

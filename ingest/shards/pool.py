@@ -1,0 +1,150 @@
+"""Work spread over processes that can be stopped at any moment: no orphans, no lost progress, no tracebacks.
+
+Killing a worker is safe because a unit of work counts only once its receipt is there.
+"""
+
+import concurrent.futures
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for
+from typing import Any, TypeVar
+
+from convnext_imagenet.base.errors import Interrupted
+from convnext_imagenet.ingest.errors import FailedIngestError
+from convnext_imagenet.launch.executor import OnProgress
+
+Task = TypeVar("Task")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_POLL_SECONDS = 0.2
+_WORKER_DIED = (
+    "a worker process died (out of memory, or killed from outside); finished shards are kept: "
+    "run the same command again, with a smaller --workers if memory is short"
+)
+_progress_of_unit: Any = None
+
+
+@dataclass(frozen=True)
+class LocalPool:
+    """Runs units in up to `workers` processes of this machine; an `Executor`."""
+
+    workers: int
+
+    def run(
+        self,
+        function: Callable[[Any, OnProgress], None],
+        tasks: Iterator[Any],
+        count: int,
+        on_progress: OnProgress,
+        on_unit: Callable[[], None] = lambda: None,
+    ) -> None:
+        """See `run_units`."""
+        run_units(function, tasks, count, self.workers, on_progress, on_unit)
+
+
+def run_units(
+    function: Callable[[Task, OnProgress], None],
+    tasks: Iterator[Task],
+    count: int,
+    workers: int,
+    on_progress: OnProgress,
+    on_unit: Callable[[], None] = lambda: None,
+) -> None:
+    """Call `function(task, on_progress)` for each of `count` tasks in up to `workers` fresh processes.
+
+    Tasks are drawn as workers take them; `on_unit` is called as each is done. The first exception of a worker stops
+    the others and is raised here; a worker that dies gives FailedIngestError.
+    """
+    if not count:
+        return
+    context = multiprocessing.get_context("spawn")
+    done = context.RawArray(ctypes.c_int64, count)
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(min(workers, count), context, _start_worker, (done,))
+    try:
+        _run(pool, function, enumerate(tasks), 2 * workers, _Meter(done, on_progress), on_unit)
+    except BaseException as error:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        if isinstance(error, BrokenProcessPool):
+            raise FailedIngestError(_WORKER_DIED) from None
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Meter:
+    """Adds up what the workers have done and tells the difference since it was last asked."""
+
+    def __init__(self, done: Iterable[int], on_progress: OnProgress) -> None:
+        self._done = done
+        self._told = 0
+        self._on_progress = on_progress
+
+    def report(self) -> None:
+        total = sum(self._done)
+        self._on_progress(total - self._told)
+        self._told = total
+
+
+def _run(
+    pool: ProcessPoolExecutor,
+    function: Callable[[Task, OnProgress], None],
+    tasks: Iterator[tuple[int, Task]],
+    most_waiting: int,
+    meter: _Meter,
+    on_unit: Callable[[], None],
+) -> None:
+    waiting: set[Future[None]] = set()
+    while True:
+        while len(waiting) < most_waiting and (item := next(tasks, None)) is not None:
+            unit, task = item
+            with _signals_held_back():
+                waiting.add(pool.submit(_work, function, unit, task))
+        if not waiting:
+            return
+        finished, waiting = concurrent.futures.wait(
+            waiting, timeout=_POLL_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
+        )
+        for future in finished:
+            future.result()
+            on_unit()
+        meter.report()
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Processes that start in here never see these signals, which a terminal sends to the whole group."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _start_worker(progress_of_unit: Any) -> None:
+    global _progress_of_unit
+    _progress_of_unit = progress_of_unit
+    os.environ.setdefault("GLOG_v", "3")
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(Interrupted.exit_code)
+
+
+def _work(function: Callable[[Task, OnProgress], None], unit: int, task: Task) -> None:
+    def advance(count: int) -> None:
+        _progress_of_unit[unit] += count
+
+    function(task, advance)

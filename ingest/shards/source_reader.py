@@ -1,0 +1,108 @@
+"""The bytes of one planned image, out of a file or out of a tar, read by a worker that trusts nothing it opens.
+
+Opening never blocks on a pipe, never follows a link unless told to, and never writes. An image that is no plain file
+is bad, which costs that image; a file that has changed since the plan stops the ingest.
+"""
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Self
+
+from convnext_imagenet.ingest.errors import FailedIngestError
+from convnext_imagenet.ingest.shards.plan import PlannedRow
+from convnext_imagenet.ingest.source.safe_open import kind_of_file, open_source
+from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
+
+_MOST_OPEN_ARCHIVES = 64
+_RESUME = "mend it and run the same command again, finished shards are kept"
+
+
+class SourceReader:
+    """Reads images below DATA; keeps the archives open that it reads from. Use it in one process, as a context."""
+
+    def __init__(self, data: Path, follow_links: bool = False) -> None:
+        self._data = data
+        self._follow_links = follow_links
+        self._archives: OrderedDict[str, int] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._archives.values():
+            os.close(descriptor)
+        self._archives.clear()
+
+    def read(self, row: PlannedRow) -> bytes:
+        """The image's bytes; BadImage when it is no plain file or too large.
+
+        Raises FailedIngestError when the source cannot be read, or is not what it was when the plan was made.
+        """
+        try:
+            return self._read_member(row) if row.is_member else self._read_file(row)
+        except OSError as error:
+            raise FailedIngestError(f"{self._data / row.path}: cannot be read ({error.strerror}); {_RESUME}") from None
+
+    def _read_member(self, row: PlannedRow) -> bytes:
+        descriptor = self._archive(row)
+        if row.size > LARGEST_FILE_BYTES:
+            raise _too_large(row.size)
+        image = _read_fully(descriptor, row.size, row.offset)
+        if len(image) != row.size or _modified_since(row, os.fstat(descriptor)):
+            raise _changed(self._data / row.archive, "another time or size than planned")
+        return image
+
+    def _archive(self, row: PlannedRow) -> int:
+        name = row.archive
+        if name not in self._archives:
+            if len(self._archives) >= _MOST_OPEN_ARCHIVES:
+                os.close(self._archives.popitem(last=False)[1])
+            descriptor = open_source(self._data / name, follow_links=True)  # the scan has checked where it leads
+            if descriptor is None:
+                raise _changed(self._data / name, "no plain file any more")
+            self._archives[name] = descriptor
+        self._archives.move_to_end(name)
+        return self._archives[name]
+
+    def _read_file(self, row: PlannedRow) -> bytes:
+        path = self._data / row.path
+        descriptor = open_source(path, self._follow_links)
+        if descriptor is None:
+            raise BadImage("not_a_file", kind_of_file(path))
+        try:
+            status = os.fstat(descriptor)
+            size = status.st_size
+            image = b"" if size > LARGEST_FILE_BYTES else _read_fully(descriptor, size + 1, 0)
+            status_after = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        if size != row.size or (image and len(image) != size):
+            raise _changed(path, f"{row.size} bytes planned, {max(size, len(image))} found")
+        if _modified_since(row, status) or _modified_since(row, status_after):
+            raise _changed(path, "the same size, another time of modification")
+        if size > LARGEST_FILE_BYTES:
+            raise _too_large(size)
+        return image
+
+
+def _read_fully(descriptor: int, size: int, offset: int) -> bytes:
+    """Up to `size` bytes, fewer only at the end of the file; some file systems give less than was asked for."""
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
+        data += more
+    return data
+
+
+def _modified_since(row: PlannedRow, status: os.stat_result) -> bool:
+    return row.modified_ns not in (-1, status.st_mtime_ns)
+
+
+def _too_large(size: int) -> BadImage:
+    return BadImage("too_large", f"{size} bytes, at most {LARGEST_FILE_BYTES} are read")
+
+
+def _changed(path: Path, how: str) -> FailedIngestError:
+    return FailedIngestError(
+        f"{path}: changed during the ingest ({how}); let nothing write there, and build into another directory"
+    )

@@ -1,0 +1,168 @@
+"""The official tars, read where they lie: one pass over the headers gives each image's place, nothing is unpacked.
+
+Member names must be exactly the official ones. Whatever else a tar holds (paths, links, devices, sparse files) is
+refused by name; folders and hidden files are counted and left aside.
+"""
+
+import hashlib
+import os
+import re
+from array import array
+from collections.abc import Callable, Iterator
+from io import FileIO
+from pathlib import Path
+
+from convnext_imagenet.base.tars import BadTar, Member, walk_tar
+from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.source.safe_open import kind_of_file, open_source
+from convnext_imagenet.ingest.source.scan_types import Folder, Found, SplitScan, shown
+
+TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+OFFICIAL_MD5 = {
+    TRAIN_TAR: "1d675b47d978889d74fa0da5fadfb00e",
+    VAL_TAR: "29b22e2961454d5413ddabcf34fc5622",
+    "ILSVRC2012_devkit_t12.tar.gz": "fa75699e90414af021442c21a62c3abf",
+}
+CLASS_TAR = re.compile(r"n[0-9]{8}\.tar")
+_VAL_IMAGE = re.compile(r"ILSVRC2012_val_[0-9]{8}\.JPEG")
+_MOST_IMAGES = 4_000_000
+_READ_AHEAD_BYTES = 16 << 20
+_HASH_CHUNK_BYTES = 4 << 20
+
+
+def scan_train_tar(root: Path, found: Found) -> SplitScan:
+    """The train split in the official tar of class tars."""
+    folders: dict[str, Folder] = {}
+    with _opened(root / TRAIN_TAR) as file:
+        time, end = _time_and_size(file)
+        for member in _wanted(walk_tar(file, 0, end), CLASS_TAR, root / TRAIN_TAR, found):
+            path = f"{TRAIN_TAR}/{member.name}"
+            if path in folders:
+                raise IngestError(f"{root / path}: there twice; {_again(TRAIN_TAR)}")
+            bounds = member.offset, member.offset + member.size
+            folders[path] = _class_tar(file, root / path, path, bounds, time, found)
+            _refuse_flood(sum(len(folder.names) for folder in folders.values()), root / TRAIN_TAR)
+    if not folders:
+        raise IngestError(f"{root / TRAIN_TAR}: holds no class tar such as n01440764.tar; {_again(TRAIN_TAR)}")
+    return SplitScan("train", False, tuple(folders.values()), archive=f"class tars in {TRAIN_TAR}")
+
+
+def scan_class_tars(root: Path, folder: str, names: list[str], found: Found) -> SplitScan:
+    """The train split as a folder of class tars, as unpacking the official tar leaves it."""
+    folders = []
+    for name in names:
+        path = f"{folder}/{name}"
+        with _opened(root / path) as file:
+            time, end = _time_and_size(file)
+            folders.append(_class_tar(file, root / path, path, (0, end), time, found))
+    return SplitScan("train", False, tuple(folders), archive="class tars")
+
+
+def scan_val_tar(root: Path, found: Found) -> SplitScan:
+    """The val split in the official flat tar."""
+    path = root / VAL_TAR
+    with _opened(path) as file:
+        time, end = _time_and_size(file)
+        members = _wanted(walk_tar(file, 0, end), _VAL_IMAGE, path, found)
+        folder = _folder(VAL_TAR, members, time, path)
+    if not folder.names:
+        raise IngestError(f"{path}: holds no images; {_again(VAL_TAR)}")
+    return SplitScan("val", True, (folder,), archive=f"flat in {VAL_TAR}")
+
+
+def check_archives(paths: list[Path], on_progress: Callable[[int], None]) -> None:
+    """Compare each archive's md5 with the official one of its name; `on_progress` hears of bytes read."""
+    for path in paths:
+        digest = hashlib.md5(usedforsecurity=False)
+        with _opened(path) as file:
+            while chunk := file.read(_HASH_CHUNK_BYTES):
+                digest.update(chunk)
+                on_progress(len(chunk))
+        expected = OFFICIAL_MD5.get(path.name)
+        if digest.hexdigest() != expected:
+            raise IngestError(
+                f"{path}: its md5 is {digest.hexdigest()}, the official one is {expected or 'not known'}; "
+                f"fetch it again, or leave --check-archives out if it is meant to differ"
+            )
+
+
+def _class_tar(file: FileIO, origin: Path, path: str, bounds: tuple[int, int], time: int, found: Found) -> Folder:
+    wnid = path[-len("n00000000.tar") : -len(".tar")]
+    # An inner tar ends where the outer one says, so the zeros at its end prove nothing more.
+    members = walk_tar(file, *bounds, needs_end_mark=False)
+    return _folder(path, _wanted(members, re.compile(rf"{wnid}_[0-9]+\.JPEG"), origin, found), time, origin)
+
+
+def _folder(path: str, members: Iterator[Member], time: int, origin: Path) -> Folder:
+    names: list[str] = []
+    sizes, offsets = array("q"), array("q")
+    for member in members:
+        names.append(member.name)
+        sizes.append(member.size)
+        offsets.append(member.offset)
+        _refuse_flood(len(names), origin)
+    return Folder(path, tuple(names), sizes, offsets, array("q", [time]) * len(names))
+
+
+def _wanted(members: Iterator[Member], names: re.Pattern[str], origin: Path, found: Found) -> Iterator[Member]:
+    """The members with an official name; others are left aside when harmless, else refused."""
+    archive = next(part for part in (*origin.parts, origin.name) if part.endswith(".tar"))
+    try:
+        for member in members:
+            if member.kind == "file" and names.fullmatch(member.name):
+                yield member
+            elif member.kind == "folder" or member.name.rpartition("/")[2].startswith("."):
+                found.ignored.add(f"{archive}/{member.name}")
+            else:
+                what = "" if member.kind == "file" else f" ({member.kind})"
+                raise IngestError(
+                    f"{origin}: holds {shown(member.name)[:200]!r}{what}, expected files named {_example(names)}; "
+                    f"{_again(archive)}"
+                )
+    except BadTar as error:
+        raise IngestError(f"{origin}: damaged or truncated ({error}); {_again(archive)}") from None
+
+
+class _Headers(FileIO):
+    """A tar of which headers alone are read, while the kernel fetches what lies between, unasked and in order.
+
+    A disk or a network passes a tar of small images faster as a stream than seek by seek.
+    """
+
+    _asked = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a byte, and have what follows it fetched."""
+        if offset + _READ_AHEAD_BYTES // 2 > self._asked:
+            begin = max(offset, self._asked)
+            os.posix_fadvise(self.fileno(), begin, _READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+            self._asked = begin + _READ_AHEAD_BYTES
+        return super().seek(offset, whence)
+
+
+def _opened(path: Path) -> FileIO:
+    try:
+        descriptor = open_source(path, follow_links=True)  # the caller has checked where a link leads
+    except OSError as error:
+        raise IngestError(f"{path}: cannot be read ({error.strerror}); mend its rights") from None
+    if descriptor is None:
+        raise IngestError(f"{path}: {kind_of_file(path)}, not a plain file")
+    return _Headers(descriptor)
+
+
+def _time_and_size(file: FileIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_mtime_ns, status.st_size
+
+
+def _refuse_flood(images: int, origin: Path) -> None:
+    if images > _MOST_IMAGES:
+        raise IngestError(f"{origin}: holds more than {_MOST_IMAGES:,} images, which is no ImageNet")
+
+
+def _example(names: re.Pattern[str]) -> str:
+    return names.pattern.replace("[0-9]{8}", "<8 digits>").replace("[0-9]+", "<number>").replace("\\", "")
+
+
+def _again(archive: str) -> str:
+    return f"fetch {archive} again"

@@ -1,0 +1,99 @@
+"""Which of the layouts that people have lies in DATA, and its scan; looks at names and sizes and opens no image.
+
+Each split is a folder or an official tar, independently of the other. Beside them lies the devkit; in Kaggle's
+layout, its solution and its synset mapping.
+"""
+
+import os
+from pathlib import Path
+
+from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.source.archives import (
+    CLASS_TAR,
+    OFFICIAL_MD5,
+    TRAIN_TAR,
+    VAL_TAR,
+    scan_class_tars,
+    scan_train_tar,
+    scan_val_tar,
+)
+from convnext_imagenet.ingest.source.folders import EXPECTED, Links, list_folder, scan_folders
+from convnext_imagenet.ingest.source.scan_types import Found, SplitScan, TreeScan
+
+KAGGLE_FOLDER = "ILSVRC/Data/CLS-LOC"
+KAGGLE_SOLUTION, KAGGLE_MAPPING = "LOC_val_solution.csv", "LOC_synset_mapping.txt"
+_TARS = {"train": TRAIN_TAR, "val": VAL_TAR}
+_DEVKIT_ENDINGS = (".tar.gz", ".tgz", ".tar")
+
+
+def scan_tree(root: Path, follow_links: bool = False) -> TreeScan:
+    """The layout of the raw data at `root`; IngestError when it is not one that is known."""
+    if not root.is_dir():
+        problem = "not a folder" if root.exists() else "no such folder"
+        raise IngestError(f"{root}: {problem}; give the folder of a raw ImageNet tree, or try `make demo`")
+    links, found = Links(root, follow_links), Found()
+    kaggle = root if (root / KAGGLE_FOLDER).is_dir() else None
+    for name in ("train", "val"):
+        _check_there(root, name, kaggle)
+    prefix = f"{KAGGLE_FOLDER}/" if kaggle else ""
+    train, val = (_scan_split(root, name, f"{prefix}{name}", links, found) for name in ("train", "val"))
+    if train.is_flat:
+        raise IngestError(
+            f"{root}: train/ holds images outside class folders, such as {train.folders[0].names[0]!r}; {EXPECTED}"
+        )
+    if (devkit := find_devkit(root)) is not None:
+        links.check(devkit)
+    return TreeScan(train, val, devkit, kaggle, found, follow_links)
+
+
+def find_devkit(root: Path) -> Path | None:
+    """The devkit beside train/ and val/: a folder or tar whose name holds "devkit", the t12 one first."""
+
+    def preference(path: Path) -> tuple[bool, bool, bytes]:
+        return "_t12" not in path.name, path.is_dir(), os.fsencode(path.name)
+
+    found = [path for path in root.iterdir() if "devkit" in path.name.lower() and _may_be_devkit(path)]
+    return min(found, key=preference, default=None)
+
+
+def find_archives(root: Path) -> list[Path]:
+    """The archives in `root` that bear an official name; IngestError when there is none."""
+    paths = [root / name for name in OFFICIAL_MD5 if (root / name).is_file()]
+    if not paths:
+        raise IngestError(f"{root}: holds no official archive ({', '.join(OFFICIAL_MD5)}); leave --check-archives out")
+    return paths
+
+
+def _may_be_devkit(path: Path) -> bool:
+    if path.name.startswith("."):
+        return False
+    return (path.is_file() and path.name.endswith(_DEVKIT_ENDINGS)) or (path / "data").is_dir()
+
+
+def _check_there(root: Path, name: str, kaggle: Path | None) -> None:
+    if kaggle is not None:
+        if not (root / KAGGLE_FOLDER / name).is_dir():
+            raise IngestError(f"{root}: Kaggle's layout without {KAGGLE_FOLDER}/{name}/; unpack the archive again")
+    elif not (root / name).is_dir() and not os.path.lexists(root / _TARS[name]):
+        hint = "; Kaggle's layout is read from the folder that holds ILSVRC/" if _is_inside_kaggle(root) else ""
+        raise IngestError(f"{root}: has no folder {name}/ and no {_TARS[name]}; {EXPECTED}{hint}")
+
+
+def _is_inside_kaggle(root: Path) -> bool:
+    return any((root / part).is_dir() for part in ("Data/CLS-LOC", "CLS-LOC"))
+
+
+def _scan_split(root: Path, name: str, path: str, links: Links, found: Found) -> SplitScan:
+    folder = root / path
+    if not folder.is_dir():
+        links.check(root / _TARS[name])
+        scan = scan_train_tar if name == "train" else scan_val_tar
+        return scan(root, found)
+    links.check(folder)
+    if name == "train":
+        names = [entry.name for entry in list_folder(root, path, Found()) if CLASS_TAR.fullmatch(entry.name)]
+        if names and not any(entry.is_dir() for entry in list_folder(root, path, Found())):
+            for each in names:
+                links.check(folder / each)
+            return scan_class_tars(root, path, names, found)
+    return scan_folders(root, name, path, links, found)

@@ -1,0 +1,145 @@
+"""Proof, before any work, that every node of a cluster sees the job's folders and has this node's software.
+
+`look` runs on the nodes; what it finds is judged here. This module must not import Ray.
+"""
+
+import hashlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from convnext_imagenet.base.files import make_folder
+from convnext_imagenet.launch.cluster.nodes import Node, refuse_other_software, software_here
+from convnext_imagenet.launch.errors import LaunchError
+
+_HEAD_BYTES = 64 << 10
+_PATIENCE_SECONDS = 5.0  # network file systems remember for some seconds that a file was not there
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a node is asked to do: read the question in `out`, answer beside it, and look at the inputs."""
+
+    out: Path
+    token: str
+    inputs: tuple[Path, ...] = ()
+
+    @property
+    def question(self) -> Path:
+        """The file that the driver has written; its name is that of a leftover, so whoever is killed leaves no mess."""
+        return self.out / f".probe-{self.token}.tmp"
+
+    def answer(self, node: str) -> Path:
+        """The file that a node writes."""
+        return self.out / f".probe-{self.token}-{node}.tmp"
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What a node saw: its software, what its inputs look like, and why it cannot use the output (or nothing)."""
+
+    host: str
+    software: Mapping[str, str]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    trouble: str = ""
+
+
+def look(probe: Probe, node: str) -> Sighting:
+    """On a node: read the question, write the answer, look at the inputs and at the software. Never raises OSError."""
+    try:
+        trouble = "" if _awaited(probe.question) == probe.token else "holds another probe file"
+        if not trouble:
+            with probe.answer(node).open("w", encoding="ascii") as file:
+                file.write(f"{probe.token} {node}")
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        trouble = error.strerror or str(error)
+    inputs = {str(path): evidence(path) for path in probe.inputs}
+    return Sighting(socket.gethostname(), software_here(), inputs, trouble)
+
+
+def evidence(path: Path) -> str:
+    """What a file or folder looks like from here, as a short text that is the same wherever it is the same.
+
+    A file: its size and its first 64 KiB. A folder: the names in it, and the first file among them.
+    """
+    try:
+        if not path.is_dir():
+            with path.open("rb") as file:
+                head = hashlib.sha256(file.read(_HEAD_BYTES)).hexdigest()[:12]
+            return f"{path.stat().st_size} bytes that begin {head}"
+        with os.scandir(path) as entries:
+            found = sorted((entry.name, entry.is_file()) for entry in entries)
+        names = hashlib.sha256("\0".join(name for name, _ in found).encode(errors="surrogateescape")).hexdigest()[:12]
+        first = next((name for name, is_file in found if is_file), None)
+        return f"{len(found)} entries {names}" + (f", {first}: {evidence(path / first)}" if first else "")
+    except OSError as error:
+        return f"nothing ({error.strerror})"
+
+
+def prove(out: Path, inputs: Iterable[Path], ask: Callable[[Probe], Iterator[tuple[Node, Sighting]]]) -> None:
+    """Raise LaunchError unless every node reads and writes `out`, sees the `inputs`, and has this node's software.
+
+    `ask` has `look` done on the nodes and tells what each saw. A folder that this made is removed when it raises.
+    """
+    with _question(out, tuple(inputs)) as probe:
+        here = software_here()
+        seen_here = {str(path): evidence(path) for path in probe.inputs}
+        for node, sighting in ask(probe):
+            refuse_other_software(_name(node, sighting), here, sighting.software)
+            _refuse_other_folders(_name(node, sighting), node, probe, seen_here, sighting)
+
+
+@contextmanager
+def _question(out: Path, inputs: tuple[Path, ...]) -> Iterator[Probe]:
+    is_new = not out.exists()
+    make_folder(out)
+    probe = Probe(out, secrets.token_hex(8), inputs)
+    probe.question.write_text(probe.token, encoding="ascii")
+    try:
+        yield probe
+    finally:
+        for leftover in out.glob(f".probe-{probe.token}*.tmp"):
+            leftover.unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):  # by now it holds something
+                out.rmdir()
+
+
+def _refuse_other_folders(
+    name: str, node: Node, probe: Probe, seen_here: Mapping[str, str], sighting: Sighting
+) -> None:
+    way_out = "all nodes need it as one shared folder under one path"
+    if sighting.trouble:
+        raise LaunchError(f"node {name}: cannot use the output folder {probe.out} ({sighting.trouble}); {way_out}")
+    try:
+        answer = _awaited(probe.answer(node.identity))
+    except OSError:
+        answer = ""
+    if answer != f"{probe.token} {node.identity}":
+        raise LaunchError(f"node {name}: what it writes to {probe.out} is not seen here; {way_out}")
+    for path, meant in seen_here.items():
+        if (found := sighting.inputs.get(path)) != meant:
+            raise LaunchError(f"node {name}: sees {path} as {found}, this node as {meant}; {way_out}")
+
+
+def _name(node: Node, sighting: Sighting) -> str:
+    return f"{node.host} ({sighting.host})"
+
+
+def _awaited(path: Path) -> str:
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return path.read_text(encoding="ascii")
+        except FileNotFoundError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_POLL_SECONDS)

@@ -1,0 +1,149 @@
+"""A Ray cluster for the time of one job: joined, or started on this machine, and asked who is there.
+
+All that imports Ray is here and in cluster_units.py, and does so inside functions: Ray is an optional extra.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from convnext_imagenet.base.signals import signals_held
+from convnext_imagenet.launch.cluster.nodes import Need, Node, refuse_without_room, room_for
+from convnext_imagenet.launch.cluster.preflight import Probe, Sighting, look, prove
+from convnext_imagenet.launch.errors import LaunchError
+
+log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 5.0
+_NODE_SECONDS = 120.0
+_POLL_SECONDS = 0.2
+_STORE_BYTES = 80 << 20  # plans and receipts pass through Ray's store, images never do
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ENVIRONMENT = "RAY_ADDRESS"
+
+
+def import_ray() -> Any:
+    """The module `ray`; LaunchError naming the extra where it is not installed."""
+    try:
+        import ray
+    except ImportError as error:
+        raise LaunchError(
+            f"--engine ray: Ray cannot be imported ({error}); pip install 'convnext_imagenet[ray]'"
+        ) from None
+    return ray
+
+
+@contextlib.contextmanager
+def joined(address: str, cores: int) -> Iterator[Any]:
+    """Ray, connected to the cluster at `address` HOST:PORT; leaves it at the end.
+
+    "auto" is the one that runs on this machine. Without an address it is what RAY_ADDRESS says, else one of `cores`
+    cores that is started here and ended with the job. Raises LaunchError when it does not answer.
+    """
+    ray = import_ray()
+    address = address or os.environ.get(_ENVIRONMENT, "")
+    if address and address != "auto":
+        _refuse_silent(address)
+    try:
+        with signals_held():
+            _connect(ray, address, cores)
+        yield ray
+    finally:
+        with signals_held():
+            ray.shutdown()
+
+
+def _connect(ray: Any, address: str, cores: int) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+            return
+        ray.init(address="local", num_cpus=cores, object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
+    except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        where = "Ray on this machine" if address in ("", "auto") else f"the cluster at {address}"
+        raise LaunchError(
+            f"{where}: cannot be used ({_first_line(error)}); run this on a node of a cluster that was begun by "
+            f"`ray start` from the same environment"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _refuse_silent(address: str) -> None:
+    """Ray would try for a minute and then print pages; a port that does not answer is one line at once."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise LaunchError(
+            f"--address {address!r}: expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379, "
+            f"and this machine as one of its nodes"
+        )
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise LaunchError(
+            f"--address {address}: does not answer ({error.strerror or error}); "
+            f"`ray start --head --port {port}` begins a cluster there, `ray status` looks for one"
+        ) from None
+
+
+def nodes_of(ray: Any) -> list[Node]:
+    """The nodes that are alive."""
+    return [
+        Node(each["NodeID"], each["NodeManagerAddress"], dict(each["Resources"]))
+        for each in ray.nodes()
+        if each["Alive"]
+    ]
+
+
+def preflight(ray: Any, nodes: list[Node], need: Need, out: Path, inputs: list[Path]) -> None:
+    """Raise LaunchError unless the cluster can hold a worker, and every node that can is fit for it (see `prove`)."""
+    refuse_without_room(need, nodes)
+    able = [node for node in nodes if room_for(need, [node])]
+    with signals_held() as is_stopped:
+        prove(out, inputs, lambda probe: _ask(ray, able, probe, is_stopped))
+
+
+def _ask(ray: Any, nodes: list[Node], probe: Probe, is_stopped: Callable[[], bool]) -> Iterator[tuple[Node, Sighting]]:
+    remote = ray.remote(num_cpus=0, max_retries=1)(look)
+    asked = [
+        (node, remote.options(scheduling_strategy=on(node.identity)).remote(probe, node.identity)) for node in nodes
+    ]
+    end = time.monotonic() + _NODE_SECONDS
+    for node, answer in asked:
+        while not ray.wait([answer], timeout=_POLL_SECONDS)[0] and time.monotonic() < end:
+            if is_stopped():
+                return
+        try:
+            yield node, ray.get(answer, timeout=0)
+        except ray.exceptions.RayTaskError as error:
+            raise LaunchError(
+                f"node {node.host}: cannot run our code ({_last_line(error)}); "
+                f"install the same environment on all nodes"
+            ) from None
+        except ray.exceptions.RayError as error:
+            if all(other.identity != node.identity for other in nodes_of(ray)):
+                log.warning("node %s: died while it was asked; the job goes on without it", node.host)
+                continue
+            raise LaunchError(
+                f"node {node.host}: does not answer ({type(error).__name__}); see `ray status`, or end that node"
+            ) from None
+
+
+def _last_line(error: Exception) -> str:
+    return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+
+
+def on(node: str) -> Any:
+    """Ray's word for: on this node and no other."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=False)

@@ -1,0 +1,1 @@
+"""One job as several processes of one or more machines: started, watched, stopped; exact sums over them."""

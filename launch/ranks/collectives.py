@@ -1,0 +1,114 @@
+"""What the ranks of a job tell each other: sums of whole numbers, and whether they agree.
+
+Everything goes through one all-reduce of float32, the one type that MindSpore adds up on every device.
+"""
+
+import atexit
+import os
+from collections.abc import Callable
+from functools import cached_property
+from typing import TypeVar
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from convnext_imagenet.launch.errors import LaunchError
+from convnext_imagenet.launch.ranks.rank import ALONE, Place
+
+_DIGIT_BITS, _DIGITS = 12, 5  # float32 counts to 2 ** 24: digits of 4,096 stay exact over 4,096 ranks
+Result = TypeVar("Result")
+_LARGEST = 1 << (_DIGIT_BITS * _DIGITS)
+
+
+class Ranks:
+    """The processes of one job. Alone, nothing is exchanged and every question has its answer here.
+
+    Every rank has to ask the same questions in the same order.
+    """
+
+    def __init__(self, place: Place = ALONE, all_reduce: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
+        self.place = place
+        self._given = all_reduce
+
+    def sum(self, counts: np.ndarray) -> np.ndarray:
+        """Return the exact sum over ranks of whole numbers from 0 to 2^60, int64 of the same shape."""
+        counts = np.asarray(counts, np.int64)
+        if self.place.ranks == 1:
+            return counts
+        if counts.size and (counts.min() < 0 or counts.max() >= _LARGEST):
+            raise ValueError(f"counts from {counts.min()} to {counts.max()}: must be in [0, 2^60)")
+        return _from_digits(self._all_reduce(_to_digits(counts.reshape(-1)))).reshape(counts.shape)
+
+    def check_same(self, what: str, digest: bytes) -> None:
+        """Raise LaunchError, on every rank, unless all ranks call with the same bytes."""
+        if self.place.ranks == 1:
+            return
+        table = np.zeros((self.place.ranks, len(digest)), np.int64)
+        table[self.place.rank] = np.frombuffer(digest, np.uint8)
+        table = self.sum(table)
+        different = [rank for rank, row in enumerate(table) if not np.array_equal(row, table[0])]
+        if different:
+            raise LaunchError(
+                f"{what}: rank {', '.join(map(str, different))} differs from rank 0; ranks have to compute the same "
+                f"bits, so look for a faulty device or for different software on the nodes, then run the command again"
+            )
+
+    def wait_for_all(self) -> None:
+        """Return once every rank has come here."""
+        self.sum(np.zeros(1, np.int64))
+
+    def in_turn(self, work: Callable[[], Result]) -> Result:
+        """Return `work()`, done by the first rank of each machine before the others, whom its caches then serve."""
+        if self.place.device:
+            self.wait_for_all()
+            return work()
+        result = work()
+        self.wait_for_all()
+        return result
+
+    def _all_reduce(self, numbers: np.ndarray) -> np.ndarray:
+        if self._given is not None:
+            return self._given(numbers)
+        return self._cell(Tensor(numbers)).asnumpy()
+
+    @cached_property
+    def _cell(self) -> nn.Cell:
+        return _Sum()
+
+
+SINGLE = Ranks()
+
+
+def join(place: Place) -> Ranks:
+    """Meet the other ranks, for which MindSpore needs some seconds; call it after `prepare`, before any tensor."""
+    if place.ranks > 1:
+        from mindspore.communication import init
+
+        init()
+        atexit.register(_hush)
+    return Ranks(place)
+
+
+def _hush() -> None:
+    """MindSpore reports its own leaving, whatever its log level; by then all that matters has been said."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+class _Sum(nn.Cell):
+    def __init__(self) -> None:
+        super().__init__(auto_prefix=False)
+        self.all_reduce = ops.AllReduce()
+
+    def construct(self, numbers: ms.Tensor) -> ms.Tensor:
+        return self.all_reduce(numbers)
+
+
+def _to_digits(counts: np.ndarray) -> np.ndarray:
+    shifts = _DIGIT_BITS * np.arange(_DIGITS)
+    return ((counts[:, None] >> shifts) & ((1 << _DIGIT_BITS) - 1)).astype(np.float32)
+
+
+def _from_digits(digits: np.ndarray) -> np.ndarray:
+    shifts = _DIGIT_BITS * np.arange(_DIGITS)
+    return (digits.astype(np.int64) << shifts).sum(1)

@@ -1,0 +1,21 @@
+"""MindSpore's scheduler as a process: ranks meet through it, and it ends when they have ended.
+
+Run as `python -m convnext_imagenet.launch.ranks.scheduler` with the environment of `layout.scheduler_environment`.
+"""
+
+from convnext_imagenet.launch.ranks.heartbeat import tie_to_launcher
+
+
+def schedule() -> None:
+    """Serve the ranks until all of them have left."""
+    tie_to_launcher()
+
+    import mindspore
+    from mindspore.communication import init
+
+    mindspore.set_device("CPU")
+    init()
+
+
+if __name__ == "__main__":
+    schedule()

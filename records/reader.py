@@ -1,0 +1,185 @@
+"""RECORDS opened for reading: everything is checked before MindSpore touches a file, and rows come in our order."""
+
+import json
+import os
+import resource
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import mindspore.dataset as ds
+import numpy as np
+
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.files import require_utf8, sha256_file, sha256_json, write_json
+from convnext_imagenet.base.protocol import bookkeeping_name, file_damage, read_finished, read_receipt
+from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
+from convnext_imagenet.records.shards import python_value
+
+_SPARE_FILE_DESCRIPTORS = 256
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of an opened RECORDS directory."""
+
+    name: str
+    entry: SplitEntry
+    folder: Path
+
+    @property
+    def rows(self) -> int:
+        """Accepted images in the split."""
+        return self.entry.rows
+
+    def dataset(
+        self,
+        order: Sequence[int] | np.ndarray,
+        columns: Sequence[str] = ("image", "label", "sample_id"),
+        workers: int = 1,
+    ) -> ds.MindDataset:
+        """A MindSpore data set of exactly the rows `order` (0..rows-1, repeats allowed), in that order."""
+        indices = np.asarray(order, dtype=np.int64)
+        if indices.size and (indices.min() < 0 or indices.max() >= self.rows):
+            raise ValueError(f"row {indices.min()} or {indices.max()} is outside 0..{self.rows - 1} of {self.name}")
+        files = [str(self.folder / shard.name) for shard in self.entry.shards]
+        _raise_descriptor_limit(len(files) * (1 + workers))
+        return ds.MindDataset(
+            files,
+            columns_list=list(columns),
+            sampler=ds.SubsetSampler(indices.tolist()),
+            num_parallel_workers=workers,
+        )
+
+    def read(
+        self, order: Sequence[int] | np.ndarray, columns: Sequence[str] = ("image", "label", "sample_id")
+    ) -> Iterator[dict[str, Any]]:
+        """The rows `order` as dicts of bytes, str and int."""
+        if not len(order):
+            return
+        dataset = self.dataset(order, columns)
+        for fields in dataset.create_dict_iterator(num_epochs=1, output_numpy=True):
+            yield {name: python_value(value) for name, value in fields.items()}
+
+
+@dataclass(frozen=True)
+class Records:
+    """An opened RECORDS directory: finished, of a version that we read, every file as the manifest says.
+
+    `manifest_sha256` is the identity of what is stored: the manifest names every shard, every stored row count and the
+    table of the images in quarantine by SHA-256, while the plan's id tells what was asked for only.
+    """
+
+    root: Path
+    manifest: Manifest
+    manifest_sha256: str
+
+    @classmethod
+    def open(cls, root: Path, check: Literal["hashes", "sizes"] = "hashes") -> "Records":
+        """Open `root`, or raise ArtefactError before MindSpore sees a file that would crash it.
+
+        `hashes` compares every file's SHA-256 once; files that have not changed since (same inode, size and
+        modification time) are not read again. `sizes` compares sizes alone.
+        """
+        require_utf8(root)
+        try:
+            manifest = Manifest.from_json(read_finished(root, "records"))
+        except ArtefactError as error:
+            raise ArtefactError(str(error) if str(root) in str(error) else f"{root}: {error}") from None
+        damage = find_damage(root, manifest, deep=check == "hashes")
+        if damage:
+            raise ArtefactError(
+                f"{damage[0]} ({len(damage)} damaged in all); restore the files from a copy, or build the records again"
+            )
+        manifest_path = root / bookkeeping_name("records", "manifest.json")
+        return cls(root=root, manifest=manifest, manifest_sha256=sha256_file(manifest_path))
+
+    @property
+    def classes(self) -> tuple[ClassEntry, ...]:
+        """The classes by index."""
+        return self.manifest.classes
+
+    def split(self, name: str) -> Split:
+        """A split that holds rows; ArtefactError for an unknown or empty one."""
+        entry = self.manifest.splits.get(name)
+        if entry is None or not entry.rows:
+            known = ", ".join(sorted(split for split, found in self.manifest.splits.items() if found.rows))
+            raise ArtefactError(f"{self.root}: no rows in split {name!r}; splits with rows: {known or 'none'}")
+        return Split(name=name, entry=entry, folder=self.root / name)
+
+
+def find_damage(root: Path, manifest: Manifest, deep: bool, remembered: bool = True) -> list[str]:
+    """What is wrong with the files that the manifest names and with their receipts, in their order.
+
+    `deep` compares SHA-256; with `remembered`, files that were found whole before and have not changed since are
+    not read again.
+    """
+    files = [(root / split, file) for split, entry in manifest.splits.items() for file in _files(entry.shards)]
+    shallow = [damage for folder, file in files if (damage := file_damage(folder, file, deep=False))]
+    shallow = shallow or _receipt_damage(root, manifest)
+    if shallow or not deep:
+        return shallow
+    known = _known_stamps(manifest) if remembered else {}
+    unread = [(folder, file) for folder, file in files if known.get(file["name"]) != _stamp(folder / file["name"])]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(lambda pair: file_damage(pair[0], pair[1], deep=True), unread)
+        changed = [found for found in results if found]
+    if unread and not changed:
+        _remember_stamps(manifest, {file["name"]: _stamp(folder / file["name"]) for folder, file in files})
+    return changed
+
+
+def _receipt_damage(root: Path, manifest: Manifest) -> list[str]:
+    damage = []
+    for split, entry in manifest.splits.items():
+        for shard in entry.shards:
+            path = root / split / f"{Path(shard.name).stem}.json"
+            receipt = read_receipt(path.parent, path.stem, manifest.plan_id)
+            if receipt is None:
+                damage.append(f"{path}: the receipt, or a file that it names, is missing, damaged or of another plan")
+            elif receipt["files"][: len(shard.files)] != list(shard.files):
+                damage.append(f"{path}: the receipt contradicts the manifest")
+    return damage
+
+
+def _files(shards: Sequence[ShardEntry]) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        yield from shard.files
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _stamp_file(manifest: Manifest) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "convnext_imagenet" / "checked" / f"{sha256_json(manifest.to_json())}.json"
+
+
+def _known_stamps(manifest: Manifest) -> dict[str, list[int]]:
+    try:
+        stamps = json.loads(_stamp_file(manifest).read_bytes())
+    except (OSError, ValueError, RuntimeError):
+        return {}
+    return stamps if isinstance(stamps, dict) else {}
+
+
+def _remember_stamps(manifest: Manifest, stamps: dict[str, list[int]]) -> None:
+    try:
+        path = _stamp_file(manifest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, stamps)
+    except (OSError, RuntimeError):
+        return  # the cache only saves time: without it the files are hashed again at the next opening
+
+
+def _raise_descriptor_limit(files: int) -> None:
+    needed = files + _SPARE_FILE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise ArtefactError(f"{needed} open files are needed, the limit is {hard}; raise it (`ulimit -n {needed}`)")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

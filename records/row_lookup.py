@@ -1,0 +1,55 @@
+"""Single rows of an opened RECORDS directory, found by position or by key."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.files import sha256_file
+from convnext_imagenet.records.images import inspect_image
+from convnext_imagenet.records.index import INDEX_FILE, read_columns
+from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.reader import Records
+from convnext_imagenet.records.schema import MINDRECORD_SCHEMA, Row
+
+
+def read_index(records: Records, columns: Sequence[str]) -> pa.Table:
+    """Some columns of index.parquet, which must be as the manifest says."""
+    path = records.root / INDEX_FILE
+    recorded = records.manifest.files.get(INDEX_FILE)
+    if not path.is_file() or sha256_file(path) != recorded:
+        raise ArtefactError(f"{path}: missing or changed since the records were finished; build the records again")
+    return read_columns(path, columns)
+
+
+def find_key(records: Records, key: str) -> tuple[str, int]:
+    """The split, and the position in it (0..rows-1), of the row with this key."""
+    index = read_index(records, ("split", "key"))
+    for split in records.manifest.splits:
+        keys = index.filter(pc.equal(index["split"], split))["key"]
+        if (row := pc.index(keys, key).as_py()) >= 0:
+            return split, row
+    raise ArtefactError(f"--key {key}: no such row; {records.root / INDEX_FILE} lists all keys")
+
+
+def read_rows(records: Records, split: str, first: int, count: int) -> Iterator[Row]:
+    """Up to `count` rows of a split from position `first`; ArtefactError when there is none."""
+    part = records.split(split)
+    if first >= part.rows:
+        raise ArtefactError(f"--row {first}: split {split!r} has rows 0..{part.rows - 1}")
+    order = range(first, min(first + count, part.rows))
+    return (Row(**fields) for fields in part.read(order, list(MINDRECORD_SCHEMA)))
+
+
+def told(row: Row, place: str, classes: Sequence[ClassEntry]) -> str:
+    """All that is known of a row, as a block of lines that begins with its place and key."""
+    entry, info = classes[row.label], inspect_image(row.image)
+    lines = {
+        "label": f"{entry.index}  {entry.wnid}  {entry.name}",
+        "image": f"{info.format}, {row.width} x {row.height} px, {info.mode}, {len(row.image):,} bytes",
+        "sha256": hashlib.sha256(row.image).hexdigest(),
+        "sample_id": str(row.sample_id),
+    }
+    return "\n".join([f"{place}  {row.key}", *(f"  {name:<9}  {value}" for name, value in lines.items())])

@@ -1,0 +1,1 @@
+"""What may be scored: folders, lists, tables, tars, records; here or in a store."""

@@ -1,0 +1,41 @@
+"""A split of RECORDS as inputs: its stored images in their order, with their labels."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from convnext_imagenet.base.files import sha256_json
+from convnext_imagenet.records.reader import Records, Split
+from convnext_imagenet.serve.inputs.inputs import Item
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """The rows of a split; `indices` are what the network calls the records' classes, None for one it lacks."""
+
+    split: Split
+    indices: tuple[int | None, ...]
+    sha256: str
+
+    @property
+    def count(self) -> int:
+        """How many rows the split has."""
+        return self.split.rows
+
+    def items(self, numbers: range) -> Iterator[Item]:
+        """The rows with these numbers."""
+        for row in self.split.read(numbers, ("image", "label", "key")):
+            yield Item(row["key"], partial(bytes, row["image"]), self.indices[row["label"]])
+
+    def is_inside(self, path: Path) -> bool:
+        """Whether `path` lies in the records."""
+        return path.resolve().is_relative_to(self.split.folder.parent.resolve())
+
+
+def open_split(root: Path, split: str, wnids: Sequence[str]) -> StoredImages:
+    """A split of finished RECORDS, with labels as indices into `wnids`; ArtefactError when there is none."""
+    records, known = Records.open(root), {wnid: index for index, wnid in enumerate(wnids)}
+    indices = tuple(known.get(entry.wnid) for entry in records.classes)
+    identity = {"manifest_sha256": records.manifest_sha256, "split": split}
+    return StoredImages(records.split(split), indices, sha256_json(identity))

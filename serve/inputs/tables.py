@@ -1,0 +1,176 @@
+"""A column of a Parquet, Arrow or Feather file as inputs: image bytes, or paths of image files."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from convnext_imagenet.base.files import sha256_json
+from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
+from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.inputs.files import read_beside, source_text
+from convnext_imagenet.serve.inputs.inputs import Item, lies_in, parted
+from convnext_imagenet.serve.inputs.storage import Stored, ending
+
+TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
+_BATCH_ROWS = 256
+_BUFFER_BYTES = 1 << 20
+_FOOT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table file.
+
+    A struct of `bytes` and `path`, as Hugging Face stores images, is its bytes, or the file at its path without them.
+    """
+
+    path: Stored
+    column: str
+    group_rows: tuple[int, ...]
+    sha256: str
+    is_paths: bool
+    folder: Path | None = None  # that holds nothing but this table
+
+    @property
+    def count(self) -> int:
+        """How many rows the table has."""
+        return sum(self.group_rows)
+
+    def items(self, numbers: range) -> Iterator[Item]:
+        """The rows with these numbers; only the row groups that hold them are read, a few hundred rows at a time."""
+        for group, first, wanted in parted(numbers, self.group_rows):
+            values = _values(self.path, group, self.column, wanted)
+            yield from (self._item(number, value) for number, value in enumerate(values, first + wanted.start))
+
+    def is_inside(self, path: Path) -> bool:
+        """Whether `path` lies in the folder that this table is all of; nothing is added to a table."""
+        return lies_in(path, self.folder)
+
+    def _item(self, number: int, value: pa.Scalar) -> Item:
+        path, data = self._path_and_bytes(value)
+        if path is not None and data is None:
+            return Item(source_text(path), partial(read_beside, self.path, path))
+        return Item(self._name(number) if path is None else source_text(path), partial(_checked, data))
+
+    def _path_and_bytes(self, value: pa.Scalar) -> tuple[bytes | None, pa.Buffer | None]:
+        if isinstance(value, pa.StructScalar):
+            return (_path_of(value), value["bytes"].as_buffer()) if value.is_valid else (None, None)
+        content = value.as_buffer()
+        if not self.is_paths:
+            return None, content
+        return None if content is None else content.to_pybytes(), None
+
+    def _name(self, number: int) -> str:
+        return f"{source_text(self.path.name)}#{number}"
+
+
+def open_table(path: Stored, column: str = "") -> Column:
+    """The column of that name, or the only one that can hold images; ServeError names the columns there are."""
+    try:
+        return _opened(path, column)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+
+
+def _opened(path: Stored, column: str) -> Column:
+    usable = {field.name: field for field in _schema(path) if _is_usable(field.type)}
+    if not column and len(usable) > 1:
+        binary = [name for name, field in usable.items() if not _is_text(field.type)]
+        column = binary[0] if len(binary) == 1 else ""
+    name = column or (next(iter(usable)) if len(usable) == 1 else "")
+    if name not in usable:
+        asked = (
+            f"no column {column!r} of image bytes or paths" if column else "cannot tell which column holds the images"
+        )
+        raise ServeError(
+            f"{path}: {asked}; choose by --column among: {', '.join(usable) or 'none of its columns fits'}"
+        )
+    group_rows = tuple(_group_rows(path))
+    if not sum(group_rows):
+        raise ServeError(f"{path}: holds no rows; nothing to predict")
+    return Column(path, name, group_rows, _fingerprint(path, name), _is_text(usable[name].type))
+
+
+def _unreadable(path: Stored, error: Exception) -> ServeError:
+    return ServeError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})")
+
+
+def _schema(path: Stored) -> pa.Schema:
+    return pq.read_schema(path.open()) if _is_parquet(path) else _arrow_file(path).schema
+
+
+def _group_rows(path: Stored) -> list[int]:
+    """The rows of each row group of a Parquet file, or of each record batch of an Arrow file."""
+    if _is_parquet(path):
+        metadata = pq.read_metadata(path.open())
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    file = _arrow_file(path)
+    return [file.get_batch(group).num_rows for group in range(file.num_record_batches)]
+
+
+def _values(path: Stored, group: int, column: str, wanted: range) -> Iterator[pa.Scalar]:
+    """The values of the rows `wanted` of a row group, counted from its first; ServeError where they are damaged."""
+    try:
+        if not _is_parquet(path):
+            yield from _arrow_file(path).get_batch(group).column(column)[wanted.start : wanted.stop]
+            return
+        # without these two options a row group is read at once
+        with pq.ParquetFile(path.open(), buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+            first = 0
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column], use_threads=False):
+                yield from batch.column(0)[max(wanted.start - first, 0) : max(wanted.stop - first, 0)]
+                first += len(batch)
+                if first >= wanted.stop:
+                    return
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+
+
+def _arrow_file(path: Stored) -> pa.ipc.RecordBatchFileReader:
+    return pa.ipc.open_file(path.open())
+
+
+def _is_parquet(path: Stored) -> bool:
+    return ending(path.name) == ".parquet"
+
+
+def _fingerprint(path: Stored, column: str) -> str:
+    """Size and last bytes: Parquet and Arrow keep places, counts and statistics of all columns at the end."""
+    size = path.size
+    last = hashlib.sha256(path.read_at(max(0, size - _FOOT_BYTES), _FOOT_BYTES)).hexdigest()
+    return sha256_json({"name": path.name, "bytes": size, "end": last, "column": column})
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_usable(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
+    return _is_text(kind) or _is_binary(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _path_of(value: pa.StructScalar) -> bytes | None:
+    """The `path` of an image, where there is one."""
+    if value.type.get_field_index("path") < 0 or not _is_text(value["path"].type):
+        return None
+    path = value["path"].as_buffer()
+    return path.to_pybytes() if path else None
+
+
+def _checked(data: pa.Buffer | None) -> bytes:
+    if data is None:
+        raise BadImage("empty", "the table holds no value here")
+    if data.size > LARGEST_FILE_BYTES:
+        raise BadImage("too_large", f"{data.size} bytes, at most {LARGEST_FILE_BYTES} are read")
+    return data.to_pybytes()

@@ -1,0 +1,95 @@
+"""The members of tar archives as inputs, read where they lie in the archive."""
+
+import hashlib
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from convnext_imagenet.base.tars import BadTar, Member, walk_tar
+from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
+from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.inputs.files import source_text
+from convnext_imagenet.serve.inputs.inputs import Item, Names, lies_in
+from convnext_imagenet.serve.inputs.storage import Stored
+
+TAR_ENDINGS = (".tar",)
+_WITHOUT_BYTES = ("a hard link", "a symbolic link", "a sparse file")
+
+
+@dataclass(frozen=True)
+class Members:
+    """The members of archives, in their order: where each begins and how many bytes it has; below 0, what it is."""
+
+    archives: tuple[Stored, ...]
+    archive_numbers: array
+    names: Names
+    offsets: array
+    sizes: array
+    sha256: str
+    folder: Path | None = None  # that holds nothing but these archives
+
+    @property
+    def count(self) -> int:
+        """How many members there are."""
+        return len(self.names)
+
+    def items(self, numbers: range) -> Iterator[Item]:
+        """The members with these numbers."""
+        for number in numbers:
+            archive = self.archives[self.archive_numbers[number]]
+            source = f"{source_text(archive.name)}/{source_text(self.names[number])}"
+            yield Item(source, partial(_load, archive, self.offsets[number], self.sizes[number]))
+
+    def is_inside(self, path: Path) -> bool:
+        """Whether `path` lies in the folder that these archives are all of; nothing is added to an archive."""
+        return lies_in(path, self.folder)
+
+
+def list_tars(archives: Sequence[Stored]) -> Members:
+    """Every file and link in uncompressed archives; ServeError for one that is damaged, compressed or empty."""
+    numbers, names, offsets, sizes = array("i"), Names(), array("q"), array("q")
+    digest = hashlib.sha256()
+    for number, archive in enumerate(archives):
+        digest.update(archive.name.encode() + b"\0")
+        for member in _members(archive):
+            name = os.fsencode(member.name)
+            numbers.append(number)
+            names.append(name)
+            offsets.append(member.offset)
+            sizes.append(member.size if member.kind == "file" else _code(member.kind))
+            digest.update(b"%d %d %d %d " % (number, len(name), member.offset, sizes[-1]) + name)
+    if not len(names):
+        raise ServeError(f"{', '.join(map(str, archives))}: holds no files; nothing to predict")
+    return Members(tuple(archives), numbers, names, offsets, sizes, digest.hexdigest())
+
+
+def _members(archive: Stored) -> Iterator[Member]:
+    try:
+        with archive.stream() as file:
+            yield from (
+                member for member in walk_tar(file, 0, archive.size) if member.kind in ("file", *_WITHOUT_BYTES)
+            )
+    except (BadTar, OSError, pa.ArrowException) as error:
+        raise ServeError(
+            f"{archive}: cannot be read as an uncompressed tar ({error}); unpack a compressed one first"
+        ) from None
+
+
+def _code(kind: str) -> int:
+    return -1 - _WITHOUT_BYTES.index(kind)
+
+
+def _load(archive: Stored, offset: int, size: int) -> bytes:
+    if size < 0:
+        raise BadImage("unsupported", f"{_WITHOUT_BYTES[-1 - size]}, whose bytes are not in its place of the archive")
+    if size > LARGEST_FILE_BYTES:
+        raise BadImage("too_large", f"{size} bytes, at most {LARGEST_FILE_BYTES} are read")
+    data = archive.read_at(offset, size)
+    if len(data) < size:
+        raise OSError(5, f"the archive ends {size - len(data)} bytes before this member does")
+    return data

@@ -1,0 +1,1 @@
+"""One PREDICTIONS directory: plan, parts, schema, verification."""

@@ -1,0 +1,62 @@
+"""One input as the network sees it: its bytes read, checked, decoded and transformed, or the reason why not.
+
+Reading an input never raises: what is wrong with it goes into `status` and `error`.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
+from convnext_imagenet.records.images import BadImage, ImageInfo, decode_rgb, inspect_image
+from convnext_imagenet.serve.inputs.inputs import Item
+
+STATUSES = ("ok", "decode_error", "too_large", "unsupported", "read_error", "timeout")
+_STATUS_OF_REASON = {"too_large": "too_large", "dimensions": "too_large", "unsupported": "unsupported"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One input as it was read. `pixels` is uint8 (S, S, 3), or None when `status` is not ok.
+
+    `sha256` is None for a file that could not be read or has more bytes than are read; `width`, `height` and
+    `mode` are None when the header was not whole. `label` is a class index where the input's source knows it.
+    """
+
+    sample_id: int
+    source: str
+    sha256: str | None = None
+    info: ImageInfo | None = None
+    status: str = "ok"
+    error: str | None = None
+    pixels: np.ndarray | None = None
+    label: int | None = None
+
+
+def read_sample(item: Item, sample_id: int, transform: EvalTransform) -> Sample:
+    """One input, loaded, decoded and transformed."""
+    try:
+        data = item.load()
+    except OSError as error:
+        text = error.strerror or " ".join(str(error).split()) or type(error).__name__
+        return Sample(sample_id, item.source, status="read_error", error=text, label=item.label)
+    except BadImage as error:
+        return Sample(sample_id, item.source, status=_status(error), error=str(error), label=item.label)
+    sha256, info = hashlib.sha256(data).hexdigest(), None
+    try:
+        info = inspect_image(data)
+        pixels = evaluation_pixels(decode_rgb(data), transform)
+    except BadImage as error:
+        return Sample(sample_id, item.source, sha256, info, _status(error), str(error), label=item.label)
+    return Sample(sample_id, item.source, sha256, info, pixels=pixels, label=item.label)
+
+
+def timed_out(item: Item, sample_id: int, seconds: float) -> Sample:
+    """An input whose reading and decoding took longer than `seconds`."""
+    error = f"not read and decoded within {seconds:g} s"
+    return Sample(sample_id, item.source, status="timeout", error=error, label=item.label)
+
+
+def _status(error: BadImage) -> str:
+    return _STATUS_OF_REASON.get(error.reason, "decode_error")

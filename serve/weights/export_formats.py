@@ -1,0 +1,164 @@
+"""The formats that a checkpoint can be exported in: how each is written, proven, and told of."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.exchange import onnx_graph
+from convnext_imagenet.model.exchange.export_names import named_payload
+from convnext_imagenet.model.exchange.mindir import open_mindir, write_mindir
+from convnext_imagenet.model.exchange.naming import import_arrays, scheme_named
+from convnext_imagenet.model.exchange.onnx_file import import_onnx, import_onnxruntime, open_onnx, write_onnx
+from convnext_imagenet.model.exchange.parity_check import check_agreement, pixel_values, probe_pixels
+from convnext_imagenet.model.exchange.usage_examples import mindir_snippet, onnx_snippet, timm_snippet
+from convnext_imagenet.serve.checkpoint import Checkpoint
+from convnext_imagenet.serve.engine import network_engine
+
+ONNX_LIMIT, MINDIR_LIMIT = 1e-4, 1e-5  # of the largest logit; 1e-6 and 4e-7 were measured
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is asked for.
+
+    `format` is a key of FORMATS. `preprocessing` puts the normalisation of uint8 pixels into an ONNX graph; `names` are
+    those of the parameters in a safetensors file, "facebook" or "timm".
+    """
+
+    format: str
+    preprocessing: bool = False
+    names: str = "facebook"
+
+
+@dataclass(frozen=True)
+class Format:
+    """`write` makes the file at a path, proves it, and returns all files that belong to it, itself last.
+
+    `interface` and `snippet` are what the card says of it: (what, meaning), and Python that runs a file of this name.
+    `check` raises ModelError when the export cannot be made at all.
+    """
+
+    title: str
+    write: Callable[[Checkpoint, Path, Export], list[Path]]
+    interface: Callable[[Checkpoint, Export], list[tuple[str, str]]]
+    snippet: Callable[[Checkpoint, Export, str], str]
+    check: Callable[[], None] = lambda: None
+
+
+def _write_onnx(checkpoint: Checkpoint, path: Path, asked: Export) -> list[Path]:
+    transform = checkpoint.card.transform
+    metadata = {
+        "variant": checkpoint.card.config.variant,
+        "classes": json.dumps(checkpoint.card.classes, ensure_ascii=False),
+        "classes_sha256": checkpoint.classes_sha256,
+        "transform": json.dumps(asdict(transform), sort_keys=True),
+        "checkpoint_sha256": checkpoint.sha256,
+    }
+    model = onnx_graph.onnx_model(checkpoint.card, checkpoint.arrays, asked.preprocessing, metadata=metadata)
+    files = write_onnx(model, path)
+    pixels = probe_pixels(transform)
+    (found,) = open_onnx(path)(pixels if asked.preprocessing else pixel_values(pixels, transform))
+    check_agreement(found, _logits(checkpoint, pixels), ONNX_LIMIT, "the ONNX graph in onnxruntime")
+    return files
+
+
+def _onnx_interface(checkpoint: Checkpoint, asked: Export) -> list[tuple[str, str]]:
+    side = checkpoint.card.transform.size_px
+    given = f"`{onnx_graph.PIXEL_VALUES}`, float32 (N, 3, {side}, {side}), normalised RGB; any N"
+    if asked.preprocessing:
+        given = f"`{onnx_graph.PIXELS}`, {_pixels(side)}"
+    return [
+        ("input", given),
+        ("output", f"`{onnx_graph.LOGITS}`, {_output(checkpoint)}"),
+        ("needs", f"opset {onnx_graph.OPSET}; onnxruntime {onnx_graph.ONNXRUNTIME} or later"),
+        _checked(ONNX_LIMIT),
+    ]
+
+
+def _check_onnx() -> None:
+    import_onnx()
+    import_onnxruntime()
+
+
+def _write_mindir(checkpoint: Checkpoint, path: Path, asked: Export) -> list[Path]:
+    write_mindir(checkpoint.card, checkpoint.arrays, path)
+    pixels = probe_pixels(checkpoint.card.transform)
+    found = open_mindir(path)(pixels)
+    check_agreement(found, _logits(checkpoint, pixels), MINDIR_LIMIT, "the MindIR, loaded again,")
+    return [path]
+
+
+def _mindir_interface(checkpoint: Checkpoint, asked: Export) -> list[tuple[str, str]]:
+    return [
+        ("input", _pixels(checkpoint.card.transform.size_px)),
+        ("output", _output(checkpoint)),
+        ("needs", "MindSpore 2.10"),
+        _checked(MINDIR_LIMIT),
+    ]
+
+
+def _write_safetensors(checkpoint: Checkpoint, path: Path, asked: Export) -> list[Path]:
+    path.write_bytes(named_payload(checkpoint.arrays, checkpoint.card.config, asked.names))
+    found, others = import_arrays(load_file(path), scheme_named(asked.names))
+    ours = checkpoint.arrays
+    is_same = not others and found.keys() == ours.keys()
+    if not is_same or any(found[name].tobytes() != ours[name].tobytes() for name in ours):
+        raise ModelError(f"{path.name}: read back, it does not hold the checkpoint's values; it is not published")
+    return [path]
+
+
+def _safetensors_interface(checkpoint: Checkpoint, asked: Export) -> list[tuple[str, str]]:
+    return [
+        ("names", f"{scheme_named(asked.names).title}"),
+        ("output", _output(checkpoint)),
+        ("checked", "read back: bit by bit the values that it is made from"),
+    ]
+
+
+def _logits(checkpoint: Checkpoint, pixels_NHWC: np.ndarray) -> np.ndarray:
+    return network_engine(checkpoint.classifier())(pixels_NHWC)[0]
+
+
+def _pixels(side: int) -> str:
+    return f"uint8 (N, {side}, {side}, 3), RGB; any N; normalised inside"
+
+
+def _output(checkpoint: Checkpoint) -> str:
+    return f"logits, float32 (N, {len(checkpoint.card.classes)}): softmax makes them probabilities"
+
+
+def _checked(limit: float) -> tuple[str, str]:
+    return (
+        "checked",
+        f"on random pixels against the network that it is made from: within {limit:.0e} of the largest logit",
+    )
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(
+        "ONNX",
+        _write_onnx,
+        _onnx_interface,
+        lambda checkpoint, asked, name: onnx_snippet(name, checkpoint.card.transform, asked.preprocessing),
+        _check_onnx,
+    ),
+    "mindir": Format(
+        "MindIR",
+        _write_mindir,
+        _mindir_interface,
+        lambda checkpoint, asked, name: mindir_snippet(name, checkpoint.card.transform),
+    ),
+    "safetensors": Format(
+        "safetensors",
+        _write_safetensors,
+        _safetensors_interface,
+        lambda checkpoint, asked, name: timm_snippet(
+            name, checkpoint.card.config, checkpoint.card.transform, asked.names
+        ),
+    ),
+}

@@ -1,0 +1,111 @@
+"""A checkpoint -> one file for other programs and the card beside it, proven to answer as the network does."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.files import make_readable, read_json, sha256_file, sync_file, sync_folder
+from convnext_imagenet.model.exchange.model_card_md import ExportFacts, card_text
+from convnext_imagenet.model.exchange.onnx_file import DATA_SUFFIX
+from convnext_imagenet.serve.checkpoint import Checkpoint
+from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.weights.export_formats import FORMATS, Export
+
+
+def export_weights(checkpoint: Checkpoint, out: Path, asked: Export) -> bool:
+    """Write `out` and its card, `out`.md; False when the same export is there already, whole.
+
+    Raises ServeError for a place that cannot be written or holds something else, ModelError when a package is missing,
+    or when the export does not answer as the network does. Nothing is there under a final name then.
+    """
+    _check_place(out, asked)
+    FORMATS[asked.format].check()
+    card = out.with_name(f"{out.name}.md")
+    if out.exists():
+        if card.is_file() and card.read_text("utf-8", "replace") == _card(checkpoint, asked, _files_of(out)):
+            return False
+        raise ServeError(f"{out}: is there already, and not the same export; delete it, or choose another --out")
+    for beside in (card, out.with_name(out.name + DATA_SUFFIX)):
+        if beside.exists():
+            raise ServeError(f"{beside}: is in the way of {out.name} and its files; delete it, or choose another --out")
+    with _staging(out) as folder:
+        files = FORMATS[asked.format].write(checkpoint, folder / out.name, asked)
+        text = _card(checkpoint, asked, files)
+        (folder / card.name).write_text(text, "utf-8")
+        _publish([folder / card.name, *files], out.parent)
+    return True
+
+
+def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the receipt beside a checkpoint of a RUN tells of it: epoch, step, top-1 on val; empty without one."""
+    unit = checkpoint.path.name.split(".")[0]
+    try:
+        receipt = read_json(checkpoint.path.with_name(f"{unit}.json"))
+        names = [file["name"] for file in receipt["files"] if file["sha256"] == checkpoint.sha256]
+        facts = receipt["facts"]
+        top1 = facts["ema_top1" if names[0].endswith(".ema.safetensors") else "top1"]
+        return {"epoch": facts["epoch"], "step": facts["step"], "top-1 on val": top1}
+    except (ArtefactError, OSError, KeyError, IndexError, TypeError):
+        return {}
+
+
+def _card(checkpoint: Checkpoint, asked: Export, files: Sequence[Path]) -> str:
+    """The card of an export with these files, that of the model last."""
+    made = FORMATS[asked.format]
+    facts = ExportFacts(
+        title=made.title,
+        files=[(path.name, path.stat().st_size, sha256_file(path)) for path in files],
+        checkpoint=(checkpoint.path.name, checkpoint.sha256),
+        classes_sha256=checkpoint.classes_sha256,
+        interface=made.interface(checkpoint, asked),
+        snippet=made.snippet(checkpoint, asked, files[-1].name),
+        training=training_facts(checkpoint),
+    )
+    return card_text(checkpoint.card, facts)
+
+
+def _files_of(out: Path) -> list[Path]:
+    data = out.with_name(out.name + DATA_SUFFIX)
+    return [data, out] if data.exists() else [out]
+
+
+def _check_place(out: Path, asked: Export) -> None:
+    suffix = f".{asked.format}"
+    if out.suffix != suffix or out.stem.startswith("."):
+        raise ServeError(
+            f"{out}: a file of --format {asked.format} has a name that ends in {suffix}; choose such a name"
+        )
+    if out.is_dir():
+        raise ServeError(f"{out}: a folder is in the way; choose another --out")
+    if not out.parent.is_dir():
+        raise ServeError(f"{out.parent}: there is no such folder; make it, or choose another --out")
+
+
+@contextlib.contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out` for files under their final names; it is gone at the end, however that comes."""
+    folder = out.with_name(f".{out.name}.partial")
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        if error.errno is None:
+            raise
+        # what a library raises may name no file
+        raise OSError(error.errno, f"cannot be written ({error.strerror})", str(out)) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(staged: Sequence[Path], folder: Path) -> None:
+    """Move the files, the model last: whoever sees it has the others."""
+    for path in staged:
+        make_readable(path)
+        sync_file(path)
+    for path in staged:
+        path.replace(folder / path.name)
+    sync_folder(folder)

@@ -1,0 +1,186 @@
+"""Images that crash, hang or swallow the decoder: each costs itself, in time and memory that are bounded."""
+
+import functools
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.shards.decode_client import CheckedImage, Checker, Request
+from convnext_imagenet.ingest.shards.image_policy import Reencoding, Treatment
+from convnext_imagenet.records.images import BadImage, ImageInfo
+
+PROGRAM = """
+import os, signal, sys, time
+from convnext_imagenet.ingest.shards import decode_worker
+check = decode_worker.check_image
+def check_image(image):
+    if image.endswith(b"SEGV"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if image.endswith(b"HANG"):
+        time.sleep(60)
+    if image.endswith(b"GROW"):
+        bytearray(1 << 40)
+    if image.endswith(b"EXIT"):
+        os._exit(7)
+    return check(image)
+decode_worker.check_image = check_image
+decode_worker.main(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def fragile(tmp_path: Path):
+    """A checker with a decoder that dies, hangs or grows when an image ends in the word for it."""
+    (tmp_path / "fragile.py").write_text(PROGRAM)
+    return functools.partial(Checker, program=[str(tmp_path / "fragile.py")])
+
+
+def _progressive(side_px: int, extra_scans: int = 0) -> bytes:
+    """A gray progressive JPEG of one colour; its last scan may be repeated, which decoders read each time."""
+    buffer = io.BytesIO()
+    Image.new("L", (side_px, side_px), 128).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()[:-2]
+    return data + data[data.rindex(b"\xff\xda") :] * extra_scans + b"\xff\xd9"
+
+
+def _checkers() -> set[psutil.Process]:
+    return {child for child in psutil.Process().children() if "decode_worker" in " ".join(child.cmdline())}
+
+
+def _summary(results) -> list[str]:
+    return [result.reason if isinstance(result, BadImage) else "ok" for result in results]
+
+
+def test_good_images_come_back_as_they_are(pieces):
+    images = [pieces.jpeg(seed, size_px=16 + seed) for seed in range(3)]
+    with Checker(Treatment()) as checker:
+        results = checker.check([Request(image) for image in images])
+    assert results == [
+        CheckedImage(image, ImageInfo("jpeg", "RGB", 16 + n, 16 + n), is_reencoded=False, thumbnail=None)
+        for n, image in enumerate(images)
+    ]
+
+
+def test_bad_images_come_back_with_their_reasons(pieces):
+    batch = [pieces.jpeg(1), b"", pieces.jpeg(2)[:-5], b"<html>", pieces.jpeg(3)]
+    with Checker(Treatment()) as checker:
+        assert _summary(checker.check(list(map(Request, batch)))) == ["ok", "empty", "truncated", "unsupported", "ok"]
+
+
+def test_thumbnails_come_for_those_that_want_one(pieces):
+    with Checker(Treatment()) as checker:
+        first, second = checker.check([Request(pieces.jpeg(1), wants_thumbnail=True), Request(pieces.jpeg(2))])
+    assert Image.open(io.BytesIO(first.thumbnail)).size == (96, 96)
+    assert second.thumbnail is None
+
+
+@pytest.mark.parametrize(
+    ("word", "reason", "detail"),
+    [
+        (b"SEGV", "crashed", "ended by SIGSEGV"),
+        (b"EXIT", "crashed", "ended with code 7"),
+        (b"HANG", "timeout", "not decoded after 1 s"),
+        (b"GROW", "memory", "needs more than 512 MiB"),
+    ],
+)
+def test_image_that_the_decoder_does_not_survive_costs_itself_alone(fragile, pieces, word, reason, detail):
+    good = pieces.jpeg(1)
+    with fragile(Treatment(timeout_seconds=1, memory_mib=512)) as checker:
+        batch = [Request(image) for image in (good, good + word, good)]
+        results = checker.check(batch)
+    assert _summary(results) == ["ok", reason, "ok"]
+    assert detail in results[1].detail
+
+
+def test_several_crashes_in_one_batch_are_told_apart(fragile, pieces):
+    good = pieces.jpeg(1)
+    with fragile(Treatment()) as checker:
+        batch = [Request(image) for image in (good + b"SEGV", good + b"EXIT", good, good + b"SEGV")]
+        assert _summary(checker.check(batch)) == ["crashed", "crashed", "ok", "crashed"]
+
+
+def test_stray_signal_costs_no_image(pieces):
+    before = _checkers()
+    with Checker(Treatment()) as checker:
+        checker.check([Request(pieces.jpeg(1))])
+        [child] = _checkers() - before
+        os.kill(child.pid, signal.SIGKILL)
+        assert _summary(checker.check([Request(pieces.jpeg(n)) for n in range(3)])) == ["ok"] * 3
+
+
+def test_endless_scans_end_in_a_timeout():
+    batch = [Request(_progressive(4000, extra_scans=3000)), Request(_progressive(4000))]
+    started = time.monotonic()
+    with Checker(Treatment(timeout_seconds=1)) as checker:
+        assert _summary(checker.check(batch)) == ["timeout", "ok"]
+    assert time.monotonic() - started < 20
+
+
+def test_image_that_needs_too_much_memory_is_named_as_such():
+    with Checker(Treatment(memory_mib=64)) as checker:
+        assert _summary(checker.check([Request(_progressive(8000))])) == ["memory"]
+    with Checker(Treatment()) as checker:
+        assert _summary(checker.check([Request(_progressive(8000))])) == ["ok"]
+
+
+def test_larger_images_are_made_smaller_and_marked(pieces):
+    small, large = pieces.jpeg(1, size_px=32), pieces.jpeg(2, size_px=33)
+    with Checker(Treatment(reencoding=Reencoding(max_side_px=32, quality=80))) as checker:
+        kept, made = checker.check([Request(small), Request(large)])
+    assert (kept.image, kept.is_reencoded) == (small, False)
+    assert made.is_reencoded
+    assert Image.open(io.BytesIO(made.image)).size == (32, 32) == (made.info.width, made.info.height)
+
+
+def test_process_that_does_not_start_is_an_error_and_no_verdict(tmp_path: Path):
+    (tmp_path / "broken.py").write_text("raise SystemExit(9)")
+    with (
+        Checker(Treatment(), program=[str(tmp_path / "broken.py")]) as checker,
+        pytest.raises(IngestError, match=r"does not start .*code 9"),
+    ):
+        checker.check([Request(b"x")])
+
+
+def test_no_process_is_left(pieces):
+    before = _checkers()
+    with Checker(Treatment()) as checker:
+        checker.check([Request(pieces.jpeg(1))])
+        children = _checkers() - before
+        assert len(children) == 1
+    assert not any(child.is_running() for child in children)
+
+
+def test_a_batch_whose_verdicts_nobody_took_does_not_answer_for_the_next(pieces):
+    with Checker(Treatment()) as checker:
+        checker.begin([Request(b"")])
+        checker.begin([Request(pieces.jpeg(1)), Request(b"")])
+        assert _summary(checker.results()) == ["ok", "empty"]
+        assert checker.results() == []
+
+
+def test_lasting_checker_is_one_for_each_treatment_and_ends_with_its_process(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import psutil\n"
+        "from convnext_imagenet.ingest.shards.decode_client import Request, lasting_checker\n"
+        "from convnext_imagenet.ingest.shards.image_policy import Treatment\n"
+        "lasting_checker(Treatment()).check([Request(b'x')])\n"
+        "assert lasting_checker(Treatment()) is lasting_checker(Treatment())\n"
+        "[child] = psutil.Process().children()\n"
+        "print(child.pid)\n"
+    )
+    pid = int(subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout)
+    for _ in range(50):
+        if not psutil.pid_exists(pid):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {pid} outlives its worker by five seconds")

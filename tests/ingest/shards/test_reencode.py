@@ -1,0 +1,76 @@
+"""Images made smaller: sides, modes, and the same bytes each time."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convnext_imagenet.ingest.shards.image_policy import Reencoding, Treatment, largest_reencoded_bytes
+from convnext_imagenet.ingest.shards.reencode import fitted_sides, reencode
+from convnext_imagenet.records.images import BadImage, ImageInfo, check_image
+
+HOW = Reencoding(max_side_px=24, quality=90)
+
+
+def _encoded(mode: str, kind: str, size: tuple[int, int], **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.radial_gradient("L").resize(size).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [(48, 24, (24, 12)), (24, 48, (12, 24)), (100, 3, (24, 1)), (5000, 1, (24, 1)), (25, 25, (24, 24))],
+)
+def test_the_longer_side_fits_and_the_proportion_stays(width, height, expected):
+    assert fitted_sides(width, height, 24) == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "stored"),
+    [("RGB", "JPEG", "RGB"), ("L", "JPEG", "L"), ("CMYK", "JPEG", "RGB"), ("P", "PNG", "RGB"), ("RGBA", "PNG", "RGB")],
+)
+def test_gray_stays_gray_and_the_rest_becomes_rgb(mode, kind, stored):
+    image = _encoded(mode, kind, (48, 30))
+    smaller, info = reencode(image, check_image(image), HOW)
+    assert info == ImageInfo("jpeg", stored, 24, 15) == check_image(smaller)
+    assert reencode(image, check_image(image), HOW)[0] == smaller
+
+
+def test_images_within_the_limit_are_kept():
+    image = _encoded("RGB", "PNG", (24, 24))
+    assert reencode(image, check_image(image), HOW) is None
+
+
+def test_pixels_stay_near():
+    image = _encoded("L", "JPEG", (96, 96), quality=95)
+    smaller, _ = reencode(image, check_image(image), Reencoding(48, 95))
+    expected = np.asarray(Image.open(io.BytesIO(image)).resize((48, 48)), int)
+    assert np.abs(np.asarray(Image.open(io.BytesIO(smaller)), int) - expected).mean() < 2
+
+
+def test_orientation_in_exif_is_ignored_and_dropped():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = _encoded("RGB", "JPEG", (48, 24), exif=exif.tobytes())
+    smaller, info = reencode(image, check_image(image), HOW)
+    assert (info.width, info.height) == (24, 12)
+    assert not Image.open(io.BytesIO(smaller)).getexif()
+
+
+def test_an_image_that_becomes_too_large_is_refused(monkeypatch):
+    monkeypatch.setattr("convnext_imagenet.ingest.shards.reencode.largest_reencoded_bytes", lambda how: 10)
+    image = _encoded("RGB", "JPEG", (48, 24))
+    with pytest.raises(BadImage, match=r"too_large: .*--quality"):
+        reencode(image, check_image(image), HOW)
+
+
+def test_pages_have_room_for_the_worst_image():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    how = Reencoding(max_side_px=63, quality=100)
+    smaller, _ = reencode(buffer.getvalue(), check_image(buffer.getvalue()), how)
+    assert len(smaller) < largest_reencoded_bytes(how) == Treatment(reencoding=how).largest_row_bytes(5)
+    assert Treatment().largest_row_bytes(5) == 5

@@ -1,0 +1,210 @@
+"""What an IMAGES argument means: one table of what is found and what it stands for."""
+
+import io
+import os
+import tarfile
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.fs as pa_fs
+import pyarrow.parquet as pq
+import pytest
+
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.inputs import storage
+from convnext_imagenet.serve.inputs.kinds import open_inputs
+
+from ..conftest import build_records, class_table, picture
+
+WNIDS = [wnid for wnid, _ in class_table(7)]
+
+
+def _tar(path, count):
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for number in range(count):
+            member = tarfile.TarInfo(f"{number}.jpg")
+            member.size = 1
+            tar.addfile(member, io.BytesIO(b"x"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """One of everything that may be scored, and of much that may not."""
+    root = tmp_path_factory.mktemp("kinds")
+    for name in ("images/a.jpg", "images/sub/b.jpg", "photo.jpg", "archive.tar.gz", "mixed/a.txt", "plan/a.jpg"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"x")
+    (root / "plan" / "plan.json").write_text('{"kind": "run"}')
+    (root / "list.txt").write_text("images/a.jpg\nphoto.jpg\nmissing\n")
+    (root / "LIST.LST").write_text("photo.jpg\n")
+    _tar(root / "one.tar", 2)
+    for name, count in (("tars/b.tar", 1), ("tars/a.TAR", 2), ("mixed/a.tar", 2)):
+        _tar(root / name, count)
+    (root / "tars" / ".DS_Store").write_bytes(b"x")
+    (root / "folder.tar").mkdir()
+    (root / "folder.tar" / "a.jpg").write_bytes(b"x")
+    (root / "inside").mkdir()
+    (root / "inside" / "x.tar").mkdir()
+    (root / "inside" / "x.tar" / "a.jpg").write_bytes(b"x")
+    (root / "empty").mkdir()
+    (root / "hidden").mkdir()
+    (root / "hidden" / ".a.tar").write_bytes(b"x")
+    pq.write_table(pa.table({"image": [b"a"] * 4, "mask": [b"a"] * 4}), root / "t.parquet")
+    (root / "tables").mkdir()
+    for name, rows in (("b.parquet", 3), ("a.parquet", 2)):
+        pq.write_table(
+            pa.table({"image": [name.encode() + b"%d" % row for row in range(rows)]}), root / "tables" / name
+        )
+    (root / "packed").mkdir()
+    _tar(root / "packed" / "a.tar", 2)
+    pq.write_table(pa.table({"image": [b"a"]}), root / "packed" / "t.parquet")
+    build_records(root / "records", [picture(seed) for seed in range(5)], [0] * 5)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "kind", "count"),
+    [
+        ("images", {}, "Files", 2),
+        ("images/", {}, "Files", 2),
+        ("mixed", {}, "Files", 2),
+        ("folder.tar", {}, "Files", 1),
+        ("inside", {}, "Files", 1),
+        ("plan", {}, "Files", 2),
+        ("list.txt", {}, "Files", 3),
+        ("LIST.LST", {}, "Files", 1),
+        ("one.tar", {}, "Members", 2),
+        ("tars", {}, "Members", 3),
+        ("t.parquet", {"column": "mask"}, "Column", 4),
+        ("tables", {}, "Joined", 5),
+        ("packed", {}, "Files", 2),
+        ("records", {}, "StoredImages", 5),
+        ("records", {"split": "val"}, "StoredImages", 5),
+    ],
+)
+def test_what_means_what(place, monkeypatch, images, options, kind, count):
+    for argument in (place / images, images):
+        monkeypatch.chdir(place)
+        inputs = open_inputs(str(argument), WNIDS, **options)
+        assert (type(inputs).__name__, inputs.count) == (kind, count)
+        assert len(list(inputs.items(range(count)))) == count
+        assert len(inputs.sha256) == 64
+
+
+def test_a_file_uri_is_the_path(place, tmp_path):
+    named = tmp_path / "with space % and \u00e9"
+    named.symlink_to(place / "images")
+    by_uri, by_path = open_inputs(named.as_uri(), WNIDS), open_inputs(str(place / "images"), WNIDS)
+    assert by_uri.sha256 == by_path.sha256
+    assert by_uri.is_inside(place / "images" / "out")
+
+
+@pytest.mark.parametrize("images", ["images", "mixed", "one.tar", "tars", "tables", "t.parquet", "list.txt", "packed"])
+def test_a_store_holds_all_that_a_folder_holds(place, monkeypatch, images):
+    store = pa_fs.SubTreeFileSystem(str(place), pa_fs.LocalFileSystem())
+    finder = SimpleNamespace(from_uri=lambda uri: (store, uri.removeprefix("s3://bucket/")))
+    parts = {name: getattr(pa_fs, name) for name in ("FileSelector", "FileType", "LocalFileSystem")}
+    monkeypatch.setattr(storage, "pa_fs", SimpleNamespace(FileSystem=finder, **parts))
+    inputs = open_inputs(f"s3://bucket/{images}", WNIDS, column="mask" if images == "t.parquet" else "")
+    same = open_inputs(str(place / images), WNIDS, column="mask" if images == "t.parquet" else "")
+    assert type(inputs) is type(same)
+    assert [item.source for item in inputs.items(range(inputs.count))] == [
+        item.source for item in same.items(range(same.count))
+    ]
+    assert _loaded(inputs) == _loaded(same)
+    assert inputs.sha256 == same.sha256 or images == "list.txt"  # listed files of a store are not asked for their sizes
+
+
+def _loaded(inputs):
+    found = []
+    for item in inputs.items(range(inputs.count)):
+        try:
+            found.append(item.load())
+        except FileNotFoundError:
+            found.append(None)
+    return found
+
+
+def test_tables_of_a_folder_follow_each_other_and_ranges_cross_them(place):
+    inputs = open_inputs(str(place / "tables"), WNIDS)
+    everything = [item.load() for item in inputs.items(range(5))]
+    assert everything == [b"a.parquet0", b"a.parquet1", b"b.parquet0", b"b.parquet1", b"b.parquet2"]
+    for first in range(6):
+        for last in range(first, 6):
+            assert [item.load() for item in inputs.items(range(first, last))] == everything[first:last]
+    assert [item.source for item in inputs.items(range(1, 3))] == ["a.parquet#1", "b.parquet#0"]
+
+
+def test_tars_of_a_folder_come_in_the_order_of_their_names(place):
+    sources = [item.source for item in open_inputs(str(place / "tars"), WNIDS).items(range(3))]
+    assert sources == ["a.TAR/0.jpg", "a.TAR/1.jpg", "b.tar/0.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "says"),
+    [
+        ("missing", ServeError, "no such file or directory"),
+        ("missing.tar", ServeError, "no such file or directory"),
+        ("photo.jpg", ServeError, r"none of \.tar, .*\.parquet.*convnext-serve infer"),
+        ("archive.tar.gz", ServeError, r"none of \.tar"),
+        ("empty", ServeError, "no files"),
+        ("hidden", ServeError, "no files"),
+        ("t.parquet", ServeError, "--column among: image, mask"),
+        ("nope://x", ServeError, "cannot be listed"),
+        ("://", ServeError, "cannot be listed"),
+        ("file:///no/such/folder", ServeError, "no such file or directory"),
+    ],
+)
+def test_what_means_nothing_is_refused(place, images, error, says):
+    with pytest.raises(error, match=says):
+        open_inputs(images if "://" in images else str(place / images), WNIDS)
+
+
+@pytest.mark.parametrize("images", ["tars", "tables"])
+def test_results_inside_a_folder_of_tars_or_tables_would_change_what_it_means(place, images):
+    inputs = open_inputs(str(place / images), WNIDS)
+    assert inputs.is_inside(place / images / "out")
+    assert not inputs.is_inside(place / "out")
+
+
+def test_a_column_of_what_is_no_table_is_refused(place):
+    with pytest.raises(ServeError, match="--column 'image' chooses among a table's columns"):
+        open_inputs(str(place / "images"), WNIDS, column="image")
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(ServeError, match="not a regular file"):
+        open_inputs(str(tmp_path / "list.txt"), WNIDS)
+
+
+def test_a_split_that_records_lack_is_refused(place):
+    with pytest.raises(ArtefactError, match="splits with rows: val"):
+        open_inputs(str(place / "records"), WNIDS, split="test")
+
+
+def test_a_large_folder_is_not_taken_for_tars_by_looking_at_all_of_it(tmp_path, monkeypatch):
+    for number in range(300):
+        (tmp_path / f"{number}.jpg").write_bytes(b"")
+    scandir, looked = os.scandir, []
+
+    class Counted:
+        def __init__(self, path):
+            self.entries, self.path = scandir(path), path
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.entries.close()
+
+        def __iter__(self):
+            for entry in self.entries:
+                looked.append(isinstance(self.path, bytes))
+                yield entry
+
+    monkeypatch.setattr(os, "scandir", Counted)
+    assert open_inputs(str(tmp_path), WNIDS).count == 300
+    assert looked.count(False) == 1

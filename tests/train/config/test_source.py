@@ -1,0 +1,125 @@
+"""TOML in and out, presets, and `--set`."""
+
+import dataclasses
+import importlib.resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convnext_imagenet.train.config.config import Config, config_from_mapping
+from convnext_imagenet.train.config.source import load_config, preset_names, to_toml
+from convnext_imagenet.train.errors import ConfigError
+
+PRESETS = [
+    "demo",
+    "finetune",
+    "nette96",
+    "nette96-finetune",
+    "nette96-recipe",
+    "paper-base",
+    "paper-large",
+    "paper-small",
+    "paper-tiny",
+    "seed",
+    "v2-atto",
+    "v2-base",
+    "v2-tiny",
+]
+
+
+def _random_config(seed: int) -> Config:
+    rng = np.random.default_rng(seed)
+    low, high = sorted(rng.uniform(0.01, 1.0, 2).tolist())
+    strange = "".join(chr(code) for code in rng.integers(1, 0x2000, 12))
+    return config_from_mapping(
+        {
+            "model": {"variant": strange + '"\\\x7f\n', "depths": rng.integers(1, 9, 4).tolist()},
+            "augment": {"crop_scale": [low, high], "flip_prob": float(rng.random())},
+            "optimizer": {"eps": float(10.0 ** rng.uniform(-300, 0)), "weight_decay": float(rng.random() * 1e20)},
+            "schedule": {"base_lr": float(rng.uniform(1, 2)), "min_lr": float(rng.random())},
+            "train": {"seed": int(rng.integers(0, 2**63)), "epochs": int(rng.integers(21, 10**6))},
+        }
+    )
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_configuration_written_as_toml_reads_back_equal(seed: int, tmp_path: Path) -> None:
+    config = _random_config(seed)
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(config), encoding="utf-8")
+    assert load_config(str(path)) == config
+
+
+def test_toml_states_every_key() -> None:
+    text = to_toml(Config())
+    for section in dataclasses.fields(Config):
+        assert f"[{section.name}]" in text
+        for key in dataclasses.fields(getattr(Config(), section.name)):
+            assert f"\n{key.name} = " in text
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_loads_and_says_what_to_expect(name: str) -> None:
+    assert name in preset_names()
+    load_config(name)
+    text = (importlib.resources.files("convnext_imagenet.train.presets") / f"{name}.toml").read_text()
+    header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+    for word in (f"CONFIG={name}", "Hours:", "Accuracy:"):
+        assert word in header
+
+
+def test_preset_names_are_all_tested() -> None:
+    assert preset_names() == PRESETS
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("train.epochs=30", "train", "epochs", 30),
+        (" train.epochs = 30 ", "train", "epochs", 30),
+        ("schedule.base_lr=1e-3", "schedule", "base_lr", 1e-3),
+        ("model.variant=convnextv2_atto", "model", "variant", "convnextv2_atto"),
+        ('model.variant="convnextv2_atto"', "model", "variant", "convnextv2_atto"),
+        ("augment.crop_scale=[0.3, 1]", "augment", "crop_scale", (0.3, 1.0)),
+    ],
+)
+def test_an_override_wins_over_the_preset(override: str, section: str, key: str, value: object) -> None:
+    assert getattr(getattr(load_config("paper-tiny", [override]), section), key) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epochs", "section.key=value"),
+        ("epochs=3", "section.key=value"),
+        ("train.epochs=three", "is not a TOML value"),
+        ("train.epoch=3", "did you mean train.epochs?"),
+        ("trains.epochs=3", "unknown section trains; did you mean train?"),
+        ("model.variant=3", "model.variant = 3: must be a string"),
+    ],
+)
+def test_a_bad_override_is_refused(override: str, words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config("paper-tiny", [override])
+    assert words in str(refused.value)
+
+
+def test_an_unknown_preset_names_the_nearest_and_all() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config("paper_tiny")
+    assert "did you mean paper-tiny?" in str(refused.value)
+    for name in preset_names():
+        assert name in str(refused.value)
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing\.toml: cannot be read .*presets: demo"):
+        load_config(str(tmp_path / "missing.toml"))
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[train\nepochs = 3")
+    with pytest.raises(ConfigError, match=r"broken\.toml: not valid TOML"):
+        load_config(str(broken))
+    broken.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(str(broken))

@@ -1,0 +1,219 @@
+"""A compiled graph is taken again only if it is exactly the one that this run left there."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from convnext_imagenet.base.errors import FailedError
+from convnext_imagenet.launch.ranks.rank import Place
+from convnext_imagenet.train.run import compile_cache as module
+from convnext_imagenet.train.run.compile_cache import CompileCache
+
+ENABLE, PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
+ALONE, KERNELS = Place(), Path("/cache/1234/kernels.so")
+FILES = {"rank_0/graph_cache/compile_cache_0.mindir": b"graph", "rank_0/graph_cache/compile_dep.json": b"{}"}
+
+
+@pytest.fixture(autouse=True)
+def _no_setting_of_the_user(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        for name in (ENABLE, PATH):
+            patch.delenv(name, raising=False)
+        yield
+        for name in (ENABLE, PATH):
+            assert name not in os.environ
+
+
+def _compile(run: Path, plan_id: str = "plan", place: Place = ALONE, kernels: Path | None = KERNELS) -> CompileCache:
+    """Compile as MindSpore does: what it finds it takes, otherwise it writes."""
+    cache = CompileCache(run, plan_id, place, kernels)
+    assert not cache.is_over
+    with cache.compiling():
+        assert os.environ[ENABLE] == "1"
+        folder = Path(os.environ[PATH])
+        assert folder.is_dir()
+        if not cache.was_hit:
+            assert list(folder.iterdir()) == []
+            for name, data in FILES.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(data)
+    assert cache.is_over
+    return cache
+
+
+def _folders(run: Path) -> set[str]:
+    return {path.name for path in (run / "compile").iterdir()}
+
+
+def _files(run: Path) -> list[Path]:
+    """The cached files, and the seal last."""
+    paths = sorted(path for path in (run / "compile").rglob("*") if path.is_file())
+    return sorted(paths, key=lambda path: path.name == "sealed.json")
+
+
+def test_a_graph_is_found_again_as_often_as_it_is_needed(tmp_path: Path) -> None:
+    assert not _compile(tmp_path).was_hit
+    before = {path: path.read_bytes() for path in _files(tmp_path)}
+    assert len(before) == len(FILES) + 1
+    for _ in range(2):
+        assert _compile(tmp_path).was_hit
+    assert {path: path.read_bytes() for path in _files(tmp_path)} == before
+
+
+def _flip(graph: Path, seal: Path) -> None:
+    data = bytearray(graph.read_bytes())
+    data[2] ^= 1
+    graph.write_bytes(data)
+
+
+def _miss(graph: Path, seal: Path) -> None:
+    graph.unlink()
+
+
+def _add(graph: Path, seal: Path) -> None:
+    (graph.parent / "compile_cache_1.mindir").write_bytes(b"")
+
+
+def _rename(graph: Path, seal: Path) -> None:
+    graph.rename(graph.with_name("compile_cache_1.mindir"))
+
+
+def _cut_seal(graph: Path, seal: Path) -> None:
+    seal.write_bytes(seal.read_bytes()[:-5])
+
+
+def _lose_seal(graph: Path, seal: Path) -> None:
+    seal.unlink()
+
+
+def _empty(graph: Path, seal: Path) -> None:
+    """Sealed, but holding nothing that could be taken."""
+    for path in _files(seal.parents[2])[:-1]:
+        path.unlink()
+    seal.write_text("{}")
+
+
+@pytest.mark.parametrize("damage", [_flip, _miss, _add, _rename, _cut_seal, _lose_seal, _empty])
+def test_a_cache_that_is_not_as_it_was_sealed_is_emptied_and_compiled_anew(tmp_path: Path, damage) -> None:
+    _compile(tmp_path)
+    before = {path: path.read_bytes() for path in _files(tmp_path)}
+    damage(_files(tmp_path)[0], _files(tmp_path)[-1])
+    assert not _compile(tmp_path).was_hit
+    assert {path: path.read_bytes() for path in _files(tmp_path)} == before
+    assert _compile(tmp_path).was_hit
+
+
+@pytest.mark.parametrize(
+    "change", [{"plan_id": "other"}, {"place": Place(0, 2)}, {"kernels": None}, {"kernels": Path("/other.so")}], ids=str
+)
+def test_another_graph_takes_the_place_of_this_ranks_earlier_one(tmp_path: Path, change: dict) -> None:
+    _compile(tmp_path)
+    _compile(tmp_path, place=Place(1, 2))
+    _compile(tmp_path, place=Place(10, 11))  # begins with the name of rank 1
+    before = _folders(tmp_path)
+    (own,) = (name for name in before if name.startswith("rank-0-"))
+    assert not _compile(tmp_path, **change).was_hit
+    after = _folders(tmp_path)
+    assert before - after == {own}
+    assert {name.rsplit("-", 1)[0] for name in after} == {"rank-0", "rank-1", "rank-10"}
+    assert _compile(tmp_path, place=Place(1, 2)).was_hit
+    assert _compile(tmp_path, place=Place(10, 11)).was_hit
+
+
+@pytest.mark.parametrize("name", ["python_version", "_sources_digest"])
+def test_other_code_is_another_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    _compile(tmp_path)
+    monkeypatch.setattr(module.platform if name == "python_version" else module, name, lambda: "other")
+    assert not _compile(tmp_path).was_hit
+
+
+def test_the_digest_of_the_code_covers_every_room_of_the_graph(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for room in ("launch", "model", "train"):
+        (tmp_path / room / "deep").mkdir(parents=True)
+        (tmp_path / room / "deep" / "code.py").write_text(room)
+    monkeypatch.setattr(module, "files", lambda package: tmp_path / package.rpartition(".")[2])
+    digests = {module._sources_digest()}
+    for room in ("launch", "model", "train"):
+        (tmp_path / room / "deep" / "code.py").write_text("changed")
+        digests.add(module._sources_digest())
+    assert len(digests) == 4
+
+
+def test_a_compilation_that_failed_is_not_taken(tmp_path: Path) -> None:
+    cache = CompileCache(tmp_path, "plan", ALONE, KERNELS)
+
+    def compile_half() -> None:
+        with cache.compiling():
+            (Path(os.environ[PATH]) / "half.mindir").write_bytes(b"half")
+            raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        compile_half()
+    assert not cache.is_over
+    assert [path.name for path in _files(tmp_path)] == ["half.mindir"]
+    assert not _compile(tmp_path).was_hit
+    assert len(_files(tmp_path)) == len(FILES) + 1
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_the_users_own_setting_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv(ENABLE, value)
+        patch.setenv(PATH, "/of/the/user")
+        cache = CompileCache(tmp_path, "plan", ALONE, KERNELS)
+        with cache.compiling():
+            assert (os.environ[ENABLE], os.environ[PATH]) == (value, "/of/the/user")
+        assert (os.environ[ENABLE], os.environ[PATH]) == (value, "/of/the/user")
+    assert (cache.is_over, cache.was_hit) == (True, False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_script_that_mindspore_can_read_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["-c"])
+    cache = CompileCache(tmp_path, "plan", Place(), None)
+    with cache.compiling():
+        assert "MS_COMPILER_CACHE_ENABLE" not in os.environ
+    assert (cache.is_over, cache.was_hit) == (True, False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_users_folder_is_named_again_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv(PATH, "/of/the/user")  # MindSpore puts more there than this cache
+        _compile(tmp_path)
+        assert os.environ[PATH] == "/of/the/user"
+
+
+def test_a_folder_that_cannot_be_made_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    cache = CompileCache(tmp_path / "run", "plan", ALONE, KERNELS)
+    with cache.compiling():
+        assert ENABLE not in os.environ
+    assert (cache.is_over, cache.was_hit) == (True, False)
+
+
+def test_a_folder_that_cannot_be_emptied_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _compile(tmp_path)
+    (tmp_path / "compile" / "rank-0-earlier").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(module.shutil, "rmtree", _read_only)
+        cache = CompileCache(tmp_path, "plan", ALONE, KERNELS)
+        with cache.compiling():
+            assert ENABLE not in os.environ
+    assert (cache.is_over, cache.was_hit) == (True, False)
+
+
+def test_a_seal_that_cannot_be_written_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for failure in (OSError(28, "No space left on device"), FailedError("the disk is full")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "write_json", lambda *_, failure=failure: (_ for _ in ()).throw(failure))
+            assert not _compile(tmp_path).was_hit
+    assert not _compile(tmp_path).was_hit
+
+
+def _read_only(path: Path) -> None:
+    raise PermissionError(13, "Permission denied", str(path))

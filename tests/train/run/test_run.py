@@ -1,0 +1,246 @@
+"""One RUN directory: what it holds, exact resume, and what is refused."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from mindspore import Tensor
+
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.protocol import is_finished, read_finished
+from convnext_imagenet.records.reader import Records
+from convnext_imagenet.serve.checkpoint import load_checkpoint
+from convnext_imagenet.serve.evaluate import evaluate
+from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.config.source import load_config
+from convnext_imagenet.train.errors import ConfigError, TrainError
+from convnext_imagenet.train.run.epoch import append_metrics, read_metrics
+from convnext_imagenet.train.run.run import Request, train
+from convnext_imagenet.train.step.learner import Learner
+
+# Runs the command line in a process of its own that sends itself a signal in the middle of an epoch.
+SIGNAL_ITSELF = """
+import os, sys
+from convnext_imagenet.train import cli
+from convnext_imagenet.train.progress import Screen
+
+number, epoch, step = (int(value) for value in sys.argv[1:4])
+on_step = Screen.on_step
+
+def on_step_then_signal(self, report):
+    on_step(self, report)
+    if (report.epoch, report.step) == (epoch, step):
+        os.kill(os.getpid(), number)
+
+Screen.on_step = on_step_then_signal
+cli.main(sys.argv[4:])
+"""
+
+
+def _train_until(
+    place: tuple[signal.Signals, int, int], records: Path, run: Path, tiny: tuple[str, ...], *options: str
+) -> Any:
+    overrides = [word for override in tiny for word in ("--set", override)]
+    command = [
+        "run",
+        "paper-tiny",
+        "--records",
+        str(records),
+        "--out",
+        str(run),
+        "--workers",
+        "1",
+        *overrides,
+        *options,
+    ]
+    numbers = [str(int(value)) for value in place]
+    script = run.parent / "signal_itself.py"
+    script.write_text(SIGNAL_ITSELF)
+    return subprocess.run(
+        [sys.executable, str(script), *numbers, *command], capture_output=True, text=True, check=False
+    )
+
+
+def _final_arrays(run: Path) -> dict[str, np.ndarray]:
+    files = sorted((run / "checkpoints").glob("epoch-0004.*.safetensors"))
+    assert len(files) == 3
+    return {name: array for file in files for name, array in safetensors.numpy.load_file(file).items()}
+
+
+def test_a_finished_run_holds_what_it_promises(finished_run: Path, config: Config) -> None:
+    manifest = read_finished(finished_run, "run")
+    assert (manifest["last"]["epoch"], manifest["last"]["step"]) == (4, 16)
+    assert load_config(str(finished_run / "config.toml")) == config
+    lines = read_metrics(finished_run / "metrics.jsonl")
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 4), (2, 8), (3, 12), (4, 16)]
+    assert [line["val_rows"] for line in lines] == [None, None, 7, 7]
+    assert lines[-1]["val_top1"] == lines[-1]["val_top1_correct"] / 7
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+    assert {"learning_rate", "images_per_s", "data_wait_s", "val_top5"} <= lines[0].keys()
+    units = {path.name.split(".")[0] for path in (finished_run / "checkpoints").iterdir()}
+    assert units == {"epoch-0003", "epoch-0004"}
+    assert (finished_run / "last").read_text() == "epoch-0004\n"
+
+
+def test_the_accuracy_of_the_saved_weights_is_the_one_reported(finished_run: Path, records_root: Path) -> None:
+    checkpoint = load_checkpoint(finished_run)
+    best = (finished_run / "best").read_text().strip()
+    assert checkpoint.path.name == f"{best}.weights.safetensors"
+    val = Records.open(records_root).split("val")
+    accuracy = evaluate(checkpoint.classifier(), checkpoint.card.transform, val, batch_size=4, workers=1)
+    reported = read_metrics(finished_run / "metrics.jsonl")[int(best[-4:]) - 1]
+    assert (accuracy.rows, accuracy.top1_correct) == (reported["val_rows"], reported["val_top1_correct"])
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_and_stopped_ends_bit_identical(
+    finished_run: Path, records_root: Path, config: Config, tiny: tuple[str, ...], tmp_path: Path, recorder: Any
+) -> None:
+    run = tmp_path / "run"
+    killed = _train_until((signal.SIGKILL, 1, 3), records_root, run, tiny, "--save-steps", "2")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (run / "last").read_text() == "step-00000002\n"
+    append_metrics(run / "metrics.jsonl", {"epoch": 1})  # as if it had died between metrics and checkpoint
+
+    stopped = _train_until((signal.SIGTERM, 2, 3), records_root, run, tiny)
+    assert stopped.returncode == 75, stopped.stderr
+    assert "resuming after epoch 0 of 4, step 2 of 16" in stopped.stdout
+    assert "step read from the cache in" in stopped.stdout
+    assert "the same command goes on from the checkpoint that was saved" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert (run / "last").read_text() in ("step-00000007\n", "step-00000008\n")
+
+    stopped = _train_until((signal.SIGUSR1, 3, 4), records_root, run, tiny)  # at the boundary, before the evaluation
+    assert stopped.returncode == 75, stopped.stderr
+    assert (run / "last").read_text() == "step-00000012\n"
+    assert not is_finished(run)
+
+    summary = train(config, Request(records_root, run, 1), recorder)
+    assert (recorder.done.epoch, recorder.done.step) == (2, 12)
+    assert [(report.epoch, report.step) for report in recorder.steps[:2]] == [(4, 1), (4, 2)]
+    assert (summary.last.epoch, summary.was_finished) == (4, False)
+    expected, found = _final_arrays(finished_run), _final_arrays(run)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert _timeless(run) == _timeless(finished_run)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(6))
+def test_a_run_that_dies_at_random_steps_ends_bit_identical(
+    finished_run: Path, records_root: Path, tiny: tuple[str, ...], tmp_path: Path, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    run, step = tmp_path / "run", 0
+    signals = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    while (step := int(rng.integers(step + 2, step + 8))) < 16:
+        number = signals[int(rng.integers(4))]
+        place = (number, (step - 1) // 4 + 1, (step - 1) % 4 + 1)
+        every = str(int(rng.integers(1, 6)))
+        stopped = _train_until(place, records_root, run, tiny, "--save-steps", every)
+        assert stopped.returncode == (-number if number == signal.SIGKILL else 75), stopped.stderr
+    never = _train_until((signal.SIGKILL, 99, 1), records_root, run, tiny)
+    assert never.returncode == 0, never.stderr
+    expected, found = _final_arrays(finished_run), _final_arrays(run)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert _timeless(run) == _timeless(finished_run)
+
+
+def test_a_disk_that_is_full_while_saving_leaves_the_checkpoint_before(
+    finished_run: Path, records_root: Path, config: Config, recorder: Any, small_disk: Path
+) -> None:
+    run, filler = small_disk / "run", small_disk / "filler"
+
+    def fill_after_the_second(report: Any) -> None:
+        recorder.epochs.append(report)
+        if report.epoch == 2:
+            with filler.open("wb") as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+
+    recorder.on_epoch = fill_after_the_second
+    with pytest.raises((OSError, ArtefactError, TrainError), match="No space left"):
+        train(config, Request(records_root, run, 1), recorder)
+    assert (run / "last").read_text() == "epoch-0002\n"
+    filler.unlink()
+    recorder.on_epoch = lambda report: None
+    train(config, Request(records_root, run, 1), recorder)
+    assert recorder.done.epoch == 2
+    expected, found = _final_arrays(finished_run), _final_arrays(run)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def _timeless(run: Path) -> list[dict[str, Any]]:
+    lines = read_metrics(run / "metrics.jsonl")
+    return [{name: line[name] for name in line if not name.endswith("_s")} for line in lines]
+
+
+def test_a_finished_run_is_left_alone(finished_run: Path, records_root: Path, config: Config, recorder: Any) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.name != ".lock"}
+    summary = train(config, Request(records_root, finished_run, 1), recorder)
+    assert summary.was_finished
+    assert recorder.done is None
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_another_configuration_is_refused_with_the_differing_keys(
+    finished_run: Path, records_root: Path, tiny: tuple[str, ...], recorder: Any
+) -> None:
+    other = load_config("paper-tiny", [*tiny, "train.seed=5", "augment.flip_prob=0.25"])
+    with pytest.raises(ArtefactError, match=r"config\.augment\.flip_prob, config\.train\.seed"):
+        train(other, Request(records_root, finished_run, 1), recorder)
+
+
+def test_other_records_are_refused(
+    finished_run: Path, config: Config, make_records: Any, tmp_path: Path, recorder: Any
+) -> None:
+    build_records, make_rows = make_records
+    other = build_records(tmp_path / "records", make_rows(20), make_rows(7))
+    with pytest.raises(ArtefactError, match=r"differs in: records"):
+        train(config, Request(other, finished_run, 1), recorder)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.num_classes=1000", "the records hold 3 classes"),
+        ("model.variant=convnext_titan", "did you mean convnext_"),
+        ("data.global_batch_size=64", "must not exceed the 34 training rows"),
+    ],
+)
+def test_what_does_not_fit_the_records_is_refused_before_anything_is_written(
+    override: str, words: str, records_root: Path, tiny: tuple[str, ...], tmp_path: Path, recorder: Any
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(ConfigError) as refused:
+        train(load_config("paper-tiny", [*tiny, override]), Request(records_root, run, 1), recorder)
+    assert words in str(refused.value)
+    assert not run.exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    records_root: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Any
+) -> None:
+    steps = iter(range(100))
+
+    def learn(self: Learner, *inputs: Any) -> Tensor:
+        return Tensor(np.array([1.5 if next(steps) < 4 else np.nan, 3, 1, 1, 1, 0, 0], np.float32))
+
+    monkeypatch.setattr(Learner, "learn", learn)
+    with pytest.raises(TrainError, match=r"epoch 2 step 1: the loss is nan; .*lower schedule\.base_lr"):
+        train(config, Request(records_root, tmp_path / "run", 1), recorder)
+    assert (tmp_path / "run" / "last").read_text() == "epoch-0001\n"
+    assert [json.loads(line)["train_loss"] for line in (tmp_path / "run" / "metrics.jsonl").open()] == [1.5]
+    assert recorder.epochs[0].train_top1 == 3 / 8
+    assert (recorder.steps[-1].epoch, recorder.steps[-1].step) == (1, 4)

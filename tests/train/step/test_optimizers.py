@@ -1,0 +1,146 @@
+"""The optimizers against an independent reference in float64, and which parameters decay."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor
+
+from convnext_imagenet.model.convnext import VARIANTS, parameter_shapes
+from convnext_imagenet.train.config.sections import OptimizerSection
+from convnext_imagenet.train.step.optimizers import is_decayed, make_optimizer
+
+SHAPES = {"a.weight": (7, 5), "a.bias": (7,), "grn.gamma": (1, 1, 1, 6), "wide.weight": (40, 3, 2, 2)}
+
+
+# The rules in float64, after their papers and PyTorch's documentation.
+Arrays = dict[str, np.ndarray]
+
+
+def optimize(
+    weights: Arrays, gradients: list[Arrays], rates: list[float], decayed: set[str], section: OptimizerSection
+) -> Arrays:
+    """Return the weights after a step for each of `gradients`; only `decayed` names decay."""
+    rule = {"sgd": _sgd, "lamb": _lamb}.get(section.name, _adam)
+    values = {name: value.astype(np.float64) for name, value in weights.items()}
+    moments = {name: [np.zeros(value.shape), np.zeros(value.shape)] for name, value in weights.items()}
+    for t, (step, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        for name, value in values.items():
+            decay = section.weight_decay if name in decayed else 0.0
+            values[name] = rule(value, step[name].astype(np.float64), moments[name], t, rate, decay, section)
+    return values
+
+
+def _moved_moments(gradient: np.ndarray, moments: list[np.ndarray], section: OptimizerSection) -> None:
+    moments[0] = section.beta1 * moments[0] + (1 - section.beta1) * gradient
+    moments[1] = section.beta2 * moments[1] + (1 - section.beta2) * gradient**2
+
+
+def _adam(value, gradient, moments, t, rate, decay, section) -> np.ndarray:
+    _moved_moments(gradient, moments, section)
+    is_corrected = section.name == "adamw"
+    mean = moments[0] / (1 - section.beta1**t if is_corrected else 1)
+    variance = moments[1] / (1 - section.beta2**t if is_corrected else 1)
+    return value - rate * decay * value - rate * mean / (np.sqrt(variance) + section.eps)
+
+
+def _sgd(value, gradient, moments, t, rate, decay, section) -> np.ndarray:
+    pull = gradient + decay * value
+    moments[0] = section.momentum * moments[0] + pull
+    return value - rate * (pull + section.momentum * moments[0] if section.nesterov else moments[0])
+
+
+def _lamb(value, gradient, moments, t, rate, decay, section) -> np.ndarray:
+    _moved_moments(gradient, moments, section)
+    mean, variance = moments[0] / (1 - section.beta1**t), moments[1] / (1 - section.beta2**t)
+    direction = mean / (np.sqrt(variance) + section.eps) + decay * value
+    size, length = np.linalg.norm(value), np.linalg.norm(direction)
+    trust = size / length if decay and size and length else 1.0
+    return value - rate * trust * direction
+
+
+def _random(rng: np.random.Generator, scale: float) -> dict[str, np.ndarray]:
+    return {name: (rng.standard_normal(shape) * scale).astype(np.float32) for name, shape in SHAPES.items()}
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        OptimizerSection(),
+        OptimizerSection(beta1=0.8, beta2=0.95, eps=1e-3, weight_decay=0.5),  # eps as large as the gradients
+        OptimizerSection(beta1=0.0, beta2=0.9, weight_decay=0.0),
+        OptimizerSection(name="adamw_uncorrected"),
+        OptimizerSection(name="sgd"),
+        OptimizerSection(name="sgd", nesterov=True, momentum=0.5),
+        OptimizerSection(name="lamb"),
+    ],
+    ids=lambda section: f"{section.name}-{section.weight_decay}-{section.nesterov}",
+)
+def test_every_rule_equals_the_reference(section: OptimizerSection) -> None:
+    rng = np.random.default_rng(0)
+    weights, gradients = _random(rng, 1.0), [_random(rng, 1e-3) for _ in range(6)]
+    rates = [0.0, 1e-2, 3e-2, 2e-2, 1e-2, 1e-3]
+    parameters = {name: Parameter(Tensor(value), name=name) for name, value in weights.items()}
+    optimizer = make_optimizer(parameters, section, [1.0] * len(SHAPES))
+    for step, rate in zip(gradients, rates, strict=True):
+        optimizer(tuple(Tensor(value) for value in step.values()), Tensor(rate, ms.float32), None).asnumpy()
+    expected = optimize(weights, gradients, rates, {"a.weight", "wide.weight"}, section)
+    for name, value in expected.items():
+        moved = np.abs(value - weights[name]).max()
+        error = np.abs(parameters[name].asnumpy() - value).max()
+        assert error <= 3e-5 * moved + 6e-8 * np.abs(value).max() * len(rates), name
+    assert int(optimizer.state()["optimizer.step"].asnumpy()) == 6
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_uncorrected", "sgd", "lamb"])
+def test_a_step_that_is_not_ok_leaves_everything_and_factors_scale_the_rate(name: str) -> None:
+    rng = np.random.default_rng(0)
+    section = OptimizerSection(name=name, weight_decay=0.0, momentum=0.0)
+    values, gradients = _random(rng, 1.0), _random(rng, 1e-3)
+    parameters = {key: Parameter(Tensor(value), name=key) for key, value in values.items()}
+    optimizer = make_optimizer(parameters, section, [1.0, 0.5, 0.25, 0.0])
+    given = tuple(Tensor(value) for value in gradients.values()), Tensor(1e-2, ms.float32)
+    zeros = tuple(Tensor(0 * value) for value in gradients.values())
+    for inputs, ok in ((given[0], True), (zeros, False), (given[0], True)):
+        before = {key: p.asnumpy().copy() for key, p in {**parameters, **optimizer.state()}.items()}
+        optimizer(inputs, given[1], Tensor(ok)).asnumpy()
+        after = {key: p.asnumpy() for key, p in {**parameters, **optimizer.state()}.items()}
+        changed = {key for key in before if not np.array_equal(before[key], after[key])}
+        assert ok == ("a.weight" in changed)
+        assert "wide.weight" not in changed
+        if not ok:
+            assert not changed
+    moved = {key: np.abs(parameters[key].asnumpy() - value).mean() for key, value in values.items()}
+    if name.startswith("adamw"):
+        assert moved["a.bias"] == pytest.approx(0.5 * moved["a.weight"], rel=0.1)
+        assert moved["grn.gamma"] == pytest.approx(0.25 * moved["a.weight"], rel=0.1)
+
+
+def test_the_first_step_has_the_size_of_the_rate() -> None:
+    """Without bias correction it is three times that (0.1 / sqrt(0.001))."""
+    for name, size in (("adamw", 0.01), ("adamw_uncorrected", 0.01 * 0.1 / 0.001**0.5)):
+        parameters = {"a.weight": Parameter(Tensor(np.zeros((3, 2), np.float32)), name="a.weight")}
+        optimizer = make_optimizer(parameters, OptimizerSection(name=name), [1.0])
+        optimizer((Tensor(np.full((3, 2), 1e-3, np.float32)),), Tensor(0.01, ms.float32), None).asnumpy()
+        np.testing.assert_allclose(parameters["a.weight"].asnumpy(), -size, rtol=5e-4)
+
+
+@pytest.mark.parametrize("variant", ["convnext_tiny", "convnextv2_atto"])
+def test_matrices_and_kernels_decay_and_nothing_else(variant: str) -> None:
+    shapes = parameter_shapes(VARIANTS[variant])
+    decayed = {name for name, shape in shapes.items() if is_decayed(name, shape)}
+    kinds = {".".join(part for part in name.split(".") if not part.isdigit()) for name in decayed}
+    assert kinds == {
+        "downsample_layers.weight",
+        "stages.dwconv.weight",
+        "stages.pwconv1.weight",
+        "stages.pwconv2.weight",
+        "head.weight",
+    }
+    assert all(len(shapes[name]) > 1 for name in decayed)
+
+
+def test_the_state_names_every_moment_once() -> None:
+    parameters = {name: Parameter(Tensor(np.ones(shape, np.float32)), name=name) for name, shape in SHAPES.items()}
+    state = make_optimizer(parameters, OptimizerSection(), [1.0] * len(SHAPES)).state()
+    moments = {f"optimizer.{which}_moment.{name}" for which in ("first", "second") for name in SHAPES}
+    assert state.keys() == {"optimizer.step", *moments}

@@ -1,0 +1,105 @@
+"""Random erasing: its draws on the host, and the cell that applies them in the compiled graph."""
+
+import math
+from typing import Literal
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from convnext_imagenet.records.keyed_random import keyed_rng
+from convnext_imagenet.train.config.sections import AugmentSection
+
+_TRIES = 10
+NOISE_VALUES = 1 << 21  # of the bank that the device keeps: 14 images of 224 px
+
+
+def erase_boxes(section: AugmentSection, seed: int, epoch: int, sample_id: int, size_px: int) -> np.ndarray:
+    """Return a sample's boxes, int32 (count, 4) of top, left, bottom, right in pixels; an empty box is all 0.
+
+    With probability `erase_prob`, each of `erase_count` boxes gets its share of an area uniform in `erase_scale`, a
+    ratio of height to width log-uniform in `erase_ratio`, and a uniform place; it is strictly smaller than the image,
+    and left out when ten tries find none (arXiv 1708.04896, as in timm's RandomErasing).
+    """
+    rng = keyed_rng(seed, epoch, sample_id, "erase")
+    boxes = np.zeros((section.erase_count, 4), np.int32)
+    if rng.random() >= section.erase_prob:
+        return boxes
+    for box in boxes:
+        box[:] = _box(section, rng, size_px)
+    return boxes
+
+
+def _box(section: AugmentSection, rng: np.random.Generator, size_px: int) -> tuple[int, int, int, int]:
+    (low, high), (log_low, log_high) = section.erase_scale, (math.log(ratio) for ratio in section.erase_ratio)
+    for _ in range(_TRIES):
+        area_draw, ratio_draw, top_draw, left_draw = rng.random(4)
+        area = size_px * size_px * (low + area_draw * (high - low)) / section.erase_count
+        aspect = math.exp(log_low + ratio_draw * (log_high - log_low))
+        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if height < size_px and width < size_px:
+            top, left = int(top_draw * (size_px - height + 1)), int(left_draw * (size_px - width + 1))
+            return top, left, top + height, left + width
+    return 0, 0, 0, 0
+
+
+def erase_colours(section: AugmentSection, seed: int, epoch: int, sample_id: int) -> np.ndarray:
+    """Return one N(0, 1) colour for each box, float32 (count, 3): what mode "rand" fills with."""
+    rng = keyed_rng(seed, epoch, sample_id, "erase colour")
+    return rng.standard_normal((section.erase_count, 3), np.float32)
+
+
+def noise_start(seed: int, epoch: int, sample_id: int) -> int:
+    """Return where in the noise bank the sample's own pixels begin: what mode "pixel" fills with."""
+    return int(keyed_rng(seed, epoch, sample_id, "erase noise").integers(NOISE_VALUES))
+
+
+def noise_bank(seed: int) -> np.ndarray:
+    """Return the run's N(0, 1) values, float32 (NOISE_VALUES,); a sample reads them from its start on, around the end.
+
+    Sending each sample its own noise would be four times the bytes of its pixels.
+    """
+    return keyed_rng(seed, "erase noise bank").standard_normal(NOISE_VALUES, np.float32)
+
+
+class DeviceErase(nn.Cell):
+    """Fill boxes (N, K, 4) of float32 pixels (N, S, S, 3) with 0, with a colour, or with noise.
+
+    `fill` is unused for "const", float32 colours (N, K, 3) for "rand", int32 places in `bank` (N,) for "pixel". Of
+    boxes that overlap the later one wins.
+    """
+
+    def __init__(self, mode: Literal["const", "rand", "pixel"], bank: np.ndarray | None = None) -> None:
+        super().__init__(auto_prefix=False)
+        self.mode = mode
+        values = np.zeros(1, np.float32) if bank is None else bank
+        self.bank = Parameter(Tensor(values), name="erase_noise", requires_grad=False)
+
+    def construct(self, x_NHWC: Tensor, boxes_NK4: Tensor, fill: Tensor | None) -> Tensor:
+        for k in range(boxes_NK4.shape[1]):
+            inside_NHWC = box_mask(boxes_NK4[:, k], x_NHWC.shape[1]) > 0
+            x_NHWC = ops.select(inside_NHWC, self.filling(x_NHWC.shape, fill, k), x_NHWC)
+        return x_NHWC
+
+    def filling(self, shape: tuple[int, ...], fill: Tensor, k: int) -> Tensor:
+        """What box k is filled with, over the whole batch."""
+        if self.mode == "const":
+            return ops.zeros(shape, ms.float32)
+        if self.mode == "rand":
+            return ops.broadcast_to(ops.reshape(fill[:, k], (-1, 1, 1, 3)), shape)
+        places = ops.expand_dims(fill, 1) + ops.arange(0, shape[1] * shape[2] * shape[3])
+        return ops.reshape(ops.gather(self.bank, places % self.bank.shape[0], 0), shape)
+
+
+def box_mask(boxes_N4: Tensor, size_px: int) -> Tensor:
+    """Return float32 (N, S, S, 3): 1 inside of each sample's box of top, left, bottom, right, 0 elsewhere.
+
+    A product of matrices, which are exact in 0 and 1: on the CPU it takes a tenth of a broadcast.
+    """
+    at_S = ops.expand_dims(ops.arange(0, size_px), 0)
+    at_S3 = ops.expand_dims(ops.arange(0, 3 * size_px) // 3, 0)
+    rows_NS = ops.logical_and(at_S >= boxes_N4[:, 0:1], at_S < boxes_N4[:, 2:3])
+    columns_NS3 = ops.logical_and(at_S3 >= boxes_N4[:, 1:2], at_S3 < boxes_N4[:, 3:4])
+    down_NS1 = ops.expand_dims(ops.cast(rows_NS, ms.float32), 2)
+    across_N1S3 = ops.expand_dims(ops.cast(columns_NS3, ms.float32), 1)
+    return ops.reshape(ops.bmm(down_NS1, across_N1S3), (-1, size_px, size_px, 3))

@@ -1,0 +1,80 @@
+"""Affine resampling of a batch in the compiled graph: RandAugment's rotations, shears and translations.
+
+Bicubic as Pillow's `Image.transform` does it: cubic convolution with a = -1 over 4 x 4 pixels, those beyond the border
+repeated; places outside of the image get the fill colour; results are cut down to whole levels.
+"""
+
+import math
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from convnext_imagenet.train.augment.randaugment import Op
+from convnext_imagenet.train.augment.randaugment_host import FILL_RGB
+
+_DEGREE = math.pi / 180.0
+
+
+class DeviceAffine(nn.Cell):
+    """Whole levels float32 (N, H, W, 3), ops int32 and arguments (N,) -> the same, resampled where one is affine."""
+
+    def __init__(self) -> None:
+        super().__init__(auto_prefix=False)
+        self.fill = Tensor(np.array(FILL_RGB, np.float32).reshape(1, 1, 3))
+
+    def construct(self, x_NHWC: Tensor, op_N: Tensor, argument_N: Tensor) -> Tensor:
+        n, height, width, channels = x_NHWC.shape
+        from_x, from_y = self.places(op_N, argument_N, height, width)
+        left, top = ops.floor(from_x - 0.5), ops.floor(from_y - 0.5)
+        across, down = (ops.expand_dims(share, 2) for share in (from_x - 0.5 - left, from_y - 0.5 - top))
+        left, top = ops.cast(left, ms.int32), ops.cast(top, ms.int32)
+        flat = ops.reshape(x_NHWC, (n * height * width, channels))
+        first_N1 = ops.reshape(ops.arange(0, n), (n, 1)) * (height * width)
+        lines = []
+        for j in range(-1, 3):
+            row = first_N1 + ops.clip_by_value(top + j, 0, height - 1) * width
+            places = [row + ops.clip_by_value(left + i, 0, width - 1) for i in range(-1, 3)]
+            lines.append(self.cubic([ops.gather(flat, place, 0) for place in places], across))
+        levels = ops.floor(ops.clip_by_value(self.cubic(lines, down), 0.0, 255.0))
+        is_inside = self.is_inside(from_x, from_y, height, width)
+        filled = ops.select(is_inside, levels, ops.broadcast_to(self.fill, levels.shape))
+        is_affine = ops.logical_and(op_N >= int(Op.SHEAR_X), op_N <= int(Op.TRANSLATE_Y))
+        is_affine = ops.logical_or(is_affine, ops.equal(op_N, int(Op.ROTATE)))
+        resampled = ops.reshape(filled, x_NHWC.shape)
+        return ops.select(ops.broadcast_to(ops.reshape(is_affine, (n, 1, 1, 1)), x_NHWC.shape), resampled, x_NHWC)
+
+    def places(self, op_N: Tensor, argument_N: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Where the pixels' centres come from, x and y, both (N, H * W); the same where no operation is affine."""
+        a, b, c, d, e, f = (ops.expand_dims(value, 1) for value in self.matrix(op_N, argument_N, height, width))
+        x_1P = ops.cast(ops.reshape(ops.arange(0, height * width) % width, (1, -1)), ms.float32) + 0.5
+        y_1P = ops.cast(ops.reshape(ops.floor_div(ops.arange(0, height * width), width), (1, -1)), ms.float32) + 0.5
+        return a * x_1P + b * y_1P + c, d * x_1P + e * y_1P + f
+
+    def matrix(self, op_N: Tensor, argument_N: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+        """The six numbers of `randaugment_host.affine_matrix`, each (N,)."""
+        zero = ops.zeros_like(argument_N)
+        angle = self.where(op_N, Op.ROTATE, argument_N * _DEGREE, zero)
+        cosine, sine = ops.cos(angle), -ops.sin(angle)
+        x, y = width / 2, height / 2
+        b = sine + self.where(op_N, Op.SHEAR_X, argument_N, zero)
+        c = x - cosine * x - sine * y + self.where(op_N, Op.TRANSLATE_X, argument_N * width, zero)
+        d = self.where(op_N, Op.SHEAR_Y, argument_N, zero) - sine
+        f = y + sine * x - cosine * y + self.where(op_N, Op.TRANSLATE_Y, argument_N * height, zero)
+        return cosine, b, c, d, cosine, f
+
+    def where(self, op_N: Tensor, op: int, value_N: Tensor, other_N: Tensor) -> Tensor:
+        """`value_N` where `op` was drawn."""
+        return ops.select(ops.equal(op_N, int(op)), value_N, other_N)
+
+    def cubic(self, values: list[Tensor], share: Tensor) -> Tensor:
+        """The curve through four values, `share` behind the second; exact where all are equal."""
+        v1, v2, v3, v4 = values
+        return v2 + share * (v3 - v1 + share * (2.0 * (v1 - v2) + v3 - v4 + share * (v2 - v1 + v4 - v3)))
+
+    def is_inside(self, from_x: Tensor, from_y: Tensor, height: int, width: int) -> Tensor:
+        """Bool (N, H * W, 3): places within the image."""
+        across = ops.logical_and(from_x >= 0.0, from_x < float(width))
+        down = ops.logical_and(from_y >= 0.0, from_y < float(height))
+        both = ops.expand_dims(ops.logical_and(across, down), 2)
+        return ops.broadcast_to(both, (*from_x.shape, 3))

@@ -1,0 +1,176 @@
+"""Typed configuration: from nested mappings to frozen sections, every value checked, and the rules between keys.
+
+The sections and their keys stand in `sections.py`. This module must not know TOML, presets, records or MindSpore.
+"""
+
+import difflib
+import math
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin
+
+from convnext_imagenet.train.config.sections import (
+    NEUTRAL,
+    AugmentSection,
+    DataSection,
+    EmaSection,
+    MixSection,
+    ModelSection,
+    OptimizerSection,
+    PrecisionSection,
+    Rule,
+    ScheduleSection,
+    TrainSection,
+)
+from convnext_imagenet.train.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run, complete."""
+
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    augment: AugmentSection = field(default_factory=AugmentSection)
+    mix: MixSection = field(default_factory=MixSection)
+    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+    schedule: ScheduleSection = field(default_factory=ScheduleSection)
+    ema: EmaSection = field(default_factory=EmaSection)
+    precision: PrecisionSection = field(default_factory=PrecisionSection)
+    train: TrainSection = field(default_factory=TrainSection)
+
+
+def config_from_mapping(values: Mapping[str, Any]) -> Config:
+    """Return the configuration that `values` (sections of keys) states, defaults for the rest.
+
+    Raises ConfigError for an unknown section or key (naming the nearest), a wrong type, a value out of
+    range, or keys that contradict each other.
+    """
+    sections = {part.name: part for part in fields(Config)}
+    built = {}
+    for name, content in values.items():
+        if name not in sections:
+            raise ConfigError(unknown_name("section", name, sections))
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{name} = {content!r}: must be a section of keys; write [{name}] above its keys")
+        built[name] = _section_from_mapping(name, sections[name].type, content)
+    config = Config(**built)
+    check_between_keys(config)
+    return config
+
+
+def dotted_keys() -> dict[str, Any]:
+    """Every key as `section.key` with its type."""
+    sections: list[tuple[str, Any]] = [(part.name, part.type) for part in fields(Config)]
+    return {f"{name}.{part.name}": part.type for name, kind in sections for part in fields(kind)}
+
+
+def neutral_values(config: Config) -> dict[str, Any]:
+    """The neutral value of each `section.key` that was declared by `added_later`."""
+    return {
+        f"{section.name}.{part.name}": part.metadata[NEUTRAL]
+        for section in fields(config)
+        for part in fields(getattr(config, section.name))
+        if NEUTRAL in part.metadata
+    }
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Return an error text for `name`, with the nearest known name or, failing that, all of them."""
+    names = list(known)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(names)}"
+    return f"unknown {what} {name}; {hint}"
+
+
+def _section_from_mapping(section: str, kind: Any, content: Mapping[str, Any]) -> Any:
+    keys = {part.name: part for part in fields(kind)}
+    built = {}
+    for name, value in content.items():
+        if name not in keys:
+            raise ConfigError(unknown_name("key", f"{section}.{name}", dotted_keys()))
+        built[name] = _checked(f"{section}.{name}", keys[name], value)
+    return kind(**built)
+
+
+def _checked(name: str, declared: Field, value: Any) -> Any:
+    typed = _typed(name, declared.type, value)
+    rule: Rule = declared.metadata["rule"]
+    if not rule.holds(typed):
+        raise ConfigError(f"{name} = {value!r}: {rule.text}")
+    return typed
+
+
+def _typed(name: str, kind: Any, value: Any) -> Any:
+    """Return `value` as `kind`: whole numbers pass for fractions, lists for tuples, nothing else."""
+    if get_origin(kind) is Literal:
+        kind = str  # the rule names the words
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{name} = {value!r}: must be a list of {_TYPE_NAMES[get_args(kind)[0]]}s")
+        return tuple(_typed(name, get_args(kind)[0], item) for item in value)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise ConfigError(f"{name} = {value!r}: must be {_article(kind)}{_TYPE_NAMES[kind]}")
+    return value
+
+
+_TYPE_NAMES: Mapping[Any, str] = types.MappingProxyType(
+    {int: "whole number", float: "finite number", str: "string", bool: "true or false"}
+)
+
+
+def _article(kind: Any) -> str:
+    return "" if kind is bool else "a "
+
+
+def check_between_keys(config: Config) -> None:
+    """Raise ConfigError for keys that contradict each other."""
+    _check_schedule(config)
+    _check_batches(config)
+    _check_precision(config)
+
+
+def _check_schedule(config: Config) -> None:
+    schedule, epochs = config.schedule, config.train.epochs
+    if schedule.warmup_epochs >= epochs:
+        raise ConfigError(
+            f"schedule.warmup_epochs = {schedule.warmup_epochs}: must be less than train.epochs = {epochs}"
+        )
+    for low in ("warmup_lr", "min_lr"):
+        if getattr(schedule, low) > schedule.base_lr:
+            raise ConfigError(
+                f"schedule.{low} = {getattr(schedule, low)}: must not exceed schedule.base_lr = {schedule.base_lr}"
+            )
+
+
+def _check_batches(config: Config) -> None:
+    batch, parts = config.data.global_batch_size, config.optimizer.accumulate_steps
+    multiple = 2 * parts if parts > 1 or config.mix.is_on else 1
+    if batch % multiple == 0:
+        return
+    way_out = f"pass --set data.global_batch_size={_nearest_multiple(batch, multiple)}"
+    if parts == 1:
+        raise ConfigError(
+            f"data.global_batch_size = {batch}: mixup and cutmix pair the rows of a batch, so it must be even; "
+            f"{way_out}, or --set mix.prob=0"
+        )
+    raise ConfigError(
+        f"optimizer.accumulate_steps = {parts}: micro-batches take pairs of a batch's rows, so "
+        f"data.global_batch_size = {batch} must be a multiple of {multiple}; {way_out}"
+    )
+
+
+def _nearest_multiple(value: int, of: int) -> int:
+    return max(of, round(value / of) * of)
+
+
+def _check_precision(config: Config) -> None:
+    precision = config.precision
+    if precision.level == "O0" and precision.loss_scale != "none":
+        raise ConfigError(
+            f'precision.loss_scale = "{precision.loss_scale}": must be "none" with precision.level = "O0", which '
+            f"computes in float32 and cannot overflow for want of range"
+        )

@@ -1,0 +1,256 @@
+"""The keys of a configuration by section: defaults and rules.
+
+What changes the numbers is a key here; where things are is on the command line. The defaults are the ConvNeXt paper's
+(arXiv 2201.03545, table 5, and facebookresearch/ConvNeXt), so a TOML file states only what differs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from convnext_imagenet.train.config.policy import parse_policy
+from convnext_imagenet.train.errors import ConfigError
+
+NEUTRAL = "neutral"  # the metadata of a key that was added later
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a key's value must fulfil, in words for the error and as a predicate."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+def key(default: Any, text: str, holds: Callable[[Any], bool]) -> Any:
+    """Declare a configuration key: its default and its rule."""
+    return field(default=default, metadata={"rule": Rule(text, holds)})
+
+
+def added_later(declared: Any, neutral: Any) -> Any:
+    """Declare a key that runs of older programs lack: `declared` as any other, `neutral` what these programs did.
+
+    A RUN whose plan lacks the key resumes if and only if the value asked for is `neutral`. It stays as it is when the
+    default changes. A key that no value makes neutral is declared without this, and older runs are refused.
+    """
+    return field(default=declared.default, metadata={**declared.metadata, NEUTRAL: neutral})
+
+
+def at_least(default: Any, least: float) -> Any:
+    """Declare a key of numbers from `least` up."""
+    return key(default, f"must be at least {least}", lambda v: v >= least)
+
+
+def positive(default: float) -> Any:
+    """Declare a key of numbers above 0."""
+    return key(default, "must be greater than 0", lambda v: v > 0)
+
+
+def probability(default: float) -> Any:
+    """Declare a key of probabilities."""
+    return key(default, "must be in [0, 1]", lambda v: 0 <= v <= 1)
+
+
+def fraction(default: float) -> Any:
+    """Declare a key of numbers from 0 up to, but not including, 1."""
+    return key(default, "must be in [0, 1)", lambda v: 0 <= v < 1)
+
+
+def choice(default: str, *words: str) -> Any:
+    """Declare a key that takes one of a few words; the field's type is the same words as a Literal."""
+    quoted = " or ".join(f'"{word}"' for word in words)
+    return key(default, f"must be {quoted}", lambda v: v in words)
+
+
+def _is_interval(value: tuple[float, ...], most: float = float("inf")) -> bool:
+    return len(value) == 2 and 0 < value[0] <= value[1] <= most
+
+
+def _is_four_or_none(value: tuple[int, ...]) -> bool:
+    return value == () or (len(value) == 4 and min(value) >= 1)
+
+
+def _is_policy(value: str) -> bool:
+    try:
+        return not value or parse_policy(value) is not None
+    except ConfigError:
+        return False
+
+
+_FOUR_OR_NONE = "must be [] for the variant's own, or four whole numbers of at least 1"
+_INTERVAL = "must be [low, high] with 0 < low <= high"
+_POLICY = (
+    'must be "" for none, or "rand-mM-mstdS-nN-incI" with a magnitude M and its deviation S, N operations, I 0 or 1'
+)
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """The network; `depths` and `dims` replace the variant's, `num_classes = 0` takes the records' count.
+
+    The stem and the first `frozen_stages` stages, with the down-samplers between them, stay as `--start` gave them.
+    """
+
+    variant: str = key("convnext_tiny", "must name a variant", bool)
+    depths: tuple[int, ...] = key((), _FOUR_OR_NONE, _is_four_or_none)
+    dims: tuple[int, ...] = key((), _FOUR_OR_NONE, _is_four_or_none)
+    num_classes: int = key(0, "must be 0 (as many as the records hold) or at least 2", lambda v: v == 0 or v >= 2)
+    drop_path_rate: float = fraction(0.1)
+    layer_scale_init: float = positive(1e-6)
+    head_init_scale: float = positive(1.0)
+    frozen_stages: int = key(0, "must be in 0..4: the network has four stages", lambda v: 0 <= v <= 4)
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Sizes of what the network sees, and in which order; `global_batch_size` is the rows of one optimizer step.
+
+    With `shuffle_block_rows` above 0 an epoch permutes blocks of that many neighbouring rows, then rows within
+    windows of 64 blocks: for disks that dislike random reads.
+    """
+
+    size_px: int = at_least(224, 32)
+    global_batch_size: int = at_least(4096, 1)
+    shuffle_block_rows: int = at_least(0, 0)
+    eval_size_px: int = at_least(224, 32)
+    eval_crop_pct: float = key(0.875, "must be in (0, 1]", lambda v: 0 < v <= 1)
+    eval_mode: Literal["crop", "squash"] = choice("crop", "crop", "squash")
+    eval_batch_size: int = at_least(64, 1)
+
+
+@dataclass(frozen=True)
+class AugmentSection:
+    """What is done to each training image by itself: RandomResizedCrop, flip, RandAugment, erasing.
+
+    `device = "all"` computes RandAugment in the compiled graph, "rest" on the host; everything after it is in the
+    graph either way. `erase_scale` is the area of all boxes of an image together, `erase_ratio` that of height to
+    width.
+    """
+
+    crop_scale: tuple[float, ...] = key(
+        (0.08, 1.0), "must be [low, high] with 0 < low <= high <= 1", lambda v: _is_interval(v, 1)
+    )
+    crop_ratio: tuple[float, ...] = key(
+        (0.75, 4 / 3), "must be [low, high] of width / height with 0 < low <= high", _is_interval
+    )
+    interpolation: Literal["bicubic", "bilinear", "lanczos", "random"] = choice(
+        "bicubic", "bicubic", "bilinear", "lanczos", "random"
+    )
+    flip_prob: float = probability(0.5)
+    auto_augment: str = key("rand-m9-mstd0.5-inc1", _POLICY, _is_policy)
+    device: Literal["rest", "all"] = choice("rest", "rest", "all")
+    erase_prob: float = probability(0.25)
+    erase_mode: Literal["const", "rand", "pixel"] = choice("pixel", "const", "rand", "pixel")
+    erase_count: int = at_least(1, 1)
+    erase_scale: tuple[float, ...] = key(
+        (0.02, 1 / 3), "must be [low, high] with 0 < low <= high <= 1", lambda v: _is_interval(v, 1)
+    )
+    erase_ratio: tuple[float, ...] = key((0.3, 10 / 3), _INTERVAL, _is_interval)
+
+
+@dataclass(frozen=True)
+class MixSection:
+    """What is done to pairs of training images and to their targets: mixup, cutmix, label smoothing.
+
+    Row i of a global batch of G mixes with row G - 1 - i. An alpha of 0 switches its kind off; with both on,
+    `switch_prob` is the probability of cutmix. `mode` says for how many rows one draw holds. `cutmix_minmax` replaces
+    cutmix's Beta draw by sides uniform in [low, high] of the image's.
+    """
+
+    mixup_alpha: float = at_least(0.8, 0)
+    cutmix_alpha: float = at_least(1.0, 0)
+    cutmix_minmax: tuple[float, ...] = key(
+        (), "must be [] for none, or [low, high] with 0 < low <= high <= 1", lambda v: v == () or _is_interval(v, 1)
+    )
+    prob: float = probability(1.0)
+    switch_prob: float = probability(0.5)
+    mode: Literal["batch", "pair", "elem"] = choice("batch", "batch", "pair", "elem")
+    label_smoothing: float = fraction(0.1)
+
+    @property
+    def has_cutmix(self) -> bool:
+        """Whether cutmix can be drawn at all."""
+        return self.cutmix_alpha > 0 or bool(self.cutmix_minmax)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any pair can be mixed."""
+        return self.prob > 0 and (self.mixup_alpha > 0 or self.has_cutmix)
+
+
+@dataclass(frozen=True)
+class OptimizerSection:
+    """One optimizer step: which rule, over how many micro-batches, with which gradients and rates.
+
+    "adamw_uncorrected" is MindSpore's AdamWeightDecay, without bias correction. `clip_norm = 0` does not clip.
+    `layer_decay` below 1 scales the rates down towards the stem, by ConvNeXt's "twelve" groups or by "blocks".
+    """
+
+    name: Literal["adamw", "adamw_uncorrected", "sgd", "lamb"] = choice(
+        "adamw", "adamw", "adamw_uncorrected", "sgd", "lamb"
+    )
+    beta1: float = fraction(0.9)
+    beta2: float = fraction(0.999)
+    eps: float = positive(1e-8)
+    momentum: float = fraction(0.9)
+    nesterov: bool = key(False, "must be true or false", lambda v: True)
+    weight_decay: float = at_least(0.05, 0)
+    clip_norm: float = at_least(0.0, 0)
+    layer_decay: float = key(1.0, "must be in (0, 1]", lambda v: 0 < v <= 1)
+    layer_groups: Literal["twelve", "blocks"] = choice("twelve", "twelve", "blocks")
+    accumulate_steps: int = at_least(1, 1)
+
+
+@dataclass(frozen=True)
+class ScheduleSection:
+    """The learning rate of each optimizer step: linear from `warmup_lr` to `base_lr`, then by `kind`.
+
+    "cosine" falls to `min_lr` at the end, "step" is multiplied by `decay_rate` every `decay_epochs`, never below
+    `min_lr`, and "constant" stays.
+    """
+
+    kind: Literal["cosine", "step", "constant"] = choice("cosine", "cosine", "step", "constant")
+    base_lr: float = positive(4e-3)
+    warmup_lr: float = at_least(0.0, 0)
+    min_lr: float = at_least(1e-6, 0)
+    warmup_epochs: float = at_least(20.0, 0)
+    decay_epochs: float = positive(30.0)
+    decay_rate: float = key(0.1, "must be in (0, 1]", lambda v: 0 < v <= 1)
+
+
+@dataclass(frozen=True)
+class EmaSection:
+    """A moving average of the weights, per optimizer step; `decay = 0` keeps none.
+
+    With `warmup` the decay is at most (1 + t) / (10 + t) at step t, so that a short run's average forgets its start.
+    """
+
+    decay: float = fraction(0.0)
+    warmup: bool = key(False, "must be true or false", lambda v: True)
+
+
+@dataclass(frozen=True)
+class PrecisionSection:
+    """Mixed precision: O0 is float32, O1 lowers the products, O2 and O3 all but the norms, auto follows amp's lists.
+
+    LayerNorm and GRN compute in float32 at every level. "static" keeps `scale_init`; "dynamic" divides it by
+    `scale_factor` on an overflow and multiplies after `scale_window` steps without.
+    """
+
+    level: Literal["O0", "O1", "O2", "O3", "auto"] = choice("O0", "O0", "O1", "O2", "O3", "auto")
+    dtype: Literal["float16", "bfloat16"] = choice("float16", "float16", "bfloat16")
+    loss_scale: Literal["none", "static", "dynamic"] = choice("none", "none", "static", "dynamic")
+    scale_init: float = at_least(2.0**24, 1)
+    scale_factor: float = key(2.0, "must be greater than 1", lambda v: v > 1)
+    scale_window: int = at_least(2000, 1)
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """The length of the run, its seed, and what it leaves behind."""
+
+    epochs: int = at_least(300, 1)
+    seed: int = key(0, "must be in [0, 2**63)", lambda v: 0 <= v < 2**63)
+    eval_every_epochs: int = at_least(1, 1)
+    keep_checkpoints: int = key(3, "must be 0 (keep all) or at least 1: that many of the latest", lambda v: v >= 0)
+    keep_best: int = at_least(1, 1)

@@ -1,0 +1,98 @@
+"""Configurations in and out of TOML: presets by name, files by path, `--set` on top, and back to text.
+
+The emitter writes what `config.py` can hold: strings, booleans, whole numbers, fractions and flat lists.
+"""
+
+import importlib.resources
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from convnext_imagenet.train.config.config import Config, config_from_mapping, dotted_keys, unknown_name
+from convnext_imagenet.train.errors import ConfigError
+
+_NUMERIC = (bool, int, float, tuple[int, ...], tuple[float, ...])
+_PRESETS = "convnext_imagenet.train.presets"
+
+
+def preset_names() -> list[str]:
+    """The names of the presets that come with the package, sorted."""
+    files = importlib.resources.files(_PRESETS).iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def load_config(name_or_path: str, overrides: Iterable[str] = ()) -> Config:
+    """Return a preset, or the configuration in a `.toml` file, with `section.key=value` overrides applied.
+
+    Raises ConfigError for an unknown preset, an unreadable file, bad TOML, and all that `config.py` refuses.
+    """
+    values = _parse(_read(name_or_path), name_or_path)
+    for override in overrides:
+        section, name, value = _parse_override(override)
+        values[section] = {**values.get(section, {}), name: value}
+    return config_from_mapping(values)
+
+
+def to_toml(config: Config) -> str:
+    """Return the configuration as TOML: every key, so that reading it back gives an equal configuration."""
+    lines = []
+    for section in fields(config):
+        content = getattr(config, section.name)
+        lines.append(f"[{section.name}]")
+        lines += [f"{part.name} = {_toml_value(getattr(content, part.name))}" for part in fields(content)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _read(name_or_path: str) -> str:
+    if not name_or_path.endswith(".toml"):
+        if name_or_path not in preset_names():
+            raise ConfigError(
+                f"{unknown_name('preset', name_or_path, preset_names())} "
+                f"(presets: {', '.join(preset_names())}; or give the path of a .toml file)"
+            )
+        return (importlib.resources.files(_PRESETS) / f"{name_or_path}.toml").read_text(encoding="utf-8")
+    try:
+        return Path(name_or_path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(
+            f"{name_or_path}: cannot be read ({reason}); give a .toml file or one of the presets: "
+            f"{', '.join(preset_names())}"
+        ) from None
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    return {name: dict(content) if isinstance(content, Mapping) else content for name, content in values.items()}
+
+
+def _parse_override(text: str) -> tuple[str, str, Any]:
+    """Split `section.key=value`; the value is TOML, except that a string key takes bare words too."""
+    target, equals, value = text.partition("=")
+    section, dot, name = target.strip().partition(".")
+    if not (equals and dot and section and name):
+        raise ConfigError(f"--set {text}: must be section.key=value, as in --set train.epochs=10")
+    kind = dotted_keys().get(f"{section}.{name}")
+    try:
+        return section, name, tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        if kind in _NUMERIC:
+            raise ConfigError(f"--set {text}: {value.strip()!r} is not a TOML value; lists are [1, 2]") from None
+        return section, name, value.strip()
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

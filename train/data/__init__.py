@@ -1,0 +1,1 @@
+"""Rows of records to batches of uint8 pixels and draws."""

@@ -1,0 +1,211 @@
+"""Records to ready uint8 batches: the host's part of the input, decode + crop + resize, once per pixel.
+
+One thread reads rows in our order, others decode and resize them straight into their batch (both release the
+interpreter lock), a few batches ahead of the device. What a batch holds depends on (seed, epoch, step) alone, never on
+the number of workers, so any step of any epoch is a place to resume from.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from convnext_imagenet.launch.ranks.rank import ALONE, Place
+from convnext_imagenet.records.epoch_order import epoch_order
+from convnext_imagenet.records.images import BadImage
+from convnext_imagenet.records.reader import Split
+from convnext_imagenet.train.augment.draws import DeviceDraws, device_draws
+from convnext_imagenet.train.augment.host import training_pixels
+from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.config.schedule import StepPlan, local_positions
+from convnext_imagenet.train.errors import TrainError
+
+_BATCHES_AHEAD = 2
+_IMAGES_A_TASK = 8
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch: uint8 pixels (N, S, S, 3), int32 labels, int64 sample ids, and what is drawn for the device."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    sample_ids: np.ndarray
+    draws: DeviceDraws
+
+
+@dataclass
+class StageTimes:
+    """Seconds that the stages of the pipeline have worked: one reader, and all decoders together."""
+
+    read_s: float = 0.0
+    decode_s: float = 0.0
+    decoders: int = 1
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add_decoding(self, seconds: float) -> None:
+        """Add what a task took; callable from any thread."""
+        with self._lock:
+            self.decode_s += seconds
+
+    def slowest(self) -> str:
+        """The stage that holds the others up."""
+        return "reading" if self.read_s > self.decode_s / self.decoders else "decoding and resizing"
+
+
+def batches(
+    split: Split,
+    config: Config,
+    plan: StepPlan,
+    epoch: int,
+    workers: int,
+    first_step: int = 0,
+    drop_path_rates: tuple[float, ...] = (),
+    place: Place = ALONE,
+    times: StageTimes | None = None,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Iterator[Batch]:
+    """Yield the micro-batches of `epoch` from its step `first_step` on: `optimizer.accumulate_steps` of them a step.
+
+    Of each global batch the part of the rank at `place` is made. `workers` threads decode. While the caller waits,
+    `on_wait` is called several times a second; what it raises ends the pipeline. Raises TrainError for a row that does
+    not decode.
+    """
+    times = times or StageTimes()
+    times.decoders = workers
+    parts = _parts(config, plan, epoch, first_step, place)
+    producer = _Producer(split, config, epoch, parts, drop_path_rates, workers, times)
+    try:
+        while (item := producer.take(on_wait)) is not None:
+            yield item
+    except BadImage as error:
+        raise TrainError(
+            f"{split.folder}: an image does not decode ({error}); "
+            f"run `convnext-records verify {split.folder.parent}`, then build the records again"
+        ) from None
+    finally:
+        producer.close()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows of one micro-batch of global batch `step`."""
+
+    step: int
+    rows: np.ndarray
+
+
+def _parts(config: Config, plan: StepPlan, epoch: int, first_step: int, place: Place) -> list[_Part]:
+    size, parts = plan.global_batch_size, config.optimizer.accumulate_steps
+    order = epoch_order(plan.rows, config.train.seed, epoch, config.data.shuffle_block_rows)
+    places = [local_positions(size, place.rank * parts + part, place.ranks * parts) for part in range(parts)]
+    steps = range(first_step, plan.steps_per_epoch)
+    return [_Part(step, order[step * size + place]) for step in steps for place in places]
+
+
+class _Producer:
+    """The thread that reads, the pool that decodes, and the short queue of batches between them and the caller."""
+
+    def __init__(
+        self,
+        split: Split,
+        config: Config,
+        epoch: int,
+        parts: list[_Part],
+        drop_path_rates: tuple[float, ...],
+        workers: int,
+        times: StageTimes,
+    ) -> None:
+        self._split, self._config, self._epoch, self._parts = split, config, epoch, parts
+        self._rates, self._times = drop_path_rates, times
+        self._queue: queue.Queue = queue.Queue(maxsize=_BATCHES_AHEAD)
+        self._is_closed = threading.Event()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._thread = threading.Thread(target=self._produce, name="read", daemon=True)
+        self._thread.start()
+
+    def take(self, on_wait: Callable[[], None]) -> Batch | None:
+        """The next batch, or None after the last; raises what a thread has raised."""
+        item = _patiently(partial(self._queue.get, timeout=_POLL_SECONDS), queue.Empty, on_wait)
+        if item is None:
+            return None
+        if isinstance(item, BaseException):
+            raise item
+        batch, futures = item
+        for future in futures:
+            _patiently(partial(future.result, timeout=_POLL_SECONDS), TimeoutError, on_wait)
+        return batch
+
+    def close(self) -> None:
+        """Stop both, wherever they are."""
+        self._is_closed.set()
+        self._pool.shutdown(cancel_futures=True)
+        while self._thread.is_alive():
+            with self._queue.mutex:
+                self._queue.queue.clear()
+                self._queue.not_full.notify_all()
+            self._thread.join(_POLL_SECONDS)
+
+    def _produce(self) -> None:
+        try:
+            rows = self._read()
+            for part in self._parts:
+                if (item := self._start(part, rows)) is None:
+                    return
+                self._queue.put(item)
+            self._queue.put(None)
+        except BaseException as error:  # handed over to the caller's thread
+            if not self._is_closed.is_set():
+                self._queue.put(error)
+
+    def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The rows of all parts, one after the other, as MindSpore gives them."""
+        if not self._parts:
+            return
+        order = np.concatenate([part.rows for part in self._parts])
+        columns = ["image", "label", "sample_id"]
+        dataset = self._split.dataset(order, columns)
+        yield from dataset.create_tuple_iterator(columns, num_epochs=1, output_numpy=True)
+
+    def _start(self, part: _Part, rows: Iterator) -> tuple[Batch, list[Future]] | None:
+        """Read a part's rows and let them be decoded; None when nobody wants them any more."""
+        count, size_px = len(part.rows), self._config.data.size_px
+        pixels = np.empty((count, size_px, size_px, 3), np.uint8)
+        labels, sample_ids = np.empty(count, np.int32), np.empty(count, np.int64)
+        futures = []
+        for first in range(0, count, _IMAGES_A_TASK):
+            if self._is_closed.is_set():
+                return None
+            begin = time.perf_counter()
+            places = range(first, min(first + _IMAGES_A_TASK, count))
+            images = []
+            for place in places:
+                image, labels[place], sample_ids[place] = next(rows)
+                images.append(image)
+            self._times.read_s += time.perf_counter() - begin
+            task = slice(places.start, places.stop)
+            futures.append(self._pool.submit(self._decode, images, sample_ids[task], pixels[task]))
+        draws = device_draws(self._config, self._epoch, part.step, sample_ids, self._rates)
+        return Batch(pixels, labels, sample_ids, draws), futures
+
+    def _decode(self, images: list[np.ndarray], sample_ids: np.ndarray, out: np.ndarray) -> None:
+        begin = time.perf_counter()
+        training_pixels([image.tobytes() for image in images], self._config, self._epoch, sample_ids, out)
+        self._times.add_decoding(time.perf_counter() - begin)
+
+
+def _patiently(answer: Callable[[], Any], not_yet: type[Exception], on_wait: Callable[[], None]) -> Any:
+    """What `answer` returns, asked again, with `on_wait` before, for as long as it raises `not_yet`."""
+    while True:
+        on_wait()
+        try:
+            return answer()
+        except not_yet:
+            continue

@@ -1,0 +1,91 @@
+"""What a training run shows while it works: a bar over the whole run, lines for each epoch, TensorBoard events."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from tqdm import tqdm
+
+if TYPE_CHECKING:  # importing these takes seconds, which --help must not
+    from convnext_imagenet.train.config.schedule import StepPlan
+    from convnext_imagenet.train.run.checkpoint import Position
+    from convnext_imagenet.train.run.epoch import EpochReport, FirstStep, StepReport
+
+
+class Screen:
+    """A bar over the whole run on standard error, a few lines for each epoch on standard output, TensorBoard events."""
+
+    def __init__(self, run: Path, begin: float) -> None:
+        self._run = run
+        self._begin = begin
+        self._start_s = 0.0
+        self._bar: Any = None
+        self._events: Any = None
+
+    def __enter__(self) -> "Screen":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        for each in (self._bar, self._events):
+            if each is not None:
+                each.close()
+
+    def on_start(self, plan: "StepPlan", done: "Position") -> None:
+        from convnext_imagenet.train.run.events import Events, has_tensorboard
+
+        self._start_s = time.perf_counter() - self._begin
+
+        if has_tensorboard():
+            self._events = Events(self._run, done.step)
+        images = plan.global_batch_size
+        if done.step:
+            click.echo(f"resuming after epoch {done.epoch} of {plan.epochs}, step {done.step} of {plan.total_steps}")
+        click.echo(f"{plan.epochs} epochs of {plan.steps_per_epoch} steps of {images} images; compiling the first step")
+        self._bar = tqdm(
+            total=plan.total_steps * images,
+            initial=done.step * images,
+            unit="img",
+            desc="train",
+            dynamic_ncols=True,
+            mininterval=0.5,
+        )
+
+    def on_first_step(self, first: "FirstStep") -> None:
+        how = "read from the cache" if first.was_cached else "compiled"
+        with tqdm.external_write_mode():
+            click.echo(
+                f"start {self._start_s:.1f} s, step {how} in {first.compile_s:.1f} s, first step {first.step_s:.2f} s"
+            )
+
+    def on_step(self, report: "StepReport") -> None:
+        self._bar.set_postfix_str(f"loss {report.loss:.3f}, lr {report.learning_rate:.2e}", refresh=False)
+        self._bar.update(report.images)
+        if self._events is not None:
+            self._events.on_step(report)
+
+    def on_given_weights(self, said: str) -> None:
+        click.echo(f"start: {said}")
+
+    def on_warning(self, text: str) -> None:
+        with tqdm.external_write_mode():
+            click.echo(f"Warning: {text}", err=True)
+
+    def on_epoch(self, report: "EpochReport") -> None:
+        if self._events is not None:
+            self._events.on_epoch(report)
+        milliseconds = report.train_s * 1000
+        lines = [
+            f"epoch: {report.epoch} step: {report.steps_per_epoch}, loss is {report.last_loss:.6g}",
+            f"epoch time: {milliseconds:.3f} ms, per step time: {milliseconds / report.steps_per_epoch:.3f} ms",
+        ]
+        if (accuracy := report.accuracy) is not None:
+            lines.append(
+                f"epoch: {report.epoch} Top1-Acc: {accuracy.top1:.5f}, Top{accuracy.guesses}-Acc: {accuracy.top5:.5f}"
+            )
+        if (average := report.ema_accuracy) is not None:
+            lines.append(
+                f"epoch: {report.epoch} EMA Top1-Acc: {average.top1:.5f}, Top{average.guesses}-Acc: {average.top5:.5f}"
+            )
+        with tqdm.external_write_mode():
+            click.echo("\n".join(lines))

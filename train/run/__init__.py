@@ -1,0 +1,1 @@
+"""One RUN directory from its first file to `_SUCCESS`."""

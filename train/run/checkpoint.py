@@ -1,0 +1,178 @@
+"""Checkpoints of a RUN: a unit per finished epoch, one rotating unit within an epoch, and the pointers to them.
+
+A unit is `epoch-0003.weights.safetensors` and, when the run averages its weights, `epoch-0003.ema.safetensors` (models
+with their card), `epoch-0003.state.safetensors` (what else the next step depends on) and a receipt; within an epoch it
+is named by its step, `step-00001234`. It is published first and pointed to afterwards, so that a pointer always names
+a whole unit; `best` ends in `.ema` where the average is the better model of its unit.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from convnext_imagenet.base.files import write_atomically
+from convnext_imagenet.base.protocol import publish, read_receipt, staging
+from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.weights import ModelCard, load_weights, save_weights
+from convnext_imagenet.train.errors import TrainError
+
+_BEST, _LAST = "best", "last"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a checkpoint stands: finished epochs and optimizer steps done.
+
+    `top1` and `ema_top1` are accuracies of the weights and of their average, None where not evaluated. `within` holds
+    the sums over an unfinished epoch so far; None at the end of one.
+    """
+
+    epoch: int
+    step: int
+    top1: float | None = None
+    ema_top1: float | None = None
+    within: Mapping[str, Any] | None = None
+
+    @property
+    def unit(self) -> str:
+        """The name of the checkpoint's unit."""
+        return f"epoch-{self.epoch:04d}" if self.within is None else f"step-{self.step:08d}"
+
+    @property
+    def best_top1(self) -> float | None:
+        """The higher of the two accuracies."""
+        return max((value for value in (self.top1, self.ema_top1) if value is not None), default=None)
+
+    @property
+    def best_weights(self) -> str:
+        """Which of the unit's models has the higher accuracy: "weights" or "ema"."""
+        return "ema" if self.ema_top1 is not None and self.ema_top1 > (self.top1 or 0.0) else "weights"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a run needs to go on: weights, the rest of the state, and the weights' average (or nothing)."""
+
+    weights: Mapping[str, np.ndarray]
+    state: Mapping[str, np.ndarray]
+    average: Mapping[str, np.ndarray]
+
+    def digest(self) -> bytes:
+        """The SHA-256 of every name and bit of it."""
+        sha256 = hashlib.sha256()
+        for part in (self.weights, self.state, self.average):
+            for name, array in sorted(part.items()):
+                sha256.update(name.encode() + b"\0")
+                sha256.update(np.ascontiguousarray(array).data)
+        return sha256.digest()
+
+
+class Checkpoints:
+    """The checkpoints of one run; of the epochs' it keeps the `keep_best` best and the `keep` latest, 0 for all."""
+
+    def __init__(self, run: Path, plan_id: str, keep: int, keep_best: int) -> None:
+        self.run = run
+        self.folder = run / "checkpoints"
+        self.plan_id = plan_id
+        self.keep = keep
+        self.keep_best = keep_best
+
+    def save(self, position: Position, snapshot: Snapshot, card: ModelCard) -> None:
+        """Publish a checkpoint, move the pointers, and remove what is no longer kept.
+
+        Raises TrainError when the disk does not take it; the checkpoint before stays as it was.
+        """
+        try:
+            publish(self._write(position, snapshot, card), self.folder, position.unit, self.plan_id, _facts(position))
+            best = self.best()
+            if position.best_top1 is not None and (best is None or position.best_top1 > (best.best_top1 or 0.0)):
+                self._point(_BEST, f"{position.unit}.ema" if position.best_weights == "ema" else position.unit)
+            self._point(_LAST, position.unit)
+            self._remove_old(position)
+        except (OSError, ModelError) as error:
+            raise TrainError(
+                f"{self.folder}: {position.unit} could not be saved ({error}); the checkpoint before it is whole: "
+                f"make room, then run the same command again"
+            ) from error
+
+    def last(self) -> Position | None:
+        """Return where the run stands, or None before its first checkpoint; TrainError when that is damaged."""
+        return self._pointed_to(_LAST, deep=True)
+
+    def best(self) -> Position | None:
+        """Return the checkpoint of the highest top-1, or None before the first."""
+        return self._pointed_to(_BEST, deep=False)
+
+    def load(self, position: Position) -> Snapshot:
+        """Return the content of a checkpoint that `last` or `best` found whole."""
+        base = self.folder / position.unit
+        average = base.with_name(f"{position.unit}.ema.safetensors")
+        return Snapshot(
+            weights=load_weights(base.with_name(f"{position.unit}.weights.safetensors"))[0],
+            state=safetensors.numpy.load_file(base.with_name(f"{position.unit}.state.safetensors")),
+            average=load_weights(average)[0] if average.exists() else {},
+        )
+
+    def _write(self, position: Position, snapshot: Snapshot, card: ModelCard) -> list[Path]:
+        folder = staging(self.run)
+        paths = [folder / f"{position.unit}.{part}.safetensors" for part in ("weights", "state", "ema")]
+        save_weights(paths[0], snapshot.weights, card)
+        paths[1].write_bytes(safetensors.numpy.save(dict(snapshot.state)))
+        if not snapshot.average:
+            return paths[:2]
+        save_weights(paths[2], snapshot.average, card)
+        return paths
+
+    def _pointed_to(self, pointer: str, deep: bool) -> Position | None:
+        path = self.run / pointer
+        if not path.exists():
+            return None
+        unit = path.read_text(errors="replace").strip().removesuffix(".ema")
+        position = self._read(unit, deep) if unit in self._units() else None
+        if position is None:
+            others = ", ".join(other for other in self._units() if other != unit)
+            raise TrainError(
+                f"{path}: names {unit!r}, which is missing or damaged in {self.folder}; restore its files"
+                + (f", or write the name of another checkpoint into {path} ({others})" if others else "")
+            )
+        return position
+
+    def _read(self, unit: str, deep: bool = False) -> Position | None:
+        receipt = read_receipt(self.folder, unit, self.plan_id, deep)
+        return None if receipt is None else Position(**receipt["facts"])
+
+    def _point(self, pointer: str, name: str) -> None:
+        write_atomically(self.run / pointer, f"{name}\n".encode())
+
+    def _units(self) -> list[str]:
+        return sorted(path.stem for path in self.folder.glob("*-*.json"))
+
+    def _remove_old(self, last: Position) -> None:
+        kept = {last.unit, *self._kept_epochs()}
+        for unit in set(self._units()) - kept:
+            (self.folder / f"{unit}.json").unlink()
+            for path in self.folder.glob(f"{unit}.*.safetensors"):
+                path.unlink()
+
+    def _kept_epochs(self) -> set[str]:
+        epochs = [unit for unit in self._units() if unit.startswith("epoch-")]
+        if not self.keep:
+            return set(epochs)
+        positions = [position for unit in epochs if (position := self._read(unit)) and position.best_top1 is not None]
+        best = sorted(positions, key=lambda position: (-(position.best_top1 or 0.0), position.epoch))[: self.keep_best]
+        return {*epochs[-self.keep :], *(position.unit for position in best)}
+
+
+def _facts(position: Position) -> dict[str, Any]:
+    return {
+        "epoch": position.epoch,
+        "step": position.step,
+        "top1": position.top1,
+        "ema_top1": position.ema_top1,
+        "within": None if position.within is None else dict(position.within),
+    }

@@ -1,0 +1,68 @@
+"""All that a training loop works with, and how the ranks of a job save together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from convnext_imagenet.base.signals import StopSignals
+from convnext_imagenet.launch.ranks.collectives import Ranks
+from convnext_imagenet.launch.ranks.heartbeat import Pulse
+from convnext_imagenet.model.weights import ModelCard
+from convnext_imagenet.records.reader import Split
+from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.config.schedule import StepPlan
+from convnext_imagenet.train.run.checkpoint import Checkpoints, Position, Snapshot
+from convnext_imagenet.train.run.compile_cache import CompileCache
+from convnext_imagenet.train.run.epoch import Reporter
+from convnext_imagenet.train.step.learner import Learner
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How often a checkpoint is saved within an epoch: every so many steps, every so many seconds, 0 for never."""
+
+    steps: int = 0
+    seconds: float = 0.0
+
+    def is_due(self, steps_done: int) -> bool:
+        """Whether the run's `steps_done`-th step is followed by a checkpoint; all ranks agree."""
+        return self.steps > 0 and steps_done % self.steps == 0
+
+    def is_overdue(self, last_save: float, now: float) -> bool:
+        """Whether the time for a checkpoint has come; each rank has a clock of its own."""
+        return self.seconds > 0 and now - last_save >= self.seconds
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that the loop needs; `workers` threads prepare batches and change no number."""
+
+    config: Config
+    plan: StepPlan
+    card: ModelCard
+    learner: Learner
+    train_split: Split
+    val_split: Split
+    checkpoints: Checkpoints
+    metrics_path: Path
+    workers: int
+    interval: Interval
+    reporter: Reporter
+    stop: StopSignals
+    ranks: Ranks
+    pulse: Pulse
+    cache: CompileCache
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other rank waits for this one, so that it may stop without asking."""
+        return self.ranks.place.ranks == 1
+
+    def save(self, position: Position) -> None:
+        """Let the first rank save a checkpoint, once all ranks have proven that they hold the same bits."""
+        self.pulse.beat("saving a checkpoint")
+        snapshot = Snapshot(self.learner.weights(), self.learner.state(), self.learner.average())
+        if not self.is_alone:
+            self.ranks.check_same(f"weights, average or optimizer state after step {position.step}", snapshot.digest())
+        if self.ranks.place.is_first:
+            self.checkpoints.save(position, snapshot, self.card)
+        self.pulse.beat("training")

@@ -1,0 +1,168 @@
+"""What an epoch adds up to: exact sums, the report of a step and of an epoch, metrics.jsonl."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from convnext_imagenet.base.files import write_atomically
+from convnext_imagenet.serve.evaluate import Accuracy
+from convnext_imagenet.train.step.learner import Outcome
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What an epoch has added up after `steps` optimizer steps; times in seconds."""
+
+    steps: int = 0
+    loss_sum: float = 0.0
+    last_loss: float | None = None
+    correct: float = 0.0
+    skipped: int = 0
+    rate: float = 0.0
+    data_wait_s: float = 0.0
+    train_s: float = 0.0
+
+    def with_step(self, outcome: Outcome, rate: float) -> "Totals":
+        """Return the sums with one more step; a skipped step's loss may be infinite and is left out of the sum."""
+        return dataclasses.replace(
+            self,
+            steps=self.steps + 1,
+            loss_sum=self.loss_sum + (outcome.loss if math.isfinite(outcome.loss) else 0.0),
+            last_loss=outcome.loss if math.isfinite(outcome.loss) else self.last_loss,
+            correct=self.correct + outcome.correct,
+            skipped=self.skipped + (not outcome.taken),
+            rate=rate,
+        )
+
+    def with_times(self, data_wait_s: float, train_s: float) -> "Totals":
+        """Return the sums with more time spent."""
+        return dataclasses.replace(self, data_wait_s=self.data_wait_s + data_wait_s, train_s=self.train_s + train_s)
+
+    def to_json(self) -> dict[str, Any]:
+        """The sums as JSON values; floats come back bit by bit."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> "Totals":
+        """The sums that `to_json` gave."""
+        return Totals(**values)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One finished optimizer step; `step` counts from 1 within the epoch, `steps_done` within the run."""
+
+    epoch: int
+    step: int
+    steps_done: int
+    images: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    taken: bool
+    loss_scale: float
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One finished epoch; loss and top-1 of training are means over its steps, `last_loss` is the last step's.
+
+    `train_top1` counts rows whose best class is their own label, mixed or not. `skipped` counts steps that overflowed.
+    `data_wait_s` is how long the loop waited for batches, `train_s` and `eval_s` what the two parts took.
+    """
+
+    epoch: int
+    steps_per_epoch: int
+    step: int
+    train_loss: float
+    last_loss: float
+    train_top1: float
+    learning_rate: float
+    skipped: int
+    images_per_s: float
+    data_wait_s: float
+    train_s: float
+    eval_s: float
+    accuracy: Accuracy | None
+    ema_accuracy: Accuracy | None
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """How long this process took to compile its first step (`was_cached`: to read it) and to take it, in seconds."""
+
+    compile_s: float
+    step_s: float
+    was_cached: bool
+
+
+class Reporter(Protocol):
+    """What the loop tells its caller while it runs."""
+
+    def on_first_step(self, first: FirstStep) -> None:
+        """The first step of this process has finished."""
+
+    def on_step(self, report: StepReport) -> None:
+        """A step has finished."""
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """An epoch has finished and is saved."""
+
+    def on_warning(self, text: str) -> None:
+        """The run looks ill."""
+
+
+def metrics_line(report: EpochReport) -> dict[str, Any]:
+    """Return the epoch as a line of metrics.jsonl; the val_ values are null where it was not evaluated."""
+    accuracy, average = report.accuracy, report.ema_accuracy
+    return {
+        "epoch": report.epoch,
+        "step": report.step,
+        "train_loss": report.train_loss,
+        "train_top1": report.train_top1,
+        "learning_rate": report.learning_rate,
+        "skipped_steps": report.skipped,
+        "val_top1": accuracy and accuracy.top1,
+        "val_top5": accuracy and accuracy.top5,
+        "val_rows": accuracy and accuracy.rows,
+        "val_top1_correct": accuracy and accuracy.top1_correct,
+        "val_top5_correct": accuracy and accuracy.top5_correct,
+        "ema_val_top1": average and average.top1,
+        "ema_val_top5": average and average.top5,
+        "images_per_s": round(report.images_per_s, 2),
+        "data_wait_s": round(report.data_wait_s, 3),
+        "train_s": round(report.train_s, 3),
+        "eval_s": round(report.eval_s, 3),
+    }
+
+
+def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
+    """Add one epoch's line and force it to disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines that were written whole, in order; none when there is no file."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break  # a line that a crash cut short; what follows it does not count either
+    return lines
+
+
+def truncate_metrics(path: Path, last_epoch: int) -> None:
+    """Drop the lines of epochs after `last_epoch`, which a resumed run is going to write again."""
+    kept = [line for line in read_metrics(path) if line["epoch"] <= last_epoch]
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())

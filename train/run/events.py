@@ -1,0 +1,46 @@
+"""TensorBoard events of a run, where the extra `tensorboard` is installed; the numbers are those of metrics.jsonl."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from convnext_imagenet.train.run.epoch import EpochReport, StepReport, metrics_line
+
+
+def has_tensorboard() -> bool:
+    """Whether the extra is installed."""
+    return importlib.util.find_spec("tensorboard") is not None
+
+
+class Events:
+    """Writes RUN/events; a resumed run makes TensorBoard forget the steps after `done`, which are taken again."""
+
+    def __init__(self, run: Path, done: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = Event, Summary
+        self._writer = EventFileWriter(str(run / "events"))
+        self._writer.add_event(Event(session_log=SessionLog(status=SessionLog.START), step=done + 1))
+
+    def on_step(self, report: StepReport) -> None:
+        """Loss, rate, gradient norm and loss scale of a step."""
+        values = {"step/loss": report.loss, "step/learning_rate": report.learning_rate}
+        values |= {"step/gradient_norm": report.gradient_norm, "step/loss_scale": report.loss_scale}
+        self._add(values, report.steps_done)
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """Every number of the epoch's line in metrics.jsonl."""
+        values = {f"epoch/{name}": value for name, value in metrics_line(report).items() if value is not None}
+        self._add(values, report.step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Force what is left to disk."""
+        self._writer.close()
+
+    def _add(self, values: Mapping[str, Any], step: int) -> None:
+        found = [self._summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()]
+        self._writer.add_event(self._event(summary=self._summary(value=found), step=step))

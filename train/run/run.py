@@ -1,0 +1,197 @@
+"""One RUN directory from its first file to `_SUCCESS`: checks, fingerprint, resume, loop, manifest."""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import mindspore
+
+from convnext_imagenet.base.files import sha256_file, write_atomically
+from convnext_imagenet.base.protocol import begin, exclusive, finish, is_finished, join, read_finished
+from convnext_imagenet.base.signals import StopSignals
+from convnext_imagenet.launch.ranks.collectives import Ranks
+from convnext_imagenet.launch.ranks.heartbeat import own_pulse
+from convnext_imagenet.model.convnext import NETWORK_VERSION
+from convnext_imagenet.model.runtime import cpu_kernels
+from convnext_imagenet.model.transform import TRANSFORM_VERSION
+from convnext_imagenet.model.weights import ModelCard, load_weights
+from convnext_imagenet.records.reader import Records
+from convnext_imagenet.train.augment.draws import DRAWS_VERSION
+from convnext_imagenet.train.config.config import Config, neutral_values
+from convnext_imagenet.train.config.schedule import StepPlan, plan_steps
+from convnext_imagenet.train.config.source import to_toml
+from convnext_imagenet.train.run.checkpoint import Checkpoints, Position
+from convnext_imagenet.train.run.compile_cache import CompileCache
+from convnext_imagenet.train.run.context import Interval, Job
+from convnext_imagenet.train.run.curves import curves_png
+from convnext_imagenet.train.run.epoch import Reporter, read_metrics, truncate_metrics
+from convnext_imagenet.train.run.health import size_warnings
+from convnext_imagenet.train.run.initial_weights import Given, first_weights
+from convnext_imagenet.train.run.loop import run_epochs
+from convnext_imagenet.train.step.learner import Learner
+from convnext_imagenet.train.step.parameters import evaluation_transform, network_config
+from convnext_imagenet.train.step.precision import check_precision
+from convnext_imagenet.train.step.step import STEP_VERSION
+
+# What changes a number when its version changes.
+_VERSIONED = ("mindspore", "numpy", "pillow", "opencv-python-headless")
+
+_ADVICE = "the same command goes on from the checkpoint that was saved"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run ended; `was_finished` says that there was nothing left to do."""
+
+    run: Path
+    last: Position
+    best: Position
+    was_finished: bool
+
+
+class RunReporter(Reporter, Protocol):
+    """A reporter that also learns how much work lies ahead."""
+
+    def on_start(self, plan: StepPlan, done: Position) -> None:
+        """Training begins after the position `done`."""
+
+    def on_given_weights(self, said: str) -> None:
+        """Training begins with weights that were given; `said` tells which of its tensors are theirs."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is told besides its configuration: where things are, and what changes no number.
+
+    `start` is a weights file to start from; its SHA-256 is part of the run's fingerprint. `ranks` share the work; the
+    first of them alone writes.
+    """
+
+    records: Path
+    run: Path
+    workers: int
+    interval: Interval = field(default_factory=Interval)
+    start: Path | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+
+
+def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary:
+    """Train `config` on the records into the RUN directory, or finish what an earlier call began there.
+
+    Everything is checked before the first file is written. Raises ConfigError and ArtefactError for what does not
+    fit, ModelError for damaged weights to start from, TrainError for those of another network, a damaged checkpoint or
+    a loss that is not finite, Interrupted on a stop signal.
+    """
+    run, ranks = request.run, request.ranks
+    records = ranks.in_turn(lambda: Records.open(request.records))
+    plan = plan_steps(config, records.split("train").rows, ranks.place.ranks)
+    check_precision(config.precision, mindspore.get_context("device_target"))
+    network = network_config(config.model, len(records.classes))
+    given = None if request.start is None else Given(request.start, *load_weights(request.start))
+    fingerprint = run_plan(config, records, request.start)
+    card = ModelCard(
+        config=network,
+        classes=tuple((entry.wnid, entry.name) for entry in records.classes),
+        transform=evaluation_transform(config.data),
+        provenance=fingerprint,
+    )
+    first = first_weights(config, card, given)
+    is_first = ranks.place.is_first
+    with _held(run, ranks), StopSignals(_ADVICE) as stop:
+        plan_id = _begin(run, fingerprint, config, ranks)
+        if is_finished(run):
+            return _summary(run, was_finished=True)
+        if is_first:
+            write_atomically(run / "config.toml", to_toml(config).encode())
+        checkpoints = Checkpoints(run, plan_id, config.train.keep_checkpoints, config.train.keep_best)
+        learner = Learner(config, card, first.arrays, ranks.place.ranks)
+        done = _resume(learner, checkpoints, ranks)
+        if is_first:
+            truncate_metrics(run / "metrics.jsonl", done.epoch)
+        if first.said and not done.step:
+            reporter.on_given_weights(first.said)
+        reporter.on_start(plan, done)
+        for warning in (*first.warnings, *size_warnings(config)):
+            reporter.on_warning(warning)
+        job = Job(
+            config=config,
+            plan=plan,
+            card=card,
+            learner=learner,
+            train_split=records.split("train"),
+            val_split=records.split("val"),
+            checkpoints=checkpoints,
+            metrics_path=run / "metrics.jsonl",
+            workers=request.workers,
+            interval=request.interval,
+            reporter=reporter,
+            stop=stop,
+            ranks=ranks,
+            pulse=own_pulse(),
+            cache=CompileCache(run, plan_id, ranks.place, cpu_kernels()),
+        )
+        run_epochs(job, done)
+        if is_first:
+            write_atomically(run / "curves.png", curves_png(read_metrics(run / "metrics.jsonl")))
+            finish(run, "run", _manifest(plan_id, checkpoints))
+        ranks.wait_for_all()
+        return _summary(run, was_finished=False)
+
+
+def _held(run: Path, ranks: Ranks) -> contextlib.AbstractContextManager[None]:
+    return exclusive(run) if ranks.place.is_first else contextlib.nullcontext()
+
+
+def _begin(run: Path, fingerprint: Mapping[str, Any], config: Config, ranks: Ranks) -> str:
+    """Declare the run once, by its first rank, and return its plan's id, on which all ranks have to agree."""
+    neutral = {f"config.{key}": value for key, value in neutral_values(config).items()}
+    if ranks.place.is_first:
+        begin(run, "run", fingerprint, neutral)
+    ranks.wait_for_all()
+    return join(run, "run", fingerprint, neutral)
+
+
+def run_plan(config: Config, records: Records, start: Path | None) -> dict[str, Any]:
+    """Return what makes two runs the same run: configuration, records, first weights, rules and versions.
+
+    Every key of the configuration is in it. The plan of an existing RUN is compared with this one by value: a
+    configuration key that it lacks, because the key was added later, counts as the neutral value that `added_later`
+    declares. Such a RUN resumes under its own plan id; any other difference refuses it.
+    """
+    return {
+        "config": dataclasses.asdict(config),
+        "records": {"manifest_sha256": records.manifest_sha256},
+        "rules": {
+            "draws": DRAWS_VERSION,
+            "network": NETWORK_VERSION,
+            "step": STEP_VERSION,
+            "transform": TRANSFORM_VERSION,
+        },
+        "start": None if start is None else sha256_file(start),
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+    }
+
+
+def _resume(learner: Learner, checkpoints: Checkpoints, ranks: Ranks) -> Position:
+    done = checkpoints.last() or Position(epoch=0, step=0)
+    ranks.check_same(f"the checkpoint to go on from ({done.unit})", hashlib.sha256(done.unit.encode()).digest())
+    if done.step:
+        snapshot = checkpoints.load(done)
+        learner.restore(snapshot.weights, snapshot.state, snapshot.average)
+    return done
+
+
+def _manifest(plan_id: str, checkpoints: Checkpoints) -> dict[str, Any]:
+    pointers = {"best": checkpoints.best(), "last": checkpoints.last()}
+    return {"plan_id": plan_id, **{name: dataclasses.asdict(place) for name, place in pointers.items() if place}}
+
+
+def _summary(run: Path, was_finished: bool) -> RunSummary:
+    manifest = read_finished(run, "run")
+    last, best = Position(**manifest["last"]), Position(**manifest["best"])
+    return RunSummary(run=run, last=last, best=best, was_finished=was_finished)

@@ -1,0 +1,1 @@
+"""The compiled training step: network, loss, gradients, optimizer, moving average."""

@@ -1,0 +1,160 @@
+"""Networks, optimizer and compiled step of a run, and their whole state as NumPy arrays by name."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+
+from convnext_imagenet.model.network import Classifier
+from convnext_imagenet.model.weights import ModelCard, assign_parameters, build_network
+from convnext_imagenet.train.augment.device import DeviceAugment
+from convnext_imagenet.train.augment.mix import SoftTargets
+from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.data.pipeline import Batch
+from convnext_imagenet.train.errors import TrainError
+from convnext_imagenet.train.step.parameters import set_train, trained_drop_path_rates, training_network, without_frozen
+from convnext_imagenet.train.step.precision import lower_precision
+from convnext_imagenet.train.step.step import AccumulateStep, AcrossRanks, Gradients, TrainStep, UseSums
+from convnext_imagenet.train.step.update import Update
+
+
+class Outcome(NamedTuple):
+    """What an optimizer step reports: mean loss, rows whose best class is their own label, gradient norm, and the rest.
+
+    `taken` is False for a step that was skipped because its gradients overflowed at `loss_scale`. `asked_stop` and
+    `asked_save` tell whether any rank had asked for it when the step began. All ranks read the same.
+    """
+
+    loss: float
+    correct: float
+    gradient_norm: float
+    taken: bool
+    loss_scale: float
+    asked_stop: bool = False
+    asked_save: bool = False
+
+
+class Learner:
+    """What learns in a run, from `initial` weights on or restored, together with the learners of the other ranks.
+
+    Evaluation has a network of its own, in float32 and exactly as `convnext-serve` builds it, that takes the weights
+    or their average on demand.
+    """
+
+    def __init__(self, config: Config, card: ModelCard, initial: Mapping[str, np.ndarray], ranks: int = 1) -> None:
+        self.config = config
+        frozen = config.model.frozen_stages
+        self.drop_path_rates = trained_drop_path_rates(card.config, frozen)
+        self.network = training_network(config, card, initial)
+        # Named now: mixed precision wraps cells, and then the network gives their parameters other names.
+        self.everything: dict[str, Parameter] = dict(self.network.parameters_and_names())
+        self.parameters = without_frozen(self.everything, frozen)
+        self.augment = DeviceAugment(config.augment, card.transform, config.train.seed)
+        self.update = Update(self.parameters, config, card.config.depths)
+        gradients = Gradients(
+            lower_precision(self.network, config.precision),
+            self.parameters,
+            self.augment,
+            SoftTargets(card.config.num_classes, config.mix.label_smoothing),
+        )
+        self.parts = config.optimizer.accumulate_steps
+        across = AcrossRanks(tuple(self.parameters.values()), ranks)
+        self.step: nn.Cell = TrainStep(gradients, across, self.update)
+        if self.parts > 1:
+            self.accumulate = AccumulateStep(gradients, self.update, self.parameters).set_train(True)
+            self.step = UseSums(self.accumulate, across, self.update, self.parts)
+        self.step.set_train(True)
+        set_train(self.network)
+        self._evaluated = build_network(card, initial)
+        self.classifier: nn.Cell = Classifier(self._evaluated, card.transform)
+
+    def compile(self, batches: Sequence[Batch]) -> None:
+        """Compile the graphs of `learn` for micro-batches of these shapes, and take no step."""
+        numbers, tensors = _numbers(0.0, 0.0, False, False), _tensors(batches[0])
+        if self.parts == 1:
+            self.step.compile(*numbers, *tensors)
+            return
+        self.accumulate.compile(*tensors)
+        self.step.compile(*numbers)
+
+    def learn(
+        self, batches: Sequence[Batch], rate: float, decay: float, ask_stop: bool = False, ask_save: bool = False
+    ) -> Tensor:
+        """Run one optimizer step over its micro-batches; `outcome` reads what it returns, perhaps not computed yet."""
+        numbers = _numbers(rate, decay, ask_stop, ask_save)
+        if self.parts == 1:
+            (batch,) = batches
+            return self.step(*numbers, *_tensors(batch))
+        for batch in batches:
+            self.accumulate(*_tensors(batch))
+        return self.step(*numbers)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return a copy of the weights by Facebook's names."""
+        return _copies(self.everything)
+
+    def average(self) -> dict[str, np.ndarray]:
+        """Return a copy of the weights' moving average by the same names; empty when none is kept.
+
+        What is frozen is its own average.
+        """
+        return _copies(self._average())
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return a copy of all that is no weight and no average and that the next step depends on."""
+        return _copies(self.update.state())
+
+    def show_to_evaluation(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Let `classifier` be the network with these weights."""
+        assign_parameters(self._evaluated, arrays)
+
+    def restore(
+        self, weights: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray], average: Mapping[str, np.ndarray]
+    ) -> None:
+        """Take the whole of a saved state; raises TrainError when it is not exactly this learner's."""
+        own = (self.everything, weights), (self.update.state(), state), (self._average(), average)
+        for parameters, saved in own:
+            _check_fit(parameters, saved)
+        for parameters, saved in reversed(own):  # what is frozen is among the average's, too: the weights have it
+            for name, parameter in parameters.items():
+                parameter.set_data(Tensor(saved[name]))
+
+    def _average(self) -> dict[str, Parameter]:
+        average = self.update.average()
+        return self.everything | average if average else {}
+
+
+def outcome(running: Tensor) -> Outcome:
+    """Wait for a step and return what it reports."""
+    loss, correct, norm, taken, scale, stop, save = running.asnumpy().tolist()
+    return Outcome(loss, correct, norm, taken > 0, scale, stop > 0, save > 0)
+
+
+def _copies(parameters: Mapping[str, Parameter]) -> dict[str, np.ndarray]:
+    return {name: parameter.asnumpy().copy() for name, parameter in parameters.items()}
+
+
+def _numbers(rate: float, decay: float, ask_stop: bool, ask_save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    asked = np.array([ask_stop, ask_save], np.float32)
+    return Tensor(rate, ms.float32), Tensor(decay, ms.float32), Tensor(asked)
+
+
+def _tensors(batch: Batch) -> tuple[Tensor | None, ...]:
+    draws = (None if drawn is None else Tensor(drawn) for drawn in batch.draws)
+    return Tensor(batch.pixels), Tensor(batch.labels, ms.int32), *draws
+
+
+def _check_fit(own: Mapping[str, Parameter], saved: Mapping[str, np.ndarray]) -> None:
+    odd = sorted(own.keys() ^ saved.keys())
+    odd += [name for name in own.keys() & saved.keys() if _kind(own[name].asnumpy()) != _kind(saved[name])]
+    if odd:
+        raise TrainError(
+            f"the checkpoint's weights or optimizer state do not fit this network ({len(odd)} tensors, "
+            f"first {odd[0]}); train into a new directory"
+        )
+
+
+def _kind(array: np.ndarray) -> tuple[tuple[int, ...], np.dtype]:
+    return array.shape, array.dtype

@@ -1,0 +1,177 @@
+"""One training step as one compiled graph: augment, forward, loss, gradients, update.
+
+With several micro-batches to an optimizer step there are two graphs instead: one that adds gradients up, one that
+uses their mean. Ranks exchange what they have between the gradients and the update.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from convnext_imagenet.train.augment.device import DeviceAugment
+from convnext_imagenet.train.augment.mix import SoftTargets
+from convnext_imagenet.train.step.update import Update
+
+
+class AcrossRanks(nn.Cell):
+    """This rank's gradients and numbers in, those of the global batch out; alone, nothing changes.
+
+    Gradients and loss are means over equal shares of the batch, so their means over the ranks are those of the batch;
+    counts and requests are summed.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], ranks: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.ranks = ranks
+        if ranks > 1:
+            self.mean = nn.DistributedGradReducer(tuple(parameters), mean=True, degree=ranks)
+            self.sum = ops.AllReduce()
+
+    def construct(
+        self, gradients: tuple[Tensor, ...], loss: Tensor, correct: Tensor, asked: Tensor
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
+        if self.ranks == 1:
+            return gradients, loss, correct, asked
+        numbers = self.sum(ops.concat((ops.stack((loss / self.ranks, correct)), asked)))
+        return self.mean(gradients), numbers[0], numbers[1], numbers[2:]
+
+
+# Raise when the same draws and pixels give other weights: augmentation, targets, loss, optimizers, schedule, average.
+STEP_VERSION = 1
+
+_add = ops.MultitypeFuncGraph("add_gradient")
+_take = ops.MultitypeFuncGraph("take_gradient")
+
+
+class Gradients(nn.Cell):
+    """Micro-batch in -> ((loss, count of rows whose best class is the row's own label), gradients).
+
+    Inputs: uint8 pixels (N, S, S, 3), int32 labels (N,), and the fields of `DeviceDraws` as tensors or None, so that no
+    value recompiles the graph. Gradients are those of the mean loss times `scale`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Cell,
+        parameters: Mapping[str, Parameter],
+        augment: DeviceAugment,
+        targets: SoftTargets,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.augment = augment
+        self.targets = targets
+        weights = ParameterTuple(tuple(parameters.values()))
+        self.loss_and_gradients = ms.value_and_grad(self.scaled_loss, None, weights, has_aux=True)
+
+    def construct(
+        self,
+        scale: Tensor,
+        pixels_NHWC: Tensor,
+        labels_N: Tensor,
+        flip: Tensor | None,
+        op_ids: Tensor | None,
+        op_arguments: Tensor | None,
+        erase_boxes: Tensor | None,
+        erase_fill: Tensor | None,
+        mix_boxes: Tensor | None,
+        mix_blend: Tensor | None,
+        mix_lam: Tensor | None,
+        keep_NB: Tensor | None,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        x_NHWC = self.augment(pixels_NHWC, flip, op_ids, op_arguments, erase_boxes, erase_fill, mix_boxes, mix_blend)
+        targets_NK = self.targets(labels_N, mix_lam)
+        (_, loss, correct), gradients = self.loss_and_gradients(x_NHWC, labels_N, targets_NK, keep_NB, scale)
+        return loss, correct, gradients
+
+    def scaled_loss(
+        self, x_NHWC: Tensor, labels_N: Tensor, targets_NK: Tensor, keep_NB: Tensor | None, scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mean cross entropy with the soft targets, scaled and as it is, and the count of rows right."""
+        logits_NK = ops.cast(self.network(x_NHWC, keep_NB), ms.float32)
+        loss = -ops.reduce_mean(ops.reduce_sum(targets_NK * ops.log_softmax(logits_NK, -1), -1))
+        correct_N = ops.equal(ops.argmax(logits_NK, -1), labels_N)
+        return loss * scale, loss, ops.reduce_sum(ops.cast(correct_N, ms.float32))
+
+
+class TrainStep(nn.Cell):
+    """One optimizer step over one micro-batch: returns float32 (7,), see `Outcome`.
+
+    `asked` (2,) is what this rank asks of all, to stop and to save: 0 or 1 each.
+    """
+
+    def __init__(self, gradients: Gradients, across: AcrossRanks, update: Update) -> None:
+        super().__init__(auto_prefix=False)
+        self.gradients = gradients
+        self.across = across
+        self.update = update
+
+    def construct(self, rate: Tensor, decay: Tensor, asked: Tensor, *batch: Tensor | None) -> Tensor:
+        scale = self.update.scale * 1.0
+        loss, correct, gradients = self.gradients(scale, *batch)
+        gradients, loss, correct, asked = self.across(gradients, loss, correct, asked)
+        norm, taken = self.update(gradients, rate, decay)
+        return _outcome(loss, correct, norm, taken, scale, asked)
+
+
+class AccumulateStep(nn.Cell):
+    """Add one micro-batch's loss, count and gradients to the sums; `UseSums` takes them."""
+
+    def __init__(self, gradients: Gradients, update: Update, parameters: Mapping[str, Parameter]) -> None:
+        super().__init__(auto_prefix=False)
+        self.gradients = gradients
+        self.update = update
+        self.sums = ParameterTuple(
+            tuple(_zeros(parameter.shape, f"gradient_sum.{name}") for name, parameter in parameters.items())
+        )
+        self.loss, self.correct = _zeros((), "loss_sum"), _zeros((), "correct_sum")
+        self.map = ops.HyperMap()
+
+    def construct(self, *batch: Tensor | None) -> Tensor:
+        loss, correct, gradients = self.gradients(self.update.scale * 1.0, *batch)
+        done = self.map(_add, self.sums, gradients)
+        done = ops.depend(ops.assign_add(self.loss, loss), done)
+        return ops.depend(ops.assign_add(self.correct, correct), done)
+
+
+class UseSums(nn.Cell):
+    """One optimizer step with the mean of the sums of `parts` micro-batches, which start again at zero."""
+
+    def __init__(self, accumulate: AccumulateStep, across: AcrossRanks, update: Update, parts: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.across = across
+        self.sums, self.loss, self.correct = accumulate.sums, accumulate.loss, accumulate.correct
+        self.update = update
+        self.share = 1.0 / parts
+        self.map = ops.HyperMap()
+
+    def construct(self, rate: Tensor, decay: Tensor, asked: Tensor) -> Tensor:
+        scale = self.update.scale * 1.0
+        loss, correct = self.loss * self.share, self.correct * 1.0
+        gradients = self.map(ops.partial(_take, self.share), self.sums)
+        gradients, loss, correct, asked = self.across(gradients, loss, correct, asked)
+        norm, taken = self.update(gradients, rate, decay)
+        outcome = _outcome(loss, correct, norm, taken, scale, asked)
+        for total in (*self.sums, self.loss, self.correct):
+            outcome = ops.depend(outcome, ops.assign(total, ops.depend(ops.zeros_like(total), outcome)))
+        return outcome
+
+
+def _outcome(loss: Tensor, correct: Tensor, norm: Tensor, taken: Tensor, scale: Tensor, asked: Tensor) -> Tensor:
+    return ops.concat((ops.stack((loss, correct, norm, ops.cast(taken, ms.float32), scale)), asked))
+
+
+def _zeros(shape: tuple[int, ...], name: str) -> Parameter:
+    return Parameter(Tensor(np.zeros(shape, np.float32)), name=name, requires_grad=False)
+
+
+@_add.register("Tensor", "Tensor")
+def _add_one(total, gradient):
+    return ops.assign_add(total, gradient)
+
+
+@_take.register("Number", "Tensor")
+def _take_one(share, total):
+    return total * share

@@ -1,0 +1,103 @@
+"""From gradients to new weights, inside the compiled step: unscale, check, clip, optimizer, average, loss scale."""
+
+from collections.abc import Mapping, Sequence
+
+import mindspore as ms
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.step.optimizers import make_optimizer
+from convnext_imagenet.train.step.parameters import layer_factors
+
+_SCALE, _GOOD_STEPS, _AVERAGE = "loss_scale.value", "loss_scale.good_steps", "ema."
+_CLIP_MARGIN = 1e-6  # torch.nn.utils.clip_grad_norm_
+
+_times = ops.MultitypeFuncGraph("times")
+_zero_unless = ops.MultitypeFuncGraph("zero_unless")
+_average = ops.MultitypeFuncGraph("average")
+
+
+class Update(nn.Cell):
+    """(gradients, rate, decay of the average) -> (global norm of the gradients, whether the step was taken).
+
+    Gradients are those of the loss times `self.scale`. A step whose gradients are not finite is skipped when there is
+    a loss scale: weights, moments, average and step count stay, and a dynamic scale shrinks. Without one it is taken,
+    and the loss tells.
+    """
+
+    def __init__(self, parameters: Mapping[str, Parameter], config: Config, depths: Sequence[int]) -> None:
+        super().__init__(auto_prefix=False)
+        section = config.optimizer
+        factors = layer_factors(parameters, section.layer_decay, section.layer_groups, depths)
+        self.optimizer = make_optimizer(parameters, section, list(factors.values()))
+        self.weights = ParameterTuple(tuple(parameters.values()))
+        self.has_average = config.ema.decay > 0
+        averages = parameters.items() if self.has_average else ()
+        self.averages = ParameterTuple(tuple(_copied(p, _AVERAGE + name) for name, p in averages))
+        self.clip_norm = section.clip_norm
+        precision = config.precision
+        self.has_scale, self.is_dynamic = precision.loss_scale != "none", precision.loss_scale == "dynamic"
+        self.factor, self.window = precision.scale_factor, precision.scale_window
+        scale = precision.scale_init if self.has_scale else 1.0
+        self.scale = Parameter(Tensor(scale, ms.float32), name=_SCALE, requires_grad=False)
+        self.good_steps = Parameter(Tensor(0, ms.int32), name=_GOOD_STEPS, requires_grad=False)
+        self.map = ops.HyperMap()
+        self.half_square = ops.L2Loss()
+
+    def construct(self, gradients: tuple[Tensor, ...], rate: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
+        if self.has_scale:
+            gradients = self.map(ops.partial(_times, 1.0 / self.scale), gradients)
+        norm = ops.sqrt(2.0 * ops.addn(self.map(self.half_square, gradients)))
+        taken = ops.isfinite(norm)
+        ok = None
+        if self.has_scale:
+            ok = taken
+            gradients = self.map(ops.partial(_zero_unless, ok), gradients)
+        if self.clip_norm > 0:
+            factor = ops.minimum(self.clip_norm / (norm + _CLIP_MARGIN), ops.ones_like(norm))
+            gradients = self.map(ops.partial(_times, factor), gradients)
+        done = self.optimizer(gradients, rate, ok)
+        if self.has_average:
+            kept = decay if ok is None else ops.select(ok, decay, ops.ones_like(decay))
+            done = ops.depend(done, self.map(ops.partial(_average, kept, done), self.averages, self.weights))
+        if self.is_dynamic:
+            done = ops.depend(done, self.move_scale(taken))
+        return ops.depend(norm, done), taken
+
+    def move_scale(self, taken: Tensor) -> Tensor:
+        """Shrink the loss scale after an overflow, at least to 1; let it grow after `window` good steps."""
+        good_steps = (self.good_steps + 1) * ops.cast(taken, ms.int32)
+        grows = good_steps >= self.window
+        grown = ops.select(grows, self.scale * self.factor, self.scale * 1.0)
+        scale = ops.select(taken, grown, ops.maximum(self.scale / self.factor, Tensor(1.0, ms.float32)))
+        done = ops.assign(self.scale, scale)
+        return ops.depend(ops.assign(self.good_steps, ops.select(grows, ops.zeros_like(good_steps), good_steps)), done)
+
+    def state(self) -> dict[str, Parameter]:
+        """All that the next step depends on besides the weights and their average, by name."""
+        scale = (self.scale, self.good_steps) if self.is_dynamic else ()
+        return self.optimizer.state() | {parameter.name: parameter for parameter in scale}
+
+    def average(self) -> dict[str, Parameter]:
+        """The moving average by the weights' names; empty when none is kept."""
+        return {parameter.name.removeprefix(_AVERAGE): parameter for parameter in self.averages}
+
+
+@_times.register("Tensor", "Tensor")
+def _times_one(factor, gradient):
+    return gradient * factor
+
+
+@_zero_unless.register("Tensor", "Tensor")
+def _zero_unless_one(ok, gradient):
+    return ops.select(ok, gradient, ops.zeros_like(gradient))
+
+
+@_average.register("Tensor", "Tensor", "Tensor", "Tensor")
+def _average_one(kept, done, average, weight):
+    moved = ops.depend(weight, done)
+    return ops.assign(average, average * kept + moved * (1.0 - kept))
+
+
+def _copied(parameter: Parameter, name: str) -> Parameter:
+    return Parameter(Tensor(parameter.asnumpy().copy()), name=name, requires_grad=False)
