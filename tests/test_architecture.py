@@ -1,4 +1,4 @@
-"""The house: who may import whom, no circle anywhere, and what stays out of libraries. Each test lists its offenders."""
+"""The house: who may import whom, no circle anywhere, what stays out of libraries. Each test lists its offenders."""
 
 import ast
 import re
