@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
-import numpy as np
-
 from convnext_imagenet.model.resize import Interpolation
 from convnext_imagenet.records.keyed_random import keyed_rng
 
