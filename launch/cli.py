@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.launch.devices import AUTO, TARGETS, choose_target, devices_seen
-from convnext_imagenet.launch.ranks.heartbeat import own_pulse, tie_to_launcher
-from convnext_imagenet.launch.ranks.launcher import Orders, run_job
-from convnext_imagenet.launch.ranks.rank import Layout, Place, check_layout, own_place, parse_master
+from convnext_imagenet.launch.ranks.heartbeat import own_heartbeat, tie_to_launcher
+from convnext_imagenet.launch.ranks.launcher import LaunchPlan, run_job
+from convnext_imagenet.launch.ranks.rank import Layout, Rank, check_layout, own_rank, parse_master
 
 if TYPE_CHECKING:  # importing it takes seconds, which --help must not
     from convnext_imagenet.launch.ranks.collectives import Ranks
@@ -61,7 +61,7 @@ def launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def start(
+def enter_ranks(
     choices: dict[str, Any], logs: Path | None = None, before: Callable[[], None] = lambda: None
 ) -> "tuple[Ranks, str]":
     """Return this process among the ranks of its command, ready to compute, and its device target.
@@ -71,45 +71,45 @@ def start(
     before `logs` is created and ranks start; without `logs` they are kept only when the job fails. Raises LaunchError
     for a layout that this machine cannot hold, ModelError for a device that cannot be used.
     """
-    place = _take_place(choices, logs, before)
+    rank = _become_rank(choices, logs, before)
     target = choose_target(choices["device_target"]).target
 
     from convnext_imagenet.model.runtime import prepare
 
-    prepare(target, device_id=place.device)
+    prepare(target, device_id=rank.device)
 
     from convnext_imagenet.launch.ranks.collectives import join
 
-    return join(place), target
+    return join(rank), target
 
 
 @contextlib.contextmanager
-def leaving() -> Iterator[None]:
+def announcing_exit() -> Iterator[None]:
     """Around all of a command: tell its launcher with which exit code it means to leave; bugs are not announced."""
     try:
         yield
     except SystemExit as end:
-        own_pulse().leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+        own_heartbeat().announce_exit(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
-    own_pulse().leave(0)
+    own_heartbeat().announce_exit(0)
 
 
-def with_pulse(on_progress: Callable[[int], None], doing: str) -> Callable[[int], None]:
+def with_heartbeat(on_progress: Callable[[int], None], doing: str) -> Callable[[int], None]:
     """Return `on_progress` made a sign of life for the launcher as well."""
-    pulse = own_pulse()
+    heartbeat = own_heartbeat()
 
     def beat(count: int) -> None:
-        pulse.beat(doing, count)
+        heartbeat.beat(doing, count)
         on_progress(count)
 
     return beat
 
 
-def _take_place(choices: dict[str, Any], logs: Path | None, before: Callable[[], None]) -> Place:
-    place = own_place()
-    if place.ranks > 1:
+def _become_rank(choices: dict[str, Any], logs: Path | None, before: Callable[[], None]) -> Rank:
+    rank = own_rank()
+    if rank.world > 1:
         tie_to_launcher()
-        return place
+        return rank
     choice = choose_target(choices["device_target"])
     layout = _layout(choices, choice.target)
     cores = sorted(os.sched_getaffinity(0))
@@ -119,7 +119,7 @@ def _take_place(choices: dict[str, Any], logs: Path | None, before: Callable[[],
         _say(f"device target {choice.target}: {choice.reason}")
     if layout.ranks > 1:
         sys.exit(_launch(layout, choices, cores, logs))
-    return place
+    return rank
 
 
 def _layout(choices: dict[str, Any], target: str) -> Layout:
@@ -139,8 +139,8 @@ def _launch(layout: Layout, choices: dict[str, Any], cores: list[int], logs: Pat
     command = [sys.executable, *sys.argv]
     places = f"{layout.devices} on this machine" if layout.nodes > 1 else f"cores {cores[0]} to {cores[-1]}"
     _say(f"{layout.ranks} ranks on {layout.target} ({places}); their logs are in {folder}")
-    orders = Orders(layout, command, folder, cores, choices["silence"], choices["restarts"])
-    code = run_job(orders, _say)
+    plan = LaunchPlan(layout, command, folder, cores, choices["silence"], choices["restarts"])
+    code = run_job(plan, _say)
     if logs is None and code == 0:
         shutil.rmtree(folder, ignore_errors=True)
     return code

@@ -16,39 +16,39 @@ _PLACE = ("RANK_ID", "RANK_SIZE", "DEVICE_ID")
 
 
 @dataclass(frozen=True)
-class Place:
-    """This process among those that share its work: `rank` of `ranks`, on its machine's device number `device`."""
+class Rank:
+    """One process of those that share a job's work: rank `number` of `world`, on its machine's device `device`."""
 
-    rank: int = 0
-    ranks: int = 1
+    number: int = 0
+    world: int = 1
     device: int = 0
 
     @property
     def is_first(self) -> bool:
         """Whether this is the rank that writes and speaks."""
-        return self.rank == 0
+        return self.number == 0
 
     def share(self, count: int) -> range:
         """The part of range(count) that falls to this rank; the ranks' parts are disjoint, in order and cover it."""
-        return range(self.rank * count // self.ranks, (self.rank + 1) * count // self.ranks)
+        return range(self.number * count // self.world, (self.number + 1) * count // self.world)
 
 
-ALONE = Place()
+SINGLE_RANK = Rank()
 
 
-def own_place(environment: Mapping[str, str] = os.environ) -> Place:
+def own_rank(environment: Mapping[str, str] = os.environ) -> Rank:
     """Return what the environment says of this process; alone when no launcher has started it."""
     if environment.get(ROLE) != WORKER:
-        return ALONE
+        return SINGLE_RANK
     try:
-        place = Place(*(int(environment[name]) for name in _PLACE))
+        rank = Rank(*(int(environment[name]) for name in _PLACE))
     except (KeyError, ValueError):
         raise LaunchError(
             f"{ROLE} is {WORKER}, but {', '.join(_PLACE)} are not whole numbers; start ranks by --devices"
         ) from None
-    if not 0 <= place.rank < place.ranks:
-        raise LaunchError(f"RANK_ID = {place.rank}: must be below RANK_SIZE = {place.ranks}; start ranks by --devices")
-    return place
+    if not 0 <= rank.number < rank.world:
+        raise LaunchError(f"RANK_ID = {rank.number}: must be below RANK_SIZE = {rank.world}; start ranks by --devices")
+    return rank
 
 
 DEFAULT_PORT = 8118
@@ -108,7 +108,7 @@ def parse_master(text: str, nodes: int = 1) -> tuple[str, int]:
 
 
 def rank_environment(layout: Layout, rank: int, silence_s: int) -> dict[str, str]:
-    """Return what MindSpore and `own_place` want to know of a rank, in MindSpore's documented variables."""
+    """Return what MindSpore and `own_rank` want to know of a rank, in MindSpore's documented variables."""
     return {
         **_cluster(layout, silence_s),
         ROLE: WORKER,

@@ -4,14 +4,14 @@ import pytest
 
 from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.ranks.rank import (
-    ALONE,
     DEFAULT_PORT,
+    SINGLE_RANK,
     START_FACTOR,
     Layout,
-    Place,
+    Rank,
     check_layout,
     divide_cores,
-    own_place,
+    own_rank,
     parse_master,
     rank_environment,
     scheduler_environment,
@@ -89,7 +89,7 @@ def test_too_few_cores_are_shared_by_all() -> None:
 def test_a_rank_finds_its_place_in_the_environment(node_rank: int, rank: int, device: int) -> None:
     layout = Layout(2, "CPU", "10.0.0.1", 9000, nodes=2, node_rank=node_rank)
     environment = rank_environment(layout, rank, silence_s=7)
-    assert own_place(environment) == Place(rank, 4, device)
+    assert own_rank(environment) == Rank(rank, 4, device)
     assert environment["MS_ROLE"] == "MS_WORKER"
     assert environment["MS_NODE_ID"] == str(rank)
     cluster = {"MS_WORKER_NUM": "4", "MS_SCHED_HOST": "10.0.0.1", "MS_SCHED_PORT": "9000"}
@@ -97,4 +97,4 @@ def test_a_rank_finds_its_place_in_the_environment(node_rank: int, rank: int, de
     assert environment.items() >= (cluster | waits).items()
     scheduler = scheduler_environment(layout, silence_s=7)
     assert scheduler == {**cluster, **waits, "MS_ROLE": "MS_SCHED"}
-    assert own_place(scheduler) == ALONE
+    assert own_rank(scheduler) == SINGLE_RANK
