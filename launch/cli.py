@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convnext_imagenet.base.console import RenamedOption
 from convnext_imagenet.launch.devices import AUTO, TARGETS, choose_target, devices_seen
 from convnext_imagenet.launch.ranks.heartbeat import own_heartbeat, tie_to_launcher
 from convnext_imagenet.launch.ranks.launcher import LaunchPlan, run_job
-from convnext_imagenet.launch.ranks.rank import Layout, Rank, check_layout, own_rank, parse_master
+from convnext_imagenet.launch.ranks.rank import Layout, Rank, check_layout, own_rank, parse_rendezvous
 
 if TYPE_CHECKING:  # importing it takes seconds, which --help must not
     from convnext_imagenet.launch.ranks.collectives import Ranks
@@ -24,32 +25,45 @@ device_target_option = click.option(
     type=click.Choice([AUTO, *TARGETS]),
     default=AUTO,
     show_default=True,
-    help="Where to compute; auto takes the first of Ascend, GPU and CPU that is there.",
+    help="Where to compute; auto takes the first of Ascend, GPU and CPU that is available.",
 )
 _OPTIONS = (
     device_target_option,
     click.option(
-        "--devices", type=click.IntRange(min=1), default=1, show_default=True, help="How many devices of this machine."
+        "--devices",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Number of devices of this machine to use.",
     ),
-    click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="How many machines."),
+    click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Number of machines."),
     click.option(
-        "--node-rank", type=click.IntRange(min=0), default=0, show_default=True, help="Which of them this is, from 0."
+        "--node-rank", type=click.IntRange(min=0), default=0, show_default=True, help="Number of this machine, from 0."
     ),
-    click.option("--master", default="", metavar="HOST[:PORT]", help="Where machine 0 is met; needed for --nodes."),
+    click.option(
+        "--rendezvous",
+        "--master",
+        cls=RenamedOption,
+        default="",
+        metavar="HOST[:PORT]",
+        help="Address of machine 0; required with --nodes > 1.",
+    ),
     click.option(
         "--restarts",
         type=click.IntRange(min=0),
         default=0,
         show_default=True,
-        help="How often to start again after a rank has failed.",
+        help="How often to restart the job after a rank has failed.",
     ),
     click.option(
+        "--heartbeat-timeout",
         "--silence",
+        cls=RenamedOption,
         type=click.IntRange(min=1),
         default=600,
         show_default=True,
         metavar="SECONDS",
-        help="A rank without a sign of life for so long has hung (six times that before its first step).",
+        help="Treat a rank as hung after this long without a heartbeat (six times as long before its first step).",
     ),
 )
 
@@ -117,13 +131,13 @@ def _become_rank(choices: dict[str, Any], logs: Path | None, before: Callable[[]
     before()
     if choices["device_target"] == AUTO:
         _say(f"device target {choice.target}: {choice.reason}")
-    if layout.ranks > 1:
+    if layout.world > 1:
         sys.exit(_launch(layout, choices, cores, logs))
     return rank
 
 
 def _layout(choices: dict[str, Any], target: str) -> Layout:
-    host, port = parse_master(choices["master"], choices["nodes"])
+    host, port = parse_rendezvous(choices["rendezvous"], choices["nodes"])
     return Layout(
         devices=choices["devices"],
         target=target,
@@ -138,8 +152,8 @@ def _launch(layout: Layout, choices: dict[str, Any], cores: list[int], logs: Pat
     folder = logs or Path(tempfile.mkdtemp(prefix="convnext-logs-"))
     command = [sys.executable, *sys.argv]
     places = f"{layout.devices} on this machine" if layout.nodes > 1 else f"cores {cores[0]} to {cores[-1]}"
-    _say(f"{layout.ranks} ranks on {layout.target} ({places}); their logs are in {folder}")
-    plan = LaunchPlan(layout, command, folder, cores, choices["silence"], choices["restarts"])
+    _say(f"{layout.world} ranks on {layout.target} ({places}); their logs are in {folder}")
+    plan = LaunchPlan(layout, command, folder, cores, choices["heartbeat_timeout"], choices["restarts"])
     code = run_job(plan, _say)
     if logs is None and code == 0:
         shutil.rmtree(folder, ignore_errors=True)

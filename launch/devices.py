@@ -43,12 +43,12 @@ def choose_target(asked: str, dev: Path = Path("/dev"), plugins: Path | None = N
     return DeviceChoice("CPU", ", ".join(reasons))
 
 
-def collective_environment(silence_s: int) -> dict[str, str]:
-    """Return the variables by which a device's collectives wait `silence_s` for a slow rank; the launcher ends hangs.
+def collective_environment(timeout_s: int) -> dict[str, str]:
+    """Return the variables by which a device's collectives wait `timeout_s` for a slow rank; the launcher ends hangs.
 
     The CPU's otherwise give up after 30 s, less than a rank may need longer than another to compile.
     """
-    return {"MS_CPU_COMM_OP_TIMEOUT": str(silence_s), "HCCL_EXEC_TIMEOUT": str(silence_s)}
+    return {"MS_CPU_COMM_OP_TIMEOUT": str(timeout_s), "HCCL_EXEC_TIMEOUT": str(timeout_s)}
 
 
 def driver_versions(target: str, root: Path = Path("/")) -> dict[str, str]:

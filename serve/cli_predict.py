@@ -102,8 +102,8 @@ def _run(
 
 
 def _start_driver(choices: dict[str, Any], before: Callable[[], None]) -> "tuple[Ranks, str]":
-    """What `start` gives, for a process that computes nothing itself."""
-    for name in ("devices", "nodes", "node_rank", "master", "restarts", "silence"):
+    """What `enter_ranks` gives, for a process that computes nothing itself."""
+    for name in ("devices", "nodes", "node_rank", "rendezvous", "restarts", "heartbeat_timeout"):
         if not is_usual(name, choices[name]):
             raise click.UsageError(
                 f"--{name.replace('_', '-')}: --engine ray takes what the cluster has; leave it out, see --per-actor"

@@ -33,7 +33,7 @@ class JobOutcome:
     was_refused: bool = False
 
 
-def decide_outcome(states: Sequence[RankState], silence_s: float, is_stopping: bool) -> JobOutcome | None:
+def decide_outcome(states: Sequence[RankState], timeout_s: float, is_stopping: bool) -> JobOutcome | None:
     """Return how the job ended, or None while it goes on.
 
     `states` begins with this machine's first rank, which saves when the ranks are stopped and is waited for. Ranks that
@@ -51,7 +51,7 @@ def decide_outcome(states: Sequence[RankState], silence_s: float, is_stopping: b
         return JobOutcome(max(ended))
     if codes[lead.rank] == INTERRUPTED and lead.ended_s > _LEAVE_SECONDS:
         return JobOutcome(INTERRUPTED)
-    return _silent([state for state in states if state.code is None], silence_s)
+    return _find_hung([state for state in states if state.code is None], timeout_s)
 
 
 def may_restart(outcome: JobOutcome, steps: int) -> bool:
@@ -64,9 +64,9 @@ def _meaning(code: int | None, is_stopping: bool) -> int | None:
     return INTERRUPTED if is_stopping and code == -signal.SIGTERM else code
 
 
-def _silent(running: Sequence[RankState], silence_s: float) -> JobOutcome | None:
+def _find_hung(running: Sequence[RankState], timeout_s: float) -> JobOutcome | None:
     """The rank furthest behind when one is silent for too long: the others wait for it."""
-    allowed = {state.rank: silence_s * (1 if state.beat.steps else START_FACTOR) for state in running}
+    allowed = {state.rank: timeout_s * (1 if state.beat.steps else START_FACTOR) for state in running}
     if all(state.beat.silent_s <= allowed[state.rank] for state in running):
         return None
     behind = min(running, key=lambda state: (state.beat.steps, -state.beat.silent_s))
@@ -74,7 +74,7 @@ def _silent(running: Sequence[RankState], silence_s: float) -> JobOutcome | None
     return JobOutcome(
         1,
         behind.rank,
-        f"rank {behind.rank} gave no sign of life for {beat.silent_s:.0f} s "
+        f"rank {behind.rank} gave no heartbeat for {beat.silent_s:.0f} s "
         f"(after {beat.steps} steps, {beat.doing}); others may have waited for it",
     )
 

@@ -27,14 +27,14 @@ _LAST_LINES = 20
 class LaunchPlan:
     """What a launcher is to do: run `command` once a rank, with logs in `logs`, on `cores` of this machine.
 
-    A rank silent for `silence_s` seconds counts as hung; a job that failed is started again `restarts` times.
+    A rank silent for `timeout_s` seconds counts as hung; a job that failed is started again `restarts` times.
     """
 
     layout: Layout
     command: Sequence[str]
     logs: Path
     cores: Sequence[int]
-    silence_s: float
+    timeout_s: float
     restarts: int = 0
 
 
@@ -88,7 +88,7 @@ def _attempt(plan: LaunchPlan, attempt: int, stop: _Stop, say: Callable[[str], N
             layout = replace(layout, port=free_port())
         link = stack.enter_context(open_link(layout, attempt))
         processes = stack.enter_context(_started(plan, layout))
-        outcome = _watch(processes, link, plan.silence_s, stop, say)
+        outcome = _watch(processes, link, plan.timeout_s, stop, say)
         link.tell(outcome)
         if outcome.rank is not None and outcome.rank in layout.local_ranks:
             _show_end(processes, outcome.rank, say)
@@ -105,14 +105,14 @@ def _started(plan: LaunchPlan, layout: Layout) -> Iterator[Processes]:
             plan.logs.mkdir(parents=True, exist_ok=True)
             processes = Processes(plan.command, layout, plan.logs, divide_cores(plan.cores, layout.devices))
             stack.callback(processes.end)
-            processes.start(plan.silence_s)
+            processes.start(plan.timeout_s)
         except OSError as error:
             place = error.filename or plan.logs
             raise LaunchError(f"{place}: the ranks cannot be started ({error.strerror})") from None
         yield processes
 
 
-def _watch(processes: Processes, link: Link, silence_s: float, stop: _Stop, say: Callable[[str], None]) -> JobOutcome:
+def _watch(processes: Processes, link: Link, timeout_s: float, stop: _Stop, say: Callable[[str], None]) -> JobOutcome:
     is_stopping = False
     while True:
         elsewhere = link.other_outcome()
@@ -124,7 +124,7 @@ def _watch(processes: Processes, link: Link, silence_s: float, stop: _Stop, say:
             say("stopping: the ranks finish their step and save (a second signal ends them at once)")
             link.tell_stop()
             processes.stop()
-        outcome = decide_outcome(processes.states(), silence_s, is_stopping)
+        outcome = decide_outcome(processes.states(), timeout_s, is_stopping)
         if outcome is None and elsewhere is not None and elsewhere.code not in FINISHED:
             outcome = elsewhere
         if outcome is not None:

@@ -157,8 +157,8 @@ def _listen(layout: Layout) -> socket.socket:
     except OSError as error:
         listener.close()
         raise LaunchError(
-            f"--master {host}:{layout.port}: the first machine listens on this port and the next, and {port} cannot be "
-            f"had ({error.strerror}); name an address of this machine and a port whose next is free, too"
+            f"--rendezvous {host}:{layout.port}: cannot bind port {port} ({error.strerror}); machine 0 needs this port "
+            f"and the next: name an address of this machine and choose two ports that are free"
         ) from None
     listener.listen(layout.nodes)
     listener.setblocking(False)

@@ -53,16 +53,16 @@ class Processes:
         """The rank whose output is on the screen."""
         return self._layout.local_ranks.start
 
-    def start(self, silence_s: float) -> None:
+    def start(self, timeout_s: float) -> None:
         """Start the scheduler on the first machine, and this machine's ranks on their cores."""
         if self._layout.node_rank == 0:
-            environment = scheduler_environment(self._layout, int(silence_s))
+            environment = scheduler_environment(self._layout, int(timeout_s))
             with (self._logs / "scheduler.log").open("ab") as log:
                 command = [sys.executable, "-m", _SCHEDULER]
                 self._scheduler = self._spawn(command, environment, log, log)
         for rank, cores in zip(self._layout.local_ranks, self._cores, strict=True):
             heartbeat = Path(self._heartbeats.name) / str(rank)
-            environment = rank_environment(self._layout, rank, int(silence_s)) | {HEARTBEAT: str(heartbeat)}
+            environment = rank_environment(self._layout, rank, int(timeout_s)) | {HEARTBEAT: str(heartbeat)}
             process = self._start_rank(rank, environment)
             with contextlib.suppress(ProcessLookupError):  # it has ended already; its exit code tells
                 os.sched_setaffinity(process.pid, cores)

@@ -78,12 +78,12 @@ def run(tmp_path: Path, nothing_left: None) -> Callable[..., Ended]:
     """`run(program, ...)` runs it once a rank; it finds `rank`, `here`, `heartbeat` and `wait_for(name of a file)`."""
 
     def run_program(
-        program: str, devices: int = 2, silence_s: float = 60, restarts: int = 0, cores: Sequence[int] | None = None
+        program: str, devices: int = 2, timeout_s: float = 60, restarts: int = 0, cores: Sequence[int] | None = None
     ) -> Ended:
         said: list[str] = []
         command = [sys.executable, "-c", BEGIN + program]
         own = sorted(os.sched_getaffinity(0))
-        plan = LaunchPlan(Layout(devices, "CPU"), command, tmp_path / "logs", cores or own, silence_s, restarts)
+        plan = LaunchPlan(Layout(devices, "CPU"), command, tmp_path / "logs", cores or own, timeout_s, restarts)
         return Ended(run_job(plan, said.append), said, tmp_path / "logs")
 
     return run_program

@@ -4,13 +4,43 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from convnext_imagenet.base.console import expected_errors
 from convnext_imagenet.base.errors import ExpectedError, FailedError, Interrupted
-from convnext_imagenet.launch.cli import announcing_exit, with_heartbeat
+from convnext_imagenet.launch.cli import announcing_exit, launch_options, with_heartbeat
 from convnext_imagenet.launch.ranks.heartbeat import HEARTBEAT, read_announced_exit, read_heartbeat
+
+
+@click.command()
+@launch_options
+def command(**choices: Any) -> None:
+    click.echo(f"{choices['rendezvous']} {choices['heartbeat_timeout']}")
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ([], " 600"),
+        (["--rendezvous", "a:1", "--heartbeat-timeout", "9"], "a:1 9"),
+        (["--master", "a:1", "--silence", "9"], "a:1 9"),
+        (["--master=a", "--rendezvous=b", "--heartbeat-timeout=9", "--silence=8"], "b 8"),
+    ],
+)
+def test_options_have_their_former_names_too_and_the_last_wins(words: list[str], values: str) -> None:
+    assert CliRunner().invoke(command, words).output == f"{values}\n"
+
+
+def test_help_shows_no_former_name() -> None:
+    text = CliRunner().invoke(command, ["--help"]).output
+    assert "--rendezvous HOST[:PORT]" in text
+    assert "--heartbeat-timeout SECONDS" in text
+    assert "--master" not in text
+    assert "--silence" not in text
 
 
 def _fail(error: BaseException) -> Callable[[], None]:

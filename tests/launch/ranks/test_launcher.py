@@ -66,10 +66,10 @@ def test_a_rank_that_hangs_ends_the_job(run) -> None:
         "for step in range(1000):\n"
         "    if rank == 0 or step < 2: heartbeat.beat('training', 1)\n"
         "    time.sleep(0.05)",
-        silence_s=1,
+        timeout_s=1,
     )
     assert ended.code == 1
-    assert re.search(r"rank 1 gave no sign of life for \d+ s \(after 2 steps, training\)", ended.said[-1]), ended.said
+    assert re.search(r"rank 1 gave no heartbeat for \d+ s \(after 2 steps, training\)", ended.said[-1]), ended.said
 
 
 def test_what_a_rank_has_started_ends_with_it(run, tmp_path: Path) -> None:
@@ -179,6 +179,6 @@ def _log_in_the_way(logs: Path) -> None:
 def test_ranks_that_cannot_be_started_are_an_error_in_one_line(nothing_left, tmp_path: Path, obstacle) -> None:
     obstacle(tmp_path / "logs")
     command = [sys.executable, "-c", "import time; time.sleep(600)"]
-    plan = LaunchPlan(Layout(2, "CPU"), command, tmp_path / "logs", [0], silence_s=60)
+    plan = LaunchPlan(Layout(2, "CPU"), command, tmp_path / "logs", [0], timeout_s=60)
     with pytest.raises(LaunchError, match=r"logs.*: the ranks cannot be started \(.+\)"):
         run_job(plan, pytest.fail)

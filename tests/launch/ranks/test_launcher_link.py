@@ -205,5 +205,8 @@ def test_a_launcher_that_is_ahead_by_an_attempt_waits_for_the_first_machine() ->
 
 def test_a_port_that_cannot_be_had_is_told_with_the_option() -> None:
     port = free_port() - 1
-    with open_link(_layout(port), 0), pytest.raises(LaunchError, match=rf"--master 127\.0\.0\.1:{port}: .* {port + 1}"):
+    with (
+        open_link(_layout(port), 0),
+        pytest.raises(LaunchError, match=rf"--rendezvous 127\.0\.0\.1:{port}: .* {port + 1}"),
+    ):
         open_link(_layout(port), 0).__enter__()
