@@ -1,6 +1,7 @@
 """The habits that every command line here shares: one-line errors, progress bars, log lines."""
 
 import contextlib
+import copy
 import errno
 import itertools
 import logging
@@ -13,6 +14,19 @@ from tqdm import tqdm
 from convnext_imagenet.base.errors import ExpectedError, FailedError
 
 _MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+class RenamedOption(click.Option):
+    """An option whose help shows its first name only; the other names are old spellings that keep working.
+
+    Use `click.option("--new", "--old", cls=RenamedOption)`; of both on one command line, the last wins.
+    """
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the line of --help, as if there were no old spelling."""
+        shown = copy.copy(self)
+        shown.opts = self.opts[:1]
+        return super(RenamedOption, shown).get_help_record(ctx)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import click
 from convnext_imagenet.base.console import show_log_lines
 
 if TYPE_CHECKING:
-    from convnext_imagenet.launch.cluster.nodes import Need, Node
+    from convnext_imagenet.launch.cluster.nodes import Node, WorkerResources
     from convnext_imagenet.launch.cluster.units import ClusterExecutor
 
 LOCAL, RAY = "local", "ray"
@@ -55,7 +55,7 @@ def refuse_unused(engine: str, **values: Any) -> None:
 @contextlib.contextmanager
 def on_cluster(
     address: str,
-    choose_need: "Callable[[list[Node]], Need]",
+    choose_resources: "Callable[[list[Node]], WorkerResources]",
     out: Path,
     inputs: Sequence[Path],
     most: int | None = None,
@@ -63,23 +63,23 @@ def on_cluster(
 ) -> "Iterator[ClusterExecutor]":
     """Join the cluster, prove that every node is fit for the job, say what it holds, and yield its executor.
 
-    `choose_need` tells from the nodes what one worker takes.
+    `choose_resources` tells from the nodes what one worker takes.
     """
     from convnext_imagenet.launch.cluster.nodes import room_for
-    from convnext_imagenet.launch.cluster.session import joined, nodes_of, preflight
+    from convnext_imagenet.launch.cluster.session import joined, live_nodes, preflight
     from convnext_imagenet.launch.cluster.units import ClusterExecutor
 
     show_log_lines()
     out = out.resolve()
     with joined(address, len(os.sched_getaffinity(0))) as ray:
-        nodes = nodes_of(ray)
-        need = choose_need(nodes)
-        preflight(ray, nodes, need, out, [path.resolve() for path in inputs])
-        able, room = sum(room_for(need, [node]) > 0 for node in nodes), room_for(need, nodes)
+        nodes = live_nodes(ray)
+        per_worker = choose_resources(nodes)
+        preflight(ray, nodes, per_worker, out, [path.resolve() for path in inputs])
+        able, room = sum(room_for(per_worker, [node]) > 0 for node in nodes), room_for(per_worker, nodes)
         room = min(room, most or room)
         click.echo(
             f"Ray: {able} node{'s' * (able > 1)} with the same software and folders, "
             f"room for {room} worker{'s' * (room > 1)} at once",
             err=True,
         )
-        yield ClusterExecutor(ray, need, out, most, is_stopped)
+        yield ClusterExecutor(ray, per_worker, out, most, is_stopped)

@@ -16,7 +16,7 @@ _PLUGINS = {"Ascend": "ascend*", "GPU": "gpu*"}  # in mindspore/lib/plugin
 
 
 @dataclass(frozen=True)
-class Choice:
+class DeviceChoice:
     """The target that a command runs on, and why it is this one."""
 
     target: str
@@ -28,27 +28,27 @@ def devices_seen(target: str, dev: Path = Path("/dev")) -> int:
     return 1 if target == "CPU" else len(list(dev.glob(_NODES[target])))
 
 
-def choose_target(asked: str, dev: Path = Path("/dev"), plugins: Path | None = None) -> Choice:
+def choose_target(asked: str, dev: Path = Path("/dev"), plugins: Path | None = None) -> DeviceChoice:
     """Return the target asked for; for "auto" the first of Ascend, GPU and CPU that driver and MindSpore both have."""
     if asked != AUTO:
-        return Choice(asked, "asked for")
+        return DeviceChoice(asked, "asked for")
     plugins = plugins or _plugin_folder()
     reasons = []
     for target in ("Ascend", "GPU"):
         seen = devices_seen(target, dev)
         if seen and any(plugins.glob(_PLUGINS[target])):
-            return Choice(target, f"{seen} {target} devices are there")
+            return DeviceChoice(target, f"{seen} {target} devices are there")
         missing = "the installed MindSpore is not built for it" if seen else f"no {dev / _NODES[target]}"
         reasons.append(f"no {target} ({missing})")
-    return Choice("CPU", ", ".join(reasons))
+    return DeviceChoice("CPU", ", ".join(reasons))
 
 
-def collective_environment(silence_s: int) -> dict[str, str]:
-    """Return the variables by which a device's collectives wait `silence_s` for a slow rank; the launcher ends hangs.
+def collective_environment(timeout_s: int) -> dict[str, str]:
+    """Return the variables by which a device's collectives wait `timeout_s` for a slow rank; the launcher ends hangs.
 
     The CPU's otherwise give up after 30 s, less than a rank may need longer than another to compile.
     """
-    return {"MS_CPU_COMM_OP_TIMEOUT": str(silence_s), "HCCL_EXEC_TIMEOUT": str(silence_s)}
+    return {"MS_CPU_COMM_OP_TIMEOUT": str(timeout_s), "HCCL_EXEC_TIMEOUT": str(timeout_s)}
 
 
 def driver_versions(target: str, root: Path = Path("/")) -> dict[str, str]:

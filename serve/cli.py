@@ -8,7 +8,13 @@ import click
 
 from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
 from convnext_imagenet.base.signals import StopSignals
-from convnext_imagenet.launch.cli import device_target_option, launch_options, leaving, start, with_pulse
+from convnext_imagenet.launch.cli import (
+    announcing_exit,
+    device_target_option,
+    enter_ranks,
+    launch_options,
+    with_heartbeat,
+)
 from convnext_imagenet.serve import options
 from convnext_imagenet.serve.cli_predict import predict, say_parts
 from convnext_imagenet.serve.cli_weights import weights
@@ -48,7 +54,7 @@ def eval_command(
     if real and not report:
         raise click.UsageError("--real needs --report, where its numbers go")
     show_log_lines()
-    with leaving(), expected_errors(ModelError):
+    with announcing_exit(), expected_errors(ModelError):
         ranks, target = _start_evaluation(others, report)
 
         from convnext_imagenet.records.reader import Records
@@ -57,7 +63,7 @@ def eval_command(
         from convnext_imagenet.serve.messages import accuracy_lines, next_predict, pace
 
         loaded = options.chosen(checkpoint, others)
-        opened = ranks.in_turn(lambda: Records.open(records))
+        opened = ranks.first_rank_first(lambda: Records.open(records))
         rows = opened.split(split)
         check_classes(loaded, opened.classes, records)
         if report:
@@ -66,11 +72,11 @@ def eval_command(
             how = report_options(batch_size, workers, target, flip)
             _evaluate_into(report, real, loaded, rows, how, ranks)
             return
-        started, own = time.monotonic(), rows.rows // ranks.place.ranks
+        started, own = time.monotonic(), rows.rows // ranks.own.world
         with StopSignals("run the same command again", second_ends=True) as stop, progress(own, f"eval {split}") as bar:
             accuracy = evaluate(
-                loaded.classifier(), loaded.card.transform, rows, batch_size, workers, with_pulse(bar, "evaluating"),
-                ranks, lambda: stop.received, flip,
+                loaded.classifier(), loaded.card.transform, rows, batch_size, workers,
+                with_heartbeat(bar, "evaluating"), ranks, lambda: stop.received, flip,
             )  # fmt: skip
         click.echo("\n".join(accuracy_lines(accuracy, split)))
         rate = pace(accuracy.rows, time.monotonic() - started)
@@ -79,13 +85,13 @@ def eval_command(
 
 def _start_evaluation(launch: dict[str, Any], report: Path | None) -> "tuple[Ranks, str]":
     if report is None:
-        return start(launch)
+        return enter_ranks(launch)
 
     from convnext_imagenet.base.protocol import logs_folder
     from convnext_imagenet.serve.report.folder import check_report_folder, predictions_folder
 
     logs = logs_folder(predictions_folder(report), "predictions")
-    return start(launch, logs, lambda: check_report_folder(report))
+    return enter_ranks(launch, logs, lambda: check_report_folder(report))
 
 
 def _evaluate_into(
@@ -101,13 +107,13 @@ def _evaluate_into(
     ):
         todo, started = say_parts(made.job), time.monotonic()
         with progress(todo, f"eval {rows.name}") as bar:
-            made.job.run(with_pulse(bar, "evaluating"), lambda: stop.received)
+            made.job.run(with_heartbeat(bar, "evaluating"), lambda: stop.received)
         seconds = time.monotonic() - started
-        if not ranks.place.is_first:
+        if not ranks.own.is_first:
             return
         evaluation = made.write()
     click.echo("\n".join(evaluation_lines(evaluation, rows.name)))
-    rate = pace(todo * ranks.place.ranks, seconds)
+    rate = pace(todo * ranks.own.world, seconds)
     click.echo(f"{loaded.path} evaluated on {rows.folder.parent} in {rate}. Next: {next_report(report)}", err=True)
 
 

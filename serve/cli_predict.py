@@ -11,7 +11,7 @@ import click
 
 from convnext_imagenet.base.console import expected_errors, progress_in_units, show_log_lines
 from convnext_imagenet.base.signals import StopSignals
-from convnext_imagenet.launch.cli import launch_options, leaving, start, with_pulse
+from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options, with_heartbeat
 from convnext_imagenet.launch.cli_cluster import RAY, is_given, is_usual, on_cluster, refuse_unused
 from convnext_imagenet.launch.devices import AUTO, choose_target
 from convnext_imagenet.serve import options
@@ -52,12 +52,12 @@ def predict(
 
     refuse_unused(engines.place, address=address, per_actor=per_actor)
     show_log_lines()
-    with leaving(), expected_errors(ModelError):
+    with announcing_exit(), expected_errors(ModelError):
         check = partial(check_begun_or_empty, out, "predictions")
         if engines.place == RAY:
             ranks, target = _start_driver(others, check)
         else:
-            ranks, target = start(others, logs_folder(out, "predictions"), check)
+            ranks, target = enter_ranks(others, logs_folder(out, "predictions"), check)
 
         from convnext_imagenet.serve.messages import pace, summary_line
         from convnext_imagenet.serve.predict.part_writer import Options
@@ -76,8 +76,8 @@ def predict(
                     summary, rows, seconds = _run(order, ranks, stop, executor)
             else:
                 summary, rows, seconds = _run(order, ranks, stop)
-        click.echo(summary_line(out, summary, pace(rows * ranks.place.ranks, seconds)))
-        if ranks.place.is_first:
+        click.echo(summary_line(out, summary, pace(rows * ranks.own.world, seconds)))
+        if ranks.own.is_first:
             _refuse_error_rows(out, summary, max_errors)
 
 
@@ -97,13 +97,13 @@ def _run(
         parts = f"of {len(job.pending)} parts" if executor else ""
         with progress_in_units(rows, "predict", units=parts) as (bar, count_part):
             make_parts = maker_on(executor, order, count_part) if executor else Job.make_here
-            summary = job.run(with_pulse(bar, "predicting"), lambda: stop.received, make_parts)
+            summary = job.run(with_heartbeat(bar, "predicting"), lambda: stop.received, make_parts)
     return summary, rows, time.monotonic() - started
 
 
 def _start_driver(choices: dict[str, Any], before: Callable[[], None]) -> "tuple[Ranks, str]":
-    """What `start` gives, for a process that computes nothing itself."""
-    for name in ("devices", "nodes", "node_rank", "master", "restarts", "silence"):
+    """What `enter_ranks` gives, for a process that computes nothing itself."""
+    for name in ("devices", "nodes", "node_rank", "rendezvous", "restarts", "heartbeat_timeout"):
         if not is_usual(name, choices[name]):
             raise click.UsageError(
                 f"--{name.replace('_', '-')}: --engine ray takes what the cluster has; leave it out, see --per-actor"
@@ -125,15 +125,15 @@ def _start_driver(choices: dict[str, Any], before: Callable[[], None]) -> "tuple
 def _cluster(
     order: "Order", address: str, per_actor: Sequence[str], stop: StopSignals
 ) -> "AbstractContextManager[ClusterExecutor]":
-    from convnext_imagenet.launch.cluster.nodes import need_of_network
+    from convnext_imagenet.launch.cluster.nodes import network_resources
 
-    choose_need = partial(need_of_network, order.options.device_target, per_actor)
-    return on_cluster(address, choose_need, order.out, order.paths, is_stopped=lambda: stop.received)
+    choose_resources = partial(network_resources, order.options.device_target, per_actor)
+    return on_cluster(address, choose_resources, order.out, order.paths, is_stopped=lambda: stop.received)
 
 
 def _threads(workers: int, executor: "ClusterExecutor") -> int:
     """The threads that decode beside each network: as many as it has cores, unless the user chose."""
-    return workers if is_given("workers") else max(1, int(executor.need.cpus))
+    return workers if is_given("workers") else max(1, int(executor.per_worker.cpus))
 
 
 def say_parts(job: "Job") -> int:

@@ -86,7 +86,7 @@ def evaluate(
     """
     classifier.set_train(False)
     size = min(batch_size, split.rows)
-    share = ranks.place.share(-(-split.rows // size))
+    share = ranks.own.share(-(-split.rows // size))
     rows = range(share.start * size, min(share.stop * size, split.rows))
     samples = map_ahead(
         partial(_prepare, transform=transform, split=split), split.read(rows), workers, _BATCHES_AHEAD * size

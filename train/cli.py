@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.base.console import expected_errors, show_log_lines
-from convnext_imagenet.launch.cli import launch_options, leaving
-from convnext_imagenet.launch.cli import start as start_ranks
+from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options
 from convnext_imagenet.train.progress import Screen
 
 if TYPE_CHECKING:  # importing it takes seconds, which --help must not
@@ -61,14 +60,14 @@ def run(
 
     begin = time.perf_counter()
     show_log_lines()
-    with leaving(), expected_errors(ModelError):
+    with announcing_exit(), expected_errors(ModelError):
         resolved = load_config(config, overrides)
 
         def before() -> None:
             _check_request(records, workers)
             check_begun_or_empty(out, "run")
 
-        ranks, _ = start_ranks(launch, logs_folder(out, "run"), before)
+        ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before)
 
         from convnext_imagenet.serve.checkpoint import resolve_checkpoint
         from convnext_imagenet.train.run.context import Interval
@@ -150,11 +149,11 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
         if ERROR in levels:
             sys.exit(1)
 
-    with leaving(), expected_errors(ModelError):
+    with announcing_exit(), expected_errors(ModelError):
         if quick:
             before()
             return
-        ranks, _ = start_ranks(launch, None, before)
+        ranks, _ = enter_ranks(launch, None, before)
 
         from convnext_imagenet.train.doctor import try_step, try_sum
 

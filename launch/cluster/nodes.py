@@ -30,7 +30,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Need:
+class WorkerResources:
     """What one worker takes: cores, GPUs, and amounts of other resources such as NPU.
 
     `keeps_cores` binds it to as many cores as it takes, for libraries that start a thread for each core they see.
@@ -42,21 +42,21 @@ class Need:
     keeps_cores: bool = False
 
     @property
-    def resources(self) -> dict[str, float]:
+    def amounts(self) -> dict[str, float]:
         """All of it by Ray's names, without zeros."""
         return {name: amount for name, amount in {"CPU": self.cpus, "GPU": self.gpus, **self.others}.items() if amount}
 
 
-def room_for(need: Need, nodes: Iterable[Node]) -> int:
+def room_for(per_worker: WorkerResources, nodes: Iterable[Node]) -> int:
     """How many workers the nodes hold at once when nothing else uses them."""
-    return sum(_room_on(node, need.resources) for node in nodes)
+    return sum(_room_on(node, per_worker.amounts) for node in nodes)
 
 
 def _room_on(node: Node, resources: Mapping[str, float]) -> int:
     return min((math.floor(node.resources.get(name, 0) / amount) for name, amount in resources.items()), default=1)
 
 
-def need_of_network(target: str, amounts: Sequence[str], nodes: Sequence[Node]) -> Need:
+def network_resources(target: str, amounts: Sequence[str], nodes: Sequence[Node]) -> WorkerResources:
     """What a worker with one network on device target CPU, GPU or Ascend takes: words such as CPU=4, GPU=1, NPU=1.
 
     Without words it is one device and its even share of the cores of the node that has the fewest for each; on the
@@ -73,7 +73,7 @@ def need_of_network(target: str, amounts: Sequence[str], nodes: Sequence[Node]) 
         if node.resources.get(device or "CPU", 0) >= 1
     ]
     cpus = found.pop("CPU", max(1, min(shares, default=1)))
-    return Need(cpus, found.pop("GPU", 0), found, keeps_cores=True)
+    return WorkerResources(cpus, found.pop("GPU", 0), found, keeps_cores=True)
 
 
 def _amounts(words: Sequence[str]) -> dict[str, float]:
@@ -90,18 +90,19 @@ def _amounts(words: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def refuse_without_room(need: Need, nodes: Sequence[Node]) -> None:
+def refuse_without_room(per_worker: WorkerResources, nodes: Sequence[Node]) -> None:
     """Raise LaunchError when no node can hold one worker."""
-    if not room_for(need, nodes):
-        wanted = ", ".join(f"{name} {amount:g}" for name, amount in need.resources.items())
+    if not room_for(per_worker, nodes):
+        wanted = ", ".join(f"{name} {amount:g}" for name, amount in per_worker.amounts.items())
+        available = "; ".join(_describe(node, per_worker) for node in nodes[:3])
         raise LaunchError(
-            f"a worker needs {wanted}, and none of the cluster's {len(nodes)} nodes has it "
-            f"({'; '.join(_told(node, need) for node in nodes[:3])}); ask for less, or start nodes that have it"
+            f"a worker needs {wanted}, and none of the cluster's {len(nodes)} nodes has it ({available}); "
+            f"ask for less, or start nodes that have it"
         )
 
 
-def _told(node: Node, need: Need) -> str:
-    return f"{node.host}: " + ", ".join(f"{name} {node.resources.get(name, 0):g}" for name in need.resources)
+def _describe(node: Node, per_worker: WorkerResources) -> str:
+    return f"{node.host}: " + ", ".join(f"{name} {node.resources.get(name, 0):g}" for name in per_worker.amounts)
 
 
 def software_here() -> dict[str, str]:

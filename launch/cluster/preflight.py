@@ -1,6 +1,6 @@
 """Proof, before any work, that every node of a cluster sees the job's folders and has this node's software.
 
-`look` runs on the nodes; what it finds is judged here. This module must not import Ray.
+`inspect_node` runs on the nodes; what it finds is judged here. This module must not import Ray.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Sighting:
+class NodeReport:
     """What a node saw: its software, what its inputs look like, and why it cannot use the output (or nothing)."""
 
     host: str
@@ -50,7 +50,7 @@ class Sighting:
     trouble: str = ""
 
 
-def look(probe: Probe, node: str) -> Sighting:
+def inspect_node(probe: Probe, node: str) -> NodeReport:
     """On a node: read the question, write the answer, look at the inputs and at the software. Never raises OSError."""
     try:
         trouble = "" if _awaited(probe.question) == probe.token else "holds another probe file"
@@ -62,7 +62,7 @@ def look(probe: Probe, node: str) -> Sighting:
     except OSError as error:
         trouble = error.strerror or str(error)
     inputs = {str(path): evidence(path) for path in probe.inputs}
-    return Sighting(socket.gethostname(), software_here(), inputs, trouble)
+    return NodeReport(socket.gethostname(), software_here(), inputs, trouble)
 
 
 def evidence(path: Path) -> str:
@@ -84,17 +84,18 @@ def evidence(path: Path) -> str:
         return f"nothing ({error.strerror})"
 
 
-def prove(out: Path, inputs: Iterable[Path], ask: Callable[[Probe], Iterator[tuple[Node, Sighting]]]) -> None:
+def check_nodes(out: Path, inputs: Iterable[Path], ask: Callable[[Probe], Iterator[tuple[Node, NodeReport]]]) -> None:
     """Raise LaunchError unless every node reads and writes `out`, sees the `inputs`, and has this node's software.
 
-    `ask` has `look` done on the nodes and tells what each saw. A folder that this made is removed when it raises.
+    `ask` runs `inspect_node` on the nodes and yields each node's report. A folder that this made is removed when it
+    raises.
     """
     with _question(out, tuple(inputs)) as probe:
         here = software_here()
         seen_here = {str(path): evidence(path) for path in probe.inputs}
-        for node, sighting in ask(probe):
-            refuse_other_software(_name(node, sighting), here, sighting.software)
-            _refuse_other_folders(_name(node, sighting), node, probe, seen_here, sighting)
+        for node, report in ask(probe):
+            refuse_other_software(_name(node, report), here, report.software)
+            _refuse_other_folders(_name(node, report), node, probe, seen_here, report)
 
 
 @contextmanager
@@ -114,11 +115,11 @@ def _question(out: Path, inputs: tuple[Path, ...]) -> Iterator[Probe]:
 
 
 def _refuse_other_folders(
-    name: str, node: Node, probe: Probe, seen_here: Mapping[str, str], sighting: Sighting
+    name: str, node: Node, probe: Probe, seen_here: Mapping[str, str], report: NodeReport
 ) -> None:
     way_out = "all nodes need it as one shared folder under one path"
-    if sighting.trouble:
-        raise LaunchError(f"node {name}: cannot use the output folder {probe.out} ({sighting.trouble}); {way_out}")
+    if report.trouble:
+        raise LaunchError(f"node {name}: cannot use the output folder {probe.out} ({report.trouble}); {way_out}")
     try:
         answer = _awaited(probe.answer(node.identity))
     except OSError:
@@ -126,12 +127,12 @@ def _refuse_other_folders(
     if answer != f"{probe.token} {node.identity}":
         raise LaunchError(f"node {name}: what it writes to {probe.out} is not seen here; {way_out}")
     for path, meant in seen_here.items():
-        if (found := sighting.inputs.get(path)) != meant:
+        if (found := report.inputs.get(path)) != meant:
             raise LaunchError(f"node {name}: sees {path} as {found}, this node as {meant}; {way_out}")
 
 
-def _name(node: Node, sighting: Sighting) -> str:
-    return f"{node.host} ({sighting.host})"
+def _name(node: Node, report: NodeReport) -> str:
+    return f"{node.host} ({report.host})"
 
 
 def _awaited(path: Path) -> str:

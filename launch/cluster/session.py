@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.base.signals import postponed
-from convnext_imagenet.launch.cluster.nodes import Need, Node, refuse_without_room, room_for
-from convnext_imagenet.launch.cluster.preflight import Probe, Sighting, look, prove
+from convnext_imagenet.launch.cluster.nodes import Node, WorkerResources, refuse_without_room, room_for
+from convnext_imagenet.launch.cluster.preflight import NodeReport, Probe, check_nodes, inspect_node
 from convnext_imagenet.launch.errors import LaunchError
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def _refuse_silent(address: str) -> None:
         ) from None
 
 
-def nodes_of(ray: Any) -> list[Node]:
+def live_nodes(ray: Any) -> list[Node]:
     """The nodes that are alive."""
     return [
         Node(each["NodeID"], each["NodeManagerAddress"], dict(each["Resources"]))
@@ -104,16 +104,18 @@ def nodes_of(ray: Any) -> list[Node]:
     ]
 
 
-def preflight(ray: Any, nodes: list[Node], need: Need, out: Path, inputs: list[Path]) -> None:
-    """Raise LaunchError unless the cluster can hold a worker, and every node that can is fit for it (see `prove`)."""
-    refuse_without_room(need, nodes)
-    able = [node for node in nodes if room_for(need, [node])]
+def preflight(ray: Any, nodes: list[Node], per_worker: WorkerResources, out: Path, inputs: list[Path]) -> None:
+    """Raise LaunchError unless the cluster can hold a worker and every node that can passes `check_nodes`."""
+    refuse_without_room(per_worker, nodes)
+    able = [node for node in nodes if room_for(per_worker, [node])]
     with postponed() as is_stopped:
-        prove(out, inputs, lambda probe: _ask(ray, able, probe, is_stopped))
+        check_nodes(out, inputs, lambda probe: _ask(ray, able, probe, is_stopped))
 
 
-def _ask(ray: Any, nodes: list[Node], probe: Probe, is_stopped: Callable[[], bool]) -> Iterator[tuple[Node, Sighting]]:
-    remote = ray.remote(num_cpus=0, max_retries=1)(look)
+def _ask(
+    ray: Any, nodes: list[Node], probe: Probe, is_stopped: Callable[[], bool]
+) -> Iterator[tuple[Node, NodeReport]]:
+    remote = ray.remote(num_cpus=0, max_retries=1)(inspect_node)
     asked = [
         (node, remote.options(scheduling_strategy=on(node.identity)).remote(probe, node.identity)) for node in nodes
     ]
@@ -130,7 +132,7 @@ def _ask(ray: Any, nodes: list[Node], probe: Probe, is_stopped: Callable[[], boo
                 f"install the same environment on all nodes"
             ) from None
         except ray.exceptions.RayError as error:
-            if all(other.identity != node.identity for other in nodes_of(ray)):
+            if all(other.identity != node.identity for other in live_nodes(ray)):
                 log.warning("node %s: died while it was asked; the job goes on without it", node.host)
                 continue
             raise LaunchError(

@@ -15,10 +15,10 @@ from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError, Interrupted
 from convnext_imagenet.base.signals import postponed
-from convnext_imagenet.launch.cluster.nodes import Need
+from convnext_imagenet.launch.cluster.nodes import WorkerResources
 from convnext_imagenet.launch.cluster.session import on
 from convnext_imagenet.launch.cluster.worker import Tally
-from convnext_imagenet.launch.cluster.worker_pool import Crew, Try, cause_of
+from convnext_imagenet.launch.cluster.worker_pool import Attempt, WorkerPool, cause_of
 from convnext_imagenet.launch.errors import FailedLaunchError
 from convnext_imagenet.launch.executor import OnProgress
 
@@ -32,7 +32,7 @@ _NAMESPACE = "convnext_imagenet"
 
 @dataclass(frozen=True)
 class ClusterExecutor:
-    """Runs units on at most `most` workers of the cluster, each of which takes `need`; see `Executor`.
+    """Runs units on at most `most` workers of the cluster, each of which takes `per_worker`; see `Executor`.
 
     A unit whose worker or node dies is tried again, MOST_ATTEMPTS times in all, and then FailedLaunchError names it.
     `is_stopped` is asked several times a second; its yes, and a stop signal, raise Interrupted. `out` is what this
@@ -40,7 +40,7 @@ class ClusterExecutor:
     """
 
     ray: Any
-    need: Need
+    per_worker: WorkerResources
     out: Path
     most: int | None = None
     is_stopped: Callable[[], bool] = lambda: False
@@ -57,7 +57,7 @@ class ClusterExecutor:
         if not count:
             return
         with postponed() as is_signalled:
-            job = _Job(self, function, itertools.starmap(Try, enumerate(tasks)), count)
+            job = _Job(self, function, itertools.starmap(Attempt, enumerate(tasks)), count)
             try:
                 while job.left and not is_signalled() and not self.is_stopped():
                     job.step(on_unit)
@@ -72,27 +72,27 @@ class _Job:
     """One call of `ClusterExecutor.run`: units that wait, units in work, and what was told of them."""
 
     def __init__(
-        self, executor: ClusterExecutor, function: Callable[..., None], units: Iterator[Try], count: int
+        self, executor: ClusterExecutor, function: Callable[..., None], units: Iterator[Attempt], count: int
     ) -> None:
         self.left = count
         self._ray, self._function, self._units = executor.ray, function, units
-        self._again: deque[Try] = deque()
+        self._again: deque[Attempt] = deque()
         self._tally = _named_tally(executor)
-        self._crew = Crew(executor.ray, executor.need, executor.most, self._tally, executor.out)
+        self._pool = WorkerPool(executor.ray, executor.per_worker, executor.most, self._tally, executor.out)
         self._finished = self._told = 0
         self._read: Any = None
         self._seen: dict[int, int] = {}
 
     def step(self, on_unit: Callable[[], None]) -> None:
         """Give units to idle workers, wait a moment, and settle what has been answered."""
-        crew = self._crew
-        crew.fit(self.left)
-        while crew.idle and (unit := self._next()) is not None:
-            worker = crew.idle.pop()
-            crew.working[worker.do.remote(self._function, unit.task, unit.unit, unit.attempt)] = (worker, unit)
-        while crew.idle:
-            crew.dismiss(crew.idle.pop())
-        answers = [*crew.opening, *crew.working]
+        pool = self._pool
+        pool.fit(self.left)
+        while pool.idle and (unit := self._next()) is not None:
+            worker = pool.idle.pop()
+            pool.working[worker.do.remote(self._function, unit.task, unit.unit, unit.attempt)] = (worker, unit)
+        while pool.idle:
+            pool.dismiss(pool.idle.pop())
+        answers = [*pool.opening, *pool.working]
         if not answers:
             time.sleep(_POLL_SECONDS)
             return
@@ -103,43 +103,43 @@ class _Job:
     def advance(self) -> int:
         """The inputs done since this was asked before; never negative, though a lost unit begins anew."""
         self._read_tally()
-        in_work = (unit.unit for _, unit in self._crew.working.values())
+        in_work = (unit.unit for _, unit in self._pool.working.values())
         total = self._finished + sum(self._seen.get(unit, 0) for unit in in_work)
         told, self._told = self._told, max(self._told, total)
         return self._told - told
 
     def end(self) -> None:
         """Dismiss everyone; by the end of the call nobody of them is told anything more."""
-        self._crew.dismiss_all()
-        self._crew.dismiss(self._tally)
+        self._pool.dismiss_all()
+        self._pool.dismiss(self._tally)
 
-    def _next(self) -> Try | None:
+    def _next(self) -> Attempt | None:
         return self._again.popleft() if self._again else next(self._units, None)
 
     def _settle(self, answer: Any, on_unit: Callable[[], None]) -> None:
-        crew, errors = self._crew, self._ray.exceptions
-        worker, unit = crew.working.pop(answer, None) or (crew.opening.pop(answer), None)
+        pool, errors = self._pool, self._ray.exceptions
+        worker, unit = pool.working.pop(answer, None) or (pool.opening.pop(answer), None)
         try:
             done = self._ray.get(answer)
         except errors.RayTaskError as error:
             raise getattr(error, "cause", None) or error from None
         except errors.RayError as error:
-            crew.dismiss(worker)
+            pool.dismiss(worker)
             if unit is None:
-                crew.note_opening(error)
+                pool.note_opening(error)
             else:
                 self._lose(unit, error)
             return
-        crew.idle.append(worker)
+        pool.idle.append(worker)
         if unit is None:
-            crew.note_opening(None)
+            pool.note_opening(None)
         else:
             self._finished += done
             self.left -= 1
             self._tally.drop.remote(unit.unit)
             on_unit()
 
-    def _lose(self, unit: Try, error: Exception) -> None:
+    def _lose(self, unit: Attempt, error: Exception) -> None:
         title, number = unit.task.title, unit.attempt + 1
         done = self._seen.pop(unit.unit, 0)
         reason = f"{cause_of(error)} after about {done} of its inputs"

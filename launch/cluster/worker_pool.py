@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.launch.cluster.nodes import Need, room_for, software_here
-from convnext_imagenet.launch.cluster.session import nodes_of
+from convnext_imagenet.launch.cluster.nodes import WorkerResources, room_for, software_here
+from convnext_imagenet.launch.cluster.session import live_nodes
 from convnext_imagenet.launch.cluster.worker import Worker
 from convnext_imagenet.launch.errors import FailedLaunchError
 from convnext_imagenet.launch.executor import Unit
@@ -19,7 +19,7 @@ _MOST_FAILURES = 20
 
 
 @dataclass(frozen=True)
-class Try:
+class Attempt:
     """A unit, by its number in the job, and which attempt at it this is, from 0."""
 
     unit: int
@@ -27,15 +27,15 @@ class Try:
     attempt: int = 0
 
 
-class Crew:
+class WorkerPool:
     """The workers of a job: those getting ready, those at a unit, and those that wait for one."""
 
-    def __init__(self, ray: Any, need: Need, most: int | None, tally: Any, out: Path) -> None:
-        self._ray, self._need, self._most = ray, need, most
+    def __init__(self, ray: Any, per_worker: WorkerResources, most: int | None, tally: Any, out: Path) -> None:
+        self._ray, self._per_worker, self._most = ray, per_worker, most
         self._tally, self._software, self._out = tally, software_here(), str(out)
         self._class = self._ray.remote(Worker)
         self.opening: dict[Any, Any] = {}  # the answer that is waited for -> the worker
-        self.working: dict[Any, tuple[Any, Try]] = {}
+        self.working: dict[Any, tuple[Any, Attempt]] = {}
         self.idle: list[Any] = []
         self._looked = self._had_room = -math.inf
         self._failures = 0
@@ -46,7 +46,7 @@ class Crew:
         if now - self._looked < _LOOK_SECONDS:
             return
         self._looked = now
-        room = room_for(self._need, nodes_of(self._ray))
+        room = room_for(self._per_worker, live_nodes(self._ray))
         if room or self._had_room < 0:
             self._had_room = now
         elif now - self._had_room > _PATIENCE_SECONDS:
@@ -59,11 +59,14 @@ class Crew:
             self._hire()
 
     def _hire(self) -> None:
-        need = self._need
+        per_worker = self._per_worker
         worker = self._class.options(
-            num_cpus=need.cpus, num_gpus=need.gpus, resources=dict(need.others), scheduling_strategy="SPREAD"
+            num_cpus=per_worker.cpus,
+            num_gpus=per_worker.gpus,
+            resources=dict(per_worker.others),
+            scheduling_strategy="SPREAD",
         ).remote()
-        cores = int(need.cpus) if need.keeps_cores else 0
+        cores = int(per_worker.cpus) if per_worker.keeps_cores else 0
         self.opening[worker.open.remote(self._software, self._tally, cores, self._out)] = worker
 
     def note_opening(self, error: Exception | None) -> None:

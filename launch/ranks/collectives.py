@@ -14,7 +14,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from convnext_imagenet.launch.errors import LaunchError
-from convnext_imagenet.launch.ranks.rank import ALONE, Place
+from convnext_imagenet.launch.ranks.rank import SINGLE_RANK, Rank
 
 _DIGIT_BITS, _DIGITS = 12, 5  # float32 counts to 2 ** 24: digits of 4,096 stay exact over 4,096 ranks
 Result = TypeVar("Result")
@@ -27,14 +27,14 @@ class Ranks:
     Every rank has to ask the same questions in the same order.
     """
 
-    def __init__(self, place: Place = ALONE, all_reduce: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
-        self.place = place
+    def __init__(self, rank: Rank = SINGLE_RANK, all_reduce: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
+        self.own = rank
         self._given = all_reduce
 
     def sum(self, counts: np.ndarray) -> np.ndarray:
         """Return the exact sum over ranks of whole numbers from 0 to 2^60, int64 of the same shape."""
         counts = np.asarray(counts, np.int64)
-        if self.place.ranks == 1:
+        if self.own.world == 1:
             return counts
         if counts.size and (counts.min() < 0 or counts.max() >= _LARGEST):
             raise ValueError(f"counts from {counts.min()} to {counts.max()}: must be in [0, 2^60)")
@@ -42,10 +42,10 @@ class Ranks:
 
     def check_same(self, what: str, digest: bytes) -> None:
         """Raise LaunchError, on every rank, unless all ranks call with the same bytes."""
-        if self.place.ranks == 1:
+        if self.own.world == 1:
             return
-        table = np.zeros((self.place.ranks, len(digest)), np.int64)
-        table[self.place.rank] = np.frombuffer(digest, np.uint8)
+        table = np.zeros((self.own.world, len(digest)), np.int64)
+        table[self.own.number] = np.frombuffer(digest, np.uint8)
         table = self.sum(table)
         different = [rank for rank, row in enumerate(table) if not np.array_equal(row, table[0])]
         if different:
@@ -58,9 +58,9 @@ class Ranks:
         """Return once every rank has come here."""
         self.sum(np.zeros(1, np.int64))
 
-    def in_turn(self, work: Callable[[], Result]) -> Result:
+    def first_rank_first(self, work: Callable[[], Result]) -> Result:
         """Return `work()`, done by the first rank of each machine before the others, whom its caches then serve."""
-        if self.place.device:
+        if self.own.device:
             self.wait_for_all()
             return work()
         result = work()
@@ -80,14 +80,14 @@ class Ranks:
 SINGLE = Ranks()
 
 
-def join(place: Place) -> Ranks:
+def join(rank: Rank) -> Ranks:
     """Meet the other ranks, for which MindSpore needs some seconds; call it after `prepare`, before any tensor."""
-    if place.ranks > 1:
+    if rank.world > 1:
         from mindspore.communication import init
 
         init()
         atexit.register(_hush)
-    return Ranks(place)
+    return Ranks(rank)
 
 
 def _hush() -> None:

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-PULSE, TETHER = "CONVNEXT_PULSE", "CONVNEXT_TETHER"
+HEARTBEAT, TETHER = "CONVNEXT_HEARTBEAT", "CONVNEXT_TETHER"
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """The last sign of life: what was being done, after how many steps, `silent_s` seconds ago."""
 
     steps: int
@@ -25,7 +25,7 @@ class Beat:
     silent_s: float
 
 
-class Pulse:
+class HeartbeatWriter:
     """Writes this process's signs of life; without a path, nowhere."""
 
     def __init__(self, path: Path | None = None) -> None:
@@ -44,41 +44,41 @@ class Pulse:
                 with contextlib.suppress(OSError):
                     os.utime(self._path)
 
-    def leave(self, code: int) -> None:
+    def announce_exit(self, code: int) -> None:
         """Tell that all work is done or saved and the process is about to exit with `code`.
 
         What MindSpore does after that, tearing itself down, may crash or hang and counts for nothing.
         """
         if self._path is not None:
-            _farewell(self._path).write_text(f"{code}\n")
+            _exit_file(self._path).write_text(f"{code}\n")
 
 
-def own_pulse(environment: Mapping[str, str] = os.environ) -> Pulse:
+def own_heartbeat(environment: Mapping[str, str] = os.environ) -> HeartbeatWriter:
     """Return where this process's launcher, if it has one, wants its signs of life."""
-    path = environment.get(PULSE)
-    return Pulse(Path(path) if path else None)
+    path = environment.get(HEARTBEAT)
+    return HeartbeatWriter(Path(path) if path else None)
 
 
-def read_beat(path: Path, started: float) -> Beat:
+def read_heartbeat(path: Path, started: float) -> Heartbeat:
     """Return the last beat; before the first, the process is starting."""
     try:
         changed, text = path.stat().st_mtime, path.read_text()
     except FileNotFoundError:
-        return Beat(0, "starting", time.time() - started)
+        return Heartbeat(0, "starting", time.time() - started)
     steps, _, doing = text.strip().partition(" ")
-    return Beat(int(steps), doing, time.time() - max(changed, started))
+    return Heartbeat(int(steps), doing, time.time() - max(changed, started))
 
 
-def read_farewell(path: Path) -> int | None:
-    """Return the exit code that a process has announced by `leave`, None before."""
+def read_announced_exit(path: Path) -> int | None:
+    """Return the exit code that a process has announced by `announce_exit`, None before."""
     try:
-        text = _farewell(path).read_text().strip()
+        text = _exit_file(path).read_text().strip()
     except FileNotFoundError:
         return None
     return int(text) if text.isdecimal() else None
 
 
-def _farewell(path: Path) -> Path:
+def _exit_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.left")
 
 

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from convnext_imagenet.launch.ranks.heartbeat import Beat
+from convnext_imagenet.launch.ranks.heartbeat import Heartbeat
 from convnext_imagenet.launch.ranks.rank import START_FACTOR
 
 INTERRUPTED = 75
@@ -20,11 +20,11 @@ class RankState:
     rank: int
     code: int | None
     ended_s: float
-    beat: Beat
+    beat: Heartbeat
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JobOutcome:
     """The exit code of a job that is over; `rank` is the one to blame, None when there is none."""
 
     code: int
@@ -33,30 +33,30 @@ class Verdict:
     was_refused: bool = False
 
 
-def judge(states: Sequence[RankState], silence_s: float, is_stopping: bool) -> Verdict | None:
+def decide_outcome(states: Sequence[RankState], timeout_s: float, is_stopping: bool) -> JobOutcome | None:
     """Return how the job ended, or None while it goes on.
 
     `states` begins with this machine's first rank, which saves when the ranks are stopped and is waited for. Ranks that
-    still run after a verdict have nothing left to do and may be killed.
+    still run after an outcome have nothing left to do and may be killed.
     """
     codes = {state.rank: _meaning(state.code, is_stopping) for state in states}
     failed = [state for state in states if codes[state.rank] not in (None, *FINISHED)]
     if failed:
         first = max(failed, key=lambda state: state.ended_s)
         refused = first.code in _REFUSED
-        return Verdict(_exit_code(first.code or 1), first.rank, f"rank {first.rank} {_told(first)}", refused)
+        return JobOutcome(_exit_code(first.code or 1), first.rank, f"rank {first.rank} {_told(first)}", refused)
     lead = states[0]
     ended = [code for code in codes.values() if code is not None]
     if len(ended) == len(codes):
-        return Verdict(max(ended))
+        return JobOutcome(max(ended))
     if codes[lead.rank] == INTERRUPTED and lead.ended_s > _LEAVE_SECONDS:
-        return Verdict(INTERRUPTED)
-    return _silent([state for state in states if state.code is None], silence_s)
+        return JobOutcome(INTERRUPTED)
+    return _find_hung([state for state in states if state.code is None], timeout_s)
 
 
-def may_restart(verdict: Verdict, steps: int) -> bool:
+def may_restart(outcome: JobOutcome, steps: int) -> bool:
     """Whether starting again may help: not after a refusal before the first step, which bad input causes."""
-    return verdict.code not in FINISHED and not (verdict.was_refused and steps == 0)
+    return outcome.code not in FINISHED and not (outcome.was_refused and steps == 0)
 
 
 def _meaning(code: int | None, is_stopping: bool) -> int | None:
@@ -64,17 +64,17 @@ def _meaning(code: int | None, is_stopping: bool) -> int | None:
     return INTERRUPTED if is_stopping and code == -signal.SIGTERM else code
 
 
-def _silent(running: Sequence[RankState], silence_s: float) -> Verdict | None:
+def _find_hung(running: Sequence[RankState], timeout_s: float) -> JobOutcome | None:
     """The rank furthest behind when one is silent for too long: the others wait for it."""
-    allowed = {state.rank: silence_s * (1 if state.beat.steps else START_FACTOR) for state in running}
+    allowed = {state.rank: timeout_s * (1 if state.beat.steps else START_FACTOR) for state in running}
     if all(state.beat.silent_s <= allowed[state.rank] for state in running):
         return None
     behind = min(running, key=lambda state: (state.beat.steps, -state.beat.silent_s))
     beat = behind.beat
-    return Verdict(
+    return JobOutcome(
         1,
         behind.rank,
-        f"rank {behind.rank} gave no sign of life for {beat.silent_s:.0f} s "
+        f"rank {behind.rank} gave no heartbeat for {beat.silent_s:.0f} s "
         f"(after {beat.steps} steps, {beat.doing}); others may have waited for it",
     )
 

@@ -1,4 +1,4 @@
-"""Starts the ranks of a job on this machine, watches them, and ends all of them when one fails: the acts of `judge`.
+"""Starts the ranks of a job on this machine, watches them, and ends all of them when `decide_outcome` says so.
 
 MindSpore's own msrun does not serve here, see DECISIONS.md; ranks find each other by the same documented variables.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.errors import LaunchError
-from convnext_imagenet.launch.ranks.job_outcome import FINISHED, INTERRUPTED, Verdict, judge, may_restart
+from convnext_imagenet.launch.ranks.job_outcome import FINISHED, INTERRUPTED, JobOutcome, decide_outcome, may_restart
 from convnext_imagenet.launch.ranks.launcher_link import Link, open_link
 from convnext_imagenet.launch.ranks.processes import Processes
 from convnext_imagenet.launch.ranks.rank import Layout, divide_cores
@@ -24,35 +24,35 @@ _LAST_LINES = 20
 
 
 @dataclass(frozen=True)
-class Orders:
+class LaunchPlan:
     """What a launcher is to do: run `command` once a rank, with logs in `logs`, on `cores` of this machine.
 
-    A rank silent for `silence_s` seconds counts as hung; a job that failed is started again `restarts` times.
+    A rank silent for `timeout_s` seconds counts as hung; a job that failed is started again `restarts` times.
     """
 
     layout: Layout
     command: Sequence[str]
     logs: Path
     cores: Sequence[int]
-    silence_s: float
+    timeout_s: float
     restarts: int = 0
 
 
-def run_job(orders: Orders, say: Callable[[str], None]) -> int:
+def run_job(plan: LaunchPlan, say: Callable[[str], None]) -> int:
     """Run the job to its end and return its exit code; `say` gets a line for whatever the user should know.
 
     75 when signals stopped it, the code of the first rank that failed otherwise; no process is left behind.
     """
     with StopSignals(_ADVICE, more=(signal.SIGHUP,)) as stop:
-        for attempt in range(orders.restarts + 1):
-            verdict, steps = _attempt(orders, attempt, stop, say)
-            if verdict.code in FINISHED:
+        for attempt in range(plan.restarts + 1):
+            outcome, steps = _attempt(plan, attempt, stop, say)
+            if outcome.code in FINISHED:
                 break
-            say(f"Error: {verdict.reason}; all ranks are stopped")
-            if attempt == orders.restarts or stop.received or not may_restart(verdict, steps):
+            say(f"Error: {outcome.reason}; all ranks are stopped")
+            if attempt == plan.restarts or stop.received or not may_restart(outcome, steps):
                 break
-            say(f"starting again from the last checkpoint ({attempt + 1} of {orders.restarts} restarts)")
-    return verdict.code
+            say(f"starting again from the last checkpoint ({attempt + 1} of {plan.restarts} restarts)")
+    return outcome.code
 
 
 def free_port() -> int:
@@ -62,57 +62,57 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _attempt(orders: Orders, attempt: int, stop: StopSignals, say: Callable[[str], None]) -> tuple[Verdict, int]:
+def _attempt(plan: LaunchPlan, attempt: int, stop: StopSignals, say: Callable[[str], None]) -> tuple[JobOutcome, int]:
     """Run the job once; returns how it ended and how many steps the slowest rank of this machine had made."""
     with ExitStack() as stack:
-        layout = orders.layout
+        layout = plan.layout
         if layout.nodes == 1:
             layout = replace(layout, port=free_port())
         link = stack.enter_context(open_link(layout, attempt))
-        processes = stack.enter_context(_started(orders, layout))
-        verdict = _watch(processes, link, orders.silence_s, stop, say)
-        link.tell(verdict)
-        if verdict.rank is not None and verdict.rank in layout.local_ranks:
-            _show_end(processes, verdict.rank, say)
+        processes = stack.enter_context(_started(plan, layout))
+        outcome = _watch(processes, link, plan.timeout_s, stop, say)
+        link.tell(outcome)
+        if outcome.rank is not None and outcome.rank in layout.local_ranks:
+            _show_end(processes, outcome.rank, say)
         steps = min(state.beat.steps for state in processes.states())
-        if verdict.code in FINISHED:
+        if outcome.code in FINISHED:
             processes.wait_for_scheduler()
-        return verdict, steps
+        return outcome, steps
 
 
 @contextmanager
-def _started(orders: Orders, layout: Layout) -> Iterator[Processes]:
+def _started(plan: LaunchPlan, layout: Layout) -> Iterator[Processes]:
     with ExitStack() as stack:
         try:
-            orders.logs.mkdir(parents=True, exist_ok=True)
-            processes = Processes(orders.command, layout, orders.logs, divide_cores(orders.cores, layout.devices))
+            plan.logs.mkdir(parents=True, exist_ok=True)
+            processes = Processes(plan.command, layout, plan.logs, divide_cores(plan.cores, layout.devices))
             stack.callback(processes.end)
-            processes.start(orders.silence_s)
+            processes.start(plan.timeout_s)
         except OSError as error:
-            place = error.filename or orders.logs
+            place = error.filename or plan.logs
             raise LaunchError(f"{place}: the ranks cannot be started ({error.strerror})") from None
         yield processes
 
 
 def _watch(
-    processes: Processes, link: Link, silence_s: float, stop: StopSignals, say: Callable[[str], None]
-) -> Verdict:
+    processes: Processes, link: Link, timeout_s: float, stop: StopSignals, say: Callable[[str], None]
+) -> JobOutcome:
     is_stopping = False
     while True:
-        elsewhere = link.other_verdict()
+        elsewhere = link.other_outcome()
         if stop.count > 1:
             say("stopped by a second signal, without waiting for a checkpoint")
-            return Verdict(INTERRUPTED)
+            return JobOutcome(INTERRUPTED)
         if not is_stopping and (stop.received or link.other_stops):
             is_stopping = True
             say("stopping: the ranks finish their step and save (a second signal ends them at once)")
             link.tell_stop()
             processes.stop()
-        verdict = judge(processes.states(), silence_s, is_stopping)
-        if verdict is None and elsewhere is not None and elsewhere.code not in FINISHED:
-            verdict = elsewhere
-        if verdict is not None:
-            return verdict
+        outcome = decide_outcome(processes.states(), timeout_s, is_stopping)
+        if outcome is None and elsewhere is not None and elsewhere.code not in FINISHED:
+            outcome = elsewhere
+        if outcome is not None:
+            return outcome
         time.sleep(_POLL_SECONDS)
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from convnext_imagenet.launch.errors import LaunchError
-from convnext_imagenet.launch.ranks.job_outcome import FINISHED, Verdict
+from convnext_imagenet.launch.ranks.job_outcome import FINISHED, JobOutcome
 from convnext_imagenet.launch.ranks.rank import Layout
 
 _RETRY_SECONDS = 1.0
@@ -38,26 +38,26 @@ class Link:
     listener: socket.socket | None = None
     other_stops: bool = False
     _peers: list[_Peer] = field(default_factory=list)
-    _verdict: Verdict | None = None
+    _outcome: JobOutcome | None = None
     _tried: float = 0.0
     _has_told: bool = False
 
-    def other_verdict(self) -> Verdict | None:
+    def other_outcome(self) -> JobOutcome | None:
         """Hear what has come; returns how the job ended on another machine, or None."""
         self._meet()
         for peer in list(self._peers):
             self._hear(peer)
-        return self._verdict
+        return self._outcome
 
     def tell_stop(self) -> None:
         """Let the others know that a user stops the job."""
         self._send("stop")
 
-    def tell(self, verdict: Verdict) -> None:
+    def tell(self, outcome: JobOutcome) -> None:
         """Let the others know how it ended here, once."""
         if not self._has_told:
             self._has_told = True
-            self._send(f"end {verdict.code} {int(verdict.was_refused)}")
+            self._send(f"end {outcome.code} {int(outcome.was_refused)}")
 
     def close(self) -> None:
         """Leave; whoever has not been told anything takes it for a failure."""
@@ -108,7 +108,9 @@ class Link:
                 self._send("stop", but=peer)
                 return True
             case ["end", code, refused] if peer.node is not None and code.isdecimal():
-                self._conclude(Verdict(int(code), None, f"the job ended on machine {peer.node}", refused == "1"), peer)
+                self._conclude(
+                    JobOutcome(int(code), None, f"the job ended on machine {peer.node}", refused == "1"), peer
+                )
                 return True
         return False
 
@@ -116,13 +118,13 @@ class Link:
         peer.connection.close()
         self._peers.remove(peer)
         if peer.node is not None:
-            self._conclude(Verdict(1, None, f"the launcher of machine {peer.node} is gone"), peer)
+            self._conclude(JobOutcome(1, None, f"the launcher of machine {peer.node} is gone"), peer)
 
-    def _conclude(self, verdict: Verdict, source: _Peer) -> None:
-        if self._verdict is None or self._verdict.code in FINISHED:
-            self._verdict = verdict
-        if verdict.code not in FINISHED:
-            self._send(f"end {verdict.code} {int(verdict.was_refused)}", but=source)
+    def _conclude(self, outcome: JobOutcome, source: _Peer) -> None:
+        if self._outcome is None or self._outcome.code in FINISHED:
+            self._outcome = outcome
+        if outcome.code not in FINISHED:
+            self._send(f"end {outcome.code} {int(outcome.was_refused)}", but=source)
         source.node = None  # it has said all that it has to say, so its leaving is no news
 
     def _send(self, line: str, but: _Peer | None = None) -> None:
@@ -155,8 +157,8 @@ def _listen(layout: Layout) -> socket.socket:
     except OSError as error:
         listener.close()
         raise LaunchError(
-            f"--master {host}:{layout.port}: the first machine listens on this port and the next, and {port} cannot be "
-            f"had ({error.strerror}); name an address of this machine and a port whose next is free, too"
+            f"--rendezvous {host}:{layout.port}: cannot bind port {port} ({error.strerror}); machine 0 needs this port "
+            f"and the next: name an address of this machine and choose two ports that are free"
         ) from None
     listener.listen(layout.nodes)
     listener.setblocking(False)

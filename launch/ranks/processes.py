@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from convnext_imagenet.launch.ranks.heartbeat import PULSE, TETHER, read_beat, read_farewell
+from convnext_imagenet.launch.ranks.heartbeat import HEARTBEAT, TETHER, read_announced_exit, read_heartbeat
 from convnext_imagenet.launch.ranks.job_outcome import RankState
 from convnext_imagenet.launch.ranks.rank import Layout, rank_environment, scheduler_environment
 
@@ -30,7 +30,7 @@ _TAIL_BYTES = 64 << 10
 class _Rank:
     process: subprocess.Popen[bytes]
     started: float
-    pulse: Path
+    heartbeat: Path
     ended: float | None = None
 
 
@@ -45,7 +45,7 @@ class Processes:
         self._ranks: dict[int, _Rank] = {}
         self._scheduler: subprocess.Popen[bytes] | None = None
         self._copiers: list[threading.Thread] = []
-        self._pulses = tempfile.TemporaryDirectory(prefix="convnext-pulse-")
+        self._heartbeats = tempfile.TemporaryDirectory(prefix="convnext-heartbeat-")
         self._tether, self._our_end = os.pipe()
 
     @property
@@ -53,20 +53,20 @@ class Processes:
         """The rank whose output is on the screen."""
         return self._layout.local_ranks.start
 
-    def start(self, silence_s: float) -> None:
+    def start(self, timeout_s: float) -> None:
         """Start the scheduler on the first machine, and this machine's ranks on their cores."""
         if self._layout.node_rank == 0:
-            environment = scheduler_environment(self._layout, int(silence_s))
+            environment = scheduler_environment(self._layout, int(timeout_s))
             with (self._logs / "scheduler.log").open("ab") as log:
                 command = [sys.executable, "-m", _SCHEDULER]
                 self._scheduler = self._spawn(command, environment, log, log)
         for rank, cores in zip(self._layout.local_ranks, self._cores, strict=True):
-            pulse = Path(self._pulses.name) / str(rank)
-            environment = rank_environment(self._layout, rank, int(silence_s)) | {PULSE: str(pulse)}
+            heartbeat = Path(self._heartbeats.name) / str(rank)
+            environment = rank_environment(self._layout, rank, int(timeout_s)) | {HEARTBEAT: str(heartbeat)}
             process = self._start_rank(rank, environment)
             with contextlib.suppress(ProcessLookupError):  # it has ended already; its exit code tells
                 os.sched_setaffinity(process.pid, cores)
-            self._ranks[rank] = _Rank(process, time.time(), pulse)
+            self._ranks[rank] = _Rank(process, time.time(), heartbeat)
 
     def stop(self) -> None:
         """Ask every rank to save and leave."""
@@ -86,7 +86,7 @@ class Processes:
             copier.join(_COPIER_SECONDS)  # not for ever: what left the rank's process group may hold its output open
         os.close(self._our_end)
         os.close(self._tether)
-        self._pulses.cleanup()
+        self._heartbeats.cleanup()
 
     def states(self) -> list[RankState]:
         """What each rank of this machine does, from the first on."""
@@ -145,13 +145,13 @@ class Processes:
         )
 
     def _state(self, number: int, rank: _Rank) -> RankState:
-        code, announced = rank.process.poll(), read_farewell(rank.pulse)
+        code, announced = rank.process.poll(), read_announced_exit(rank.heartbeat)
         if rank.ended is None and (code, announced) != (None, None):
             rank.ended = time.time()
         ended_s = 0.0 if rank.ended is None else time.time() - rank.ended
         if announced is not None and (code is not None or ended_s > _TEARDOWN_SECONDS):
             code = announced
-        return RankState(number, code, ended_s, read_beat(rank.pulse, rank.started))
+        return RankState(number, code, ended_s, read_heartbeat(rank.heartbeat, rank.started))
 
 
 def _copy(source: IO[bytes], screen: IO[str], log: Path) -> None:

@@ -50,7 +50,7 @@ class Job(PartMaker):
     @property
     def own_parts(self) -> range:
         """The numbers of the parts that fall to this rank."""
-        return range(self.ranks.place.rank, len(self.parts), self.ranks.place.ranks)
+        return range(self.ranks.own.number, len(self.parts), self.ranks.own.world)
 
     @cached_property
     def pending(self) -> list[int]:
@@ -64,7 +64,7 @@ class Job(PartMaker):
 
     def make_here(self, on_progress: OnProgress, is_stopped: IsStopped) -> bool:
         """Make the pending parts in this process; False when it was stopped before their end."""
-        stage = protocol.staging(self.out, f"rank-{self.ranks.place.rank}")
+        stage = protocol.staging(self.out, f"rank-{self.ranks.own.number}")
         return self.make(self.pending, stage, on_progress, is_stopped)
 
     def run(
@@ -93,7 +93,7 @@ class Job(PartMaker):
             statuses.update(receipt["facts"]["statuses"])
         manifest = {"plan_id": self.plan_id, "rows": self.inputs.count, "statuses": dict(statuses)}
         manifest |= {"provenance": self.plan, "parts": [receipt["files"][0] for receipt in receipts]}
-        if self.ranks.place.is_first:
+        if self.ranks.own.is_first:
             protocol.finish(self.out, "predictions", manifest)
         return Summary(self.inputs.count, dict(statuses), len(self.parts), made)
 
@@ -110,7 +110,7 @@ def open_job(
     if inputs.is_inside(out):
         raise ServeError(f"{out}: lies inside the inputs, where its files would be inputs; choose another --out")
     plan = plan_predictions(checkpoint, inputs, options)
-    if not ranks.place.is_first:
+    if not ranks.own.is_first:
         ranks.wait_for_all()
         plan_id = protocol.join(out, "predictions", plan)
         yield Job(checkpoint, inputs, out, options, plan, plan_id, ranks)

@@ -231,7 +231,8 @@ def test_ctrl_c_and_sigkill_then_the_same_command_ends_with_the_same_bytes(check
 
 
 @pytest.mark.parametrize(
-    "words", [["--devices", "2"], ["--nodes", "2", "--master", "a"], ["--restarts", "1"], ["--silence", "9"]]
+    "words",
+    [["--devices", "2"], ["--nodes", "2", "--rendezvous", "a"], ["--restarts", "1"], ["--heartbeat-timeout", "9"]],
 )
 def test_ranks_and_a_cluster_together_are_wrong_usage(checkpoint_file, folder, tmp_path, words):
     arguments = ["predict", str(checkpoint_file), str(folder), "--out", str(tmp_path / "out"), "--engine", "ray"]

@@ -17,7 +17,7 @@ from typing import Any
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import read_json, sha256_file, sha256_json, write_json
 from convnext_imagenet.base.host import sources_digest
-from convnext_imagenet.launch.ranks.rank import Place
+from convnext_imagenet.launch.ranks.rank import Rank
 
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 _SEAL = "sealed.json"
@@ -27,15 +27,15 @@ _ROOMS = ("base", "launch", "model", "train")  # whose code becomes part of the 
 class CompileCache:
     """The cache of one rank; `is_over` tells that the step is compiled, `was_hit` that it was found here."""
 
-    def __init__(self, run: Path, plan_id: str, place: Place, kernels: Path | None) -> None:
+    def __init__(self, run: Path, plan_id: str, rank: Rank, kernels: Path | None) -> None:
         identity = {
             "plan": plan_id,
-            "ranks": place.ranks,
+            "ranks": rank.world,
             "kernels": str(kernels),
             "python": platform.python_version(),
             "sources": sources_digest(_ROOMS),
         }
-        self._all, self._rank = run / "compile", f"rank-{place.rank}"
+        self._all, self._rank = run / "compile", f"rank-{rank.number}"
         self._folder = self._all / f"{self._rank}-{sha256_json(identity)[:16]}"
         self.is_over = self.was_hit = False
 

@@ -33,7 +33,7 @@ def run_epochs(job: Job, done: Position) -> None:
     within = Totals() if done.within is None else Totals.from_json(done.within)
     for epoch in range(done.epoch + 1, job.config.train.epochs + 1):
         report = _Epoch(job, epoch, within, watch).run()
-        if job.ranks.place.is_first:
+        if job.ranks.own.is_first:
             append_metrics(job.metrics_path, metrics_line(report))
         job.save(Position(epoch, report.step, _top1(report.accuracy), _top1(report.ema_accuracy)))
         job.reporter.on_epoch(report)
@@ -74,7 +74,7 @@ class _Epoch:
         config, plan = self.job.config, self.job.plan
         source = batches(
             self.job.train_split, config, plan, self.epoch, self.job.workers, self.totals.steps,
-            self.job.learner.drop_path_rates, self.job.ranks.place, self.times, self._check_stop_alone,
+            self.job.learner.drop_path_rates, self.job.ranks.own, self.times, self._check_stop_alone,
         )  # fmt: skip
         for group in self._timed(_grouped(source, config.optimizer.accumulate_steps)):
             self._check_stop_alone()
@@ -127,7 +127,7 @@ class _Epoch:
             return
         (running, rate), self._running = self._running, None
         found = outcome(running)
-        self.job.pulse.beat("training", steps=1)
+        self.job.heartbeat.beat("training", steps=1)
         self._is_stop_asked, self._is_save_asked = found.asked_stop, found.asked_save
         self.totals = self.totals.with_step(found, rate)
         steps = self.totals.steps
@@ -173,7 +173,7 @@ class _Epoch:
             self.job.val_split,
             self.job.config.data.eval_batch_size,
             self.job.workers,
-            on_progress=lambda rows: self.job.pulse.beat("evaluating"),
+            on_progress=lambda rows: self.job.heartbeat.beat("evaluating"),
             ranks=self.job.ranks,
             is_stopped=lambda: self.job.stop.received,
         )

@@ -8,7 +8,7 @@ import pytest
 
 from convnext_imagenet.launch.cluster import preflight
 from convnext_imagenet.launch.cluster.nodes import Node
-from convnext_imagenet.launch.cluster.preflight import evidence, look, prove
+from convnext_imagenet.launch.cluster.preflight import check_nodes, evidence, inspect_node
 from convnext_imagenet.launch.errors import LaunchError
 
 NODES = [Node("1", "first", {}), Node("2", "second", {})]
@@ -26,12 +26,12 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def _prove(out: Path, inputs: list[Path], second=lambda probe: look(probe, "2")) -> None:
+def _prove(out: Path, inputs: list[Path], second=lambda probe: inspect_node(probe, "2")) -> None:
     def ask(probe):
-        yield NODES[0], look(probe, "1")
+        yield NODES[0], inspect_node(probe, "1")
         yield NODES[1], second(probe)
 
-    prove(out, inputs, ask)
+    check_nodes(out, inputs, ask)
 
 
 def test_nodes_that_see_the_same_pass_and_nothing_is_left(data: Path, tmp_path: Path):
@@ -45,7 +45,7 @@ def test_an_output_folder_that_is_local_to_a_node_is_refused_and_not_left(data: 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     with pytest.raises(LaunchError, match=r"node second .*: cannot use the output folder .*out \(No such file"):
-        _prove(tmp_path / "out", [data], lambda probe: look(dataclasses.replace(probe, out=elsewhere), "2"))
+        _prove(tmp_path / "out", [data], lambda probe: inspect_node(dataclasses.replace(probe, out=elsewhere), "2"))
     assert not (tmp_path / "out").exists()
 
 
@@ -53,7 +53,7 @@ def test_a_node_whose_writing_is_not_seen_here_is_refused(data: Path, tmp_path: 
     def stale(probe):
         elsewhere = tmp_path / "copy"
         shutil.copytree(probe.out, elsewhere)
-        return look(dataclasses.replace(probe, out=elsewhere), "2")
+        return inspect_node(dataclasses.replace(probe, out=elsewhere), "2")
 
     with pytest.raises(LaunchError, match=r"node second .*: what it writes to .*out is not seen here"):
         _prove(tmp_path / "out", [data], stale)
@@ -62,7 +62,7 @@ def test_a_node_whose_writing_is_not_seen_here_is_refused(data: Path, tmp_path: 
 def test_other_inputs_under_the_same_path_are_refused(data: Path, tmp_path: Path):
     def other(probe):
         (data / "kit.tar").write_bytes(b"abd")
-        return look(probe, "2")
+        return inspect_node(probe, "2")
 
     with pytest.raises(LaunchError, match=r"node second .*: sees .*kit.tar as 3 bytes .*, this node as 3 bytes"):
         _prove(tmp_path / "out", [data / "kit.tar"], other)
@@ -70,8 +70,8 @@ def test_other_inputs_under_the_same_path_are_refused(data: Path, tmp_path: Path
 
 def test_other_software_is_refused(data: Path, tmp_path: Path):
     def older(probe):
-        sighting = look(probe, "2")
-        return dataclasses.replace(sighting, software={**sighting.software, "pillow": "1.0"})
+        report = inspect_node(probe, "2")
+        return dataclasses.replace(report, software={**report.software, "pillow": "1.0"})
 
     with pytest.raises(LaunchError, match=r"node second .*: other software .*pillow 1.0 instead of"):
         _prove(tmp_path / "out", [data], older)

@@ -37,7 +37,7 @@ def start(tmp_path: Path, nothing_left: None) -> Iterator[Start]:
 
     yield start_program
     for processes in started:
-        if Path(processes._pulses.name).exists():  # it goes at the end
+        if Path(processes._heartbeats.name).exists():  # it goes at the end
             processes.end()
 
 
@@ -132,7 +132,7 @@ def test_the_last_lines_are_those_that_say_something(start: Start) -> None:
 def test_what_ranks_do_is_seen(start: Start, tmp_path: Path) -> None:
     processes = start(
         "if rank == 1: sys.exit(7)\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
-        "pulse.beat('training', 2); wait_for('go')\npulse.beat('evaluating', 1); time.sleep(600)"
+        "heartbeat.beat('training', 2); wait_for('go')\nheartbeat.beat('evaluating', 1); time.sleep(600)"
     )
     _wait(lambda: processes.states()[0].beat.steps == 2 and processes.states()[1].code is not None)
     first, second = processes.states()
@@ -153,7 +153,9 @@ def test_a_rank_that_has_told_its_code_may_crash_or_hang_when_it_leaves(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_TEARDOWN_SECONDS", 0.5)
-    processes = start("pulse.leave(3 + rank)\nif rank: os.kill(os.getpid(), signal.SIGSEGV)\ntime.sleep(600)")
+    processes = start(
+        "heartbeat.announce_exit(3 + rank)\nif rank: os.kill(os.getpid(), signal.SIGSEGV)\ntime.sleep(600)"
+    )
     codes = set()
     _wait(lambda: codes.add(processes.states()[0].code) or codes >= {None, 3})
     assert processes.states()[1].code == 4
