@@ -24,9 +24,10 @@ def main(case: str, checkpoint: str, images: str, out: str) -> None:
 
 
 def _make(path: Path) -> None:
+    from convnext_imagenet.model.card import ModelCard
     from convnext_imagenet.model.convnext import VARIANTS, init_parameters
     from convnext_imagenet.model.transform import EvalTransform
-    from convnext_imagenet.model.weights import ModelCard, save_weights
+    from convnext_imagenet.model.weights import save_weights
 
     config = VARIANTS["convnext_tiny"]
     classes = tuple((f"n{index:08d}", f"class {index}") for index in range(1000))

@@ -10,9 +10,10 @@ import numpy as np
 from mindspore import nn
 
 from convnext_imagenet.base.files import sha256_file, sha256_json
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.network import Classifier, FeatureClassifier
 from convnext_imagenet.model.transform import changed
-from convnext_imagenet.model.weights import ModelCard, build_network, load_weights
+from convnext_imagenet.model.weights import build_network, load_weights
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.serve.errors import ServeError
 

@@ -102,10 +102,10 @@ def import_command(
     from convnext_imagenet.model.errors import ModelError
 
     with expected_errors(ModelError):
-        from convnext_imagenet.serve.weights.importing import Wishes, import_weights
+        from convnext_imagenet.serve.weights.importing import ImportOptions, import_weights
 
-        wishes = Wishes(None if scheme == "auto" else scheme, use, classes, fresh_head, options.changes(others))
-        imported = import_weights(file, out, wishes)
+        asked = ImportOptions(None if scheme == "auto" else scheme, use, classes, fresh_head, options.changes(others))
+        imported = import_weights(file, out, asked)
         click.echo("\n".join(imported.lines))
         click.echo(f"Next: convnext-serve eval {out} --records RECORDS", err=True)
 
