@@ -3,21 +3,19 @@
 This module must not import Ray.
 """
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from convnext_imagenet.base.host import sources_digest
 from convnext_imagenet.launch.errors import LaunchError
 
 _PACKAGES = (
     "convnext_imagenet", "ray", "mindspore", "numpy", "opencv-python-headless", "pyarrow", "pillow", "scipy",
 )  # fmt: skip
-_ROOMS = ("records", "model", "launch", "ingest", "serve", "train")
 _SOURCES = "sources of convnext_imagenet"
 _DEVICES = {"GPU": "GPU", "Ascend": "NPU"}  # by Ray's names, which it finds on a node by itself
 
@@ -115,20 +113,7 @@ def software_here() -> dict[str, str]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    return versions | {_SOURCES: sources_digest()}
-
-
-def sources_digest() -> str:
-    """The SHA-256 of the names and bytes of our installed code, shortened to 12 digits."""
-    digest = hashlib.sha256()
-    for room in _ROOMS:
-        spec = importlib.util.find_spec(f"convnext_imagenet.{room}")
-        for folder in map(Path, (spec and spec.submodule_search_locations) or ()):
-            for path in sorted(folder.rglob("*")):
-                if path.suffix in {".py", ".cpp", ".h"}:
-                    data = path.read_bytes()
-                    digest.update(f"{room}/{path.relative_to(folder).as_posix()}\0{len(data)}\0".encode() + data)
-    return digest.hexdigest()[:12]
+    return versions | {_SOURCES: sources_digest()[:12]}
 
 
 def refuse_other_software(host: str, here: Mapping[str, str], there: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.base.signals import signals_held
+from convnext_imagenet.base.signals import postponed
 from convnext_imagenet.launch.cluster.nodes import Node, WorkerResources, refuse_without_room, room_for
 from convnext_imagenet.launch.cluster.preflight import NodeReport, Probe, check_nodes, inspect_node
 from convnext_imagenet.launch.errors import LaunchError
@@ -51,11 +51,11 @@ def joined(address: str, cores: int) -> Iterator[Any]:
     if address and address != "auto":
         _refuse_silent(address)
     try:
-        with signals_held():
+        with postponed():
             _connect(ray, address, cores)
         yield ray
     finally:
-        with signals_held():
+        with postponed():
             ray.shutdown()
 
 
@@ -108,7 +108,7 @@ def preflight(ray: Any, nodes: list[Node], per_worker: WorkerResources, out: Pat
     """Raise LaunchError unless the cluster can hold a worker and every node that can passes `check_nodes`."""
     refuse_without_room(per_worker, nodes)
     able = [node for node in nodes if room_for(per_worker, [node])]
-    with signals_held() as is_stopped:
+    with postponed() as is_stopped:
         check_nodes(out, inputs, lambda probe: _ask(ray, able, probe, is_stopped))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError, Interrupted
-from convnext_imagenet.base.signals import signals_held
+from convnext_imagenet.base.signals import postponed
 from convnext_imagenet.launch.cluster.nodes import WorkerResources
 from convnext_imagenet.launch.cluster.session import on
 from convnext_imagenet.launch.cluster.worker import Tally
@@ -56,7 +56,7 @@ class ClusterExecutor:
         """Do all units; workers are dismissed when it returns and when it raises."""
         if not count:
             return
-        with signals_held() as is_signalled:
+        with postponed() as is_signalled:
             job = _Job(self, function, itertools.starmap(Attempt, enumerate(tasks)), count)
             try:
                 while job.left and not is_signalled() and not self.is_stopped():

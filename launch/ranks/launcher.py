@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
+from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.ranks.job_outcome import FINISHED, INTERRUPTED, JobOutcome, decide_outcome, may_restart
 from convnext_imagenet.launch.ranks.launcher_link import Link, open_link
 from convnext_imagenet.launch.ranks.processes import Processes
 from convnext_imagenet.launch.ranks.rank import Layout, divide_cores
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+_ADVICE = "run the same command again to resume"
 _POLL_SECONDS = 0.1
 _LAST_LINES = 20
 
@@ -43,7 +43,7 @@ def run_job(plan: LaunchPlan, say: Callable[[str], None]) -> int:
 
     75 when signals stopped it, the code of the first rank that failed otherwise; no process is left behind.
     """
-    with _Stop() as stop:
+    with StopSignals(_ADVICE, more=(signal.SIGHUP,)) as stop:
         for attempt in range(plan.restarts + 1):
             outcome, steps = _attempt(plan, attempt, stop, say)
             if outcome.code in FINISHED:
@@ -62,25 +62,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class _Stop:
-    """Counts the stop signals that have come since it was entered."""
-
-    def __init__(self) -> None:
-        self.received = 0
-
-    def __enter__(self) -> "_Stop":
-        self._previous = {number: signal.signal(number, self._count) for number in _SIGNALS}
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _count(self, number: int, frame: FrameType | None) -> None:
-        self.received += 1
-
-
-def _attempt(plan: LaunchPlan, attempt: int, stop: _Stop, say: Callable[[str], None]) -> tuple[JobOutcome, int]:
+def _attempt(plan: LaunchPlan, attempt: int, stop: StopSignals, say: Callable[[str], None]) -> tuple[JobOutcome, int]:
     """Run the job once; returns how it ended and how many steps the slowest rank of this machine had made."""
     with ExitStack() as stack:
         layout = plan.layout
@@ -112,11 +94,13 @@ def _started(plan: LaunchPlan, layout: Layout) -> Iterator[Processes]:
         yield processes
 
 
-def _watch(processes: Processes, link: Link, timeout_s: float, stop: _Stop, say: Callable[[str], None]) -> JobOutcome:
+def _watch(
+    processes: Processes, link: Link, timeout_s: float, stop: StopSignals, say: Callable[[str], None]
+) -> JobOutcome:
     is_stopping = False
     while True:
         elsewhere = link.other_outcome()
-        if stop.received > 1:
+        if stop.count > 1:
             say("stopped by a second signal, without waiting for a checkpoint")
             return JobOutcome(INTERRUPTED)
         if not is_stopping and (stop.received or link.other_stops):

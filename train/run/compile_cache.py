@@ -11,17 +11,17 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import read_json, sha256_file, sha256_json, write_json
+from convnext_imagenet.base.host import sources_digest
 from convnext_imagenet.launch.ranks.rank import Rank
 
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 _SEAL = "sealed.json"
-_ROOMS = ("launch", "model", "train")
+_ROOMS = ("base", "launch", "model", "train")  # whose code becomes part of the graph
 
 
 class CompileCache:
@@ -33,7 +33,7 @@ class CompileCache:
             "ranks": rank.world,
             "kernels": str(kernels),
             "python": platform.python_version(),
-            "sources": _sources_digest(),
+            "sources": sources_digest(_ROOMS),
         }
         self._all, self._rank = run / "compile", f"rank-{rank.number}"
         self._folder = self._all / f"{self._rank}-{sha256_json(identity)[:16]}"
@@ -75,10 +75,3 @@ class CompileCache:
     def _digests(self) -> Mapping[str, Any]:
         paths = sorted(path for path in self._folder.rglob("*") if path.is_file() and path.name != _SEAL)
         return {str(path.relative_to(self._folder)): sha256_file(path) for path in paths}
-
-
-def _sources_digest() -> str:
-    """The SHA-256 of the code that becomes part of the graph."""
-    folders = (Path(str(files(f"convnext_imagenet.{room}"))) for room in _ROOMS)
-    paths = (path for folder in folders for path in sorted(folder.rglob("*.py")))
-    return sha256_json([sha256_file(path) for path in paths])

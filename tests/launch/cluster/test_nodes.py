@@ -2,6 +2,7 @@
 
 import pytest
 
+from convnext_imagenet.base.host import sources_digest
 from convnext_imagenet.launch.cluster.nodes import (
     Node,
     WorkerResources,
@@ -10,7 +11,6 @@ from convnext_imagenet.launch.cluster.nodes import (
     refuse_without_room,
     room_for,
     software_here,
-    sources_digest,
 )
 from convnext_imagenet.launch.errors import LaunchError
 
@@ -75,19 +75,4 @@ def test_other_software_is_refused_by_name_and_version():
 def test_software_covers_all_that_decides_bytes_and_our_own_sources():
     software = software_here()
     assert set(software) >= {"python", "mindspore", "numpy", "opencv-python-headless", "pyarrow", "pillow", "ray"}
-    assert sources_digest() in software.values()
-
-
-def test_the_digest_of_sources_changes_with_one_byte(tmp_path, monkeypatch):
-    room = tmp_path / "records"
-    room.mkdir()
-    (room / "x.py").write_text("a = 1\n")
-    spec = type("Spec", (), {"submodule_search_locations": [str(room)]})
-    monkeypatch.setattr(
-        "convnext_imagenet.launch.cluster.nodes.importlib.util.find_spec",
-        lambda name: spec if name.endswith("records") else None,
-    )
-    before = sources_digest()
-    assert sources_digest() == before
-    (room / "x.py").write_text("a = 2\n")
-    assert sources_digest() != before
+    assert sources_digest()[:12] in software.values()
