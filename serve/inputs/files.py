@@ -20,7 +20,7 @@ import pyarrow.fs as pa_fs
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Item, Names
-from convnext_imagenet.serve.inputs.storage import Stored
+from convnext_imagenet.serve.inputs.storage import StoredFile
 
 _LARGEST_LINE = 4096
 
@@ -61,7 +61,7 @@ def list_folder(root: Path) -> Files:
     return _some(Files(str(root), names, digest.hexdigest()), str(root))
 
 
-def list_store(folder: Stored, found: Iterable[pa_fs.FileInfo]) -> Files:
+def list_store(folder: StoredFile, found: Iterable[pa_fs.FileInfo]) -> Files:
     """The visible ones of the files that were found under a folder of a store; ServeError for none."""
     files = ((PurePosixPath(info.path).relative_to(folder.path).as_posix().encode(), info.size) for info in found)
     names, digest = Names(), hashlib.sha256()
@@ -71,7 +71,7 @@ def list_store(folder: Stored, found: Iterable[pa_fs.FileInfo]) -> Files:
     return _some(Files(folder.path, names, digest.hexdigest(), folder.store), str(folder))
 
 
-def read_list(path: Stored) -> Files:
+def read_list(path: StoredFile) -> Files:
     """The files that a text file names, one a line, relative to its own folder; empty lines are left out.
 
     Raises ServeError when it names none, or holds what is no text of paths.
@@ -82,7 +82,7 @@ def read_list(path: Stored) -> Files:
         raise ServeError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
 
 
-def _listed(path: Stored) -> Files:
+def _listed(path: StoredFile) -> Files:
     names, digest = Names(), hashlib.sha256()
     store = None if path.is_local else path.store
     with path.stream() as lines:
@@ -96,7 +96,7 @@ def _listed(path: Stored) -> Files:
     return _some(Files(path.folder, names, digest.hexdigest(), store, is_listed=True), str(path))
 
 
-def read_beside(file: Stored, name: bytes) -> bytes:
+def read_beside(file: StoredFile, name: bytes) -> bytes:
     """The bytes of the file that `name` says, seen from the folder of `file`; raises OSError or BadImage."""
     return read_named(file.folder, name, None if file.is_local else file.store)
 

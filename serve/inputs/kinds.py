@@ -10,7 +10,7 @@ from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import is_hidden, list_folder, list_store, read_list
 from convnext_imagenet.serve.inputs.inputs import Inputs, Joined
 from convnext_imagenet.serve.inputs.records import open_split
-from convnext_imagenet.serve.inputs.storage import Stored, ending, files_at, here, locate
+from convnext_imagenet.serve.inputs.storage import StoredFile, ending, files_at, here, locate
 from convnext_imagenet.serve.inputs.tables import TABLE_ENDINGS, Column, open_table
 from convnext_imagenet.serve.inputs.tars import TAR_ENDINGS, Members, list_tars
 
@@ -46,7 +46,7 @@ def _open(images: str, wnids: Sequence[str], split: str, column: str) -> Inputs:
     return _open_file(here(path), column)
 
 
-def _open_file(file: Stored, column: str) -> Inputs:
+def _open_file(file: StoredFile, column: str) -> Inputs:
     if ending(file.name) in _LIST_ENDINGS:
         return read_list(file)
     if ending(file.name) in (*TAR_ENDINGS, *TABLE_ENDINGS):
@@ -58,7 +58,7 @@ def _open_file(file: Stored, column: str) -> Inputs:
     )
 
 
-def _open_all(files: Sequence[Stored], column: str) -> Members | Column | Joined:
+def _open_all(files: Sequence[StoredFile], column: str) -> Members | Column | Joined:
     """Tars, or tables, as one."""
     if ending(files[0].name) in TAR_ENDINGS:
         return list_tars(files)
@@ -66,7 +66,7 @@ def _open_all(files: Sequence[Stored], column: str) -> Members | Column | Joined
     return tables[0] if len(tables) == 1 else Joined(tables)
 
 
-def _open_place(place: Stored, column: str) -> Inputs:
+def _open_place(place: StoredFile, column: str) -> Inputs:
     found = files_at(place)
     if [info.path for info in found] == [place.path]:
         return _open_file(place, column)

@@ -15,18 +15,18 @@ _BUFFER_BYTES = 1 << 20  # what one request to a store fetches
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredFile:
     """A file at `path` of `store`; its text is what messages call it."""
 
     path: str
     store: pa_fs.FileSystem
-    said: str
+    display: str
 
     def __str__(self) -> str:
-        return self.said
+        return self.display
 
-    def __truediv__(self, name: str) -> "Stored":
-        return Stored(f"{self.path}/{name}", self.store, f"{self.said.rstrip('/')}/{name}")
+    def __truediv__(self, name: str) -> "StoredFile":
+        return StoredFile(f"{self.path}/{name}", self.store, f"{self.display.rstrip('/')}/{name}")
 
     @property
     def name(self) -> str:
@@ -67,25 +67,25 @@ class Stored:
             raise OSError(errno.EIO, " ".join(str(error).split())) from None
 
 
-def here(path: Path) -> Stored:
+def here(path: Path) -> StoredFile:
     """A file of this machine; ServeError for a path that is no UTF-8."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
         raise ServeError(f"{str(path)!a}: the path is no UTF-8 text; rename it, or link to it") from None
-    return Stored(str(path), pa_fs.LocalFileSystem(), str(path))
+    return StoredFile(str(path), pa_fs.LocalFileSystem(), str(path))
 
 
-def locate(uri: str) -> Stored:
+def locate(uri: str) -> StoredFile:
     """What a URI such as s3://bucket/folder names, a file or a folder; ServeError when there is no such store."""
     try:
         store, path = pa_fs.FileSystem.from_uri(uri)
     except (OSError, ValueError, NotImplementedError) as error:
         raise _unlisted(uri, error) from None
-    return Stored(path.rstrip("/"), store, uri)
+    return StoredFile(path.rstrip("/"), store, uri)
 
 
-def files_at(place: Stored) -> list[pa_fs.FileInfo]:
+def files_at(place: StoredFile) -> list[pa_fs.FileInfo]:
     """The file there, or all files under the folder there; ServeError when they cannot be listed."""
     try:
         info = place.store.get_file_info(place.path)
@@ -93,7 +93,7 @@ def files_at(place: Stored) -> list[pa_fs.FileInfo]:
             return [info]
         found = place.store.get_file_info(pa_fs.FileSelector(place.path, recursive=True))
     except (OSError, pa.ArrowException) as error:
-        raise _unlisted(place.said, error) from None
+        raise _unlisted(place.display, error) from None
     return [info for info in found if info.type == pa_fs.FileType.File]
 
 

@@ -14,7 +14,7 @@ from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import read_beside, source_text
 from convnext_imagenet.serve.inputs.inputs import Item, lies_in, parted
-from convnext_imagenet.serve.inputs.storage import Stored, ending
+from convnext_imagenet.serve.inputs.storage import StoredFile, ending
 
 TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
 _BATCH_ROWS = 256
@@ -29,7 +29,7 @@ class Column:
     A struct of `bytes` and `path`, as Hugging Face stores images, is its bytes, or the file at its path without them.
     """
 
-    path: Stored
+    path: StoredFile
     column: str
     group_rows: tuple[int, ...]
     sha256: str
@@ -69,7 +69,7 @@ class Column:
         return f"{source_text(self.path.name)}#{number}"
 
 
-def open_table(path: Stored, column: str = "") -> Column:
+def open_table(path: StoredFile, column: str = "") -> Column:
     """The column of that name, or the only one that can hold images; ServeError names the columns there are."""
     try:
         return _opened(path, column)
@@ -77,7 +77,7 @@ def open_table(path: Stored, column: str = "") -> Column:
         raise _unreadable(path, error) from None
 
 
-def _opened(path: Stored, column: str) -> Column:
+def _opened(path: StoredFile, column: str) -> Column:
     usable = {field.name: field for field in _schema(path) if _is_usable(field.type)}
     if not column and len(usable) > 1:
         binary = [name for name, field in usable.items() if not _is_text(field.type)]
@@ -96,15 +96,15 @@ def _opened(path: Stored, column: str) -> Column:
     return Column(path, name, group_rows, _fingerprint(path, name), _is_text(usable[name].type))
 
 
-def _unreadable(path: Stored, error: Exception) -> ServeError:
+def _unreadable(path: StoredFile, error: Exception) -> ServeError:
     return ServeError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})")
 
 
-def _schema(path: Stored) -> pa.Schema:
+def _schema(path: StoredFile) -> pa.Schema:
     return pq.read_schema(path.open()) if _is_parquet(path) else _arrow_file(path).schema
 
 
-def _group_rows(path: Stored) -> list[int]:
+def _group_rows(path: StoredFile) -> list[int]:
     """The rows of each row group of a Parquet file, or of each record batch of an Arrow file."""
     if _is_parquet(path):
         metadata = pq.read_metadata(path.open())
@@ -113,7 +113,7 @@ def _group_rows(path: Stored) -> list[int]:
     return [file.get_batch(group).num_rows for group in range(file.num_record_batches)]
 
 
-def _values(path: Stored, group: int, column: str, wanted: range) -> Iterator[pa.Scalar]:
+def _values(path: StoredFile, group: int, column: str, wanted: range) -> Iterator[pa.Scalar]:
     """The values of the rows `wanted` of a row group, counted from its first; ServeError where they are damaged."""
     try:
         if not _is_parquet(path):
@@ -131,15 +131,15 @@ def _values(path: Stored, group: int, column: str, wanted: range) -> Iterator[pa
         raise _unreadable(path, error) from None
 
 
-def _arrow_file(path: Stored) -> pa.ipc.RecordBatchFileReader:
+def _arrow_file(path: StoredFile) -> pa.ipc.RecordBatchFileReader:
     return pa.ipc.open_file(path.open())
 
 
-def _is_parquet(path: Stored) -> bool:
+def _is_parquet(path: StoredFile) -> bool:
     return ending(path.name) == ".parquet"
 
 
-def _fingerprint(path: Stored, column: str) -> str:
+def _fingerprint(path: StoredFile, column: str) -> str:
     """Size and last bytes: Parquet and Arrow keep places, counts and statistics of all columns at the end."""
     size = path.size
     last = hashlib.sha256(path.read_at(max(0, size - _FOOT_BYTES), _FOOT_BYTES)).hexdigest()

@@ -15,7 +15,7 @@ from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import source_text
 from convnext_imagenet.serve.inputs.inputs import Item, Names, lies_in
-from convnext_imagenet.serve.inputs.storage import Stored
+from convnext_imagenet.serve.inputs.storage import StoredFile
 
 TAR_ENDINGS = (".tar",)
 _WITHOUT_BYTES = ("a hard link", "a symbolic link", "a sparse file")
@@ -25,7 +25,7 @@ _WITHOUT_BYTES = ("a hard link", "a symbolic link", "a sparse file")
 class Members:
     """The members of archives, in their order: where each begins and how many bytes it has; below 0, what it is."""
 
-    archives: tuple[Stored, ...]
+    archives: tuple[StoredFile, ...]
     archive_numbers: array
     names: Names
     offsets: array
@@ -50,7 +50,7 @@ class Members:
         return lies_in(path, self.folder)
 
 
-def list_tars(archives: Sequence[Stored]) -> Members:
+def list_tars(archives: Sequence[StoredFile]) -> Members:
     """Every file and link in uncompressed archives; ServeError for one that is damaged, compressed or empty."""
     numbers, names, offsets, sizes = array("i"), Names(), array("q"), array("q")
     digest = hashlib.sha256()
@@ -68,7 +68,7 @@ def list_tars(archives: Sequence[Stored]) -> Members:
     return Members(tuple(archives), numbers, names, offsets, sizes, digest.hexdigest())
 
 
-def _members(archive: Stored) -> Iterator[Member]:
+def _members(archive: StoredFile) -> Iterator[Member]:
     try:
         with archive.stream() as file:
             yield from (
@@ -84,7 +84,7 @@ def _code(kind: str) -> int:
     return -1 - _WITHOUT_BYTES.index(kind)
 
 
-def _load(archive: Stored, offset: int, size: int) -> bytes:
+def _load(archive: StoredFile, offset: int, size: int) -> bytes:
     if size < 0:
         raise BadImage("unsupported", f"{_WITHOUT_BYTES[-1 - size]}, whose bytes are not in its place of the archive")
     if size > LARGEST_FILE_BYTES:

@@ -18,12 +18,14 @@ from convnext_imagenet.serve.inputs.kinds import open_inputs
 from convnext_imagenet.serve.inputs.records import open_split
 from convnext_imagenet.serve.inputs.storage import here
 from convnext_imagenet.serve.inputs.tables import open_table
-from convnext_imagenet.serve.predict.job import Options, open_job, plan_predictions
+from convnext_imagenet.serve.predict.job import open_job
+from convnext_imagenet.serve.predict.part_writer import plan_predictions
 from convnext_imagenet.serve.predict.verify import verify_predictions
+from convnext_imagenet.serve.settings import PredictOptions, TransformOptions
 
 from .conftest import build_records, picture
 
-OPTIONS = Options(topk=3, part_rows=4, batch_size=3, workers=2)
+OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=3, workers=2)
 
 
 def _run(checkpoint, inputs, out, options=OPTIONS, on_progress=lambda count: None):
@@ -46,7 +48,7 @@ def test_another_transform_in_the_same_directory_is_refused(fake, folder, tmp_pa
     _run(fake, list_folder(folder), tmp_path / "out")
     before = _bytes(tmp_path / "out")
     with pytest.raises(ArtefactError, match=rf"differs in: {differs}\)"):
-        _run(fake.evaluated_with(**change), list_folder(folder), tmp_path / "out")
+        _run(fake.evaluated_with(TransformOptions(**change)), list_folder(folder), tmp_path / "out")
     assert _bytes(tmp_path / "out") == before
 
 

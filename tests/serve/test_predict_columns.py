@@ -10,22 +10,23 @@ import pytest
 from PIL import Image
 
 from convnext_imagenet.records.images import decode_rgb
+from convnext_imagenet.serve.batching import network_outputs
 from convnext_imagenet.serve.checkpoint import load_checkpoint
 from convnext_imagenet.serve.engine import open_engine
 from convnext_imagenet.serve.inputs.files import list_folder
 from convnext_imagenet.serve.inputs.records import open_split
 from convnext_imagenet.serve.inputs.storage import here
 from convnext_imagenet.serve.inputs.tables import open_table
-from convnext_imagenet.serve.overlap import network_outputs
-from convnext_imagenet.serve.predict.job import Options, open_job
+from convnext_imagenet.serve.predict.job import open_job
 from convnext_imagenet.serve.predict.schema import SCHEMA
 from convnext_imagenet.serve.predict.verify import verify_predictions
 from convnext_imagenet.serve.samples import read_sample
 from convnext_imagenet.serve.scoring import probabilities
+from convnext_imagenet.serve.settings import PredictOptions
 
 from .conftest import TRANSFORM, build_records, class_table, picture
 
-OPTIONS = Options(topk=3, part_rows=4, batch_size=3, workers=2)
+OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=3, workers=2)
 WNIDS = [wnid for wnid, _ in class_table(7)]
 
 

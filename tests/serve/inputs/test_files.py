@@ -13,7 +13,7 @@ from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import list_folder, list_store, read_list, read_named, source_text
 from convnext_imagenet.serve.inputs.inputs import Names
-from convnext_imagenet.serve.inputs.storage import Stored, files_at, here
+from convnext_imagenet.serve.inputs.storage import StoredFile, files_at, here
 
 from ..test_samples import EXPECTED
 
@@ -136,7 +136,7 @@ def test_a_store_is_listed_and_read_as_a_folder_is(tmp_path):
     _make(tmp_path / "bucket", names)
     with (tmp_path / "bucket" / "large").open("wb") as file:
         file.truncate(LARGEST_FILE_BYTES + 1)
-    bucket = Stored("bucket", pa_fs.SubTreeFileSystem(str(tmp_path), pa_fs.LocalFileSystem()), "s3://bucket")
+    bucket = StoredFile("bucket", pa_fs.SubTreeFileSystem(str(tmp_path), pa_fs.LocalFileSystem()), "s3://bucket")
     inputs = list_store(bucket, files_at(bucket))
     assert _names(inputs) == _names(list_folder(tmp_path / "bucket")) == [b"a-b/c", b"a.jpg", b"a/b", b"large"]
     assert inputs.sha256 == list_folder(tmp_path / "bucket").sha256
