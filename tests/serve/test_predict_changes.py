@@ -16,7 +16,7 @@ from convnext_imagenet.serve.inputs.files import list_folder, read_list
 from convnext_imagenet.serve.inputs.inputs import Item
 from convnext_imagenet.serve.inputs.kinds import open_inputs
 from convnext_imagenet.serve.inputs.records import open_split
-from convnext_imagenet.serve.inputs.storage import here
+from convnext_imagenet.serve.inputs.storage import local_file
 from convnext_imagenet.serve.inputs.tables import open_table
 from convnext_imagenet.serve.predict.job import open_job
 from convnext_imagenet.serve.predict.part_writer import plan_predictions
@@ -105,9 +105,9 @@ def test_each_set_of_inputs_has_its_own_plan(fake, folder, tmp_path):
     kinds = [
         list_folder(folder),
         list_folder(folder / "b"),
-        read_list(here(tmp_path / "l.txt")),
-        read_list(here(tmp_path / "m.txt")),
-        open_table(here(tmp_path / "t.parquet")),
+        read_list(local_file(tmp_path / "l.txt")),
+        read_list(local_file(tmp_path / "m.txt")),
+        open_table(local_file(tmp_path / "t.parquet")),
         open_split(records, "val", []),
     ]
     assert len({plan_predictions(fake, inputs, OPTIONS)["inputs"]["sha256"] for inputs in kinds}) == len(kinds)
@@ -238,4 +238,4 @@ def test_predictions_inside_the_inputs_are_refused_and_beside_a_list_are_not(fak
     with pytest.raises(ServeError, match="lies inside"):
         _run(fake, inputs, folder / "b" / "out")
     (tmp_path / "list.txt").write_text("images/a.jpg\n")
-    assert _run(fake, read_list(here(tmp_path / "list.txt")), tmp_path / "out").rows == 1
+    assert _run(fake, read_list(local_file(tmp_path / "list.txt")), tmp_path / "out").rows == 1
