@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convnext_imagenet.base.console import expected_errors, progress_in_units, show_log_lines
+from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
 from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.cli import launch_options, leaving, start, with_pulse
 from convnext_imagenet.launch.cli_cluster import RAY, is_given, is_usual, on_cluster, refuse_unused
@@ -95,8 +95,8 @@ def _run(
     with open_job(loaded, inputs, order.out, order.options, ranks) as job:
         rows = say_parts(job)
         parts = f"of {len(job.pending)} parts" if executor else ""
-        with progress_in_units(rows, "predict", units=parts) as (bar, count_part):
-            make_parts = maker_on(executor, order, count_part) if executor else Job.make_here
+        with progress(rows, "predict", units=parts) as bar:
+            make_parts = maker_on(executor, order, bar.count_unit) if executor else Job.make_here
             summary = job.run(with_pulse(bar, "predicting"), lambda: stop.received, make_parts)
     return summary, rows, time.monotonic() - started
 
