@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convnext_imagenet.base.console import expected_errors, progress_in_units, show_log_lines
+from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
 from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options, with_heartbeat
 from convnext_imagenet.launch.cli_cluster import RAY, is_given, is_usual, on_cluster, refuse_unused
@@ -88,9 +88,9 @@ def _run(
     started = time.monotonic()
     with open_job(checkpoint, inputs, spec.out, spec.options, ranks) as job:
         rows = report_finished_parts(job)
-        units = f"of {len(job.pending)} parts" if executor else ""
-        with progress_in_units(rows, "predict", units=units) as (bar, count_part):
-            runner = ClusterRunner(executor, spec, count_part) if executor else LocalRunner(lambda: stop.received)
+        parts = f"of {len(job.pending)} parts" if executor else ""
+        with progress(rows, "predict", units=parts) as bar:
+            runner = ClusterRunner(executor, spec, bar.count_unit) if executor else LocalRunner(lambda: stop.received)
             summary = job.run(with_heartbeat(bar, "predicting"), runner)
     return summary, rows, time.monotonic() - started
 
