@@ -6,10 +6,9 @@ mix.
 """
 
 import mindspore as ms
-import numpy as np
 from mindspore import Tensor, nn, ops
 
-from convnext_imagenet.model.transform import EvalTransform
+from convnext_imagenet.model.transform import EvalTransform, scale_and_shift
 from convnext_imagenet.train.augment.erase import DeviceErase, noise_bank
 from convnext_imagenet.train.augment.mix import DeviceMix
 from convnext_imagenet.train.augment.randaugment_device import DeviceRandAugment
@@ -24,9 +23,7 @@ class DeviceAugment(nn.Cell):
 
     def __init__(self, section: AugmentSection, transform: EvalTransform, seed: int) -> None:
         super().__init__(auto_prefix=False)
-        mean_C, std_C = 255.0 * np.asarray(transform.mean), 255.0 * np.asarray(transform.std)
-        self.scale_C = Tensor((1.0 / std_C).astype(np.float32))
-        self.shift_C = Tensor((-mean_C / std_C).astype(np.float32))
+        self.scale_C, self.shift_C = map(Tensor, scale_and_shift(transform))
         self.rand_augment = DeviceRandAugment()
         self.erase = DeviceErase(section.erase_mode, noise_bank(seed) if _needs_noise(section) else None)
         self.mix = DeviceMix()
