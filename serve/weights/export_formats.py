@@ -10,12 +10,12 @@ from safetensors.numpy import load_file
 
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.exchange import onnx_graph
-from convnext_imagenet.model.exchange.export_names import named_payload
+from convnext_imagenet.model.exchange.export_names import renamed_payload
 from convnext_imagenet.model.exchange.mindir import open_mindir, write_mindir
 from convnext_imagenet.model.exchange.naming import import_arrays, scheme_named
 from convnext_imagenet.model.exchange.onnx_file import import_onnx, import_onnxruntime, open_onnx, write_onnx
-from convnext_imagenet.model.exchange.parity_check import check_agreement, pixel_values, probe_pixels
-from convnext_imagenet.model.exchange.usage_examples import mindir_snippet, onnx_snippet, timm_snippet
+from convnext_imagenet.model.exchange.parity_check import check_parity, pixel_values, probe_pixels
+from convnext_imagenet.model.exchange.usage_examples import mindir_example, onnx_example, timm_example
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.engine import network_engine
 
@@ -39,14 +39,14 @@ class ExportOptions:
 class Format:
     """`write` makes the file at a path, proves it, and returns all files that belong to it, itself last.
 
-    `interface` and `snippet` are what the card says of it: (what, meaning), and Python that runs a file of this name.
+    `interface` and `example` are what the card says of it: (what, meaning), and Python that runs a file of this name.
     `check` raises ModelError when the export cannot be made at all.
     """
 
     title: str
     write: Callable[[Checkpoint, Path, ExportOptions], list[Path]]
     interface: Callable[[Checkpoint, ExportOptions], list[tuple[str, str]]]
-    snippet: Callable[[Checkpoint, ExportOptions, str], str]
+    example: Callable[[Checkpoint, ExportOptions, str], str]
     check: Callable[[], None] = lambda: None
 
 
@@ -63,7 +63,7 @@ def _write_onnx(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> l
     files = write_onnx(model, path)
     pixels = probe_pixels(transform)
     (found,) = open_onnx(path)(pixels if options.preprocessing else pixel_values(pixels, transform))
-    check_agreement(found, _logits(checkpoint, pixels), ONNX_LIMIT, "the ONNX graph in onnxruntime")
+    check_parity(found, _logits(checkpoint, pixels), ONNX_LIMIT, "the ONNX graph in onnxruntime")
     return files
 
 
@@ -89,7 +89,7 @@ def _write_mindir(checkpoint: Checkpoint, path: Path, options: ExportOptions) ->
     write_mindir(checkpoint.card, checkpoint.arrays, path)
     pixels = probe_pixels(checkpoint.card.transform)
     found = open_mindir(path)(pixels)
-    check_agreement(found, _logits(checkpoint, pixels), MINDIR_LIMIT, "the MindIR, loaded again,")
+    check_parity(found, _logits(checkpoint, pixels), MINDIR_LIMIT, "the MindIR, loaded again,")
     return [path]
 
 
@@ -103,7 +103,7 @@ def _mindir_interface(checkpoint: Checkpoint, options: ExportOptions) -> list[tu
 
 
 def _write_safetensors(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> list[Path]:
-    path.write_bytes(named_payload(checkpoint.arrays, checkpoint.card.config, options.names))
+    path.write_bytes(renamed_payload(checkpoint.arrays, checkpoint.card.config, options.names))
     found, others = import_arrays(load_file(path), scheme_named(options.names))
     ours = checkpoint.arrays
     is_same = not others and found.keys() == ours.keys()
@@ -144,20 +144,20 @@ FORMATS: dict[str, Format] = {
         "ONNX",
         _write_onnx,
         _onnx_interface,
-        lambda checkpoint, options, name: onnx_snippet(name, checkpoint.card.transform, options.preprocessing),
+        lambda checkpoint, options, name: onnx_example(name, checkpoint.card.transform, options.preprocessing),
         _check_onnx,
     ),
     "mindir": Format(
         "MindIR",
         _write_mindir,
         _mindir_interface,
-        lambda checkpoint, options, name: mindir_snippet(name, checkpoint.card.transform),
+        lambda checkpoint, options, name: mindir_example(name, checkpoint.card.transform),
     ),
     "safetensors": Format(
         "safetensors",
         _write_safetensors,
         _safetensors_interface,
-        lambda checkpoint, options, name: timm_snippet(
+        lambda checkpoint, options, name: timm_example(
             name, checkpoint.card.config, checkpoint.card.transform, options.names
         ),
     ),

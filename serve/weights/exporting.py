@@ -8,7 +8,7 @@ from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import make_readable, read_json, sha256_file, sync_file, sync_folder
-from convnext_imagenet.model.exchange.model_card_md import ExportFacts, card_text
+from convnext_imagenet.model.exchange.model_card_md import ExportFacts, card_markdown
 from convnext_imagenet.model.exchange.onnx_file import DATA_SUFFIX
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
@@ -61,10 +61,10 @@ def _card(checkpoint: Checkpoint, options: ExportOptions, files: Sequence[Path])
         checkpoint=(checkpoint.path.name, checkpoint.sha256),
         classes_sha256=checkpoint.classes_sha256,
         interface=made.interface(checkpoint, options),
-        snippet=made.snippet(checkpoint, options, files[-1].name),
+        example=made.example(checkpoint, options, files[-1].name),
         training=training_facts(checkpoint),
     )
-    return card_text(checkpoint.card, facts)
+    return card_markdown(checkpoint.card, facts)
 
 
 def _files_of(out: Path) -> list[Path]:

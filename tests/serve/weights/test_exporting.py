@@ -86,8 +86,8 @@ def test_values_that_are_not_read_back_are_never_published(checkpoint, tmp_path,
     def damaged(arrays, config, names):
         return named({**arrays, "head.bias": arrays["head.bias"] + 1}, config, names)
 
-    named = export_formats.named_payload
-    monkeypatch.setattr(export_formats, "named_payload", damaged)
+    named = export_formats.renamed_payload
+    monkeypatch.setattr(export_formats, "renamed_payload", damaged)
     with pytest.raises(ModelError, match="read back, it does not hold the checkpoint's values; it is not published"):
         export_weights(checkpoint, tmp_path / "m.safetensors", SAFETENSORS)
     assert _names(tmp_path) == []
@@ -158,12 +158,12 @@ def test_the_cards_own_python_names_a_picture_as_the_checkpoint_does(checkpoint,
     if options.format == "onnx":
         pytest.importorskip("onnxruntime")
     export_weights(checkpoint, tmp_path / f"m.{options.format}", options)
-    (snippet,) = re.findall(r"```python\n(.*?)```", (tmp_path / f"m.{options.format}.md").read_text(), re.DOTALL)
+    (example,) = re.findall(r"```python\n(.*?)```", (tmp_path / f"m.{options.format}.md").read_text(), re.DOTALL)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "picture.jpg").write_bytes(picture(5, width=57, form="PNG"))  # PNG: decoders agree
     monkeypatch.chdir(tmp_path / "in")
     said = io.StringIO()
-    code = snippet.replace(f'"m.{options.format}"', repr(str(tmp_path / f"m.{options.format}")))
+    code = example.replace(f'"m.{options.format}"', repr(str(tmp_path / f"m.{options.format}")))
     with contextlib.redirect_stdout(said):
         exec(compile(code, "card", "exec"), {})
     inputs = list_folder(tmp_path / "in")
