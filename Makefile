@@ -92,7 +92,7 @@ test-faults: $(READY)  ## Hundreds of kills, full disks, damaged files, dead and
 	$(BIN)/pytest tests/faults tests/train/run/test_run.py tests/train/run/test_initial_weights.py tests/train/test_ranks_faults.py -m "faults or not faults" $(ARGS)
 
 test-parity: $(READY)  ## Imported weights beside timm and transformers (extra parity, or CONVNEXT_PARITY_PYTHON=python)
-	$(BIN)/pytest tests/parity tests/model/test_source_torch.py -m "parity or not parity" $(ARGS)
+	$(BIN)/pytest tests/parity tests/model/exchange/test_source_torch.py -m "parity or not parity" $(ARGS)
 
 test-cluster: $(READY)  ## Two Ray nodes on this machine, one of them killed or foreign; about ten minutes
 	@$(BIN)/python -c 'import ray' 2>/dev/null || { echo "Error: Ray is not installed:" \

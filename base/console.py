@@ -30,14 +30,13 @@ class RenamedOption(click.Option):
 
 
 @contextlib.contextmanager
-def expected_errors(*also: type[Exception]) -> Iterator[None]:
+def expected_errors() -> Iterator[None]:
     """Print an expected failure as one line and leave with its exit code; bugs keep their traceback."""
-    expected: tuple[type[Exception], ...] = (ExpectedError, *also)
     try:
         yield
-    except expected as error:
+    except ExpectedError as error:
         click.echo("Error: " + " ".join(str(error).splitlines()), err=True)
-        sys.exit(getattr(error, "exit_code", 1))
+        sys.exit(error.exit_code)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -16,11 +16,11 @@ from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.protocol import check_begun_or_empty, read_finished
 from convnext_imagenet.launch.devices import DeviceChoice, devices_seen, driver_versions
 from convnext_imagenet.launch.ranks.collectives import Ranks
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import init_parameters
 from convnext_imagenet.model.kernels.build import NoKernels, find_compiler
-from convnext_imagenet.model.weights import ModelCard
 from convnext_imagenet.records.manifest import Manifest
-from convnext_imagenet.train.augment.draws import device_draws
+from convnext_imagenet.train.augment.device import device_draws
 from convnext_imagenet.train.config.config import config_from_mapping
 from convnext_imagenet.train.config.schedule import local_positions
 from convnext_imagenet.train.data.pipeline import Batch

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from convnext_imagenet.base.host import ROOMS
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import ModelCard, save_weights
+from convnext_imagenet.model.weights import save_weights
 
 from .conftest import digests, picture, run, started, wait_for
 

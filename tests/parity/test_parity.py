@@ -24,7 +24,7 @@ from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
-from convnext_imagenet.serve.weights.importing import Wishes, import_weights
+from convnext_imagenet.serve.weights.importing import ImportOptions, import_weights
 
 pytestmark = pytest.mark.parity
 
@@ -79,7 +79,7 @@ def error_of(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def imported(source: Path, out: Path) -> Checkpoint:
-    import_weights(source, out, Wishes())
+    import_weights(source, out, ImportOptions())
     return load_checkpoint(out)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.ranks.collectives import Ranks
 from convnext_imagenet.launch.ranks.heartbeat import HeartbeatWriter
-from convnext_imagenet.model.weights import ModelCard
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.records.reader import Split
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import StepPlan
