@@ -12,10 +12,10 @@ import numpy as np
 from harness import Case, interleaved_rates, report
 from mindspore import Tensor, nn
 
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import VARIANTS, drop_path_rates, init_parameters
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import ModelCard
 from convnext_imagenet.train.augment.device import DeviceAugment, DeviceDraws, device_draws, graph_draws
 from convnext_imagenet.train.augment.mix import SoftTargets
 from convnext_imagenet.train.config.config import Config

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.base.console import expected_errors, show_log_lines
-from convnext_imagenet.launch.cli import launch_options, leaving
-from convnext_imagenet.launch.cli import start as start_ranks
+from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options
 from convnext_imagenet.train.progress import Screen
 
 if TYPE_CHECKING:  # importing it takes seconds, which --help must not
@@ -60,20 +59,19 @@ def run(
     SIGTERM, SIGINT or SIGUSR1 stop it, and those that --save-steps and --save-minutes ask for.
     """
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
-    from convnext_imagenet.model.errors import ModelError
     from convnext_imagenet.train.config.source import load_config
 
     begin = time.perf_counter()
     init_from = init_from or old_init_from
     show_log_lines()
-    with leaving(), expected_errors(ModelError):
+    with announcing_exit(), expected_errors():
         resolved = load_config(config, overrides)
 
         def before() -> None:
             _check_request(records, workers)
             check_begun_or_empty(out, "run")
 
-        ranks, _ = start_ranks(launch, logs_folder(out, "run"), before)
+        ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before)
 
         from convnext_imagenet.serve.checkpoint import resolve_checkpoint
         from convnext_imagenet.train.run.context import Interval
@@ -136,7 +134,6 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
     Each line is ok, warning or error, with what to do. Exits with 1 when there is an error.
     """
     from convnext_imagenet.launch.devices import choose_target
-    from convnext_imagenet.model.errors import ModelError
     from convnext_imagenet.train.doctor import ERROR, OK, examine
 
     def show(findings: "Iterable[Finding]") -> list[str]:
@@ -155,11 +152,11 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
         if ERROR in levels:
             sys.exit(1)
 
-    with leaving(), expected_errors(ModelError):
+    with announcing_exit(), expected_errors():
         if quick:
             before()
             return
-        ranks, _ = start_ranks(launch, None, before)
+        ranks, _ = enter_ranks(launch, None, before)
 
         from convnext_imagenet.train.doctor import try_step, try_sum
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.protocol import check_begun_or_empty, read_finished
-from convnext_imagenet.launch.devices import Choice, devices_seen, driver_versions
+from convnext_imagenet.launch.devices import DeviceChoice, devices_seen, driver_versions
 from convnext_imagenet.launch.ranks.collectives import Ranks
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import init_parameters
 from convnext_imagenet.model.kernels.build import NoKernels, find_compiler
-from convnext_imagenet.model.weights import ModelCard
 from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.train.augment.device import device_draws
 from convnext_imagenet.train.config.config import config_from_mapping
@@ -44,7 +44,7 @@ class Finding:
     advice: str = ""
 
 
-def examine(choice: Choice, devices: int, records: Path | None, run: Path | None) -> Iterator[Finding]:
+def examine(choice: DeviceChoice, devices: int, records: Path | None, run: Path | None) -> Iterator[Finding]:
     """Yield what is found out about this machine for a job of `devices` ranks on it, one check after the other."""
     yield from _packages()
     yield from _devices(choice, devices)
@@ -72,7 +72,7 @@ def _packages() -> Iterator[Finding]:
             yield Finding(OK, name, f"{found}, {python}" if name == "mindspore" else found)
 
 
-def _devices(choice: Choice, devices: int) -> Iterator[Finding]:
+def _devices(choice: DeviceChoice, devices: int) -> Iterator[Finding]:
     seen = devices_seen(choice.target)
     if choice.target == "CPU":
         yield Finding(OK, "device target", f"CPU ({choice.reason})")
@@ -160,10 +160,10 @@ _BLAME = "see the lines above, and MindSpore's installation guide for this devic
 
 def try_sum(ranks: Ranks) -> Finding:
     """Add up the ranks' numbers, 0 + 1 + 2 + ..., by one all-reduce."""
-    count = ranks.place.ranks
+    count = ranks.own.world
     if count == 1:
         return Finding(OK, "all-reduce", "not needed by one rank")
-    found, expected = int(ranks.sum(np.array(ranks.place.rank))), count * (count - 1) // 2
+    found, expected = int(ranks.sum(np.array(ranks.own.number))), count * (count - 1) // 2
     level = OK if found == expected else ERROR
     return Finding(level, "all-reduce", f"{found} over {count} ranks, expected {expected}", _BLAME)
 
@@ -174,8 +174,8 @@ def try_step(ranks: Ranks) -> Finding:
     network = network_config(config.model, _CLASSES)
     classes = tuple((f"n{index:08d}", f"class {index}") for index in range(_CLASSES))
     card = ModelCard(network, classes, evaluation_transform(config.data))
-    learner = Learner(config, card, init_parameters(network, config.train.seed), ranks.place.ranks)
-    ids = local_positions(_ROWS_A_RANK * ranks.place.ranks, ranks.place.rank, ranks.place.ranks)
+    learner = Learner(config, card, init_parameters(network, config.train.seed), ranks.own.world)
+    ids = local_positions(_ROWS_A_RANK * ranks.own.world, ranks.own.number, ranks.own.world)
     pixels = np.random.default_rng(0).integers(0, 256, (_ROWS_A_RANK, _SIZE_PX, _SIZE_PX, 3), dtype=np.uint8)
     draws = device_draws(config, 1, 0, ids, learner.drop_path_rates)
     batch = Batch(pixels, (ids % _CLASSES).astype(np.int32), ids, draws)

@@ -14,12 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convnext_imagenet.base import protocol
-from convnext_imagenet.launch.devices import Choice
+from convnext_imagenet.launch.devices import DeviceChoice
 from convnext_imagenet.train import doctor
 from convnext_imagenet.train.cli import main
 from convnext_imagenet.train.doctor import ERROR, OK, TESTED, WARNING, Finding, examine
 
-CPU = Choice("CPU", "asked for")
+CPU = DeviceChoice("CPU", "asked for")
 Patch = pytest.MonkeyPatch
 
 
@@ -35,7 +35,7 @@ def _good_machine(monkeypatch: Patch) -> None:
 
 
 def _examine(
-    choice: Choice = CPU, devices: int = 1, records: Path | None = None, run: Path | None = None
+    choice: DeviceChoice = CPU, devices: int = 1, records: Path | None = None, run: Path | None = None
 ) -> dict[str, Finding]:
     findings = list(examine(choice, devices, records, run))
     by_name = {finding.what: finding for finding in findings}
@@ -118,7 +118,7 @@ def test_devices_and_what_they_need_are_looked_for(
 ) -> None:
     monkeypatch.setattr(doctor, "devices_seen", lambda target: seen)
     monkeypatch.setattr(doctor, "driver_versions", lambda target: versions)
-    found = _examine(Choice("Ascend", "asked for"), devices=2)
+    found = _examine(DeviceChoice("Ascend", "asked for"), devices=2)
     assert [found[what].level for what in ("device target", *versions)] == levels
     assert found["device target"].found == f"Ascend, {seen} devices (asked for)"
     assert found["compiler"].found == "not needed on Ascend"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
-from convnext_imagenet.launch.ranks.rank import Place
+from convnext_imagenet.launch.ranks.rank import Rank
 from convnext_imagenet.train import doctor
 from convnext_imagenet.train.doctor import ERROR, OK
 
@@ -31,6 +31,6 @@ def test_a_sum_that_is_wrong_is_an_error(others: int, level: str) -> None:
         digits[0, 0] += others
         return digits
 
-    finding = doctor.try_sum(Ranks(Place(0, 3), add))
+    finding = doctor.try_sum(Ranks(Rank(0, 3), add))
     assert (finding.level, finding.found) == (level, f"{others} over 3 ranks, expected 3")
     assert doctor.try_sum(SINGLE).level == OK

@@ -84,8 +84,8 @@ def drop_path_keep(seed: int, epoch: int, sample_ids: np.ndarray, rates: Sequenc
 def graph_draws(draws: DeviceDraws) -> dict[str, Tensor]:
     """Return the draws that are not None by their names in `DeviceDraws`: how the compiled graph takes them.
 
-    A mutable dictionary, since a graph takes the values in any other for constants and would be compiled for each
-    batch; the fields of a NamedTuple it would read through the interpreter.
+    A mutable dictionary: a graph takes the values of any other for constants and would be compiled for each batch, and
+    it reads a NamedTuple's fields through the interpreter.
     """
     return ms.mutable({name: Tensor(drawn) for name, drawn in draws._asdict().items() if drawn is not None})
 
@@ -93,7 +93,7 @@ def graph_draws(draws: DeviceDraws) -> dict[str, Tensor]:
 class DeviceAugment(nn.Cell):
     """uint8 pixels (N, S, S, 3) and `graph_draws` -> float32 pixels (N, S, S, 3) as the network sees them.
 
-    The order is timm's: flip, RandAugment, normalise, erase, mix; an absent draw leaves its cell out of the graph.
+    The order is timm's: flip, RandAugment, normalise, erase, mix. An absent draw leaves its part out of the graph.
     `mean` and `std` of `transform` are per RGB channel, of pixels in [0, 1].
     """
 

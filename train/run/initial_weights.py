@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import ConvNeXtConfig, Shape, init_parameters, parameter_shapes
 from convnext_imagenet.model.weight_check import describe, shape_faults
-from convnext_imagenet.model.weights import ModelCard
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.errors import ConfigError, TrainError
 

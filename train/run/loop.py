@@ -32,7 +32,7 @@ def run_epochs(context: RunContext, done: Position) -> None:
     sums = EpochSums() if done.within is None else EpochSums.from_json(done.within)
     for epoch in range(done.epoch + 1, context.config.train.epochs + 1):
         report = _Epoch(context, epoch, sums, health).run()
-        if context.ranks.place.is_first:
+        if context.ranks.own.is_first:
             append_metrics(context.metrics_path, metrics_line(report))
         context.save(Position(epoch, report.step, _top1(report.accuracy), _top1(report.ema_accuracy)))
         context.reporter.on_epoch(report)
@@ -89,7 +89,7 @@ class _Epoch:
         context = self.context
         return batches(
             context.train_split, context.config, context.plan, self.epoch, context.workers, self.sums.steps,
-            context.learner.drop_path_rates, context.ranks.place, self.times, self._stop_if_signalled,
+            context.learner.drop_path_rates, context.ranks.own, self.times, self._stop_if_signalled,
         )  # fmt: skip
 
     def _stop_if_signalled(self) -> None:
@@ -117,7 +117,7 @@ class _Epoch:
         if finished is None:
             return None
         outcome = finished.outcome
-        self.context.pulse.beat("training", steps=1)
+        self.context.heartbeat.beat("training", steps=1)
         self.sums = self.sums.with_step(outcome, finished.rate)
         steps = self.sums.steps
         if outcome.taken and not math.isfinite(outcome.loss):
@@ -163,7 +163,7 @@ class _Epoch:
             self.context.val_split,
             self.context.config.data.eval_batch_size,
             self.context.workers,
-            on_progress=lambda rows: self.context.pulse.beat("evaluating"),
+            on_progress=lambda rows: self.context.heartbeat.beat("evaluating"),
             ranks=self.context.ranks,
             is_stopped=lambda: self.context.stop.received,
         )

@@ -15,11 +15,12 @@ from convnext_imagenet.base.files import sha256_file, write_atomically
 from convnext_imagenet.base.protocol import begin, exclusive, finish, is_finished, join, read_finished
 from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.ranks.collectives import Ranks
-from convnext_imagenet.launch.ranks.heartbeat import own_pulse
+from convnext_imagenet.launch.ranks.heartbeat import own_heartbeat
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import NETWORK_VERSION
 from convnext_imagenet.model.runtime import cpu_kernels
 from convnext_imagenet.model.transform import TRANSFORM_VERSION
-from convnext_imagenet.model.weights import ModelCard, load_weights
+from convnext_imagenet.model.weights import load_weights
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.train.augment.device import DRAWS_VERSION
 from convnext_imagenet.train.config.config import Config, neutral_values
@@ -88,8 +89,8 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
     a loss that is not finite, Interrupted on a stop signal.
     """
     run, ranks = request.run, request.ranks
-    records = ranks.in_turn(lambda: Records.open(request.records))
-    plan = plan_steps(config, records.split("train").rows, ranks.place.ranks)
+    records = ranks.first_rank_first(lambda: Records.open(request.records))
+    plan = plan_steps(config, records.split("train").rows, ranks.own.world)
     check_precision(config.precision, mindspore.get_context("device_target"))
     network = network_config(config.model, len(records.classes))
     given = None if request.init_from is None else GivenWeights(request.init_from, *load_weights(request.init_from))
@@ -101,7 +102,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
         provenance=fingerprint,
     )
     first = initial_weights(config, card, given)
-    is_first = ranks.place.is_first
+    is_first = ranks.own.is_first
     with _held(run, ranks), StopSignals(_ADVICE) as stop:
         plan_id = _begin(run, fingerprint, config, ranks)
         if is_finished(run):
@@ -109,7 +110,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
         if is_first:
             write_atomically(run / "config.toml", to_toml(config).encode())
         checkpoints = Checkpoints(run, plan_id, config.train.keep_checkpoints, config.train.keep_best)
-        learner = Learner(config, card, first.arrays, ranks.place.ranks)
+        learner = Learner(config, card, first.arrays, ranks.own.world)
         done = _resume(learner, checkpoints, ranks)
         if is_first:
             truncate_metrics(run / "metrics.jsonl", done.epoch)
@@ -132,8 +133,8 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
             reporter=reporter,
             stop=stop,
             ranks=ranks,
-            pulse=own_pulse(),
-            cache=CompileCache(run, plan_id, ranks.place, cpu_kernels()),
+            heartbeat=own_heartbeat(),
+            cache=CompileCache(run, plan_id, ranks.own, cpu_kernels()),
         )
         run_epochs(context, done)
         if is_first:
@@ -144,13 +145,13 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
 
 
 def _held(run: Path, ranks: Ranks) -> contextlib.AbstractContextManager[None]:
-    return exclusive(run) if ranks.place.is_first else contextlib.nullcontext()
+    return exclusive(run) if ranks.own.is_first else contextlib.nullcontext()
 
 
 def _begin(run: Path, fingerprint: Mapping[str, Any], config: Config, ranks: Ranks) -> str:
     """Declare the run once, by its first rank, and return its plan's id, on which all ranks have to agree."""
     neutral = {f"config.{key}": value for key, value in neutral_values(config).items()}
-    if ranks.place.is_first:
+    if ranks.own.is_first:
         begin(run, "run", fingerprint, neutral)
     ranks.wait_for_all()
     return join(run, "run", fingerprint, neutral)

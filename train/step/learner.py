@@ -7,8 +7,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.network import Classifier
-from convnext_imagenet.model.weights import ModelCard, assign_parameters, build_network
+from convnext_imagenet.model.weights import assign_parameters, build_network
 from convnext_imagenet.train.augment.device import DeviceAugment, graph_draws
 from convnext_imagenet.train.augment.mix import SoftTargets
 from convnext_imagenet.train.config.config import Config

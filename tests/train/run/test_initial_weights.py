@@ -12,10 +12,11 @@ from click.testing import CliRunner
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.protocol import begin
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import init_parameters
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import ModelCard, save_weights
+from convnext_imagenet.model.weights import save_weights
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.train.cli import main
 from convnext_imagenet.train.config.config import Config

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import init_parameters
-from convnext_imagenet.model.weights import ModelCard
 from convnext_imagenet.train.augment.device import device_draws, graph_draws
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import local_positions

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import VARIANTS, drop_path_rates, init_parameters, parameter_shapes
-from convnext_imagenet.model.weights import ModelCard
 from convnext_imagenet.train.augment.device import device_draws
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.sections import EmaSection, OptimizerSection, PrecisionSection
