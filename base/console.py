@@ -3,10 +3,9 @@
 import contextlib
 import copy
 import errno
-import itertools
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import click
 from tqdm import tqdm
@@ -30,14 +29,13 @@ class RenamedOption(click.Option):
 
 
 @contextlib.contextmanager
-def expected_errors(*also: type[Exception]) -> Iterator[None]:
+def expected_errors() -> Iterator[None]:
     """Print an expected failure as one line and leave with its exit code; bugs keep their traceback."""
-    expected: tuple[type[Exception], ...] = (ExpectedError, *also)
     try:
         yield
-    except expected as error:
+    except ExpectedError as error:
         click.echo("Error: " + " ".join(str(error).splitlines()), err=True)
-        sys.exit(getattr(error, "exit_code", 1))
+        sys.exit(error.exit_code)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
@@ -45,23 +43,28 @@ def expected_errors(*also: type[Exception]) -> Iterator[None]:
         sys.exit(FailedError.exit_code if error.errno in _MACHINE_ERRORS else 1)
 
 
-@contextlib.contextmanager
-def progress(total: int | None, desc: str, unit: str = "img") -> Iterator[Callable[[int], None]]:
-    """A bar on standard error with rate and time left; yields the function that moves it on by n."""
-    with progress_in_units(total, desc, unit) as (advance, _):
-        yield advance
+class ProgressBar:
+    """A bar on standard error; called with n it moves on by n, and `count_unit` counts one more unit in its text."""
+
+    def __init__(self, bar: tqdm, units: str) -> None:
+        self._bar, self._units, self._done = bar, units, 0
+
+    def __call__(self, count: int) -> None:
+        self._bar.update(count)
+
+    def count_unit(self) -> None:
+        """Count one more of the units, such as shards."""
+        self._done += 1
+        self._bar.set_postfix_str(f"{self._done} {self._units}")
 
 
 @contextlib.contextmanager
-def progress_in_units(
-    total: int | None, desc: str, unit: str = "img", units: str = ""
-) -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
-    """As `progress`; yields also the function that counts one more of `units`, such as "of 64 shards"."""
-    done = itertools.count(1)
+def progress(total: int | None, desc: str, unit: str = "img", units: str = "") -> Iterator[ProgressBar]:
+    """A bar with rate and time left, and with the number of finished `units`, such as "of 64 shards", where given."""
     with tqdm(total=total, desc=desc, unit=unit, dynamic_ncols=True, mininterval=0.5) as bar:
         if units:
             bar.set_postfix_str(f"0 {units}", refresh=False)
-        yield (lambda count: bar.update(count) and None), (lambda: bar.set_postfix_str(f"{next(done)} {units}"))
+        yield ProgressBar(bar, units)
 
 
 class _Screen(logging.Handler):

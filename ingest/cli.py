@@ -1,7 +1,6 @@
 """`convnext-ingest`: from a raw ImageNet tree to verified records."""
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convnext_imagenet.base.console import expected_errors, progress, progress_in_units
+from convnext_imagenet.base.console import expected_errors, progress
 from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_option, on_cluster, refuse_unused
 
 if TYPE_CHECKING:
-    from convnext_imagenet.ingest.shards.build import Outcome
+    from convnext_imagenet.ingest.shards.build import BuildOutcome
     from convnext_imagenet.ingest.shards.plan import IngestPlan
     from convnext_imagenet.ingest.source.scan_types import TreeScan
     from convnext_imagenet.launch.executor import Executor
@@ -29,9 +28,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="The RECORDS directory to make or go on with."
-)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="RECORDS directory to create or resume.")
 @click.option(
     "--classes",
     default="all",
@@ -42,7 +39,7 @@ def main() -> None:
 )
 @click.option("--unverified", is_flag=True, help="Take folder names as labels; for trees without a devkit.")
 @click.option("--devkit", type=click.Path(path_type=Path), help="The devkit (tar.gz or folder) if not in DATA.")
-@click.option("--check-archives", is_flag=True, help="First compare the md5 of the archives in DATA with the official.")
+@click.option("--check-archives", is_flag=True, help="First check the archives' MD5 against the official values.")
 @click.option("--follow-links", is_flag=True, help="Follow symbolic links that lead out of DATA, and links to images.")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes, over all nodes.  [default: one a core]")
 @engine_option
@@ -103,17 +100,17 @@ def build(
     """Verify the labels and images of DATA and write them to RECORDS.
 
     DATA holds train/WNID/, val/ (flat or in class folders), and the devkit; or the official tars, which are read in
-    place; or Kaggle's ILSVRC/ and LOC_*. It is only read. An ingest that was stopped goes on where it was when the
-    same command is run again.
+    place; or Kaggle's ILSVRC/ and LOC_*. It is only read. Run the same command again to resume an ingest that was
+    stopped.
     """
     if quality is not None and max_side is None:
         raise click.UsageError("--quality: only images that are made smaller are encoded again; pass --max-side too")
     refuse_unused(engine, address=address)
     with expected_errors():
         from convnext_imagenet.base.signals import interruptible
-        from convnext_imagenet.ingest.make_plan import prepare
+        from convnext_imagenet.ingest.make_plan import make_plan
         from convnext_imagenet.ingest.shards.build import open_build
-        from convnext_imagenet.ingest.shards.image_policy import Reencoding, Treatment
+        from convnext_imagenet.ingest.shards.image_policy import ImagePolicy, Reencoding
         from convnext_imagenet.ingest.shards.quarantine import allowed_number
         from convnext_imagenet.ingest.source.layout import scan_tree
 
@@ -122,9 +119,9 @@ def build(
                 _check_archives(data)
             tree = scan_tree(data, follow_links)
             _print_tree(data, tree)
-            plan = prepare(tree, classes, unverified, devkit, seed)
             reencoding = Reencoding(max_side, quality or 90) if max_side else None
-            plan = dataclasses.replace(plan, treatment=Treatment(image_timeout, image_memory, reencoding))
+            policy = ImagePolicy(image_timeout, image_memory, reencoding)
+            plan = make_plan(tree, classes, unverified, devkit, seed, policy)
             _print_labels(plan)
             with open_build(plan, data, out) as job:
                 units = job.unfinished()
@@ -138,8 +135,8 @@ def build(
                 if len(units) < job.shards:
                     click.echo(f"{out}: {job.shards - len(units)} of {job.shards} shards are there already")
                 rows, shards = sum(unit.rows for unit in units), f"of {len(units)} shards"
-                with progress_in_units(rows, "ingest", units=shards) as (advance, count_shard):
-                    job.write(units, executor, advance, count_shard)
+                with progress(rows, "ingest", units=shards) as bar:
+                    job.write(units, executor, bar, bar.count_unit)
                 outcome = job.finish(allowed_number(max_quarantine, plan.source["classes"], plan.images))
             _print_outcome(out, outcome)
 
@@ -203,7 +200,7 @@ def _print_labels(plan: "IngestPlan") -> None:
         click.echo(f"  train: {source['incomplete_classes']:,} classes have fewer images than the devkit counts")
 
 
-def _print_outcome(out: Path, outcome: "Outcome") -> None:
+def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
     rows = ", ".join(f"{count:,} {split}" for split, count in outcome.rows.items())
     click.echo(f"{out}: finished, {rows} images; each was decoded, stored and read back")
     if outcome.quarantined:

@@ -13,33 +13,47 @@ from convnext_imagenet.ingest.labels.classes import read_class_rule
 from convnext_imagenet.ingest.labels.devkit import read_devkit
 from convnext_imagenet.ingest.labels.kaggle import cross_check, read_kaggle
 from convnext_imagenet.ingest.labels.labels import label_plain_tree, label_tree
+from convnext_imagenet.ingest.shards.image_policy import DEFAULT_IMAGE_POLICY, ImagePolicy
 from convnext_imagenet.ingest.shards.plan import IngestPlan, plan_tree
 from convnext_imagenet.ingest.source.scan_types import TreeScan
 
 
-def prepare(tree: TreeScan, classes: str, unverified: bool, devkit: Path | None, seed: int) -> IngestPlan:
+def make_plan(
+    tree: TreeScan,
+    classes: str,
+    unverified: bool,
+    devkit: Path | None,
+    seed: int,
+    image_policy: ImagePolicy = DEFAULT_IMAGE_POLICY,
+) -> IngestPlan:
     """The plan for a scanned tree, its labels verified unless `unverified`.
 
-    The devkit vouches for them; where Kaggle's solution lies beside it both must agree, and where it lies alone, it
-    must be the official one.
-
-    `classes` is all, found, or a file of wnids; `devkit` overrides the one that the scan found.
+    The devkit is the authority for labels; where Kaggle's solution lies beside it both must agree, and where that lies
+    alone, it must be the official one. `classes` is all, found, or a file of wnids; `devkit` overrides the one that the
+    scan found. Raises IngestError when neither is there, and when folders, names, labels or counts contradict them.
     """
     rule = read_class_rule(classes)
     layout = {split.name: split.shape for split in (tree.train, tree.val)}
     plan = functools.partial(
-        plan_tree, rule=rule, seed=seed, versions=tool_versions(), layout=layout, follows_links=tree.follows_links
+        plan_tree,
+        rule=rule,
+        seed=seed,
+        versions=tool_versions(),
+        layout=layout,
+        follows_links=tree.follows_links,
+        image_policy=image_policy,
     )
     if unverified:
         return plan(label_plain_tree(tree, rule), devkit_sha256=None)
     path = devkit or tree.devkit
     if path is not None:
-        kit = read_devkit(path)
-        solution_sha256 = cross_check(tree.kaggle, kit) if tree.kaggle else None
-        return plan(label_tree(tree, kit, rule), devkit_sha256=kit.sha256, kaggle_sha256=solution_sha256)
+        authority = read_devkit(path).authority
+        solution_sha256 = cross_check(tree.kaggle, authority) if tree.kaggle else None
+        labelled = label_tree(tree, authority, rule)
+        return plan(labelled, devkit_sha256=authority.sha256, kaggle_sha256=solution_sha256)
     if tree.kaggle is not None:
-        kaggle = read_kaggle(tree.kaggle)
-        return plan(label_tree(tree, kaggle, rule), devkit_sha256=None, kaggle_sha256=kaggle.sha256)
+        authority = read_kaggle(tree.kaggle)
+        return plan(label_tree(tree, authority, rule), devkit_sha256=None, kaggle_sha256=authority.sha256)
     raise IngestError(
         "no devkit lies beside train and val: put ILSVRC2012_devkit_t12.tar.gz there or name it with --devkit; "
         "to take the folder names as labels without any check, pass --unverified"
@@ -47,7 +61,7 @@ def prepare(tree: TreeScan, classes: str, unverified: bool, devkit: Path | None,
 
 
 def tool_versions() -> dict[str, str]:
-    """Versions of the libraries that decide over the bytes of the records."""
+    """The versions of the libraries that decide the bytes of the records."""
     return {
         "mindspore": importlib.metadata.version("mindspore"),
         "numpy": np.__version__,

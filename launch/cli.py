@@ -1,4 +1,4 @@
-"""The options by which any command runs as several ranks, and the one place where a command turns into its launcher."""
+"""The options by which any command runs as several ranks, and how it becomes one of them or their launcher."""
 
 import contextlib
 import os
@@ -69,7 +69,7 @@ _OPTIONS = (
 
 
 def launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of `take_place`."""
+    """Give a command the options that `enter_ranks` reads."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -78,14 +78,15 @@ def launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def enter_ranks(
     choices: dict[str, Any], logs: Path | None = None, before: Callable[[], None] = lambda: None
 ) -> "tuple[Ranks, str]":
-    """Return this process among the ranks of its command, ready to compute, and its device target.
+    """Return the ranks of this command with this process as one of them, ready to compute, and its device target.
 
-    `choices` holds the values of `launch_options`. The process that the user started becomes the launcher when there
-    are several ranks: it never comes back, but leaves with its job's exit code. `before` checks what can be checked
-    before `logs` is created and ranks start; without `logs` they are kept only when the job fails. Raises LaunchError
-    for a layout that this machine cannot hold, ModelError for a device that cannot be used.
+    `choices` holds the values of `launch_options`. Where there are several ranks, the process that the user started
+    becomes their launcher: this call does not return, it exits with the exit code of the job. `before` checks what can
+    be checked before `logs` is created and ranks start; without `logs` they are kept only when the job fails.
+
+    Raises LaunchError for a layout that does not fit this machine, ModelError for a device that cannot be used.
     """
-    rank = _become_rank(choices, logs, before)
+    rank = _rank_or_launch(choices, logs, before)
     target = choose_target(choices["device_target"]).target
 
     from convnext_imagenet.model.runtime import prepare
@@ -99,7 +100,7 @@ def enter_ranks(
 
 @contextlib.contextmanager
 def announcing_exit() -> Iterator[None]:
-    """Around all of a command: tell its launcher with which exit code it means to leave; bugs are not announced."""
+    """Around all of a command: tell its launcher the exit code that follows; that of a bug is not announced."""
     try:
         yield
     except SystemExit as end:
@@ -109,7 +110,7 @@ def announcing_exit() -> Iterator[None]:
 
 
 def with_heartbeat(on_progress: Callable[[int], None], doing: str) -> Callable[[int], None]:
-    """Return `on_progress` made a sign of life for the launcher as well."""
+    """Return `on_progress` with a heartbeat for the launcher before each call."""
     heartbeat = own_heartbeat()
 
     def beat(count: int) -> None:
@@ -119,24 +120,24 @@ def with_heartbeat(on_progress: Callable[[int], None], doing: str) -> Callable[[
     return beat
 
 
-def _become_rank(choices: dict[str, Any], logs: Path | None, before: Callable[[], None]) -> Rank:
+def _rank_or_launch(choices: dict[str, Any], logs: Path | None, before: Callable[[], None]) -> Rank:
     rank = own_rank()
     if rank.world > 1:
         tie_to_launcher()
         return rank
     choice = choose_target(choices["device_target"])
-    layout = _layout(choices, choice.target)
+    layout = _parse_layout(choices, choice.target)
     cores = sorted(os.sched_getaffinity(0))
     check_layout(layout, len(cores), None if layout.target == "CPU" else devices_seen(layout.target))
     before()
     if choices["device_target"] == AUTO:
-        _say(f"device target {choice.target}: {choice.reason}")
+        _echo(f"device target {choice.target}: {choice.reason}")
     if layout.world > 1:
         sys.exit(_launch(layout, choices, cores, logs))
     return rank
 
 
-def _layout(choices: dict[str, Any], target: str) -> Layout:
+def _parse_layout(choices: dict[str, Any], target: str) -> Layout:
     host, port = parse_rendezvous(choices["rendezvous"], choices["nodes"])
     return Layout(
         devices=choices["devices"],
@@ -151,14 +152,14 @@ def _layout(choices: dict[str, Any], target: str) -> Layout:
 def _launch(layout: Layout, choices: dict[str, Any], cores: list[int], logs: Path | None) -> int:
     folder = logs or Path(tempfile.mkdtemp(prefix="convnext-logs-"))
     command = [sys.executable, *sys.argv]
-    places = f"{layout.devices} on this machine" if layout.nodes > 1 else f"cores {cores[0]} to {cores[-1]}"
-    _say(f"{layout.world} ranks on {layout.target} ({places}); their logs are in {folder}")
+    where = f"{layout.devices} on this machine" if layout.nodes > 1 else f"cores {cores[0]} to {cores[-1]}"
+    _echo(f"{layout.world} ranks on {layout.target} ({where}); their logs are in {folder}")
     plan = LaunchPlan(layout, command, folder, cores, choices["heartbeat_timeout"], choices["restarts"])
-    code = run_job(plan, _say)
+    code = run_job(plan, _echo)
     if logs is None and code == 0:
         shutil.rmtree(folder, ignore_errors=True)
     return code
 
 
-def _say(line: str) -> None:
+def _echo(line: str) -> None:
     click.echo(line, err=True)

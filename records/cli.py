@@ -71,21 +71,21 @@ def peek(records: Path, split: str, row: int | None, key: str | None, count: int
     with expected_errors():
         from convnext_imagenet.base.files import write_atomically
         from convnext_imagenet.records.reader import Records
-        from convnext_imagenet.records.row_lookup import find_key, read_rows, told
+        from convnext_imagenet.records.row_lookup import describe_row, find_key, read_rows
 
         opened = Records.open(records)
         split, first = (split, row or 0) if key is None else find_key(opened, key)
-        for number, found in enumerate(read_rows(opened, split, first, count)):
-            click.echo(told(found, f"{split} {first + number}", opened.classes))
+        for number, stored in enumerate(read_rows(opened, split, first, count)):
+            click.echo(describe_row(stored, f"{split} {first + number}", opened.classes))
             if image and number == 0:
-                write_atomically(image, found.image)
+                write_atomically(image, stored.image)
 
 
 @main.command()
 @click.argument("records", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The PNG to write.")
 @click.option("--split", default="train", show_default=True, help="The split to look into.")
-@click.option("--class", "wnids", multiple=True, metavar="WNID", help="Show this class alone; may be repeated.")
+@click.option("--class", "wnids", multiple=True, metavar="WNID", help="Show only this class; may be repeated.")
 @click.option("--per-class", default=4, show_default=True, type=click.IntRange(min=1), help="Images of each class.")
 @click.option("--side", default=96, show_default=True, type=click.IntRange(16, 1024), help="Side of an image in px.")
 def gallery(records: Path, out: Path, split: str, wnids: tuple[str, ...], per_class: int, side: int) -> None:

@@ -8,6 +8,7 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -15,7 +16,20 @@ from PIL import Image
 
 from convnext_imagenet.base.errors import ExpectedError
 
-REASONS: dict[str, str] = {
+# Why an image is not stored; the type checker holds every use of a code.
+Reason = Literal[
+    "empty",
+    "too_large",
+    "unsupported",
+    "truncated",
+    "damaged",
+    "dimensions",
+    "not_a_file",
+    "crashed",
+    "timeout",
+    "memory",
+]
+REASONS: dict[Reason, str] = {
     "empty": "the file has no bytes",
     "too_large": "the file is larger than 64 MiB, or became so large when it was encoded again",
     "unsupported": "neither JPEG nor PNG, or a kind of JPEG that decoders do not agree on",
@@ -27,8 +41,6 @@ REASONS: dict[str, str] = {
     "timeout": "decoding took longer than --image-timeout, twice in a row",
     "memory": "decoding needs more memory than --image-memory",
 }
-
-
 # Raise when another image is refused, or the same one for another reason: the plans of RECORDS and PREDICTIONS name it.
 CHECKS_VERSION = 1
 LARGEST_FILE_BYTES = 64 << 20
@@ -58,18 +70,20 @@ class ImageInfo:
 
 
 class BadImage(ExpectedError):
-    """Bytes that are not an image we store.
+    """Bytes that are not an image we store: `reason` is a code of `REASONS`, `detail` says what was found."""
 
-    `reason` is a code of `reasons.REASONS`; `detail` says what was found.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
 
-    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type["BadImage"], tuple[Reason, str]]:
         return BadImage, (self.reason, self.detail)
+
+
+def too_large(found: int | str) -> BadImage:
+    """Return the error of a file of `found` bytes, more than LARGEST_FILE_BYTES."""
+    return BadImage("too_large", f"{found} bytes, at most {LARGEST_FILE_BYTES} are read")
 
 
 def inspect_image(data: bytes) -> ImageInfo:
@@ -77,7 +91,7 @@ def inspect_image(data: bytes) -> ImageInfo:
     if not data:
         raise BadImage("empty", "the file has no bytes")
     if len(data) > LARGEST_FILE_BYTES:
-        raise BadImage("too_large", f"{len(data)} bytes, at most {LARGEST_FILE_BYTES} are read")
+        raise too_large(len(data))
     if data.startswith(b"\xff\xd8"):
         info = _walk_jpeg(data)
     elif data.startswith(_PNG_SIGNATURE):

@@ -3,6 +3,7 @@
 Equal rows give equal bytes: no times, no paths of this machine, and rows in stored order. Knows nothing of MindRecord.
 """
 
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import write_atomically
 from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.schema import Row
 
 INDEX_FILE = "index.parquet"
 _COMPRESSION = "zstd"
@@ -75,6 +77,13 @@ class IndexPart:
     split: str
     shard: str
     path: Path
+
+
+def index_entry(row: Row, mode: str, thumbnail: bytes | None = None) -> IndexEntry:
+    """What the tables say of a stored row; `mode` is the colour mode of its image in Pillow's names."""
+    digest = hashlib.sha256(row.image).hexdigest()
+    sides = (row.width, row.height)
+    return IndexEntry(row.key, row.sample_id, row.label, len(row.image), *sides, mode, digest, thumbnail)
 
 
 def shard_index_path(shard: Path) -> Path:

@@ -12,7 +12,7 @@ from convnext_imagenet.records.schema import SCHEMA_VERSION
 class ClassEntry:
     """A class: `index` 0.., its WordNet id, and a name for display only.
 
-    `devkit_train` and `devkit_val` are the images that the devkit counts, None where no devkit vouches for them.
+    `devkit_train` and `devkit_val` are the images that the devkit counts, None where no devkit was there.
     """
 
     index: int
@@ -74,7 +74,7 @@ class Manifest:
 
     @property
     def verified_against(self) -> str | None:
-        """What the labels were checked against, None when nothing vouches for them."""
+        """What the labels were checked against, None when nothing verifies them."""
         if not self.source.get("verified"):
             return None
         is_kaggle = self.source.get("kaggle_sha256") and not self.source.get("devkit_sha256")

@@ -43,8 +43,8 @@ def read_rows(records: Records, split: str, first: int, count: int) -> Iterator[
     return (Row(**fields) for fields in part.read(order, list(MINDRECORD_SCHEMA)))
 
 
-def told(row: Row, place: str, classes: Sequence[ClassEntry]) -> str:
-    """All that is known of a row, as a block of lines that begins with its place and key."""
+def describe_row(row: Row, title: str, classes: Sequence[ClassEntry]) -> str:
+    """All that is known of a row, as a block of lines that begins with `title` and the row's key."""
     entry, info = classes[row.label], inspect_image(row.image)
     lines = {
         "label": f"{entry.index}  {entry.wnid}  {entry.name}",
@@ -52,4 +52,4 @@ def told(row: Row, place: str, classes: Sequence[ClassEntry]) -> str:
         "sha256": hashlib.sha256(row.image).hexdigest(),
         "sample_id": str(row.sample_id),
     }
-    return "\n".join([f"{place}  {row.key}", *(f"  {name:<9}  {value}" for name, value in lines.items())])
+    return "\n".join([f"{title}  {row.key}", *(f"  {name:<9}  {value}" for name, value in lines.items())])

@@ -1,4 +1,4 @@
-"""What a stored row is: its fields, their ranges, and the names of shards."""
+"""What a stored row is: its fields, their ranges, and the names of the files that hold it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ MINDRECORD_SCHEMA = {
     "width": {"type": "int32"},
 }
 INDEX_FIELDS = ["label"]
+QUARANTINE_FILE = "quarantine.parquet"
 _INT32_MAX, _INT64_MAX = 2**31 - 1, 2**63 - 1
 _LARGEST_IMAGE_BYTES = 128 << 20
 

@@ -16,14 +16,14 @@ from convnext_imagenet.records.shards import read_back
 
 
 @dataclass(frozen=True)
-class Verification:
+class RecordsVerification:
     """What was read: rows of all splits, and every contradiction that was found."""
 
     rows: int
     problems: tuple[str, ...]
 
 
-def verify_records(root: Path, on_progress: Callable[[int], None] | None = None) -> Verification:
+def verify_records(root: Path, on_progress: Callable[[int], None] | None = None) -> RecordsVerification:
     """Compare files, receipts, counts, labels, keys and every image with the manifest.
 
     Hashes are computed anew, and a shard is opened only when its bytes are the recorded ones. Raises ArtefactError
@@ -33,7 +33,7 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
     manifest = records.manifest
     problems = _described_problems(root, manifest) + find_damage(root, manifest, deep=True, remembered=False)
     if problems:
-        return Verification(rows=0, problems=tuple(problems))
+        return RecordsVerification(rows=0, problems=tuple(problems))
     rows = 0
     for name, split in manifest.splits.items():
         per_class: Counter[int] = Counter()
@@ -59,7 +59,7 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
             problems.append(
                 f"{name}: class {wrong} has {counts[wrong]} rows, the manifest says {split.rows_per_class[wrong]}"
             )
-    return Verification(rows=rows, problems=tuple(problems))
+    return RecordsVerification(rows=rows, problems=tuple(problems))
 
 
 def row_problems(row: Row, classes: tuple[ClassEntry, ...], verified: bool) -> list[str]:
@@ -94,7 +94,7 @@ def _described_problems(root: Path, manifest: Manifest) -> list[str]:
     ]
 
 
-def refuse_problems(root: Path, verification: Verification) -> None:
+def refuse_problems(root: Path, verification: RecordsVerification) -> None:
     """Raise ArtefactError when anything contradicts the manifest."""
     if verification.problems:
         first = "; ".join(verification.problems[:3])

@@ -19,8 +19,9 @@ from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
 from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
 from convnext_imagenet.records.images import BadImage, decode_rgb
 from convnext_imagenet.records.reader import Split
+from convnext_imagenet.serve.batching import batches, padded_logits
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.overlap import batches, map_ahead, padded_logits
+from convnext_imagenet.serve.prefetch import map_ahead
 from convnext_imagenet.serve.scoring import true_label_ranks
 
 _BATCHES_AHEAD = 2

@@ -55,12 +55,11 @@ def run(
     SIGTERM, SIGINT or SIGUSR1 stop it, and those that --save-steps and --save-minutes ask for.
     """
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
-    from convnext_imagenet.model.errors import ModelError
     from convnext_imagenet.train.config.source import load_config
 
     begin = time.perf_counter()
     show_log_lines()
-    with announcing_exit(), expected_errors(ModelError):
+    with announcing_exit(), expected_errors():
         resolved = load_config(config, overrides)
 
         def before() -> None:
@@ -130,7 +129,6 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
     Each line is ok, warning or error, with what to do. Exits with 1 when there is an error.
     """
     from convnext_imagenet.launch.devices import choose_target
-    from convnext_imagenet.model.errors import ModelError
     from convnext_imagenet.train.doctor import ERROR, OK, examine
 
     def show(findings: "Iterable[Finding]") -> list[str]:
@@ -149,7 +147,7 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
         if ERROR in levels:
             sys.exit(1)
 
-    with announcing_exit(), expected_errors(ModelError):
+    with announcing_exit(), expected_errors():
         if quick:
             before()
             return

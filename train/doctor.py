@@ -20,7 +20,7 @@ from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import init_parameters
 from convnext_imagenet.model.kernels.build import NoKernels, find_compiler
 from convnext_imagenet.records.manifest import Manifest
-from convnext_imagenet.train.augment.draws import device_draws
+from convnext_imagenet.train.augment.device import device_draws
 from convnext_imagenet.train.config.config import config_from_mapping
 from convnext_imagenet.train.config.schedule import local_positions
 from convnext_imagenet.train.data.pipeline import Batch

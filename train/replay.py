@@ -9,8 +9,7 @@ from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.records.epoch_order import epoch_order
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.row_lookup import find_key
-from convnext_imagenet.train.augment.device import DeviceAugment
-from convnext_imagenet.train.augment.draws import DeviceDraws, device_draws
+from convnext_imagenet.train.augment.device import DeviceAugment, DeviceDraws, device_draws, graph_draws
 from convnext_imagenet.train.augment.host import training_pixels
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import StepPlan, plan_steps
@@ -70,6 +69,5 @@ def _pair_of(order: np.ndarray, row: int, plan: StepPlan, key: str, epoch: int) 
 def _through_the_graph(config: Config, pixels_NHWC: np.ndarray, draws: DeviceDraws) -> np.ndarray:
     transform: EvalTransform = evaluation_transform(config.data)
     augment = DeviceAugment(config.augment, transform, config.train.seed)
-    inputs = (None if drawn is None else Tensor(drawn) for drawn in draws[:-2])  # neither lam nor drop path
-    x_NHWC = augment(Tensor(pixels_NHWC), *inputs).asnumpy()
+    x_NHWC = augment(Tensor(pixels_NHWC), graph_draws(draws)).asnumpy()
     return np.clip(np.rint((x_NHWC * transform.std + transform.mean) * 255.0), 0, 255).astype(np.uint8)

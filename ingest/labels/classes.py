@@ -22,7 +22,10 @@ class ClassRule:
 
 
 def read_class_rule(text: str) -> ClassRule:
-    """The rule that a value of `--classes` stands for; reads the file when it names one."""
+    """The rule that a value of `--classes` stands for; reads the file when it names one.
+
+    Raises IngestError for a file that cannot be read, names no class, or one twice.
+    """
     if text == "all":
         return ClassRule("all")
     if text == "found":
@@ -46,21 +49,21 @@ def read_class_rule(text: str) -> ClassRule:
 
 
 def choose_classes(
-    rule: ClassRule, train: SplitScan, leaves: Mapping[str, object] | None, voucher: str = "the devkit"
+    rule: ClassRule, train: SplitScan, leaves: Mapping[str, object] | None, authority: str = "the devkit"
 ) -> tuple[str, ...]:
     """The chosen classes in ASCII order, so that the class index is the position.
 
-    The keys of `leaves` are the wnids that `voucher` knows; None stands for a tree without a devkit, where any folder
+    The keys of `leaves` are the wnids that `authority` knows; None stands for a tree without a devkit, where any folder
     name is a class. Raises IngestError for a folder that is no leaf, an empty one, and whatever the rule does not
     allow.
     """
     if rule.kind == "all" and leaves is not None:
-        _check_all_there(train, leaves, voucher)
+        _check_all_there(train, leaves, authority)
     chosen = rule.names if rule.kind == "file" else tuple(folder.class_name for folder in train.folders)
     folders = {folder.class_name: folder for folder in train.folders}
     for name in chosen:
         if leaves is not None and name not in leaves:
-            raise IngestError(_no_leaf_message(rule, name, folders.get(name), leaves, voucher))
+            raise IngestError(_no_leaf_message(rule, name, folders.get(name), leaves, authority))
         if name not in folders:
             raise IngestError(
                 f"--classes: {name} has no folder in train/{_did_you_mean(name, folders)}; "
@@ -74,10 +77,10 @@ def choose_classes(
     return tuple(sorted(chosen))
 
 
-def _check_all_there(train: SplitScan, leaves: Mapping[str, object], voucher: str) -> None:
+def _check_all_there(train: SplitScan, leaves: Mapping[str, object], authority: str) -> None:
     if len(leaves) != OFFICIAL_CLASSES:
         raise IngestError(
-            f"{voucher} has {len(leaves)} classes, --classes all stands for the official {OFFICIAL_CLASSES}; "
+            f"{authority} has {len(leaves)} classes, --classes all stands for the official {OFFICIAL_CLASSES}; "
             f"pass --classes found"
         )
     missing = sorted(leaves.keys() - {folder.class_name for folder in train.folders})
@@ -90,16 +93,16 @@ def _check_all_there(train: SplitScan, leaves: Mapping[str, object], voucher: st
 
 
 def _no_leaf_message(
-    rule: ClassRule, name: str, folder: Folder | None, leaves: Mapping[str, object], voucher: str
+    rule: ClassRule, name: str, folder: Folder | None, leaves: Mapping[str, object], authority: str
 ) -> str:
     if rule.kind == "file" or folder is None:
-        return f"--classes: {name!a} is no class of {voucher}{_did_you_mean(name, leaves)}"
+        return f"--classes: {name!a} is no class of {authority}{_did_you_mean(name, leaves)}"
     if named := {file.partition("_")[0] for file in folder.names} & leaves.keys():
         hint = f"; its files are named for {first_few(sorted(named))}, so rename the folder"
     else:
         hint = _did_you_mean(name, leaves)
     return (
-        f"{shown(folder.path)}: {name!a} is no class of {voucher}{hint}; "
+        f"{shown(folder.path)}: {name!a} is no class of {authority}{hint}; "
         f"to leave it out pass --classes FILE, for other class names than ImageNet's pass --unverified"
     )
 

@@ -11,7 +11,6 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ import scipy.io
 
 from convnext_imagenet.base.tars import BadTar, Seekable, walk_tar
 from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.labels.authority import LabelAuthority
 from convnext_imagenet.ingest.source.safe_open import kind_of_file, open_source
 
 OFFICIAL_CLASSES = 1000
@@ -56,27 +56,25 @@ class Devkit:
     leaves: tuple[Leaf, ...]
     ground_truth: tuple[int, ...]
     sha256: str
-    title: str = "the devkit"
 
     @cached_property
-    def names(self) -> Mapping[str, str]:
-        """The names of each class by wnid."""
-        return {leaf.wnid: leaf.words for leaf in self.leaves}
-
-    @cached_property
-    def train_images(self) -> Mapping[str, int]:
-        """The true number of train images by wnid."""
-        return {leaf.wnid: leaf.train_images for leaf in self.leaves}
-
-    @cached_property
-    def val_wnids(self) -> tuple[str, ...]:
-        """The wnid of val image n at n - 1."""
+    def authority(self) -> LabelAuthority:
+        """What the devkit says of labels, by wnid."""
         wnid_of = {leaf.ilsvrc_id: leaf.wnid for leaf in self.leaves}
-        return tuple(wnid_of[ilsvrc_id] for ilsvrc_id in self.ground_truth)
+        return LabelAuthority(
+            title="the devkit",
+            names={leaf.wnid: leaf.words for leaf in self.leaves},
+            val_wnids=tuple(wnid_of[ilsvrc_id] for ilsvrc_id in self.ground_truth),
+            train_images={leaf.wnid: leaf.train_images for leaf in self.leaves},
+            sha256=self.sha256,
+        )
 
 
 def read_devkit(path: Path) -> Devkit:
-    """The devkit in a tar.gz (or tar), or in the folder that the tar.gz unpacks to."""
+    """The devkit in a tar.gz (or tar), or in the folder that the tar.gz unpacks to.
+
+    Raises IngestError when it cannot be read, or is not ILSVRC2012's classification devkit.
+    """
     members = _from_folder(path) if path.is_dir() else _from_tar(path)
     leaves = parse_meta(members[_META], origin=f"{path}: {_META}")
     ground_truth = parse_ground_truth(members[_GROUND_TRUTH], leaves, origin=f"{path}: {_GROUND_TRUTH}")
@@ -85,7 +83,10 @@ def read_devkit(path: Path) -> Devkit:
 
 
 def parse_meta(data: bytes, origin: str = _META) -> tuple[Leaf, ...]:
-    """The leaves (num_children == 0) of a meta.mat, by ascending ILSVRC2012_ID."""
+    """The leaves (num_children == 0) of a meta.mat, by ascending ILSVRC2012_ID.
+
+    Raises IngestError for anything else, and for a class that is invalid or there twice.
+    """
     try:
         synsets = scipy.io.loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
         leaves = [_leaf(synset) for synset in synsets.reshape(-1) if int(synset["num_children"]) == 0]
@@ -108,7 +109,8 @@ def parse_meta(data: bytes, origin: str = _META) -> tuple[Leaf, ...]:
 def parse_ground_truth(data: bytes, leaves: tuple[Leaf, ...], origin: str = _GROUND_TRUTH) -> tuple[int, ...]:
     """The ILSVRC2012_ID of each val image, by ascending number in its file name.
 
-    With the official 1000 leaves there must be 50 lines of each; a smaller devkit may have any number.
+    With the official 1000 leaves there must be 50 lines of each; a smaller devkit may have any number. Raises
+    IngestError for other counts, and for a line that is no ILSVRC2012_ID of the leaves.
     """
     known = {leaf.ilsvrc_id for leaf in leaves}
     ids = []
@@ -150,7 +152,7 @@ def _leaf(synset: Any) -> Leaf:
 
 
 def read_small_file(path: Path, way_out: str) -> bytes:
-    """The bytes of a plain file of at most 64 MiB; IngestError, ending in `way_out`, when it is none."""
+    """The bytes of a plain file of at most 64 MiB. Raises IngestError, ending in `way_out`, when it is none."""
     with _opened(path, way_out) as file:
         return _capped(file.read(_LARGEST_MEMBER_BYTES + 1), str(path))
 
@@ -161,17 +163,17 @@ def _from_folder(path: Path) -> dict[str, bytes]:
 
 def _from_tar(path: Path) -> dict[str, bytes]:
     """Both members; at most so many bytes are unpacked, whatever the archive claims."""
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     with _opened(path, _FETCH_AGAIN) as packed:
         is_gzip = packed.read(2) == _GZIP_MAGIC
         packed.seek(0)
         plain: Seekable = gzip.GzipFile(fileobj=packed) if is_gzip else packed
         try:
             for member in walk_tar(plain, 0, _LARGEST_DEVKIT_BYTES):
-                name = next((each for each in (_META, _GROUND_TRUTH) if _is_path(member.name, each)), None)
+                name = next((wanted for wanted in (_META, _GROUND_TRUTH) if _is_path(member.name, wanted)), None)
                 if name is not None and member.kind == "file":
                     plain.seek(member.offset)
-                    found[name] = plain.read(member.size)
+                    contents[name] = plain.read(member.size)
             _read_to_end(plain)
         except (BadTar, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise IngestError(
@@ -181,9 +183,9 @@ def _from_tar(path: Path) -> dict[str, bytes]:
         except OSError as error:
             raise IngestError(f"{path}: cannot be read ({error.strerror or error}); {_FETCH_AGAIN}") from None
     for name in (_META, _GROUND_TRUTH):
-        if name not in found:
+        if name not in contents:
             raise IngestError(f"{path}: holds no {name}; it is not the classification devkit, {_FETCH_AGAIN}")
-    return found
+    return contents
 
 
 def _read_to_end(file: Seekable) -> None:

@@ -7,12 +7,12 @@ is how many train images each class has: the total alone can be checked.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from convnext_imagenet.ingest.errors import IngestError, first_few
-from convnext_imagenet.ingest.labels.devkit import Devkit, read_small_file
+from convnext_imagenet.ingest.labels.authority import LabelAuthority
+from convnext_imagenet.ingest.labels.devkit import read_small_file
 from convnext_imagenet.ingest.source.layout import KAGGLE_MAPPING, KAGGLE_SOLUTION
 
 # The 50,000 val wnids in the order of the file names, each followed by a newline.
@@ -24,25 +24,14 @@ _NUMBERS_OF_A_BOX = 4
 _AGAIN = "fetch it from Kaggle again"
 
 
-@dataclass(frozen=True)
-class KaggleFiles:
-    """The classes and val labels that Kaggle's files state, proven to be the official ones."""
-
-    names: Mapping[str, str]
-    val_wnids: Sequence[str]
-    sha256: str
-    title: str = "Kaggle's synset mapping"
-    train_images: None = None
-
-
-def read_kaggle(root: Path) -> KaggleFiles:
-    """Kaggle's files in `root`; IngestError unless they state the official labels."""
+def read_kaggle(root: Path) -> LabelAuthority:
+    """What Kaggle's files in `root` say of labels. Raises IngestError unless they state the official ones."""
     path = root / KAGGLE_SOLUTION
     wnid_of = read_solution(path)
     wnids, digest = list(wnid_of.values()), _digest(wnid_of)
     if digest != OFFICIAL_VAL_SHA256 or list(wnid_of) != list(range(1, len(wnids) + 1)):
         raise IngestError(
-            f"{path}: its {len(wnids):,} labels are not the official 50,000, so nothing vouches for them; "
+            f"{path}: its {len(wnids):,} labels are not the official 50,000, so nothing verifies them; "
             f"{_AGAIN}, or put ILSVRC2012_devkit_t12.tar.gz into {root}"
         )
     names = read_mapping(root / KAGGLE_MAPPING)
@@ -50,11 +39,14 @@ def read_kaggle(root: Path) -> KaggleFiles:
         raise IngestError(
             f"{root / KAGGLE_MAPPING}: other classes than the solution's: {first_few(differing)}; {_AGAIN}"
         )
-    return KaggleFiles(names, wnids, digest)
+    return LabelAuthority("Kaggle's synset mapping", names, wnids, train_images=None, sha256=digest)
 
 
-def cross_check(root: Path, devkit: Devkit) -> str | None:
-    """Compare Kaggle's solution, label by label, with the devkit's ground truth; its SHA-256, None without one."""
+def cross_check(root: Path, devkit: LabelAuthority) -> str | None:
+    """Compare Kaggle's solution, label by label, with the devkit's ground truth; its SHA-256, None without one.
+
+    Raises IngestError at the first label that differs.
+    """
     path = root / KAGGLE_SOLUTION
     if not path.exists():
         return None
@@ -69,7 +61,10 @@ def cross_check(root: Path, devkit: Devkit) -> str | None:
 
 
 def read_solution(path: Path) -> dict[int, str]:
-    """The wnid of each val image by its number, ascending, out of `LOC_val_solution.csv`."""
+    """The wnid of each val image by its number, ascending, out of `LOC_val_solution.csv`.
+
+    Raises IngestError for a file of another form, and for an image that is there twice.
+    """
     header, *lines = _text(path).splitlines() or [""]
     if header != _HEADER:
         raise IngestError(f"{path}: does not begin with {_HEADER}; {_AGAIN}")
@@ -85,7 +80,7 @@ def read_solution(path: Path) -> dict[int, str]:
 
 
 def read_mapping(path: Path) -> dict[str, str]:
-    """The names of each class by wnid, out of `LOC_synset_mapping.txt`."""
+    """The names of each class by wnid, out of `LOC_synset_mapping.txt`. Raises IngestError for another form."""
     names: dict[str, str] = {}
     for number, line in enumerate(_text(path).splitlines(), start=1):
         wnid, _, words = line.partition(" ")

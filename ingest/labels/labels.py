@@ -1,39 +1,18 @@
-"""Each image's label, checked from every side that the tree and the devkit offer. Pure: names in, labels out."""
+"""Each image's label, checked against folder, file name, ground truth and counts. Pure: names in, labels out."""
 
 import itertools
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from convnext_imagenet.ingest.errors import IngestError, first_few
+from convnext_imagenet.ingest.labels.authority import LabelAuthority
 from convnext_imagenet.ingest.labels.classes import ClassRule, choose_classes
 from convnext_imagenet.ingest.labels.devkit import OFFICIAL_TRAIN_IMAGES, OFFICIAL_VAL_PER_CLASS
 from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, TreeScan, shown
 from convnext_imagenet.records.manifest import ClassEntry
-
-
-class Voucher(Protocol):
-    """A source of true labels; `title` names it in messages."""
-
-    @property
-    def title(self) -> str:
-        """How messages call it."""
-
-    @property
-    def names(self) -> Mapping[str, str]:
-        """The names of each class by wnid, for display only."""
-
-    @property
-    def train_images(self) -> Mapping[str, int] | None:
-        """The true number of train images by wnid, None when it does not tell."""
-
-    @property
-    def val_wnids(self) -> Sequence[str]:
-        """The wnid of val image n at n - 1."""
-
 
 _TRAIN_NAME = re.compile(r"(n[0-9]{8})_[0-9]+\.(?:JPEG|JPG|jpeg|jpg)")
 _VAL_NAME = re.compile(r"ILSVRC2012_val_([0-9]{8})\.(?:JPEG|JPG|jpeg|jpg)")
@@ -66,8 +45,10 @@ class LabelledSplit:
 
 @dataclass(frozen=True)
 class LabelledTree:
-    """The classes by index and both splits; `incomplete_classes` have fewer train images than the devkit says
-    (None: nobody says)."""
+    """The classes by index and both splits.
+
+    `incomplete_classes` counts those with fewer train images than the devkit says, None without a devkit.
+    """
 
     classes: tuple[ClassEntry, ...]
     train: LabelledSplit
@@ -76,57 +57,64 @@ class LabelledTree:
     is_verified: bool
 
 
-def label_tree(tree: TreeScan, voucher: Voucher, rule: ClassRule) -> LabelledTree:
+def label_tree(tree: TreeScan, authority: LabelAuthority, rule: ClassRule) -> LabelledTree:
     """The labels of a tree in ImageNet's shape, verified against the devkit or Kaggle's files.
 
     Raises IngestError at the first contradiction between folder, file name, ground truth and counts.
     """
-    chosen = choose_classes(rule, tree.train, voucher.names, voucher.title)
+    chosen = choose_classes(rule, tree.train, authority.names, authority.title)
     index_of = {wnid: index for index, wnid in enumerate(chosen)}
-    train = _gather(tree.train, index_of, _train_wnids)
-    val = _gather(tree.val, index_of, lambda folder: _val_wnids(folder, tree.val.is_flat, voucher))
-    incomplete = _check_train_counts(train, chosen, voucher, must_be_complete=rule.kind == "all")
+    train = _label_split(tree.train, index_of, _train_wnids)
+    val = _label_split(tree.val, index_of, lambda folder: _val_wnids(folder, tree.val.is_flat, authority))
+    incomplete = _check_train_counts(train, chosen, authority, must_be_complete=rule.kind == "all")
     if rule.kind == "all":
         _check_val_counts(val, chosen)
-    return _checked(LabelledTree(_classes(index_of, voucher), train, val, incomplete, is_verified=True))
-
-
-def _classes(index_of: Mapping[str, int], voucher: Voucher) -> tuple[ClassEntry, ...]:
-    """The classes by index, with the devkit's counts when it is the devkit that vouches."""
-    if voucher.train_images is None:
-        return tuple(ClassEntry(index, wnid, voucher.names[wnid]) for wnid, index in index_of.items())
-    train, val = voucher.train_images, Counter(voucher.val_wnids)
-    return tuple(
-        ClassEntry(index, wnid, voucher.names[wnid], train[wnid], val[wnid]) for wnid, index in index_of.items()
-    )
+    return _require_images(LabelledTree(_class_entries(index_of, authority), train, val, incomplete, is_verified=True))
 
 
 def label_plain_tree(tree: TreeScan, rule: ClassRule) -> LabelledTree:
-    """The labels of a class-folder tree without a devkit: the folder is the label and nothing can verify it."""
+    """The labels of a class-folder tree without a devkit: the folder is the label and nothing can verify it.
+
+    Raises IngestError for a flat val, a val class that train has not, and names that cannot be keys.
+    """
     if tree.val.is_flat:
         raise IngestError("val/ is flat, and without a devkit its labels are unknown; sort it into class folders")
     chosen = choose_classes(rule, tree.train, leaves=None)
     index_of = {name: index for index, name in enumerate(chosen)}
     if rule.kind != "file":
-        strange = [folder.path for folder in tree.val.folders if folder.class_name not in index_of]
-        if strange:
+        unknown = [folder.path for folder in tree.val.folders if folder.class_name not in index_of]
+        if unknown:
             raise IngestError(
-                f"{first_few(strange)}: in val/ but not in train/; "
+                f"{first_few(unknown)}: in val/ but not in train/; "
                 f"list the classes to take in a file and pass --classes FILE"
             )
-    train, val = (_gather(split, index_of, _folder_names) for split in (tree.train, tree.val))
+    train, val = (_label_split(split, index_of, _folder_names) for split in (tree.train, tree.val))
     for split in (train, val):
         split.keys = [path.partition("/")[2] for path in split.paths]
         odd = [repr(path) for path in split.paths if not path.isprintable()]
         if odd:
             raise IngestError(f"{first_few(odd)}: not printable UTF-8; rename {len(odd)} such files or folders")
     classes = tuple(ClassEntry(index, name, name) for name, index in index_of.items())
-    return _checked(LabelledTree(classes, train, val, incomplete_classes=0, is_verified=False))
+    return _require_images(LabelledTree(classes, train, val, incomplete_classes=0, is_verified=False))
 
 
-def _gather(scan: SplitScan, index_of: Mapping[str, int], wnids_of: Callable[[Folder], Iterator[str]]) -> LabelledSplit:
+def _class_entries(index_of: Mapping[str, int], authority: LabelAuthority) -> tuple[ClassEntry, ...]:
+    """The classes by index, with the devkit's counts where the devkit is the authority."""
+    if authority.train_images is None:
+        return tuple(ClassEntry(index, wnid, authority.names[wnid]) for wnid, index in index_of.items())
+    train, val = authority.train_images, Counter(authority.val_wnids)
+    return tuple(
+        ClassEntry(index, wnid, authority.names[wnid], train[wnid], val[wnid]) for wnid, index in index_of.items()
+    )
+
+
+def _label_split(
+    scan: SplitScan, index_of: Mapping[str, int], wnids_of: Callable[[Folder], Iterator[str]]
+) -> LabelledSplit:
+    """Each image of the chosen classes with its label; `wnids_of` gives the wnid of each image of a folder."""
     split = LabelledSplit(scan.name)
     for folder in scan.folders:
+        # A flat val is one folder of all classes, so only in train whole folders can be left out, unread.
         if scan.name == "train" and folder.class_name not in index_of:
             split.left_out += len(folder.names)
             continue
@@ -167,8 +155,8 @@ def _train_wnids(folder: Folder) -> Iterator[str]:
     return _folder_names(folder)
 
 
-def _val_wnids(folder: Folder, is_flat: bool, voucher: Voucher) -> Iterator[str]:
-    val_wnids = voucher.val_wnids
+def _val_wnids(folder: Folder, is_flat: bool, authority: LabelAuthority) -> Iterator[str]:
+    val_wnids = authority.val_wnids
     for name in folder.names:
         match = _VAL_NAME.fullmatch(name)
         if match is None:
@@ -189,13 +177,13 @@ def _val_wnids(folder: Folder, is_flat: bool, voucher: Voucher) -> Iterator[str]
 
 
 def _check_train_counts(
-    train: LabelledSplit, chosen: tuple[str, ...], voucher: Voucher, must_be_complete: bool
+    train: LabelledSplit, chosen: tuple[str, ...], authority: LabelAuthority, must_be_complete: bool
 ) -> int | None:
-    """The number of classes with too few images, None when nobody tells how many there must be.
+    """The number of classes with too few images, None when the authority does not tell how many there must be.
 
     Too many are an error, and so are too few for the whole set, where at least the total is known.
     """
-    if voucher.train_images is None:
+    if authority.train_images is None:
         if must_be_complete and len(train.labels) != OFFICIAL_TRAIN_IMAGES:
             raise IngestError(
                 f"train/: {len(train.labels):,} images, the official set has {OFFICIAL_TRAIN_IMAGES:,}; {_FETCH}"
@@ -204,7 +192,7 @@ def _check_train_counts(
     counts = Counter(train.labels)
     incomplete = []
     for index, wnid in enumerate(chosen):
-        expected = voucher.train_images[wnid]
+        expected = authority.train_images[wnid]
         if counts[index] > expected:
             raise IngestError(
                 f"train/{wnid}: {counts[index]:,} images, the devkit counts {expected:,}; remove those that were added"
@@ -233,7 +221,8 @@ def _check_val_counts(val: LabelledSplit, chosen: tuple[str, ...]) -> None:
         )
 
 
-def _checked(tree: LabelledTree) -> LabelledTree:
+def _require_images(tree: LabelledTree) -> LabelledTree:
+    """The tree as it is. Raises IngestError for a split without images, and for a key that two images have."""
     for split in (tree.train, tree.val):
         if not split.paths:
             raise IngestError(f"{split.name}/: holds no image of the {len(tree.classes)} chosen classes")

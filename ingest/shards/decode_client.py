@@ -1,14 +1,13 @@
 """Images decoded in a process of their own, so that one that crashes the decoder, hangs it or swallows all memory
 costs that image and not the run.
 
-The process lives as long as its `Checker`; a batch of images reaches it through shared memory, so the cost over
+The process lives as long as its `DecodeClient`; a batch of images reaches it through shared memory, so the cost over
 decoding in place is one copy of the bytes and two short messages a batch. An image of which it dies is tried once
 more, alone in a fresh process: a stray signal or a stalled machine must not decide what is stored.
 """
 
 import contextlib
 import functools
-import io
 import json
 import mmap
 import multiprocessing
@@ -17,15 +16,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from typing import NamedTuple
 
 from convnext_imagenet.ingest.errors import FailedIngestError
-from convnext_imagenet.ingest.shards.decode_worker import COUNTER
-from convnext_imagenet.ingest.shards.image_policy import Treatment
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, ImageInfo
+from convnext_imagenet.ingest.shards.decode_worker import COUNTER, DecodedImage, unpack_answers
+from convnext_imagenet.ingest.shards.image_policy import ImagePolicy
+from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, Reason
 
 PROGRAM = ("-m", "convnext_imagenet.ingest.shards.decode_worker")
 BATCH_BYTES = 4 << 20
@@ -35,18 +34,8 @@ _START_SECONDS = 60
 _MOST_STARTS = 3
 
 
-@dataclass(frozen=True)
-class CheckedImage:
-    """An image that was decoded whole: the bytes to store, what they are, and whether they are not the file's."""
-
-    image: bytes
-    info: ImageInfo
-    is_reencoded: bool
-    thumbnail: bytes | None
-
-
-class Request(NamedTuple):
-    """An image to check, and whether a small picture of it is wanted."""
+class DecodeRequest(NamedTuple):
+    """The bytes of an image to decode, and whether a small picture of it is wanted."""
 
     image: bytes
     wants_thumbnail: bool = False
@@ -55,28 +44,28 @@ class Request(NamedTuple):
 class _LostError(Exception):
     """The process died or did not answer in time; `reason` is crashed or timeout."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
 
 
-class Checker:
+class DecodeClient:
     """Decodes images in another process, a run of Python with `program`; its end is the end of the with block."""
 
-    def __init__(self, treatment: Treatment, program: Sequence[str] = PROGRAM) -> None:
-        self._treatment = treatment
+    def __init__(self, policy: ImagePolicy, program: Sequence[str] = PROGRAM) -> None:
+        self._policy = policy
         self._program = program
         self._process: subprocess.Popen | None = None
         self._socket: Connection | None = None
         self._is_ready = False
-        self._batch: Sequence[Request] = ()
+        self._questions: Sequence[DecodeRequest | BadImage] = ()
         self._is_lost = False
         self._descriptor = os.memfd_create("images")
         os.ftruncate(self._descriptor, _SHARED_BYTES)
         self._shared = mmap.mmap(self._descriptor, _SHARED_BYTES)
 
-    def __enter__(self) -> "Checker":
+    def __enter__(self) -> "DecodeClient":
         self._start()
         return self
 
@@ -85,42 +74,52 @@ class Checker:
         self._shared.close()
         os.close(self._descriptor)
 
-    def check(self, batch: Sequence[Request]) -> list[CheckedImage | BadImage]:
-        """For each image what is to be stored, or why it is not; at most `BATCH_BYTES` and one image at a time."""
-        self.begin(batch)
+    def check(self, questions: Sequence[DecodeRequest | BadImage]) -> list[DecodedImage | BadImage]:
+        """For each question what is to be stored, or why it is not; at most `BATCH_BYTES` and one image at a time.
+
+        A question that is a BadImage already, since its bytes could not be read, is its own answer. Raises
+        FailedIngestError when the process does not start.
+        """
+        self.begin(questions)
         return self.results()
 
-    def begin(self, batch: Sequence[Request]) -> None:
-        """Let a batch be decoded while this process does something else; `results` gives its verdicts.
+    def begin(self, questions: Sequence[DecodeRequest | BadImage]) -> None:
+        """Let a batch be decoded while this process does something else; `results` gives its answers.
 
-        A batch before it whose verdicts nobody took is given up.
+        A batch before it whose answers nobody took is given up. Raises FailedIngestError as `check` does.
         """
-        if self._batch:
+        if _requests(self._questions):
             self._stop()
-        self._batch, self._is_lost = batch, False
-        if not batch:
+        self._questions, self._is_lost = questions, False
+        if not (requests := _requests(questions)):
             return
         try:
-            self._send(batch)
+            self._send(requests)
         except _LostError:
             self._is_lost = True
 
-    def results(self) -> list[CheckedImage | BadImage]:
-        """What `check` gives, for the batch that was begun last."""
-        batch, self._batch = self._batch, ()
-        if not batch:
+    def results(self) -> list[DecodedImage | BadImage]:
+        """What `check` gives, for the batch that was begun last: as many answers as there were questions, in order."""
+        questions, self._questions = self._questions, ()
+        decoded = iter(self._decoded(_requests(questions)))
+        return [next(decoded) if isinstance(question, DecodeRequest) else question for question in questions]
+
+    def _decoded(self, requests: Sequence[DecodeRequest]) -> list[DecodedImage | BadImage]:
+        """The answers to requests that were sent; those that the process did not survive are asked again."""
+        if not requests:
             return []
         try:
             if not self._is_lost:
-                return self._collect(batch)
+                return self._collect(requests)
         except _LostError:
             pass
         self._stop()
-        suspect = min(COUNTER.unpack_from(self._shared)[0], len(batch) - 1)
-        alone = self._check_alone(batch[suspect])
-        return [*self.check(batch[:suspect]), alone, *self.check(batch[suspect + 1 :])]
+        # The counter names the image that was being decoded: it is suspected, the others are asked without it.
+        suspect = min(COUNTER.unpack_from(self._shared)[0], len(requests) - 1)
+        alone = self._check_alone(requests[suspect])
+        return [*self.check(requests[:suspect]), alone, *self.check(requests[suspect + 1 :])]
 
-    def _check_alone(self, request: Request) -> CheckedImage | BadImage:
+    def _check_alone(self, request: DecodeRequest) -> DecodedImage | BadImage:
         try:
             self._send([request])
             return self._collect([request])[0]
@@ -128,20 +127,21 @@ class Checker:
             self._stop()
             return BadImage(lost.reason, lost.detail)
 
-    def _send(self, batch: Sequence[Request]) -> None:
+    def _send(self, requests: Sequence[DecodeRequest]) -> None:
         self._wait_until_ready()
         start = COUNTER.size
-        for image, _ in batch:
+        for image, _ in requests:
             self._shared[start : start + len(image)] = image
             start += len(image)
         COUNTER.pack_into(self._shared, 0, 0)
-        message = [(len(request.image), request.wants_thumbnail) for request in batch]
+        message = [(len(request.image), request.wants_thumbnail) for request in requests]
         with self._lost_when_gone():
             self._connection.send_bytes(json.dumps(message).encode())
 
-    def _collect(self, batch: Sequence[Request]) -> list[CheckedImage | BadImage]:
+    def _collect(self, requests: Sequence[DecodeRequest]) -> list[DecodedImage | BadImage]:
         with self._lost_when_gone():
-            return _results(self._receive(self._treatment.timeout_seconds), batch)
+            reply = self._receive(self._policy.timeout_seconds)
+        return unpack_answers(reply, [request.image for request in requests])
 
     def _receive(self, seconds: float) -> bytes:
         """The next message, waited for as long as at least one image is answered in each span of `seconds`."""
@@ -164,15 +164,15 @@ class Checker:
     @property
     def _connection(self) -> Connection:
         if self._socket is None:
-            raise RuntimeError("the checker is used outside its with block")
+            raise RuntimeError("the client is used outside its with block")
         return self._socket
 
     def _start(self) -> None:
         ours, theirs = multiprocessing.Pipe()
-        reencoding = self._treatment.reencoding
+        reencoding = self._policy.reencoding
         options = {
             "parent": os.getpid(),
-            "memory_bytes": self._treatment.memory_mib << 20,
+            "memory_bytes": self._policy.memory_mib << 20,
             "reencoding": reencoding and asdict(reencoding),
         }
         descriptors = (theirs.fileno(), self._descriptor)
@@ -217,25 +217,15 @@ class Checker:
 
 
 @functools.cache
-def lasting_checker(treatment: Treatment) -> Checker:
-    """The checker of this process, started once: a process for each shard would cost as much as 250 images.
+def lasting_client(policy: ImagePolicy) -> DecodeClient:
+    """The client of this process, started once: a process for each shard would cost as much as 250 images.
 
     It ends with this process: at its exit, or, when it is killed, because the socket closes.
     """
-    checker = Checker(treatment).__enter__()
-    Finalize(None, checker.__exit__, exitpriority=0)  # workers of a pool never reach atexit
-    return checker
+    client = DecodeClient(policy).__enter__()
+    Finalize(None, client.__exit__, exitpriority=0)  # workers of a pool never reach atexit
+    return client
 
 
-def _results(reply: bytes, batch: Sequence[Request]) -> list[CheckedImage | BadImage]:
-    line, _, payload = reply.partition(b"\n")
-    results: list[CheckedImage | BadImage] = []
-    rest = io.BytesIO(payload)
-    for request, ((verdict, *values), stored_bytes, thumbnail_bytes) in zip(batch, json.loads(line), strict=True):
-        stored, thumbnail = rest.read(stored_bytes), rest.read(thumbnail_bytes)
-        if verdict == "bad":
-            results.append(BadImage(*values))
-        else:
-            info = ImageInfo(*values)
-            results.append(CheckedImage(stored or request.image, info, bool(stored), thumbnail or None))
-    return results
+def _requests(questions: Sequence[DecodeRequest | BadImage]) -> list[DecodeRequest]:
+    return [question for question in questions if isinstance(question, DecodeRequest)]

@@ -18,7 +18,7 @@ class Reencoding:
 
 
 @dataclass(frozen=True)
-class Treatment:
+class ImagePolicy:
     """Limits for decoding one image, and `reencoding`, None when the bytes of all images are kept."""
 
     timeout_seconds: int = 60
@@ -26,7 +26,7 @@ class Treatment:
     reencoding: Reencoding | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The treatment as it stands in the plan and in the manifest."""
+        """The policy as it stands in the plan and, under `source.treatment`, in the manifest."""
         reencoding = self.reencoding and {
             "max_side_px": self.reencoding.max_side_px,
             "quality": self.reencoding.quality,
@@ -43,6 +43,9 @@ class Treatment:
         if self.reencoding is None:
             return largest_file_bytes
         return max(largest_file_bytes, largest_reencoded_bytes(self.reencoding))
+
+
+DEFAULT_IMAGE_POLICY = ImagePolicy()
 
 
 def largest_reencoded_bytes(reencoding: Reencoding) -> int:

@@ -6,14 +6,14 @@ or hash seed.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from convnext_imagenet.ingest.labels.classes import ClassRule
 from convnext_imagenet.ingest.labels.labels import LabelledSplit, LabelledTree
-from convnext_imagenet.ingest.shards.image_policy import Treatment
+from convnext_imagenet.ingest.shards.image_policy import DEFAULT_IMAGE_POLICY, ImagePolicy
 from convnext_imagenet.records.images import CHECKS_VERSION, LARGEST_FILE_BYTES
 from convnext_imagenet.records.keyed_random import keyed_rng
 from convnext_imagenet.records.manifest import ClassEntry
@@ -112,7 +112,7 @@ class IngestPlan:
     source: dict[str, Any]
     seed: int
     versions: dict[str, str]
-    treatment: Treatment = field(default_factory=Treatment)
+    image_policy: ImagePolicy
 
     @property
     def images(self) -> int:
@@ -133,7 +133,7 @@ class IngestPlan:
             "seed": self.seed,
             "classes": [[entry.wnid, entry.name] for entry in self.classes],
             "source": self.source,
-            "treatment": self.treatment.to_json(),
+            "treatment": self.image_policy.to_json(),
             "shards": {split.name: split.shard_count for split in self.splits},
         }
 
@@ -147,10 +147,11 @@ def plan_tree(
     devkit_sha256: str | None,
     follows_links: bool = False,
     kaggle_sha256: str | None = None,
+    image_policy: ImagePolicy = DEFAULT_IMAGE_POLICY,
 ) -> IngestPlan:
     """The plan for a labelled tree; train is shuffled over its shards by `seed`, val keeps the order of its keys.
 
-    The source tells who vouches for labels by the SHA-256 of what they said, and how far train could be counted.
+    `devkit_sha256` and `kaggle_sha256` name the files that the labels were verified against.
     """
     splits = (plan_split(tree.train, seed, is_shuffled=True), plan_split(tree.val, seed, is_shuffled=False))
     source = {
@@ -168,7 +169,7 @@ def plan_tree(
         "kaggle_sha256": kaggle_sha256,
         "follows_links": follows_links,
     }
-    return IngestPlan(tree.classes, splits, source, seed, dict(versions))
+    return IngestPlan(tree.classes, splits, source, seed, dict(versions), image_policy)
 
 
 def _train_counts(tree: LabelledTree, rule: ClassRule) -> str:

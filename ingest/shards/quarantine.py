@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convnext_imagenet.ingest.errors import QuarantineError, first_few
+from convnext_imagenet.records.schema import QUARANTINE_FILE
 
-QUARANTINE_FILE = "quarantine.parquet"
 _ALLOWED_SHARE = 0.01
 
 

@@ -4,10 +4,8 @@ Each file is read once, decoded whole in a process of its own before it is store
 back and compared with what was meant, row by row, before it gets its final name.
 """
 
-import hashlib
 import itertools
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,17 +16,18 @@ from convnext_imagenet.ingest.errors import FailedIngestError
 from convnext_imagenet.ingest.shards.decode_client import (
     BATCH_BYTES,
     BATCH_IMAGES,
-    CheckedImage,
-    Checker,
-    Request,
-    lasting_checker,
+    DecodeClient,
+    DecodeRequest,
+    lasting_client,
 )
-from convnext_imagenet.ingest.shards.image_policy import Treatment
+from convnext_imagenet.ingest.shards.decode_worker import DecodedImage
+from convnext_imagenet.ingest.shards.image_policy import ImagePolicy
 from convnext_imagenet.ingest.shards.plan import PlannedRow
 from convnext_imagenet.ingest.shards.quarantine import Quarantined
 from convnext_imagenet.ingest.shards.source_reader import SourceReader
 from convnext_imagenet.records.images import BadImage
-from convnext_imagenet.records.index import IndexEntry, shard_index_path, write_shard_index
+from convnext_imagenet.records.index import IndexEntry, index_entry, shard_index_path, write_shard_index
+from convnext_imagenet.records.receipts import shard_facts, shard_files
 from convnext_imagenet.records.schema import Row
 
 
@@ -49,7 +48,7 @@ class ShardTask:
     largest_row_bytes: int
     largest_shard_bytes: int
     follow_links: bool = False
-    treatment: Treatment = field(default_factory=Treatment)
+    image_policy: ImagePolicy = field(default_factory=ImagePolicy)
     pictured: frozenset[int] = frozenset()
 
     @property
@@ -63,7 +62,7 @@ class ShardTask:
 
 
 @dataclass
-class _Account:
+class _ShardTally:
     """What became of the images of one shard: what it must give back row by row, and what is not in it."""
 
     stored: list[IndexEntry] = field(default_factory=list)
@@ -73,13 +72,8 @@ class _Account:
     @property
     def facts(self) -> dict[str, Any]:
         """What the receipt says about the shard."""
-        per_class = Counter(entry.label for entry in self.stored)
-        return {
-            "rows": len(self.stored),
-            "rows_per_class": {str(label): count for label, count in sorted(per_class.items())},
-            "quarantined": [asdict(entry) for entry in self.bad],
-            "reencoded": self.reencoded,
-        }
+        labels = [entry.label for entry in self.stored]
+        return shard_facts(labels, [asdict(entry) for entry in self.bad], self.reencoded)
 
 
 def write_unit(task: ShardTask, on_progress: Callable[[int], None]) -> None:
@@ -90,93 +84,89 @@ def write_unit(task: ShardTask, on_progress: Callable[[int], None]) -> None:
     """
     shutil.rmtree(task.staging, ignore_errors=True)
     task.staging.mkdir(parents=True)
-    account = _Account()
-    staged = _write_files(task, lasting_checker(task.treatment), account, on_progress)
-    publish(staged, task.folder, Path(task.shard).stem, task.plan_id, account.facts)
+    tally = _ShardTally()
+    staged = _write_files(task, lasting_client(task.image_policy), tally, on_progress)
+    publish(staged, task.folder, Path(task.shard).stem, task.plan_id, tally.facts)
     shutil.rmtree(task.staging)
 
 
 def _write_files(
-    task: ShardTask, checker: Checker, account: _Account, on_progress: Callable[[int], None]
+    task: ShardTask, client: DecodeClient, tally: _ShardTally, on_progress: Callable[[int], None]
 ) -> list[Path]:
     # Imported here since MindSpore takes seconds to load, and the parent process has no need of it.
     from convnext_imagenet.records.shards import page_layout, read_back, write_shard
 
-    rows = _accepted_rows(task, checker, account, on_progress)
-    if (first := next(rows, None)) is None:
+    rows = _accepted_rows(task, client, tally, on_progress)
+    if (first := next(rows, None)) is None:  # MindSpore cannot open an empty shard: its receipt names no file
         return []
     path = task.staging / task.shard
     write_shard(path, itertools.chain([first], rows), page_layout(task.largest_row_bytes, task.largest_shard_bytes))
-    _compare(task.shard, read_back(path), account.stored)
-    write_shard_index(shard_index_path(path), account.stored)
-    return [path, path.with_name(f"{path.name}.db"), shard_index_path(path)]
+    _require_same_rows(task.shard, read_back(path), tally.stored)
+    write_shard_index(shard_index_path(path), tally.stored)
+    return shard_files(path)
 
 
 def _accepted_rows(
-    task: ShardTask, checker: Checker, account: _Account, on_progress: Callable[[int], None]
+    task: ShardTask, client: DecodeClient, tally: _ShardTally, on_progress: Callable[[int], None]
 ) -> Iterator[Row]:
-    """The rows of the images that pass their check; notes what was stored and what was not."""
-    for planned, checked in _checked_images(task, checker):
-        if isinstance(checked, BadImage):
-            row_of = (task.split, planned.key, planned.path, planned.label)
-            account.bad.append(Quarantined(*row_of, checked.reason, checked.detail))
+    """The rows of the images that pass their check; notes in `tally` what was stored and what was not."""
+    for planned, decoded in _decoded_images(task, client):
+        if isinstance(decoded, BadImage):
+            named = (task.split, planned.key, planned.path, planned.label)
+            tally.bad.append(Quarantined(*named, decoded.reason, decoded.detail))
         else:
-            info = checked.info
-            row = Row(checked.image, planned.label, planned.sample_id, planned.key, info.height, info.width)
-            account.stored.append(_entry(row, info.mode, checked.thumbnail))
-            account.reencoded += checked.is_reencoded
+            info = decoded.info
+            row = Row(decoded.image, planned.label, planned.sample_id, planned.key, info.height, info.width)
+            tally.stored.append(index_entry(row, info.mode, decoded.thumbnail))
+            tally.reencoded += decoded.is_reencoded
             yield row
         on_progress(1)
 
 
-def _checked_images(task: ShardTask, checker: Checker) -> Iterator[tuple[PlannedRow, CheckedImage | BadImage]]:
-    """Each image with its verdict, in order; a batch is decoded while others are read and stored."""
+def _decoded_images(task: ShardTask, client: DecodeClient) -> Iterator[tuple[PlannedRow, DecodedImage | BadImage]]:
+    """Each image as it was decoded, in order; a batch is decoded while others are read and stored."""
     with SourceReader(task.data, task.follow_links) as reader:
         rows = iter(task.rows)
-        checker.begin(_requests(batch := _read_batch(reader, rows), task.pictured))
+        batch, questions = _read_batch(reader, rows, task.pictured)
+        client.begin(questions)
         while batch:
-            following = _read_batch(reader, rows)
-            checked = iter(checker.results())
-            checker.begin(_requests(following, task.pictured))
-            for row, image in batch:
-                yield row, image if isinstance(image, BadImage) else next(checked)
+            following, questions = _read_batch(reader, rows, task.pictured)
+            answers = client.results()
+            client.begin(questions)
+            yield from zip(batch, answers, strict=True)
             batch = following
 
 
-def _requests(batch: list[tuple[PlannedRow, bytes | BadImage]], pictured: frozenset[int]) -> list[Request]:
-    return [Request(image, row.sample_id in pictured) for row, image in batch if isinstance(image, bytes)]
-
-
-def _read_batch(reader: SourceReader, rows: Iterator[PlannedRow]) -> list[tuple[PlannedRow, bytes | BadImage]]:
-    batch: list[tuple[PlannedRow, bytes | BadImage]] = []
+def _read_batch(
+    reader: SourceReader, rows: Iterator[PlannedRow], pictured: frozenset[int]
+) -> tuple[list[PlannedRow], list[DecodeRequest | BadImage]]:
+    """The next rows of the shard, and for each its bytes to decode, or why they cannot be read."""
+    batch: list[PlannedRow] = []
+    questions: list[DecodeRequest | BadImage] = []
     size = 0
     while len(batch) < BATCH_IMAGES and size < BATCH_BYTES and (row := next(rows, None)):
+        batch.append(row)
         try:
             image = reader.read(row)
         except BadImage as error:
-            batch.append((row, error))
+            questions.append(error)
         else:
             size += len(image)
-            batch.append((row, image))
-    return batch
+            questions.append(DecodeRequest(image, row.sample_id in pictured))
+    return batch, questions
 
 
-def _entry(row: Row, mode: str, thumbnail: bytes | None) -> IndexEntry:
-    digest = hashlib.sha256(row.image).hexdigest()
-    sides = (row.width, row.height)
-    return IndexEntry(row.key, row.sample_id, row.label, len(row.image), *sides, mode, digest, thumbnail)
-
-
-def _compare(shard: str, found_rows: Iterator[Row], stored: list[IndexEntry]) -> None:
-    meant_rows = (entry._replace(mode="", thumbnail=None) for entry in stored)
-    found_entries = (_entry(row, "", None) for row in found_rows)
-    for number, (found, meant) in enumerate(itertools.zip_longest(found_entries, meant_rows)):
-        if found != meant:
+def _require_same_rows(shard: str, rows: Iterator[Row], stored: list[IndexEntry]) -> None:
+    """Raise FailedIngestError at the first row that reads back other than it was stored."""
+    expected_entries = (entry._replace(mode="", thumbnail=None) for entry in stored)  # a row does not hold these two
+    entries = (index_entry(row, mode="") for row in rows)
+    for number, (entry, expected) in enumerate(itertools.zip_longest(entries, expected_entries)):
+        if entry != expected:
             raise FailedIngestError(
-                f"{shard}: row {number} reads back as {_told(found)}, meant was {_told(meant)}; "
+                f"{shard}: row {number} reads back as {_describe(entry)}, meant was {_describe(expected)}; "
                 f"the disk may be full or failing: look at it and run the same command again"
             )
 
 
-def _told(row: IndexEntry | None) -> str:
-    return "nothing" if row is None else f"{row.key} (label {row.label}, sha256 {row.sha256[:12]})"
+def _describe(entry: IndexEntry | None) -> str:
+    return "nothing" if entry is None else f"{entry.key} (label {entry.label}, sha256 {entry.sha256[:12]})"

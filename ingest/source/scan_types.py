@@ -81,7 +81,7 @@ class Found:
 
 @dataclass(frozen=True)
 class TreeScan:
-    """The raw data: both splits, the files that vouch for labels (None when not there), and what the scan noted."""
+    """The raw data: both splits, the files that tell the labels (None when not there), and what the scan noted."""
 
     train: SplitScan
     val: SplitScan

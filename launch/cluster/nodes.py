@@ -1,4 +1,4 @@
-"""What a job asks of the nodes of a cluster, decided from data alone: room for workers, and the same software.
+"""What a job requires of the nodes of a cluster, as pure functions: room for workers, and the same software.
 
 This module must not import Ray.
 """
@@ -31,7 +31,7 @@ class Node:
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What one worker takes: cores, GPUs, and amounts of other resources such as NPU.
+    """What one worker takes of its node: cores, GPUs, and amounts of other resources such as NPU.
 
     `keeps_cores` binds it to as many cores as it takes, for libraries that start a thread for each core they see.
     """
@@ -43,12 +43,12 @@ class WorkerResources:
 
     @property
     def amounts(self) -> dict[str, float]:
-        """All of it by Ray's names, without zeros."""
+        """All amounts by Ray's names, without zeros."""
         return {name: amount for name, amount in {"CPU": self.cpus, "GPU": self.gpus, **self.others}.items() if amount}
 
 
 def room_for(per_worker: WorkerResources, nodes: Iterable[Node]) -> int:
-    """How many workers the nodes hold at once when nothing else uses them."""
+    """Return how many workers the nodes hold at once when nothing else uses them."""
     return sum(_room_on(node, per_worker.amounts) for node in nodes)
 
 
@@ -57,7 +57,7 @@ def _room_on(node: Node, resources: Mapping[str, float]) -> int:
 
 
 def network_resources(target: str, amounts: Sequence[str], nodes: Sequence[Node]) -> WorkerResources:
-    """What a worker with one network on device target CPU, GPU or Ascend takes: words such as CPU=4, GPU=1, NPU=1.
+    """Return what a worker with one network on a device target takes; `amounts` are words such as CPU=4, GPU=1, NPU=1.
 
     Without words it is one device and its even share of the cores of the node that has the fewest for each; on the
     CPU, which is one device, all cores of the smallest node. Raises LaunchError for a word that is no amount, and for

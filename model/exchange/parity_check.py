@@ -21,7 +21,7 @@ def pixel_values(pixels_NHWC: np.ndarray, transform: EvalTransform) -> np.ndarra
     return np.ascontiguousarray(x_NHWC.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
-def check_agreement(found: np.ndarray, expected: np.ndarray, limit: float, what: str) -> float:
+def check_parity(found: np.ndarray, expected: np.ndarray, limit: float, what: str) -> float:
     """The largest difference as a share of the largest expected value; ModelError above `limit`.
 
     Values that are no numbers are refused, too: nothing can be said of such a network.

@@ -1,10 +1,7 @@
 """Weights of another program become a checkpoint of ours: their tensors, classes, evaluation transform, provenance."""
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from convnext_imagenet.base.files import publish_new, sha256_file
 from convnext_imagenet.base.protocol import read_finished
@@ -18,6 +15,7 @@ from convnext_imagenet.model.weight_check import describe
 from convnext_imagenet.model.weights import weights_payload
 from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.settings import TransformOptions
 
 IMAGENET_CLASSES = 1000
 
@@ -26,15 +24,14 @@ IMAGENET_CLASSES = 1000
 class ImportOptions:
     """What the user decides about an import; None leaves it to the file.
 
-    `scheme` is whose names the user expects, `use` "raw" or "ema", `classes` a RECORDS directory or a list of classes;
-    `transform` holds fields of EvalTransform.
+    `scheme` is whose names the user expects, `use` "raw" or "ema", `classes` a RECORDS directory or a list of classes.
     """
 
     scheme: str | None = None
     use: str | None = None
     classes: Path | None = None
     fresh_head: bool = False
-    transform: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    transform: TransformOptions = field(default_factory=TransformOptions)
 
 
 @dataclass(frozen=True)
@@ -53,33 +50,33 @@ def import_weights(source: Path, out: Path, options: ImportOptions) -> Imported:
     """
     listed = _listed_classes(options)
     file = read_source(source)
-    tensors, used = file.choose(options.use)
+    tensors, used_weights = file.choose(options.use)
     scheme = recognise_scheme(tensors, str(source), options.scheme)
     made = translate(tensors, scheme, str(source), len(listed) if listed and options.fresh_head else None)
     classes, named_by = _classes(source, made.config.num_classes, listed, options)
-    found, why = find_transform(source, scheme.name, made.outputs)
-    transform = changed(found, options.transform)
-    if transform != found:
-        why += ", changed by options"
-    told = {"file": source.name, "sha256": sha256_file(source), "scheme": scheme.name, "weights": used}
-    provenance = {"imported": told | {"head": "new" if made.is_head_new else "from the file", "transform": why}}
-    card = ModelCard(made.config, classes, transform, provenance)
+    stated_transform, reason = find_transform(source, scheme.name, made.outputs)
+    transform = changed(stated_transform, options.transform.changes())
+    if transform != stated_transform:
+        reason += ", changed by options"
+    origin = {"file": source.name, "sha256": sha256_file(source), "scheme": scheme.name, "weights": used_weights}
+    origin |= {"head": "new" if made.is_head_new else "from the file", "transform": reason}
+    card = ModelCard(made.config, classes, transform, {"imported": origin})
     is_new = publish_new(out, weights_payload(out, made.arrays, card))
     lines = [
         f"{source}: {describe(made.config)} in {scheme.title} names, {len(made.arrays)} parameters"
         + (f", {made.ignored} other tensors left aside" if made.ignored else ""),
-        *_remarks(made, used, file.holds_both),
+        *_remarks(made, used_weights, file.holds_both),
         f"classes: {named_by}",
-        f"evaluated at {describe_transform(transform)} ({why})",
+        f"evaluated at {describe_transform(transform)} ({reason})",
         f"{out}: " + ("written" if is_new else "there already, the same bytes"),
     ]
     return Imported(card, tuple(lines))
 
 
-def _remarks(made: Translation, used: str, holds_both: bool) -> list[str]:
+def _remarks(made: Translation, used_weights: str, holds_both: bool) -> list[str]:
     lines = []
     if holds_both:
-        which, other = ("the moving average", "raw") if used == "ema" else ("the weights as trained", "ema")
+        which, other = ("the moving average", "raw") if used_weights == "ema" else ("the weights as trained", "ema")
         lines.append(f"holds weights and their moving average: took {which} (--use {other} takes the other)")
     if made.is_head_new:
         lines.append("the classifier is new and knows nothing yet: fine-tune by `convnext-train run --start`")

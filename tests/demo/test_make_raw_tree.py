@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from convnext_imagenet.ingest.labels.devkit import read_devkit
-from convnext_imagenet.ingest.make_plan import prepare
+from convnext_imagenet.ingest.make_plan import make_plan
 from convnext_imagenet.ingest.source.layout import find_devkit, scan_tree
 from convnext_imagenet.records.images import BadImage, check_image
 
@@ -49,7 +49,7 @@ def _info(path: Path):
 
 
 def test_tree_is_ingested_with_verified_labels(made: Path):
-    plan = prepare(scan_tree(made), "found", unverified=False, devkit=None, seed=0)
+    plan = make_plan(scan_tree(made), "found", unverified=False, devkit=None, seed=0)
     assert [entry.name for entry in plan.classes] == list(script.NAMES)
     assert plan.source["verified"] is True
     assert plan.source["images"] == {"train": 1400, "val": 397}
@@ -58,7 +58,7 @@ def test_tree_is_ingested_with_verified_labels(made: Path):
 
 
 def test_labels_are_those_of_scikit_learn(made: Path):
-    plan = prepare(scan_tree(made), "found", unverified=False, devkit=None, seed=0)
+    plan = make_plan(scan_tree(made), "found", unverified=False, devkit=None, seed=0)
     train, val = script.split_digits(script.load_digits())
     truth = {f"{script.WNIDS[digit.label]}_{digit.number}": digit.label for digit in train}
     truth |= {f"ILSVRC2012_val_{number:08d}": digit.label for number, digit in enumerate(val, start=1)}

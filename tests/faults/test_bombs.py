@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from convnext_imagenet.ingest.shards.decode_client import CheckedImage, Checker, Request
-from convnext_imagenet.ingest.shards.image_policy import Treatment
+from convnext_imagenet.ingest.shards.decode_client import DecodeClient, DecodedImage, DecodeRequest
+from convnext_imagenet.ingest.shards.image_policy import ImagePolicy
 from convnext_imagenet.records.images import BadImage
 
 CEILING_MIB = 1024
@@ -118,8 +118,8 @@ def test_jpeg_cut_at_every_offset_of_its_header_is_refused_and_crashes_nothing(n
     end_of_header = scan + 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
     cuts = [data[:length] for length in range(end_of_header)]
     ended = [cut + b"\xff\xd9" for cut in cuts]
-    with Checker(Treatment()) as checker:
-        results = checker.check([Request(cut) for cut in [*cuts, *ended, data]])
-    assert isinstance(results.pop(), CheckedImage)
+    with DecodeClient(ImagePolicy()) as client:
+        results = client.check([DecodeRequest(cut) for cut in [*cuts, *ended, data]])
+    assert isinstance(results.pop(), DecodedImage)
     reasons = {result.reason if isinstance(result, BadImage) else "ok" for result in results}
     assert reasons <= {"empty", "unsupported", "truncated", "damaged"}

@@ -14,6 +14,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from convnext_imagenet.ingest.labels.authority import LabelAuthority
 from convnext_imagenet.ingest.labels.devkit import Devkit, Leaf
 from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, TreeScan
 
@@ -92,9 +93,9 @@ class Pieces:
     ground_truth: tuple[int, ...] = GROUND_TRUTH
 
     @property
-    def devkit(self) -> Devkit:
-        """The small tree's devkit, in memory."""
-        return Devkit(self.leaves, self.ground_truth, "0" * 64)
+    def devkit(self) -> LabelAuthority:
+        """What the small tree's devkit says, in memory."""
+        return Devkit(self.leaves, self.ground_truth, "0" * 64).authority
 
     def split(self, name: str, folders: dict[str, list[str]]) -> SplitScan:
         """A scanned split in memory; the folder "" stands for a flat one. Sizes are 100, 101, ..."""

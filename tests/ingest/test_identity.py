@@ -10,8 +10,8 @@ from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_file
 from convnext_imagenet.base.plan_changes import differences
 from convnext_imagenet.ingest.errors import QuarantineError
-from convnext_imagenet.ingest.make_plan import prepare
-from convnext_imagenet.ingest.shards.build import Build, open_build
+from convnext_imagenet.ingest.make_plan import make_plan
+from convnext_imagenet.ingest.shards.build import RecordsBuild, open_build
 from convnext_imagenet.ingest.shards.plan import IngestPlan, PlannedRow
 from convnext_imagenet.ingest.shards.pool import LocalPool
 from convnext_imagenet.ingest.shards.source_reader import SourceReader
@@ -30,10 +30,10 @@ RULES = {
 
 
 def _plan(data: Path) -> IngestPlan:
-    return prepare(scan_tree(data), classes="found", unverified=False, devkit=None, seed=0)
+    return make_plan(scan_tree(data), classes="found", unverified=False, devkit=None, seed=0)
 
 
-def _write(job: Build, allowed: int = 1) -> Any:
+def _write(job: RecordsBuild, allowed: int = 1) -> Any:
     job.write(job.unfinished(), LocalPool(1), lambda count: None)
     return job.finish(allowed)
 

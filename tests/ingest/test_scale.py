@@ -6,6 +6,7 @@ from array import array
 import numpy as np
 import pytest
 
+from convnext_imagenet.ingest.labels.authority import LabelAuthority
 from convnext_imagenet.ingest.labels.classes import ClassRule
 from convnext_imagenet.ingest.labels.devkit import Devkit, Leaf
 from convnext_imagenet.ingest.labels.labels import label_tree
@@ -15,7 +16,7 @@ from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, TreeSc
 TRAIN_IMAGES, VAL_IMAGES, CLASSES = 1_281_167, 50_000, 1000
 
 
-def simulated_listing() -> tuple[TreeScan, Devkit]:
+def simulated_listing() -> tuple[TreeScan, LabelAuthority]:
     """A complete tree and its devkit, with sizes of about 110 KB."""
     sizes = np.random.Generator(np.random.Philox(1)).integers(20_000, 200_000, size=2000)
     counts = [TRAIN_IMAGES * (index + 1) // CLASSES - TRAIN_IMAGES * index // CLASSES for index in range(CLASSES)]
@@ -29,7 +30,7 @@ def simulated_listing() -> tuple[TreeScan, Devkit]:
     val = Folder("val", names, array("q", np.resize(sizes, VAL_IMAGES).tolist()))
     truth = tuple(number % CLASSES + 1 for number in range(VAL_IMAGES))
     tree = TreeScan(SplitScan("train", False, tuple(folders)), SplitScan("val", True, (val,)), devkit=None)
-    return tree, Devkit(tuple(sorted(leaves, key=lambda leaf: leaf.ilsvrc_id)), truth, "0" * 64)
+    return tree, Devkit(tuple(sorted(leaves, key=lambda leaf: leaf.ilsvrc_id)), truth, "0" * 64).authority
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from convnext_imagenet.base.console import expected_errors
 from convnext_imagenet.base.errors import ExpectedError, FailedError, Interrupted
 from convnext_imagenet.launch.cli import announcing_exit, launch_options, with_heartbeat
-from convnext_imagenet.launch.ranks.heartbeat import HEARTBEAT, read_announced_exit, read_heartbeat
+from convnext_imagenet.launch.ranks.heartbeat import HEARTBEAT_FILE, read_announced_exit, read_heartbeat
 
 
 @click.command()
@@ -68,7 +68,7 @@ def _fail(error: BaseException) -> Callable[[], None]:
 def test_a_command_tells_its_launcher_its_exit_code_unless_it_is_a_bug(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None], code: int | None
 ) -> None:
-    monkeypatch.setenv(HEARTBEAT, str(tmp_path / "heartbeat"))
+    monkeypatch.setenv(HEARTBEAT_FILE, str(tmp_path / "heartbeat"))
 
     def command() -> None:
         with announcing_exit(), expected_errors():
@@ -81,7 +81,7 @@ def test_a_command_tells_its_launcher_its_exit_code_unless_it_is_a_bug(
 
 
 def test_progress_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(HEARTBEAT, str(tmp_path / "heartbeat"))
+    monkeypatch.setenv(HEARTBEAT_FILE, str(tmp_path / "heartbeat"))
     moved: list[int] = []
     beat = with_heartbeat(moved.append, "predicting")
     for count in (32, 8):

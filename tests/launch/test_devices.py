@@ -33,8 +33,8 @@ def _folder(path: Path, names: tuple[str, ...]) -> Path:
     [
         ((), PLUGINS, "CPU", r"no Ascend \(no .*davinci\[0-9\]\*\), no GPU \(no .*nvidia\[0-9\]\*\)"),
         (("davinci_manager", "nvidiactl", "null"), PLUGINS, "CPU", r"no Ascend .*, no GPU "),
-        (ASCEND, PLUGINS, "Ascend", r"^3 Ascend devices are there$"),
-        (NVIDIA, PLUGINS, "GPU", r"^2 GPU devices are there$"),
+        (ASCEND, PLUGINS, "Ascend", r"^3 Ascend devices found$"),
+        (NVIDIA, PLUGINS, "GPU", r"^2 GPU devices found$"),
         ((*ASCEND, *NVIDIA), PLUGINS, "Ascend", "Ascend"),
         ((*ASCEND, *NVIDIA), ("gpu11.6",), "GPU", "2 GPU"),
         (NVIDIA, ("cpu", "ascend"), "CPU", r"no GPU \(the installed MindSpore is not built for it\)"),

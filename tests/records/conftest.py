@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_imagenet.base import protocol
-from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
-from convnext_imagenet.records.schema import SCHEMA_VERSION, Row, shard_name
-from convnext_imagenet.records.shards import page_layout, write_shard
+from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.schema import Row
+
+from ..records_of import finished_records
 
 WNIDS = ("n00000001", "n00000002")
 
@@ -32,32 +32,8 @@ def make_rows(count: int) -> list[Row]:
 
 def build_records(root: Path, rows: list[Row], shards: int = 2) -> Path:
     """Publish `rows` as the train split of a finished directory."""
-    plan_id = protocol.begin(root, "records", {"rows": [row.key for row in rows]})
-    layout = page_layout(max(len(row.image) for row in rows), sum(len(row.image) for row in rows))
-    entries = []
-    with protocol.exclusive(root):
-        stage = protocol.staging(root)
-        for k in range(shards):
-            path = stage / shard_name("train", k, shards)
-            part = rows[k::shards]
-            write_shard(path, part, layout)
-            staged = [path, path.with_name(path.name + ".db")]
-            data, index = protocol.publish(staged, root / "train", path.stem, plan_id, {"rows": len(part)})["files"]
-            entries.append(
-                ShardEntry(path.name, len(part), data["bytes"], data["sha256"], index["bytes"], index["sha256"])
-            )
-        counts = tuple(sum(row.label == label for row in rows) for label in range(len(WNIDS)))
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            plan_id=plan_id,
-            classes=tuple(ClassEntry(i, wnid, f"name {i}") for i, wnid in enumerate(WNIDS)),
-            splits={"train": SplitEntry(len(rows), counts, 0, tuple(entries))},
-            source={"verified": True},
-            seed=0,
-            versions={},
-        )
-        protocol.finish(root, "records", manifest.to_json())
-    return root
+    classes = [ClassEntry(i, wnid, f"name {i}") for i, wnid in enumerate(WNIDS)]
+    return finished_records(root, {"train": rows}, classes, {"rows": [row.key for row in rows]}, shards)
 
 
 @pytest.fixture(autouse=True)

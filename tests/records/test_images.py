@@ -1,14 +1,27 @@
 """Image bytes: odd ones are accepted and named, damaged ones are refused with their reason."""
 
 import io
+import re
 import struct
 import zlib
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_imagenet.records.images import BadImage, ImageInfo, check_image, decode_rgb, inspect_image
+from convnext_imagenet.records.images import (
+    REASONS,
+    BadImage,
+    ImageInfo,
+    Reason,
+    check_image,
+    decode_rgb,
+    inspect_image,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _encode(mode: str, kind: str, size: tuple[int, int] = (13, 7), **options: object) -> bytes:
@@ -130,3 +143,13 @@ def test_a_bad_image_survives_the_way_back_from_a_worker():
 
 def test_inspection_alone_reads_no_scan():
     assert inspect_image(_COLOUR[:-20] + b"\0" * 18 + b"\xff\xd9") == ImageInfo("jpeg", "RGB", 13, 7)
+
+
+def test_every_reason_has_a_meaning():
+    assert REASONS.keys() == set(get_args(Reason))
+
+
+def test_the_documentation_shows_every_reason_with_its_meaning():
+    text = "\n".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE))
+    assert {code: rows.get(code) for code in REASONS} == REASONS

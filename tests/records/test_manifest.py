@@ -27,7 +27,7 @@ def test_round_trip(value):
         ({"verified": True, "devkit_sha256": None, "kaggle_sha256": "1"}, "the official val labels, without a devkit"),
     ],
 )
-def test_manifest_names_who_vouches_for_the_labels(value, source, expected):
+def test_manifest_names_what_the_labels_were_checked_against(value, source, expected):
     assert Manifest.from_json({**value, "source": source}).verified_against == expected
 
 

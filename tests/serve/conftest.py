@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_imagenet.base import protocol
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import save_weights
-from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
-from convnext_imagenet.records.schema import SCHEMA_VERSION, Row, shard_name
-from convnext_imagenet.records.shards import page_layout, write_shard
+from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.schema import Row
 from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
+
+from ..records_of import finished_records
 
 SIZE_PX = 32
 TRANSFORM = EvalTransform(size_px=SIZE_PX)
@@ -55,25 +55,8 @@ def build_records(root: Path, images: list[bytes], labels: list[int], classes: i
         Row(image, label, sample_id=index, key=key.format(index), height=30, width=40)
         for index, (image, label) in enumerate(zip(images, labels, strict=True))
     ]
-    plan_id = protocol.begin(root, "records", {"rows": len(rows)})
-    with protocol.exclusive(root):
-        path = protocol.staging(root) / shard_name("val", 0, 1)
-        write_shard(path, rows, page_layout(max(map(len, images)), sum(map(len, images))))
-        staged = [path, path.with_name(f"{path.name}.db")]
-        data, index = protocol.publish(staged, root / "val", path.stem, plan_id, {"rows": len(rows)})["files"]
-        shard = ShardEntry(path.name, len(rows), data["bytes"], data["sha256"], index["bytes"], index["sha256"])
-        per_class = tuple(labels.count(label) for label in range(classes))
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            plan_id=plan_id,
-            classes=tuple(ClassEntry(i, wnid, name) for i, (wnid, name) in enumerate(class_table(classes))),
-            splits={"val": SplitEntry(len(rows), per_class, 0, (shard,))},
-            source={},
-            seed=0,
-            versions={},
-        )
-        protocol.finish(root, "records", manifest.to_json())
-    return root
+    table = [ClassEntry(i, wnid, name) for i, (wnid, name) in enumerate(class_table(classes))]
+    return finished_records(root, {"val": rows}, table, {"rows": len(rows)}, is_verified=False)
 
 
 class _Answer:

@@ -17,11 +17,11 @@ from PIL import Image
 
 from convnext_imagenet.model.weights import assign_parameters
 from convnext_imagenet.records.reader import Records
+from convnext_imagenet.serve.batching import batches, padded_logits
 from convnext_imagenet.serve.checkpoint import load_checkpoint
 from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.evaluate import evaluate
 from convnext_imagenet.serve.inputs.files import list_folder
-from convnext_imagenet.serve.overlap import batches, padded_logits
 from convnext_imagenet.serve.samples import read_sample
 from convnext_imagenet.serve.scoring import probabilities
 

@@ -11,12 +11,13 @@ from convnext_imagenet.launch.ranks.collectives import Ranks
 from convnext_imagenet.launch.ranks.rank import Rank
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import list_folder
-from convnext_imagenet.serve.predict.job import Options, open_job
+from convnext_imagenet.serve.predict.job import LocalRunner, open_job
 from convnext_imagenet.serve.predict.schema import part_file
+from convnext_imagenet.serve.settings import PredictOptions
 
 from ..launch.together import run_together
 
-OPTIONS = Options(topk=3, part_rows=2, batch_size=2, workers=2)  # 11 inputs: five parts of 2 and one of 1
+OPTIONS = PredictOptions(topk=3, part_rows=2, batch_size=2, workers=2)  # 11 inputs: five parts of 2 and one of 1
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def _predict(count, fake, folder, out, on_progress=lambda count: None, is_stoppe
     def rank_predicts(ranks):
         own = dataclasses.replace(fake, seen=[])
         with open_job(own, inputs, out, OPTIONS, ranks) as job:
-            return job.run(on_progress, lambda: is_stopped(ranks.own)), len(own.seen)
+            return job.run(on_progress, LocalRunner(lambda: is_stopped(ranks.own))), len(own.seen)
 
     return run_together(count, rank_predicts)
 
@@ -73,7 +74,7 @@ def test_a_rank_that_is_stopped_stops_all_and_the_job_goes_on_by_any_number(fake
             pytest.raises(Interrupted, match=r"stopped by a signal; the same command goes on in .*out$"),
             open_job(fake, list_folder(folder), out, OPTIONS, ranks) as job,
         ):
-            job.run(lambda count: None, lambda: is_stopped(ranks.own))
+            job.run(lambda count: None, LocalRunner(lambda: is_stopped(ranks.own)))
 
     run_together(count, rank_is_interrupted)
     assert not protocol.is_finished(out)
@@ -113,7 +114,7 @@ def test_a_part_that_is_lost_while_others_work_is_told_by_all(fake, folder, tmp_
             pytest.raises(ServeError, match=r"part-00000\.parquet changed during the run; run it again"),
             open_job(fake, list_folder(folder), out, OPTIONS, ranks) as job,
         ):
-            job.run(lose, publish)
+            job.run(lose, LocalRunner(publish))
 
     run_together(2, rank_predicts)
     assert not protocol.is_finished(out)

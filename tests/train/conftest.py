@@ -1,7 +1,6 @@
 """Tiny finished RECORDS, a tiny configuration, and one finished run of it that the tests compare with."""
 
 import contextlib
-import hashlib
 import io
 import os
 import subprocess
@@ -14,13 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from convnext_imagenet.base import protocol
-from convnext_imagenet.base.files import sha256_file
 from convnext_imagenet.model.runtime import prepare
-from convnext_imagenet.records.index import INDEX_FILE, IndexEntry, IndexPart, write_index, write_shard_index
-from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
-from convnext_imagenet.records.schema import SCHEMA_VERSION, Row, shard_name
-from convnext_imagenet.records.shards import page_layout, write_shard
+from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.schema import Row
 from convnext_imagenet.train.cli import main
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import StepPlan
@@ -28,6 +23,7 @@ from convnext_imagenet.train.config.source import load_config
 from convnext_imagenet.train.run.checkpoint import Position
 from convnext_imagenet.train.run.epoch import EpochReport, FirstStep, StepReport
 
+from ..records_of import finished_records
 from .rank_jobs import FAULTY, SECONDS, Job, train_command
 
 WNIDS = ("n00000001", "n00000002", "n00000003")
@@ -161,44 +157,9 @@ def _row(i: int) -> Row:
 
 def build_records(root: Path, train: list[Row], val: list[Row]) -> Path:
     """Publish rows as a finished directory, one shard a split."""
-    plan_id = protocol.begin(root, "records", {"keys": [[row.key for row in part] for part in (train, val)]})
-    with protocol.exclusive(root):
-        splits = {name: _publish_split(root, name, rows, plan_id) for name, rows in (("train", train), ("val", val))}
-        classes = tuple(ClassEntry(i, wnid, f"name {i}") for i, wnid in enumerate(WNIDS))
-        parts = [
-            IndexPart(name, entry.shards[0].name, (root / name / entry.shards[0].name).with_suffix(".parquet"))
-            for name, entry in splits.items()
-        ]
-        write_index(root / INDEX_FILE, parts, classes)
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            plan_id=plan_id,
-            classes=classes,
-            splits=splits,
-            source={"verified": True},
-            seed=0,
-            versions={},
-            files={INDEX_FILE: sha256_file(root / INDEX_FILE)},
-        )
-        protocol.finish(root, "records", manifest.to_json())
-    return root
-
-
-def _publish_split(root: Path, name: str, rows: list[Row], plan_id: str) -> SplitEntry:
-    path = protocol.staging(root) / shard_name(name, 0, 1)
-    layout = page_layout(max(len(row.image) for row in rows), sum(len(row.image) for row in rows))
-    write_shard(path, rows, layout)
-    write_shard_index(path.with_suffix(".parquet"), [_index_entry(row) for row in rows])
-    staged = [path, path.with_name(path.name + ".db"), path.with_suffix(".parquet")]
-    data, index, _ = protocol.publish(staged, root / name, path.stem, plan_id, {"rows": len(rows)})["files"]
-    shard = ShardEntry(path.name, len(rows), data["bytes"], data["sha256"], index["bytes"], index["sha256"])
-    counts = tuple(sum(row.label == label for row in rows) for label in range(len(WNIDS)))
-    return SplitEntry(len(rows), counts, 0, (shard,))
-
-
-def _index_entry(row: Row) -> IndexEntry:
-    digest = hashlib.sha256(row.image).hexdigest()
-    return IndexEntry(row.key, row.sample_id, row.label, len(row.image), row.width, row.height, "RGB", digest)
+    classes = [ClassEntry(i, wnid, f"name {i}") for i, wnid in enumerate(WNIDS)]
+    plan = {"keys": [[row.key for row in split] for split in (train, val)]}
+    return finished_records(root, {"train": train, "val": val}, classes, plan)
 
 
 @pytest.fixture(scope="session")

@@ -147,6 +147,11 @@ class AugmentSection:
     )
     erase_ratio: tuple[float, ...] = key((0.3, 10 / 3), _INTERVAL, _is_interval)
 
+    @property
+    def is_on_host(self) -> bool:
+        """Whether RandAugment, and therefore the flip before it, is done on the host."""
+        return bool(self.auto_augment) and self.device != "all"
+
 
 @dataclass(frozen=True)
 class MixSection:

@@ -20,7 +20,7 @@ from convnext_imagenet.launch.ranks.rank import SINGLE_RANK, Rank
 from convnext_imagenet.records.epoch_order import epoch_order
 from convnext_imagenet.records.images import BadImage
 from convnext_imagenet.records.reader import Split
-from convnext_imagenet.train.augment.draws import DeviceDraws, device_draws
+from convnext_imagenet.train.augment.device import DeviceDraws, device_draws
 from convnext_imagenet.train.augment.host import training_pixels
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import StepPlan, local_positions

@@ -22,7 +22,7 @@ from convnext_imagenet.model.runtime import cpu_kernels
 from convnext_imagenet.model.transform import TRANSFORM_VERSION
 from convnext_imagenet.model.weights import load_weights
 from convnext_imagenet.records.reader import Records
-from convnext_imagenet.train.augment.draws import DRAWS_VERSION
+from convnext_imagenet.train.augment.device import DRAWS_VERSION
 from convnext_imagenet.train.config.config import Config, neutral_values
 from convnext_imagenet.train.config.schedule import StepPlan, plan_steps
 from convnext_imagenet.train.config.source import to_toml

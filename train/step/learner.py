@@ -10,7 +10,7 @@ from mindspore import Parameter, Tensor, nn
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.network import Classifier
 from convnext_imagenet.model.weights import assign_parameters, build_network
-from convnext_imagenet.train.augment.device import DeviceAugment
+from convnext_imagenet.train.augment.device import DeviceAugment, graph_draws
 from convnext_imagenet.train.augment.mix import SoftTargets
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.data.pipeline import Batch
@@ -142,9 +142,8 @@ def _numbers(rate: float, decay: float, ask_stop: bool, ask_save: bool) -> tuple
     return Tensor(rate, ms.float32), Tensor(decay, ms.float32), Tensor(asked)
 
 
-def _tensors(batch: Batch) -> tuple[Tensor | None, ...]:
-    draws = (None if drawn is None else Tensor(drawn) for drawn in batch.draws)
-    return Tensor(batch.pixels), Tensor(batch.labels, ms.int32), *draws
+def _tensors(batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    return Tensor(batch.pixels), Tensor(batch.labels, ms.int32), graph_draws(batch.draws)
 
 
 def _check_fit(own: Mapping[str, Parameter], saved: Mapping[str, np.ndarray]) -> None:

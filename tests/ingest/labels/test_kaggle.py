@@ -8,22 +8,23 @@ import pytest
 
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.labels import kaggle
+from convnext_imagenet.ingest.labels.authority import LabelAuthority
 from convnext_imagenet.ingest.labels.classes import ClassRule
-from convnext_imagenet.ingest.labels.devkit import Devkit, read_devkit
+from convnext_imagenet.ingest.labels.devkit import read_devkit
 from convnext_imagenet.ingest.labels.kaggle import cross_check, read_kaggle, read_mapping, read_solution
 from convnext_imagenet.ingest.labels.labels import label_tree
-from convnext_imagenet.ingest.make_plan import prepare
+from convnext_imagenet.ingest.make_plan import make_plan
 from convnext_imagenet.ingest.source.layout import scan_tree
 
 SOLUTION, MAPPING = "LOC_val_solution.csv", "LOC_synset_mapping.txt"
 
 
-def _digest(devkit: Devkit) -> str:
+def _digest(devkit: LabelAuthority) -> str:
     return hashlib.sha256("".join(f"{wnid}\n" for wnid in devkit.val_wnids).encode()).hexdigest()
 
 
-def _prepare(root: Path, **options):
-    return prepare(scan_tree(root), **{"classes": "found", "unverified": False, "devkit": None, "seed": 0} | options)
+def _make_plan(root: Path, **options):
+    return make_plan(scan_tree(root), **{"classes": "found", "unverified": False, "devkit": None, "seed": 0} | options)
 
 
 def _edit(path: Path, old: str, new: str) -> None:
@@ -50,7 +51,7 @@ def test_kaggle_layout_gives_the_labels_of_the_tree(pieces, raw_tree: Path, kagg
 
 
 def test_manifest_says_what_was_verified_and_what_was_not(kaggle_tree: Path, official: str):
-    source = _prepare(kaggle_tree).source
+    source = _make_plan(kaggle_tree).source
     assert {key: source[key] for key in ("verified", "devkit_sha256", "kaggle_sha256", "train_counts")} == {
         "verified": True,
         "devkit_sha256": None,
@@ -61,13 +62,13 @@ def test_manifest_says_what_was_verified_and_what_was_not(kaggle_tree: Path, off
 
 
 def test_classes_carry_no_number_of_train_images(kaggle_tree: Path, official: str):
-    entry = _prepare(kaggle_tree).classes[0]
+    entry = _make_plan(kaggle_tree).classes[0]
     assert (entry.wnid, entry.name, entry.devkit_train) == ("n00000010", "first", None)
 
 
 def test_devkit_beside_kaggles_files_is_compared_with_them(raw_tree: Path, kaggle_tree: Path, pieces):
     shutil.copy(raw_tree / "ILSVRC2012_devkit_t12.tar.gz", kaggle_tree)
-    source = _prepare(kaggle_tree).source
+    source = _make_plan(kaggle_tree).source
     assert source["kaggle_sha256"] == _digest(pieces.devkit)
     assert source["train_counts"] == "each class against the devkit"
     _edit(
@@ -76,13 +77,13 @@ def test_devkit_beside_kaggles_files_is_compared_with_them(raw_tree: Path, kaggl
         "ILSVRC2012_val_00000003,n00000010 1 2 30 40 n00000010",
     )
     with pytest.raises(IngestError, match="image 3 is n00000010, the devkit says n00000020"):
-        _prepare(kaggle_tree)
+        _make_plan(kaggle_tree)
 
 
 def test_devkit_alone_suffices_in_kaggles_layout(raw_tree: Path, kaggle_tree: Path):
     shutil.copy(raw_tree / "ILSVRC2012_devkit_t12.tar.gz", kaggle_tree)
     (kaggle_tree / SOLUTION).unlink()
-    assert _prepare(kaggle_tree).source["kaggle_sha256"] is None
+    assert _make_plan(kaggle_tree).source["kaggle_sha256"] is None
 
 
 def test_image_beyond_the_ground_truth_is_a_contradiction(kaggle_tree: Path, pieces):
@@ -93,7 +94,7 @@ def test_image_beyond_the_ground_truth_is_a_contradiction(kaggle_tree: Path, pie
 
 def test_labels_that_are_not_the_official_ones_are_not_believed(kaggle_tree: Path):
     with pytest.raises(IngestError, match=r"its 8 labels are not the official 50,000.*put ILSVRC2012_devkit_t12"):
-        _prepare(kaggle_tree)
+        _make_plan(kaggle_tree)
 
 
 def test_single_wrong_label_is_noticed(kaggle_tree: Path, official: str):
@@ -173,17 +174,17 @@ def test_folder_inside_kaggles_layout_is_named(kaggle_tree: Path, inner: str):
 
 
 def test_whole_set_is_checked_by_its_total(pieces, official: str, kaggle_tree: Path, monkeypatch):
-    voucher = read_kaggle(kaggle_tree)
+    authority = read_kaggle(kaggle_tree)
     monkeypatch.setattr("convnext_imagenet.ingest.labels.classes.OFFICIAL_CLASSES", 4)
     monkeypatch.setattr("convnext_imagenet.ingest.labels.labels.OFFICIAL_VAL_PER_CLASS", 2)
-    train = {wnid: [f"{wnid}_{n}.JPEG" for n in range(3)] for wnid in sorted(voucher.names)}
+    train = {wnid: [f"{wnid}_{n}.JPEG" for n in range(3)] for wnid in sorted(authority.names)}
     val = {"": [f"ILSVRC2012_val_{n:08d}.JPEG" for n in range(1, 9)]}
     with pytest.raises(IngestError, match="train/: 12 images, the official set has 1,281,167"):
-        label_tree(pieces.tree(train, val), voucher, ClassRule("all"))
+        label_tree(pieces.tree(train, val), authority, ClassRule("all"))
 
 
 def test_genuine_labels_are_the_official_ones(shared_data: Path, tmp_path: Path):
-    devkit = read_devkit(shared_data / "nette96" / "ILSVRC2012_devkit_t12.tar.gz")
+    devkit = read_devkit(shared_data / "nette96" / "ILSVRC2012_devkit_t12.tar.gz").authority
     rows = [f"ILSVRC2012_val_{n:08d},{wnid} 0 0 9 9 " for n, wnid in enumerate(devkit.val_wnids, start=1)]
     (tmp_path / SOLUTION).write_text("\n".join(["ImageId,PredictionString", *rows]) + "\n")
     (tmp_path / MAPPING).write_text("".join(f"{wnid} {name}\n" for wnid, name in devkit.names.items()))

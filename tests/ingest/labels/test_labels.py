@@ -5,6 +5,7 @@ import re
 import pytest
 
 from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.labels.authority import LabelAuthority
 from convnext_imagenet.ingest.labels.classes import ClassRule
 from convnext_imagenet.ingest.labels.devkit import Devkit, Leaf
 from convnext_imagenet.ingest.labels.labels import label_plain_tree, label_tree
@@ -134,12 +135,12 @@ def test_listed_classes_leave_the_others_out_unread(pieces):
 
 
 @pytest.fixture(scope="module")
-def official() -> tuple[Devkit, dict[str, list[str]], dict[str, list[str]]]:
+def official() -> tuple[LabelAuthority, dict[str, list[str]], dict[str, list[str]]]:
     """A devkit of 1000 classes with two train images each, and names that go with it."""
     leaves = tuple(Leaf(1000 - i, f"n{i:08d}", f"class {i}", 2) for i in reversed(range(1000)))
     truth = tuple(number % 1000 + 1 for number in range(50_000))
     val = {"": [_val_name(number) for number in range(1, 50_001)]}
-    return Devkit(leaves, truth, "1" * 64), _train({leaf.wnid: 2 for leaf in leaves}), val
+    return Devkit(leaves, truth, "1" * 64).authority, _train({leaf.wnid: 2 for leaf in leaves}), val
 
 
 def test_complete_set_is_accepted_as_all(pieces, official):

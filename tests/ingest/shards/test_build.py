@@ -38,7 +38,7 @@ def test_the_index_has_one_row_for_each_stored_image_as_the_source_has_it(finish
         assert (finished / row["split"] / row["shard"]).is_file()
 
 
-def test_the_manifest_vouches_for_index_and_report(finished):
+def test_the_manifest_holds_the_digests_of_index_and_report(finished):
     files = json.loads((finished / "manifest.json").read_text())["files"]
     assert set(files) == {"index.parquet", "report.html", "quarantine.parquet"}
     for name, digest in files.items():

@@ -7,7 +7,7 @@ import pytest
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.protocol import staging
 from convnext_imagenet.ingest.errors import IngestError, QuarantineError
-from convnext_imagenet.ingest.make_plan import prepare
+from convnext_imagenet.ingest.make_plan import make_plan
 from convnext_imagenet.ingest.shards.build import open_build
 from convnext_imagenet.ingest.shards.plan import IngestPlan
 from convnext_imagenet.ingest.shards.pool import LocalPool
@@ -17,7 +17,7 @@ from convnext_imagenet.records.verify import verify_records
 
 
 def _plan(data: Path, **options) -> IngestPlan:
-    return prepare(scan_tree(data), **{"classes": "found", "unverified": False, "devkit": None, "seed": 0} | options)
+    return make_plan(scan_tree(data), **{"classes": "found", "unverified": False, "devkit": None, "seed": 0} | options)
 
 
 @pytest.fixture

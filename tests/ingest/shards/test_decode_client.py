@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from convnext_imagenet.ingest.errors import IngestError
-from convnext_imagenet.ingest.shards.decode_client import CheckedImage, Checker, Request
-from convnext_imagenet.ingest.shards.image_policy import Reencoding, Treatment
+from convnext_imagenet.ingest.shards.decode_client import DecodeClient, DecodedImage, DecodeRequest
+from convnext_imagenet.ingest.shards.image_policy import ImagePolicy, Reencoding
 from convnext_imagenet.records.images import BadImage, ImageInfo
 
 PROGRAM = """
@@ -39,9 +39,9 @@ decode_worker.main(sys.argv[1:])
 
 @pytest.fixture
 def fragile(tmp_path: Path):
-    """A checker with a decoder that dies, hangs or grows when an image ends in the word for it."""
+    """A client with a decoder that dies, hangs or grows when an image ends in the word for it."""
     (tmp_path / "fragile.py").write_text(PROGRAM)
-    return functools.partial(Checker, program=[str(tmp_path / "fragile.py")])
+    return functools.partial(DecodeClient, program=[str(tmp_path / "fragile.py")])
 
 
 def _progressive(side_px: int, extra_scans: int = 0) -> bytes:
@@ -52,7 +52,7 @@ def _progressive(side_px: int, extra_scans: int = 0) -> bytes:
     return data + data[data.rindex(b"\xff\xda") :] * extra_scans + b"\xff\xd9"
 
 
-def _checkers() -> set[psutil.Process]:
+def _decoders() -> set[psutil.Process]:
     return {child for child in psutil.Process().children() if "decode_worker" in " ".join(child.cmdline())}
 
 
@@ -62,23 +62,25 @@ def _summary(results) -> list[str]:
 
 def test_good_images_come_back_as_they_are(pieces):
     images = [pieces.jpeg(seed, size_px=16 + seed) for seed in range(3)]
-    with Checker(Treatment()) as checker:
-        results = checker.check([Request(image) for image in images])
+    with DecodeClient(ImagePolicy()) as client:
+        results = client.check([DecodeRequest(image) for image in images])
     assert results == [
-        CheckedImage(image, ImageInfo("jpeg", "RGB", 16 + n, 16 + n), is_reencoded=False, thumbnail=None)
+        DecodedImage(image, ImageInfo("jpeg", "RGB", 16 + n, 16 + n), is_reencoded=False, thumbnail=None)
         for n, image in enumerate(images)
     ]
 
 
 def test_bad_images_come_back_with_their_reasons(pieces):
     batch = [pieces.jpeg(1), b"", pieces.jpeg(2)[:-5], b"<html>", pieces.jpeg(3)]
-    with Checker(Treatment()) as checker:
-        assert _summary(checker.check(list(map(Request, batch)))) == ["ok", "empty", "truncated", "unsupported", "ok"]
+    with DecodeClient(ImagePolicy()) as client:
+        results = client.check([DecodeRequest(image) for image in batch])
+    assert _summary(results) == ["ok", "empty", "truncated", "unsupported", "ok"]
 
 
 def test_thumbnails_come_for_those_that_want_one(pieces):
-    with Checker(Treatment()) as checker:
-        first, second = checker.check([Request(pieces.jpeg(1), wants_thumbnail=True), Request(pieces.jpeg(2))])
+    with DecodeClient(ImagePolicy()) as client:
+        batch = [DecodeRequest(pieces.jpeg(1), wants_thumbnail=True), DecodeRequest(pieces.jpeg(2))]
+        first, second = client.check(batch)
     assert Image.open(io.BytesIO(first.thumbnail)).size == (96, 96)
     assert second.thumbnail is None
 
@@ -94,87 +96,98 @@ def test_thumbnails_come_for_those_that_want_one(pieces):
 )
 def test_image_that_the_decoder_does_not_survive_costs_itself_alone(fragile, pieces, word, reason, detail):
     good = pieces.jpeg(1)
-    with fragile(Treatment(timeout_seconds=1, memory_mib=512)) as checker:
-        batch = [Request(image) for image in (good, good + word, good)]
-        results = checker.check(batch)
+    with fragile(ImagePolicy(timeout_seconds=1, memory_mib=512)) as client:
+        batch = [DecodeRequest(image) for image in (good, good + word, good)]
+        results = client.check(batch)
     assert _summary(results) == ["ok", reason, "ok"]
     assert detail in results[1].detail
 
 
 def test_several_crashes_in_one_batch_are_told_apart(fragile, pieces):
     good = pieces.jpeg(1)
-    with fragile(Treatment()) as checker:
-        batch = [Request(image) for image in (good + b"SEGV", good + b"EXIT", good, good + b"SEGV")]
-        assert _summary(checker.check(batch)) == ["crashed", "crashed", "ok", "crashed"]
+    with fragile(ImagePolicy()) as client:
+        batch = [DecodeRequest(image) for image in (good + b"SEGV", good + b"EXIT", good, good + b"SEGV")]
+        assert _summary(client.check(batch)) == ["crashed", "crashed", "ok", "crashed"]
+
+
+def test_what_could_not_be_read_passes_through_unchanged(fragile, pieces):
+    good, unread = pieces.jpeg(1), [BadImage("not_a_file", "a pipe"), BadImage("too_large", "much")]
+    with fragile(ImagePolicy()) as client:
+        batch = [unread[0], DecodeRequest(good), DecodeRequest(good + b"SEGV"), unread[1], DecodeRequest(good)]
+        answers = client.check(batch)
+        assert _summary(answers) == ["not_a_file", "ok", "crashed", "too_large", "ok"]
+        assert [answers[0], answers[3]] == unread
+        assert client.check(unread) == unread
+        assert _summary(client.check([DecodeRequest(good)])) == ["ok"], "no answer of theirs is waited for"
 
 
 def test_stray_signal_costs_no_image(pieces):
-    before = _checkers()
-    with Checker(Treatment()) as checker:
-        checker.check([Request(pieces.jpeg(1))])
-        [child] = _checkers() - before
+    before = _decoders()
+    with DecodeClient(ImagePolicy()) as client:
+        client.check([DecodeRequest(pieces.jpeg(1))])
+        [child] = _decoders() - before
         os.kill(child.pid, signal.SIGKILL)
-        assert _summary(checker.check([Request(pieces.jpeg(n)) for n in range(3)])) == ["ok"] * 3
+        assert _summary(client.check([DecodeRequest(pieces.jpeg(n)) for n in range(3)])) == ["ok"] * 3
 
 
 def test_endless_scans_end_in_a_timeout():
-    batch = [Request(_progressive(4000, extra_scans=3000)), Request(_progressive(4000))]
+    batch = [DecodeRequest(_progressive(4000, extra_scans=3000)), DecodeRequest(_progressive(4000))]
     started = time.monotonic()
-    with Checker(Treatment(timeout_seconds=1)) as checker:
-        assert _summary(checker.check(batch)) == ["timeout", "ok"]
+    with DecodeClient(ImagePolicy(timeout_seconds=1)) as client:
+        assert _summary(client.check(batch)) == ["timeout", "ok"]
     assert time.monotonic() - started < 20
 
 
 def test_image_that_needs_too_much_memory_is_named_as_such():
-    with Checker(Treatment(memory_mib=64)) as checker:
-        assert _summary(checker.check([Request(_progressive(8000))])) == ["memory"]
-    with Checker(Treatment()) as checker:
-        assert _summary(checker.check([Request(_progressive(8000))])) == ["ok"]
+    with DecodeClient(ImagePolicy(memory_mib=64)) as client:
+        assert _summary(client.check([DecodeRequest(_progressive(8000))])) == ["memory"]
+    with DecodeClient(ImagePolicy()) as client:
+        assert _summary(client.check([DecodeRequest(_progressive(8000))])) == ["ok"]
 
 
 def test_larger_images_are_made_smaller_and_marked(pieces):
     small, large = pieces.jpeg(1, size_px=32), pieces.jpeg(2, size_px=33)
-    with Checker(Treatment(reencoding=Reencoding(max_side_px=32, quality=80))) as checker:
-        kept, made = checker.check([Request(small), Request(large)])
+    with DecodeClient(ImagePolicy(reencoding=Reencoding(max_side_px=32, quality=80))) as client:
+        kept, made = client.check([DecodeRequest(small), DecodeRequest(large)])
     assert (kept.image, kept.is_reencoded) == (small, False)
     assert made.is_reencoded
     assert Image.open(io.BytesIO(made.image)).size == (32, 32) == (made.info.width, made.info.height)
 
 
-def test_process_that_does_not_start_is_an_error_and_no_verdict(tmp_path: Path):
+def test_process_that_does_not_start_is_an_error_and_no_answer(tmp_path: Path):
     (tmp_path / "broken.py").write_text("raise SystemExit(9)")
     with (
-        Checker(Treatment(), program=[str(tmp_path / "broken.py")]) as checker,
+        DecodeClient(ImagePolicy(), program=[str(tmp_path / "broken.py")]) as client,
         pytest.raises(IngestError, match=r"does not start .*code 9"),
     ):
-        checker.check([Request(b"x")])
+        client.check([DecodeRequest(b"x")])
 
 
 def test_no_process_is_left(pieces):
-    before = _checkers()
-    with Checker(Treatment()) as checker:
-        checker.check([Request(pieces.jpeg(1))])
-        children = _checkers() - before
+    before = _decoders()
+    with DecodeClient(ImagePolicy()) as client:
+        client.check([DecodeRequest(pieces.jpeg(1))])
+        children = _decoders() - before
         assert len(children) == 1
     assert not any(child.is_running() for child in children)
 
 
-def test_a_batch_whose_verdicts_nobody_took_does_not_answer_for_the_next(pieces):
-    with Checker(Treatment()) as checker:
-        checker.begin([Request(b"")])
-        checker.begin([Request(pieces.jpeg(1)), Request(b"")])
-        assert _summary(checker.results()) == ["ok", "empty"]
-        assert checker.results() == []
+def test_a_batch_whose_answers_nobody_took_does_not_answer_for_the_next(pieces):
+    with DecodeClient(ImagePolicy()) as client:
+        client.begin([DecodeRequest(b"")])
+        client.begin([DecodeRequest(pieces.jpeg(1)), DecodeRequest(b"")])
+        assert _summary(client.results()) == ["ok", "empty"]
+        assert client.results() == []
 
 
-def test_lasting_checker_is_one_for_each_treatment_and_ends_with_its_process(tmp_path):
+def test_lasting_client_is_one_for_each_policy_and_ends_with_its_process(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(
         "import psutil\n"
-        "from convnext_imagenet.ingest.shards.decode_client import Request, lasting_checker\n"
-        "from convnext_imagenet.ingest.shards.image_policy import Treatment\n"
-        "lasting_checker(Treatment()).check([Request(b'x')])\n"
-        "assert lasting_checker(Treatment()) is lasting_checker(Treatment())\n"
+        "from convnext_imagenet.ingest.shards.decode_client import DecodeRequest, lasting_client\n"
+        "from convnext_imagenet.ingest.shards.image_policy import ImagePolicy\n"
+        "lasting_client(ImagePolicy()).check([DecodeRequest(b'x')])\n"
+        "assert lasting_client(ImagePolicy()) is lasting_client(ImagePolicy())\n"
         "[child] = psutil.Process().children()\n"
         "print(child.pid)\n"
     )

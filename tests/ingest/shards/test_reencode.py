@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_imagenet.ingest.shards.image_policy import Reencoding, Treatment, largest_reencoded_bytes
+from convnext_imagenet.ingest.shards.image_policy import ImagePolicy, Reencoding, largest_reencoded_bytes
 from convnext_imagenet.ingest.shards.reencode import fitted_sides, reencode
 from convnext_imagenet.records.images import BadImage, ImageInfo, check_image
 
@@ -72,5 +72,5 @@ def test_pages_have_room_for_the_worst_image():
     Image.fromarray(noise).save(buffer, "PNG")
     how = Reencoding(max_side_px=63, quality=100)
     smaller, _ = reencode(buffer.getvalue(), check_image(buffer.getvalue()), how)
-    assert len(smaller) < largest_reencoded_bytes(how) == Treatment(reencoding=how).largest_row_bytes(5)
-    assert Treatment().largest_row_bytes(5) == 5
+    assert len(smaller) < largest_reencoded_bytes(how) == ImagePolicy(reencoding=how).largest_row_bytes(5)
+    assert ImagePolicy().largest_row_bytes(5) == 5

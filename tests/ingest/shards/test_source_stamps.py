@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.ingest.make_plan import prepare
+from convnext_imagenet.ingest.make_plan import make_plan
 from convnext_imagenet.ingest.shards.build import open_build
 from convnext_imagenet.ingest.shards.plan import IngestPlan
 from convnext_imagenet.ingest.shards.pool import LocalPool
@@ -19,7 +19,7 @@ NOTE = ".stamps.json"
 
 
 def _plan(data: Path) -> IngestPlan:
-    return prepare(scan_tree(data), classes="found", unverified=False, devkit=None, seed=0)
+    return make_plan(scan_tree(data), classes="found", unverified=False, devkit=None, seed=0)
 
 
 def _interrupted(data: Path, out: Path) -> None:

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from convnext_imagenet.launch.ranks.heartbeat import (
-    HEARTBEAT,
-    TETHER,
+    HEARTBEAT_FILE,
+    LAUNCHER_PIPE,
     Heartbeat,
     HeartbeatWriter,
     own_heartbeat,
@@ -37,18 +37,18 @@ ctypes.PyDLL(None).sleep(600)
 
 
 def test_steps_add_up_and_the_last_doing_counts(tmp_path: Path) -> None:
-    heartbeat = own_heartbeat({HEARTBEAT: str(tmp_path / "heartbeat")})
+    heartbeat = own_heartbeat({HEARTBEAT_FILE: str(tmp_path / "heartbeat")})
     started = time.time()
     for doing, steps in (("training", 1), ("training", 2), ("saving a checkpoint", 0)):
         heartbeat.beat(doing, steps)
     beat = read_heartbeat(tmp_path / "heartbeat", started)
     assert (beat.steps, beat.doing) == (3, "saving a checkpoint")
-    assert -1 < beat.silent_s < 60
+    assert -1 < beat.age_s < 60
 
 
-@pytest.mark.parametrize(("changed_s", "started_s", "silent_s"), [(100, 300, 100), (300, 100, 100), (50, 50, 50)])
+@pytest.mark.parametrize(("changed_s", "started_s", "age_s"), [(100, 300, 100), (300, 100, 100), (50, 50, 50)])
 def test_silence_is_counted_from_the_last_beat_or_the_start(
-    tmp_path: Path, changed_s: float, started_s: float, silent_s: float
+    tmp_path: Path, changed_s: float, started_s: float, age_s: float
 ) -> None:
     """The file of an earlier attempt may lie there; seconds are before now."""
     path, now = tmp_path / "heartbeat", time.time()
@@ -56,7 +56,7 @@ def test_silence_is_counted_from_the_last_beat_or_the_start(
     os.utime(path, (now - changed_s, now - changed_s))
     beat = read_heartbeat(path, now - started_s)
     assert (beat.steps, beat.doing) == (5, "evaluating")
-    assert beat.silent_s == pytest.approx(silent_s, abs=30)
+    assert beat.age_s == pytest.approx(age_s, abs=30)
 
 
 def test_before_its_first_beat_a_rank_is_starting(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_without_a_launcher_nothing_is_written_and_nothing_is_tied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for environment in ({}, {HEARTBEAT: ""}):
+    for environment in ({}, {HEARTBEAT_FILE: ""}):
         own_heartbeat(environment).beat("training", 1)
         own_heartbeat(environment).announce_exit(0)
     assert list(tmp_path.iterdir()) == []
@@ -114,7 +114,7 @@ def test_a_rank_and_its_children_die_when_the_launcher_lets_go(is_early: bool) -
     theirs, ours = os.pipe()
     rank = subprocess.Popen(
         [sys.executable, "-c", PARENT],
-        env=os.environ | {TETHER: str(theirs)},
+        env=os.environ | {LAUNCHER_PIPE: str(theirs)},
         pass_fds=(theirs,),
         start_new_session=True,
         stdin=subprocess.PIPE,

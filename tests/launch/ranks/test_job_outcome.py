@@ -11,11 +11,11 @@ TIMEOUT_S = 10.0
 
 
 def _states(*seen: tuple, beats: tuple[tuple[int, float], ...] = ()) -> list[RankState]:
-    """The states of ranks 0, 1, ... by (code, ended_s), and by (steps, silent_s) for those that do not just work."""
+    """The states of ranks 0, 1, ... by (code, ended_s), and by (steps, age_s) for those that do not just work."""
     pairs = itertools.zip_longest(seen, beats, fillvalue=(3, 0.0))
     return [
-        RankState(rank, code, ended_s, Heartbeat(steps, "training", silent_s))
-        for rank, ((code, ended_s), (steps, silent_s)) in enumerate(pairs)
+        RankState(rank, code, ended_s, Heartbeat(steps, "training", age_s))
+        for rank, ((code, ended_s), (steps, age_s)) in enumerate(pairs)
     ]
 
 
@@ -96,13 +96,13 @@ def test_a_silent_job_is_blamed_on_the_rank_furthest_behind(beats: tuple, rank: 
     outcome = decide_outcome(_states(RUNS, RUNS, beats=beats), TIMEOUT_S, is_stopping=False)
     assert (outcome and outcome.rank) == rank
     if outcome is not None:
-        steps, silent_s = beats[outcome.rank]
+        steps, age_s = beats[outcome.rank]
         assert outcome.code == 1
         assert not outcome.was_refused
-        assert f"rank {rank} gave no heartbeat for {silent_s:.0f} s (after {steps} steps, training)" in outcome.reason
+        assert f"rank {rank} gave no heartbeat for {age_s:.0f} s (after {steps} steps, training)" in outcome.reason
 
 
-def test_a_rank_that_has_ended_is_not_find_hung() -> None:
+def test_a_rank_that_has_ended_does_not_hang() -> None:
     assert decide_outcome(_states(DONE, RUNS, beats=((3, 900.0), (3, 0.0))), TIMEOUT_S, is_stopping=False) is None
 
 

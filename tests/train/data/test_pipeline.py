@@ -16,7 +16,9 @@ from convnext_imagenet.launch.ranks.rank import Rank
 from convnext_imagenet.records.epoch_order import epoch_order
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.reader import Records, Split
-from convnext_imagenet.train.augment.draws import crop_box, device_draws, flips
+from convnext_imagenet.train.augment.crop import crop_box
+from convnext_imagenet.train.augment.device import device_draws
+from convnext_imagenet.train.augment.flip import flips
 from convnext_imagenet.train.augment.host import training_pixels
 from convnext_imagenet.train.augment.randaugment import draw_ops
 from convnext_imagenet.train.augment.randaugment_host import apply_ops

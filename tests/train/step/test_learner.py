@@ -8,7 +8,7 @@ from mindspore import Tensor
 
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import init_parameters
-from convnext_imagenet.train.augment.draws import device_draws
+from convnext_imagenet.train.augment.device import device_draws, graph_draws
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import local_positions
 from convnext_imagenet.train.config.sections import ModelSection, PrecisionSection
@@ -53,7 +53,7 @@ def _loss_by_numpy(learner: Learner, batches: list[Batch]) -> tuple[float, int]:
     losses, right = [], 0
     for batch in batches:
         draws = batch.draws
-        x = learner.augment(Tensor(batch.pixels), *(None if d is None else Tensor(d) for d in draws[:7]))
+        x = learner.augment(Tensor(batch.pixels), graph_draws(draws))
         logits = learner.network(x, Tensor(draws.keep)).asnumpy().astype(np.float64)
         shifted = logits - logits.max(1, keepdims=True)
         log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

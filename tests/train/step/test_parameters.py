@@ -8,7 +8,7 @@ import pytest
 
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import VARIANTS, drop_path_rates, init_parameters, parameter_shapes
-from convnext_imagenet.train.augment.draws import device_draws
+from convnext_imagenet.train.augment.device import device_draws
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.sections import EmaSection, OptimizerSection, PrecisionSection
 from convnext_imagenet.train.data.pipeline import Batch
