@@ -1,6 +1,7 @@
 """The habits that every command line here shares: one-line errors, progress bars, log lines."""
 
 import contextlib
+import copy
 import errno
 import logging
 import sys
@@ -14,15 +15,27 @@ from convnext_imagenet.base.errors import ExpectedError, FailedError
 _MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
+class RenamedOption(click.Option):
+    """An option whose help shows its first name only; the other names are old spellings that keep working.
+
+    Use `click.option("--new", "--old", cls=RenamedOption)`; of both on one command line, the last wins.
+    """
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the line of --help, as if there were no old spelling."""
+        shown = copy.copy(self)
+        shown.opts = self.opts[:1]
+        return super(RenamedOption, shown).get_help_record(ctx)
+
+
 @contextlib.contextmanager
-def expected_errors(*also: type[Exception]) -> Iterator[None]:
+def expected_errors() -> Iterator[None]:
     """Print an expected failure as one line and leave with its exit code; bugs keep their traceback."""
-    expected: tuple[type[Exception], ...] = (ExpectedError, *also)
     try:
         yield
-    except expected as error:
+    except ExpectedError as error:
         click.echo("Error: " + " ".join(str(error).splitlines()), err=True)
-        sys.exit(getattr(error, "exit_code", 1))
+        sys.exit(error.exit_code)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import peers_ingest as peers
-from harness import python_with, report
+from harness import baseline_bin, is_wanted, python_with, report
 from limit_ingest import check_and_hash
 
 IMAGES = int(os.environ.get("CONVNEXT_BENCH_IMAGES", "4000"))
@@ -103,8 +103,12 @@ def _made_images(folder: Path) -> list[Path]:
 
 def _cases(root: Path, pool: ProcessPoolExecutor) -> Iterator[Timed]:
     yield Timed(LIMIT, lambda tree: _limit(pool, tree), [], [], [])
-    yield Timed(OURS, lambda tree: _build(tree, root / "records"), [], [], [])
+    yield Timed(OURS, lambda tree: _build(tree, root / "records", Path(sys.executable).parent), [], [], [])
+    if earlier := baseline_bin():
+        yield Timed(f"baseline {OURS}", lambda tree: _build(tree, root / "records", earlier), [], [], [])
     for name, program in peers.PROGRAMS.items():
+        if not is_wanted(name):
+            continue
         python = sys.executable if name in peers.WITH_MINDSPORE else python_with(peers.IMPORTS[name])
         if python is None:
             print(f"{name}: not installed, left out", file=sys.stderr)
@@ -118,8 +122,8 @@ def _limit(pool: ProcessPoolExecutor, tree: Path) -> None:
         pass
 
 
-def _build(tree: Path, out: Path) -> None:
-    program = Path(sys.executable).with_name("convnext-ingest")
+def _build(tree: Path, out: Path, commands: Path) -> None:
+    program = commands / "convnext-ingest"
     options = ["--unverified", "--classes", "found", "--workers", str(WORKERS)]
     _run([str(program), "build", str(tree), "--out", str(out), *options], out)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 from bench_ingest import lay_out
-from harness import python_with, report
+from harness import baseline_script, is_wanted, python_with, report
 from limit_ingest import decode
 
 IMAGES = int(os.environ.get("CONVNEXT_BENCH_IMAGES", "2000"))
@@ -102,8 +102,13 @@ def _build(root: Path) -> None:
 def _cases(root: Path, pool: ProcessPoolExecutor) -> dict[str, Pass]:
     cases = {LIMIT: Pass(partial(_limit, pool, root / "tree" / "train"), _pool_processes)}
     for what, case in (OURS | MINDSPORE).items():
-        cases[what] = _passes([sys.executable, str(HERE / "load_ours.py"), case, str(root / "records")])
+        if is_wanted(what):
+            cases[what] = _passes([sys.executable, str(HERE / "load_ours.py"), case, str(root / "records")])
+        if (earlier := baseline_script("load_ours.py")) and what in OURS and is_wanted(f"baseline {what}"):
+            cases[f"baseline {what}"] = _passes([*earlier, case, str(root / "records")])
     for what, (module, case, imports) in PEERS.items():
+        if not is_wanted(what):
+            continue
         if python := python_with(f"import {module}, {imports}"):
             cases[what] = _passes([python, str(HERE / f"{module}.py"), case, str(root / "tree" / "train")])
         else:

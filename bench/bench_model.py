@@ -4,6 +4,8 @@ Every engine is a process of its own; they take turns, so that the machine's noi
 fresh processes keep all engines together within 23 GB: MindSpore's own training step takes 17 GB at batch 32, so it
 meets only ours there. Peers come with the extra `bench` and are left out, with a line, where it is not installed.
 BENCH_PYTHON names another environment's Python for them, BENCH_ROUNDS another number of rounds than 5.
+CONVNEXT_BENCH_BASELINE names an earlier checkout (with its .venv) that takes turns, too; CONVNEXT_BENCH_ONLY is a
+regular expression that cases have to match.
 """
 
 import contextlib
@@ -13,19 +15,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness import report
+from harness import baseline_script, is_wanted, report
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 ENGINES = {
     "ours": "engine_mindspore.py",
+    "baseline": "engine_mindspore.py",
     "mindspore": "engine_mindspore.py",
     "torch-eager": "engine_torch.py",
     "torch-channels-last": "engine_torch.py",
     "onnxruntime": "engine_torch.py",
     "openvino": "engine_torch.py",
 }
-TRAINERS = ("ours", "torch-eager", "torch-channels-last")
+TRAINERS = ("ours", "baseline", "torch-eager", "torch-channels-last")
 PASSES = [  # engines, what, batches
     (tuple(ENGINES), "forward", (1, 8, 32)),
     (("mindspore", *TRAINERS), "train", (8,)),
@@ -39,10 +42,8 @@ class Engine:
     """A process that runs one engine and answers with seconds."""
 
     def __init__(self, name: str) -> None:
-        script = HERE / ENGINES[name]
-        python = sys.executable if "mindspore" in script.name else os.environ.get("BENCH_PYTHON", sys.executable)
         self.process = subprocess.Popen(
-            [python, str(script), name],
+            _command(name),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -67,10 +68,22 @@ class Engine:
         self.process.wait()
 
 
+def _command(name: str) -> list[str]:
+    script = ENGINES[name]
+    if name == "baseline":
+        return [*(baseline_script(script) or []), "ours"]
+    python = sys.executable if "mindspore" in script else os.environ.get("BENCH_PYTHON", sys.executable)
+    return [python, str(HERE / script), name]
+
+
 def main() -> None:
     """Run, print the table and write bench-out/model.json."""
     rows: dict[tuple[str, int], dict] = {}
-    for names, what, batches in PASSES:
+    absent = set() if baseline_script(ENGINES["baseline"]) else {"baseline"}
+    for engines, what, batches in PASSES:
+        names = tuple(name for name in engines if name == "ours" or (name not in absent and is_wanted(name)))
+        if names == ("ours",) and all((f"ours {what}", batch) in rows for batch in batches):
+            continue
         for row in _pass(names, what, batches):
             rows.setdefault((row["what"], row["batch"]), row)
     report("model", sorted(rows.values(), key=lambda row: (row["what"].split()[1], row["batch"])))

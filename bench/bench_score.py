@@ -27,7 +27,7 @@ from pathlib import Path
 
 import psutil
 from bench_ingest import lay_out
-from harness import HERE, python_with, report
+from harness import HERE, baseline_script, is_wanted, python_with, report
 from score_passes import BATCH, TOPK, WORKERS
 
 IMAGES = int(os.environ.get("CONVNEXT_BENCH_IMAGES", "128"))
@@ -115,7 +115,11 @@ def _cases(root: Path, checkpoint: Path) -> dict[str, Case]:
     commands = {}
     for what, case in ((LIMIT, "limit"), (OURS, "ours")):
         commands[what] = [sys.executable, str(HERE / "score_ours.py"), case, str(checkpoint), images]
+    if earlier := baseline_script("score_ours.py"):
+        commands[f"baseline {OURS}"] = [*earlier, "ours", str(checkpoint), images]
     for what, (module, case, imports) in PEERS.items():
+        if not is_wanted(what):
+            continue
         if python := python_with(f"import {module}, psutil, pyarrow, {imports}"):
             commands[what] = [python, str(HERE / f"{module}.py"), case, images]
         else:

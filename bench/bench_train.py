@@ -12,12 +12,11 @@ import numpy as np
 from harness import Case, interleaved_rates, report
 from mindspore import Tensor, nn
 
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import VARIANTS, drop_path_rates, init_parameters
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import ModelCard
-from convnext_imagenet.train.augment.device import DeviceAugment
-from convnext_imagenet.train.augment.draws import DeviceDraws, device_draws
+from convnext_imagenet.train.augment.device import DeviceAugment, DeviceDraws, device_draws, graph_draws
 from convnext_imagenet.train.augment.mix import SoftTargets
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.source import load_config
@@ -39,21 +38,8 @@ class AugmentAndTargets(nn.Cell):
         self.augment = DeviceAugment(config.augment, card.transform, config.train.seed)
         self.targets = SoftTargets(CLASSES, config.mix.label_smoothing)
 
-    def construct(
-        self,
-        pixels_NHWC: Tensor,
-        labels_N: Tensor,
-        flip: Tensor | None,
-        op_ids: Tensor | None,
-        op_arguments: Tensor | None,
-        erase_boxes: Tensor | None,
-        erase_fill: Tensor | None,
-        mix_boxes: Tensor | None,
-        mix_blend: Tensor | None,
-        mix_lam: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        x_NHWC = self.augment(pixels_NHWC, flip, op_ids, op_arguments, erase_boxes, erase_fill, mix_boxes, mix_blend)
-        return x_NHWC, self.targets(labels_N, mix_lam)
+    def construct(self, pixels_NHWC: Tensor, labels_N: Tensor, draws: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return self.augment(pixels_NHWC, draws), self.targets(labels_N, lam_N=draws.get("mix_lam"))
 
 
 def main() -> None:
@@ -110,11 +96,11 @@ def _step(what: str, config: Config) -> Case:
 def _cell(what: str, config: Config) -> Case:
     cell = AugmentAndTargets(config, _card(config))
     batch = _batch(config)
-    draws = [None if drawn is None else Tensor(drawn) for drawn in batch.draws[:-1]]
+    draws = graph_draws(batch.draws)
     pixels, labels = Tensor(batch.pixels), Tensor(batch.labels, ms.int32)
 
     def run() -> None:
-        for result in cell(pixels, labels, *draws):
+        for result in cell(pixels, labels, draws):
             result.asnumpy()
 
     return Case(what, BATCH, run, {})

@@ -13,11 +13,12 @@ from dataclasses import replace
 import numpy as np
 from mindspore import Tensor, nn
 
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import VARIANTS, init_parameters
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import ModelCard, build_network
-from convnext_imagenet.train.augment.draws import DeviceDraws
+from convnext_imagenet.model.weights import build_network
+from convnext_imagenet.train.augment.device import DeviceDraws
 from convnext_imagenet.train.config.config import config_from_mapping
 from convnext_imagenet.train.data.pipeline import Batch
 from convnext_imagenet.train.step.learner import Learner

@@ -6,6 +6,7 @@ The machine may be shared and noisy, so a rate means something only beside anoth
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-OUT = HERE.parent.parent / "bench-out"
+OUT = HERE.parent / "bench-out"
+ONLY = re.compile(os.environ.get("CONVNEXT_BENCH_ONLY", ""))
 PEERS_PYTHONS = os.environ.get("CONVNEXT_BENCH_PEERS_PYTHON", sys.executable).split(os.pathsep)
 
 
@@ -42,6 +44,29 @@ def interleaved_rates(cases: list[Case], rounds: int) -> list[float]:
             case.run()
             taken.append(time.perf_counter() - begin)
     return [case.images / statistics.median(taken) for case, taken in zip(cases, seconds, strict=True)]
+
+
+def is_wanted(what: str) -> bool:
+    """True unless CONVNEXT_BENCH_ONLY, a regular expression, leaves the case out."""
+    return ONLY.search(what) is not None
+
+
+def baseline_bin() -> Path | None:
+    """The commands of the checkout that CONVNEXT_BENCH_BASELINE names; it takes turns with this one."""
+    root = os.environ.get("CONVNEXT_BENCH_BASELINE")
+    return Path(root).resolve() / ".venv" / "bin" if root else None
+
+
+def baseline_script(name: str) -> list[str] | None:
+    """The command that runs the earlier checkout's own `name`, a script of its benchmarks; None without a baseline."""
+    found = baseline_bin()
+    if found is None:
+        return None
+    folders = (found.parent.parent / "bench", found.parent.parent / "tests" / "bench")
+    script = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    if script is None:
+        raise FileNotFoundError(f"{folders[0]}: holds no {name}; CONVNEXT_BENCH_BASELINE names a checkout with .venv")
+    return [str(found / "python"), str(script)]
 
 
 @cache

@@ -24,9 +24,10 @@ def main(case: str, checkpoint: str, images: str, out: str) -> None:
 
 
 def _make(path: Path) -> None:
+    from convnext_imagenet.model.card import ModelCard
     from convnext_imagenet.model.convnext import VARIANTS, init_parameters
     from convnext_imagenet.model.transform import EvalTransform
-    from convnext_imagenet.model.weights import ModelCard, save_weights
+    from convnext_imagenet.model.weights import save_weights
 
     config = VARIANTS["convnext_tiny"]
     classes = tuple((f"n{index:08d}", f"class {index}") for index in range(1000))
@@ -56,7 +57,8 @@ def _network_alone(checkpoint: Path, images: str):
 def _job(checkpoint: Path, images: str):
     from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
     from convnext_imagenet.serve.inputs.kinds import open_inputs
-    from convnext_imagenet.serve.predict.job import Options, open_job
+    from convnext_imagenet.serve.predict.job import open_job
+    from convnext_imagenet.serve.settings import PredictOptions
 
     class Kept(Checkpoint):
         """A checkpoint whose network outlives a job."""
@@ -66,7 +68,7 @@ def _job(checkpoint: Path, images: str):
 
     loaded = load_checkpoint(checkpoint)
     kept = Kept(loaded.path, loaded.sha256, loaded.card, loaded.arrays)
-    options = Options(topk=TOPK, batch_size=BATCH, workers=WORKERS)
+    options = PredictOptions(topk=TOPK, batch_size=BATCH, workers=WORKERS)
 
     def one_pass(target: Path, watch: Watch) -> int:
         watch.start()

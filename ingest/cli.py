@@ -146,11 +146,11 @@ def _executor(engine: str, address: str, workers: int | None, data: Path, out: P
     """Where shards are written; a cluster is examined first."""
     if engine == RAY:
         from convnext_imagenet.base.protocol import check_begun_or_empty
-        from convnext_imagenet.launch.cluster.nodes import Need
+        from convnext_imagenet.launch.cluster.nodes import WorkerResources
 
         check_begun_or_empty(out, "records")
         inputs = [path for path in (data, data / "train", data / "val") if path.exists()]
-        with on_cluster(address, lambda nodes: Need(), out, inputs, workers) as executor:
+        with on_cluster(address, lambda nodes: WorkerResources(), out, inputs, workers) as executor:
             yield executor
     else:
         from convnext_imagenet.ingest.shards.pool import LocalPool

@@ -1,4 +1,4 @@
-"""The options by which any command runs as several ranks, and the one place where a command turns into its launcher."""
+"""The options by which any command runs as several ranks, and how it becomes one of them or their launcher."""
 
 import contextlib
 import os
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convnext_imagenet.base.console import RenamedOption
 from convnext_imagenet.launch.devices import AUTO, TARGETS, choose_target, devices_seen
-from convnext_imagenet.launch.ranks.heartbeat import own_pulse, tie_to_launcher
-from convnext_imagenet.launch.ranks.launcher import Orders, run_job
-from convnext_imagenet.launch.ranks.rank import Layout, Place, check_layout, own_place, parse_master
+from convnext_imagenet.launch.ranks.heartbeat import own_heartbeat, tie_to_launcher
+from convnext_imagenet.launch.ranks.launcher import LaunchPlan, run_job
+from convnext_imagenet.launch.ranks.rank import Layout, Rank, check_layout, own_rank, parse_rendezvous
 
 if TYPE_CHECKING:  # importing it takes seconds, which --help must not
     from convnext_imagenet.launch.ranks.collectives import Ranks
@@ -24,106 +25,120 @@ device_target_option = click.option(
     type=click.Choice([AUTO, *TARGETS]),
     default=AUTO,
     show_default=True,
-    help="Where to compute; auto takes the first of Ascend, GPU and CPU that is there.",
+    help="Where to compute; auto takes the first of Ascend, GPU and CPU that is available.",
 )
 _OPTIONS = (
     device_target_option,
     click.option(
-        "--devices", type=click.IntRange(min=1), default=1, show_default=True, help="How many devices of this machine."
+        "--devices",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Number of devices of this machine to use.",
     ),
-    click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="How many machines."),
+    click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Number of machines."),
     click.option(
-        "--node-rank", type=click.IntRange(min=0), default=0, show_default=True, help="Which of them this is, from 0."
+        "--node-rank", type=click.IntRange(min=0), default=0, show_default=True, help="Number of this machine, from 0."
     ),
-    click.option("--master", default="", metavar="HOST[:PORT]", help="Where machine 0 is met; needed for --nodes."),
+    click.option(
+        "--rendezvous",
+        "--master",
+        cls=RenamedOption,
+        default="",
+        metavar="HOST[:PORT]",
+        help="Address of machine 0; required with --nodes > 1.",
+    ),
     click.option(
         "--restarts",
         type=click.IntRange(min=0),
         default=0,
         show_default=True,
-        help="How often to start again after a rank has failed.",
+        help="How often to restart the job after a rank has failed.",
     ),
     click.option(
+        "--heartbeat-timeout",
         "--silence",
+        cls=RenamedOption,
         type=click.IntRange(min=1),
         default=600,
         show_default=True,
         metavar="SECONDS",
-        help="A rank without a sign of life for so long has hung (six times that before its first step).",
+        help="Treat a rank as hung after this long without a heartbeat (six times as long before its first step).",
     ),
 )
 
 
 def launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of `take_place`."""
+    """Give a command the options that `enter_ranks` reads."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
-def start(
+def enter_ranks(
     choices: dict[str, Any], logs: Path | None = None, before: Callable[[], None] = lambda: None
 ) -> "tuple[Ranks, str]":
-    """Return this process among the ranks of its command, ready to compute, and its device target.
+    """Return the ranks of this command with this process as one of them, ready to compute, and its device target.
 
-    `choices` holds the values of `launch_options`. The process that the user started becomes the launcher when there
-    are several ranks: it never comes back, but leaves with its job's exit code. `before` checks what can be checked
-    before `logs` is created and ranks start; without `logs` they are kept only when the job fails. Raises LaunchError
-    for a layout that this machine cannot hold, ModelError for a device that cannot be used.
+    `choices` holds the values of `launch_options`. Where there are several ranks, the process that the user started
+    becomes their launcher: this call does not return, it exits with the exit code of the job. `before` checks what can
+    be checked before `logs` is created and ranks start; without `logs` they are kept only when the job fails.
+
+    Raises LaunchError for a layout that does not fit this machine, ModelError for a device that cannot be used.
     """
-    place = _take_place(choices, logs, before)
+    rank = _rank_or_launch(choices, logs, before)
     target = choose_target(choices["device_target"]).target
 
     from convnext_imagenet.model.runtime import prepare
 
-    prepare(target, device_id=place.device)
+    prepare(target, device_id=rank.device)
 
     from convnext_imagenet.launch.ranks.collectives import join
 
-    return join(place), target
+    return join(rank), target
 
 
 @contextlib.contextmanager
-def leaving() -> Iterator[None]:
-    """Around all of a command: tell its launcher with which exit code it means to leave; bugs are not announced."""
+def announcing_exit() -> Iterator[None]:
+    """Around all of a command: tell its launcher the exit code that follows; that of a bug is not announced."""
     try:
         yield
     except SystemExit as end:
-        own_pulse().leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+        own_heartbeat().announce_exit(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
-    own_pulse().leave(0)
+    own_heartbeat().announce_exit(0)
 
 
-def with_pulse(on_progress: Callable[[int], None], doing: str) -> Callable[[int], None]:
-    """Return `on_progress` made a sign of life for the launcher as well."""
-    pulse = own_pulse()
+def with_heartbeat(on_progress: Callable[[int], None], doing: str) -> Callable[[int], None]:
+    """Return `on_progress` with a heartbeat for the launcher before each call."""
+    heartbeat = own_heartbeat()
 
     def beat(count: int) -> None:
-        pulse.beat(doing, count)
+        heartbeat.beat(doing, count)
         on_progress(count)
 
     return beat
 
 
-def _take_place(choices: dict[str, Any], logs: Path | None, before: Callable[[], None]) -> Place:
-    place = own_place()
-    if place.ranks > 1:
+def _rank_or_launch(choices: dict[str, Any], logs: Path | None, before: Callable[[], None]) -> Rank:
+    rank = own_rank()
+    if rank.world > 1:
         tie_to_launcher()
-        return place
+        return rank
     choice = choose_target(choices["device_target"])
-    layout = _layout(choices, choice.target)
+    layout = _parse_layout(choices, choice.target)
     cores = sorted(os.sched_getaffinity(0))
     check_layout(layout, len(cores), None if layout.target == "CPU" else devices_seen(layout.target))
     before()
     if choices["device_target"] == AUTO:
-        _say(f"device target {choice.target}: {choice.reason}")
-    if layout.ranks > 1:
+        _echo(f"device target {choice.target}: {choice.reason}")
+    if layout.world > 1:
         sys.exit(_launch(layout, choices, cores, logs))
-    return place
+    return rank
 
 
-def _layout(choices: dict[str, Any], target: str) -> Layout:
-    host, port = parse_master(choices["master"], choices["nodes"])
+def _parse_layout(choices: dict[str, Any], target: str) -> Layout:
+    host, port = parse_rendezvous(choices["rendezvous"], choices["nodes"])
     return Layout(
         devices=choices["devices"],
         target=target,
@@ -137,14 +152,14 @@ def _layout(choices: dict[str, Any], target: str) -> Layout:
 def _launch(layout: Layout, choices: dict[str, Any], cores: list[int], logs: Path | None) -> int:
     folder = logs or Path(tempfile.mkdtemp(prefix="convnext-logs-"))
     command = [sys.executable, *sys.argv]
-    places = f"{layout.devices} on this machine" if layout.nodes > 1 else f"cores {cores[0]} to {cores[-1]}"
-    _say(f"{layout.ranks} ranks on {layout.target} ({places}); their logs are in {folder}")
-    orders = Orders(layout, command, folder, cores, choices["silence"], choices["restarts"])
-    code = run_job(orders, _say)
+    where = f"{layout.devices} on this machine" if layout.nodes > 1 else f"cores {cores[0]} to {cores[-1]}"
+    _echo(f"{layout.world} ranks on {layout.target} ({where}); their logs are in {folder}")
+    plan = LaunchPlan(layout, command, folder, cores, choices["heartbeat_timeout"], choices["restarts"])
+    code = run_job(plan, _echo)
     if logs is None and code == 0:
         shutil.rmtree(folder, ignore_errors=True)
     return code
 
 
-def _say(line: str) -> None:
+def _echo(line: str) -> None:
     click.echo(line, err=True)

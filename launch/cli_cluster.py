@@ -1,4 +1,4 @@
-"""The options by which a command gives its units of work to a Ray cluster, and what it says of the cluster."""
+"""The options by which a command runs its units of work on a Ray cluster, and the connection to that cluster."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import click
 from convnext_imagenet.base.console import show_log_lines
 
 if TYPE_CHECKING:
-    from convnext_imagenet.launch.cluster.nodes import Need, Node
+    from convnext_imagenet.launch.cluster.nodes import Node, WorkerResources
     from convnext_imagenet.launch.cluster.units import ClusterExecutor
 
 LOCAL, RAY = "local", "ray"
@@ -32,13 +32,13 @@ address_option = click.option(
 
 
 def is_given(name: str) -> bool:
-    """Whether the user gave an option of the running command, rather than its default."""
+    """Return whether the user gave an option of the running command, rather than its default."""
     source = click.get_current_context().get_parameter_source(name)
     return source not in (None, click.core.ParameterSource.DEFAULT)
 
 
 def is_usual(name: str, value: Any) -> bool:
-    """Whether an option of the running command has its default, be it given or not: `make` gives all of them."""
+    """Return whether an option of the running command has its default value, given or not: `make` gives all of them."""
     context = click.get_current_context()
     return any(option.name == name and option.get_default(context) == value for option in context.command.params)
 
@@ -48,38 +48,38 @@ def refuse_unused(engine: str, **values: Any) -> None:
     for name, value in values.items():
         if value and engine != RAY:
             raise click.UsageError(
-                f"--{name.replace('_', '-')}: goes with --engine ray alone; add that, or leave it out"
+                f"--{name.replace('_', '-')}: works only with --engine ray; add that, or leave it out"
             )
 
 
 @contextlib.contextmanager
 def on_cluster(
     address: str,
-    choose_need: "Callable[[list[Node]], Need]",
+    choose_resources: "Callable[[list[Node]], WorkerResources]",
     out: Path,
     inputs: Sequence[Path],
-    most: int | None = None,
+    max_workers: int | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> "Iterator[ClusterExecutor]":
-    """Join the cluster, prove that every node is fit for the job, say what it holds, and yield its executor.
+    """Connect to the cluster, check its nodes, print how many workers they hold, and yield the executor.
 
-    `choose_need` tells from the nodes what one worker takes.
+    `choose_resources` returns what one worker takes, given the nodes. Raises LaunchError for an unusable cluster.
     """
     from convnext_imagenet.launch.cluster.nodes import room_for
-    from convnext_imagenet.launch.cluster.session import joined, nodes_of, preflight
+    from convnext_imagenet.launch.cluster.session import connected_to_ray, live_nodes, preflight
     from convnext_imagenet.launch.cluster.units import ClusterExecutor
 
     show_log_lines()
     out = out.resolve()
-    with joined(address, len(os.sched_getaffinity(0))) as ray:
-        nodes = nodes_of(ray)
-        need = choose_need(nodes)
-        preflight(ray, nodes, need, out, [path.resolve() for path in inputs])
-        able, room = sum(room_for(need, [node]) > 0 for node in nodes), room_for(need, nodes)
-        room = min(room, most or room)
+    with connected_to_ray(address, len(os.sched_getaffinity(0))) as ray:
+        nodes = live_nodes(ray)
+        per_worker = choose_resources(nodes)
+        preflight(ray, nodes, per_worker, out, [path.resolve() for path in inputs])
+        able, room = sum(room_for(per_worker, [node]) > 0 for node in nodes), room_for(per_worker, nodes)
+        room = min(room, max_workers or room)
         click.echo(
             f"Ray: {able} node{'s' * (able > 1)} with the same software and folders, "
             f"room for {room} worker{'s' * (room > 1)} at once",
             err=True,
         )
-        yield ClusterExecutor(ray, need, out, most, is_stopped)
+        yield ClusterExecutor(ray, per_worker, out, max_workers, is_stopped)

@@ -1,6 +1,6 @@
-"""What differs between Ascend, GPU and CPU: how a device is seen, and how long its collectives wait.
+"""What differs between Ascend, GPU and CPU: how a device is detected, and how long its collectives wait.
 
-The one module with lines for a device. Only the CPU's have been run; the others keep to public names.
+The only module with lines for a certain device. Only those for the CPU have been run; the others rely on public names.
 """
 
 import importlib.util
@@ -16,43 +16,43 @@ _PLUGINS = {"Ascend": "ascend*", "GPU": "gpu*"}  # in mindspore/lib/plugin
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The target that a command runs on, and why it is this one."""
+class DeviceChoice:
+    """The target that a command runs on, and why."""
 
     target: str
     reason: str
 
 
 def devices_seen(target: str, dev: Path = Path("/dev")) -> int:
-    """Return how many devices of a target the drivers show; the CPU is one."""
+    """Return how many devices of a target the drivers show; the CPU counts as one."""
     return 1 if target == "CPU" else len(list(dev.glob(_NODES[target])))
 
 
-def choose_target(asked: str, dev: Path = Path("/dev"), plugins: Path | None = None) -> Choice:
+def choose_target(asked: str, dev: Path = Path("/dev"), plugins: Path | None = None) -> DeviceChoice:
     """Return the target asked for; for "auto" the first of Ascend, GPU and CPU that driver and MindSpore both have."""
     if asked != AUTO:
-        return Choice(asked, "asked for")
+        return DeviceChoice(asked, "asked for")
     plugins = plugins or _plugin_folder()
     reasons = []
     for target in ("Ascend", "GPU"):
         seen = devices_seen(target, dev)
         if seen and any(plugins.glob(_PLUGINS[target])):
-            return Choice(target, f"{seen} {target} devices are there")
+            return DeviceChoice(target, f"{seen} {target} devices found")
         missing = "the installed MindSpore is not built for it" if seen else f"no {dev / _NODES[target]}"
         reasons.append(f"no {target} ({missing})")
-    return Choice("CPU", ", ".join(reasons))
+    return DeviceChoice("CPU", ", ".join(reasons))
 
 
-def collective_environment(silence_s: int) -> dict[str, str]:
-    """Return the variables by which a device's collectives wait `silence_s` for a slow rank; the launcher ends hangs.
+def collective_environment(timeout_s: int) -> dict[str, str]:
+    """Return the variables by which a device's collectives wait `timeout_s` for a slow rank; the launcher ends hangs.
 
-    The CPU's otherwise give up after 30 s, less than a rank may need longer than another to compile.
+    The default on the CPU is 30 s, and one rank may take longer than that to compile after another has.
     """
-    return {"MS_CPU_COMM_OP_TIMEOUT": str(silence_s), "HCCL_EXEC_TIMEOUT": str(silence_s)}
+    return {"MS_CPU_COMM_OP_TIMEOUT": str(timeout_s), "HCCL_EXEC_TIMEOUT": str(timeout_s)}
 
 
 def driver_versions(target: str, root: Path = Path("/")) -> dict[str, str]:
-    """Return the versions of what MindSpore needs besides itself, "" for what is not found where it usually lies."""
+    """Return the versions of what MindSpore needs besides itself, "" for what is not in its usual folder."""
     if target == "Ascend":
         toolkit = Path(os.environ.get("ASCEND_HOME_PATH") or root / "usr/local/Ascend/ascend-toolkit/latest")
         return {
@@ -72,12 +72,12 @@ def driver_versions(target: str, root: Path = Path("/")) -> dict[str, str]:
 
 def _first_match(path: Path, pattern: str) -> str:
     try:
-        found = re.search(pattern, path.read_text(errors="replace"), re.MULTILINE)
+        match = re.search(pattern, path.read_text(errors="replace"), re.MULTILINE)
     except OSError:
         return ""
-    return found.group(1).strip() if found else ""
+    return match.group(1).strip() if match else ""
 
 
 def _plugin_folder() -> Path:
-    found = importlib.util.find_spec("mindspore")  # does not import it
-    return Path(found.origin).parent / "lib" / "plugin" if found and found.origin else Path("/nonexistent")
+    spec = importlib.util.find_spec("mindspore")  # does not import it
+    return Path(spec.origin).parent / "lib" / "plugin" if spec and spec.origin else Path("/nonexistent")

@@ -1,13 +1,13 @@
-"""What a user can cause and cure when starting several processes."""
+"""Errors of starting several processes that a user can correct."""
 
 from convnext_imagenet.base.errors import ExpectedError, FailedError
 
 
 class LaunchError(ExpectedError):
-    """A number of devices, nodes or a target that cannot be had here, or ranks that do not agree."""
+    """Devices, nodes or a target that are not available here, or ranks that do not agree."""
 
 
 class FailedLaunchError(LaunchError):
-    """The machines gave out half-way; finished units are kept and the same command goes on."""
+    """The machines failed half-way; finished units are kept and the same command resumes."""
 
     exit_code = FailedError.exit_code

@@ -1,4 +1,4 @@
-"""The seam between what is done (write shard k, score part k) and where it runs: here, or on a cluster."""
+"""The interface between what is done (write shard k, score part k) and where it runs: here, or on a cluster."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, Self
@@ -7,18 +7,18 @@ OnProgress = Callable[[int], None]
 
 
 class Unit(Protocol):
-    """A unit of work that can be tried again: it is done iff its receipt is there, and done twice it is the same."""
+    """A unit of work that can be retried: done iff its receipt exists, and twice it leaves the same bytes."""
 
     @property
     def title(self) -> str:
-        """What a message calls it, so that the user finds its inputs."""
+        """Its name in messages, by which the user finds its inputs."""
 
     def attempt(self, number: int) -> Self:
-        """The same unit with a staging folder that no other attempt uses: one given up may still be writing."""
+        """Return the same unit with a staging folder of its own: an attempt that was given up may still be writing."""
 
 
 class Executor(Protocol):
-    """Runs units somewhere. Returns when all are done; the first exception of one ends the rest and is raised here."""
+    """Runs units; the first exception of a unit stops the others and is raised in the caller."""
 
     def run(
         self,
@@ -28,4 +28,4 @@ class Executor(Protocol):
         on_progress: OnProgress,
         on_unit: Callable[[], None] = ...,
     ) -> None:
-        """Call `function(task, on_progress)` for each of `count` tasks; `on_unit` is called as each is done."""
+        """Call `function(task, on_progress)` for each of `count` tasks and `on_unit()` after each of them."""

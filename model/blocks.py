@@ -1,4 +1,4 @@
-"""The three parts that a ConvNeXt is made of, out of MindSpore's operators; `fused.py` has their CPU kernels."""
+"""The three parts that a ConvNeXt is made of, by MindSpore's operators; `cpu_blocks.py` has them on our CPU kernels."""
 
 from mindspore import Tensor, nn
 

@@ -16,7 +16,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from convnext_imagenet.model.blocks import DOWNSAMPLE_SIZE, EXPANSION, STEM_SIZE, Block, Downsample, Stem
-from convnext_imagenet.model.cpu_blocks import FusedBlock, FusedDownsample, FusedStem
+from convnext_imagenet.model.cpu_blocks import CpuBlock, CpuDownsample, CpuStem
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.layers import DEPTHWISE_SIZE, LayerNorm, Linear
 
@@ -105,9 +105,9 @@ class ConvNeXt(nn.Cell):
         downsample: Callable[..., nn.Cell] = Downsample
         block: Callable[..., nn.Cell] = Block
         if kernels is not None:
-            stem = partial(FusedStem, library=kernels)
-            downsample = partial(FusedDownsample, library=kernels)
-            block = partial(FusedBlock, library=kernels)
+            stem = partial(CpuStem, library=kernels)
+            downsample = partial(CpuDownsample, library=kernels)
+            block = partial(CpuBlock, library=kernels)
         self.downsample_layers = nn.CellList([stem(dims[0]), *(downsample(*pair) for pair in itertools.pairwise(dims))])
         self.stages = nn.CellList(
             [

@@ -19,7 +19,7 @@ from convnext_imagenet.model.kernels.operators import (
 )
 
 
-class FusedStem(Stem):
+class CpuStem(Stem):
     """A patch product, then LayerNorm."""
 
     def __init__(self, dim: int, library: Path) -> None:
@@ -32,7 +32,7 @@ class FusedStem(Stem):
         return self.layer_norm(self.patch(x_NHWC, conv.weight, conv.bias), norm.weight, norm.bias)
 
 
-class FusedDownsample(Downsample):
+class CpuDownsample(Downsample):
     """LayerNorm and the patch product as one operator."""
 
     def __init__(self, narrow: int, wide: int, library: Path) -> None:
@@ -44,7 +44,7 @@ class FusedDownsample(Downsample):
         return self.norm_patch(x_NHWC, norm.weight, norm.bias, conv.weight, conv.bias)
 
 
-class FusedBlock(Block):
+class CpuBlock(Block):
     """V1's block as one operator; V2's as four around GRN."""
 
     def __init__(self, dim: int, grn: bool, library: Path) -> None:

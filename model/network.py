@@ -1,10 +1,9 @@
 """The network as evaluation uses it: pixels in, logits out, normalised on the device."""
 
-import numpy as np
 from mindspore import Tensor, float32, nn, ops
 
 from convnext_imagenet.model.convnext import ConvNeXt
-from convnext_imagenet.model.transform import EvalTransform
+from convnext_imagenet.model.transform import EvalTransform, scale_and_shift
 
 
 class Classifier(nn.Cell):
@@ -16,9 +15,7 @@ class Classifier(nn.Cell):
     def __init__(self, network: ConvNeXt, transform: EvalTransform) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
-        mean_C, std_C = 255.0 * np.asarray(transform.mean), 255.0 * np.asarray(transform.std)
-        self.scale_C = Tensor((1.0 / std_C).astype(np.float32))
-        self.shift_C = Tensor((-mean_C / std_C).astype(np.float32))
+        self.scale_C, self.shift_C = map(Tensor, scale_and_shift(transform))
 
     def construct(self, pixels_NHWC: Tensor, keep_NB: Tensor | None = None) -> Tensor:
         return ops.cast(self.network(self.normalised(pixels_NHWC), keep_NB), float32)

@@ -9,6 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from convnext_imagenet.base.host import processor_flags
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.kernels.build import kernels_library
 
@@ -17,18 +18,14 @@ log = logging.getLogger(__name__)
 DEVICE_TARGETS = ("CPU", "GPU", "Ascend")
 
 
-def prepare(device_target: str = "CPU", threads: int | None = None, device_id: int = 0) -> None:
+def prepare(device_target: str = "CPU", device_id: int = 0) -> None:
     """Set up MindSpore for graph mode on a device; call it before any other MindSpore work.
 
-    `threads` keeps the process, its input workers included, on that many of its cores: MindSpore's own thread
-    settings do not bound oneDNN. Another number changes the last bits of sums. Calling it again with the same
-    arguments changes nothing. Raises ModelError for an unknown or absent device and for too many threads.
+    Calling it again with the same arguments changes nothing. Raises ModelError for an unknown or absent device.
     """
     if device_target not in DEVICE_TARGETS:
         raise ModelError(f"device target {device_target!r} is unknown; use one of {', '.join(DEVICE_TARGETS)}")
-    if threads is not None:
-        _keep_to_cores(threads)
-    for name, value in environment(_processor_flags()).items():
+    for name, value in environment(processor_flags()).items():
         os.environ.setdefault(name, value)
 
     import mindspore  # heavy, and reads the environment when it is imported
@@ -74,19 +71,3 @@ def environment(processor_flags: frozenset[str]) -> dict[str, str]:
     if "avx512f" in processor_flags:
         variables["ONEDNN_MAX_CPU_ISA"] = "AVX2"
     return variables
-
-
-def _processor_flags() -> frozenset[str]:
-    """The first processor's feature flags; empty where the system does not list them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
-
-
-def _keep_to_cores(threads: int) -> None:
-    cores = sorted(os.sched_getaffinity(0))
-    if not 1 <= threads <= len(cores):
-        raise ModelError(f"threads is {threads}, this process may use 1 to {len(cores)} cores; choose among these")
-    os.sched_setaffinity(0, cores[:threads])

@@ -62,6 +62,12 @@ class EvalTransform:
         return math.floor(self.size_px / self.crop_pct)
 
 
+def scale_and_shift(transform: EvalTransform) -> tuple[np.ndarray, np.ndarray]:
+    """Return (scale, shift), float32 (3,): pixels 0..255 times scale plus shift are (pixels / 255 - mean) / std."""
+    mean_C, std_C = 255.0 * np.asarray(transform.mean), 255.0 * np.asarray(transform.std)
+    return (1.0 / std_C).astype(np.float32), (-mean_C / std_C).astype(np.float32)
+
+
 def changed(transform: EvalTransform, changes: Mapping[str, Any]) -> EvalTransform:
     """The transform with some fields replaced; None keeps one. ModelError for values that are bad or without effect."""
     kept = {name: value for name, value in changes.items() if value is not None}

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
-from mindspore import Tensor, nn
+from mindspore import Tensor
 from safetensors import SafetensorError, safe_open
 
 from convnext_imagenet.base.files import write_output
-from convnext_imagenet.model.card import ModelCard as ModelCard
-from convnext_imagenet.model.card import card_from_json, card_to_json
+from convnext_imagenet.model.card import ModelCard, card_from_json, card_to_json
 from convnext_imagenet.model.convnext import ConvNeXt
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.runtime import cpu_kernels
@@ -86,11 +85,6 @@ def assign_parameters(network: ConvNeXt, arrays: Mapping[str, np.ndarray]) -> No
     check_shapes(arrays, network.config, "the weights do not fit the network")
     for name, parameter in network.parameters_and_names():
         parameter.set_data(Tensor(np.ascontiguousarray(arrays[name])))
-
-
-def read_parameters(network: nn.Cell) -> dict[str, np.ndarray]:
-    """Copies of the network's parameters by Facebook's names."""
-    return {name: np.array(parameter.asnumpy()) for name, parameter in network.parameters_and_names()}
 
 
 def _read_header(path: Path, metadata: Mapping[str, str]) -> dict:

@@ -81,12 +81,17 @@ class BadImage(ExpectedError):
         return BadImage, (self.reason, self.detail)
 
 
+def too_large(found: int | str) -> BadImage:
+    """Return the error of a file of `found` bytes, more than LARGEST_FILE_BYTES."""
+    return BadImage("too_large", f"{found} bytes, at most {LARGEST_FILE_BYTES} are read")
+
+
 def inspect_image(data: bytes) -> ImageInfo:
     """What the header of a JPEG or PNG says; BadImage when it is not a whole, sane header."""
     if not data:
         raise BadImage("empty", "the file has no bytes")
     if len(data) > LARGEST_FILE_BYTES:
-        raise BadImage("too_large", f"{len(data)} bytes, at most {LARGEST_FILE_BYTES} are read")
+        raise too_large(len(data))
     if data.startswith(b"\xff\xd8"):
         info = _walk_jpeg(data)
     elif data.startswith(_PNG_SIGNATURE):

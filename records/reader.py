@@ -14,6 +14,7 @@ import numpy as np
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import require_utf8, sha256_file, sha256_json, write_json
+from convnext_imagenet.base.host import cache_folder
 from convnext_imagenet.base.protocol import bookkeeping_name, file_damage, read_finished, read_receipt
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
 from convnext_imagenet.records.shards import python_value
@@ -155,8 +156,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _stamp_file(manifest: Manifest) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "convnext_imagenet" / "checked" / f"{sha256_json(manifest.to_json())}.json"
+    return cache_folder("checked") / f"{sha256_json(manifest.to_json())}.json"
 
 
 def _known_stamps(manifest: Manifest) -> dict[str, list[int]]:

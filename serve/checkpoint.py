@@ -4,21 +4,21 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from mindspore import nn
 
 from convnext_imagenet.base.files import sha256_file, sha256_json
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.network import Classifier, FeatureClassifier
 from convnext_imagenet.model.transform import changed
-from convnext_imagenet.model.weights import ModelCard, build_network, load_weights
+from convnext_imagenet.model.weights import build_network, load_weights
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.settings import TransformOptions, Weights
 
 _SUFFIX = ".weights.safetensors"
 _AVERAGE = ".ema"
-Weights = Literal["best", "raw", "ema"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Checkpoint:
         classifier.set_train(False)
         return classifier
 
-    def evaluated_with(self, **changes: Any) -> "Checkpoint":
-        """The same weights behind another evaluation transform; None keeps a field. ModelError for bad values."""
-        transform = changed(self.card.transform, changes)
+    def evaluated_with(self, options: TransformOptions) -> "Checkpoint":
+        """Return the same weights behind another evaluation transform; ModelError for bad values."""
+        transform = changed(self.card.transform, options.changes())
         return dataclasses.replace(self, card=dataclasses.replace(self.card, transform=transform))
 
 

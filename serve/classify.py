@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from convnext_imagenet.records.images import decode_rgb
+from convnext_imagenet.serve.batching import batches
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.engine import open_engine
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import read_file, source_text
 from convnext_imagenet.serve.inputs.inputs import Item
-from convnext_imagenet.serve.overlap import batches, map_ahead
 from convnext_imagenet.serve.picture import PICTURE_FORMATS, labelled_picture, save_picture
+from convnext_imagenet.serve.prefetch import map_ahead
 from convnext_imagenet.serve.samples import Sample, read_sample
 from convnext_imagenet.serve.scoring import Guess, score_samples
 
@@ -22,7 +23,7 @@ _LARGEST_BATCH = 16
 
 
 @dataclass(frozen=True)
-class Answer:
+class Classification:
     """What the network says of one file, best first; `status` and `error` are those of a row of PREDICTIONS."""
 
     path: Path
@@ -57,7 +58,7 @@ def classify_files(
     topk: int,
     workers: int,
     on_progress: Callable[[int], None] | None = None,
-) -> list[Answer]:
+) -> list[Classification]:
     """An answer for every file, in their order. Raises ServeError when the network's answers are not numbers."""
     size, classes = min(_LARGEST_BATCH, len(files)), checkpoint.card.classes
     read = partial(_read, checkpoint=checkpoint)
@@ -65,7 +66,7 @@ def classify_files(
     for batch in batches(map_ahead(read, list(enumerate(files)), workers, 2 * size), size):
         for sample, scored in zip(batch, score_samples(engine, batch, classes, topk, size), strict=True):
             guesses = () if scored is None else tuple(scored.guesses)
-            answers.append(Answer(files[sample.sample_id], guesses, sample.status, sample.error))
+            answers.append(Classification(files[sample.sample_id], guesses, sample.status, sample.error))
         if on_progress:
             on_progress(len(batch))
     return answers
@@ -94,14 +95,14 @@ def plan_pictures(files: Sequence[Path], out: Path) -> list[Path]:
     return pictures
 
 
-def write_picture(answer: Answer, path: Path) -> None:
+def write_picture(answer: Classification, path: Path) -> None:
     """Write the answer's image with its best class and probability under it."""
     best = answer.guesses[0]
     picture = labelled_picture(decode_rgb(answer.path.read_bytes()), first_name(best["name"]), best["score"])
     save_picture(picture, path)
 
 
-def answer_lines(answer: Answer) -> list[str]:
+def classification_lines(answer: Classification) -> list[str]:
     """The best class as `{394: 'sturgeon'}`, then the file and a table: probability, index, wnid and all names."""
     best = answer.guesses[0]
     lines = [str({best["class_index"]: first_name(best["name"])}), f"  {source_text(answer.path)}"]
@@ -110,7 +111,7 @@ def answer_lines(answer: Answer) -> list[str]:
     return lines
 
 
-def answer_json(answer: Answer) -> str:
+def classification_json(answer: Classification) -> str:
     """The answer as one line of JSON: file, status, error and topk, as in a row of PREDICTIONS."""
     value = {
         "file": source_text(answer.path),

@@ -1,4 +1,4 @@
-"""`convnext-serve`: a trained network's accuracy, its predictions as Parquet, and its word on single images."""
+"""`convnext-serve`: evaluate a network, write its predictions to Parquet, classify single images."""
 
 import time
 from pathlib import Path
@@ -8,17 +8,23 @@ import click
 
 from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
 from convnext_imagenet.base.signals import StopSignals
-from convnext_imagenet.launch.cli import device_target_option, launch_options, leaving, start, with_pulse
+from convnext_imagenet.launch.cli import (
+    announcing_exit,
+    device_target_option,
+    enter_ranks,
+    launch_options,
+    with_heartbeat,
+)
 from convnext_imagenet.serve import options
-from convnext_imagenet.serve.cli_predict import predict, say_parts
-from convnext_imagenet.serve.cli_weights import weights
+from convnext_imagenet.serve.cli_predict import predict, report_finished_parts
+from convnext_imagenet.serve.cli_weights import weights as weights_command
+from convnext_imagenet.serve.settings import PredictOptions, TransformOptions, Weights
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
     from convnext_imagenet.launch.ranks.collectives import Ranks
     from convnext_imagenet.records.reader import Split
     from convnext_imagenet.serve.checkpoint import Checkpoint
-    from convnext_imagenet.serve.classify import Answer
-    from convnext_imagenet.serve.predict.job import Options
+    from convnext_imagenet.serve.classify import Classification
 
 
 @click.group()
@@ -29,48 +35,50 @@ def main() -> None:
 
 @main.command("eval")
 @click.argument("checkpoint", type=options.PATH)
-@options.evaluation
+@click.option("--records", type=options.PATH, required=True, help="The RECORDS directory that holds the images.")
+@click.option("--split", default="val", show_default=True, help="The split to evaluate.")
+@click.option("--report", type=options.PATH, help="Also write predictions, tables and a page into this directory.")
+@click.option("--real", type=options.PATH, help="With --report: the real.json of the ReaL labels, for their accuracy.")
+@options.weights
 @options.transform
+@options.flip
 @options.batch_size
 @options.workers
 @launch_options
 def eval_command(
-    checkpoint: Path, records: Path, split: str, report: Path | None, real: Path | None, batch_size: int,
-    workers: int, flip: bool, **others: Any,
+    checkpoint: Path, records: Path, split: str, report: Path | None, real: Path | None, weights: Weights,
+    transform: TransformOptions, flip: bool, batch_size: int, workers: int, **launch: Any,
 ) -> None:  # fmt: skip
     """Print the exact accuracy of CHECKPOINT over every row of a split.
 
     --report also writes a row for each image (predictions/), accuracy by class, confused pairs, calibration, and a page
     with the worst classes and their images; stopped, the same command goes on.
     """
-    from convnext_imagenet.model.errors import ModelError
-
     if real and not report:
         raise click.UsageError("--real needs --report, where its numbers go")
     show_log_lines()
-    with leaving(), expected_errors(ModelError):
-        ranks, target = _start_evaluation(others, report)
+    with announcing_exit(), expected_errors():
+        ranks, target = _start_evaluation(launch, report)
 
         from convnext_imagenet.records.reader import Records
-        from convnext_imagenet.serve.checkpoint import check_classes
+        from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
         from convnext_imagenet.serve.evaluate import evaluate
         from convnext_imagenet.serve.messages import accuracy_lines, next_predict, pace
 
-        loaded = options.chosen(checkpoint, others)
-        opened = ranks.in_turn(lambda: Records.open(records))
+        loaded = load_checkpoint(checkpoint, weights).evaluated_with(transform)
+        opened = ranks.first_rank_first(lambda: Records.open(records))
         rows = opened.split(split)
         check_classes(loaded, opened.classes, records)
         if report:
             from convnext_imagenet.serve.report.report import report_options
 
-            how = report_options(batch_size, workers, target, flip)
-            _evaluate_into(report, real, loaded, rows, how, ranks)
+            _evaluate_into(report, real, loaded, rows, report_options(batch_size, workers, target, flip), ranks)
             return
-        started, own = time.monotonic(), rows.rows // ranks.place.ranks
+        started, own = time.monotonic(), rows.rows // ranks.own.world
         with StopSignals("run the same command again", second_ends=True) as stop, progress(own, f"eval {split}") as bar:
             accuracy = evaluate(
-                loaded.classifier(), loaded.card.transform, rows, batch_size, workers, with_pulse(bar, "evaluating"),
-                ranks, lambda: stop.received, flip,
+                loaded.classifier(), loaded.card.transform, rows, batch_size, workers,
+                with_heartbeat(bar, "evaluating"), ranks, lambda: stop.received, flip,
             )  # fmt: skip
         click.echo("\n".join(accuracy_lines(accuracy, split)))
         rate = pace(accuracy.rows, time.monotonic() - started)
@@ -79,35 +87,36 @@ def eval_command(
 
 def _start_evaluation(launch: dict[str, Any], report: Path | None) -> "tuple[Ranks, str]":
     if report is None:
-        return start(launch)
+        return enter_ranks(launch)
 
     from convnext_imagenet.base.protocol import logs_folder
     from convnext_imagenet.serve.report.folder import check_report_folder, predictions_folder
 
     logs = logs_folder(predictions_folder(report), "predictions")
-    return start(launch, logs, lambda: check_report_folder(report))
+    return enter_ranks(launch, logs, lambda: check_report_folder(report))
 
 
 def _evaluate_into(
-    report: Path, real: Path | None, loaded: "Checkpoint", rows: "Split", how: "Options",
-    ranks: "Ranks",
+    report: Path, real: Path | None, loaded: "Checkpoint", rows: "Split",
+    predict_options: PredictOptions, ranks: "Ranks",
 ) -> None:  # fmt: skip
     from convnext_imagenet.serve.messages import evaluation_lines, next_report, pace
+    from convnext_imagenet.serve.predict.job import LocalRunner
     from convnext_imagenet.serve.report.report import begin_report
 
     with (
         StopSignals(f"the same command goes on in {report}", second_ends=True) as stop,
-        begin_report(report, loaded, rows, real, how, ranks) as made,
+        begin_report(report, loaded, rows, real, predict_options, ranks) as made,
     ):
-        todo, started = say_parts(made.job), time.monotonic()
+        todo, started = report_finished_parts(made.job), time.monotonic()
         with progress(todo, f"eval {rows.name}") as bar:
-            made.job.run(with_pulse(bar, "evaluating"), lambda: stop.received)
+            made.job.run(with_heartbeat(bar, "evaluating"), LocalRunner(lambda: stop.received))
         seconds = time.monotonic() - started
-        if not ranks.place.is_first:
+        if not ranks.own.is_first:
             return
         evaluation = made.write()
     click.echo("\n".join(evaluation_lines(evaluation, rows.name)))
-    rate = pace(todo * ranks.place.ranks, seconds)
+    rate = pace(todo * ranks.own.world, seconds)
     click.echo(f"{loaded.path} evaluated on {rows.folder.parent} in {rate}. Next: {next_report(report)}", err=True)
 
 
@@ -120,15 +129,15 @@ def verify(predictions: Path) -> None:
         from convnext_imagenet.serve.predict.verify import verify_predictions
 
         with progress(None, "verify", unit="row") as advance:
-            found = verify_predictions(predictions, advance)
-        for problem in found.problems:
+            checked = verify_predictions(predictions, advance)
+        for problem in checked.problems:
             click.echo(problem, err=True)
-        if found.problems:
+        if checked.problems:
             raise ServeError(
-                f"{predictions}: {len(found.problems)} contradictions; delete the parts that are named with their "
+                f"{predictions}: {len(checked.problems)} contradictions; delete the parts that are named with their "
                 f"receipts and _SUCCESS, and run the same `convnext-serve predict` again"
             )
-        click.echo(f"{predictions}: {found.rows} rows, every input once, all bytes as recorded")
+        click.echo(f"{predictions}: {checked.rows} rows, every input once, all bytes as recorded")
 
 
 @main.command()
@@ -144,10 +153,8 @@ def infer(
     device_target: str,
 ) -> None:  # fmt: skip
     """Name what is in each image FILE, with probabilities. A folder stands for its visible files."""
-    from convnext_imagenet.model.errors import ModelError
-
     show_log_lines()
-    with expected_errors(ModelError):
+    with expected_errors():
         from convnext_imagenet.launch.devices import choose_target
         from convnext_imagenet.model.runtime import prepare
 
@@ -158,33 +165,33 @@ def infer(
         from convnext_imagenet.serve.errors import ServeError
         from convnext_imagenet.serve.messages import next_predict
 
-        found = find_files(files)
-        pictures = plan_pictures(found, out) if out else [None] * len(found)
-        with progress(len(found), "infer") as advance:
-            answers = classify_files(load_checkpoint(checkpoint), found, topk, workers, advance)
-        for answer, picture in zip(answers, pictures, strict=True):
-            _say_answer(answer, picture, as_json)
-        failed = [answer for answer in answers if answer.error]
+        images = find_files(files)
+        pictures = plan_pictures(images, out) if out else [None] * len(images)
+        with progress(len(images), "infer") as advance:
+            results = classify_files(load_checkpoint(checkpoint), images, topk, workers, advance)
+        for result, picture in zip(results, pictures, strict=True):
+            _print_classification(result, picture, as_json)
+        failed = [result for result in results if result.error]
         if failed:
-            raise ServeError(f"{len(failed)} of {len(found)} files could not be read, first {failed[0].path}")
+            raise ServeError(f"{len(failed)} of {len(images)} files could not be read, first {failed[0].path}")
         hint = "" if out else "; --out picture.jpg draws the label"
-        click.echo(f"{len(found)} named{hint}. Next: {next_predict(checkpoint)}", err=True)
+        click.echo(f"{len(images)} named{hint}. Next: {next_predict(checkpoint)}", err=True)
 
 
-def _say_answer(answer: "Answer", picture: Path | None, as_json: bool) -> None:
-    from convnext_imagenet.serve.classify import answer_json, answer_lines, write_picture
+def _print_classification(result: "Classification", picture: Path | None, as_json: bool) -> None:
+    from convnext_imagenet.serve.classify import classification_json, classification_lines, write_picture
 
     if as_json:
-        click.echo(answer_json(answer))
-    if answer.error:
-        click.echo(f"{answer.path}: {answer.status}: {answer.error}", err=True)
+        click.echo(classification_json(result))
+    if result.error:
+        click.echo(f"{result.path}: {result.status}: {result.error}", err=True)
         return
     if not as_json:
-        click.echo("\n".join(answer_lines(answer)))
+        click.echo("\n".join(classification_lines(result)))
     if picture:
-        write_picture(answer, picture)
+        write_picture(result, picture)
         click.echo(f"  labelled picture: {picture}", err=as_json)
 
 
 main.add_command(predict)
-main.add_command(weights)
+main.add_command(weights_command)

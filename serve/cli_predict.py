@@ -1,8 +1,9 @@
-"""`convnext-serve predict`: what it prints and how it ends; the work is that of predict.py."""
+"""`convnext-serve predict`: what it prints and how it ends; the work is done in predict/job.py."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +12,17 @@ import click
 
 from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
 from convnext_imagenet.base.signals import StopSignals
-from convnext_imagenet.launch.cli import launch_options, leaving, start, with_pulse
+from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options, with_heartbeat
 from convnext_imagenet.launch.cli_cluster import RAY, is_given, is_usual, on_cluster, refuse_unused
 from convnext_imagenet.launch.devices import AUTO, choose_target
 from convnext_imagenet.serve import options
+from convnext_imagenet.serve.settings import ClusterOptions, EngineChoice, PredictOptions, TransformOptions, Weights
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
     from convnext_imagenet.launch.cluster.units import ClusterExecutor
     from convnext_imagenet.launch.ranks.collectives import Ranks
-    from convnext_imagenet.serve.predict.job import Job, Summary
-    from convnext_imagenet.serve.predict.spec import Order
+    from convnext_imagenet.serve.predict.job import PredictionJob, Summary
+    from convnext_imagenet.serve.predict.spec import PredictionSpec
 
 
 @click.command()
@@ -28,19 +30,18 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @click.argument("images")
 @click.option("--split", default="val", show_default=True, help="The split, when IMAGES is a RECORDS directory.")
 @click.option("--column", default="", help="The column, when IMAGES is a table with several that may hold images.")
-@click.option(
-    "--out", type=options.PATH, required=True, help="The PREDICTIONS directory; an unfinished one is gone on with."
-)
-@options.topk
-@options.prediction
+@click.option("--out", type=options.PATH, required=True, help="PREDICTIONS directory; an unfinished one is resumed.")
+@options.max_errors
+@options.weights
 @options.transform
-@options.batch_size
-@options.workers
+@options.prediction
+@options.engine
+@options.cluster
 @launch_options
 def predict(
-    checkpoint: Path, images: str, split: str, column: str, out: Path, max_errors: int, features: bool, logits: bool,
-    topk: int, part_rows: int, batch_size: int, workers: int, timeout_s: float,
-    engines: options.Engines, address: str, per_actor: tuple[str, ...], **others: Any,
+    checkpoint: Path, images: str, split: str, column: str, out: Path, max_errors: int, weights: Weights,
+    transform: TransformOptions, predict_options: PredictOptions, engine: EngineChoice, cluster: ClusterOptions,
+    **launch: Any,
 ) -> None:  # fmt: skip
     """Write one Parquet row for every input in IMAGES, unreadable ones included.
 
@@ -48,62 +49,55 @@ def predict(
     column of image bytes or paths, a RECORDS directory, or a URI such as s3://bucket/folder.
     """
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
-    from convnext_imagenet.model.errors import ModelError
 
-    refuse_unused(engines.place, address=address, per_actor=per_actor)
+    refuse_unused(engine.executor, **cluster._asdict())
     show_log_lines()
-    with leaving(), expected_errors(ModelError):
+    with announcing_exit(), expected_errors():
         check = partial(check_begun_or_empty, out, "predictions")
-        if engines.place == RAY:
-            ranks, target = _start_driver(others, check)
+        if engine.executor == RAY:
+            ranks, target = _start_driver(launch, check)
         else:
-            ranks, target = start(others, logs_folder(out, "predictions"), check)
+            ranks, target = enter_ranks(launch, logs_folder(out, "predictions"), check)
 
         from convnext_imagenet.serve.messages import pace, summary_line
-        from convnext_imagenet.serve.predict.part_writer import Options
-        from convnext_imagenet.serve.predict.spec import Order
+        from convnext_imagenet.serve.predict.spec import PredictionSpec
 
-        extras = tuple(name for name, asked in (("features", features), ("logits", logits)) if asked)
-        chosen = Options(
-            topk, part_rows, batch_size, workers, target, others["flip"], extras, timeout_s, engines.network
-        )
-        order = Order(
-            checkpoint, others["weights"], tuple(options.changes(others).items()), images, split, column, out, chosen
-        )
+        predict_options = replace(predict_options, device_target=target, engine=engine.network)
+        spec = PredictionSpec(checkpoint, weights, transform, images, split, column, out, predict_options)
         with StopSignals(f"the same command goes on in {out}", second_ends=True) as stop:
-            if engines.place == RAY:
-                with _cluster(order, address, per_actor, stop) as executor:
-                    summary, rows, seconds = _run(order, ranks, stop, executor)
+            if engine.executor == RAY:
+                with _cluster(spec, cluster, stop) as executor:
+                    summary, rows, seconds = _run(spec, ranks, stop, executor)
             else:
-                summary, rows, seconds = _run(order, ranks, stop)
-        click.echo(summary_line(out, summary, pace(rows * ranks.place.ranks, seconds)))
-        if ranks.place.is_first:
+                summary, rows, seconds = _run(spec, ranks, stop)
+        click.echo(summary_line(out, summary, pace(rows * ranks.own.world, seconds)))
+        if ranks.own.is_first:
             _refuse_error_rows(out, summary, max_errors)
 
 
 def _run(
-    order: "Order", ranks: "Ranks", stop: StopSignals, executor: "ClusterExecutor | None" = None
+    spec: "PredictionSpec", ranks: "Ranks", stop: StopSignals, executor: "ClusterExecutor | None" = None
 ) -> "tuple[Summary, int, float]":
-    """Run the job here, or its parts where `executor` does; returns what it holds, the rows done, and the seconds."""
-    from convnext_imagenet.serve.predict.cluster import maker_on
-    from convnext_imagenet.serve.predict.job import Job, open_job
+    """Run the job here, or its parts where `executor` does; return what it holds, the rows done, and the seconds."""
+    from convnext_imagenet.serve.predict.cluster import ClusterRunner
+    from convnext_imagenet.serve.predict.job import LocalRunner, open_job
 
     if executor is not None:
-        order = order.for_other_nodes(_threads(order.options.workers, executor))
-    loaded, inputs = order.open()
+        spec = spec.for_other_nodes(_threads(spec.options.workers, executor))
+    checkpoint, inputs = spec.open()
     started = time.monotonic()
-    with open_job(loaded, inputs, order.out, order.options, ranks) as job:
-        rows = say_parts(job)
+    with open_job(checkpoint, inputs, spec.out, spec.options, ranks) as job:
+        rows = report_finished_parts(job)
         parts = f"of {len(job.pending)} parts" if executor else ""
         with progress(rows, "predict", units=parts) as bar:
-            make_parts = maker_on(executor, order, bar.count_unit) if executor else Job.make_here
-            summary = job.run(with_pulse(bar, "predicting"), lambda: stop.received, make_parts)
+            runner = ClusterRunner(executor, spec, bar.count_unit) if executor else LocalRunner(lambda: stop.received)
+            summary = job.run(with_heartbeat(bar, "predicting"), runner)
     return summary, rows, time.monotonic() - started
 
 
 def _start_driver(choices: dict[str, Any], before: Callable[[], None]) -> "tuple[Ranks, str]":
-    """What `start` gives, for a process that computes nothing itself."""
-    for name in ("devices", "nodes", "node_rank", "master", "restarts", "silence"):
+    """What `enter_ranks` gives, for a process that computes nothing itself."""
+    for name in ("devices", "nodes", "node_rank", "rendezvous", "restarts", "heartbeat_timeout"):
         if not is_usual(name, choices[name]):
             raise click.UsageError(
                 f"--{name.replace('_', '-')}: --engine ray takes what the cluster has; leave it out, see --per-actor"
@@ -123,21 +117,21 @@ def _start_driver(choices: dict[str, Any], before: Callable[[], None]) -> "tuple
 
 
 def _cluster(
-    order: "Order", address: str, per_actor: Sequence[str], stop: StopSignals
+    spec: "PredictionSpec", cluster: ClusterOptions, stop: StopSignals
 ) -> "AbstractContextManager[ClusterExecutor]":
-    from convnext_imagenet.launch.cluster.nodes import need_of_network
+    from convnext_imagenet.launch.cluster.nodes import network_resources
 
-    choose_need = partial(need_of_network, order.options.device_target, per_actor)
-    return on_cluster(address, choose_need, order.out, order.paths, is_stopped=lambda: stop.received)
+    choose_resources = partial(network_resources, spec.options.device_target, cluster.per_actor)
+    return on_cluster(cluster.address, choose_resources, spec.out, spec.paths, is_stopped=lambda: stop.received)
 
 
 def _threads(workers: int, executor: "ClusterExecutor") -> int:
     """The threads that decode beside each network: as many as it has cores, unless the user chose."""
-    return workers if is_given("workers") else max(1, int(executor.need.cpus))
+    return workers if is_given("workers") else max(1, int(executor.per_worker.cpus))
 
 
-def say_parts(job: "Job") -> int:
-    """Say which of this rank's parts are there already; returns the inputs that are still to be read."""
+def report_finished_parts(job: "PredictionJob") -> int:
+    """Print how many of this rank's parts are there already; return the number of inputs that are still to be read."""
     done = len(job.own_parts) - len(job.pending)
     if done:
         click.echo(f"{job.out}: {done} of {len(job.own_parts)} parts are there already", err=True)

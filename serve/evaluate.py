@@ -19,8 +19,9 @@ from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
 from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
 from convnext_imagenet.records.images import BadImage, decode_rgb
 from convnext_imagenet.records.reader import Split
+from convnext_imagenet.serve.batching import batches, padded_logits
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.overlap import batches, map_ahead, padded_logits
+from convnext_imagenet.serve.prefetch import map_ahead
 from convnext_imagenet.serve.scoring import true_label_ranks
 
 _BATCHES_AHEAD = 2
@@ -86,7 +87,7 @@ def evaluate(
     """
     classifier.set_train(False)
     size = min(batch_size, split.rows)
-    share = ranks.place.share(-(-split.rows // size))
+    share = ranks.own.share(-(-split.rows // size))
     rows = range(share.start * size, min(share.stop * size, split.rows))
     samples = map_ahead(
         partial(_prepare, transform=transform, split=split), split.read(rows), workers, _BATCHES_AHEAD * size

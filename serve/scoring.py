@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from convnext_imagenet.serve.batching import network_outputs
 from convnext_imagenet.serve.engine import Engine
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.overlap import network_outputs
 from convnext_imagenet.serve.samples import Sample
 
 Guess = dict[str, Any]  # a value of _GUESS
 
 
 @dataclass(frozen=True)
-class Answer:
+class ScoredSample:
     """What the network says of one input: the best classes, and where asked for its features (C,) and logits (K,)."""
 
     guesses: list[Guess]
@@ -59,7 +59,7 @@ def score_samples(
     batch_size: int,
     flip: bool = False,
     extras: Sequence[str] = (),
-) -> list[Answer | None]:
+) -> list[ScoredSample | None]:
     """The `topk` best classes of each of up to `batch_size` samples, best first; None for one without pixels.
 
     `classes` holds (wnid, name) by index. With `flip`, logits and features are means over the image and its mirror
@@ -67,7 +67,7 @@ def score_samples(
     ServeError when a logit is not a finite number.
     """
     readable = [place for place, sample in enumerate(samples) if sample.pixels is not None]
-    answers: list[Answer | None] = [None] * len(samples)
+    answers: list[ScoredSample | None] = [None] * len(samples)
     if not readable:
         return answers
     outputs = network_outputs(engine, [sample.pixels for sample in samples], batch_size, flip)
@@ -76,7 +76,7 @@ def score_samples(
     indices_Nk = best_classes(logits_NK, topk)
     scores_Nk = np.take_along_axis(probabilities(logits_NK), indices_Nk, axis=1)
     for number, place in enumerate(readable):
-        answers[place] = Answer(
+        answers[place] = ScoredSample(
             _guesses(indices_Nk[number].tolist(), scores_Nk[number].tolist(), classes),
             features=outputs[1][place] if "features" in extras else None,
             logits=logits_NK[number] if "logits" in extras else None,

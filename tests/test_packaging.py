@@ -2,9 +2,15 @@
 
 import importlib
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
-from importlib.metadata import requires
+import zipfile
+from importlib.metadata import metadata, requires
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -30,13 +36,69 @@ def test_every_other_file_beside_the_code_is_packaged():
             folder = next(parent for parent in path.parents if (parent / "__init__.py").exists())
             package = "convnext_imagenet." + ".".join(folder.relative_to(ROOT).parts)
             pattern = str(path.relative_to(folder).with_name(f"*{path.suffix}"))
-            assert pattern in data.get(package, []), f"{path} would be missing from the wheel"
+            assert {pattern, path.name} & set(data.get(package, [])), f"{path} would be missing from the wheel"
 
 
 def test_rooms_import_under_their_full_name_only():
     for room in ROOMS:
         module = importlib.import_module(f"convnext_imagenet.{room}")
         assert Path(module.__file__ or "").parent == ROOT / room
+
+
+def test_the_licence_is_in_the_metadata_of_the_installed_package():
+    facts = metadata("convnext_imagenet")
+    assert facts["License-Expression"] == "Apache-2.0"
+    assert facts.get_all("License-File") == ["LICENSE", "NOTICE"]
+    assert facts["Version"] == PYPROJECT["project"]["version"]
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_the_notice_names_the_sources_of_every_list_that_is_not_ours():
+    notice = (ROOT / "NOTICE").read_text()
+    assert "timm" in notice
+    assert "WordNet" in notice
+    for path in (ROOT / "model" / "exchange").glob("*.txt"):
+        assert str(path.relative_to(ROOT)) in notice
+
+
+def test_the_changelog_has_a_dated_section_for_this_version():
+    version = re.escape(PYPROJECT["project"]["version"])
+    assert re.search(rf"^## \[{version}\] - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_code_data_types_and_licence(tmp_path):
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not listing:
+        pytest.skip("not a git checkout")
+    for name in listing:  # a copy, because a build leaves folders behind
+        if (ROOT / name).is_file():
+            (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / "source" / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), tmp_path / "source"]
+    build = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "No matching distribution" in build.stderr:
+        pytest.skip("setuptools cannot be fetched here")
+    assert build.returncode == 0, build.stderr
+    [wheel] = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    inside = {name.removeprefix("convnext_imagenet/") for name in names}
+    source = {name for name in listing if name.split("/")[0] in ROOMS and (ROOT / name).is_file()}
+    assert source <= inside
+    assert {Path(name).name for name in names if "/licenses/" in name} == {"LICENSE", "NOTICE"}
+    [facts] = [name for name in names if name.endswith("/METADATA")]
+    assert "License-Expression: Apache-2.0" in zipfile.ZipFile(wheel).read(facts).decode()
+
+
+def test_type_checkers_and_editors_find_the_package(tmp_path):
+    """`make setup` links the rooms into .types/, which pyproject names for mypy and pyright."""
+    assert (ROOT / ".types" / "convnext_imagenet" / "base").is_dir(), "run `make setup`"
+    (tmp_path / "user.py").write_text(
+        "from convnext_imagenet.base.errors import ExpectedError\nreveal_type(ExpectedError('x').exit_code)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path), str(tmp_path / "user.py")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert 'Revealed type is "int"' in result.stdout.replace("builtins.", ""), result.stdout + result.stderr
 
 
 def test_constraints_pin_every_dependency():

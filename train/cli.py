@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convnext_imagenet.base.console import expected_errors, show_log_lines
-from convnext_imagenet.launch.cli import launch_options, leaving
-from convnext_imagenet.launch.cli import start as start_ranks
+from convnext_imagenet.base.console import RenamedOption, expected_errors, show_log_lines
+from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options
 from convnext_imagenet.train.progress import Screen
 
 if TYPE_CHECKING:  # importing it takes seconds, which --help must not
@@ -35,9 +34,18 @@ def main() -> None:
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Threads of a rank that prepare batches.  [default: its cores]"
 )
-@click.option("--start", type=click.Path(path_type=Path), help="Weights to start from: a file, or a RUN (its best).")
-@click.option("--save-steps", type=click.IntRange(min=1), help="Save a checkpoint every so many steps, too.")
-@click.option("--save-minutes", type=click.FloatRange(min=0, min_open=True), help="Or every so many minutes.")
+@click.option(
+    "--init-from",
+    "--start",
+    "init_from",
+    cls=RenamedOption,
+    type=click.Path(path_type=Path),
+    help="Weights to start from: a file, or a RUN (its best).",
+)
+@click.option("--save-steps", type=click.IntRange(min=1), help="Also save a checkpoint every N steps.", metavar="N")
+@click.option(
+    "--save-minutes", type=click.FloatRange(min=0, min_open=True), help="Also save one every M minutes.", metavar="M"
+)
 @launch_options
 def run(
     config: str,
@@ -45,41 +53,40 @@ def run(
     out: Path,
     overrides: tuple[str, ...],
     workers: int | None,
-    start: Path | None,
+    init_from: Path | None,
     save_steps: int | None,
     save_minutes: float | None,
     **launch: Any,
 ) -> None:
     """Train CONFIG, a preset's name or the path of a .toml file.
 
-    The same command on an interrupted RUN goes on from its last checkpoint: one at the end of each epoch, one when
+    The same command on an interrupted RUN resumes from its last checkpoint: one at the end of each epoch, one when
     SIGTERM, SIGINT or SIGUSR1 stop it, and those that --save-steps and --save-minutes ask for.
     """
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
-    from convnext_imagenet.model.errors import ModelError
     from convnext_imagenet.train.config.source import load_config
 
     begin = time.perf_counter()
     show_log_lines()
-    with leaving(), expected_errors(ModelError):
+    with announcing_exit(), expected_errors():
         resolved = load_config(config, overrides)
 
         def before() -> None:
             _check_request(records, workers)
             check_begun_or_empty(out, "run")
 
-        ranks, _ = start_ranks(launch, logs_folder(out, "run"), before)
+        ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before)
 
         from convnext_imagenet.serve.checkpoint import resolve_checkpoint
         from convnext_imagenet.train.run.context import Interval
-        from convnext_imagenet.train.run.run import Request, train
+        from convnext_imagenet.train.run.run import RunRequest, train
 
-        request = Request(
+        request = RunRequest(
             records=records,
             run=out,
             workers=workers or len(os.sched_getaffinity(0)),
             interval=Interval(steps=save_steps or 0, seconds=60 * (save_minutes or 0.0)),
-            start=None if start is None else resolve_checkpoint(start),
+            init_from=None if init_from is None else resolve_checkpoint(init_from),
             ranks=ranks,
         )
         with Screen(out, begin) as screen:
@@ -107,16 +114,16 @@ def replay(config: str, records: Path, key: str, epoch: int, overrides: tuple[st
         from convnext_imagenet.records.reader import Records
         from convnext_imagenet.serve.picture import PICTURE_FORMATS, save_picture
         from convnext_imagenet.train.errors import TrainError
-        from convnext_imagenet.train.replay import replay as seen_in
+        from convnext_imagenet.train.replay import replay_sample
 
         if out.suffix.lower() not in PICTURE_FORMATS:
             raise TrainError(f"--out {out}: must end in {', '.join(PICTURE_FORMATS)}")
         source = Path(config) / "config.toml"
         resolved = load_config(str(source) if source.is_file() else config, overrides)
-        seen = seen_in(resolved, Records.open(records), key, epoch)
-        save_picture(Image.fromarray(seen.pixels), out)
-        click.echo(f"{out}: {key} in epoch {epoch}, step {seen.step}")
-        for name, share in seen.shares:
+        sample = replay_sample(resolved, Records.open(records), key, epoch)
+        save_picture(Image.fromarray(sample.pixels), out)
+        click.echo(f"{out}: {key} in epoch {epoch}, step {sample.step}")
+        for name, share in sample.shares:
             click.echo(f"  {share:.4f} of the target: {name}")
 
 
@@ -131,8 +138,8 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
     Each line is ok, warning or error, with what to do. Exits with 1 when there is an error.
     """
     from convnext_imagenet.launch.devices import choose_target
-    from convnext_imagenet.model.errors import ModelError
-    from convnext_imagenet.train.doctor import ERROR, OK, examine
+    from convnext_imagenet.train.doctor import ERROR, OK, TESTED, examine
+    from convnext_imagenet.train.machine import read_machine
 
     def show(findings: "Iterable[Finding]") -> list[str]:
         levels = []
@@ -140,21 +147,22 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
             levels.append(finding.level)
             if finding.level != OK or not quick:
                 advice = "" if finding.level == OK else f"; {finding.advice}"
-                click.echo(f"{finding.level:8} {finding.what:22} {finding.found}{advice}")
+                click.echo(f"{finding.level:8} {finding.what:22} {finding.result}{advice}")
         return levels
 
     def before() -> None:
-        levels = show(examine(choose_target(launch["device_target"]), launch["devices"], records, out))
+        machine = read_machine(choose_target(launch["device_target"]), TESTED)
+        levels = show(examine(machine, launch["devices"], records, out))
         if quick:
             click.echo(f"doctor: {levels.count(OK)} of {len(levels)} checks ok; `convnext-train doctor` tells more")
         if ERROR in levels:
             sys.exit(1)
 
-    with leaving(), expected_errors(ModelError):
+    with announcing_exit(), expected_errors():
         if quick:
             before()
             return
-        ranks, _ = start_ranks(launch, None, before)
+        ranks, _ = enter_ranks(launch, None, before)
 
         from convnext_imagenet.train.doctor import try_step, try_sum
 
@@ -177,9 +185,9 @@ def plot(run_folder: Path, out: Path | None) -> None:
         metrics = read_metrics(run_folder / "metrics.jsonl")
         if not metrics:
             raise TrainError(f"{run_folder}: no finished epoch in metrics.jsonl; give a RUN that has trained one")
-        place = out or run_folder / "curves.png"
-        write_atomically(place, curves_png(metrics))
-        click.echo(f"{place}: {len(metrics)} epochs")
+        picture = out or run_folder / "curves.png"
+        write_atomically(picture, curves_png(metrics))
+        click.echo(f"{picture}: {len(metrics)} epochs")
 
 
 def _check_request(records: Path, workers: int | None) -> None:

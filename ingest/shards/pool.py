@@ -4,11 +4,9 @@ Killing a worker is safe because a unit of work counts only once its receipt is 
 """
 
 import concurrent.futures
-import contextlib
 import ctypes
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,11 +16,11 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeVar
 
 from convnext_imagenet.base.errors import Interrupted
+from convnext_imagenet.base.signals import blocked
 from convnext_imagenet.ingest.errors import FailedIngestError
 from convnext_imagenet.launch.executor import OnProgress
 
 Task = TypeVar("Task")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_SECONDS = 0.2
 _WORKER_DIED = (
     "a worker process died (out of memory, or killed from outside); finished shards are kept: "
@@ -106,7 +104,7 @@ def _run(
     while True:
         while len(waiting) < most_waiting and (item := next(tasks, None)) is not None:
             unit, task = item
-            with _signals_held_back():
+            with blocked():
                 waiting.add(pool.submit(_work, function, unit, task))
         if not waiting:
             return
@@ -117,16 +115,6 @@ def _run(
             future.result()
             on_unit()
         meter.report()
-
-
-@contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Processes that start in here never see these signals, which a terminal sends to the whole group."""
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _start_worker(progress_of_unit: Any) -> None:

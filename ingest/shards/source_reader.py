@@ -12,7 +12,7 @@ from typing import Self
 from convnext_imagenet.ingest.errors import FailedIngestError
 from convnext_imagenet.ingest.shards.plan import PlannedRow
 from convnext_imagenet.ingest.source.safe_open import kind_of_file, open_source
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
+from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
 
 _MOST_OPEN_ARCHIVES = 64
 _RESUME = "mend it and run the same command again, finished shards are kept"
@@ -47,7 +47,7 @@ class SourceReader:
     def _read_member(self, row: PlannedRow) -> bytes:
         descriptor = self._archive(row)
         if row.size > LARGEST_FILE_BYTES:
-            raise _too_large(row.size)
+            raise too_large(row.size)
         image = _read_fully(descriptor, row.size, row.offset)
         if len(image) != row.size or _modified_since(row, os.fstat(descriptor)):
             raise _changed(self._data / row.archive, "another time or size than planned")
@@ -82,7 +82,7 @@ class SourceReader:
         if _modified_since(row, status) or _modified_since(row, status_after):
             raise _changed(path, "the same size, another time of modification")
         if size > LARGEST_FILE_BYTES:
-            raise _too_large(size)
+            raise too_large(size)
         return image
 
 
@@ -96,10 +96,6 @@ def _read_fully(descriptor: int, size: int, offset: int) -> bytes:
 
 def _modified_since(row: PlannedRow, status: os.stat_result) -> bool:
     return row.modified_ns not in (-1, status.st_mtime_ns)
-
-
-def _too_large(size: int) -> BadImage:
-    return BadImage("too_large", f"{size} bytes, at most {LARGEST_FILE_BYTES} are read")
 
 
 def _changed(path: Path, how: str) -> FailedIngestError:

@@ -1,23 +1,21 @@
-"""What a job asks of the nodes of a cluster, decided from data alone: room for workers, and the same software.
+"""What a job requires of the nodes of a cluster, as pure functions: room for workers, and the same software.
 
 This module must not import Ray.
 """
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from convnext_imagenet.base.host import sources_digest
 from convnext_imagenet.launch.errors import LaunchError
 
 _PACKAGES = (
     "convnext_imagenet", "ray", "mindspore", "numpy", "opencv-python-headless", "pyarrow", "pillow", "scipy",
 )  # fmt: skip
-_ROOMS = ("records", "model", "launch", "ingest", "serve", "train")
 _SOURCES = "sources of convnext_imagenet"
 _DEVICES = {"GPU": "GPU", "Ascend": "NPU"}  # by Ray's names, which it finds on a node by itself
 
@@ -32,8 +30,8 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Need:
-    """What one worker takes: cores, GPUs, and amounts of other resources such as NPU.
+class WorkerResources:
+    """What one worker takes of its node: cores, GPUs, and amounts of other resources such as NPU.
 
     `keeps_cores` binds it to as many cores as it takes, for libraries that start a thread for each core they see.
     """
@@ -44,22 +42,22 @@ class Need:
     keeps_cores: bool = False
 
     @property
-    def resources(self) -> dict[str, float]:
-        """All of it by Ray's names, without zeros."""
+    def amounts(self) -> dict[str, float]:
+        """All amounts by Ray's names, without zeros."""
         return {name: amount for name, amount in {"CPU": self.cpus, "GPU": self.gpus, **self.others}.items() if amount}
 
 
-def room_for(need: Need, nodes: Iterable[Node]) -> int:
-    """How many workers the nodes hold at once when nothing else uses them."""
-    return sum(_room_on(node, need.resources) for node in nodes)
+def room_for(per_worker: WorkerResources, nodes: Iterable[Node]) -> int:
+    """Return how many workers the nodes hold at once when nothing else uses them."""
+    return sum(_room_on(node, per_worker.amounts) for node in nodes)
 
 
 def _room_on(node: Node, resources: Mapping[str, float]) -> int:
     return min((math.floor(node.resources.get(name, 0) / amount) for name, amount in resources.items()), default=1)
 
 
-def need_of_network(target: str, amounts: Sequence[str], nodes: Sequence[Node]) -> Need:
-    """What a worker with one network on device target CPU, GPU or Ascend takes: words such as CPU=4, GPU=1, NPU=1.
+def network_resources(target: str, amounts: Sequence[str], nodes: Sequence[Node]) -> WorkerResources:
+    """Return what a worker with one network on a device target takes; `amounts` are words such as CPU=4, GPU=1, NPU=1.
 
     Without words it is one device and its even share of the cores of the node that has the fewest for each; on the
     CPU, which is one device, all cores of the smallest node. Raises LaunchError for a word that is no amount, and for
@@ -75,7 +73,7 @@ def need_of_network(target: str, amounts: Sequence[str], nodes: Sequence[Node]) 
         if node.resources.get(device or "CPU", 0) >= 1
     ]
     cpus = found.pop("CPU", max(1, min(shares, default=1)))
-    return Need(cpus, found.pop("GPU", 0), found, keeps_cores=True)
+    return WorkerResources(cpus, found.pop("GPU", 0), found, keeps_cores=True)
 
 
 def _amounts(words: Sequence[str]) -> dict[str, float]:
@@ -92,18 +90,19 @@ def _amounts(words: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def refuse_without_room(need: Need, nodes: Sequence[Node]) -> None:
+def refuse_without_room(per_worker: WorkerResources, nodes: Sequence[Node]) -> None:
     """Raise LaunchError when no node can hold one worker."""
-    if not room_for(need, nodes):
-        wanted = ", ".join(f"{name} {amount:g}" for name, amount in need.resources.items())
+    if not room_for(per_worker, nodes):
+        wanted = ", ".join(f"{name} {amount:g}" for name, amount in per_worker.amounts.items())
+        available = "; ".join(_describe(node, per_worker) for node in nodes[:3])
         raise LaunchError(
-            f"a worker needs {wanted}, and none of the cluster's {len(nodes)} nodes has it "
-            f"({'; '.join(_told(node, need) for node in nodes[:3])}); ask for less, or start nodes that have it"
+            f"a worker needs {wanted}, and none of the cluster's {len(nodes)} nodes has it ({available}); "
+            f"ask for less, or start nodes that have it"
         )
 
 
-def _told(node: Node, need: Need) -> str:
-    return f"{node.host}: " + ", ".join(f"{name} {node.resources.get(name, 0):g}" for name in need.resources)
+def _describe(node: Node, per_worker: WorkerResources) -> str:
+    return f"{node.host}: " + ", ".join(f"{name} {node.resources.get(name, 0):g}" for name in per_worker.amounts)
 
 
 def software_here() -> dict[str, str]:
@@ -114,20 +113,7 @@ def software_here() -> dict[str, str]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    return versions | {_SOURCES: sources_digest()}
-
-
-def sources_digest() -> str:
-    """The SHA-256 of the names and bytes of our installed code, shortened to 12 digits."""
-    digest = hashlib.sha256()
-    for room in _ROOMS:
-        spec = importlib.util.find_spec(f"convnext_imagenet.{room}")
-        for folder in map(Path, (spec and spec.submodule_search_locations) or ()):
-            for path in sorted(folder.rglob("*")):
-                if path.suffix in {".py", ".cpp", ".h"}:
-                    data = path.read_bytes()
-                    digest.update(f"{room}/{path.relative_to(folder).as_posix()}\0{len(data)}\0".encode() + data)
-    return digest.hexdigest()[:12]
+    return versions | {_SOURCES: sources_digest()[:12]}
 
 
 def refuse_other_software(host: str, here: Mapping[str, str], there: Mapping[str, str]) -> None:

@@ -1,6 +1,6 @@
-"""Proof, before any work, that every node of a cluster sees the job's folders and has this node's software.
+"""Checks, before any work, that every node of a cluster sees the job's folders and has this node's software.
 
-`look` runs on the nodes; what it finds is judged here. This module must not import Ray.
+`inspect_node` runs on the nodes, `check_nodes` on the driver. This module must not import Ray.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from convnext_imagenet.launch.cluster.nodes import Node, refuse_other_software, 
 from convnext_imagenet.launch.errors import LaunchError
 
 _HEAD_BYTES = 64 << 10
-_PATIENCE_SECONDS = 5.0  # network file systems remember for some seconds that a file was not there
+_VISIBLE_SECONDS = 5.0  # network file systems remember for some seconds that a file was not there
 _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a node is asked to do: read the question in `out`, answer beside it, and look at the inputs."""
+    """What a node has to do: read the question in `out`, write an answer beside it, and read from the inputs."""
 
     out: Path
     token: str
@@ -32,7 +32,7 @@ class Probe:
 
     @property
     def question(self) -> Path:
-        """The file that the driver has written; its name is that of a leftover, so whoever is killed leaves no mess."""
+        """The file that the driver has written, named as a temporary file, which the next run would remove."""
         return self.out / f".probe-{self.token}.tmp"
 
     def answer(self, node: str) -> Path:
@@ -41,32 +41,32 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """What a node saw: its software, what its inputs look like, and why it cannot use the output (or nothing)."""
+class NodeReport:
+    """What a node sees: its software, its inputs, and why it cannot use the output folder, "" when it can."""
 
     host: str
     software: Mapping[str, str]
     inputs: Mapping[str, str] = field(default_factory=dict)
-    trouble: str = ""
+    problem: str = ""
 
 
-def look(probe: Probe, node: str) -> Sighting:
-    """On a node: read the question, write the answer, look at the inputs and at the software. Never raises OSError."""
+def inspect_node(probe: Probe, node: str) -> NodeReport:
+    """Return, on a node, what that node sees. Never raises OSError."""
     try:
-        trouble = "" if _awaited(probe.question) == probe.token else "holds another probe file"
-        if not trouble:
+        problem = "" if _read_when_visible(probe.question) == probe.token else "holds another probe file"
+        if not problem:
             with probe.answer(node).open("w", encoding="ascii") as file:
                 file.write(f"{probe.token} {node}")
                 file.flush()
                 os.fsync(file.fileno())
     except OSError as error:
-        trouble = error.strerror or str(error)
-    inputs = {str(path): evidence(path) for path in probe.inputs}
-    return Sighting(socket.gethostname(), software_here(), inputs, trouble)
+        problem = error.strerror or str(error)
+    inputs = {str(path): fingerprint(path) for path in probe.inputs}
+    return NodeReport(socket.gethostname(), software_here(), inputs, problem)
 
 
-def evidence(path: Path) -> str:
-    """What a file or folder looks like from here, as a short text that is the same wherever it is the same.
+def fingerprint(path: Path) -> str:
+    """Return a short text of what a file or folder holds, which differs where another file or folder is seen.
 
     A file: its size and its first 64 KiB. A folder: the names in it, and the first file among them.
     """
@@ -76,25 +76,28 @@ def evidence(path: Path) -> str:
                 head = hashlib.sha256(file.read(_HEAD_BYTES)).hexdigest()[:12]
             return f"{path.stat().st_size} bytes that begin {head}"
         with os.scandir(path) as entries:
-            found = sorted((entry.name, entry.is_file()) for entry in entries)
-        names = hashlib.sha256("\0".join(name for name, _ in found).encode(errors="surrogateescape")).hexdigest()[:12]
-        first = next((name for name, is_file in found if is_file), None)
-        return f"{len(found)} entries {names}" + (f", {first}: {evidence(path / first)}" if first else "")
+            listing = sorted((entry.name, entry.is_file()) for entry in entries)
+        names = "\0".join(name for name, _ in listing).encode(errors="surrogateescape")
+        first = next((name for name, is_file in listing if is_file), None)
+        return f"{len(listing)} entries {hashlib.sha256(names).hexdigest()[:12]}" + (
+            f", {first}: {fingerprint(path / first)}" if first else ""
+        )
     except OSError as error:
         return f"nothing ({error.strerror})"
 
 
-def prove(out: Path, inputs: Iterable[Path], ask: Callable[[Probe], Iterator[tuple[Node, Sighting]]]) -> None:
+def check_nodes(out: Path, inputs: Iterable[Path], ask: Callable[[Probe], Iterator[tuple[Node, NodeReport]]]) -> None:
     """Raise LaunchError unless every node reads and writes `out`, sees the `inputs`, and has this node's software.
 
-    `ask` has `look` done on the nodes and tells what each saw. A folder that this made is removed when it raises.
+    `ask` runs `inspect_node` on the nodes and yields each node's report. A folder that this made is removed when it
+    raises.
     """
     with _question(out, tuple(inputs)) as probe:
         here = software_here()
-        seen_here = {str(path): evidence(path) for path in probe.inputs}
-        for node, sighting in ask(probe):
-            refuse_other_software(_name(node, sighting), here, sighting.software)
-            _refuse_other_folders(_name(node, sighting), node, probe, seen_here, sighting)
+        seen_here = {str(path): fingerprint(path) for path in probe.inputs}
+        for node, report in ask(probe):
+            refuse_other_software(_name(node, report), here, report.software)
+            _refuse_other_folders(_name(node, report), node, probe, seen_here, report)
 
 
 @contextmanager
@@ -114,28 +117,28 @@ def _question(out: Path, inputs: tuple[Path, ...]) -> Iterator[Probe]:
 
 
 def _refuse_other_folders(
-    name: str, node: Node, probe: Probe, seen_here: Mapping[str, str], sighting: Sighting
+    name: str, node: Node, probe: Probe, seen_here: Mapping[str, str], report: NodeReport
 ) -> None:
     way_out = "all nodes need it as one shared folder under one path"
-    if sighting.trouble:
-        raise LaunchError(f"node {name}: cannot use the output folder {probe.out} ({sighting.trouble}); {way_out}")
+    if report.problem:
+        raise LaunchError(f"node {name}: cannot use the output folder {probe.out} ({report.problem}); {way_out}")
     try:
-        answer = _awaited(probe.answer(node.identity))
+        answer = _read_when_visible(probe.answer(node.identity))
     except OSError:
         answer = ""
     if answer != f"{probe.token} {node.identity}":
         raise LaunchError(f"node {name}: what it writes to {probe.out} is not seen here; {way_out}")
-    for path, meant in seen_here.items():
-        if (found := sighting.inputs.get(path)) != meant:
-            raise LaunchError(f"node {name}: sees {path} as {found}, this node as {meant}; {way_out}")
+    for path, here in seen_here.items():
+        if (there := report.inputs.get(path)) != here:
+            raise LaunchError(f"node {name}: sees {path} as {there}, this node as {here}; {way_out}")
 
 
-def _name(node: Node, sighting: Sighting) -> str:
-    return f"{node.host} ({sighting.host})"
+def _name(node: Node, report: NodeReport) -> str:
+    return f"{node.host} ({report.host})"
 
 
-def _awaited(path: Path) -> str:
-    end = time.monotonic() + _PATIENCE_SECONDS
+def _read_when_visible(path: Path) -> str:
+    end = time.monotonic() + _VISIBLE_SECONDS
     while True:
         try:
             return path.read_text(encoding="ascii")

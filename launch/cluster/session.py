@@ -1,6 +1,6 @@
-"""A Ray cluster for the time of one job: joined, or started on this machine, and asked who is there.
+"""The connection to a Ray cluster for the time of one job: to an existing one, or to one started on this machine.
 
-All that imports Ray is here and in cluster_units.py, and does so inside functions: Ray is an optional extra.
+Only this file and units.py import Ray, inside functions: it is an optional extra.
 """
 
 import contextlib
@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.base.signals import signals_held
-from convnext_imagenet.launch.cluster.nodes import Need, Node, refuse_without_room, room_for
-from convnext_imagenet.launch.cluster.preflight import Probe, Sighting, look, prove
+from convnext_imagenet.base.signals import postponed
+from convnext_imagenet.launch.cluster.nodes import Node, WorkerResources, refuse_without_room, room_for
+from convnext_imagenet.launch.cluster.preflight import NodeReport, Probe, check_nodes, inspect_node
 from convnext_imagenet.launch.errors import LaunchError
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _ENVIRONMENT = "RAY_ADDRESS"
 
 
 def import_ray() -> Any:
-    """The module `ray`; LaunchError naming the extra where it is not installed."""
+    """Return the module `ray`. Raises LaunchError, which names the extra, where it is not installed."""
     try:
         import ray
     except ImportError as error:
@@ -40,22 +40,22 @@ def import_ray() -> Any:
 
 
 @contextlib.contextmanager
-def joined(address: str, cores: int) -> Iterator[Any]:
-    """Ray, connected to the cluster at `address` HOST:PORT; leaves it at the end.
+def connected_to_ray(address: str, cores: int) -> Iterator[Any]:
+    """Yield the module `ray`, connected to the cluster at `address` HOST:PORT, and disconnect at the end.
 
-    "auto" is the one that runs on this machine. Without an address it is what RAY_ADDRESS says, else one of `cores`
-    cores that is started here and ended with the job. Raises LaunchError when it does not answer.
+    "auto" is the cluster that runs on this machine. Without an address it is what RAY_ADDRESS says, else one of `cores`
+    cores that is started here and ended with the job. Raises LaunchError when the cluster does not answer.
     """
     ray = import_ray()
     address = address or os.environ.get(_ENVIRONMENT, "")
     if address and address != "auto":
-        _refuse_silent(address)
+        _refuse_unreachable(address)
     try:
-        with signals_held():
+        with postponed():
             _connect(ray, address, cores)
         yield ray
     finally:
-        with signals_held():
+        with postponed():
             ray.shutdown()
 
 
@@ -69,7 +69,7 @@ def _connect(ray: Any, address: str, cores: int) -> None:
     except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         where = "Ray on this machine" if address in ("", "auto") else f"the cluster at {address}"
         raise LaunchError(
-            f"{where}: cannot be used ({_first_line(error)}); run this on a node of a cluster that was begun by "
+            f"{where}: cannot be used ({_first_line(error)}); run this on a node of a cluster that was started by "
             f"`ray start` from the same environment"
         ) from None
 
@@ -78,8 +78,8 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _refuse_silent(address: str) -> None:
-    """Ray would try for a minute and then print pages; a port that does not answer is one line at once."""
+def _refuse_unreachable(address: str) -> None:
+    """Raise LaunchError at once for an address where nothing answers; Ray would try for a minute and print pages."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise LaunchError(
@@ -91,31 +91,34 @@ def _refuse_silent(address: str) -> None:
     except OSError as error:
         raise LaunchError(
             f"--address {address}: does not answer ({error.strerror or error}); "
-            f"`ray start --head --port {port}` begins a cluster there, `ray status` looks for one"
+            f"`ray start --head --port {port}` starts a cluster there, `ray status` looks for one"
         ) from None
 
 
-def nodes_of(ray: Any) -> list[Node]:
-    """The nodes that are alive."""
+def live_nodes(ray: Any) -> list[Node]:
+    """Return the nodes that are alive."""
     return [
-        Node(each["NodeID"], each["NodeManagerAddress"], dict(each["Resources"]))
-        for each in ray.nodes()
-        if each["Alive"]
+        Node(node["NodeID"], node["NodeManagerAddress"], dict(node["Resources"]))
+        for node in ray.nodes()
+        if node["Alive"]
     ]
 
 
-def preflight(ray: Any, nodes: list[Node], need: Need, out: Path, inputs: list[Path]) -> None:
-    """Raise LaunchError unless the cluster can hold a worker, and every node that can is fit for it (see `prove`)."""
-    refuse_without_room(need, nodes)
-    able = [node for node in nodes if room_for(need, [node])]
-    with signals_held() as is_stopped:
-        prove(out, inputs, lambda probe: _ask(ray, able, probe, is_stopped))
+def preflight(ray: Any, nodes: list[Node], per_worker: WorkerResources, out: Path, inputs: list[Path]) -> None:
+    """Raise LaunchError unless the cluster can hold a worker and every node that can passes `check_nodes`."""
+    refuse_without_room(per_worker, nodes)
+    able = [node for node in nodes if room_for(per_worker, [node])]
+    with postponed() as is_stopped:
+        check_nodes(out, inputs, lambda probe: _ask(ray, able, probe, is_stopped))
 
 
-def _ask(ray: Any, nodes: list[Node], probe: Probe, is_stopped: Callable[[], bool]) -> Iterator[tuple[Node, Sighting]]:
-    remote = ray.remote(num_cpus=0, max_retries=1)(look)
+def _ask(
+    ray: Any, nodes: list[Node], probe: Probe, is_stopped: Callable[[], bool]
+) -> Iterator[tuple[Node, NodeReport]]:
+    remote = ray.remote(num_cpus=0, max_retries=1)(inspect_node)
     asked = [
-        (node, remote.options(scheduling_strategy=on(node.identity)).remote(probe, node.identity)) for node in nodes
+        (node, remote.options(scheduling_strategy=pinned_to(node.identity)).remote(probe, node.identity))
+        for node in nodes
     ]
     end = time.monotonic() + _NODE_SECONDS
     for node, answer in asked:
@@ -130,8 +133,8 @@ def _ask(ray: Any, nodes: list[Node], probe: Probe, is_stopped: Callable[[], boo
                 f"install the same environment on all nodes"
             ) from None
         except ray.exceptions.RayError as error:
-            if all(other.identity != node.identity for other in nodes_of(ray)):
-                log.warning("node %s: died while it was asked; the job goes on without it", node.host)
+            if all(other.identity != node.identity for other in live_nodes(ray)):
+                log.warning("node %s: died while it was checked; the job continues without it", node.host)
                 continue
             raise LaunchError(
                 f"node {node.host}: does not answer ({type(error).__name__}); see `ray status`, or end that node"
@@ -142,8 +145,8 @@ def _last_line(error: Exception) -> str:
     return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
 
 
-def on(node: str) -> Any:
-    """Ray's word for: on this node and no other."""
+def pinned_to(node: str) -> Any:
+    """Return Ray's scheduling strategy for: on this node and no other."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node, soft=False)

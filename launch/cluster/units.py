@@ -1,6 +1,6 @@
-"""Units of work over the workers of a Ray cluster: each is done once, and again elsewhere when its worker died.
+"""Runs units of work on the workers of a Ray cluster; a unit whose worker died is done again by another.
 
-The driver holds plans and counts. What a unit reads and writes passes through the shared folder alone.
+The driver holds plans and counts. What a unit reads and writes passes only through the shared folder.
 """
 
 import itertools
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError, Interrupted
-from convnext_imagenet.base.signals import signals_held
-from convnext_imagenet.launch.cluster.nodes import Need
-from convnext_imagenet.launch.cluster.session import on
-from convnext_imagenet.launch.cluster.worker import Tally
-from convnext_imagenet.launch.cluster.worker_pool import Crew, Try, cause_of
+from convnext_imagenet.base.signals import postponed
+from convnext_imagenet.launch.cluster.nodes import WorkerResources
+from convnext_imagenet.launch.cluster.session import pinned_to
+from convnext_imagenet.launch.cluster.worker import ProgressTally
+from convnext_imagenet.launch.cluster.worker_pool import Attempt, WorkerPool, cause_of
 from convnext_imagenet.launch.errors import FailedLaunchError
 from convnext_imagenet.launch.executor import OnProgress
 
 log = logging.getLogger(__name__)
 
-MOST_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 _POLL_SECONDS = 0.2
 _NAME_SECONDS = 10.0
 _NAMESPACE = "convnext_imagenet"
@@ -32,17 +32,17 @@ _NAMESPACE = "convnext_imagenet"
 
 @dataclass(frozen=True)
 class ClusterExecutor:
-    """Runs units on at most `most` workers of the cluster, each of which takes `need`; see `Executor`.
+    """An `Executor` on at most `max_workers` workers of the cluster, each of which takes `per_worker`.
 
-    A unit whose worker or node dies is tried again, MOST_ATTEMPTS times in all, and then FailedLaunchError names it.
-    `is_stopped` is asked several times a second; its yes, and a stop signal, raise Interrupted. `out` is what this
-    job alone writes.
+    A unit whose worker or node dies is retried, MAX_ATTEMPTS times in all, and then FailedLaunchError names it.
+    `is_stopped` is called several times a second; True, or a stop signal, raises Interrupted. `out` is the folder that
+    only this job writes.
     """
 
     ray: Any
-    need: Need
+    per_worker: WorkerResources
     out: Path
-    most: int | None = None
+    max_workers: int | None = None
     is_stopped: Callable[[], bool] = lambda: False
 
     def run(
@@ -53,127 +53,128 @@ class ClusterExecutor:
         on_progress: OnProgress,
         on_unit: Callable[[], None] = lambda: None,
     ) -> None:
-        """Do all units; workers are dismissed when it returns and when it raises."""
+        """Do all units; no worker is left when this returns or raises."""
         if not count:
             return
-        with signals_held() as is_signalled:
-            job = _Job(self, function, itertools.starmap(Try, enumerate(tasks)), count)
+        with postponed() as is_signalled:
+            run = _ClusterRun(self, function, itertools.starmap(Attempt, enumerate(tasks)), count)
             try:
-                while job.left and not is_signalled() and not self.is_stopped():
-                    job.step(on_unit)
-                    on_progress(job.advance())
+                while run.left and not is_signalled() and not self.is_stopped():
+                    run.step(on_unit)
+                    on_progress(run.advance())
             finally:
-                job.end()
-        if job.left:
-            raise Interrupted(f"stopped by a signal; the same command goes on in {self.out}")
+                run.end()
+        if run.left:
+            raise Interrupted(f"stopped by a signal; the same command resumes in {self.out}")
 
 
-class _Job:
-    """One call of `ClusterExecutor.run`: units that wait, units in work, and what was told of them."""
+class _ClusterRun:
+    """One call of `ClusterExecutor.run`: the units that wait, those in work, and their progress."""
 
     def __init__(
-        self, executor: ClusterExecutor, function: Callable[..., None], units: Iterator[Try], count: int
+        self, executor: ClusterExecutor, function: Callable[..., None], attempts: Iterator[Attempt], count: int
     ) -> None:
         self.left = count
-        self._ray, self._function, self._units = executor.ray, function, units
-        self._again: deque[Try] = deque()
+        self._ray, self._function, self._first_attempts = executor.ray, function, attempts
+        self._retries: deque[Attempt] = deque()
         self._tally = _named_tally(executor)
-        self._crew = Crew(executor.ray, executor.need, executor.most, self._tally, executor.out)
-        self._finished = self._told = 0
-        self._read: Any = None
-        self._seen: dict[int, int] = {}
+        self._pool = WorkerPool(executor.ray, executor.per_worker, executor.max_workers, self._tally, executor.out)
+        self._finished = self._reported = 0
+        self._pending_counts: Any = None  # the request to the tally that is under way
+        self._counts: dict[int, int] = {}  # unit -> inputs done, as the tally last answered
 
     def step(self, on_unit: Callable[[], None]) -> None:
-        """Give units to idle workers, wait a moment, and settle what has been answered."""
-        crew = self._crew
-        crew.fit(self.left)
-        while crew.idle and (unit := self._next()) is not None:
-            worker = crew.idle.pop()
-            crew.working[worker.do.remote(self._function, unit.task, unit.unit, unit.attempt)] = (worker, unit)
-        while crew.idle:
-            crew.dismiss(crew.idle.pop())
-        answers = [*crew.opening, *crew.working]
+        """Give units to idle workers, wait a moment, and handle the answers that have arrived."""
+        pool = self._pool
+        pool.resize(self.left)
+        while pool.idle and (attempt := self._next()) is not None:
+            worker = pool.idle.pop()
+            answer = worker.run_unit.remote(self._function, attempt.task, attempt.unit, attempt.number)
+            pool.busy[answer] = (worker, attempt)
+        while pool.idle:
+            pool.end(pool.idle.pop())
+        answers = [*pool.starting, *pool.busy]
         if not answers:
             time.sleep(_POLL_SECONDS)
             return
         ready, _ = self._ray.wait(answers, num_returns=1, timeout=_POLL_SECONDS)
         for answer in ready:
-            self._settle(answer, on_unit)
+            self._handle_answer(answer, on_unit)
 
     def advance(self) -> int:
-        """The inputs done since this was asked before; never negative, though a lost unit begins anew."""
-        self._read_tally()
-        in_work = (unit.unit for _, unit in self._crew.working.values())
-        total = self._finished + sum(self._seen.get(unit, 0) for unit in in_work)
-        told, self._told = self._told, max(self._told, total)
-        return self._told - told
+        """Return the inputs done since the last call; never negative, though a retried unit starts from none."""
+        self._update_counts()
+        in_work = (attempt.unit for _, attempt in self._pool.busy.values())
+        total = self._finished + sum(self._counts.get(unit, 0) for unit in in_work)
+        reported, self._reported = self._reported, max(self._reported, total)
+        return self._reported - reported
 
     def end(self) -> None:
-        """Dismiss everyone; by the end of the call nobody of them is told anything more."""
-        self._crew.dismiss_all()
-        self._crew.dismiss(self._tally)
+        """End all workers and the tally."""
+        self._pool.end_all()
+        self._pool.end(self._tally)
 
-    def _next(self) -> Try | None:
-        return self._again.popleft() if self._again else next(self._units, None)
+    def _next(self) -> Attempt | None:
+        return self._retries.popleft() if self._retries else next(self._first_attempts, None)
 
-    def _settle(self, answer: Any, on_unit: Callable[[], None]) -> None:
-        crew, errors = self._crew, self._ray.exceptions
-        worker, unit = crew.working.pop(answer, None) or (crew.opening.pop(answer), None)
+    def _handle_answer(self, answer: Any, on_unit: Callable[[], None]) -> None:
+        pool, errors = self._pool, self._ray.exceptions
+        worker, attempt = pool.busy.pop(answer, None) or (pool.starting.pop(answer), None)
         try:
             done = self._ray.get(answer)
         except errors.RayTaskError as error:
             raise getattr(error, "cause", None) or error from None
         except errors.RayError as error:
-            crew.dismiss(worker)
-            if unit is None:
-                crew.note_opening(error)
+            pool.end(worker)
+            if attempt is None:
+                pool.note_start(error)
             else:
-                self._lose(unit, error)
+                self._retry(attempt, error)
             return
-        crew.idle.append(worker)
-        if unit is None:
-            crew.note_opening(None)
+        pool.idle.append(worker)
+        if attempt is None:
+            pool.note_start(None)
         else:
             self._finished += done
             self.left -= 1
-            self._tally.drop.remote(unit.unit)
+            self._tally.drop.remote(attempt.unit)
             on_unit()
 
-    def _lose(self, unit: Try, error: Exception) -> None:
-        title, number = unit.task.title, unit.attempt + 1
-        done = self._seen.pop(unit.unit, 0)
+    def _retry(self, failed: Attempt, error: Exception) -> None:
+        title, number = failed.task.title, failed.number + 1
+        done = self._counts.pop(failed.unit, 0)
         reason = f"{cause_of(error)} after about {done} of its inputs"
-        if number >= MOST_ATTEMPTS:
+        if number >= MAX_ATTEMPTS:
             raise FailedLaunchError(
                 f"{title}: its worker died {number} times, the last time {reason}; look at these inputs, at the memory "
                 f"of the nodes and into Ray's logs; finished units are kept, run the same command again"
             )
-        log.warning("%s: its worker died (%s); tried again, attempt %d of %d", title, reason, number + 1, MOST_ATTEMPTS)
-        self._again.append(replace(unit, task=unit.task.attempt(number), attempt=number))
+        log.warning("%s: its worker died (%s); retried, attempt %d of %d", title, reason, number + 1, MAX_ATTEMPTS)
+        self._retries.append(replace(failed, task=failed.task.attempt(number), number=number))
 
-    def _read_tally(self) -> None:
-        if self._read is None:
-            self._read = self._tally.read.remote()
+    def _update_counts(self) -> None:
+        if self._pending_counts is None:
+            self._pending_counts = self._tally.read.remote()
             return
-        ready, _ = self._ray.wait([self._read], timeout=0)
+        ready, _ = self._ray.wait([self._pending_counts], timeout=0)
         if ready:
-            with suppress(self._ray.exceptions.RayError):  # progress is a comfort, no reason to end
-                self._seen = self._ray.get(self._read)
-            self._read = None
+            with suppress(self._ray.exceptions.RayError):  # a missing count of progress does not end the job
+                self._counts = self._ray.get(self._pending_counts)
+            self._pending_counts = None
 
 
 def _named_tally(executor: ClusterExecutor) -> Any:
-    """The job's tally, on this node; its name is that of the output, so that a cluster has one job on each.
+    """Return the job's tally, on this node, named after the output folder so that only one job can write there.
 
-    The name of a driver that was killed is free again after a moment, for which this waits.
+    The name that a killed driver used is free again after a moment, for which this waits. Raises ArtefactError.
     """
     ray = executor.ray
     here = ray.get_runtime_context().get_node_id()
-    options = {"num_cpus": 0, "scheduling_strategy": on(here), "name": str(executor.out.resolve())}
+    options = {"num_cpus": 0, "scheduling_strategy": pinned_to(here), "name": str(executor.out.resolve())}
     end = time.monotonic() + _NAME_SECONDS
     while True:
         try:
-            return ray.remote(Tally).options(namespace=_NAMESPACE, **options).remote()
+            return ray.remote(ProgressTally).options(namespace=_NAMESPACE, **options).remote()
         except ValueError:
             if time.monotonic() > end:
                 raise ArtefactError(

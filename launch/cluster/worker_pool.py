@@ -1,4 +1,4 @@
-"""The workers of a job on a Ray cluster: hired where there is room, known by what they do, dismissed at the end."""
+"""The workers of a job on a Ray cluster: started where nodes have room, grouped by what they do, ended with the job."""
 
 import math
 import time
@@ -7,87 +7,93 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.launch.cluster.nodes import Need, room_for, software_here
-from convnext_imagenet.launch.cluster.session import nodes_of
+from convnext_imagenet.launch.cluster.nodes import WorkerResources, room_for, software_here
+from convnext_imagenet.launch.cluster.session import live_nodes
 from convnext_imagenet.launch.cluster.worker import Worker
 from convnext_imagenet.launch.errors import FailedLaunchError
 from convnext_imagenet.launch.executor import Unit
 
-_LOOK_SECONDS = 2.0
-_PATIENCE_SECONDS = 60.0
-_MOST_FAILURES = 20
+_CHECK_SECONDS = 2.0  # asking for the nodes of the cluster is not free
+_NO_ROOM_SECONDS = 60.0
+_MAX_FAILURES = 20  # workers of a node that is about to die fail in turn
 
 
 @dataclass(frozen=True)
-class Try:
-    """A unit, by its number in the job, and which attempt at it this is, from 0."""
+class Attempt:
+    """An attempt at a unit: the unit's number in the job, its task, and the number of this attempt, from 0."""
 
     unit: int
     task: Unit
-    attempt: int = 0
+    number: int = 0
 
 
-class Crew:
-    """The workers of a job: those getting ready, those at a unit, and those that wait for one."""
+class WorkerPool:
+    """The workers of a job: those that set up, those that do a unit, and those that wait for one."""
 
-    def __init__(self, ray: Any, need: Need, most: int | None, tally: Any, out: Path) -> None:
-        self._ray, self._need, self._most = ray, need, most
+    def __init__(self, ray: Any, per_worker: WorkerResources, max_workers: int | None, tally: Any, out: Path) -> None:
+        self._ray, self._per_worker, self._max_workers = ray, per_worker, max_workers
         self._tally, self._software, self._out = tally, software_here(), str(out)
         self._class = self._ray.remote(Worker)
-        self.opening: dict[Any, Any] = {}  # the answer that is waited for -> the worker
-        self.working: dict[Any, tuple[Any, Try]] = {}
+        self.starting: dict[Any, Any] = {}  # the answer that is waited for -> the worker
+        self.busy: dict[Any, tuple[Any, Attempt]] = {}
         self.idle: list[Any] = []
-        self._looked = self._had_room = -math.inf
+        self._checked = self._had_room = -math.inf
         self._failures = 0
 
-    def fit(self, units_left: int) -> None:
-        """Hire and dismiss, so that there are as many workers as units are left and as the nodes of now hold."""
+    def resize(self, units_left: int) -> None:
+        """Start workers for the units that are left, as many as the nodes of the moment have room for.
+
+        Raises FailedLaunchError when no node has had room for a minute.
+        """
         now = time.monotonic()
-        if now - self._looked < _LOOK_SECONDS:
+        if now - self._checked < _CHECK_SECONDS:
             return
-        self._looked = now
-        room = room_for(self._need, nodes_of(self._ray))
+        self._checked = now
+        room = room_for(self._per_worker, live_nodes(self._ray))
         if room or self._had_room < 0:
             self._had_room = now
-        elif now - self._had_room > _PATIENCE_SECONDS:
+        elif now - self._had_room > _NO_ROOM_SECONDS:
             raise FailedLaunchError(
-                f"for {_PATIENCE_SECONDS:g} s no node of the cluster could hold a worker; finished units are kept: "
+                f"for {_NO_ROOM_SECONDS:g} s no node of the cluster could hold a worker; finished units are kept: "
                 f"start nodes and run the same command again"
             )
-        wanted = min(room, units_left, self._most or room)
-        for _ in range(wanted - len(self.opening) - len(self.working) - len(self.idle)):
-            self._hire()
+        wanted = min(room, units_left, self._max_workers or room)
+        for _ in range(wanted - len(self.starting) - len(self.busy) - len(self.idle)):
+            self._start_worker()
 
-    def _hire(self) -> None:
-        need = self._need
+    def _start_worker(self) -> None:
+        per_worker = self._per_worker
         worker = self._class.options(
-            num_cpus=need.cpus, num_gpus=need.gpus, resources=dict(need.others), scheduling_strategy="SPREAD"
+            num_cpus=per_worker.cpus,
+            num_gpus=per_worker.gpus,
+            resources=dict(per_worker.others),
+            scheduling_strategy="SPREAD",
         ).remote()
-        cores = int(need.cpus) if need.keeps_cores else 0
-        self.opening[worker.open.remote(self._software, self._tally, cores, self._out)] = worker
+        cores = int(per_worker.cpus) if per_worker.keeps_cores else 0
+        self.starting[worker.set_up.remote(self._software, self._tally, cores, self._out)] = worker
 
-    def note_opening(self, error: Exception | None) -> None:
-        """Note that a worker is ready, or that it died before; FailedLaunchError when none gets ready any more."""
+    def note_start(self, error: Exception | None) -> None:
+        """Count that a worker is ready, or that it died before; raise FailedLaunchError when too many die in turn."""
         self._failures = 0 if error is None else self._failures + 1
-        if self._failures >= _MOST_FAILURES:
+        if self._failures >= _MAX_FAILURES:
             raise FailedLaunchError(
                 f"{self._failures} workers in turn died before their first unit ({cause_of(error)}); "
                 f"look at the memory of the nodes and into Ray's logs; finished units are kept, run the command again"
             )
 
-    def dismiss(self, worker: Any) -> None:
+    def end(self, worker: Any) -> None:
         """End a worker at once, whatever it does."""
         with suppress(Exception):  # it may be dead, or Ray gone
             self._ray.kill(worker)
 
-    def dismiss_all(self) -> None:
+    def end_all(self) -> None:
         """End all workers."""
-        for worker in (*self.opening.values(), *(worker for worker, _ in self.working.values()), *self.idle):
-            self.dismiss(worker)
+        for worker in (*self.starting.values(), *(worker for worker, _ in self.busy.values()), *self.idle):
+            self.end(worker)
 
 
 def cause_of(error: Exception | None) -> str:
-    """Why a worker is gone, in a few words; Ray's own are a page."""
+    """Return in a few words why a worker died; Ray's own message fills a page."""
     text = " ".join(str(error).split()).lower()
     if "out_of_memory" in text or "outofmemory" in type(error).__name__.lower():
         return "out of memory"

@@ -1,4 +1,4 @@
-"""What the ranks of a job tell each other: sums of whole numbers, and whether they agree.
+"""What the ranks of a job exchange: sums of whole numbers, and whether they hold the same bytes.
 
 Everything goes through one all-reduce of float32, the one type that MindSpore adds up on every device.
 """
@@ -14,38 +14,42 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from convnext_imagenet.launch.errors import LaunchError
-from convnext_imagenet.launch.ranks.rank import ALONE, Place
+from convnext_imagenet.launch.ranks.rank import SINGLE_RANK, Rank
 
-_DIGIT_BITS, _DIGITS = 12, 5  # float32 counts to 2 ** 24: digits of 4,096 stay exact over 4,096 ranks
 Result = TypeVar("Result")
-_LARGEST = 1 << (_DIGIT_BITS * _DIGITS)
+
+_DIGIT_BITS, _DIGITS = 12, 5  # float32 counts to 2 ** 24: digits below 4,096 stay exact in sums over 4,096 ranks
+_SUM_LIMIT = 1 << (_DIGIT_BITS * _DIGITS)
 
 
 class Ranks:
-    """The processes of one job. Alone, nothing is exchanged and every question has its answer here.
+    """The processes of one job; `own` is this one. A single rank exchanges nothing.
 
-    Every rank has to ask the same questions in the same order.
+    Every rank has to call the same methods in the same order. `all_reduce` replaces that of the device in tests.
     """
 
-    def __init__(self, place: Place = ALONE, all_reduce: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
-        self.place = place
-        self._given = all_reduce
+    def __init__(self, rank: Rank = SINGLE_RANK, all_reduce: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
+        self.own = rank
+        self._injected = all_reduce
 
     def sum(self, counts: np.ndarray) -> np.ndarray:
-        """Return the exact sum over ranks of whole numbers from 0 to 2^60, int64 of the same shape."""
+        """Return the exact sum over ranks of whole numbers in [0, 2^60), int64 of the same shape.
+
+        Raises ValueError for others.
+        """
         counts = np.asarray(counts, np.int64)
-        if self.place.ranks == 1:
+        if self.own.world == 1:
             return counts
-        if counts.size and (counts.min() < 0 or counts.max() >= _LARGEST):
+        if counts.size and (counts.min() < 0 or counts.max() >= _SUM_LIMIT):
             raise ValueError(f"counts from {counts.min()} to {counts.max()}: must be in [0, 2^60)")
         return _from_digits(self._all_reduce(_to_digits(counts.reshape(-1)))).reshape(counts.shape)
 
     def check_same(self, what: str, digest: bytes) -> None:
         """Raise LaunchError, on every rank, unless all ranks call with the same bytes."""
-        if self.place.ranks == 1:
+        if self.own.world == 1:
             return
-        table = np.zeros((self.place.ranks, len(digest)), np.int64)
-        table[self.place.rank] = np.frombuffer(digest, np.uint8)
+        table = np.zeros((self.own.world, len(digest)), np.int64)
+        table[self.own.number] = np.frombuffer(digest, np.uint8)
         table = self.sum(table)
         different = [rank for rank, row in enumerate(table) if not np.array_equal(row, table[0])]
         if different:
@@ -55,12 +59,12 @@ class Ranks:
             )
 
     def wait_for_all(self) -> None:
-        """Return once every rank has come here."""
+        """Return once every rank has called this."""
         self.sum(np.zeros(1, np.int64))
 
-    def in_turn(self, work: Callable[[], Result]) -> Result:
-        """Return `work()`, done by the first rank of each machine before the others, whom its caches then serve."""
-        if self.place.device:
+    def first_rank_first(self, work: Callable[[], Result]) -> Result:
+        """Return `work()`, which the first rank of each machine does before the others, so that they use its caches."""
+        if self.own.device:
             self.wait_for_all()
             return work()
         result = work()
@@ -68,30 +72,33 @@ class Ranks:
         return result
 
     def _all_reduce(self, numbers: np.ndarray) -> np.ndarray:
-        if self._given is not None:
-            return self._given(numbers)
-        return self._cell(Tensor(numbers)).asnumpy()
+        if self._injected is not None:
+            return self._injected(numbers)
+        return self._sum_cell(Tensor(numbers)).asnumpy()
 
     @cached_property
-    def _cell(self) -> nn.Cell:
+    def _sum_cell(self) -> nn.Cell:
         return _Sum()
 
 
 SINGLE = Ranks()
 
 
-def join(place: Place) -> Ranks:
-    """Meet the other ranks, for which MindSpore needs some seconds; call it after `prepare`, before any tensor."""
-    if place.ranks > 1:
+def join(rank: Rank) -> Ranks:
+    """Return the ranks of this job, connected, which takes MindSpore some seconds.
+
+    Call it after `prepare`, before any tensor.
+    """
+    if rank.world > 1:
         from mindspore.communication import init
 
         init()
-        atexit.register(_hush)
-    return Ranks(place)
+        atexit.register(_silence_stderr)
+    return Ranks(rank)
 
 
-def _hush() -> None:
-    """MindSpore reports its own leaving, whatever its log level; by then all that matters has been said."""
+def _silence_stderr() -> None:
+    """Hide what MindSpore prints while it exits, whatever its log level; by then our own output is complete."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 

@@ -1,6 +1,6 @@
-"""Signs of life: a rank writes down what it is doing, its launcher reads how long ago. No rank outlives its launcher.
+"""Heartbeats: a rank writes down what it is doing, its launcher reads how long ago. No rank outlives its launcher.
 
-A rank beats only where its work goes on, never from a thread of its own, so a rank that hangs falls silent.
+A rank writes only where its work advances, never from a thread of its own: a rank that hangs stops writing.
 """
 
 import contextlib
@@ -13,73 +13,70 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-PULSE, TETHER = "CONVNEXT_PULSE", "CONVNEXT_TETHER"
+# Set by the launcher for each rank: the heartbeat file, and a pipe that closes when the launcher ends.
+HEARTBEAT_FILE, LAUNCHER_PIPE = "CONVNEXT_HEARTBEAT", "CONVNEXT_LAUNCHER_PIPE"
 
 
 @dataclass(frozen=True)
-class Beat:
-    """The last sign of life: what was being done, after how many steps, `silent_s` seconds ago."""
+class Heartbeat:
+    """A rank's last heartbeat: the steps finished so far, what it was doing, and how many seconds ago that was."""
 
     steps: int
     doing: str
-    silent_s: float
+    age_s: float
 
 
-class Pulse:
-    """Writes this process's signs of life; without a path, nowhere."""
+class HeartbeatWriter:
+    """Writes this process's heartbeats to a file; without a path it writes nothing."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._steps = 0
 
     def beat(self, doing: str, steps: int = 0) -> None:
-        """Tell that the process works: it has finished `steps` more steps and is `doing` something."""
+        """Write that this process has finished `steps` more steps and is `doing` something."""
         self._steps += steps
         if self._path is not None:
             new = self._path.with_name(f"{self._path.name}.new")
             try:
                 new.write_text(f"{self._steps} {doing}\n")
-                new.replace(self._path)  # read half-written, it would tell of no steps
-            except OSError:  # a full disk does not stop a run, and the time of the last beat takes no room
+                new.replace(self._path)  # a file read half-written would show no steps
+            except OSError:  # a full disk does not stop a run, and a new time stamp takes no space
                 with contextlib.suppress(OSError):
                     os.utime(self._path)
 
-    def leave(self, code: int) -> None:
-        """Tell that all work is done or saved and the process is about to exit with `code`.
+    def announce_exit(self, code: int) -> None:
+        """Write that all work is done or saved and the process is about to exit with `code`.
 
-        What MindSpore does after that, tearing itself down, may crash or hang and counts for nothing.
+        MindSpore tears itself down after that; a crash or a hang then does not count.
         """
         if self._path is not None:
-            _farewell(self._path).write_text(f"{code}\n")
+            _exit_file(self._path).write_text(f"{code}\n")
 
 
-def own_pulse(environment: Mapping[str, str] = os.environ) -> Pulse:
-    """Return where this process's launcher, if it has one, wants its signs of life."""
-    path = environment.get(PULSE)
-    return Pulse(Path(path) if path else None)
+def own_heartbeat(environment: Mapping[str, str] = os.environ) -> HeartbeatWriter:
+    """Return the writer of this process's heartbeats; without a launcher it writes nothing."""
+    path = environment.get(HEARTBEAT_FILE)
+    return HeartbeatWriter(Path(path) if path else None)
 
 
-def read_beat(path: Path, started: float) -> Beat:
-    """Return the last beat; before the first, the process is starting."""
+def read_heartbeat(path: Path, started: float) -> Heartbeat:
+    """Return the last heartbeat of a process that began at time `started`; before its first it is "starting"."""
     try:
         changed, text = path.stat().st_mtime, path.read_text()
     except FileNotFoundError:
-        return Beat(0, "starting", time.time() - started)
+        return Heartbeat(0, "starting", time.time() - started)
     steps, _, doing = text.strip().partition(" ")
-    return Beat(int(steps), doing, time.time() - max(changed, started))
+    return Heartbeat(int(steps), doing, time.time() - max(changed, started))
 
 
-def read_farewell(path: Path) -> int | None:
-    """Return the exit code that a process has announced by `leave`, None before."""
+def read_announced_exit(path: Path) -> int | None:
+    """Return the exit code that a process has announced by `announce_exit`, None before."""
     try:
-        text = _farewell(path).read_text().strip()
+        text = _exit_file(path).read_text().strip()
     except FileNotFoundError:
         return None
     return int(text) if text.isdecimal() else None
-
-
-def _farewell(path: Path) -> Path:
-    return path.with_name(f"{path.name}.left")
 
 
 def tie_to_launcher(environment: Mapping[str, str] = os.environ) -> None:
@@ -87,15 +84,17 @@ def tie_to_launcher(environment: Mapping[str, str] = os.environ) -> None:
 
     The kernel kills; a thread that reads the pipe would wait for the interpreter, which a rank in an all-reduce holds.
     """
-    descriptor = environment.get(TETHER)
+    descriptor = environment.get(LAUNCHER_PIPE)
     if not descriptor:
         return
-    pipe, group = (
-        os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY),
-        os.getpgrp(),
-    )  # the inherited one is shared by all
+    # Opened anew, because the settings of the inherited descriptor are shared by all ranks.
+    pipe, group = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY), os.getpgrp()
     fcntl.fcntl(pipe, fcntl.F_SETOWN, -group)
     fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(pipe, fcntl.F_SETFL, os.O_ASYNC)
     if select.select([pipe], [], [], 0)[0]:  # closed before the kernel was asked
         os.killpg(group, signal.SIGKILL)
+
+
+def _exit_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.exit")

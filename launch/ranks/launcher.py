@@ -1,4 +1,4 @@
-"""Starts the ranks of a job on this machine, watches them, and ends all of them when one fails: the acts of `judge`.
+"""Starts the ranks of a job on this machine, watches them, and kills what still runs once there is an outcome.
 
 MindSpore's own msrun does not serve here, see DECISIONS.md; ranks find each other by the same documented variables.
 """
@@ -10,132 +10,117 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
+from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.errors import LaunchError
-from convnext_imagenet.launch.ranks.job_outcome import FINISHED, INTERRUPTED, Verdict, judge, may_restart
+from convnext_imagenet.launch.ranks.job_outcome import FINISHED, INTERRUPTED, JobOutcome, decide_outcome, may_restart
 from convnext_imagenet.launch.ranks.launcher_link import Link, open_link
 from convnext_imagenet.launch.ranks.processes import Processes
 from convnext_imagenet.launch.ranks.rank import Layout, divide_cores
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+_ADVICE = "run the same command again to resume"
 _POLL_SECONDS = 0.1
 _LAST_LINES = 20
 
 
 @dataclass(frozen=True)
-class Orders:
+class LaunchPlan:
     """What a launcher is to do: run `command` once a rank, with logs in `logs`, on `cores` of this machine.
 
-    A rank silent for `silence_s` seconds counts as hung; a job that failed is started again `restarts` times.
+    A rank without a heartbeat for `timeout_s` seconds counts as hung; a failed job is restarted `restarts` times.
     """
 
     layout: Layout
     command: Sequence[str]
     logs: Path
     cores: Sequence[int]
-    silence_s: float
+    timeout_s: float
     restarts: int = 0
 
 
-def run_job(orders: Orders, say: Callable[[str], None]) -> int:
-    """Run the job to its end and return its exit code; `say` gets a line for whatever the user should know.
+def run_job(plan: LaunchPlan, echo: Callable[[str], None]) -> int:
+    """Run the job to its end and return its exit code; `echo` gets each line that the user should read.
 
-    75 when signals stopped it, the code of the first rank that failed otherwise; no process is left behind.
+    The code is 75 when signals stopped the job, else that of the first rank that failed; no process is left behind.
+    Raises LaunchError when ranks cannot be started.
     """
-    with _Stop() as stop:
-        for attempt in range(orders.restarts + 1):
-            verdict, steps = _attempt(orders, attempt, stop, say)
-            if verdict.code in FINISHED:
+    with StopSignals(_ADVICE, more=(signal.SIGHUP,)) as stop:
+        for attempt in range(plan.restarts + 1):
+            outcome, steps = _run_once(plan, attempt, stop, echo)
+            if outcome.code in FINISHED:
                 break
-            say(f"Error: {verdict.reason}; all ranks are stopped")
-            if attempt == orders.restarts or stop.received or not may_restart(verdict, steps):
+            echo(f"Error: {outcome.reason}; all ranks are stopped")
+            if attempt == plan.restarts or stop.received or not may_restart(outcome, steps):
                 break
-            say(f"starting again from the last checkpoint ({attempt + 1} of {orders.restarts} restarts)")
-    return verdict.code
+            echo(f"starting again from the last checkpoint ({attempt + 1} of {plan.restarts} restarts)")
+    return outcome.code
 
 
 def free_port() -> int:
-    """Return a TCP port that nothing listens on at the moment."""
+    """Return a TCP port on which nothing listens at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-class _Stop:
-    """Counts the stop signals that have come since it was entered."""
-
-    def __init__(self) -> None:
-        self.received = 0
-
-    def __enter__(self) -> "_Stop":
-        self._previous = {number: signal.signal(number, self._count) for number in _SIGNALS}
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _count(self, number: int, frame: FrameType | None) -> None:
-        self.received += 1
-
-
-def _attempt(orders: Orders, attempt: int, stop: _Stop, say: Callable[[str], None]) -> tuple[Verdict, int]:
-    """Run the job once; returns how it ended and how many steps the slowest rank of this machine had made."""
+def _run_once(plan: LaunchPlan, attempt: int, stop: StopSignals, echo: Callable[[str], None]) -> tuple[JobOutcome, int]:
+    """Run the job once; return how it ended and how many steps the slowest rank of this machine had finished."""
     with ExitStack() as stack:
-        layout = orders.layout
+        layout = plan.layout
         if layout.nodes == 1:
             layout = replace(layout, port=free_port())
         link = stack.enter_context(open_link(layout, attempt))
-        processes = stack.enter_context(_started(orders, layout))
-        verdict = _watch(processes, link, orders.silence_s, stop, say)
-        link.tell(verdict)
-        if verdict.rank is not None and verdict.rank in layout.local_ranks:
-            _show_end(processes, verdict.rank, say)
-        steps = min(state.beat.steps for state in processes.states())
-        if verdict.code in FINISHED:
+        processes = stack.enter_context(_started_ranks(plan, layout))
+        outcome = _watch(processes, link, plan.timeout_s, stop, echo)
+        link.send_outcome(outcome)
+        if outcome.rank is not None and outcome.rank in layout.local_ranks:
+            _show_last_lines(processes, outcome.rank, echo)
+        steps = min(state.heartbeat.steps for state in processes.states())
+        if outcome.code in FINISHED:
             processes.wait_for_scheduler()
-        return verdict, steps
+        return outcome, steps
 
 
 @contextmanager
-def _started(orders: Orders, layout: Layout) -> Iterator[Processes]:
+def _started_ranks(plan: LaunchPlan, layout: Layout) -> Iterator[Processes]:
     with ExitStack() as stack:
         try:
-            orders.logs.mkdir(parents=True, exist_ok=True)
-            processes = Processes(orders.command, layout, orders.logs, divide_cores(orders.cores, layout.devices))
-            stack.callback(processes.end)
-            processes.start(orders.silence_s)
+            plan.logs.mkdir(parents=True, exist_ok=True)
+            processes = Processes(plan.command, layout, plan.logs, divide_cores(plan.cores, layout.devices))
+            stack.callback(processes.kill)
+            processes.start(plan.timeout_s)
         except OSError as error:
-            place = error.filename or orders.logs
-            raise LaunchError(f"{place}: the ranks cannot be started ({error.strerror})") from None
+            path = error.filename or plan.logs
+            raise LaunchError(f"{path}: the ranks cannot be started ({error.strerror})") from None
         yield processes
 
 
-def _watch(processes: Processes, link: Link, silence_s: float, stop: _Stop, say: Callable[[str], None]) -> Verdict:
+def _watch(
+    processes: Processes, link: Link, timeout_s: float, stop: StopSignals, echo: Callable[[str], None]
+) -> JobOutcome:
     is_stopping = False
     while True:
-        elsewhere = link.other_verdict()
-        if stop.received > 1:
-            say("stopped by a second signal, without waiting for a checkpoint")
-            return Verdict(INTERRUPTED)
-        if not is_stopping and (stop.received or link.other_stops):
+        elsewhere = link.receive()
+        if stop.count > 1:
+            echo("stopped by a second signal, without waiting for a checkpoint")
+            return JobOutcome(INTERRUPTED)
+        if not is_stopping and (stop.received or link.is_stopped_elsewhere):
             is_stopping = True
-            say("stopping: the ranks finish their step and save (a second signal ends them at once)")
-            link.tell_stop()
-            processes.stop()
-        verdict = judge(processes.states(), silence_s, is_stopping)
-        if verdict is None and elsewhere is not None and elsewhere.code not in FINISHED:
-            verdict = elsewhere
-        if verdict is not None:
-            return verdict
+            echo("stopping: the ranks finish their step and save (a second signal ends them at once)")
+            link.send_stop()
+            processes.request_stop()
+        outcome = decide_outcome(processes.states(), timeout_s, is_stopping)
+        if outcome is None and elsewhere is not None and elsewhere.code not in FINISHED:
+            outcome = elsewhere
+        if outcome is not None:
+            return outcome
         time.sleep(_POLL_SECONDS)
 
 
-def _show_end(processes: Processes, rank: int, say: Callable[[str], None]) -> None:
-    if rank == processes.on_screen:
+def _show_last_lines(processes: Processes, rank: int, echo: Callable[[str], None]) -> None:
+    if rank == processes.screen_rank:
         return
-    say(f"--- the last lines of rank {rank}, more in {processes.log(rank)}")
+    echo(f"--- the last lines of rank {rank}, more in {processes.log(rank)}")
     for line in processes.last_lines(rank, _LAST_LINES):
-        say(f"    {line}")
-    say("---")
+        echo(f"    {line}")
+    echo("---")

@@ -1,8 +1,8 @@
-"""What launchers on several machines tell each other: that a user stops the job, and how it ended.
+"""The connection between the launchers of several machines: a user stops the job, or it has ended.
 
-The first machine's launcher listens one port above MindSpore's scheduler, the others connect, and it passes on what it
-hears. A launcher that goes without a word ends the job. Four kinds of lines pass: hello, welcome, stop, end. Until a
-launcher is welcome it tries again: the first may still be busy with an earlier attempt.
+Machine 0's launcher listens one port above MindSpore's scheduler, the others connect, and it forwards what it receives.
+Messages are lines of text: hello, welcome, stop, end. A launcher that disconnects without "end" has failed, and with it
+the job. One that gets no "welcome" connects again: machine 0 may still be busy with an earlier attempt.
 """
 
 import contextlib
@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from convnext_imagenet.launch.errors import LaunchError
-from convnext_imagenet.launch.ranks.job_outcome import FINISHED, Verdict
+from convnext_imagenet.launch.ranks.job_outcome import FINISHED, JobOutcome
 from convnext_imagenet.launch.ranks.rank import Layout
 
 _RETRY_SECONDS = 1.0
-_LONGEST_LINE = 200
+_LONGEST_LINE_BYTES = 200
 
 
 @dataclass(eq=False)
 class _Peer:
-    """A launcher of another machine, once it has said who it is."""
+    """A connection to the launcher of another machine; `node` is None until that has named itself."""
 
     connection: socket.socket
     node: int | None = None
@@ -31,68 +31,68 @@ class _Peer:
 
 @dataclass
 class Link:
-    """This launcher's connections; without other machines it has none. It blocks for a second at most."""
+    """This launcher's connections; without other machines it has none. A call blocks for a second at most."""
 
     layout: Layout
     attempt: int
     listener: socket.socket | None = None
-    other_stops: bool = False
+    is_stopped_elsewhere: bool = False
     _peers: list[_Peer] = field(default_factory=list)
-    _verdict: Verdict | None = None
-    _tried: float = 0.0
-    _has_told: bool = False
+    _outcome: JobOutcome | None = None
+    _last_try: float = 0.0
+    _has_sent_outcome: bool = False
 
-    def other_verdict(self) -> Verdict | None:
-        """Hear what has come; returns how the job ended on another machine, or None."""
-        self._meet()
+    def receive(self) -> JobOutcome | None:
+        """Read what has arrived; return how the job ended on another machine, or None."""
+        self._connect()
         for peer in list(self._peers):
-            self._hear(peer)
-        return self._verdict
+            self._read(peer)
+        return self._outcome
 
-    def tell_stop(self) -> None:
-        """Let the others know that a user stops the job."""
+    def send_stop(self) -> None:
+        """Tell the other machines that a user stops the job."""
         self._send("stop")
 
-    def tell(self, verdict: Verdict) -> None:
-        """Let the others know how it ended here, once."""
-        if not self._has_told:
-            self._has_told = True
-            self._send(f"end {verdict.code} {int(verdict.was_refused)}")
+    def send_outcome(self, outcome: JobOutcome) -> None:
+        """Tell the other machines how the job ended here; only the first call does."""
+        if not self._has_sent_outcome:
+            self._has_sent_outcome = True
+            self._send(f"end {outcome.code} {int(outcome.was_refused)}")
 
     def close(self) -> None:
-        """Leave; whoever has not been told anything takes it for a failure."""
-        for each in (self.listener, *(peer.connection for peer in self._peers)):
-            if each is not None:
-                each.close()
+        """Disconnect; to machines that have received no outcome it is a failure."""
+        for connection in (self.listener, *(peer.connection for peer in self._peers)):
+            if connection is not None:
+                connection.close()
 
-    def _meet(self) -> None:
+    def _connect(self) -> None:
         if self.listener is not None:
             with contextlib.suppress(BlockingIOError):
                 connection, _ = self.listener.accept()
                 connection.setblocking(False)
                 self._peers.append(_Peer(connection))
-        elif self.layout.nodes > 1 and not self._peers and time.monotonic() - self._tried > _RETRY_SECONDS:
-            self._tried = time.monotonic()
+        elif self.layout.nodes > 1 and not self._peers and time.monotonic() - self._last_try > _RETRY_SECONDS:
+            self._last_try = time.monotonic()
             with contextlib.suppress(OSError):
                 connection = socket.create_connection(_address(self.layout), timeout=_RETRY_SECONDS)
                 connection.sendall(f"hello {self.layout.nodes} {self.layout.node_rank} {self.attempt}\n".encode())
                 connection.setblocking(False)
                 self._peers.append(_Peer(connection))
 
-    def _hear(self, peer: _Peer) -> None:
+    def _read(self, peer: _Peer) -> None:
         try:
-            data = peer.connection.recv(_LONGEST_LINE)
+            data = peer.connection.recv(_LONGEST_LINE_BYTES)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         *lines, peer.unread = (peer.unread + data).split(b"\n")
-        is_sane = all(self._take(peer, line.decode(errors="replace").split()) for line in lines)
-        if not is_sane or not data or len(peer.unread) > _LONGEST_LINE:
-            self._lose(peer)
+        is_valid = all(self._handle(peer, line.decode(errors="replace").split()) for line in lines)
+        if not is_valid or not data or len(peer.unread) > _LONGEST_LINE_BYTES:
+            self._drop(peer)
 
-    def _take(self, peer: _Peer, words: list[str]) -> bool:
-        """Act on a line; False for one that no launcher of this job would send."""
+    def _handle(self, peer: _Peer, words: list[str]) -> bool:
+        """Act on a line; return False for one that no launcher of this job would send."""
         match words:
             case ["hello", nodes, node, attempt] if self.listener is not None:
                 if (nodes, attempt) == (str(self.layout.nodes), str(self.attempt)) and node.isdecimal():
@@ -104,37 +104,38 @@ class Link:
                 peer.node = 0
                 return True
             case ["stop"] if peer.node is not None:
-                self.other_stops = True
-                self._send("stop", but=peer)
+                self.is_stopped_elsewhere = True
+                self._send("stop", skip=peer)
                 return True
             case ["end", code, refused] if peer.node is not None and code.isdecimal():
-                self._conclude(Verdict(int(code), None, f"the job ended on machine {peer.node}", refused == "1"), peer)
+                reason = f"the job ended on machine {peer.node}"
+                self._record(JobOutcome(int(code), None, reason, refused == "1"), peer)
                 return True
         return False
 
-    def _lose(self, peer: _Peer) -> None:
+    def _drop(self, peer: _Peer) -> None:
         peer.connection.close()
         self._peers.remove(peer)
         if peer.node is not None:
-            self._conclude(Verdict(1, None, f"the launcher of machine {peer.node} is gone"), peer)
+            self._record(JobOutcome(1, None, f"the launcher of machine {peer.node} is gone"), peer)
 
-    def _conclude(self, verdict: Verdict, source: _Peer) -> None:
-        if self._verdict is None or self._verdict.code in FINISHED:
-            self._verdict = verdict
-        if verdict.code not in FINISHED:
-            self._send(f"end {verdict.code} {int(verdict.was_refused)}", but=source)
-        source.node = None  # it has said all that it has to say, so its leaving is no news
+    def _record(self, outcome: JobOutcome, source: _Peer) -> None:
+        if self._outcome is None or self._outcome.code in FINISHED:
+            self._outcome = outcome
+        if outcome.code not in FINISHED:
+            self._send(f"end {outcome.code} {int(outcome.was_refused)}", skip=source)
+        source.node = None  # that it disconnects after its outcome is no failure
 
-    def _send(self, line: str, but: _Peer | None = None) -> None:
+    def _send(self, line: str, skip: _Peer | None = None) -> None:
         for peer in self._peers:
-            if peer is not but:
+            if peer is not skip:
                 with contextlib.suppress(OSError):
                     peer.connection.sendall(f"{line}\n".encode())
 
 
 @contextmanager
 def open_link(layout: Layout, attempt: int) -> Iterator[Link]:
-    """Yield this launcher's link to those on other machines; LaunchError when the first cannot listen."""
+    """Yield this launcher's link to the other machines. Raises LaunchError when machine 0 cannot listen."""
     link = Link(layout, attempt, _listen(layout) if layout.nodes > 1 and layout.node_rank == 0 else None)
     try:
         yield link
@@ -155,8 +156,8 @@ def _listen(layout: Layout) -> socket.socket:
     except OSError as error:
         listener.close()
         raise LaunchError(
-            f"--master {host}:{layout.port}: the first machine listens on this port and the next, and {port} cannot be "
-            f"had ({error.strerror}); name an address of this machine and a port whose next is free, too"
+            f"--rendezvous {host}:{layout.port}: cannot bind port {port} ({error.strerror}); machine 0 needs this port "
+            f"and the next: name an address of this machine and choose two ports that are free"
         ) from None
     listener.listen(layout.nodes)
     listener.setblocking(False)

@@ -1,4 +1,4 @@
-"""The processes of a job on one machine: the scheduler where it belongs, the ranks, their logs and signs of life."""
+"""The processes of a job on one machine: the scheduler on the first machine, the ranks, their logs and heartbeats."""
 
 import codecs
 import contextlib
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from convnext_imagenet.launch.ranks.heartbeat import PULSE, TETHER, read_beat, read_farewell
+from convnext_imagenet.launch.ranks.heartbeat import HEARTBEAT_FILE, LAUNCHER_PIPE, read_announced_exit, read_heartbeat
 from convnext_imagenet.launch.ranks.job_outcome import RankState
 from convnext_imagenet.launch.ranks.rank import Layout, rank_environment, scheduler_environment
 
 _SCHEDULER = "convnext_imagenet.launch.ranks.scheduler"
-_SCHEDULER_SECONDS = 60.0  # how long it may take to see that all ranks of all machines have left
-_COPIER_SECONDS = 5.0
-_TEARDOWN_SECONDS = 10.0  # how long a rank that has said that it leaves may take to do so
-_LONGEST_LINE = 1 << 20
+_SCHEDULER_SECONDS = 60.0  # how long it may take to see that all ranks of all machines have exited
+_COPIER_SECONDS = 5.0  # how long the output of killed ranks may take to arrive
+_TEARDOWN_SECONDS = 10.0  # how long a rank may take to exit after it has announced that it will
+_LONGEST_LINE_BYTES = 1 << 20
 _TAIL_BYTES = 64 << 10
 
 
@@ -30,14 +30,14 @@ _TAIL_BYTES = 64 << 10
 class _Rank:
     process: subprocess.Popen[bytes]
     started: float
-    pulse: Path
+    heartbeat: Path
     ended: float | None = None
 
 
 class Processes:
     """All processes of one attempt; each rank leads a process group of its own, so nothing that it starts survives it.
 
-    The first rank of this machine speaks on the screen as well as into its log, the others into their logs.
+    The first rank of this machine prints to the screen and to its log, the others only to their logs.
     """
 
     def __init__(self, command: Sequence[str], layout: Layout, logs: Path, cores: Sequence[Sequence[int]]) -> None:
@@ -45,59 +45,59 @@ class Processes:
         self._ranks: dict[int, _Rank] = {}
         self._scheduler: subprocess.Popen[bytes] | None = None
         self._copiers: list[threading.Thread] = []
-        self._pulses = tempfile.TemporaryDirectory(prefix="convnext-pulse-")
-        self._tether, self._our_end = os.pipe()
+        self._heartbeats = tempfile.TemporaryDirectory(prefix="convnext-heartbeat-")
+        self._ranks_end, self._launcher_end = os.pipe()
 
     @property
-    def on_screen(self) -> int:
+    def screen_rank(self) -> int:
         """The rank whose output is on the screen."""
         return self._layout.local_ranks.start
 
-    def start(self, silence_s: float) -> None:
+    def start(self, timeout_s: float) -> None:
         """Start the scheduler on the first machine, and this machine's ranks on their cores."""
         if self._layout.node_rank == 0:
-            environment = scheduler_environment(self._layout, int(silence_s))
+            environment = scheduler_environment(self._layout, int(timeout_s))
             with (self._logs / "scheduler.log").open("ab") as log:
                 command = [sys.executable, "-m", _SCHEDULER]
                 self._scheduler = self._spawn(command, environment, log, log)
         for rank, cores in zip(self._layout.local_ranks, self._cores, strict=True):
-            pulse = Path(self._pulses.name) / str(rank)
-            environment = rank_environment(self._layout, rank, int(silence_s)) | {PULSE: str(pulse)}
+            heartbeat = Path(self._heartbeats.name) / str(rank)
+            environment = rank_environment(self._layout, rank, int(timeout_s)) | {HEARTBEAT_FILE: str(heartbeat)}
             process = self._start_rank(rank, environment)
-            with contextlib.suppress(ProcessLookupError):  # it has ended already; its exit code tells
+            with contextlib.suppress(ProcessLookupError):  # it has ended already; its exit code says why
                 os.sched_setaffinity(process.pid, cores)
-            self._ranks[rank] = _Rank(process, time.time(), pulse)
+            self._ranks[rank] = _Rank(process, time.time(), heartbeat)
 
-    def stop(self) -> None:
-        """Ask every rank to save and leave."""
+    def request_stop(self) -> None:
+        """Ask every rank to save and exit."""
         for rank in self._ranks.values():
             if rank.process.poll() is None:
                 rank.process.send_signal(signal.SIGTERM)
 
-    def end(self) -> None:
-        """Kill whatever still runs, with all that it has started, and wait for it."""
-        everyone = [rank.process for rank in self._ranks.values()] + ([self._scheduler] if self._scheduler else [])
-        for process in everyone:
+    def kill(self) -> None:
+        """Kill every process that still runs, with all that it has started, and wait for it."""
+        all_processes = [rank.process for rank in self._ranks.values()] + ([self._scheduler] if self._scheduler else [])
+        for process in all_processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-        for process in everyone:
+        for process in all_processes:
             process.wait()
         for copier in self._copiers:
-            copier.join(_COPIER_SECONDS)  # not for ever: what left the rank's process group may hold its output open
-        os.close(self._our_end)
-        os.close(self._tether)
-        self._pulses.cleanup()
+            copier.join(_COPIER_SECONDS)  # a process that left the rank's group may hold its output open for ever
+        os.close(self._launcher_end)
+        os.close(self._ranks_end)
+        self._heartbeats.cleanup()
 
     def states(self) -> list[RankState]:
-        """What each rank of this machine does, from the first on."""
+        """Return what each rank of this machine does, the first one first."""
         return [self._state(number, rank) for number, rank in self._ranks.items()]
 
     def log(self, rank: int) -> Path:
-        """Where a rank's output is kept."""
+        """Return the file that keeps a rank's output."""
         return self._logs / f"rank-{rank}.log"
 
     def last_lines(self, rank: int, count: int) -> list[str]:
-        """The last lines that a rank has written."""
+        """Return the last lines, blank ones left out, of the last 64 KiB that a rank has written."""
         path = self.log(rank)
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
@@ -105,7 +105,7 @@ class Processes:
         return [line for line in text.splitlines() if line.strip()][-count:]
 
     def wait_for_scheduler(self) -> None:
-        """Let the scheduler see the ranks of other machines leave, which it has to serve until then."""
+        """Let the scheduler serve the ranks of other machines until they have exited."""
         if self._scheduler is not None and self._layout.nodes > 1:
             try:
                 self._scheduler.wait(_SCHEDULER_SECONDS)
@@ -116,7 +116,7 @@ class Processes:
         with self.log(rank).open("ab") as log:
             log.write(f"--- rank {rank}, {time.strftime('%Y-%m-%d %H:%M:%S')}: {self._command[1:]}\n".encode())
             log.flush()
-            if rank != self.on_screen:
+            if rank != self.screen_rank:
                 return self._spawn(self._command, {**environment, "TQDM_DISABLE": "1"}, log, log)
         process = self._spawn(self._command, environment, subprocess.PIPE, subprocess.PIPE)
         for source, screen in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
@@ -133,39 +133,39 @@ class Processes:
             env={
                 **os.environ,
                 **environment,
-                TETHER: str(self._tether),
+                LAUNCHER_PIPE: str(self._ranks_end),
                 "PYTHONUNBUFFERED": "1",
                 "COLUMNS": _columns(),
             },
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
-            pass_fds=(self._tether,),
+            pass_fds=(self._ranks_end,),
             start_new_session=True,
         )
 
     def _state(self, number: int, rank: _Rank) -> RankState:
-        code, announced = rank.process.poll(), read_farewell(rank.pulse)
+        code, announced = rank.process.poll(), read_announced_exit(rank.heartbeat)
         if rank.ended is None and (code, announced) != (None, None):
             rank.ended = time.time()
         ended_s = 0.0 if rank.ended is None else time.time() - rank.ended
         if announced is not None and (code is not None or ended_s > _TEARDOWN_SECONDS):
             code = announced
-        return RankState(number, code, ended_s, read_beat(rank.pulse, rank.started))
+        return RankState(number, code, ended_s, read_heartbeat(rank.heartbeat, rank.started))
 
 
 def _copy(source: IO[bytes], screen: IO[str], log: Path) -> None:
-    """Pass a rank's output on as it comes; the log gets whole lines, without the states of a progress bar."""
+    """Copy a rank's output to the screen as it comes; the log gets whole lines, of a progress bar its last state."""
     line, decoder = b"", codecs.getincrementaldecoder("utf-8")("replace")
     with log.open("ab") as file:
         while chunk := source.read1(1 << 16):  # type: ignore[attr-defined]
-            with contextlib.suppress(OSError, ValueError):  # a screen that is closed, or lacks the letters
+            with contextlib.suppress(OSError, ValueError):  # a screen that is closed, or cannot encode the text
                 screen.write(decoder.decode(chunk))
                 screen.flush()
             *ended, line = (line + chunk).split(b"\n")
-            line = line[-_LONGEST_LINE:]  # a progress bar is one line for days
-            for each in ended:
-                file.write(each.rstrip(b"\r").rsplit(b"\r", 1)[-1] + b"\n")
+            line = line[-_LONGEST_LINE_BYTES:]  # a progress bar is one line for days
+            for whole in ended:
+                file.write(whole.rstrip(b"\r").rsplit(b"\r", 1)[-1] + b"\n")
             file.flush()
         file.write(line.rsplit(b"\r", 1)[-1])
 

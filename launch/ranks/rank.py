@@ -1,6 +1,6 @@
-"""Which processes make a job, and which of them this one is: ranks, environments and cores, as pure functions.
+"""Which processes make a job, and which of them this one is: ranks, their environments and cores, as pure functions.
 
-This module must not import MindSpore.
+This module must not import MindSpore: the process that the user starts needs all of it, and only ranks compute.
 """
 
 import os
@@ -12,52 +12,36 @@ from convnext_imagenet.launch.errors import LaunchError
 
 # MindSpore's documented variables of a dynamic cluster; its own launcher, msrun, sets the same.
 ROLE, WORKER, SCHEDULER = "MS_ROLE", "MS_WORKER", "MS_SCHED"
-_PLACE = ("RANK_ID", "RANK_SIZE", "DEVICE_ID")
+_RANK_VARIABLES = ("RANK_ID", "RANK_SIZE", "DEVICE_ID")  # the fields of Rank, in their order
+
+DEFAULT_PORT = 8118
+START_FACTOR = 6  # before its first step a rank reads all records and compiles: so many times the heartbeat time-out
 
 
 @dataclass(frozen=True)
-class Place:
-    """This process among those that share its work: `rank` of `ranks`, on its machine's device number `device`."""
+class Rank:
+    """One process of those that share a job's work: rank `number` of `world`, on its machine's device `device`."""
 
-    rank: int = 0
-    ranks: int = 1
+    number: int = 0
+    world: int = 1
     device: int = 0
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the rank that writes and speaks."""
-        return self.rank == 0
+        """Whether this is the rank that prints and writes what a job has once."""
+        return self.number == 0
 
     def share(self, count: int) -> range:
-        """The part of range(count) that falls to this rank; the ranks' parts are disjoint, in order and cover it."""
-        return range(self.rank * count // self.ranks, (self.rank + 1) * count // self.ranks)
+        """Return this rank's part of range(count); the ranks' parts are disjoint, in order and cover it."""
+        return range(self.number * count // self.world, (self.number + 1) * count // self.world)
 
 
-ALONE = Place()
-
-
-def own_place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Return what the environment says of this process; alone when no launcher has started it."""
-    if environment.get(ROLE) != WORKER:
-        return ALONE
-    try:
-        place = Place(*(int(environment[name]) for name in _PLACE))
-    except (KeyError, ValueError):
-        raise LaunchError(
-            f"{ROLE} is {WORKER}, but {', '.join(_PLACE)} are not whole numbers; start ranks by --devices"
-        ) from None
-    if not 0 <= place.rank < place.ranks:
-        raise LaunchError(f"RANK_ID = {place.rank}: must be below RANK_SIZE = {place.ranks}; start ranks by --devices")
-    return place
-
-
-DEFAULT_PORT = 8118
-START_FACTOR = 6  # reading all records and compiling may take that many times the silence allowed afterwards
+SINGLE_RANK = Rank()
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`devices` ranks on each of `nodes` machines, of which this is number `node_rank`; they meet at host:port."""
+    """`devices` ranks on each of `nodes` machines, of which this is number `node_rank`; they connect to host:port."""
 
     devices: int
     target: str
@@ -67,18 +51,36 @@ class Layout:
     node_rank: int = 0
 
     @property
-    def ranks(self) -> int:
-        """How many processes share the work, over all nodes."""
+    def world(self) -> int:
+        """The number of ranks on all machines."""
         return self.devices * self.nodes
 
     @property
     def local_ranks(self) -> range:
-        """The ranks of this node."""
+        """The numbers of the ranks on this machine."""
         return range(self.node_rank * self.devices, (self.node_rank + 1) * self.devices)
 
 
+def own_rank(environment: Mapping[str, str] = os.environ) -> Rank:
+    """Return the rank that the environment names; SINGLE_RANK when no launcher has started this process.
+
+    Raises LaunchError for an environment that names a rank only in part or outside its world.
+    """
+    if environment.get(ROLE) != WORKER:
+        return SINGLE_RANK
+    try:
+        rank = Rank(*(int(environment[name]) for name in _RANK_VARIABLES))
+    except (KeyError, ValueError):
+        raise LaunchError(
+            f"{ROLE} is {WORKER}, but {', '.join(_RANK_VARIABLES)} are not whole numbers; start ranks by --devices"
+        ) from None
+    if not 0 <= rank.number < rank.world:
+        raise LaunchError(f"RANK_ID = {rank.number}: must be below RANK_SIZE = {rank.world}; start ranks by --devices")
+    return rank
+
+
 def check_layout(layout: Layout, cores: int, devices_here: int | None) -> None:
-    """Raise LaunchError for a layout that this node cannot hold; `devices_here` is None where it cannot be told."""
+    """Raise LaunchError for a layout that does not fit this machine; `devices_here` is None where it is unknown."""
     if layout.node_rank >= layout.nodes:
         raise LaunchError(
             f"--node-rank {layout.node_rank}: must be below --nodes {layout.nodes}; number the nodes from 0"
@@ -94,43 +96,41 @@ def check_layout(layout: Layout, cores: int, devices_here: int | None) -> None:
         )
 
 
-def parse_master(text: str, nodes: int = 1) -> tuple[str, int]:
-    """Return host and port of HOST or HOST:PORT; this machine when there is no other and nothing is said."""
+def parse_rendezvous(text: str, nodes: int = 1) -> tuple[str, int]:
+    """Return host and port of HOST or HOST:PORT; this machine when there is no other and none is named.
+
+    Raises LaunchError for a text of another form.
+    """
     if not text and nodes == 1:
         return "127.0.0.1", DEFAULT_PORT
     host, colon, port = text.partition(":")
+    # The launchers' own link uses the port after this one, which must exist, too.
     if not host or (colon and not (port.isdecimal() and 0 < int(port) < 65535)):
         raise LaunchError(
-            f"--master {text!r}: {nodes} machines meet at HOST or HOST:PORT of the first, "
+            f"--rendezvous {text!r}: expected HOST or HOST:PORT of machine 0, to which all {nodes} machines connect, "
             f"such as 10.0.0.1:{DEFAULT_PORT}"
         )
     return host, int(port or DEFAULT_PORT)
 
 
-def rank_environment(layout: Layout, rank: int, silence_s: int) -> dict[str, str]:
-    """Return what MindSpore and `own_place` want to know of a rank, in MindSpore's documented variables."""
+def rank_environment(layout: Layout, rank: int, timeout_s: int) -> dict[str, str]:
+    """Return the variables that tell MindSpore and `own_rank` which rank a process is.
+
+    `timeout_s` is the heartbeat time-out: collectives wait as long as the launcher does.
+    """
     return {
-        **_cluster(layout, silence_s),
+        **_cluster_environment(layout, timeout_s),
         ROLE: WORKER,
         "MS_NODE_ID": str(rank),
         "RANK_ID": str(rank),
-        "RANK_SIZE": str(layout.ranks),
+        "RANK_SIZE": str(layout.world),
         "DEVICE_ID": str(rank - layout.local_ranks.start),
     }
 
 
-def scheduler_environment(layout: Layout, silence_s: int) -> dict[str, str]:
-    """Return the environment of the process at which the ranks meet."""
-    return {**_cluster(layout, silence_s), ROLE: SCHEDULER}
-
-
-def _cluster(layout: Layout, silence_s: int) -> dict[str, str]:
-    return {
-        "MS_WORKER_NUM": str(layout.ranks),
-        "MS_SCHED_HOST": layout.host,
-        "MS_SCHED_PORT": str(layout.port),
-        **collective_environment(START_FACTOR * silence_s),
-    }
+def scheduler_environment(layout: Layout, timeout_s: int) -> dict[str, str]:
+    """Return the environment of the process through which the ranks find each other."""
+    return {**_cluster_environment(layout, timeout_s), ROLE: SCHEDULER}
 
 
 def divide_cores(cores: Sequence[int], devices: int) -> list[tuple[int, ...]]:
@@ -138,3 +138,12 @@ def divide_cores(cores: Sequence[int], devices: int) -> list[tuple[int, ...]]:
     if devices > len(cores):
         return [tuple(cores)] * devices
     return [tuple(cores[i * len(cores) // devices : (i + 1) * len(cores) // devices]) for i in range(devices)]
+
+
+def _cluster_environment(layout: Layout, timeout_s: int) -> dict[str, str]:
+    return {
+        "MS_WORKER_NUM": str(layout.world),
+        "MS_SCHED_HOST": layout.host,
+        "MS_SCHED_PORT": str(layout.port),
+        **collective_environment(START_FACTOR * timeout_s),
+    }

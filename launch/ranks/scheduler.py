@@ -1,13 +1,13 @@
-"""MindSpore's scheduler as a process: ranks meet through it, and it ends when they have ended.
+"""MindSpore's scheduler as a process: ranks find each other through it, and it ends when they have ended.
 
-Run as `python -m convnext_imagenet.launch.ranks.scheduler` with the environment of `layout.scheduler_environment`.
+Run as `python -m convnext_imagenet.launch.ranks.scheduler` with the environment of `rank.scheduler_environment`.
 """
 
 from convnext_imagenet.launch.ranks.heartbeat import tie_to_launcher
 
 
 def schedule() -> None:
-    """Serve the ranks until all of them have left."""
+    """Serve the ranks until all of them have exited."""
     tie_to_launcher()
 
     import mindspore

@@ -9,7 +9,7 @@ from convnext_imagenet.model.convnext import ConvNeXtConfig
 from convnext_imagenet.model.exchange.naming import export_arrays, scheme_named
 
 
-def named_payload(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, names: str) -> bytes:
+def renamed_payload(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, names: str) -> bytes:
     """The bytes of a safetensors file with these parameters, float32, by the names of a scheme ("facebook", "timm").
 
     Its metadata is {"format": "pt"}, which PyTorch's readers look for. ModelError for a scheme that there is not.

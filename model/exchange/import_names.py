@@ -23,16 +23,16 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Translation:
-    """A network's parameters by our names, float32; `aside` counts the tensors that belong to something else.
+    """A network's parameters by our names, float32; `ignored` counts the tensors that belong to something else.
 
-    `outputs` are those of the file's own classifier, None where it has none; `is_head_new` tells that the classifier
+    `outputs` are those of the file's own classifier, None where it has none; `is_head_new` means that the classifier
     here is drawn, not read.
     """
 
     scheme: Scheme
     config: ConvNeXtConfig
     arrays: Arrays
-    aside: int
+    ignored: int
     outputs: int | None
     is_head_new: bool = False
 
@@ -52,7 +52,7 @@ def recognise_scheme(names: Iterable[str], what: str, wanted: str | None = None)
     if not any(scheme.ours(name) == "downsample_layers.0.0.weight" for name in names):
         known = ", ".join(dict.fromkeys(scheme.name for scheme in SCHEMES))
         raise ModelError(
-            f"{what}: not a ConvNeXt by the names known here ({known}); it holds {_some(names, 3) or 'no tensors'}"
+            f"{what}: not a ConvNeXt by the names known here ({known}); it holds {_quote(names, 3) or 'no tensors'}"
         )
     if wanted not in (None, scheme.name):
         raise ModelError(f"{what}: its names are {scheme.title}, not those of {wanted}; leave --from out")
@@ -60,49 +60,60 @@ def recognise_scheme(names: Iterable[str], what: str, wanted: str | None = None)
 
 
 def translate(tensors: Arrays, scheme: Scheme, what: str, new_head: int | None = None) -> Translation:
-    """The parameters that `tensors` are under `scheme`'s names, complete and float32.
+    """Return the parameters that `tensors` are under `scheme`'s names, complete and float32.
 
     `new_head` is a count of classes: the classifier, and the norm before it where it is missing, are then drawn anew,
-    and the file's own is left aside. Raises ModelError, starting with `what` and listing names as the file has them,
+    and the file's own is ignored. Raises ModelError, starting with `what` and listing names as the file has them,
     when one is missing, too many, of another shape, no float, or not finite.
     """
-    found, others = import_arrays(tensors, scheme)
-    outputs = next((found[name].shape[0] for name in _HEAD if name in found and found[name].ndim), None)
-    aside = [name for name in others if _belongs_elsewhere(name, tensors[name], scheme)]
-    aside += [scheme.theirs(name) for name in _HEAD if new_head and found.pop(name, None) is not None]
-    config = _infer_config(found, scheme, what, new_head)
+    ours, others = import_arrays(tensors, scheme)
+    outputs = _head_outputs(ours)
+    ignored = {name for name in others if _belongs_elsewhere(name, tensors[name], scheme)}
     if new_head:
-        fresh = init_parameters(config, _NEW_HEAD_SEED)
-        drawn = _HEAD if any(name in found for name in _NORM) else (*_HEAD, *_NORM)
-        found |= {name: fresh[name] for name in drawn}
-    extra = [name for name in others if name not in aside]
+        ignored |= _head_names(ours, others, scheme)
+        ours = {name: array for name, array in ours.items() if name not in _HEAD}
+    config = _infer_config(ours, scheme, what, new_head or outputs)
     if new_head:
-        kept = [name for name in extra if not name.startswith("head.")]  # such as timm's head.pre_logits
-        aside, extra = aside + [name for name in extra if name not in kept], kept
-    _check(found, extra, scheme, config, what)
-    arrays = {name: _as_float32(name, found[name], what) for name in parameter_shapes(config)}
-    return Translation(scheme, config, arrays, len(aside), outputs, is_head_new=new_head is not None)
+        ours |= _new_head(ours, config)
+    _check(ours, [name for name in others if name not in ignored], scheme, config, what)
+    arrays = {name: _as_float32(name, ours[name], what) for name in parameter_shapes(config)}
+    return Translation(scheme, config, arrays, len(ignored), outputs, is_head_new=new_head is not None)
 
 
 def _belongs_elsewhere(name: str, array: np.ndarray, scheme: Scheme) -> bool:
-    if re.fullmatch(scheme.aside, name):
+    if re.fullmatch(scheme.ignored_names, name):
         return True
     is_mindspore = scheme.norm_leaves == ("gamma", "beta")
     return is_mindspore and array.size == 1  # learning_rate, global_step, scale_sense, ...
 
 
-def _infer_config(found: Arrays, scheme: Scheme, what: str, new_head: int | None) -> ConvNeXtConfig:
-    """The network by names and shapes: depths by the highest block, dims by the depthwise biases."""
-    blocks = [set[int](), set[int](), set[int](), set[int]()]
-    for name in found:
+def _head_outputs(ours: Arrays) -> int | None:
+    """Return how many outputs the file's own classifier has; None where there is none."""
+    return next((ours[name].shape[0] for name in _HEAD if name in ours and ours[name].ndim), None)
+
+
+def _head_names(ours: Arrays, others: Iterable[str], scheme: Scheme) -> set[str]:
+    """Return the names that the file has for its classifier, and for what stands beside that (timm's pre_logits)."""
+    return {scheme.theirs(name) for name in _HEAD if name in ours} | {n for n in others if n.startswith("head.")}
+
+
+def _new_head(ours: Arrays, config: ConvNeXtConfig) -> dict[str, np.ndarray]:
+    """Return first values of the classifier, and of the norm before it where the file has none."""
+    drawn = _HEAD if any(name in ours for name in _NORM) else (*_HEAD, *_NORM)
+    fresh = init_parameters(config, _NEW_HEAD_SEED)
+    return {name: fresh[name] for name in drawn}
+
+
+def _infer_config(ours: Arrays, scheme: Scheme, what: str, classes: int | None) -> ConvNeXtConfig:
+    """Return the network by names and shapes: depths by the highest block, dims by the first block's biases."""
+    blocks: list[set[int]] = [set() for _ in range(STAGES)]
+    for name in ours:
         if match := re.match(r"stages\.(\d)\.(\d+)\.", name):
             blocks[int(match[1])].add(int(match[2]))
-    dims = [next((found[n].size for n in (f"stages.{s}.0.norm.bias", f"stages.{s}.0.dwconv.bias") if n in found), 0)
-            for s in range(STAGES)]  # fmt: skip
+    dims = [_stage_width(ours, stage) for stage in range(STAGES)]
     if not all(blocks) or not all(dims):
         stage = next(s for s in range(STAGES) if not blocks[s] or not dims[s])
         raise ModelError(f"{what}: has no first block in stage {stage} of {STAGES}; the file holds part of a network")
-    classes = new_head or next((found[name].shape[0] for name in _HEAD if name in found and found[name].ndim), 0)
     if not classes:
         raise ModelError(
             f"{what}: has no classifier ({scheme.prefixes[0]}... ends in features); give weights that were trained on "
@@ -112,7 +123,7 @@ def _infer_config(found: Arrays, scheme: Scheme, what: str, new_head: int | None
         variant=UNNAMED,
         depths=tuple(max(numbers) + 1 for numbers in blocks),
         dims=tuple(dims),
-        grn=any(".grn." in name for name in found),
+        grn=any(".grn." in name for name in ours),
         num_classes=classes,
     )
     if config.dims == _XXLARGE_DIMS:
@@ -123,17 +134,23 @@ def _infer_config(found: Arrays, scheme: Scheme, what: str, new_head: int | None
     return config if variant is None else replace(VARIANTS[variant], num_classes=classes)
 
 
-def _check(found: Arrays, extra: list[str], scheme: Scheme, config: ConvNeXtConfig, what: str) -> None:
+def _stage_width(ours: Arrays, stage: int) -> int:
+    """Return the channels of a stage by its first block; 0 where both biases are missing."""
+    biases = (f"stages.{stage}.0.norm.bias", f"stages.{stage}.0.dwconv.bias")
+    return next((ours[name].size for name in biases if name in ours), 0)
+
+
+def _check(ours: Arrays, extra: list[str], scheme: Scheme, config: ConvNeXtConfig, what: str) -> None:
     shapes = parameter_shapes(config)
-    missing = [scheme.theirs(name) for name in shapes if name not in found]
-    extra = extra + [scheme.theirs(name) for name in found if name not in shapes]
+    missing = [scheme.theirs(name) for name in shapes if name not in ours]
+    extra = extra + [scheme.theirs(name) for name in ours if name not in shapes]
     misshapen = [
-        f"{scheme.theirs(name)} {found[name].shape} instead of {scheme.their_shape(name, shape, config)}"
+        f"{scheme.theirs(name)} {ours[name].shape} instead of {scheme.their_shape(name, shape, config)}"
         for name, shape in shapes.items()
-        if name in found and found[name].shape != shape
+        if name in ours and ours[name].shape != shape
     ]
     faults = [
-        f"{len(names)} {kind} ({_some(names, _LISTED)})"
+        f"{len(names)} {kind} ({_quote(names, _LISTED)})"
         for kind, names in (("missing", missing), ("too many", extra), ("of another shape", misshapen))
         if names
     ]
@@ -153,6 +170,6 @@ def _as_float32(name: str, array: np.ndarray, what: str) -> np.ndarray:
     return values
 
 
-def _some(names: Iterable[str], most: int) -> str:
+def _quote(names: Iterable[str], most: int) -> str:
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -17,7 +17,7 @@ from convnext_imagenet.model.transform import EvalTransform
 class ExportFacts:
     """What a card says besides the model card: `files` are (name, bytes, SHA-256), that of the model last.
 
-    `interface` lists (what, meaning), for example ("input", "`pixels`, uint8 ..."); `snippet` is Python that runs the
+    `interface` lists (what, meaning), for example ("input", "`pixels`, uint8 ..."); `example` is Python that runs the
     file; `training` holds what is known of the checkpoint in its run, such as epoch and top1.
     """
 
@@ -26,17 +26,17 @@ class ExportFacts:
     checkpoint: tuple[str, str]
     classes_sha256: str
     interface: Sequence[tuple[str, str]]
-    snippet: str
+    example: str
     training: Mapping[str, Any]
 
 
-def card_text(card: ModelCard, facts: ExportFacts) -> str:
+def card_markdown(card: ModelCard, facts: ExportFacts) -> str:
     """The whole card, Markdown."""
     parts = [
         f"# {card.config.variant}, {facts.title}",
         _table(("", ""), _identity(card, facts)),
         f"## A picture for it\n{_preparation(card.transform)}",
-        f"## Running it\n```python\n{facts.snippet}\n```",
+        f"## Running it\n```python\n{facts.example}\n```",
         f"## Where it comes from\n{_origin(card, facts)}",
         f"## Classes\n{_table(('index', 'wnid', 'name'), [(str(n), *both) for n, both in enumerate(card.classes)])}",
     ]
@@ -78,8 +78,8 @@ def _preparation(transform: EvalTransform) -> str:
 def _origin(card: ModelCard, facts: ExportFacts) -> str:
     known = ", ".join(f"{name} {value}" for name, value in facts.training.items() if value is not None)
     metrics = f"In its run: {known}." if known else "No accuracy is known with this checkpoint."
-    said = "\n".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in _leaves(card.provenance))
-    return f"{metrics} The checkpoint says of itself:\n```\n{said}\n```" if said else metrics
+    values = "\n".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in _leaves(card.provenance))
+    return f"{metrics} The checkpoint says of itself:\n```\n{values}\n```" if values else metrics
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -30,7 +30,7 @@ class Scheme:
     {b} for every block. `norm_leaves` and `grn_leaves` name the weight and bias of a LayerNorm and of GRN.
     `prefixes` are what names may begin with, the first of them when written. `conv_mlp` lists the variants whose
     pointwise weights are convolutions (D, C, 1, 1); `is_grn_flat` means GRN's are (4C,) instead of (1, 1, 1, 4C).
-    `aside` matches the names of what else such a file holds and nobody misses; `remark` is what users should know.
+    `ignored_names` matches what else such a file holds and nobody misses; `remark` is what users should know.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Scheme:
     prefixes: tuple[str, ...] = ("",)
     conv_mlp: frozenset[str] = frozenset()
     is_grn_flat: bool = False
-    aside: str = "(?!)"
+    ignored_names: str = "(?!)"  # matches nothing
     remark: str = ""
 
     def theirs(self, name: str) -> str:
@@ -50,8 +50,8 @@ class Scheme:
 
     def ours(self, name: str) -> str | None:
         """Our name of their parameter, whatever prefix it has; None for what is no parameter of a ConvNeXt."""
-        bare = (name.removeprefix(prefix) for prefix in self.prefixes if name.startswith(prefix))
-        return next((self._inward[one] for one in bare if one in self._inward), None)
+        bare_names = (name.removeprefix(prefix) for prefix in self.prefixes if name.startswith(prefix))
+        return next((self._inward[bare] for bare in bare_names if bare in self._inward), None)
 
     def their_shape(self, name: str, shape: Shape, config: ConvNeXtConfig) -> Shape:
         """The shape in which they keep our parameter `name` of `shape`: the same values in the same order."""
@@ -66,7 +66,7 @@ class Scheme:
         return {
             f"{ours}{our_leaf}": f"{theirs}{their_leaf}"
             for module, named in self.modules.items()
-            for ours, theirs in _places(module, named)
+            for ours, theirs in _expand(module, named)
             for our_leaf, their_leaf in self._leaves(ours)
         }
 
@@ -87,8 +87,8 @@ class Scheme:
             yield f".{our_leaf}", f".{their_leaf}"
 
 
-def _places(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
-    """A module of the table at every stage and block that it stands for."""
+def _expand(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
+    """Yield a module of the table, by our name and theirs, for every stage and block that it stands for."""
     stages = range(STAGES) if "{s}" in ours else range(1, STAGES) if "{d}" in ours else range(1)
     for stage in stages:
         for block in range(MOST_BLOCKS if "{b}" in ours else 1):
@@ -172,25 +172,25 @@ SCHEMES: tuple[Scheme, ...] = (
     ),
     Scheme("transformers", "transformers'", _transformers("convnext")),
     Scheme("transformers", "transformers'", _transformers("convnextv2"), grn_leaves=_WEIGHT_BIAS),
-    Scheme("mindcv", "MindCV's", _MINDCV, norm_leaves=_GAMMA_BETA, aside=_MINDSPORE_STATE, remark=_TANH),
+    Scheme("mindcv", "MindCV's", _MINDCV, norm_leaves=_GAMMA_BETA, ignored_names=_MINDSPORE_STATE, remark=_TANH),
     Scheme(
         "example", "the MindSpore example's", _FACEBOOK, norm_leaves=_GAMMA_BETA, prefixes=("model.", ""),
-        aside=_MINDSPORE_STATE, remark=_TANH,
+        ignored_names=_MINDSPORE_STATE, remark=_TANH,
     ),
     Scheme(
         "openclip", "OpenCLIP's", _TIMM, grn_leaves=_WEIGHT_BIAS, prefixes=("visual.trunk.",), is_grn_flat=True,
-        aside=r"(?!visual\.trunk\.).+",  # the projection and the text tower
+        ignored_names=r"(?!visual\.trunk\.).+",  # the projection and the text tower
     ),
 )  # fmt: skip
 
 
 def scheme_named(name: str) -> Scheme:
     """The scheme of this name; where there are several (transformers), that of V1. ModelError names those there are."""
-    found = next((scheme for scheme in SCHEMES if scheme.name == name), None)
-    if found is None:
+    named = [scheme for scheme in SCHEMES if scheme.name == name]
+    if not named:
         known = ", ".join(dict.fromkeys(scheme.name for scheme in SCHEMES))
         raise ModelError(f"there are no names called {name!r}; choose one of {known}")
-    return found
+    return named[0]
 
 
 def export_arrays(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, scheme: Scheme) -> dict[str, np.ndarray]:
@@ -206,15 +206,15 @@ def import_arrays(arrays: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[dic
 
     A shape becomes ours when it differs from it by axes of length 1 alone; any other stays, for a check to refuse.
     """
-    found: dict[str, np.ndarray] = {}
+    ours: dict[str, np.ndarray] = {}
     others = []
-    for theirs, array in arrays.items():
-        ours = scheme.ours(theirs)
-        if ours is None or ours in found:
-            others.append(theirs)
+    for their_name, array in arrays.items():
+        name = scheme.ours(their_name)
+        if name is None or name in ours:
+            others.append(their_name)
         else:
-            found[ours] = array.reshape(_our_shape(ours, array.shape))
-    return found, others
+            ours[name] = array.reshape(_our_shape(name, array.shape))
+    return ours, others
 
 
 def _our_shape(name: str, shape: Shape) -> Shape:

@@ -13,33 +13,25 @@ import numpy as np
 from convnext_imagenet.model.errors import ModelError
 
 EXTRA = "convnext_imagenet[onnx]"
+LARGEST_BYTES = 2**31 - 1  # of one protobuf message
+DATA_SUFFIX = ".data"
+_ROOM_BYTES = 4 << 20  # for the nodes, beside the constants
+_OUTSIDE_BYTES = 1024  # smaller constants, such as scalars, stay in the graph
+_ERRORS_ONLY = 3  # onnxruntime's log level
+
+Run = Callable[[np.ndarray], list[np.ndarray]]
 
 
 def import_onnx() -> ModuleType:
-    """The package onnx, its helpers included; ModelError names the extra when it is missing."""
+    """Return the package onnx, its helpers included. Raises ModelError, which names the extra, where it is missing."""
     _import("onnx.helper")
     _import("onnx.numpy_helper")
     return _import("onnx")
 
 
 def import_onnxruntime() -> ModuleType:
-    """The package onnxruntime; ModelError names the extra when it is missing."""
+    """Return the package onnxruntime. Raises ModelError, which names the extra, where it is missing."""
     return _import("onnxruntime")
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.split(".")[0]
-        raise ModelError(f"{package} cannot be imported ({error}); pip install '{EXTRA}'") from error
-
-
-LARGEST_BYTES = 2**31 - 1  # of one protobuf message
-DATA_SUFFIX = ".data"
-_ROOM_BYTES = 4 << 20  # for the nodes, beside the constants
-
-Run = Callable[[np.ndarray], list[np.ndarray]]
 
 
 def write_onnx(model: Any, path: Path, largest_bytes: int = LARGEST_BYTES) -> list[Path]:
@@ -53,27 +45,27 @@ def write_onnx(model: Any, path: Path, largest_bytes: int = LARGEST_BYTES) -> li
         files = [path]
     else:
         data = path.with_name(path.name + DATA_SUFFIX)
-        onnx.save_model(model, str(path), save_as_external_data=True, location=data.name, size_threshold=1024)
+        onnx.save_model(model, str(path), save_as_external_data=True, location=data.name, size_threshold=_OUTSIDE_BYTES)
         files = [data, path]
     onnx.checker.check_model(str(path), full_check=True)
     return files
 
 
 def open_onnx(path: Path, threads: int | None = None) -> Run:
-    """onnxruntime on the CPU with the model in a file: the model's one input in, its outputs out, float32.
+    """Return a function that runs the model in a file by onnxruntime on the CPU: its one input in, its outputs out.
 
-    Threads are as many as the process has cores, unless told; they sleep while they wait.
+    Threads are as many as the process has cores, unless given; they sleep while they wait.
     """
-    return _run_of(str(path), threads)
+    return _session(str(path), threads)
 
 
-def run_onnx(model: Any, threads: int | None = None) -> Run:
-    """The same with a ModelProto in memory, which is used up when it is too large for one message."""
-    if _constant_bytes(model) + _ROOM_BYTES <= LARGEST_BYTES:
-        return _run_of(model.SerializeToString(), threads)
+def run_onnx(model: Any, threads: int | None = None, largest_bytes: int = LARGEST_BYTES) -> Run:
+    """Return the same for a ModelProto in memory, which is used up when it is too large for one message."""
+    if _constant_bytes(model) + _ROOM_BYTES <= largest_bytes:
+        return _session(model.SerializeToString(), threads)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        write_onnx(model, path)
+        write_onnx(model, path, largest_bytes)
         return open_onnx(path, threads)
 
 
@@ -81,12 +73,20 @@ def _constant_bytes(model: Any) -> int:
     return sum(len(constant.raw_data) for constant in model.graph.initializer)
 
 
-def _run_of(source: str | bytes, threads: int | None) -> Run:
+def _session(source: str | bytes, threads: int | None) -> Run:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores decode images, too
-    options.log_severity_level = 3
+    options.log_severity_level = _ERRORS_ONLY
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    return lambda array: session.run(None, {given.name: np.ascontiguousarray(array)})
+    (model_input,) = session.get_inputs()
+    return lambda array: session.run(None, {model_input.name: np.ascontiguousarray(array)})
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.split(".")[0]
+        raise ModelError(f"{package} cannot be imported ({error}); pip install '{EXTRA}'") from error

@@ -14,6 +14,7 @@ from convnext_imagenet.model.blocks import DOWNSAMPLE_SIZE, STEM_SIZE
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.exchange.onnx_file import import_onnx
 from convnext_imagenet.model.layers import DEPTHWISE_SIZE, EPSILON
+from convnext_imagenet.model.transform import scale_and_shift
 from convnext_imagenet.model.weight_check import check_shapes
 
 OPSET = 17  # the first with LayerNormalization; later ones bring Gelu, which runs no faster than its parts
@@ -110,9 +111,9 @@ class _Graph:
 
 def _normalised(graph: _Graph, card: ModelCard) -> str:
     """The pixels as (N, 3, S, S), with the mean and the standard deviation of the transform."""
-    mean_C, std_C = 255.0 * np.asarray(card.transform.mean), 255.0 * np.asarray(card.transform.std)
-    scale = graph.constant("scale", (1.0 / std_C).astype(np.float32).reshape(3, 1, 1))
-    shift = graph.constant("shift", (-mean_C / std_C).astype(np.float32).reshape(3, 1, 1))
+    scale_C, shift_C = scale_and_shift(card.transform)
+    scale = graph.constant("scale", scale_C.reshape(3, 1, 1))
+    shift = graph.constant("shift", shift_C.reshape(3, 1, 1))
     pixels = graph.add("Cast", [graph.transpose(PIXELS, "pixels.nchw", _TO_NCHW)], "pixels.float", to=1)
     return graph.add("Add", [graph.add("Mul", [pixels, scale], "pixels.scaled"), shift], "pixels.normalised")
 

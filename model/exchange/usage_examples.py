@@ -5,7 +5,7 @@ from convnext_imagenet.model.exchange.naming import scheme_named
 from convnext_imagenet.model.transform import EvalTransform
 
 
-def onnx_snippet(file: str, transform: EvalTransform, preprocessing: bool) -> str:
+def onnx_example(file: str, transform: EvalTransform, preprocessing: bool) -> str:
     """Names a picture by onnxruntime."""
     given, values = ("pixels[None]", "") if preprocessing else ("values", _normalisation(transform))
     return f"""import json
@@ -22,7 +22,7 @@ logits = session.run(["logits"], {{session.get_inputs()[0].name: {given}}})[0][0
 {_ranking("index, classes[index]")}"""
 
 
-def mindir_snippet(file: str, transform: EvalTransform) -> str:
+def mindir_example(file: str, transform: EvalTransform) -> str:
     """Names a picture by MindSpore."""
     return f"""import mindspore
 import numpy as np
@@ -37,7 +37,7 @@ logits = network(mindspore.Tensor(pixels[None])).asnumpy()[0]
 {_ranking("index")}"""
 
 
-def timm_snippet(file: str, config: ConvNeXtConfig, transform: EvalTransform, names: str) -> str:
+def timm_example(file: str, config: ConvNeXtConfig, transform: EvalTransform, names: str) -> str:
     """Names a picture by timm, which knows Facebook's names, too."""
     is_conv = config.variant in scheme_named("timm").conv_mlp
     scale = "None" if config.grn else f"{config.layer_scale_init:g}"
@@ -81,8 +81,8 @@ values = np.ascontiguousarray(values.transpose(2, 0, 1)[None], np.float32)
 """
 
 
-def _ranking(said: str) -> str:
+def _ranking(printed: str) -> str:
     return f"""exponentials = np.exp(logits - logits.max())
 probabilities = exponentials / exponentials.sum()
 for index in probabilities.argsort()[::-1][:5]:
-    print({said}, f"{{probabilities[index]:.4f}}")"""
+    print({printed}, f"{{probabilities[index]:.4f}}")"""

@@ -2,6 +2,7 @@
 // LayerNorm's affine part is folded into the first Linear, the layer scale into the second.
 #include "block.h"
 #include "gelu.h"
+#include "workspace.h"
 
 namespace {
 
@@ -13,14 +14,14 @@ struct Packed { float *depthwise, *expand, *expand_bias, *reduce, *reduce_bias; 
 
 Packed pack(const BlockShape& s, const Weights& w) {
   const int64_t c = s.channels(), hidden = s.hidden, wide = round_up(hidden, kPanel), narrow = round_up(c, kPanel);
-  const int64_t taps = round_up(c, kLanes) * 49;
-  float* at = shared_workspace(taps + c * wide + wide + hidden * narrow + narrow);
   Packed p;
-  p.depthwise = at;
-  p.expand = p.depthwise + taps;
-  p.expand_bias = p.expand + c * wide;
-  p.reduce = p.expand_bias + wide;
-  p.reduce_bias = p.reduce + hidden * narrow;
+  divide_workspace({
+      {&p.depthwise, packed_taps_size(c)},
+      {&p.expand, c * wide},
+      {&p.expand_bias, wide},
+      {&p.reduce, hidden * narrow},
+      {&p.reduce_bias, narrow},
+  });
   pack_depthwise(w.depthwise, c, false, p.depthwise);
   parallel(wide / kPanel + narrow / kPanel, [&](int64_t task, int) {
     if (task < wide / kPanel) {

@@ -1,6 +1,7 @@
 // The gradient of a block: what goes in and out, and the workspace between its passes.
 #pragma once
 #include "block.h"
+#include "workspace.h"
 
 constexpr int64_t kChunkFloats = 4 << 20;   // the hidden layer's values of a chunk of rows, at most
 constexpr int64_t kChunkRows = 112 * kTileRows;  // rows of a chunk, at most: a few panels of it fit in L2
@@ -13,7 +14,7 @@ struct BlockOutputs {
   float *x, *depthwise, *depthwise_bias, *norm_weight, *norm_bias, *expand, *expand_bias, *reduce, *reduce_bias, *scale;
 };
 
-// Places in the shared workspace.
+// Parts of the shared workspace.
 struct BlockWork {
   float *expand, *reduce;              // packed weights
   float *normalised, *slope;           // columns: (C / kGradRows, chunk, kGradRows)
@@ -26,7 +27,7 @@ struct BlockWork {
 };
 
 inline BlockWork plan_work(const BlockShape& s) {
-  const int64_t c = s.channels(), vectors = ceil_div(c, kLanes), rows = s.rows();
+  const int64_t c = s.channels(), rows = s.rows();
   BlockWork w;
   w.wide = round_up(s.hidden, kPanel);
   const int64_t unit = kTaskGroups * kTileRows * pool_size();
@@ -35,15 +36,21 @@ inline BlockWork plan_work(const BlockShape& s) {
   const int64_t chunks = ceil_div(rows, w.chunk_rows);
   w.chunk_rows = round_up(ceil_div(rows, chunks), kTileRows);
   const int64_t n = w.chunk_rows, high = round_up(c, kGradRows);
-  const int64_t sizes[] = {panels_size(s.hidden, c), panels_size(c, s.hidden), n * high + kLanes, n * high + kLanes, n * w.wide, n * w.wide,
-                           high * w.wide, high * w.wide, w.wide, high, rows * c, vectors * kLanes * 49,
-                           tap_sums_size(s.images)};
-  float** places[] = {&w.expand, &w.reduce, &w.normalised, &w.slope, &w.hidden_slope, &w.active, &w.expand_sums,
-                      &w.reduce_sums, &w.hidden_sums, &w.slope_sums, &w.depthwise_slope, &w.flipped, &w.tap_sums};
-  int64_t total = 0;
-  for (int64_t size : sizes) total += round_up(size, 16);
-  float* at = shared_workspace(total);
-  for (int i = 0; i < 13; at += round_up(sizes[i], 16), i++) *places[i] = at;
+  divide_workspace({
+      {&w.expand, panels_size(s.hidden, c)},
+      {&w.reduce, panels_size(c, s.hidden)},
+      {&w.normalised, n * high + kLanes},
+      {&w.slope, n * high + kLanes},
+      {&w.hidden_slope, n * w.wide},
+      {&w.active, n * w.wide},
+      {&w.expand_sums, high * w.wide},
+      {&w.reduce_sums, high * w.wide},
+      {&w.hidden_sums, w.wide},
+      {&w.slope_sums, high},
+      {&w.depthwise_slope, rows * c},
+      {&w.flipped, packed_taps_size(c)},
+      {&w.tap_sums, tap_sums_size(s.images)},
+  });
   return w;
 }
 

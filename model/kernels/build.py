@@ -21,6 +21,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from convnext_imagenet.base.host import cache_folder, processor_flags
+
 SWITCH = "CONVNEXT_KERNELS"
 SOURCES = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
@@ -44,19 +46,19 @@ def kernels_library() -> Path | None:
     except NoKernels as reason:
         log.warning("CPU kernels off, MindSpore's own operators run instead: %s", reason)
         return None
-    log.info("CPU kernels on (%s): %s", "AVX-512" if "avx512f" in _cpu_flags() else "AVX2", library)
+    log.info("CPU kernels on (%s): %s", "AVX-512" if "avx512f" in processor_flags() else "AVX2", library)
     return library
 
 
 def _find_or_build() -> Path:
     if os.environ.get(SWITCH, "").lower() == "off":
         raise NoKernels(f"{SWITCH}=off")
-    cpu = _cpu_flags()
+    cpu = processor_flags()
     if missing := sorted(NEEDED_CPU_FLAGS - cpu):
         raise NoKernels(f"the processor ({platform.machine()}) lacks {', '.join(missing)}")
     compiler = find_compiler()
     key = _cache_key(compiler, _compiler_version(compiler), cpu)
-    for folder in (_cache_root() / key, None):
+    for folder in (cache_folder("kernels") / key, None):
         try:
             library = _library_in(folder or _private_folder(), compiler)
         except OSError as error:
@@ -156,15 +158,6 @@ def _run(command: list[str], seconds: float) -> str:
     return done.stdout
 
 
-def _cpu_flags() -> frozenset[str]:
-    """What the processor can do, as Linux on x86 tells it; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
-
-
 def _cache_key(compiler: list[str], version: str, cpu: frozenset[str]) -> str:
     parts = hashlib.sha256()
     for path in sorted((*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"))):
@@ -172,11 +165,6 @@ def _cache_key(compiler: list[str], version: str, cpu: frozenset[str]) -> str:
     for part in (*FLAGS, *compiler, version, *sorted(cpu)):
         parts.update(part.encode() + b"\0")
     return parts.hexdigest()[:24]
-
-
-def _cache_root() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "convnext_imagenet" / "kernels"
 
 
 def _private_folder() -> Path:

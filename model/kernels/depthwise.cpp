@@ -1,5 +1,5 @@
 // The depthwise convolution by itself, for blocks that are not computed as a whole.
-#include "block.h"
+#include "depthwise.h"
 
 // x, weight (C, 1, 7, 7), bias -> out
 extern "C" int convnext_depthwise(int, void** params, int*, int64_t** shapes, const char**, void*, void*) {
@@ -7,7 +7,7 @@ extern "C" int convnext_depthwise(int, void** params, int*, int64_t** shapes, co
   float* out = static_cast<float*>(params[3]);
   const Images s = {shapes[0][0], shapes[0][1], shapes[0][2], shapes[0][3]};
   OperatorLock lock;
-  float* packed = shared_workspace(round_up(s.channels, kLanes) * 49);
+  float* packed = shared_workspace(packed_taps_size(s.channels));
   pack_depthwise(p[1], s.channels, false, packed);
   const RowCut cut(s.count * s.height * s.width);
   parallel(cut.tasks, [&](int64_t task, int) {
@@ -21,7 +21,7 @@ extern "C" int convnext_depthwise_gradient(int, void** params, int*, int64_t** s
   const float* const* p = reinterpret_cast<const float* const*>(params);
   float* const* q = reinterpret_cast<float* const*>(params) + 3;
   const Images s = {shapes[1][0], shapes[1][1], shapes[1][2], shapes[1][3]};
-  const int64_t taps = round_up(s.channels, kLanes) * 49;
+  const int64_t taps = packed_taps_size(s.channels);
   OperatorLock lock;
   float* packed = shared_workspace(taps + tap_sums_size(s));
   pack_depthwise(p[2], s.channels, true, packed);

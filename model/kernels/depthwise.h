@@ -1,23 +1,30 @@
 // Depthwise 7x7 correlation, padding 3, stride 1, on (image, row, column, channel) tensors.
 #pragma once
+#include "pool.h"
+#include "rows.h"
 #include "simd.h"
 
-constexpr int kTaps = 7;
-constexpr int kHalf = 3;
+constexpr int kTaps = 7;  // of a row of the filter
+constexpr int kHalf = 3;  // the padding on each side
+constexpr int kFilterTaps = kTaps * kTaps;
+constexpr int kGradientSums = kFilterTaps + 1;  // the bias has one, too
+// Columns at a time: the rows of ConvNeXt's stages (56, 28, 14 and 7 px) divide into them, and their sums, a filter row
+// and a pixel fit into the registers (22 of 32, 15 of 16).
 #if defined(__AVX512F__)
 constexpr int kSpan = 14;
 #else
 constexpr int kSpan = 7;
 #endif
 
-struct Images { int64_t count, height, width, channels; };
+// Floats of the packed weights.
+INLINE int64_t packed_taps_size(int64_t channels) { return round_up(channels, kLanes) * kFilterTaps; }
 
-// Weights (C, 7, 7) -> (ceil(C / lanes), 49, lanes), zero-filled; flipped for the input gradient.
+// Weights (C, 7, 7) -> (ceil(C / lanes), kFilterTaps, lanes), zero-filled; flipped for the input gradient.
 inline void pack_depthwise(const float* weights, int64_t channels, bool flipped, float* packed) {
   for (int64_t c0 = 0; c0 < channels; c0 += kLanes)
-    for (int tap = 0; tap < kTaps * kTaps; tap++)
+    for (int tap = 0; tap < kFilterTaps; tap++)
       for (int lane = 0; lane < kLanes; lane++, packed++)
-        *packed = c0 + lane < channels ? weights[(c0 + lane) * 49 + (flipped ? 48 - tap : tap)] : 0.0f;
+        *packed = c0 + lane < channels ? weights[(c0 + lane) * kFilterTaps + (flipped ? kFilterTaps - 1 - tap : tap)] : 0.0f;
 }
 
 // sums[i] += correlation at column x0 + i of row y, for one vector of channels; `image` points to its first pixel.
@@ -50,7 +57,7 @@ INLINE void correlate(const float* image, Images s, int64_t y, int64_t x0, int l
 template <int SPAN>
 void correlate_span(const float* image, Images s, int64_t y, int64_t x0, int64_t columns, const float* packed,
                     const float* bias, const float* plus, float* out) {
-  for (int64_t c0 = 0; c0 < s.channels; c0 += kLanes, packed += 49 * kLanes) {
+  for (int64_t c0 = 0; c0 < s.channels; c0 += kLanes, packed += kFilterTaps * kLanes) {
     const int lanes = s.channels - c0 < kLanes ? int(s.channels - c0) : kLanes;
     Vec sums[SPAN];
     const Vec first = bias ? load_part(bias + c0, lanes) : Vec{};
@@ -80,11 +87,11 @@ inline void depthwise_pixels(const float* x, Images s, int64_t first, int64_t co
   }
 }
 
-// Weight and bias gradient of one image and one vector of channels: sums (50, lanes), the bias last.
+// Weight and bias gradient of one image and one vector of channels: sums (kGradientSums, lanes), the bias last.
 inline void depthwise_weight_gradient(const float* image, const float* slope, Images s, int lanes, float* sums) {
   Vec bias = {};
   for (int64_t i = 0; i < s.height * s.width; i++) bias += load_part(slope + i * s.channels, lanes);
-  store(sums + 49 * kLanes, bias);
+  store(sums + kFilterTaps * kLanes, bias);
   for (int ky = 0; ky < kTaps; ky++) {
     Vec total[kTaps] = {};
     for (int64_t y = 0; y < s.height; y++) {
@@ -110,4 +117,31 @@ inline void depthwise_weight_gradient(const float* image, const float* slope, Im
     }
     for (int kx = 0; kx < kTaps; kx++) store(sums + (ky * kTaps + kx) * kLanes, total[kx]);
   }
+}
+
+struct DepthwiseSlopes { float *x, *weight, *bias; };
+
+INLINE int64_t tap_sums_size(Images s) { return s.count * round_up(s.channels, kLanes) * kGradientSums; }
+
+// Slopes of the depthwise convolution's input (plus `plus` if given) and parameters; `tap_sums` is scratch.
+inline void depthwise_gradient(Images s, const float* x, const float* slope, const float* flipped, const float* plus,
+                               float* tap_sums, DepthwiseSlopes out) {
+  const int64_t c = s.channels, vectors = ceil_div(c, kLanes), pixels = s.height * s.width, sums = s.count * vectors;
+  const RowCut cut(s.count * pixels);
+  parallel(cut.tasks + sums, [&](int64_t task, int) {
+    if (task >= sums) {
+      const int64_t first = cut.first(task - sums), at = first * c;
+      return depthwise_pixels(slope, s, first, cut.count(task - sums), flipped, nullptr, plus ? plus + at : nullptr, out.x + at);
+    }
+    const int64_t c0 = task % vectors * kLanes, at = task / vectors * pixels * c + c0;
+    depthwise_weight_gradient(x + at, slope + at, s, int(c - c0 < kLanes ? c - c0 : kLanes),
+                              tap_sums + task * kGradientSums * kLanes);
+  });
+  for (int64_t k = 0; k < c; k++)
+    for (int tap = 0; tap < kGradientSums; tap++) {
+      float sum = 0;
+      for (int64_t image = 0; image < s.count; image++)
+        sum += tap_sums[((image * vectors + k / kLanes) * kGradientSums + tap) * kLanes + k % kLanes];
+      (tap < kFilterTaps ? out.weight[k * kFilterTaps + tap] : out.bias[k]) = sum;
+    }
 }

@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr int64_t kTaskFloats = 1 << 16;
+constexpr int64_t kTaskFloats = 1 << 16;  // 256 KiB in and out: enough to be worth a task, and it fits in L2
 
 int64_t read_size(int dims, const int64_t* shape) {
   int64_t size = 1;

@@ -7,19 +7,15 @@
 #include "simd.h"
 
 #if defined(__AVX512F__)
-constexpr int kTileRows = 14;
-constexpr int kGradRows = 12;
+constexpr int kTileRows = 14;  // its 28 sums, a row of the panel and a broadcast value fill 31 of 32 registers
+constexpr int kGradRows = 12;  // divides ConvNeXt-T's widths, so no sums are wasted on padding
 #else
-constexpr int kTileRows = 6;
+constexpr int kTileRows = 6;  // 15 of 16 registers
 constexpr int kGradRows = 6;
 #endif
 constexpr int kPanelVecs = 2;
 constexpr int kPanel = kPanelVecs * kLanes;
 constexpr int kBlock = 64;
-
-INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
 
 INLINE int64_t blocked_size(int64_t rows, int64_t depth) { return rows * round_up(depth, kBlock); }
 INLINE int64_t panels_size(int64_t depth, int64_t columns) { return depth * round_up(columns, kPanel); }
@@ -68,6 +64,12 @@ static __attribute__((noinline, unused)) void accumulate_gradient(const float* c
       store(at, load(at) + acc[i][j]);
     }
   }
+}
+
+// One row into the columns that the weight gradients read, (k / kGradRows, chunk_rows, kGradRows); `line` has room up to
+// a multiple of kGradRows.
+INLINE void store_columns(const float* line, int64_t depth, int64_t chunk_rows, int64_t row, float* columns) {
+  for (int64_t k = 0; k < depth; k += kGradRows) memcpy(columns + k * chunk_rows + row * kGradRows, line + k, kGradRows * 4);
 }
 
 template <int STEP>

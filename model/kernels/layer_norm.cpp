@@ -1,5 +1,7 @@
 // LayerNorm over the last axis with its affine part, and its gradient.
-#include "block.h"
+#include "layer_norm.h"
+
+#include "pool.h"
 
 namespace {
 

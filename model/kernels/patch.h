@@ -1,7 +1,10 @@
 // Convolutions whose stride is their size: a matrix product over patches, with an optional LayerNorm before it whose
 // affine part is folded into the weights. Rows are patches; a patch's values lie in the order (row, column, channel).
 #pragma once
-#include "block.h"
+#include "gemm.h"
+#include "layer_norm.h"
+#include "pool.h"
+#include "rows.h"
 
 struct PatchShape {
   Images images;

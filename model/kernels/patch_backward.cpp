@@ -1,9 +1,10 @@
 // The product over patches: the slopes of the images, of the weights, and of the norm before them.
 #include "patch.h"
+#include "workspace.h"
 
 namespace {
 
-constexpr int64_t kPatchChunkRows = 56 * kTileRows;
+constexpr int64_t kPatchChunkRows = 56 * kTileRows;  // rows whose columns and slopes are kept for the weight gradient
 
 struct Outputs { float *x, *norm_weight, *norm_bias, *weight, *bias; };
 
@@ -17,10 +18,13 @@ Work plan_work(const PatchShape& s) {
   Work w;
   w.wide = round_up(s.out, kPanel);
   w.chunk_rows = round_up(s.rows() < kPatchChunkRows ? s.rows() : kPatchChunkRows, kTileRows);
-  const int64_t sizes[] = {panels_size(s.out, depth), round_up(w.chunk_rows * high, 16), w.chunk_rows * w.wide, high * w.wide, w.wide};
-  float* at = shared_workspace(sizes[0] + sizes[1] + sizes[2] + sizes[3] + sizes[4]);
-  float** places[] = {&w.weights, &w.columns, &w.slopes, &w.sums, &w.slope_sums};
-  for (int i = 0; i < 5; at += sizes[i], i++) *places[i] = at;
+  divide_workspace({
+      {&w.weights, panels_size(s.out, depth)},
+      {&w.columns, w.chunk_rows * high},
+      {&w.slopes, w.chunk_rows * w.wide},
+      {&w.sums, high * w.wide},
+      {&w.slope_sums, w.wide},
+  });
   return w;
 }
 

@@ -13,7 +13,7 @@
 
 namespace {
 
-constexpr int kSpins = 2000;
+constexpr int kSpins = 2000;  // pauses before a thread sleeps: within a network the next operator comes sooner
 
 struct Buffer {
   float* data = nullptr;

@@ -15,6 +15,9 @@ typedef int32_t IVec __attribute__((vector_size(4 * kLanes)));
 
 #define INLINE static inline __attribute__((always_inline))
 
+INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
 INLINE Vec broadcast(float x) { return x - Vec{}; }
 INLINE Vec load(const float* p) { return *reinterpret_cast<const VecU*>(p); }
 INLINE void store(float* p, Vec v) { *reinterpret_cast<VecU*>(p) = v; }

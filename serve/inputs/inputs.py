@@ -1,6 +1,6 @@
 """What can be scored: inputs of many kinds, all of them numbered 0, 1, 2, ... and read by ranges of numbers.
 
-An input never raises while it is listed: what is wrong with it is found when it is loaded, and becomes its row.
+An input never raises while it is listed: errors appear when it is loaded, and are written to its row.
 """
 
 from array import array
@@ -40,11 +40,11 @@ class Inputs(Protocol):
 
 
 @dataclass(frozen=True)
-class Joined:
+class JoinedInputs:
     """Several inputs one after the other, as one."""
 
     members: tuple[Inputs, ...]
-    folder: Path | None = None  # that holds nothing but these
+    folder: Path | None = None  # that holds nothing else
 
     @property
     def count(self) -> int:
@@ -58,7 +58,7 @@ class Joined:
 
     def items(self, numbers: range) -> Iterator[Item]:
         """Those with these numbers."""
-        for index, _, wanted in parted(numbers, (member.count for member in self.members)):
+        for index, _, wanted in split_range(numbers, (member.count for member in self.members)):
             yield from self.members[index].items(wanted)
 
     def is_inside(self, path: Path) -> bool:
@@ -66,8 +66,8 @@ class Joined:
         return lies_in(path, self.folder) or any(member.is_inside(path) for member in self.members)
 
 
-def parted(numbers: range, sizes: Iterable[int]) -> Iterator[tuple[int, int, range]]:
-    """Where `numbers` lie in groups of these sizes, one after the other: (group, its first number, those in it from 0).
+def split_range(numbers: range, sizes: Iterable[int]) -> Iterator[tuple[int, int, range]]:
+    """Yield where `numbers` lie in consecutive groups of these sizes: (group, its first number, those in it from 0).
 
     Groups that hold none of them are left out.
     """
@@ -80,7 +80,7 @@ def parted(numbers: range, sizes: Iterable[int]) -> Iterator[tuple[int, int, ran
 
 
 def lies_in(path: Path, folder: Path | None) -> bool:
-    """Whether `path` is in a folder or below it; never where there is none."""
+    """Return whether `path` is in a folder or below it; never where there is none."""
     return folder is not None and path.resolve().is_relative_to(folder.resolve())
 
 

@@ -1,101 +1,153 @@
-"""Which kind of inputs an IMAGES argument means."""
+"""Which kind of inputs an IMAGES argument means. A new kind is one entry in FILE_KINDS or FOLDER_KINDS."""
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from convnext_imagenet.base.files import read_json
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.inputs.files import is_hidden, list_folder, list_store, read_list
-from convnext_imagenet.serve.inputs.inputs import Inputs, Joined
+from convnext_imagenet.serve.inputs.files import LIST_ENDINGS, is_hidden, list_folder, list_store, read_list
+from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.inputs.records import open_split
-from convnext_imagenet.serve.inputs.storage import Stored, ending, files_at, here, locate
-from convnext_imagenet.serve.inputs.tables import TABLE_ENDINGS, Column, open_table
-from convnext_imagenet.serve.inputs.tars import TAR_ENDINGS, Members, list_tars
+from convnext_imagenet.serve.inputs.storage import StoredFile, ending, list_files, local_file, parse_uri
+from convnext_imagenet.serve.inputs.tables import TABLE_ENDINGS, open_tables
+from convnext_imagenet.serve.inputs.tars import TAR_ENDINGS, list_tars
 
-_LIST_ENDINGS = (".txt", ".lst")
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for: IMAGES, and what chooses inside it.
+
+    `wnids` are the network's classes by index, in which labels are given where the inputs know them.
+    """
+
+    images: str
+    wnids: Sequence[str]
+    split: str
+    column: str
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """Files that are read by what their names end in.
+
+    `open` gets files of this kind, the request, and the folder that holds nothing but them, if any. A folder of nothing
+    but such files means what is in them if `is_container`. `has_columns` says that --column chooses in them.
+    """
+
+    endings: tuple[str, ...]
+    open: Callable[[Sequence[StoredFile], Request, Path | None], Inputs]
+    is_container: bool = True
+    has_columns: bool = False
+
+
+# Opens a folder of this machine that is known by a file in it; None for a folder of another kind.
+FolderKind = Callable[[Path, Request], Inputs | None]
+
+
+def _open_records(path: Path, request: Request) -> Inputs | None:
+    plan = path / "plan.json"
+    content = read_json(plan) if plan.is_file() else None
+    if not isinstance(content, dict) or content.get("kind") != "records":
+        return None
+    _refuse_column(request)
+    return open_split(path, request.split, request.wnids)
+
+
+FILE_KINDS = (
+    FileKind(TAR_ENDINGS, lambda files, request, folder: list_tars(files, folder)),
+    FileKind(
+        TABLE_ENDINGS, lambda files, request, folder: open_tables(files, request.column, folder), has_columns=True
+    ),
+    FileKind(LIST_ENDINGS, lambda files, request, folder: read_list(files[0]), is_container=False),
+)
+FOLDER_KINDS: tuple[FolderKind, ...] = (_open_records,)
 
 
 def open_inputs(images: str, wnids: Sequence[str], split: str = "val", column: str = "") -> Inputs:
-    """The inputs that `images` names: a folder, a RECORDS directory (its `split`), or a file; here or by a URI.
+    """Return the inputs that `images` names: a folder, a RECORDS directory (its `split`), or a file; here or by a URI.
 
-    `wnids` are the network's classes by index, in which labels are told where the inputs know them.
+    `wnids` are the network's classes by index, in which labels are given where the inputs know them.
 
     A file is a tar, a table (`column` of it), or a list of paths; a folder that holds nothing but tars, or nothing but
     tables, means what is in these. Raises ServeError for what is none of these or holds nothing, ArtefactError for
     damaged records.
     """
-    inputs = _open(images, wnids, split, column)
-    if column and not isinstance(inputs, Column | Joined):
-        raise ServeError(f"{images}: --column {column!r} chooses among a table's columns, and this is no table")
-    return inputs
-
-
-def _open(images: str, wnids: Sequence[str], split: str, column: str) -> Inputs:
-    place = locate(images) if "://" in images else None
-    if place and not place.is_local:
-        return _open_place(place, column)
-    path = Path(place.path if place else images)
+    request = Request(images, wnids, split, column)
+    root = parse_uri(images) if "://" in images else None
+    if root and not root.is_local:
+        return _open_stored(root, request)
+    path = Path(root.path if root else images)
     if path.is_dir():
-        return _open_folder(path, split, wnids, column)
+        return _open_folder(path, request)
     if not path.exists():
         raise ServeError(f"{path}: no such file or directory")
     if not path.is_file():
         raise ServeError(f"{path}: not a regular file; give a folder of images, a list, a tar or a table")
-    return _open_file(here(path), column)
+    return _open_file(local_file(path), request)
 
 
-def _open_file(file: Stored, column: str) -> Inputs:
-    if ending(file.name) in _LIST_ENDINGS:
-        return read_list(file)
-    if ending(file.name) in (*TAR_ENDINGS, *TABLE_ENDINGS):
-        return _open_all([file], column)
-    known = ", ".join([*TAR_ENDINGS, *TABLE_ENDINGS, *_LIST_ENDINGS])
+def _open_stored(root: StoredFile, request: Request) -> Inputs:
+    """Return the inputs at a place of a store."""
+    files = list_files(root)
+    if [info.path for info in files] == [root.path]:
+        return _open_file(root, request)
+    names = (PurePosixPath(info.path).relative_to(root.path).as_posix() for info in files)
+    kind, names_of_kind = _container_kind(name for name in names if not is_hidden(name.encode()))
+    if kind:
+        return _open_kind(kind, [root / name for name in names_of_kind], request)
+    _refuse_column(request)
+    return list_store(root, files)
+
+
+def _open_folder(path: Path, request: Request) -> Inputs:
+    for open_if_known in FOLDER_KINDS:
+        if (inputs := open_if_known(path, request)) is not None:
+            return inputs
+    with os.scandir(path) as entries:
+        visible = (entry for entry in entries if not entry.name.startswith("."))
+        kind, names = _container_kind(entry.name if entry.is_file() else "" for entry in visible)
+    if kind:
+        return _open_kind(kind, [local_file(path / name) for name in names], request, path)
+    _refuse_column(request)
+    return list_folder(path)
+
+
+def _open_file(file: StoredFile, request: Request) -> Inputs:
+    for kind in FILE_KINDS:
+        if file.ending in kind.endings:
+            return _open_kind(kind, [file], request)
+    known = ", ".join(known_ending for kind in FILE_KINDS for known_ending in kind.endings)
     raise ServeError(
         f"{file}: a file that is none of {known}; give a folder of images, or one of these "
         f"(for single images there is `convnext-serve infer`)"
     )
 
 
-def _open_all(files: Sequence[Stored], column: str) -> Members | Column | Joined:
-    """Tars, or tables, as one."""
-    if ending(files[0].name) in TAR_ENDINGS:
-        return list_tars(files)
-    tables = tuple(open_table(file, column) for file in files)
-    return tables[0] if len(tables) == 1 else Joined(tables)
+def _open_kind(kind: FileKind, files: Sequence[StoredFile], request: Request, folder: Path | None = None) -> Inputs:
+    if not kind.has_columns:
+        _refuse_column(request)
+    return kind.open(files, request, folder)
 
 
-def _open_place(place: Stored, column: str) -> Inputs:
-    found = files_at(place)
-    if [info.path for info in found] == [place.path]:
-        return _open_file(place, column)
-    inside = (PurePosixPath(info.path).relative_to(place.path).as_posix() for info in found)
-    packed = _packed(name for name in inside if not is_hidden(name.encode()))
-    return _open_all([place / name for name in packed], column) if packed else list_store(place, found)
+def _refuse_column(request: Request) -> None:
+    if request.column:
+        raise ServeError(
+            f"{request.images}: --column {request.column!r} chooses among a table's columns, and this is no table"
+        )
 
 
-def _open_folder(path: Path, split: str, wnids: Sequence[str], column: str) -> Inputs:
-    plan = path / "plan.json"
-    if plan.is_file():
-        found = read_json(plan)
-        if isinstance(found, dict) and found.get("kind") == "records":
-            return open_split(path, split, wnids)
-    with os.scandir(path) as entries:
-        visible = (entry for entry in entries if not entry.name.startswith("."))
-        names = _packed(entry.name if entry.is_file() else "" for entry in visible)
-    if not names:
-        return list_folder(path)
-    return replace(_open_all([here(path / name) for name in names], column), folder=path)
+def _container_kind(names: Iterable[str]) -> tuple[FileKind | None, list[str]]:
+    """Return the kind of container that all names of one folder have, and the names, sorted; else nothing.
 
-
-def _packed(names: Iterable[str]) -> list[str]:
-    """The names, sorted, if all are tars or all are tables of one folder; looks no further than the first other."""
-    kinds = [TAR_ENDINGS, TABLE_ENDINGS]
-    packed = []
+    Looks no further than the first other name: a folder may hold a million images.
+    """
+    kinds = [kind for kind in FILE_KINDS if kind.is_container]
+    names_of_kind = []
     for name in names:
-        kinds = [endings for endings in kinds if ending(name) in endings and "/" not in name]
+        kinds = [kind for kind in kinds if ending(name) in kind.endings and "/" not in name]
         if not kinds:
-            return []
-        packed.append(name)
-    return sorted(packed)
+            return None, []
+        names_of_kind.append(name)
+    return (kinds[0], sorted(names_of_kind)) if names_of_kind else (None, [])

@@ -11,7 +11,7 @@ from convnext_imagenet.serve.inputs.inputs import Item
 
 
 @dataclass(frozen=True)
-class StoredImages:
+class RecordsInputs:
     """The rows of a split; `indices` are what the network calls the records' classes, None for one it lacks."""
 
     split: Split
@@ -33,9 +33,9 @@ class StoredImages:
         return path.resolve().is_relative_to(self.split.folder.parent.resolve())
 
 
-def open_split(root: Path, split: str, wnids: Sequence[str]) -> StoredImages:
-    """A split of finished RECORDS, with labels as indices into `wnids`; ArtefactError when there is none."""
+def open_split(root: Path, split: str, wnids: Sequence[str]) -> RecordsInputs:
+    """Return a split of finished RECORDS, with labels as indices into `wnids`; ArtefactError when there is none."""
     records, known = Records.open(root), {wnid: index for index, wnid in enumerate(wnids)}
     indices = tuple(known.get(entry.wnid) for entry in records.classes)
     identity = {"manifest_sha256": records.manifest_sha256, "split": split}
-    return StoredImages(records.split(split), indices, sha256_json(identity))
+    return RecordsInputs(records.split(split), indices, sha256_json(identity))

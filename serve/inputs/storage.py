@@ -1,4 +1,4 @@
-"""A file on this machine or in any store of `pyarrow.fs`: opened, read at a place, and what lies beside it."""
+"""A file or folder on this machine or in any store of `pyarrow.fs`: opened, read from an offset, listed."""
 
 import errno
 import io
@@ -15,23 +15,28 @@ _BUFFER_BYTES = 1 << 20  # what one request to a store fetches
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A file at `path` of `store`; its text is what messages call it."""
+class StoredFile:
+    """A file, or a folder of files, at `path` of `store`; `display` is what messages call it."""
 
     path: str
     store: pa_fs.FileSystem
-    said: str
+    display: str
 
     def __str__(self) -> str:
-        return self.said
+        return self.display
 
-    def __truediv__(self, name: str) -> "Stored":
-        return Stored(f"{self.path}/{name}", self.store, f"{self.said.rstrip('/')}/{name}")
+    def __truediv__(self, name: str) -> "StoredFile":
+        return StoredFile(f"{self.path}/{name}", self.store, f"{self.display.rstrip('/')}/{name}")
 
     @property
     def name(self) -> str:
         """Its name without folders."""
         return PurePosixPath(self.path).name
+
+    @property
+    def ending(self) -> str:
+        """The lower-case ending of its name, with the dot."""
+        return ending(self.name)
 
     @property
     def folder(self) -> str:
@@ -50,57 +55,62 @@ class Stored:
             return file.size()
 
     def open(self) -> pa.NativeFile:
-        """The file for reading at any place; raises OSError."""
+        """Return the file, open for reading from any offset; raises OSError."""
         return self.store.open_input_file(self.path)
 
     def stream(self) -> BinaryIO:
-        """The file as bytes one after the other, in few requests."""
+        """Return the file, open for reading from begin to end in few requests; raises OSError."""
         return io.BufferedReader(self.open(), _BUFFER_BYTES)
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset`, fewer at the end."""
+        """Return up to `size` bytes from `offset`, fewer at the end; raises OSError."""
         try:
             with self.open() as file:
                 file.seek(offset)
                 return file.read(size)
         except pa.ArrowException as error:
-            raise OSError(errno.EIO, " ".join(str(error).split())) from None
+            raise OSError(errno.EIO, one_line(error)) from None
 
 
-def here(path: Path) -> Stored:
-    """A file of this machine; ServeError for a path that is no UTF-8."""
+def local_file(path: Path) -> StoredFile:
+    """Return a file of this machine; ServeError for a path that is no UTF-8."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
         raise ServeError(f"{str(path)!a}: the path is no UTF-8 text; rename it, or link to it") from None
-    return Stored(str(path), pa_fs.LocalFileSystem(), str(path))
+    return StoredFile(str(path), pa_fs.LocalFileSystem(), str(path))
 
 
-def locate(uri: str) -> Stored:
-    """What a URI such as s3://bucket/folder names, a file or a folder; ServeError when there is no such store."""
+def parse_uri(uri: str) -> StoredFile:
+    """Return what a URI such as s3://bucket/folder names, a file or a folder; ServeError for no such store."""
     try:
         store, path = pa_fs.FileSystem.from_uri(uri)
     except (OSError, ValueError, NotImplementedError) as error:
-        raise _unlisted(uri, error) from None
-    return Stored(path.rstrip("/"), store, uri)
+        raise _cannot_be_listed(uri, error) from None
+    return StoredFile(path.rstrip("/"), store, uri)
 
 
-def files_at(place: Stored) -> list[pa_fs.FileInfo]:
-    """The file there, or all files under the folder there; ServeError when they cannot be listed."""
+def list_files(root: StoredFile) -> list[pa_fs.FileInfo]:
+    """Return `root` when it is a file, or all files under the folder `root`; ServeError when it cannot be listed."""
     try:
-        info = place.store.get_file_info(place.path)
+        info = root.store.get_file_info(root.path)
         if info.type == pa_fs.FileType.File:
             return [info]
-        found = place.store.get_file_info(pa_fs.FileSelector(place.path, recursive=True))
+        entries = root.store.get_file_info(pa_fs.FileSelector(root.path, recursive=True))
     except (OSError, pa.ArrowException) as error:
-        raise _unlisted(place.said, error) from None
-    return [info for info in found if info.type == pa_fs.FileType.File]
+        raise _cannot_be_listed(root.display, error) from None
+    return [entry for entry in entries if entry.type == pa_fs.FileType.File]
 
 
 def ending(name: str) -> str:
-    """The lower-case ending of a file's name, with its dot."""
+    """Return the lower-case ending of a file's name, with its dot."""
     return PurePosixPath(name).suffix.lower()
 
 
-def _unlisted(said: str, error: Exception) -> ServeError:
-    return ServeError(f"{said}: cannot be listed ({' '.join(str(error).split())})")
+def one_line(error: Exception) -> str:
+    """Return the text of an error of a library in one line."""
+    return " ".join(str(error).split())
+
+
+def _cannot_be_listed(display: str, error: Exception) -> ServeError:
+    return ServeError(f"{display}: cannot be listed ({one_line(error)})")

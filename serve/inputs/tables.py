@@ -1,8 +1,8 @@
 """A column of a Parquet, Arrow or Feather file as inputs: image bytes, or paths of image files."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convnext_imagenet.base.files import sha256_json
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
+from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import read_beside, source_text
-from convnext_imagenet.serve.inputs.inputs import Item, lies_in, parted
-from convnext_imagenet.serve.inputs.storage import Stored, ending
+from convnext_imagenet.serve.inputs.inputs import Item, JoinedInputs, lies_in, split_range
+from convnext_imagenet.serve.inputs.storage import StoredFile, one_line
 
 TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
 _BATCH_ROWS = 256
@@ -23,13 +23,13 @@ _FOOT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Column:
+class TableInputs:
     """One column of a table file.
 
     A struct of `bytes` and `path`, as Hugging Face stores images, is its bytes, or the file at its path without them.
     """
 
-    path: Stored
+    path: StoredFile
     column: str
     group_rows: tuple[int, ...]
     sha256: str
@@ -43,7 +43,7 @@ class Column:
 
     def items(self, numbers: range) -> Iterator[Item]:
         """The rows with these numbers; only the row groups that hold them are read, a few hundred rows at a time."""
-        for group, first, wanted in parted(numbers, self.group_rows):
+        for group, first, wanted in split_range(numbers, self.group_rows):
             values = _values(self.path, group, self.column, wanted)
             yield from (self._item(number, value) for number, value in enumerate(values, first + wanted.start))
 
@@ -55,7 +55,8 @@ class Column:
         path, data = self._path_and_bytes(value)
         if path is not None and data is None:
             return Item(source_text(path), partial(read_beside, self.path, path))
-        return Item(self._name(number) if path is None else source_text(path), partial(_checked, data))
+        source = f"{source_text(self.path.name)}#{number}" if path is None else source_text(path)
+        return Item(source, partial(_image_bytes, data))
 
     def _path_and_bytes(self, value: pa.Scalar) -> tuple[bytes | None, pa.Buffer | None]:
         if isinstance(value, pa.StructScalar):
@@ -65,47 +66,52 @@ class Column:
             return None, content
         return None if content is None else content.to_pybytes(), None
 
-    def _name(self, number: int) -> str:
-        return f"{source_text(self.path.name)}#{number}"
+
+def open_tables(
+    files: Sequence[StoredFile], column: str = "", folder: Path | None = None
+) -> TableInputs | JoinedInputs:
+    """Return tables one after the other as one; `folder` is one that holds nothing but them. Raises as `open_table`."""
+    tables = tuple(open_table(file, column) for file in files)
+    return replace(tables[0], folder=folder) if len(tables) == 1 else JoinedInputs(tables, folder)
 
 
-def open_table(path: Stored, column: str = "") -> Column:
-    """The column of that name, or the only one that can hold images; ServeError names the columns there are."""
+def open_table(path: StoredFile, column: str = "") -> TableInputs:
+    """Return the column of that name, or the only one that can hold images.
+
+    Raises ServeError, which names the columns there are, when it is not clear which one, and for a table without rows
+    or one that cannot be read.
+    """
     try:
-        return _opened(path, column)
+        field = _choose_field(path, _schema(path), column)
+        group_rows = tuple(_group_rows(path))
+        if not sum(group_rows):
+            raise ServeError(f"{path}: holds no rows; nothing to predict")
+        return TableInputs(path, field.name, group_rows, _fingerprint(path, field.name), _is_text(field.type))
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
 
 
-def _opened(path: Stored, column: str) -> Column:
-    usable = {field.name: field for field in _schema(path) if _is_usable(field.type)}
-    if not column and len(usable) > 1:
-        binary = [name for name, field in usable.items() if not _is_text(field.type)]
-        column = binary[0] if len(binary) == 1 else ""
-    name = column or (next(iter(usable)) if len(usable) == 1 else "")
-    if name not in usable:
-        asked = (
-            f"no column {column!r} of image bytes or paths" if column else "cannot tell which column holds the images"
-        )
-        raise ServeError(
-            f"{path}: {asked}; choose by --column among: {', '.join(usable) or 'none of its columns fits'}"
-        )
-    group_rows = tuple(_group_rows(path))
-    if not sum(group_rows):
-        raise ServeError(f"{path}: holds no rows; nothing to predict")
-    return Column(path, name, group_rows, _fingerprint(path, name), _is_text(usable[name].type))
+def _choose_field(path: StoredFile, schema: pa.Schema, column: str) -> pa.Field:
+    usable = {field.name: field for field in schema if _is_usable(field.type)}
+    binary = [name for name, field in usable.items() if not _is_text(field.type)]
+    candidates = list(usable) if len(usable) == 1 else binary
+    name = column or (candidates[0] if len(candidates) == 1 else "")
+    if name in usable:
+        return usable[name]
+    problem = f"no column {column!r} of image bytes or paths" if column else "cannot tell which column holds the images"
+    raise ServeError(f"{path}: {problem}; choose by --column among: {', '.join(usable) or 'none of its columns fits'}")
 
 
-def _unreadable(path: Stored, error: Exception) -> ServeError:
-    return ServeError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})")
+def _unreadable(path: StoredFile, error: Exception) -> ServeError:
+    return ServeError(f"{path}: cannot be read as a table ({one_line(error)})")
 
 
-def _schema(path: Stored) -> pa.Schema:
+def _schema(path: StoredFile) -> pa.Schema:
     return pq.read_schema(path.open()) if _is_parquet(path) else _arrow_file(path).schema
 
 
-def _group_rows(path: Stored) -> list[int]:
-    """The rows of each row group of a Parquet file, or of each record batch of an Arrow file."""
+def _group_rows(path: StoredFile) -> list[int]:
+    """Return the rows of each row group of a Parquet file, or of each record batch of an Arrow file."""
     if _is_parquet(path):
         metadata = pq.read_metadata(path.open())
         return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
@@ -113,8 +119,8 @@ def _group_rows(path: Stored) -> list[int]:
     return [file.get_batch(group).num_rows for group in range(file.num_record_batches)]
 
 
-def _values(path: Stored, group: int, column: str, wanted: range) -> Iterator[pa.Scalar]:
-    """The values of the rows `wanted` of a row group, counted from its first; ServeError where they are damaged."""
+def _values(path: StoredFile, group: int, column: str, wanted: range) -> Iterator[pa.Scalar]:
+    """Yield the values of the rows `wanted` of a row group, counted from its first; ServeError for damaged ones."""
     try:
         if not _is_parquet(path):
             yield from _arrow_file(path).get_batch(group).column(column)[wanted.start : wanted.stop]
@@ -131,16 +137,16 @@ def _values(path: Stored, group: int, column: str, wanted: range) -> Iterator[pa
         raise _unreadable(path, error) from None
 
 
-def _arrow_file(path: Stored) -> pa.ipc.RecordBatchFileReader:
+def _arrow_file(path: StoredFile) -> pa.ipc.RecordBatchFileReader:
     return pa.ipc.open_file(path.open())
 
 
-def _is_parquet(path: Stored) -> bool:
-    return ending(path.name) == ".parquet"
+def _is_parquet(path: StoredFile) -> bool:
+    return path.ending == ".parquet"
 
 
-def _fingerprint(path: Stored, column: str) -> str:
-    """Size and last bytes: Parquet and Arrow keep places, counts and statistics of all columns at the end."""
+def _fingerprint(path: StoredFile, column: str) -> str:
+    """Return a hash of size and last bytes: there Parquet and Arrow keep offsets, counts and statistics."""
     size = path.size
     last = hashlib.sha256(path.read_at(max(0, size - _FOOT_BYTES), _FOOT_BYTES)).hexdigest()
     return sha256_json({"name": path.name, "bytes": size, "end": last, "column": column})
@@ -161,16 +167,17 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _path_of(value: pa.StructScalar) -> bytes | None:
-    """The `path` of an image, where there is one."""
+    """Return the `path` of an image, where there is one."""
     if value.type.get_field_index("path") < 0 or not _is_text(value["path"].type):
         return None
     path = value["path"].as_buffer()
     return path.to_pybytes() if path else None
 
 
-def _checked(data: pa.Buffer | None) -> bytes:
+def _image_bytes(data: pa.Buffer | None) -> bytes:
+    """Return an image's own copy of its bytes; BadImage for a null and for one that is too large."""
     if data is None:
         raise BadImage("empty", "the table holds no value here")
     if data.size > LARGEST_FILE_BYTES:
-        raise BadImage("too_large", f"{data.size} bytes, at most {LARGEST_FILE_BYTES} are read")
+        raise too_large(data.size)
     return data.to_pybytes()

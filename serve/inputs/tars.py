@@ -1,5 +1,6 @@
 """The members of tar archives as inputs, read where they lie in the archive."""
 
+import errno
 import hashlib
 import os
 from array import array
@@ -11,21 +12,21 @@ from pathlib import Path
 import pyarrow as pa
 
 from convnext_imagenet.base.tars import BadTar, Member, walk_tar
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
+from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import source_text
 from convnext_imagenet.serve.inputs.inputs import Item, Names, lies_in
-from convnext_imagenet.serve.inputs.storage import Stored
+from convnext_imagenet.serve.inputs.storage import StoredFile
 
 TAR_ENDINGS = (".tar",)
 _WITHOUT_BYTES = ("a hard link", "a symbolic link", "a sparse file")
 
 
 @dataclass(frozen=True)
-class Members:
-    """The members of archives, in their order: where each begins and how many bytes it has; below 0, what it is."""
+class TarInputs:
+    """The members of archives, in their order: where each begins and its bytes; a size below 0 is a `_size_code`."""
 
-    archives: tuple[Stored, ...]
+    archives: tuple[StoredFile, ...]
     archive_numbers: array
     names: Names
     offsets: array
@@ -50,8 +51,11 @@ class Members:
         return lies_in(path, self.folder)
 
 
-def list_tars(archives: Sequence[Stored]) -> Members:
-    """Every file and link in uncompressed archives; ServeError for one that is damaged, compressed or empty."""
+def list_tars(archives: Sequence[StoredFile], folder: Path | None = None) -> TarInputs:
+    """Return every file and link in uncompressed archives; `folder` is one that holds nothing but them.
+
+    Raises ServeError for one that is damaged or compressed, and when they hold no files.
+    """
     numbers, names, offsets, sizes = array("i"), Names(), array("q"), array("q")
     digest = hashlib.sha256()
     for number, archive in enumerate(archives):
@@ -61,14 +65,14 @@ def list_tars(archives: Sequence[Stored]) -> Members:
             numbers.append(number)
             names.append(name)
             offsets.append(member.offset)
-            sizes.append(member.size if member.kind == "file" else _code(member.kind))
+            sizes.append(member.size if member.kind == "file" else _size_code(member.kind))
             digest.update(b"%d %d %d %d " % (number, len(name), member.offset, sizes[-1]) + name)
     if not len(names):
         raise ServeError(f"{', '.join(map(str, archives))}: holds no files; nothing to predict")
-    return Members(tuple(archives), numbers, names, offsets, sizes, digest.hexdigest())
+    return TarInputs(tuple(archives), numbers, names, offsets, sizes, digest.hexdigest(), folder)
 
 
-def _members(archive: Stored) -> Iterator[Member]:
+def _members(archive: StoredFile) -> Iterator[Member]:
     try:
         with archive.stream() as file:
             yield from (
@@ -80,16 +84,17 @@ def _members(archive: Stored) -> Iterator[Member]:
         ) from None
 
 
-def _code(kind: str) -> int:
+def _size_code(kind: str) -> int:
+    """Return what stands for the size of a member without bytes of its own, so that the size tells its kind."""
     return -1 - _WITHOUT_BYTES.index(kind)
 
 
-def _load(archive: Stored, offset: int, size: int) -> bytes:
+def _load(archive: StoredFile, offset: int, size: int) -> bytes:
     if size < 0:
         raise BadImage("unsupported", f"{_WITHOUT_BYTES[-1 - size]}, whose bytes are not in its place of the archive")
     if size > LARGEST_FILE_BYTES:
-        raise BadImage("too_large", f"{size} bytes, at most {LARGEST_FILE_BYTES} are read")
+        raise too_large(size)
     data = archive.read_at(offset, size)
     if len(data) < size:
-        raise OSError(5, f"the archive ends {size - len(data)} bytes before this member does")
+        raise OSError(errno.EIO, f"the archive ends {size - len(data)} bytes before this member does")
     return data

@@ -7,7 +7,7 @@ parts a process makes, and who else makes some, is not known here.
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -16,43 +16,26 @@ from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.base import protocol
+from convnext_imagenet.launch.executor import OnProgress
 from convnext_imagenet.model.convnext import NETWORK_VERSION
 from convnext_imagenet.model.transform import TRANSFORM_VERSION
 from convnext_imagenet.records.images import CHECKS_VERSION
+from convnext_imagenet.serve.batching import batches
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.engine import Engine, engine_facts, open_engine
-from convnext_imagenet.serve.inputs.inputs import Inputs, Item
-from convnext_imagenet.serve.overlap import batches, map_ahead
+from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.predict.schema import ROWS_VERSION, make_row, part_file, part_ranges, part_unit, write_part
+from convnext_imagenet.serve.prefetch import map_ahead
 from convnext_imagenet.serve.samples import Sample, read_sample, timed_out
 from convnext_imagenet.serve.scoring import score_samples
+from convnext_imagenet.serve.settings import PredictOptions
 
 _BATCHES_AHEAD = 2
 _PACKAGES = ("mindspore", "numpy", "opencv-python-headless", "pillow", "pyarrow")
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the user chooses; `workers` and `timeout_s` are no part of the plan, since they change no answer.
-
-    `flip` averages over the image and its mirror image, `extras` are further columns: "features", "logits". An input
-    that takes over `timeout_s` seconds to read and decode becomes an error row. `engine` is "mindspore" or
-    "onnxruntime".
-    """
-
-    topk: int = 5
-    part_rows: int = 4096
-    batch_size: int = 32
-    workers: int = 1
-    device_target: str = "CPU"
-    flip: bool = False
-    extras: tuple[str, ...] = ()
-    timeout_s: float = 60.0
-    engine: str = "mindspore"
-
-
-def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: Options) -> dict[str, Any]:
-    """Everything that decides the bytes of PREDICTIONS, as JSON; no times, hosts or folders.
+def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOptions) -> dict[str, Any]:
+    """Return everything that decides the bytes of PREDICTIONS, as JSON; no times, hosts or folders.
 
     Batch size and device are part of it, because they move the last bits of a score (on the CPU, batches of 1 to
     32 moved ConvNeXt-atto's logits by 6e-7 of the largest).
@@ -82,13 +65,13 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: Options) -
 
 
 @dataclass(frozen=True)
-class PartMaker:
+class PartWriter:
     """One network over the inputs of a planned PREDICTIONS directory."""
 
     checkpoint: Checkpoint
     inputs: Inputs
     out: Path
-    options: Options
+    options: PredictOptions
     plan: dict[str, Any]
     plan_id: str
 
@@ -98,20 +81,20 @@ class PartMaker:
         return part_ranges(self.inputs.count, **self.plan["parts"])
 
     def receipt(self, index: int) -> Any:
-        """The receipt of a part that is there whole, or None."""
+        """Return the receipt of a part that is there whole, or None."""
         return protocol.read_receipt(self.out, part_unit(index), self.plan_id, deep=True)
 
-    def make(
+    def write(
         self,
         indices: Sequence[int],
-        stage: Path,
-        on_progress: Callable[[int], None],
+        staging: Path,
+        on_progress: OnProgress,
         is_stopped: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Score and publish the parts `indices`, in order, by way of the folder `stage`; False when it was stopped.
+        """Score and publish the parts `indices`, in order, by way of the folder `staging`; False when it was stopped.
 
-        The network is made once; later parts are decoded while earlier ones are scored. Raises ServeError when the
-        network answers with something that is not a number.
+        The network is made once; later parts are decoded while earlier ones are scored. `is_stopped` is asked before
+        each batch. Raises ServeError when the network gives something that is not a number.
         """
         with contextlib.closing(self._samples(indices)) as samples:
             for index in indices:
@@ -121,52 +104,48 @@ class PartMaker:
                         return False
                     rows += self._rows(batch)
                     on_progress(len(batch))
-                self._publish(index, rows, stage)
+                self._publish(index, rows, staging)
         return True
 
     @cached_property
     def _engine(self) -> Engine:
         return open_engine(self.options.engine, self.checkpoint, with_features="features" in self.options.extras)
 
-    def _publish(self, index: int, rows: list[dict[str, Any]], stage: Path) -> None:
-        path = stage / f"{part_file(index)}{protocol.STAGED}"
+    def _samples(self, indices: Sequence[int]) -> Generator[Sample, None, None]:
+        """Yield the inputs of the parts as samples, in order, read and decoded ahead of the network."""
+        ranges = _joined_ranges([self.parts[index] for index in indices])
+        numbered = (pair for numbers in ranges for pair in zip(numbers, self.inputs.items(numbers), strict=True))
+        timeout_s, transform = self.options.timeout_s, self.checkpoint.card.transform
+        return map_ahead(
+            lambda pair: read_sample(pair[1], pair[0], transform),
+            numbered,
+            self.options.workers,
+            _BATCHES_AHEAD * self.plan["batch_size"],
+            timeout_s,
+            lambda pair: timed_out(pair[1], pair[0], timeout_s),
+        )
+
+    def _rows(self, batch: Sequence[Sample]) -> list[dict[str, Any]]:
+        classes, plan = self.checkpoint.card.classes, self.plan
+        scored = score_samples(
+            self._engine, batch, classes, plan["topk"], plan["batch_size"], self.options.flip, self.options.extras
+        )
+        return [make_row(*pair) for pair in zip(batch, scored, strict=True)]
+
+    def _publish(self, index: int, rows: list[dict[str, Any]], staging: Path) -> None:
+        path = staging / f"{part_file(index)}{protocol.STAGED}"
         write_part(path, rows, self.plan, self.options.extras)
         statuses = Counter(row["status"] for row in rows)
         facts = {"first": self.parts[index].start, "rows": len(rows), "statuses": statuses}
         protocol.publish([path], self.out, part_unit(index), self.plan_id, facts)
 
-    def _rows(self, batch: Sequence[Sample]) -> list[dict[str, Any]]:
-        classes, plan = self.checkpoint.card.classes, self.plan
-        answers = score_samples(
-            self._engine, batch, classes, plan["topk"], plan["batch_size"], self.options.flip, self.options.extras
-        )
-        return [make_row(*pair) for pair in zip(batch, answers, strict=True)]
 
-    def _samples(self, indices: Sequence[int]) -> Generator[Sample, None, None]:
-        """The inputs of the parts as samples, in order, read and decoded ahead of the network."""
-        numbers = (pair for run in _runs([self.parts[index] for index in indices]) for pair in self._items(run))
-        timeout_s, workers = self.options.timeout_s, self.options.workers
-        ahead = _BATCHES_AHEAD * self.plan["batch_size"]
-
-        def give_up(numbered: tuple[int, Item]) -> Sample:
-            return timed_out(numbered[1], numbered[0], timeout_s)
-
-        return map_ahead(self._read, numbers, workers, ahead, timeout_s, give_up)
-
-    def _items(self, run: range) -> Iterator[tuple[int, Item]]:
-        return zip(run, self.inputs.items(run), strict=True)
-
-    def _read(self, numbered: tuple[int, Item]) -> Sample:
-        number, item = numbered
-        return read_sample(item, number, self.checkpoint.card.transform)
-
-
-def _runs(parts: Sequence[range]) -> list[range]:
-    """The same numbers in as few ranges as can be: a table or a tar is opened once for each."""
-    runs: list[range] = []
-    for part in parts:
-        if runs and runs[-1].stop == part.start:
-            runs[-1] = range(runs[-1].start, part.stop)
+def _joined_ranges(ranges: Sequence[range]) -> list[range]:
+    """Return the same numbers in as few ranges as can be: a table or a tar is opened once for each."""
+    joined: list[range] = []
+    for numbers in ranges:
+        if joined and joined[-1].stop == numbers.start:
+            joined[-1] = range(joined[-1].start, numbers.stop)
         else:
-            runs.append(part)
-    return runs
+            joined.append(numbers)
+    return joined

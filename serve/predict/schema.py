@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from convnext_imagenet.base.protocol import bookkeeping_name
 from convnext_imagenet.serve.samples import Sample
-from convnext_imagenet.serve.scoring import Answer
+from convnext_imagenet.serve.scoring import ScoredSample
 
 METADATA_KEY = "convnext_imagenet"
 # Raise when the same answer of the network becomes another row: ranking, scores, columns, error texts, Parquet options.
@@ -60,7 +60,7 @@ def part_ranges(count: int, first_rows: int, most_rows: int) -> list[range]:
     return parts
 
 
-def make_row(sample: Sample, answer: Answer | None) -> dict[str, Any]:
+def make_row(sample: Sample, answer: ScoredSample | None) -> dict[str, Any]:
     """The row of one input; without an answer its columns are null, and without a label those of the truth."""
     info = sample.info
     guesses = None if answer is None else answer.guesses

@@ -1,44 +1,44 @@
-"""What a prediction job is, in names alone: small enough to send anywhere, whole enough to open the job there."""
+"""What a prediction job is, in names only: small enough to send anywhere, enough to open the same job there."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from convnext_imagenet.serve.checkpoint import Checkpoint, Weights, load_checkpoint
+from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
 from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.inputs.kinds import open_inputs
-from convnext_imagenet.serve.predict.part_writer import Options
+from convnext_imagenet.serve.settings import PredictOptions, TransformOptions, Weights
 
 
 @dataclass(frozen=True)
-class Order:
-    """A prediction job by its names, from which any process that sees the paths opens the same job.
-
-    `changes` are those of the evaluation transform (see `Checkpoint.evaluated_with`).
-    """
+class PredictionSpec:
+    """A prediction job by its names, from which any process that sees the paths opens the same job."""
 
     checkpoint: Path
     weights: Weights
-    changes: tuple[tuple[str, Any], ...]
+    transform: TransformOptions
     images: str
     split: str
     column: str
     out: Path
-    options: Options
+    options: PredictOptions
 
     @property
     def paths(self) -> list[Path]:
-        """What has to be there to be read: the checkpoint, and the inputs unless they are in a store."""
+        """Return what has to be there to be read: the checkpoint, and the inputs unless they are in a store."""
         return [self.checkpoint, *([] if _is_uri(self.images) else [Path(self.images)])]
 
     def open(self) -> tuple[Checkpoint, Inputs]:
-        """The weights behind the transform asked for, and the inputs; raises what opening either raises."""
-        checkpoint = load_checkpoint(self.checkpoint, self.weights).evaluated_with(**dict(self.changes))
+        """Return the weights behind the transform asked for, and the inputs.
+
+        Raises what `load_checkpoint`, `evaluated_with` and `open_inputs` raise.
+        """
+        checkpoint = load_checkpoint(self.checkpoint, self.weights).evaluated_with(self.transform)
         wnids = [wnid for wnid, _ in checkpoint.card.classes]
         return checkpoint, open_inputs(self.images, wnids, self.split, self.column)
 
     def for_other_nodes(self, workers: int) -> Self:
-        """The same job by paths that do not depend on a process's working directory, with other decode threads."""
+        """Return the same job by absolute paths, which do not depend on a working directory, with `workers` threads."""
         return replace(
             self,
             checkpoint=self.checkpoint.absolute(),

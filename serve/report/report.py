@@ -23,12 +23,13 @@ from convnext_imagenet.records.thumbnails import thumbnail
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.records import open_split
-from convnext_imagenet.serve.predict.job import Job, Options, open_job
+from convnext_imagenet.serve.predict.job import PredictionJob, open_job
 from convnext_imagenet.serve.report.folder import predictions_folder
 from convnext_imagenet.serve.report.numbers import Scored, worst_first, worst_mistakes
 from convnext_imagenet.serve.report.page import MISTAKES_SHOWN, WORST_CLASSES, Mistake, evaluation_page
 from convnext_imagenet.serve.report.real_labels import RealLabels, read_real, val_number
 from convnext_imagenet.serve.report.tables import Evaluation, confusion_table, count_all, per_class_table, summary_json
+from convnext_imagenet.serve.settings import PredictOptions
 
 _PART_ROWS = 1024  # 49 parts of ImageNet's val split, for ranks to share evenly
 _COLUMNS = ["sample_id", "source", "status", "error", "top1_score", "topk.list.element.class_index", "label"]
@@ -40,19 +41,25 @@ class Report:
 
     folder: Path
     split: Split
-    job: Job
+    job: PredictionJob
     real: RealLabels | None
 
     def write(self) -> Evaluation:
         """Count the finished predictions, write tables, page and summary, and return the numbers."""
-        provenance = {"split": self.split.name, "predictions": self.job.plan_id, **self.job.plan["model"]}
+        writer = self.job.writer
+        provenance = {"split": self.split.name, "predictions": writer.plan_id, **writer.plan["model"]}
         provenance |= {"real labels": self.real.sha256} if self.real else {}
-        return write_report(self.folder, self.split, self.job.checkpoint.card.classes, self.real, provenance)
+        return write_report(self.folder, self.split, writer.checkpoint.card.classes, self.real, provenance)
 
 
 @contextlib.contextmanager
 def begin_report(
-    folder: Path, checkpoint: Checkpoint, split: Split, real: Path | None, how: Options, ranks: Ranks = SINGLE
+    folder: Path,
+    checkpoint: Checkpoint,
+    split: Split,
+    real: Path | None,
+    options: PredictOptions,
+    ranks: Ranks = SINGLE,
 ) -> Iterator[Report]:
     """Hold REPORT/predictions for this job alone, once it is clear that its rows can be counted.
 
@@ -68,7 +75,7 @@ def begin_report(
         raise ServeError(f"{folder}: lies inside the records; choose another --report")
     with contextlib.ExitStack() as held:
         try:
-            job = held.enter_context(open_job(checkpoint, inputs, predictions_folder(folder), how, ranks))
+            job = held.enter_context(open_job(checkpoint, inputs, predictions_folder(folder), options, ranks))
         except OtherPlanError as error:  # the predictions alone must not be deleted: the pages beside them would stay
             raise ArtefactError(
                 f"{folder}: {error.reason}; choose another --report, or delete this one{error.way_back}"
@@ -76,12 +83,12 @@ def begin_report(
         yield Report(folder, split, job, labels)
 
 
-def report_options(batch_size: int, workers: int, device_target: str, flip: bool = False) -> Options:
+def report_options(batch_size: int, workers: int, device_target: str, flip: bool = False) -> PredictOptions:
     """How to predict so that the network sees the very batches of `evaluate`: parts of whole batches.
 
     No image is given up for its time, as in `evaluate`: a machine that sleeps must not change an accuracy.
     """
-    return Options(
+    return PredictOptions(
         topk=5,
         part_rows=max(1, _PART_ROWS // batch_size) * batch_size,
         batch_size=batch_size,

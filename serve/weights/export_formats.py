@@ -10,12 +10,12 @@ from safetensors.numpy import load_file
 
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.exchange import onnx_graph
-from convnext_imagenet.model.exchange.export_names import named_payload
+from convnext_imagenet.model.exchange.export_names import renamed_payload
 from convnext_imagenet.model.exchange.mindir import open_mindir, write_mindir
 from convnext_imagenet.model.exchange.naming import import_arrays, scheme_named
 from convnext_imagenet.model.exchange.onnx_file import import_onnx, import_onnxruntime, open_onnx, write_onnx
-from convnext_imagenet.model.exchange.parity_check import check_agreement, pixel_values, probe_pixels
-from convnext_imagenet.model.exchange.usage_examples import mindir_snippet, onnx_snippet, timm_snippet
+from convnext_imagenet.model.exchange.parity_check import check_parity, pixel_values, probe_pixels
+from convnext_imagenet.model.exchange.usage_examples import mindir_example, onnx_example, timm_example
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.engine import network_engine
 
@@ -23,8 +23,8 @@ ONNX_LIMIT, MINDIR_LIMIT = 1e-4, 1e-5  # of the largest logit; 1e-6 and 4e-7 wer
 
 
 @dataclass(frozen=True)
-class Export:
-    """What is asked for.
+class ExportOptions:
+    """What is options for.
 
     `format` is a key of FORMATS. `preprocessing` puts the normalisation of uint8 pixels into an ONNX graph; `names` are
     those of the parameters in a safetensors file, "facebook" or "timm".
@@ -39,18 +39,18 @@ class Export:
 class Format:
     """`write` makes the file at a path, proves it, and returns all files that belong to it, itself last.
 
-    `interface` and `snippet` are what the card says of it: (what, meaning), and Python that runs a file of this name.
+    `interface` and `example` are what the card says of it: (what, meaning), and Python that runs a file of this name.
     `check` raises ModelError when the export cannot be made at all.
     """
 
     title: str
-    write: Callable[[Checkpoint, Path, Export], list[Path]]
-    interface: Callable[[Checkpoint, Export], list[tuple[str, str]]]
-    snippet: Callable[[Checkpoint, Export, str], str]
+    write: Callable[[Checkpoint, Path, ExportOptions], list[Path]]
+    interface: Callable[[Checkpoint, ExportOptions], list[tuple[str, str]]]
+    example: Callable[[Checkpoint, ExportOptions, str], str]
     check: Callable[[], None] = lambda: None
 
 
-def _write_onnx(checkpoint: Checkpoint, path: Path, asked: Export) -> list[Path]:
+def _write_onnx(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> list[Path]:
     transform = checkpoint.card.transform
     metadata = {
         "variant": checkpoint.card.config.variant,
@@ -59,18 +59,18 @@ def _write_onnx(checkpoint: Checkpoint, path: Path, asked: Export) -> list[Path]
         "transform": json.dumps(asdict(transform), sort_keys=True),
         "checkpoint_sha256": checkpoint.sha256,
     }
-    model = onnx_graph.onnx_model(checkpoint.card, checkpoint.arrays, asked.preprocessing, metadata=metadata)
+    model = onnx_graph.onnx_model(checkpoint.card, checkpoint.arrays, options.preprocessing, metadata=metadata)
     files = write_onnx(model, path)
     pixels = probe_pixels(transform)
-    (found,) = open_onnx(path)(pixels if asked.preprocessing else pixel_values(pixels, transform))
-    check_agreement(found, _logits(checkpoint, pixels), ONNX_LIMIT, "the ONNX graph in onnxruntime")
+    (found,) = open_onnx(path)(pixels if options.preprocessing else pixel_values(pixels, transform))
+    check_parity(found, _logits(checkpoint, pixels), ONNX_LIMIT, "the ONNX graph in onnxruntime")
     return files
 
 
-def _onnx_interface(checkpoint: Checkpoint, asked: Export) -> list[tuple[str, str]]:
+def _onnx_interface(checkpoint: Checkpoint, options: ExportOptions) -> list[tuple[str, str]]:
     side = checkpoint.card.transform.size_px
     given = f"`{onnx_graph.PIXEL_VALUES}`, float32 (N, 3, {side}, {side}), normalised RGB; any N"
-    if asked.preprocessing:
+    if options.preprocessing:
         given = f"`{onnx_graph.PIXELS}`, {_pixels(side)}"
     return [
         ("input", given),
@@ -85,15 +85,15 @@ def _check_onnx() -> None:
     import_onnxruntime()
 
 
-def _write_mindir(checkpoint: Checkpoint, path: Path, asked: Export) -> list[Path]:
+def _write_mindir(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> list[Path]:
     write_mindir(checkpoint.card, checkpoint.arrays, path)
     pixels = probe_pixels(checkpoint.card.transform)
     found = open_mindir(path)(pixels)
-    check_agreement(found, _logits(checkpoint, pixels), MINDIR_LIMIT, "the MindIR, loaded again,")
+    check_parity(found, _logits(checkpoint, pixels), MINDIR_LIMIT, "the MindIR, loaded again,")
     return [path]
 
 
-def _mindir_interface(checkpoint: Checkpoint, asked: Export) -> list[tuple[str, str]]:
+def _mindir_interface(checkpoint: Checkpoint, options: ExportOptions) -> list[tuple[str, str]]:
     return [
         ("input", _pixels(checkpoint.card.transform.size_px)),
         ("output", _output(checkpoint)),
@@ -102,9 +102,9 @@ def _mindir_interface(checkpoint: Checkpoint, asked: Export) -> list[tuple[str, 
     ]
 
 
-def _write_safetensors(checkpoint: Checkpoint, path: Path, asked: Export) -> list[Path]:
-    path.write_bytes(named_payload(checkpoint.arrays, checkpoint.card.config, asked.names))
-    found, others = import_arrays(load_file(path), scheme_named(asked.names))
+def _write_safetensors(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> list[Path]:
+    path.write_bytes(renamed_payload(checkpoint.arrays, checkpoint.card.config, options.names))
+    found, others = import_arrays(load_file(path), scheme_named(options.names))
     ours = checkpoint.arrays
     is_same = not others and found.keys() == ours.keys()
     if not is_same or any(found[name].tobytes() != ours[name].tobytes() for name in ours):
@@ -112,9 +112,9 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path, asked: Export) -> lis
     return [path]
 
 
-def _safetensors_interface(checkpoint: Checkpoint, asked: Export) -> list[tuple[str, str]]:
+def _safetensors_interface(checkpoint: Checkpoint, options: ExportOptions) -> list[tuple[str, str]]:
     return [
-        ("names", f"{scheme_named(asked.names).title}"),
+        ("names", f"{scheme_named(options.names).title}"),
         ("output", _output(checkpoint)),
         ("checked", "read back: bit by bit the values that it is made from"),
     ]
@@ -144,21 +144,21 @@ FORMATS: dict[str, Format] = {
         "ONNX",
         _write_onnx,
         _onnx_interface,
-        lambda checkpoint, asked, name: onnx_snippet(name, checkpoint.card.transform, asked.preprocessing),
+        lambda checkpoint, options, name: onnx_example(name, checkpoint.card.transform, options.preprocessing),
         _check_onnx,
     ),
     "mindir": Format(
         "MindIR",
         _write_mindir,
         _mindir_interface,
-        lambda checkpoint, asked, name: mindir_snippet(name, checkpoint.card.transform),
+        lambda checkpoint, options, name: mindir_example(name, checkpoint.card.transform),
     ),
     "safetensors": Format(
         "safetensors",
         _write_safetensors,
         _safetensors_interface,
-        lambda checkpoint, asked, name: timm_snippet(
-            name, checkpoint.card.config, checkpoint.card.transform, asked.names
+        lambda checkpoint, options, name: timm_example(
+            name, checkpoint.card.config, checkpoint.card.transform, options.names
         ),
     ),
 }

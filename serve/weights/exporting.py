@@ -8,32 +8,32 @@ from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import make_readable, read_json, sha256_file, sync_file, sync_folder
-from convnext_imagenet.model.exchange.model_card_md import ExportFacts, card_text
+from convnext_imagenet.model.exchange.model_card_md import ExportFacts, card_markdown
 from convnext_imagenet.model.exchange.onnx_file import DATA_SUFFIX
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.weights.export_formats import FORMATS, Export
+from convnext_imagenet.serve.weights.export_formats import FORMATS, ExportOptions
 
 
-def export_weights(checkpoint: Checkpoint, out: Path, asked: Export) -> bool:
+def export_weights(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> bool:
     """Write `out` and its card, `out`.md; False when the same export is there already, whole.
 
     Raises ServeError for a place that cannot be written or holds something else, ModelError when a package is missing,
     or when the export does not answer as the network does. Nothing is there under a final name then.
     """
-    _check_place(out, asked)
-    FORMATS[asked.format].check()
+    _check_place(out, options)
+    FORMATS[options.format].check()
     card = out.with_name(f"{out.name}.md")
     if out.exists():
-        if card.is_file() and card.read_text("utf-8", "replace") == _card(checkpoint, asked, _files_of(out)):
+        if card.is_file() and card.read_text("utf-8", "replace") == _card(checkpoint, options, _files_of(out)):
             return False
         raise ServeError(f"{out}: is there already, and not the same export; delete it, or choose another --out")
     for beside in (card, out.with_name(out.name + DATA_SUFFIX)):
         if beside.exists():
             raise ServeError(f"{beside}: is in the way of {out.name} and its files; delete it, or choose another --out")
     with _staging(out) as folder:
-        files = FORMATS[asked.format].write(checkpoint, folder / out.name, asked)
-        text = _card(checkpoint, asked, files)
+        files = FORMATS[options.format].write(checkpoint, folder / out.name, options)
+        text = _card(checkpoint, options, files)
         (folder / card.name).write_text(text, "utf-8")
         _publish([folder / card.name, *files], out.parent)
     return True
@@ -52,19 +52,19 @@ def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         return {}
 
 
-def _card(checkpoint: Checkpoint, asked: Export, files: Sequence[Path]) -> str:
+def _card(checkpoint: Checkpoint, options: ExportOptions, files: Sequence[Path]) -> str:
     """The card of an export with these files, that of the model last."""
-    made = FORMATS[asked.format]
+    made = FORMATS[options.format]
     facts = ExportFacts(
         title=made.title,
         files=[(path.name, path.stat().st_size, sha256_file(path)) for path in files],
         checkpoint=(checkpoint.path.name, checkpoint.sha256),
         classes_sha256=checkpoint.classes_sha256,
-        interface=made.interface(checkpoint, asked),
-        snippet=made.snippet(checkpoint, asked, files[-1].name),
+        interface=made.interface(checkpoint, options),
+        example=made.example(checkpoint, options, files[-1].name),
         training=training_facts(checkpoint),
     )
-    return card_text(checkpoint.card, facts)
+    return card_markdown(checkpoint.card, facts)
 
 
 def _files_of(out: Path) -> list[Path]:
@@ -72,11 +72,11 @@ def _files_of(out: Path) -> list[Path]:
     return [data, out] if data.exists() else [out]
 
 
-def _check_place(out: Path, asked: Export) -> None:
-    suffix = f".{asked.format}"
+def _check_place(out: Path, options: ExportOptions) -> None:
+    suffix = f".{options.format}"
     if out.suffix != suffix or out.stem.startswith("."):
         raise ServeError(
-            f"{out}: a file of --format {asked.format} has a name that ends in {suffix}; choose such a name"
+            f"{out}: a file of --format {options.format} has a name that ends in {suffix}; choose such a name"
         )
     if out.is_dir():
         raise ServeError(f"{out}: a folder is in the way; choose another --out")

@@ -66,3 +66,15 @@ def test_files_are_readable_by_others_as_far_as_the_umask_lets_them(tmp_path, ma
     finally:
         os.umask(before)
     assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {mode}
+
+
+def test_publishing_twice_changes_nothing_and_something_else_is_refused(tmp_path):
+    assert files.publish_new(tmp_path / "f", b"abc")
+    assert not files.publish_new(tmp_path / "f", b"abc")
+    with pytest.raises(ArtefactError, match="exists and holds something else"):
+        files.publish_new(tmp_path / "f", b"abd")
+    assert (tmp_path / "f").read_bytes() == b"abc"
+    with pytest.raises(ArtefactError, match="there is no folder"):
+        files.publish_new(tmp_path / "absent" / "f", b"abc")
+    with pytest.raises(ArtefactError, match="exists and holds something else"):
+        files.publish_new(tmp_path, b"abc")

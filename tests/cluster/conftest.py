@@ -16,7 +16,7 @@ import pytest
 STORE_BYTES = 80 << 20
 COMMAND = """
 import sys
-from convnext_imagenet.ingest import plan
+from convnext_imagenet.ingest.shards import plan
 from convnext_imagenet.{room}.cli import main
 
 plan._ROWS_WORTH_A_SHARD, plan._SHARDS_FOR_PARALLELISM = 60, 16
@@ -39,7 +39,7 @@ class TwoNodes:
 
     @property
     def address(self) -> str:
-        """Where the head is met."""
+        """HOST:PORT of the head."""
         return self._cluster.address
 
     @property

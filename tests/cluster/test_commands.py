@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from convnext_imagenet.base.host import ROOMS
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import ModelCard, save_weights
+from convnext_imagenet.model.weights import save_weights
 
 from .conftest import digests, picture, run, started, wait_for
 
 pytestmark = pytest.mark.cluster
 ROUNDS = 2
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("records", "model", "launch", "ingest", "serve", "train")
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +188,7 @@ def _refused(arguments: list[str], words: tuple[str, ...]) -> None:
 def test_nodes_with_other_sources_are_refused_before_any_work(build, two_nodes, tmp_path: Path):
     for room in ROOMS:
         shutil.copytree(ROOT / room, tmp_path / "other" / "convnext_imagenet" / room)
-    with (tmp_path / "other" / "convnext_imagenet" / "ingest" / "writing.py").open("a") as file:
+    with (tmp_path / "other" / "convnext_imagenet" / "ingest" / "shards" / "shard_writer.py").open("a") as file:
         file.write("# changed\n")
     _kill_second(two_nodes)
     path = os.pathsep.join([str(tmp_path / "other"), os.environ.get("PYTHONPATH", "")])

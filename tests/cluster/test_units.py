@@ -71,21 +71,21 @@ def jobs(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def executor(jobs, two_nodes, tmp_path: Path):
     """An executor over both nodes."""
-    from convnext_imagenet.launch.cluster.nodes import Need
-    from convnext_imagenet.launch.cluster.session import joined
+    from convnext_imagenet.launch.cluster.nodes import WorkerResources
+    from convnext_imagenet.launch.cluster.session import connected_to_ray
     from convnext_imagenet.launch.cluster.units import ClusterExecutor
 
     (tmp_path / "out").mkdir()
-    with joined(two_nodes.address, 1) as ray:
+    with connected_to_ray(two_nodes.address, 1) as ray:
         _wait_for_nodes(ray, 2)
-        yield ClusterExecutor(ray, Need(), tmp_path / "out")
+        yield ClusterExecutor(ray, WorkerResources(), tmp_path / "out")
 
 
 def _wait_for_nodes(ray: Any, count: int) -> None:
-    from convnext_imagenet.launch.cluster.session import nodes_of
+    from convnext_imagenet.launch.cluster.session import live_nodes
 
     end = time.monotonic() + 60
-    while len(nodes_of(ray)) != count:
+    while len(live_nodes(ray)) != count:
         assert time.monotonic() < end
         time.sleep(0.1)
 
@@ -140,7 +140,7 @@ def test_a_stop_raises_interrupted_and_leaves_no_worker(jobs, executor, tmp_path
 
     asked = iter([False] * 5)
     stopping = replace(executor, is_stopped=lambda: next(asked, True))
-    with pytest.raises(Interrupted, match="the same command goes on"):
+    with pytest.raises(Interrupted, match="the same command resumes"):
         stopping.run(jobs.touch, iter(_tasks(jobs, tmp_path, 500)), 500, lambda count: None)
     end = time.monotonic() + 30
     while executor.ray.available_resources().get("CPU", 0) < 2:

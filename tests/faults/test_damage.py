@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import ModelCard, save_weights
+from convnext_imagenet.model.weights import save_weights
 from convnext_imagenet.records.cli import main as records_main
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.verify import verify_records

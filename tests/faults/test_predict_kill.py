@@ -14,9 +14,10 @@ import pytest
 
 from convnext_imagenet.base.files import read_json
 from convnext_imagenet.base.protocol import read_receipt
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import ModelCard, save_weights
+from convnext_imagenet.model.weights import save_weights
 
 from .conftest import digests, jpeg
 

@@ -22,9 +22,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import ModelCard, save_weights
+from convnext_imagenet.model.weights import save_weights
 from convnext_imagenet.records.reader import Records
 
 GOLDEN = Path(__file__).with_name("golden_bytes.json")

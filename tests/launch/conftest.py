@@ -11,15 +11,15 @@ import psutil
 import pytest
 
 from convnext_imagenet.launch.ranks import processes
-from convnext_imagenet.launch.ranks.launcher import Orders, run_job
+from convnext_imagenet.launch.ranks.launcher import LaunchPlan, run_job
 from convnext_imagenet.launch.ranks.rank import Layout
 
 BEGIN = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
-from convnext_imagenet.launch.ranks.heartbeat import own_pulse
+from convnext_imagenet.launch.ranks.heartbeat import own_heartbeat
 
-rank, here, pulse = int(os.environ["RANK_ID"]), Path(os.environ["HERE"]), own_pulse()
+rank, here, heartbeat = int(os.environ["RANK_ID"]), Path(os.environ["HERE"]), own_heartbeat()
 
 def wait_for(name):
     while not (here / name).exists():
@@ -75,15 +75,15 @@ class Ended:
 
 @pytest.fixture
 def run(tmp_path: Path, nothing_left: None) -> Callable[..., Ended]:
-    """`run(program, ...)` runs it once a rank; it finds `rank`, `here`, `pulse` and `wait_for(name of a file)`."""
+    """`run(program, ...)` runs it once a rank; it finds `rank`, `here`, `heartbeat` and `wait_for(name of a file)`."""
 
     def run_program(
-        program: str, devices: int = 2, silence_s: float = 60, restarts: int = 0, cores: Sequence[int] | None = None
+        program: str, devices: int = 2, timeout_s: float = 60, restarts: int = 0, cores: Sequence[int] | None = None
     ) -> Ended:
         said: list[str] = []
         command = [sys.executable, "-c", BEGIN + program]
         own = sorted(os.sched_getaffinity(0))
-        orders = Orders(Layout(devices, "CPU"), command, tmp_path / "logs", cores or own, silence_s, restarts)
-        return Ended(run_job(orders, said.append), said, tmp_path / "logs")
+        plan = LaunchPlan(Layout(devices, "CPU"), command, tmp_path / "logs", cores or own, timeout_s, restarts)
+        return Ended(run_job(plan, said.append), said, tmp_path / "logs")
 
     return run_program

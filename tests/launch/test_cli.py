@@ -4,13 +4,43 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from convnext_imagenet.base.console import expected_errors
 from convnext_imagenet.base.errors import ExpectedError, FailedError, Interrupted
-from convnext_imagenet.launch.cli import leaving, with_pulse
-from convnext_imagenet.launch.ranks.heartbeat import PULSE, read_beat, read_farewell
+from convnext_imagenet.launch.cli import announcing_exit, launch_options, with_heartbeat
+from convnext_imagenet.launch.ranks.heartbeat import HEARTBEAT_FILE, read_announced_exit, read_heartbeat
+
+
+@click.command()
+@launch_options
+def command(**choices: Any) -> None:
+    click.echo(f"{choices['rendezvous']} {choices['heartbeat_timeout']}")
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ([], " 600"),
+        (["--rendezvous", "a:1", "--heartbeat-timeout", "9"], "a:1 9"),
+        (["--master", "a:1", "--silence", "9"], "a:1 9"),
+        (["--master=a", "--rendezvous=b", "--heartbeat-timeout=9", "--silence=8"], "b 8"),
+    ],
+)
+def test_options_have_their_former_names_too_and_the_last_wins(words: list[str], values: str) -> None:
+    assert CliRunner().invoke(command, words).output == f"{values}\n"
+
+
+def test_help_shows_no_former_name() -> None:
+    text = CliRunner().invoke(command, ["--help"]).output
+    assert "--rendezvous HOST[:PORT]" in text
+    assert "--heartbeat-timeout SECONDS" in text
+    assert "--master" not in text
+    assert "--silence" not in text
 
 
 def _fail(error: BaseException) -> Callable[[], None]:
@@ -38,23 +68,26 @@ def _fail(error: BaseException) -> Callable[[], None]:
 def test_a_command_tells_its_launcher_its_exit_code_unless_it_is_a_bug(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None], code: int | None
 ) -> None:
-    monkeypatch.setenv(PULSE, str(tmp_path / "pulse"))
+    monkeypatch.setenv(HEARTBEAT_FILE, str(tmp_path / "heartbeat"))
 
     def command() -> None:
-        with leaving(), expected_errors():
-            assert read_farewell(tmp_path / "pulse") is None
+        with announcing_exit(), expected_errors():
+            assert read_announced_exit(tmp_path / "heartbeat") is None
             work()
 
     with contextlib.suppress(SystemExit, ValueError, KeyboardInterrupt):
         command()
-    assert read_farewell(tmp_path / "pulse") == code
+    assert read_announced_exit(tmp_path / "heartbeat") == code
 
 
 def test_progress_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PULSE, str(tmp_path / "pulse"))
+    monkeypatch.setenv(HEARTBEAT_FILE, str(tmp_path / "heartbeat"))
     moved: list[int] = []
-    beat = with_pulse(moved.append, "predicting")
+    beat = with_heartbeat(moved.append, "predicting")
     for count in (32, 8):
         beat(count)
     assert moved == [32, 8]
-    assert (read_beat(tmp_path / "pulse", 0).steps, read_beat(tmp_path / "pulse", 0).doing) == (40, "predicting")
+    assert (read_heartbeat(tmp_path / "heartbeat", 0).steps, read_heartbeat(tmp_path / "heartbeat", 0).doing) == (
+        40,
+        "predicting",
+    )

@@ -1,4 +1,4 @@
-"""What the options of a cluster refuse before anything is joined."""
+"""What the options of a cluster refuse before any connection."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from convnext_imagenet.launch.cli_cluster import address_option, engine_option, is_given, refuse_unused
-from convnext_imagenet.launch.cluster.session import import_ray, joined
+from convnext_imagenet.launch.cluster.session import connected_to_ray, import_ray
 from convnext_imagenet.launch.errors import LaunchError
 
 
@@ -37,7 +37,7 @@ def test_defaults_are_told_from_choices(words: list[str], said: str):
 def test_an_address_without_the_engine_is_wrong_usage():
     result = CliRunner().invoke(command, ["--address", "a:1"])
     assert result.exit_code == 2
-    assert "--address: goes with --engine ray alone" in result.output
+    assert "--address: works only with --engine ray" in result.output
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -57,7 +57,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
 )
 def test_addresses_that_lead_nowhere_are_refused_at_once(address: str, message: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("convnext_imagenet.launch.cluster.session.import_ray", lambda: None)
-    with pytest.raises(LaunchError, match=message), joined(address, 1):
+    with pytest.raises(LaunchError, match=message), connected_to_ray(address, 1):
         pytest.fail("joined a cluster that is not there")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from convnext_imagenet.launch.devices import (
-    Choice,
+    DeviceChoice,
     choose_target,
     collective_environment,
     devices_seen,
@@ -33,8 +33,8 @@ def _folder(path: Path, names: tuple[str, ...]) -> Path:
     [
         ((), PLUGINS, "CPU", r"no Ascend \(no .*davinci\[0-9\]\*\), no GPU \(no .*nvidia\[0-9\]\*\)"),
         (("davinci_manager", "nvidiactl", "null"), PLUGINS, "CPU", r"no Ascend .*, no GPU "),
-        (ASCEND, PLUGINS, "Ascend", r"^3 Ascend devices are there$"),
-        (NVIDIA, PLUGINS, "GPU", r"^2 GPU devices are there$"),
+        (ASCEND, PLUGINS, "Ascend", r"^3 Ascend devices found$"),
+        (NVIDIA, PLUGINS, "GPU", r"^2 GPU devices found$"),
         ((*ASCEND, *NVIDIA), PLUGINS, "Ascend", "Ascend"),
         ((*ASCEND, *NVIDIA), ("gpu11.6",), "GPU", "2 GPU"),
         (NVIDIA, ("cpu", "ascend"), "CPU", r"no GPU \(the installed MindSpore is not built for it\)"),
@@ -52,7 +52,7 @@ def test_auto_takes_the_first_that_driver_and_mindspore_both_have(
 
 @pytest.mark.parametrize("target", ["Ascend", "GPU", "CPU"])
 def test_what_is_asked_for_is_taken_without_a_look(tmp_path: Path, target: str) -> None:
-    assert choose_target(target, tmp_path / "absent", tmp_path / "absent") == Choice(target, "asked for")
+    assert choose_target(target, tmp_path / "absent", tmp_path / "absent") == DeviceChoice(target, "asked for")
 
 
 def test_without_devices_auto_is_the_cpu(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from convnext_imagenet.launch.ranks.collectives import Ranks
-from convnext_imagenet.launch.ranks.rank import Place
+from convnext_imagenet.launch.ranks.rank import Rank
 
 Result = TypeVar("Result")
 _PATIENCE_S = 60
@@ -31,9 +31,9 @@ def run_together(count: int, work: Callable[[Ranks], Result], devices: int | Non
         return total
 
     def as_rank(rank: int) -> Result:
-        place = Place(rank, count, rank % (devices or count))
+        own = Rank(rank, count, rank % (devices or count))
         try:
-            return work(Ranks(place, lambda numbers: exchange(rank, numbers)))
+            return work(Ranks(own, lambda numbers: exchange(rank, numbers)))
         except BaseException:
             barrier.abort()
             raise

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
+from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels, scale_and_shift
 
 
 def picture(width: int, height: int) -> np.ndarray:
@@ -127,3 +127,10 @@ def test_photographs(shared_data: Path) -> None:
         np.testing.assert_array_equal(
             evaluation_pixels(np.asarray(image), EvalTransform()), expected, err_msg=path.name
         )
+
+
+def test_scale_and_shift_normalise_pixels_by_mean_and_std():
+    transform = EvalTransform(mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
+    scale_C, shift_C = scale_and_shift(transform)
+    assert (scale_C.dtype, shift_C.dtype) == (np.float32, np.float32)
+    assert (51 * scale_C + shift_C).tolist() == pytest.approx([0.2, -0.6, -3.2])

@@ -8,7 +8,7 @@ import pytest
 from convnext_imagenet.model.convnext import VARIANTS, ConvNeXt, ConvNeXtConfig, parameter_shapes
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.weight_check import check_shapes, describe, recognise
-from convnext_imagenet.model.weights import assign_parameters, read_parameters
+from convnext_imagenet.model.weights import assign_parameters
 
 
 def blank(config: ConvNeXtConfig) -> dict[str, np.ndarray]:
@@ -72,4 +72,4 @@ def test_a_refused_assignment_changes_nothing(make_config, make_arrays):
     arrays.pop("head.bias")
     with pytest.raises(ModelError, match="the weights do not fit the network"):
         assign_parameters(network, arrays)
-    assert all((array == 0).all() for array in read_parameters(network).values())
+    assert all((parameter.asnumpy() == 0).all() for parameter in network.get_parameters())

@@ -1,4 +1,4 @@
-"""Write tests/model/golden: tiny networks of timm and transformers in their own files, and their logits.
+"""Write tests/model/exchange/golden: tiny networks of timm and transformers in their own files, and their logits.
 
     python tests/parity/make_golden.py
 
@@ -15,7 +15,7 @@ from programs import facebook_names, tiny_timm_model, transformers_model
 from safetensors.torch import save_file
 from timm.models.convnext import checkpoint_filter_fn
 
-FOLDER = Path(__file__).resolve().parent.parent / "model" / "golden"
+FOLDER = Path(__file__).resolve().parent.parent / "model" / "exchange" / "golden"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TINY = {"depths": (1, 2, 1, 1), "dims": (8, 16, 24, 32), "classes": 7}
 

@@ -19,12 +19,12 @@ from PIL import Image
 
 from convnext_imagenet.base.files import write_output
 from convnext_imagenet.model.convnext import VARIANTS
-from convnext_imagenet.model.exchange.export_names import named_payload
+from convnext_imagenet.model.exchange.export_names import renamed_payload
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
-from convnext_imagenet.serve.weights.importing import Wishes, import_weights
+from convnext_imagenet.serve.weights.importing import ImportOptions, import_weights
 
 pytestmark = pytest.mark.parity
 
@@ -79,7 +79,7 @@ def error_of(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def imported(source: Path, out: Path) -> Checkpoint:
-    import_weights(source, out, Wishes())
+    import_weights(source, out, ImportOptions())
     return load_checkpoint(out)
 
 
@@ -104,7 +104,7 @@ def test_timm(tmp_path, images, model, evaluated, record_property):
     assert error < LOGITS_AGREE
     files = [f"{names}.safetensors" for names in ("facebook", "timm")]
     for names, file in zip(("facebook", "timm"), files, strict=True):
-        write_output(tmp_path / file, named_payload(checkpoint.arrays, checkpoint.card.config, names))
+        write_output(tmp_path / file, renamed_payload(checkpoint.arrays, checkpoint.card.config, names))
     again = ask(tmp_path, images, program="reader", model=model, files=files, **evaluated)
     assert all(again[file].tobytes() == expected["logits"].tobytes() for file in files)
 

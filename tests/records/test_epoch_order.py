@@ -16,7 +16,7 @@ def test_golden_order():
 
 
 def test_golden_block_order():
-    """Two windows: 192 rows, then 8. Regenerate as above, and raise DRAWS_VERSION (train/draws.py)."""
+    """Two windows: 192 rows, then 8. Regenerate as above, and raise DRAWS_VERSION (train/augment/device.py)."""
     order = epoch_order(200, seed=0, epoch=1, block_rows=3)
     assert order[:8].tolist() == [185, 82, 23, 139, 58, 36, 12, 136]
     assert order[WINDOW_BLOCKS * 3 - 4 :].tolist() == [57, 9, 39, 176, 15, 47, 175, 16, 17, 45, 46, 174]

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import ModelCard, save_weights
+from convnext_imagenet.model.weights import save_weights
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.schema import Row
 from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint

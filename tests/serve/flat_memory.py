@@ -18,7 +18,8 @@ import numpy as np
 
 from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
 from convnext_imagenet.serve.inputs.inputs import Item
-from convnext_imagenet.serve.predict.job import Options, open_job
+from convnext_imagenet.serve.predict.job import open_job
+from convnext_imagenet.serve.settings import PredictOptions
 
 _EARLY = 0.2
 _PICTURE = cv2.imencode(".png", np.arange(48, dtype=np.uint8).reshape(4, 4, 3))[1].tobytes()
@@ -66,7 +67,9 @@ def main(checkpoint: str, out: str, count: int) -> None:
         if not early and done >= _EARLY * count:
             early = peak_mib()
 
-    with open_job(weightless, Generated(count), Path(out), Options(part_rows=1000, batch_size=100, workers=2)) as job:
+    with open_job(
+        weightless, Generated(count), Path(out), PredictOptions(part_rows=1000, batch_size=100, workers=2)
+    ) as job:
         summary = job.run(advance)
     print(summary.rows, summary.statuses, f"{early:.1f} {peak_mib():.1f}", sep="|")
 

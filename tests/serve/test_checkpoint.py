@@ -8,6 +8,7 @@ from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint, resolve_checkpoint
 from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.settings import TransformOptions
 
 from .conftest import SIZE_PX, TRANSFORM, class_table, write_checkpoint
 
@@ -71,16 +72,16 @@ def test_an_average_that_a_run_does_not_keep_is_said(run):
 
 
 def test_weights_behind_another_transform(fake):
-    changed = fake.evaluated_with(size_px=48, crop_pct=1.0, mode=None)
+    changed = fake.evaluated_with(TransformOptions(size_px=48, crop_pct=1.0, mode=None))
     assert (changed.card.transform.size_px, changed.card.transform.crop_pct) == (48, 1.0)
     assert changed.card.transform.mode == TRANSFORM.mode
     assert changed.card.transform.mean == TRANSFORM.mean
     assert (changed.sha256, changed.arrays, changed.card.classes) == (fake.sha256, fake.arrays, fake.card.classes)
     assert fake.card.transform == TRANSFORM
-    assert fake.evaluated_with(size_px=None, crop_pct=None) == fake
+    assert fake.evaluated_with(TransformOptions()) == fake
     for values in ({"crop_pct": 1.5}, {"size_px": 0}, {"mode": "stretch"}):
         with pytest.raises(ModelError, match="evaluation transform"):
-            fake.evaluated_with(**values)
+            fake.evaluated_with(TransformOptions(**values))
 
 
 def test_a_classifier_with_features_gives_the_same_logits(checkpoint_file):

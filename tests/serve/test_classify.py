@@ -8,9 +8,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from convnext_imagenet.serve.classify import (
-    Answer,
-    answer_json,
-    answer_lines,
+    Classification,
+    classification_json,
+    classification_lines,
     classify_files,
     find_files,
     first_name,
@@ -27,7 +27,7 @@ OTHER = {"class_index": 0, "wnid": "n01440764", "name": "tench, Tinca tinca", "s
 
 
 def test_the_first_line_is_the_class_the_rest_a_table():
-    assert answer_lines(Answer(Path("a/b.jpg"), (STURGEON, OTHER))) == [
+    assert classification_lines(Classification(Path("a/b.jpg"), (STURGEON, OTHER))) == [
         "{394: 'sturgeon'}",
         "  a/b.jpg",
         "  97.3140%   394  n02640242  sturgeon, huso",
@@ -37,7 +37,7 @@ def test_the_first_line_is_the_class_the_rest_a_table():
 
 def test_an_apostrophe_in_a_name_is_printed_as_python_does():
     name = {**STURGEON, "class_index": 458, "name": "carpenter's kit, tool kit"}
-    assert answer_lines(Answer(Path("x"), (name,)))[0] == '{458: "carpenter\'s kit"}'
+    assert classification_lines(Classification(Path("x"), (name,)))[0] == '{458: "carpenter\'s kit"}'
     assert first_name("tench") == "tench"
 
 
@@ -91,7 +91,7 @@ def test_places_that_are_refused(tmp_path, monkeypatch, files, out, text):
 
 def test_the_picture_shows_the_image_that_was_answered(tmp_path):
     (tmp_path / "a.jpg").write_bytes(picture(1, 640, 480))
-    write_picture(Answer(tmp_path / "a.jpg", (STURGEON,)), tmp_path / "p.png")
+    write_picture(Classification(tmp_path / "a.jpg", (STURGEON,)), tmp_path / "p.png")
     with Image.open(tmp_path / "p.png") as image:
         assert image.width == 640
         assert image.height > 480
@@ -116,12 +116,12 @@ def test_a_folder_without_files_is_refused(tmp_path):
 
 
 def test_an_answer_as_json_is_one_line_with_all_of_it():
-    line = answer_json(Answer(Path("a\nb/\u00e9\udcff.jpg"), (STURGEON, OTHER)))
+    line = classification_json(Classification(Path("a\nb/\u00e9\udcff.jpg"), (STURGEON, OTHER)))
     assert "\n" not in line
     value = {"file": "a\nb/\u00e9\\xff.jpg", "status": "ok", "error": None, "topk": [STURGEON, OTHER]}
     assert json.loads(line) == value
     line.encode()
-    failed = json.loads(answer_json(Answer(Path("x"), (), "read_error", "No such file")))
+    failed = json.loads(classification_json(Classification(Path("x"), (), "read_error", "No such file")))
     assert failed == {"file": "x", "status": "read_error", "error": "No such file", "topk": []}
 
 

@@ -17,11 +17,11 @@ from PIL import Image
 
 from convnext_imagenet.model.weights import assign_parameters
 from convnext_imagenet.records.reader import Records
+from convnext_imagenet.serve.batching import batches, padded_logits
 from convnext_imagenet.serve.checkpoint import load_checkpoint
 from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.evaluate import evaluate
 from convnext_imagenet.serve.inputs.files import list_folder
-from convnext_imagenet.serve.overlap import batches, padded_logits
 from convnext_imagenet.serve.samples import read_sample
 from convnext_imagenet.serve.scoring import probabilities
 
@@ -231,7 +231,8 @@ def test_ctrl_c_and_sigkill_then_the_same_command_ends_with_the_same_bytes(check
 
 
 @pytest.mark.parametrize(
-    "words", [["--devices", "2"], ["--nodes", "2", "--master", "a"], ["--restarts", "1"], ["--silence", "9"]]
+    "words",
+    [["--devices", "2"], ["--nodes", "2", "--rendezvous", "a"], ["--restarts", "1"], ["--heartbeat-timeout", "9"]],
 )
 def test_ranks_and_a_cluster_together_are_wrong_usage(checkpoint_file, folder, tmp_path, words):
     arguments = ["predict", str(checkpoint_file), str(folder), "--out", str(tmp_path / "out"), "--engine", "ray"]

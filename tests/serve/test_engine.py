@@ -16,12 +16,13 @@ from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.engine import engine_facts, open_engine
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import list_folder
-from convnext_imagenet.serve.predict.job import Options, open_job
+from convnext_imagenet.serve.predict.job import open_job
 from convnext_imagenet.serve.predict.schema import METADATA_KEY
+from convnext_imagenet.serve.settings import PredictOptions
 
 from .conftest import SIZE_PX
 
-OPTIONS = Options(topk=3, part_rows=4, batch_size=3, workers=2, extras=("features", "logits"))
+OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=3, workers=2, extras=("features", "logits"))
 ONNXRUNTIME = dataclasses.replace(OPTIONS, engine="onnxruntime")
 
 

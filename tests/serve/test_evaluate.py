@@ -161,8 +161,8 @@ def test_a_rank_that_is_stopped_stops_all(fake, split, count, after):
         asked = []
 
         def is_stopped():
-            asked.append(ranks.place.rank)
-            return ranks.place.rank == count - 1 and len(asked) > after
+            asked.append(ranks.own.number)
+            return ranks.own.number == count - 1 and len(asked) > after
 
         with pytest.raises(Interrupted, match="stopped while evaluating; run the same command again"):
             evaluate(fake.classifier(), TRANSFORM, split, 2, 1, ranks=ranks, is_stopped=is_stopped)
@@ -177,7 +177,7 @@ def test_rows_that_two_ranks_count_are_a_bug(fake, split, count):
     """As if each rank took a share that begins too early."""
 
     def rank_evaluates(ranks):
-        share = ranks.place.share(3)
+        share = ranks.own.share(3)
         rows = [row for row in split.read(range(11)) if row["sample_id"] in range(4 * share.start - 1, 4 * share.stop)]
         with pytest.raises(RuntimeError, match="the manifest"):
             evaluate(fake.classifier(), TRANSFORM, _Tampered(split, lambda _: rows), 4, 1, ranks=ranks)

@@ -5,13 +5,14 @@ import pytest
 from click.testing import CliRunner
 
 from convnext_imagenet.serve import options
+from convnext_imagenet.serve.settings import ClusterOptions, EngineChoice, PredictOptions, TransformOptions
 
 
 @click.command()
-@options.prediction
-def command(engines: options.Engines, **_: object) -> None:
-    """Say what was chosen."""
-    click.echo(" ".join(engines))
+@options.engine
+def command(engine: EngineChoice) -> None:
+    """Print what was chosen."""
+    click.echo(" ".join(engine))
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,31 @@ def test_two_of_a_kind_and_strangers_are_wrong_usage(words, says):
     result = CliRunner().invoke(command, [part for word in words.split() for part in ("--engine", word)])
     assert result.exit_code == 2
     assert says in result.output
+
+
+def test_options_of_one_subject_arrive_as_one_value():
+    arrived = {}
+
+    @click.command()
+    @options.transform
+    @options.prediction
+    @options.cluster
+    def grouped(**values: object) -> None:
+        """Keep what the command gets."""
+        arrived.update(values)
+
+    result = CliRunner().invoke(grouped, ["--workers", "2"])
+    assert result.exit_code == 0, result.output
+    assert arrived == {
+        "transform": TransformOptions(),
+        "predict_options": PredictOptions(workers=2),
+        "cluster": ClusterOptions(),
+    }
+    words = "--size 64 --crop-pct 0.5 --resize squash --topk 2 --part-rows 9 --features --logits --image-timeout 3 "
+    words += "--flip --batch-size 8 --workers 1 --address a:1 --per-actor CPU=1 --per-actor GPU=1"
+    CliRunner().invoke(grouped, words.split())
+    assert arrived["transform"] == TransformOptions(64, 0.5, "squash")
+    assert arrived["predict_options"] == PredictOptions(
+        topk=2, part_rows=9, batch_size=8, workers=1, flip=True, extras=("features", "logits"), timeout_s=3
+    )
+    assert arrived["cluster"] == ClusterOptions("a:1", ("CPU=1", "GPU=1"))

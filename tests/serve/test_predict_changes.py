@@ -16,14 +16,16 @@ from convnext_imagenet.serve.inputs.files import list_folder, read_list
 from convnext_imagenet.serve.inputs.inputs import Item
 from convnext_imagenet.serve.inputs.kinds import open_inputs
 from convnext_imagenet.serve.inputs.records import open_split
-from convnext_imagenet.serve.inputs.storage import here
+from convnext_imagenet.serve.inputs.storage import local_file
 from convnext_imagenet.serve.inputs.tables import open_table
-from convnext_imagenet.serve.predict.job import Options, open_job, plan_predictions
+from convnext_imagenet.serve.predict.job import open_job
+from convnext_imagenet.serve.predict.part_writer import plan_predictions
 from convnext_imagenet.serve.predict.verify import verify_predictions
+from convnext_imagenet.serve.settings import PredictOptions, TransformOptions
 
 from .conftest import build_records, picture
 
-OPTIONS = Options(topk=3, part_rows=4, batch_size=3, workers=2)
+OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=3, workers=2)
 
 
 def _run(checkpoint, inputs, out, options=OPTIONS, on_progress=lambda count: None):
@@ -46,7 +48,7 @@ def test_another_transform_in_the_same_directory_is_refused(fake, folder, tmp_pa
     _run(fake, list_folder(folder), tmp_path / "out")
     before = _bytes(tmp_path / "out")
     with pytest.raises(ArtefactError, match=rf"differs in: {differs}\)"):
-        _run(fake.evaluated_with(**change), list_folder(folder), tmp_path / "out")
+        _run(fake.evaluated_with(TransformOptions(**change)), list_folder(folder), tmp_path / "out")
     assert _bytes(tmp_path / "out") == before
 
 
@@ -103,9 +105,9 @@ def test_each_set_of_inputs_has_its_own_plan(fake, folder, tmp_path):
     kinds = [
         list_folder(folder),
         list_folder(folder / "b"),
-        read_list(here(tmp_path / "l.txt")),
-        read_list(here(tmp_path / "m.txt")),
-        open_table(here(tmp_path / "t.parquet")),
+        read_list(local_file(tmp_path / "l.txt")),
+        read_list(local_file(tmp_path / "m.txt")),
+        open_table(local_file(tmp_path / "t.parquet")),
         open_split(records, "val", []),
     ]
     assert len({plan_predictions(fake, inputs, OPTIONS)["inputs"]["sha256"] for inputs in kinds}) == len(kinds)
@@ -236,4 +238,4 @@ def test_predictions_inside_the_inputs_are_refused_and_beside_a_list_are_not(fak
     with pytest.raises(ServeError, match="lies inside"):
         _run(fake, inputs, folder / "b" / "out")
     (tmp_path / "list.txt").write_text("images/a.jpg\n")
-    assert _run(fake, read_list(here(tmp_path / "list.txt")), tmp_path / "out").rows == 1
+    assert _run(fake, read_list(local_file(tmp_path / "list.txt")), tmp_path / "out").rows == 1

@@ -10,22 +10,23 @@ import pytest
 from PIL import Image
 
 from convnext_imagenet.records.images import decode_rgb
+from convnext_imagenet.serve.batching import network_outputs
 from convnext_imagenet.serve.checkpoint import load_checkpoint
 from convnext_imagenet.serve.engine import open_engine
 from convnext_imagenet.serve.inputs.files import list_folder
 from convnext_imagenet.serve.inputs.records import open_split
-from convnext_imagenet.serve.inputs.storage import here
+from convnext_imagenet.serve.inputs.storage import local_file
 from convnext_imagenet.serve.inputs.tables import open_table
-from convnext_imagenet.serve.overlap import network_outputs
-from convnext_imagenet.serve.predict.job import Options, open_job
+from convnext_imagenet.serve.predict.job import open_job
 from convnext_imagenet.serve.predict.schema import SCHEMA
 from convnext_imagenet.serve.predict.verify import verify_predictions
 from convnext_imagenet.serve.samples import read_sample
 from convnext_imagenet.serve.scoring import probabilities
+from convnext_imagenet.serve.settings import PredictOptions
 
 from .conftest import TRANSFORM, build_records, class_table, picture
 
-OPTIONS = Options(topk=3, part_rows=4, batch_size=3, workers=2)
+OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=3, workers=2)
 WNIDS = [wnid for wnid, _ in class_table(7)]
 
 
@@ -148,7 +149,7 @@ def test_every_kind_of_input_gives_the_same_answers(fake, tmp_path):
     records = build_records(tmp_path / "records", images, [0] * 6)
     kinds = {
         "files": list_folder(tmp_path / "images"),
-        "table": open_table(here(tmp_path / "t.parquet")),
+        "table": open_table(local_file(tmp_path / "t.parquet")),
         "records": open_split(records, "val", WNIDS),
     }
     answers = {name: _predict(fake, inputs, tmp_path / f"of {name}") for name, inputs in kinds.items()}

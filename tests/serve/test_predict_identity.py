@@ -9,12 +9,13 @@ from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.serve.inputs.files import list_folder
 from convnext_imagenet.serve.predict import part_writer
-from convnext_imagenet.serve.predict.job import Options, open_job
+from convnext_imagenet.serve.predict.job import open_job
 from convnext_imagenet.serve.report.report import begin_report, report_options
+from convnext_imagenet.serve.settings import PredictOptions
 
 from .conftest import build_records, picture
 
-OPTIONS = Options(topk=3, part_rows=4, batch_size=2)
+OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=2)
 
 
 def _run(checkpoint, folder, out):

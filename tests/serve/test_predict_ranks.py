@@ -8,15 +8,16 @@ import pytest
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError, Interrupted
 from convnext_imagenet.launch.ranks.collectives import Ranks
-from convnext_imagenet.launch.ranks.rank import Place
+from convnext_imagenet.launch.ranks.rank import Rank
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import list_folder
-from convnext_imagenet.serve.predict.job import Options, open_job
+from convnext_imagenet.serve.predict.job import LocalRunner, open_job
 from convnext_imagenet.serve.predict.schema import part_file
+from convnext_imagenet.serve.settings import PredictOptions
 
 from ..launch.together import run_together
 
-OPTIONS = Options(topk=3, part_rows=2, batch_size=2, workers=2)  # 11 inputs: five parts of 2 and one of 1
+OPTIONS = PredictOptions(topk=3, part_rows=2, batch_size=2, workers=2)  # 11 inputs: five parts of 2 and one of 1
 
 
 @pytest.fixture
@@ -31,14 +32,14 @@ def _bytes(out):
     return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
 
 
-def _predict(count, fake, folder, out, on_progress=lambda count: None, is_stopped=lambda place: False):
+def _predict(count, fake, folder, out, on_progress=lambda count: None, is_stopped=lambda rank: False):
     """What each of `count` ranks returns, whose networks remember their own batches."""
     inputs = list_folder(folder)
 
     def rank_predicts(ranks):
         own = dataclasses.replace(fake, seen=[])
         with open_job(own, inputs, out, OPTIONS, ranks) as job:
-            return job.run(on_progress, lambda: is_stopped(ranks.place)), len(own.seen)
+            return job.run(on_progress, LocalRunner(lambda: is_stopped(ranks.own))), len(own.seen)
 
     return run_together(count, rank_predicts)
 
@@ -63,8 +64,8 @@ def test_ranks_leave_the_bytes_of_one(fake, folder, tmp_path, whole, count):
 def test_a_rank_that_is_stopped_stops_all_and_the_job_goes_on_by_any_number(fake, folder, tmp_path, whole, count):
     out, asked = tmp_path / "out", []
 
-    def is_stopped(place):
-        if place.rank == count - 1:
+    def is_stopped(rank):
+        if rank.number == count - 1:
             asked.append(1)
         return len(asked) == 2  # after its first part; whoever asks from then on stops, too
 
@@ -73,7 +74,7 @@ def test_a_rank_that_is_stopped_stops_all_and_the_job_goes_on_by_any_number(fake
             pytest.raises(Interrupted, match=r"stopped by a signal; the same command goes on in .*out$"),
             open_job(fake, list_folder(folder), out, OPTIONS, ranks) as job,
         ):
-            job.run(lambda count: None, lambda: is_stopped(ranks.place))
+            job.run(lambda count: None, LocalRunner(lambda: is_stopped(ranks.own)))
 
     run_together(count, rank_is_interrupted)
     assert not protocol.is_finished(out)
@@ -101,7 +102,7 @@ def test_a_part_that_is_lost_while_others_work_is_told_by_all(fake, folder, tmp_
 
     def rank_predicts(ranks):
         def lose(count):
-            if ranks.place.rank == 1 and is_published.wait(60):
+            if ranks.own.number == 1 and is_published.wait(60):
                 (out / part_file(0)).unlink(missing_ok=True)
 
         def publish():
@@ -113,14 +114,14 @@ def test_a_part_that_is_lost_while_others_work_is_told_by_all(fake, folder, tmp_
             pytest.raises(ServeError, match=r"part-00000\.parquet changed during the run; run it again"),
             open_job(fake, list_folder(folder), out, OPTIONS, ranks) as job,
         ):
-            job.run(lose, publish)
+            job.run(lose, LocalRunner(publish))
 
     run_together(2, rank_predicts)
     assert not protocol.is_finished(out)
 
 
 def test_a_rank_that_does_not_see_the_first_ones_directory_says_so(fake, folder, tmp_path):
-    second = Ranks(Place(1, 2), lambda numbers: numbers)
+    second = Ranks(Rank(1, 2), lambda numbers: numbers)
     with (
         pytest.raises(ArtefactError, match=r"out: begun by the job's first process.*one shared folder"),
         open_job(fake, list_folder(folder), tmp_path / "out", OPTIONS, second),

@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from convnext_imagenet.serve.inputs.files import list_folder
-from convnext_imagenet.serve.predict.job import Options, open_job
+from convnext_imagenet.serve.predict.job import open_job
 from convnext_imagenet.serve.predict.schema import METADATA_KEY
+from convnext_imagenet.serve.settings import PredictOptions
 
 SOURCES = ["a.jpg", "b/cmyk.JPEG", "b/gray.jpg", "b/named.JPEG", "cut.jpg", "dead.jpg", "empty.jpg", "extensionless"]
 SOURCES += ["page.jpg", "z.png", r"\xff.gif"]
@@ -17,7 +18,7 @@ SOURCES += ["page.jpg", "z.png", r"\xff.gif"]
 @pytest.fixture
 def out(fake, folder, tmp_path):
     """Predictions of eleven inputs in three parts, with both extra columns."""
-    options = Options(topk=2, part_rows=4, batch_size=3, extras=("features", "logits"))
+    options = PredictOptions(topk=2, part_rows=4, batch_size=3, extras=("features", "logits"))
     with open_job(fake, list_folder(folder), tmp_path / "out", options) as job:
         job.run(lambda count: None)
     return tmp_path / "out"
@@ -34,7 +35,7 @@ def test_pyarrow_reads_the_directory_as_one_data_set(out):
 
 
 def test_an_unfinished_directory_reads_as_the_parts_it_has(fake, folder, tmp_path):
-    options = Options(topk=2, part_rows=4, batch_size=4)
+    options = PredictOptions(topk=2, part_rows=4, batch_size=4)
     done = []
 
     def stop_in_the_third_part(count):

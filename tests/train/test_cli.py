@@ -25,7 +25,7 @@ def _overrides(tiny: tuple[str, ...]) -> list[str]:
         (["demo", "--set", "schedule.base_learning_rate=1"], ["did you mean schedule.base_lr?"]),
         (["demo", "--devices", "999"], ["--devices 999: must not exceed the", "cores"]),
         (["demo", "--device-target", "Ascend"], ["--devices 1 --device-target Ascend: the drivers show 0"]),
-        (["demo", "--nodes", "2"], ["--master '': 2 machines meet at HOST"]),
+        (["demo", "--nodes", "2"], ["--rendezvous '': expected HOST or HOST:PORT of machine 0"]),
         (["demo", "--nodes", "2", "--master", "h", "--node-rank", "2"], ["--node-rank 2: must be below --nodes 2"]),
         (["demo", "--workers", "999"], ["--workers 999: must not exceed the", "cores"]),
         (["demo"], ["absent: no such RECORDS directory", "make records DATA=", "make demo"]),

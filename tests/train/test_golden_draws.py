@@ -17,8 +17,10 @@ from convnext_imagenet.ingest.labels.labels import LabelledSplit
 from convnext_imagenet.ingest.shards.plan import plan_split
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.records.epoch_order import WINDOW_BLOCKS, epoch_order
-from convnext_imagenet.train.augment.draws import crop_box, device_draws, drop_path_keep, flips, interpolation
+from convnext_imagenet.train.augment.crop import crop_box, interpolation
+from convnext_imagenet.train.augment.device import device_draws, drop_path_keep
 from convnext_imagenet.train.augment.erase import erase_boxes, erase_colours, noise_bank, noise_start
+from convnext_imagenet.train.augment.flip import flips
 from convnext_imagenet.train.augment.mix import mix_draws
 from convnext_imagenet.train.augment.randaugment import as_arrays, draw_ops
 from convnext_imagenet.train.config.config import Config, config_from_mapping
@@ -28,7 +30,7 @@ from convnext_imagenet.train.config.sections import AugmentSection, MixSection
 TABLE = Path(__file__).with_name("golden_draws.json")
 CHANGED = (
     "a draw changed: every existing RUN would resume with other numbers; "
-    "raise DRAWS_VERSION (train/draws.py) if that is meant, then regenerate"
+    "raise DRAWS_VERSION (train/augment/device.py) if that is meant, then regenerate"
 )
 SEED, EPOCH, STEP, SIZE_PX = 5, 3, 2, 224
 IDS = np.array([0, 1, 7, 41, 1_281_166, 5_000_000_000])

@@ -36,7 +36,7 @@ def test_a_job_stopped_by_any_signal_ends_with_the_same_bits(
     [
         (("raise", 6), [r"rank 1 ended with exit code 1", "ValueError: a fault of rank 1"], 20),
         (("SIGKILL", 6), [r"rank 1 was killed by SIGKILL \(after [45] steps"], 20),
-        (("SIGSTOP", 6), [r"rank 1 gave no sign of life for \d+ s \(after [45] steps, training\)"], 60),
+        (("SIGSTOP", 6), [r"rank 1 gave no heartbeat for \d+ s \(after [45] steps, training\)"], 60),
     ],
     ids=["raises", "is-killed", "hangs"],
 )
@@ -49,7 +49,7 @@ def test_a_rank_that_fails_ends_the_job_and_the_job_goes_on(
     within_s: float,
 ) -> None:
     run = tmp_path / "run"
-    job = start(run, "--save-steps", "2", "--silence", "15", fault=fault)
+    job = start(run, "--save-steps", "2", "--heartbeat-timeout", "15", fault=fault)
     wait_for_step(run, job, 4)
     code, said, seconds = job.wait()
     assert code == 1, said
@@ -124,10 +124,10 @@ def test_ranks_killed_at_random_end_with_the_same_bits(
 def test_two_launchers_share_a_job_and_stop_together(
     start: Callable[..., Job], finished_by_two: Path, tmp_path: Path
 ) -> None:
-    run, master = tmp_path / "run", f"127.0.0.1:{free_port()}"
+    run, host = tmp_path / "run", f"127.0.0.1:{free_port()}"
 
     def both(*options: str, fault: tuple[str, int] | None = None) -> list[Job]:
-        shared = ["--nodes", "2", "--master", master, *options]
+        shared = ["--nodes", "2", "--rendezvous", host, *options]
         return [start(run, *shared, "--node-rank", str(node), devices=1, fault=fault) for node in (1, 0)]
 
     for fault, expected in ((("launcher SIGTERM", 3), 75), (("SIGKILL", 3), 1)):

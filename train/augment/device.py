@@ -1,61 +1,118 @@
-"""The part of augmentation that runs in the compiled graph: from uint8 pixels and small tensors of draws to the
-network's input.
+"""What is drawn for a batch on its way through the compiled step, and the cell that applies it to the pixels.
 
-Draws come from the host, so no cell here holds randomness; the order is timm's: flip, RandAugment, normalise, erase,
-mix.
+Each augmentation has a file of its own, with its draws beside its cell; here they come together: a new one adds its
+fields to `DeviceDraws`, its draws to `device_draws` and its cell to `DeviceAugment`, and nothing else changes. Draws
+come from the host, so no cell holds randomness.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.train.augment.erase import DeviceErase, noise_bank
-from convnext_imagenet.train.augment.mix import DeviceMix
+from convnext_imagenet.model.transform import EvalTransform, scale_and_shift
+from convnext_imagenet.records.keyed_random import keyed_rng
+from convnext_imagenet.train.augment.erase import DeviceErase, erase_draws
+from convnext_imagenet.train.augment.flip import DeviceFlip, flips
+from convnext_imagenet.train.augment.mix import DeviceMix, mix_draws
+from convnext_imagenet.train.augment.randaugment import as_arrays, draw_ops
 from convnext_imagenet.train.augment.randaugment_device import DeviceRandAugment
+from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.config.policy import parse_policy
 from convnext_imagenet.train.config.sections import AugmentSection
+
+# Part of a run's plan: raised when any draw of training changes, since a run resumed with other draws is another run.
+DRAWS_VERSION = 1
+
+
+class DeviceDraws(NamedTuple):
+    """The draws of N rows in the order of their pixels; a field that the configuration never uses is None.
+
+    flip bool (N,); op_ids int32 and op_arguments float32 (N, count) of RandAugment; erase_boxes int32 (N, K, 4) and
+    erase_fill as `DeviceErase` takes it; mix_boxes int32 (N, 4), mix_blend and mix_lam float32 (N,); keep float32
+    (N, blocks), the multipliers of drop path, which the network applies.
+    """
+
+    flip: np.ndarray | None = None
+    op_ids: np.ndarray | None = None
+    op_arguments: np.ndarray | None = None
+    erase_boxes: np.ndarray | None = None
+    erase_fill: np.ndarray | None = None
+    mix_boxes: np.ndarray | None = None
+    mix_blend: np.ndarray | None = None
+    mix_lam: np.ndarray | None = None
+    keep: np.ndarray | None = None
+
+
+def device_draws(
+    config: Config, epoch: int, step: int, sample_ids: np.ndarray, drop_path_rates: tuple[float, ...]
+) -> DeviceDraws:
+    """Return the draws of the rows `sample_ids` of the epoch's global batch `step`, which counts from 0.
+
+    The rows lie so that mirroring them gives each its partner: a whole global batch, or one part of
+    `schedule.local_positions`.
+    """
+    augment, seed, size_px = config.augment, config.train.seed, config.data.size_px
+    drawn: dict[str, np.ndarray | None] = {}
+    if augment.flip_prob and not augment.is_on_host:
+        drawn["flip"] = flips(seed, epoch, sample_ids, augment.flip_prob)
+    if augment.auto_augment and not augment.is_on_host:
+        policy = parse_policy(augment.auto_augment)
+        op_ids, op_arguments = as_arrays([draw_ops(policy, seed, epoch, int(sample_id)) for sample_id in sample_ids])
+        drawn |= {"op_ids": op_ids, "op_arguments": op_arguments}
+    if augment.erase_prob:
+        erase = erase_draws(augment, seed, epoch, sample_ids, size_px)
+        drawn |= {"erase_boxes": erase.boxes, "erase_fill": erase.fill}
+    if config.mix.is_on:
+        mix = mix_draws(config.mix, seed, epoch, step, sample_ids, size_px)
+        drawn |= {"mix_boxes": mix.boxes, "mix_blend": mix.blend, "mix_lam": mix.lam}
+    if any(drop_path_rates):
+        drawn["keep"] = drop_path_keep(seed, epoch, sample_ids, drop_path_rates)
+    return DeviceDraws(**drawn)
+
+
+def drop_path_keep(seed: int, epoch: int, sample_ids: np.ndarray, rates: Sequence[float]) -> np.ndarray:
+    """Return the drop-path multipliers keep_NB, float32: 0 with probability rates[b], else 1 / (1 - rates[b])."""
+    draws = [keyed_rng(seed, epoch, int(sample_id), "drop_path").random(len(rates)) for sample_id in sample_ids]
+    rates_B = np.asarray(rates)
+    keep_NB = (np.asarray(draws) >= rates_B) / (1.0 - rates_B)
+    return keep_NB.astype(np.float32)
+
+
+def graph_draws(draws: DeviceDraws) -> dict[str, Tensor]:
+    """Return the draws that are not None by their names in `DeviceDraws`: how the compiled graph takes them.
+
+    A mutable dictionary: a graph takes the values of any other for constants and would be compiled for each batch, and
+    it reads a NamedTuple's fields through the interpreter.
+    """
+    return ms.mutable({name: Tensor(drawn) for name, drawn in draws._asdict().items() if drawn is not None})
 
 
 class DeviceAugment(nn.Cell):
-    """uint8 pixels (N, S, S, 3) and the draws of `DeviceDraws` -> float32 pixels (N, S, S, 3) as the network sees them.
+    """uint8 pixels (N, S, S, 3) and `graph_draws` -> float32 pixels (N, S, S, 3) as the network sees them.
 
-    A draw that is None leaves its part out. `mean` and `std` of `transform` are per RGB channel, of pixels in [0, 1].
+    The order is timm's: flip, RandAugment, normalise, erase, mix. An absent draw leaves its part out of the graph.
+    `mean` and `std` of `transform` are per RGB channel, of pixels in [0, 1].
     """
 
     def __init__(self, section: AugmentSection, transform: EvalTransform, seed: int) -> None:
         super().__init__(auto_prefix=False)
-        mean_C, std_C = 255.0 * np.asarray(transform.mean), 255.0 * np.asarray(transform.std)
-        self.scale_C = Tensor((1.0 / std_C).astype(np.float32))
-        self.shift_C = Tensor((-mean_C / std_C).astype(np.float32))
+        self.scale_C, self.shift_C = (Tensor(values_C) for values_C in scale_and_shift(transform))
+        self.flip = DeviceFlip()
         self.rand_augment = DeviceRandAugment()
-        self.erase = DeviceErase(section.erase_mode, noise_bank(seed) if _needs_noise(section) else None)
+        self.erase = DeviceErase(section, seed)
         self.mix = DeviceMix()
 
-    def construct(
-        self,
-        pixels_NHWC: Tensor,
-        flip_N: Tensor | None,
-        op_ids: Tensor | None,
-        op_arguments: Tensor | None,
-        erase_boxes: Tensor | None,
-        erase_fill: Tensor | None,
-        mix_boxes: Tensor | None,
-        mix_blend: Tensor | None,
-    ) -> Tensor:
-        if flip_N is not None:
-            # Mirrors the first `width` or the first 1 columns of each sample: on the CPU 7 times faster than
-            # flipping the batch and selecting.
-            mirrored_N = ops.cast(flip_N, ms.int32) * (pixels_NHWC.shape[2] - 1) + 1
-            pixels_NHWC = ops.reverse_sequence(pixels_NHWC, mirrored_N, 2, 0)
-        if op_ids is not None:
-            pixels_NHWC = self.rand_augment(pixels_NHWC, op_ids, op_arguments)
+    def construct(self, pixels_NHWC: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        if "flip" in draws:
+            pixels_NHWC = self.flip(pixels_NHWC, flip_N=draws["flip"])
+        if "op_ids" in draws:
+            pixels_NHWC = self.rand_augment(pixels_NHWC, draws["op_ids"], draws["op_arguments"])
         x_NHWC = ops.cast(pixels_NHWC, ms.float32) * self.scale_C + self.shift_C
-        if erase_boxes is not None:
-            x_NHWC = self.erase(x_NHWC, erase_boxes, erase_fill)
-        if mix_boxes is not None:
-            x_NHWC = self.mix(x_NHWC, mix_boxes, mix_blend)
+        if "erase_boxes" in draws:
+            x_NHWC = self.erase(x_NHWC, boxes_NK4=draws["erase_boxes"], fill=draws.get("erase_fill"))
+        if "mix_boxes" in draws:
+            x_NHWC = self.mix(x_NHWC, boxes_N4=draws["mix_boxes"], blend_N=draws["mix_blend"])
         return x_NHWC
-
-
-def _needs_noise(section: AugmentSection) -> bool:
-    return section.erase_prob > 0 and section.erase_mode == "pixel"

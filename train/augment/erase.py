@@ -1,7 +1,7 @@
 """Random erasing: its draws on the host, and the cell that applies them in the compiled graph."""
 
 import math
-from typing import Literal
+from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
@@ -12,6 +12,24 @@ from convnext_imagenet.train.config.sections import AugmentSection
 
 _TRIES = 10
 NOISE_VALUES = 1 << 21  # of the bank that the device keeps: 14 images of 224 px
+
+
+class EraseDraws(NamedTuple):
+    """The boxes of N samples, int32 (N, K, 4), and what fills them, None in mode "const" (`DeviceErase`)."""
+
+    boxes: np.ndarray
+    fill: np.ndarray | None
+
+
+def erase_draws(section: AugmentSection, seed: int, epoch: int, sample_ids: np.ndarray, size_px: int) -> EraseDraws:
+    """Return the draws of the samples `sample_ids` for images of `size_px` x `size_px`."""
+    ids = [int(sample_id) for sample_id in sample_ids]
+    boxes_NK4 = np.stack([erase_boxes(section, seed, epoch, sample_id, size_px) for sample_id in ids])
+    if section.erase_mode == "rand":
+        return EraseDraws(boxes_NK4, np.stack([erase_colours(section, seed, epoch, sample_id) for sample_id in ids]))
+    if section.erase_mode == "pixel":
+        return EraseDraws(boxes_NK4, np.array([noise_start(seed, epoch, sample_id) for sample_id in ids], np.int32))
+    return EraseDraws(boxes_NK4, None)
 
 
 def erase_boxes(section: AugmentSection, seed: int, epoch: int, sample_id: int, size_px: int) -> np.ndarray:
@@ -28,19 +46,6 @@ def erase_boxes(section: AugmentSection, seed: int, epoch: int, sample_id: int, 
     for box in boxes:
         box[:] = _box(section, rng, size_px)
     return boxes
-
-
-def _box(section: AugmentSection, rng: np.random.Generator, size_px: int) -> tuple[int, int, int, int]:
-    (low, high), (log_low, log_high) = section.erase_scale, (math.log(ratio) for ratio in section.erase_ratio)
-    for _ in range(_TRIES):
-        area_draw, ratio_draw, top_draw, left_draw = rng.random(4)
-        area = size_px * size_px * (low + area_draw * (high - low)) / section.erase_count
-        aspect = math.exp(log_low + ratio_draw * (log_high - log_low))
-        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if height < size_px and width < size_px:
-            top, left = int(top_draw * (size_px - height + 1)), int(left_draw * (size_px - width + 1))
-            return top, left, top + height, left + width
-    return 0, 0, 0, 0
 
 
 def erase_colours(section: AugmentSection, seed: int, epoch: int, sample_id: int) -> np.ndarray:
@@ -69,10 +74,11 @@ class DeviceErase(nn.Cell):
     boxes that overlap the later one wins.
     """
 
-    def __init__(self, mode: Literal["const", "rand", "pixel"], bank: np.ndarray | None = None) -> None:
+    def __init__(self, section: AugmentSection, seed: int) -> None:
         super().__init__(auto_prefix=False)
-        self.mode = mode
-        values = np.zeros(1, np.float32) if bank is None else bank
+        self.mode = section.erase_mode
+        needs_noise = section.erase_prob > 0 and section.erase_mode == "pixel"
+        values = noise_bank(seed) if needs_noise else np.zeros(1, np.float32)
         self.bank = Parameter(Tensor(values), name="erase_noise", requires_grad=False)
 
     def construct(self, x_NHWC: Tensor, boxes_NK4: Tensor, fill: Tensor | None) -> Tensor:
@@ -103,3 +109,16 @@ def box_mask(boxes_N4: Tensor, size_px: int) -> Tensor:
     down_NS1 = ops.expand_dims(ops.cast(rows_NS, ms.float32), 2)
     across_N1S3 = ops.expand_dims(ops.cast(columns_NS3, ms.float32), 1)
     return ops.reshape(ops.bmm(down_NS1, across_N1S3), (-1, size_px, size_px, 3))
+
+
+def _box(section: AugmentSection, rng: np.random.Generator, size_px: int) -> tuple[int, int, int, int]:
+    (low, high), (log_low, log_high) = section.erase_scale, (math.log(ratio) for ratio in section.erase_ratio)
+    for _ in range(_TRIES):
+        area_draw, ratio_draw, top_draw, left_draw = rng.random(4)
+        area = size_px * size_px * (low + area_draw * (high - low)) / section.erase_count
+        aspect = math.exp(log_low + ratio_draw * (log_high - log_low))
+        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if height < size_px and width < size_px:
+            top, left = int(top_draw * (size_px - height + 1)), int(left_draw * (size_px - width + 1))
+            return top, left, top + height, left + width
+    return 0, 0, 0, 0

@@ -7,7 +7,8 @@ import numpy as np
 from convnext_imagenet.model.crops import Crop, crop_jpegs
 from convnext_imagenet.model.resize import resize
 from convnext_imagenet.records.images import BadImage, decode_rgb, inspect_image
-from convnext_imagenet.train.augment.draws import crop_box, flips, host_augments, interpolation
+from convnext_imagenet.train.augment.crop import crop_box, interpolation
+from convnext_imagenet.train.augment.flip import flips
 from convnext_imagenet.train.augment.randaugment import draw_ops
 from convnext_imagenet.train.augment.randaugment_host import augment_images
 from convnext_imagenet.train.config.config import Config
@@ -24,15 +25,15 @@ def training_pixels(
     """
     augment, seed = config.augment, config.train.seed
     ids = [int(sample_id) for sample_id in sample_ids]
-    is_mirrored = flips(seed, epoch, sample_ids, augment.flip_prob) if host_augments(config) else [False] * len(ids)
+    is_mirrored = flips(seed, epoch, sample_ids, augment.flip_prob) if augment.is_on_host else [False] * len(ids)
     crops = [
         _crop(image, config, epoch, sample_id, bool(mirrored))
         for image, sample_id, mirrored in zip(images, ids, is_mirrored, strict=True)
     ]
-    for place, is_done in enumerate(crop_jpegs(crops, out_NHWC)):
+    for n, is_done in enumerate(crop_jpegs(crops, out_NHWC)):
         if not is_done:
-            _crop_decoded(crops[place], ids[place], out_NHWC[place])
-    if host_augments(config):
+            _crop_decoded(crops[n], ids[n], out_NHWC[n])
+    if augment.is_on_host:
         policy = parse_policy(augment.auto_augment)
         augment_images(out_NHWC, [draw_ops(policy, seed, epoch, sample_id) for sample_id in ids])
 

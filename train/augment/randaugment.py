@@ -56,8 +56,8 @@ def draw_ops(policy: Policy, seed: int, epoch: int, sample_id: int) -> Drawn:
 
 def as_arrays(drawn: list[Drawn]) -> tuple[np.ndarray, np.ndarray]:
     """Return the operations of N samples as int32 ids and float32 arguments, both (N, count)."""
-    ids = np.array([[op for op, _ in each] for each in drawn], np.int32)
-    return ids, np.array([[argument for _, argument in each] for each in drawn], np.float32)
+    ids = np.array([[op for op, _ in sample] for sample in drawn], np.int32)
+    return ids, np.array([[argument for _, argument in sample] for sample in drawn], np.float32)
 
 
 def _enhance(share: float, sign: float, is_increasing: bool) -> float:

@@ -88,7 +88,7 @@ _POLICY = (
 class ModelSection:
     """The network; `depths` and `dims` replace the variant's, `num_classes = 0` takes the records' count.
 
-    The stem and the first `frozen_stages` stages, with the down-samplers between them, stay as `--start` gave them.
+    The stem and the first `frozen_stages` stages, with the down-samplers between them, stay as `--init-from` gave them.
     """
 
     variant: str = key("convnext_tiny", "must name a variant", bool)
@@ -146,6 +146,11 @@ class AugmentSection:
         (0.02, 1 / 3), "must be [low, high] with 0 < low <= high <= 1", lambda v: _is_interval(v, 1)
     )
     erase_ratio: tuple[float, ...] = key((0.3, 10 / 3), _INTERVAL, _is_interval)
+
+    @property
+    def is_on_host(self) -> bool:
+        """Whether RandAugment, and therefore the flip before it, is done on the host."""
+        return bool(self.auto_augment) and self.device != "all"
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from convnext_imagenet.launch.ranks.rank import ALONE, Place
+from convnext_imagenet.launch.ranks.rank import SINGLE_RANK, Rank
 from convnext_imagenet.records.epoch_order import epoch_order
 from convnext_imagenet.records.images import BadImage
 from convnext_imagenet.records.reader import Split
-from convnext_imagenet.train.augment.draws import DeviceDraws, device_draws
+from convnext_imagenet.train.augment.device import DeviceDraws, device_draws
 from convnext_imagenet.train.augment.host import training_pixels
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import StepPlan, local_positions
@@ -68,7 +68,7 @@ def batches(
     workers: int,
     first_step: int = 0,
     drop_path_rates: tuple[float, ...] = (),
-    place: Place = ALONE,
+    rank: Rank = SINGLE_RANK,
     times: StageTimes | None = None,
     on_wait: Callable[[], None] = lambda: None,
 ) -> Iterator[Batch]:
@@ -80,7 +80,7 @@ def batches(
     """
     times = times or StageTimes()
     times.decoders = workers
-    parts = _parts(config, plan, epoch, first_step, place)
+    parts = _parts(config, plan, epoch, first_step, rank)
     producer = _Producer(split, config, epoch, parts, drop_path_rates, workers, times)
     try:
         while (item := producer.take(on_wait)) is not None:
@@ -102,10 +102,10 @@ class _Part:
     rows: np.ndarray
 
 
-def _parts(config: Config, plan: StepPlan, epoch: int, first_step: int, place: Place) -> list[_Part]:
+def _parts(config: Config, plan: StepPlan, epoch: int, first_step: int, rank: Rank) -> list[_Part]:
     size, parts = plan.global_batch_size, config.optimizer.accumulate_steps
     order = epoch_order(plan.rows, config.train.seed, epoch, config.data.shuffle_block_rows)
-    places = [local_positions(size, place.rank * parts + part, place.ranks * parts) for part in range(parts)]
+    places = [local_positions(size, rank.number * parts + part, rank.world * parts) for part in range(parts)]
     steps = range(first_step, plan.steps_per_epoch)
     return [_Part(step, order[step * size + place]) for step in steps for place in places]
 

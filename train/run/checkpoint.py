@@ -17,8 +17,9 @@ import safetensors.numpy
 
 from convnext_imagenet.base.files import write_atomically
 from convnext_imagenet.base.protocol import publish, read_receipt, staging
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.model.weights import ModelCard, load_weights, save_weights
+from convnext_imagenet.model.weights import load_weights, save_weights
 from convnext_imagenet.train.errors import TrainError
 
 _BEST, _LAST = "best", "last"

@@ -11,33 +11,33 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import read_json, sha256_file, sha256_json, write_json
-from convnext_imagenet.launch.ranks.rank import Place
+from convnext_imagenet.base.host import sources_digest
+from convnext_imagenet.launch.ranks.rank import Rank
 
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 _SEAL = "sealed.json"
-_ROOMS = ("launch", "model", "train")
+_ROOMS = ("base", "launch", "model", "train")  # whose code becomes part of the graph
 
 
 class CompileCache:
-    """The cache of one rank; `is_over` tells that the step is compiled, `was_hit` that it was found here."""
+    """The cache of one rank; `is_compiled` tells that the step is compiled, `was_hit` that it was read from here."""
 
-    def __init__(self, run: Path, plan_id: str, place: Place, kernels: Path | None) -> None:
+    def __init__(self, run: Path, plan_id: str, rank: Rank, kernels: Path | None) -> None:
         identity = {
             "plan": plan_id,
-            "ranks": place.ranks,
+            "ranks": rank.world,
             "kernels": str(kernels),
             "python": platform.python_version(),
-            "sources": _sources_digest(),
+            "sources": sources_digest(_ROOMS),
         }
-        self._all, self._rank = run / "compile", f"rank-{place.rank}"
+        self._all, self._rank = run / "compile", f"rank-{rank.number}"
         self._folder = self._all / f"{self._rank}-{sha256_json(identity)[:16]}"
-        self.is_over = self.was_hit = False
+        self.is_compiled = self.was_hit = False
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
@@ -49,7 +49,7 @@ class CompileCache:
             os.environ |= {_ENABLE: "1", _PATH: str(self._folder)}
         try:
             yield
-            self.is_over = True
+            self.is_compiled = True
         finally:
             if is_usable:
                 del os.environ[_ENABLE], os.environ[_PATH]
@@ -75,10 +75,3 @@ class CompileCache:
     def _digests(self) -> Mapping[str, Any]:
         paths = sorted(path for path in self._folder.rglob("*") if path.is_file() and path.name != _SEAL)
         return {str(path.relative_to(self._folder)): sha256_file(path) for path in paths}
-
-
-def _sources_digest() -> str:
-    """The SHA-256 of the code that becomes part of the graph."""
-    folders = (Path(str(files(f"convnext_imagenet.{room}"))) for room in _ROOMS)
-    paths = (path for folder in folders for path in sorted(folder.rglob("*.py")))
-    return sha256_json([sha256_file(path) for path in paths])

@@ -1,12 +1,12 @@
-"""All that a training loop works with, and how the ranks of a job save together."""
+"""All that a training loop works with, and how the ranks of a run save together."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.ranks.collectives import Ranks
-from convnext_imagenet.launch.ranks.heartbeat import Pulse
-from convnext_imagenet.model.weights import ModelCard
+from convnext_imagenet.launch.ranks.heartbeat import HeartbeatWriter
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.records.reader import Split
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import StepPlan
@@ -33,7 +33,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Job:
+class RunContext:
     """All that the loop needs; `workers` threads prepare batches and change no number."""
 
     config: Config
@@ -49,20 +49,20 @@ class Job:
     reporter: Reporter
     stop: StopSignals
     ranks: Ranks
-    pulse: Pulse
+    heartbeat: HeartbeatWriter
     cache: CompileCache
 
     @property
-    def is_alone(self) -> bool:
+    def is_single_rank(self) -> bool:
         """Whether no other rank waits for this one, so that it may stop without asking."""
-        return self.ranks.place.ranks == 1
+        return self.ranks.own.world == 1
 
     def save(self, position: Position) -> None:
         """Let the first rank save a checkpoint, once all ranks have proven that they hold the same bits."""
-        self.pulse.beat("saving a checkpoint")
+        self.heartbeat.beat("saving a checkpoint")
         snapshot = Snapshot(self.learner.weights(), self.learner.state(), self.learner.average())
-        if not self.is_alone:
+        if not self.is_single_rank:
             self.ranks.check_same(f"weights, average or optimizer state after step {position.step}", snapshot.digest())
-        if self.ranks.place.is_first:
+        if self.ranks.own.is_first:
             self.checkpoints.save(position, snapshot, self.card)
-        self.pulse.beat("training")
+        self.heartbeat.beat("training")

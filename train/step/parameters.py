@@ -6,9 +6,10 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import VARIANTS, ConvNeXt, ConvNeXtConfig, drop_path_rates
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import ModelCard, assign_parameters, build_network
+from convnext_imagenet.model.weights import assign_parameters, build_network
 from convnext_imagenet.train.config.config import Config, unknown_name
 from convnext_imagenet.train.config.sections import DataSection, ModelSection
 from convnext_imagenet.train.errors import ConfigError

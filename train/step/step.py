@@ -5,6 +5,7 @@ uses their mean. Ranks exchange what they have between the gradients and the upd
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -15,7 +16,7 @@ from convnext_imagenet.train.augment.mix import SoftTargets
 from convnext_imagenet.train.step.update import Update
 
 
-class AcrossRanks(nn.Cell):
+class AllReduce(nn.Cell):
     """This rank's gradients and numbers in, those of the global batch out; alone, nothing changes.
 
     Gradients and loss are means over equal shares of the batch, so their means over the ranks are those of the batch;
@@ -48,8 +49,8 @@ _take = ops.MultitypeFuncGraph("take_gradient")
 class Gradients(nn.Cell):
     """Micro-batch in -> ((loss, count of rows whose best class is the row's own label), gradients).
 
-    Inputs: uint8 pixels (N, S, S, 3), int32 labels (N,), and the fields of `DeviceDraws` as tensors or None, so that no
-    value recompiles the graph. Gradients are those of the mean loss times `scale`.
+    Inputs: uint8 pixels (N, S, S, 3), int32 labels (N,), and the draws by name (`graph_draws`). Gradients are those
+    of the mean loss times `scale`.
     """
 
     def __init__(
@@ -67,23 +68,11 @@ class Gradients(nn.Cell):
         self.loss_and_gradients = ms.value_and_grad(self.scaled_loss, None, weights, has_aux=True)
 
     def construct(
-        self,
-        scale: Tensor,
-        pixels_NHWC: Tensor,
-        labels_N: Tensor,
-        flip: Tensor | None,
-        op_ids: Tensor | None,
-        op_arguments: Tensor | None,
-        erase_boxes: Tensor | None,
-        erase_fill: Tensor | None,
-        mix_boxes: Tensor | None,
-        mix_blend: Tensor | None,
-        mix_lam: Tensor | None,
-        keep_NB: Tensor | None,
+        self, scale: Tensor, pixels_NHWC: Tensor, labels_N: Tensor, draws: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        x_NHWC = self.augment(pixels_NHWC, flip, op_ids, op_arguments, erase_boxes, erase_fill, mix_boxes, mix_blend)
-        targets_NK = self.targets(labels_N, mix_lam)
-        (_, loss, correct), gradients = self.loss_and_gradients(x_NHWC, labels_N, targets_NK, keep_NB, scale)
+        x_NHWC = self.augment(pixels_NHWC, draws)
+        targets_NK = self.targets(labels_N, lam_N=draws.get("mix_lam"))
+        (_, loss, correct), gradients = self.loss_and_gradients(x_NHWC, labels_N, targets_NK, draws.get("keep"), scale)
         return loss, correct, gradients
 
     def scaled_loss(
@@ -97,21 +86,21 @@ class Gradients(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """One optimizer step over one micro-batch: returns float32 (7,), see `Outcome`.
+    """One optimizer step over one micro-batch: returns float32 (7,), see `StepOutcome`.
 
     `asked` (2,) is what this rank asks of all, to stop and to save: 0 or 1 each.
     """
 
-    def __init__(self, gradients: Gradients, across: AcrossRanks, update: Update) -> None:
+    def __init__(self, gradients: Gradients, allreduce: AllReduce, update: Update) -> None:
         super().__init__(auto_prefix=False)
         self.gradients = gradients
-        self.across = across
+        self.allreduce = allreduce
         self.update = update
 
-    def construct(self, rate: Tensor, decay: Tensor, asked: Tensor, *batch: Tensor | None) -> Tensor:
+    def construct(self, rate: Tensor, decay: Tensor, asked: Tensor, *batch: Any) -> Tensor:
         scale = self.update.scale * 1.0
         loss, correct, gradients = self.gradients(scale, *batch)
-        gradients, loss, correct, asked = self.across(gradients, loss, correct, asked)
+        gradients, loss, correct, asked = self.allreduce(gradients, loss, correct, asked)
         norm, taken = self.update(gradients, rate, decay)
         return _outcome(loss, correct, norm, taken, scale, asked)
 
@@ -129,7 +118,7 @@ class AccumulateStep(nn.Cell):
         self.loss, self.correct = _zeros((), "loss_sum"), _zeros((), "correct_sum")
         self.map = ops.HyperMap()
 
-    def construct(self, *batch: Tensor | None) -> Tensor:
+    def construct(self, *batch: Any) -> Tensor:
         loss, correct, gradients = self.gradients(self.update.scale * 1.0, *batch)
         done = self.map(_add, self.sums, gradients)
         done = ops.depend(ops.assign_add(self.loss, loss), done)
@@ -137,21 +126,21 @@ class AccumulateStep(nn.Cell):
 
 
 class UseSums(nn.Cell):
-    """One optimizer step with the mean of the sums of `parts` micro-batches, which start again at zero."""
+    """One optimizer step with the mean of the sums of `count` micro-batches, which start again at zero."""
 
-    def __init__(self, accumulate: AccumulateStep, across: AcrossRanks, update: Update, parts: int) -> None:
+    def __init__(self, accumulate: AccumulateStep, allreduce: AllReduce, update: Update, count: int) -> None:
         super().__init__(auto_prefix=False)
-        self.across = across
+        self.allreduce = allreduce
         self.sums, self.loss, self.correct = accumulate.sums, accumulate.loss, accumulate.correct
         self.update = update
-        self.share = 1.0 / parts
+        self.share = 1.0 / count
         self.map = ops.HyperMap()
 
     def construct(self, rate: Tensor, decay: Tensor, asked: Tensor) -> Tensor:
         scale = self.update.scale * 1.0
         loss, correct = self.loss * self.share, self.correct * 1.0
         gradients = self.map(ops.partial(_take, self.share), self.sums)
-        gradients, loss, correct, asked = self.across(gradients, loss, correct, asked)
+        gradients, loss, correct, asked = self.allreduce(gradients, loss, correct, asked)
         norm, taken = self.update(gradients, rate, decay)
         outcome = _outcome(loss, correct, norm, taken, scale, asked)
         for total in (*self.sums, self.loss, self.correct):

@@ -8,15 +8,15 @@ import pytest
 
 from convnext_imagenet.launch.cluster import preflight
 from convnext_imagenet.launch.cluster.nodes import Node
-from convnext_imagenet.launch.cluster.preflight import evidence, look, prove
+from convnext_imagenet.launch.cluster.preflight import check_nodes, fingerprint, inspect_node
 from convnext_imagenet.launch.errors import LaunchError
 
 NODES = [Node("1", "first", {}), Node("2", "second", {})]
 
 
 @pytest.fixture(autouse=True)
-def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "_PATIENCE_SECONDS", 0.0)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_VISIBLE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -26,18 +26,18 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def _prove(out: Path, inputs: list[Path], second=lambda probe: look(probe, "2")) -> None:
+def _check(out: Path, inputs: list[Path], second=lambda probe: inspect_node(probe, "2")) -> None:
     def ask(probe):
-        yield NODES[0], look(probe, "1")
+        yield NODES[0], inspect_node(probe, "1")
         yield NODES[1], second(probe)
 
-    prove(out, inputs, ask)
+    check_nodes(out, inputs, ask)
 
 
 def test_nodes_that_see_the_same_pass_and_nothing_is_left(data: Path, tmp_path: Path):
     out = tmp_path / "out"
     out.mkdir()
-    _prove(out, [data, data / "kit.tar"])
+    _check(out, [data, data / "kit.tar"])
     assert list(out.iterdir()) == []
 
 
@@ -45,7 +45,7 @@ def test_an_output_folder_that_is_local_to_a_node_is_refused_and_not_left(data: 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     with pytest.raises(LaunchError, match=r"node second .*: cannot use the output folder .*out \(No such file"):
-        _prove(tmp_path / "out", [data], lambda probe: look(dataclasses.replace(probe, out=elsewhere), "2"))
+        _check(tmp_path / "out", [data], lambda probe: inspect_node(dataclasses.replace(probe, out=elsewhere), "2"))
     assert not (tmp_path / "out").exists()
 
 
@@ -53,37 +53,37 @@ def test_a_node_whose_writing_is_not_seen_here_is_refused(data: Path, tmp_path: 
     def stale(probe):
         elsewhere = tmp_path / "copy"
         shutil.copytree(probe.out, elsewhere)
-        return look(dataclasses.replace(probe, out=elsewhere), "2")
+        return inspect_node(dataclasses.replace(probe, out=elsewhere), "2")
 
     with pytest.raises(LaunchError, match=r"node second .*: what it writes to .*out is not seen here"):
-        _prove(tmp_path / "out", [data], stale)
+        _check(tmp_path / "out", [data], stale)
 
 
 def test_other_inputs_under_the_same_path_are_refused(data: Path, tmp_path: Path):
     def other(probe):
         (data / "kit.tar").write_bytes(b"abd")
-        return look(probe, "2")
+        return inspect_node(probe, "2")
 
     with pytest.raises(LaunchError, match=r"node second .*: sees .*kit.tar as 3 bytes .*, this node as 3 bytes"):
-        _prove(tmp_path / "out", [data / "kit.tar"], other)
+        _check(tmp_path / "out", [data / "kit.tar"], other)
 
 
 def test_other_software_is_refused(data: Path, tmp_path: Path):
     def older(probe):
-        sighting = look(probe, "2")
-        return dataclasses.replace(sighting, software={**sighting.software, "pillow": "1.0"})
+        report = inspect_node(probe, "2")
+        return dataclasses.replace(report, software={**report.software, "pillow": "1.0"})
 
     with pytest.raises(LaunchError, match=r"node second .*: other software .*pillow 1.0 instead of"):
-        _prove(tmp_path / "out", [data], older)
+        _check(tmp_path / "out", [data], older)
 
 
 def test_evidence_tells_missing_shorter_renamed_and_changed_apart(data: Path):
-    seen = {evidence(data / "none"), evidence(data), evidence(data / "kit.tar")}
+    seen = {fingerprint(data / "none"), fingerprint(data), fingerprint(data / "kit.tar")}
     (data / "kit.tar").write_bytes(b"abx")
-    seen |= {evidence(data), evidence(data / "kit.tar")}
+    seen |= {fingerprint(data), fingerprint(data / "kit.tar")}
     (data / "train").rename(data / "val")
-    seen |= {evidence(data)}
+    seen |= {fingerprint(data)}
     (data / "kit.tar").write_bytes(b"ab")
-    seen |= {evidence(data), evidence(data / "kit.tar")}
+    seen |= {fingerprint(data), fingerprint(data / "kit.tar")}
     assert len(seen) == 8
-    assert evidence(data / "none") == "nothing (No such file or directory)"
+    assert fingerprint(data / "none") == "nothing (No such file or directory)"

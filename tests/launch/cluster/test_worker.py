@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from convnext_imagenet.launch.cluster.nodes import software_here
-from convnext_imagenet.launch.cluster.worker import Tally, Worker, take_cores
+from convnext_imagenet.launch.cluster.worker import ProgressTally, Worker, take_cores
 from convnext_imagenet.launch.errors import LaunchError
 
 
 def test_the_tally_listens_to_the_last_attempt_alone():
-    tally = Tally()
-    tally.tell(3, 0, 10)
-    tally.tell(3, 1, 2)
-    tally.tell(3, 0, 11)
-    tally.tell(4, 0, 5)
+    tally = ProgressTally()
+    tally.report(3, 0, 10)
+    tally.report(3, 1, 2)
+    tally.report(3, 0, 11)
+    tally.report(4, 0, 5)
     assert tally.read() == {3: 2, 4: 5}
     tally.drop(3)
     tally.drop(7)
@@ -29,37 +29,37 @@ class _RemoteTally:
     """A tally that is told through `.remote`, as an actor is."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[int, int, int]] = []
-        self.tell = self
+        self.reports: list[tuple[int, int, int]] = []
+        self.report = self
 
     def remote(self, *values: int) -> None:
-        self.told.append(values)  # type: ignore[arg-type]
+        self.reports.append(values)  # type: ignore[arg-type]
 
 
 def test_a_worker_counts_all_inputs_and_tells_of_them_now_and_then(monkeypatch: pytest.MonkeyPatch):
     clock = iter(range(100))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock) / 2)
     tally, worker = _RemoteTally(), Worker()
-    worker.open(software_here(), tally, 0, "/")
+    worker.set_up(software_here(), tally, 0, "/")
 
     def unit(task: str, on_progress) -> None:
         assert task == "task"
         for _ in range(10):
             on_progress(2)
 
-    assert worker.do(unit, "task", 5, 1) == 20
-    assert 2 <= len(tally.told) <= 5
-    assert all((unit, attempt) == (5, 1) for unit, attempt, _ in tally.told)
+    assert worker.run_unit(unit, "task", 5, 1) == 20
+    assert 2 <= len(tally.reports) <= 5
+    assert all((unit, attempt) == (5, 1) for unit, attempt, _ in tally.reports)
 
 
 def test_a_worker_on_a_node_without_the_output_folder_does_not_open(tmp_path):
     with pytest.raises(LaunchError, match="does not see the output folder"):
-        Worker().open(software_here(), None, 0, str(tmp_path / "not mounted"))
+        Worker().set_up(software_here(), None, 0, str(tmp_path / "not mounted"))
 
 
 def test_a_worker_on_a_node_of_other_software_does_not_open():
     with pytest.raises(LaunchError, match="numpy"):
-        Worker().open({**software_here(), "numpy": "2.0"}, None, 0, "/")
+        Worker().set_up({**software_here(), "numpy": "2.0"}, None, 0, "/")
 
 
 HOLD = """

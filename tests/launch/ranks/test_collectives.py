@@ -8,7 +8,7 @@ import pytest
 
 from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
-from convnext_imagenet.launch.ranks.rank import Place
+from convnext_imagenet.launch.ranks.rank import Rank
 
 from ..together import run_together
 
@@ -25,7 +25,7 @@ def test_sums_are_exact_up_to_the_largest_number(count: int) -> None:
 @pytest.mark.parametrize("shape", [(), (0,), (5,), (2, 3, 4)])
 def test_sums_have_the_shape_and_the_values_of_a_sum(shape: tuple[int, ...]) -> None:
     counts = [np.random.default_rng(rank).integers(0, LARGEST + 1, shape, dtype=np.int64) for rank in range(3)]
-    for total in run_together(3, lambda ranks: ranks.sum(counts[ranks.place.rank])):
+    for total in run_together(3, lambda ranks: ranks.sum(counts[ranks.own.number])):
         np.testing.assert_array_equal(total, sum(counts[1:], counts[0]))
         assert (total.dtype, total.shape) == (np.int64, shape)
 
@@ -33,13 +33,13 @@ def test_sums_have_the_shape_and_the_values_of_a_sum(shape: tuple[int, ...]) -> 
 def test_the_digits_of_thousands_of_ranks_still_fit_float32() -> None:
     """4,096 ranks, as large as any digit can be, and odd sums of digits: beyond 2^24 float32 would skip these."""
     most, one_less_in_each_digit = 2**48 - 1, 2**48 - 1 - sum(2**shift for shift in (0, 12, 24, 36))
-    ranks = Ranks(Place(0, 4096), lambda numbers: numbers * np.float32(4095) + np.maximum(numbers - 1, 0))
+    ranks = Ranks(Rank(0, 4096), lambda numbers: numbers * np.float32(4095) + np.maximum(numbers - 1, 0))
     assert ranks.sum(np.array(most)) == 4095 * most + one_less_in_each_digit
 
 
 @pytest.mark.parametrize("wrong", [-1, LARGEST + 1])
 def test_numbers_that_would_not_add_up_are_refused_before_anything_is_exchanged(wrong: int) -> None:
-    ranks = Ranks(Place(0, 2), lambda numbers: pytest.fail("exchanged"))
+    ranks = Ranks(Rank(0, 2), lambda numbers: pytest.fail("exchanged"))
     with pytest.raises(ValueError, match=r"must be in \[0, 2\^60\)"):
         ranks.sum(np.array([0, wrong]))
 
@@ -60,7 +60,7 @@ def test_ranks_that_hold_the_same_bytes_agree() -> None:
 def test_every_rank_names_those_that_differ(digests: list[bytes], names: str) -> None:
     def check(ranks: Ranks) -> str:
         with pytest.raises(LaunchError) as error:
-            ranks.check_same("weights after step 7", digests[ranks.place.rank])
+            ranks.check_same("weights after step 7", digests[ranks.own.number])
         return str(error.value)
 
     said = run_together(len(digests), check)
@@ -74,13 +74,13 @@ def test_the_first_rank_of_each_machine_works_before_the_others(count: int, devi
 
     def take_turn(ranks: Ranks) -> int:
         def work() -> int:
-            time.sleep(0.02 if ranks.place.device == 0 else 0)  # whoever does not wait comes first
+            time.sleep(0.02 if ranks.own.device == 0 else 0)  # whoever does not wait comes first
             with lock:
-                order.append(ranks.place.device == 0)
-            return 10 * ranks.place.rank
+                order.append(ranks.own.device == 0)
+            return 10 * ranks.own.number
 
         begun.wait()
-        return ranks.in_turn(work)
+        return ranks.first_rank_first(work)
 
     assert run_together(count, take_turn, devices) == [10 * rank for rank in range(count)]
     assert order == sorted(order, reverse=True)
@@ -92,5 +92,5 @@ def test_alone_nothing_is_exchanged() -> None:
     assert ranks.sum(np.array([-5, 2**62])).tolist() == [-5, 2**62]
     ranks.check_same("weights", b"x")
     ranks.wait_for_all()
-    assert ranks.in_turn(lambda: "done") == "done"
-    assert SINGLE.place == ranks.place == Place(0, 1, 0)
+    assert ranks.first_rank_first(lambda: "done") == "done"
+    assert SINGLE.own == ranks.own == Rank(0, 1, 0)

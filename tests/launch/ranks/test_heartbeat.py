@@ -13,13 +13,13 @@ import psutil
 import pytest
 
 from convnext_imagenet.launch.ranks.heartbeat import (
-    PULSE,
-    TETHER,
-    Beat,
-    Pulse,
-    own_pulse,
-    read_beat,
-    read_farewell,
+    HEARTBEAT_FILE,
+    LAUNCHER_PIPE,
+    Heartbeat,
+    HeartbeatWriter,
+    own_heartbeat,
+    read_announced_exit,
+    read_heartbeat,
     tie_to_launcher,
 )
 
@@ -37,46 +37,46 @@ ctypes.PyDLL(None).sleep(600)
 
 
 def test_steps_add_up_and_the_last_doing_counts(tmp_path: Path) -> None:
-    pulse = own_pulse({PULSE: str(tmp_path / "pulse")})
+    heartbeat = own_heartbeat({HEARTBEAT_FILE: str(tmp_path / "heartbeat")})
     started = time.time()
     for doing, steps in (("training", 1), ("training", 2), ("saving a checkpoint", 0)):
-        pulse.beat(doing, steps)
-    beat = read_beat(tmp_path / "pulse", started)
+        heartbeat.beat(doing, steps)
+    beat = read_heartbeat(tmp_path / "heartbeat", started)
     assert (beat.steps, beat.doing) == (3, "saving a checkpoint")
-    assert -1 < beat.silent_s < 60
+    assert -1 < beat.age_s < 60
 
 
-@pytest.mark.parametrize(("changed_s", "started_s", "silent_s"), [(100, 300, 100), (300, 100, 100), (50, 50, 50)])
+@pytest.mark.parametrize(("changed_s", "started_s", "age_s"), [(100, 300, 100), (300, 100, 100), (50, 50, 50)])
 def test_silence_is_counted_from_the_last_beat_or_the_start(
-    tmp_path: Path, changed_s: float, started_s: float, silent_s: float
+    tmp_path: Path, changed_s: float, started_s: float, age_s: float
 ) -> None:
     """The file of an earlier attempt may lie there; seconds are before now."""
-    path, now = tmp_path / "pulse", time.time()
-    Pulse(path).beat("evaluating", 5)
+    path, now = tmp_path / "heartbeat", time.time()
+    HeartbeatWriter(path).beat("evaluating", 5)
     os.utime(path, (now - changed_s, now - changed_s))
-    beat = read_beat(path, now - started_s)
+    beat = read_heartbeat(path, now - started_s)
     assert (beat.steps, beat.doing) == (5, "evaluating")
-    assert beat.silent_s == pytest.approx(silent_s, abs=30)
+    assert beat.age_s == pytest.approx(age_s, abs=30)
 
 
 def test_before_its_first_beat_a_rank_is_starting(tmp_path: Path) -> None:
-    beat = read_beat(tmp_path / "absent", time.time() - 100)
-    assert beat == Beat(0, "starting", pytest.approx(100, abs=30))
+    beat = read_heartbeat(tmp_path / "absent", time.time() - 100)
+    assert beat == Heartbeat(0, "starting", pytest.approx(100, abs=30))
 
 
 def test_a_beat_is_never_read_half_written(tmp_path: Path) -> None:
     """A rank that seems to have made no step would be blamed for the others' silence."""
-    pulse, is_over, started = Pulse(tmp_path / "pulse"), threading.Event(), time.time()
-    pulse.beat("training", 1)
+    heartbeat, is_over, started = HeartbeatWriter(tmp_path / "heartbeat"), threading.Event(), time.time()
+    heartbeat.beat("training", 1)
 
     def beat() -> None:
         while not is_over.is_set():
-            pulse.beat("training", 1)
+            heartbeat.beat("training", 1)
 
     writer = threading.Thread(target=beat)
     writer.start()
     try:
-        beats = [read_beat(tmp_path / "pulse", started) for _ in range(2000)]
+        beats = [read_heartbeat(tmp_path / "heartbeat", started) for _ in range(2000)]
     finally:
         is_over.set()
         writer.join()
@@ -87,22 +87,22 @@ def test_a_beat_is_never_read_half_written(tmp_path: Path) -> None:
 
 
 def test_a_rank_tells_with_which_code_it_leaves(tmp_path: Path) -> None:
-    assert read_farewell(tmp_path / "pulse") is None
-    pulse = Pulse(tmp_path / "pulse")
-    pulse.beat("training", 1)
-    assert read_farewell(tmp_path / "pulse") is None
-    pulse.leave(75)
-    assert read_farewell(tmp_path / "pulse") == 75
-    assert read_beat(tmp_path / "pulse", 0).steps == 1
+    assert read_announced_exit(tmp_path / "heartbeat") is None
+    heartbeat = HeartbeatWriter(tmp_path / "heartbeat")
+    heartbeat.beat("training", 1)
+    assert read_announced_exit(tmp_path / "heartbeat") is None
+    heartbeat.announce_exit(75)
+    assert read_announced_exit(tmp_path / "heartbeat") == 75
+    assert read_heartbeat(tmp_path / "heartbeat", 0).steps == 1
 
 
 def test_without_a_launcher_nothing_is_written_and_nothing_is_tied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for environment in ({}, {PULSE: ""}):
-        own_pulse(environment).beat("training", 1)
-        own_pulse(environment).leave(0)
+    for environment in ({}, {HEARTBEAT_FILE: ""}):
+        own_heartbeat(environment).beat("training", 1)
+        own_heartbeat(environment).announce_exit(0)
     assert list(tmp_path.iterdir()) == []
     before = len(list(Path("/proc/self/fd").iterdir()))
     tie_to_launcher({})
@@ -114,7 +114,7 @@ def test_a_rank_and_its_children_die_when_the_launcher_lets_go(is_early: bool) -
     theirs, ours = os.pipe()
     rank = subprocess.Popen(
         [sys.executable, "-c", PARENT],
-        env=os.environ | {TETHER: str(theirs)},
+        env=os.environ | {LAUNCHER_PIPE: str(theirs)},
         pass_fds=(theirs,),
         start_new_session=True,
         stdin=subprocess.PIPE,

@@ -4,18 +4,18 @@ import itertools
 
 import pytest
 
-from convnext_imagenet.launch.ranks.heartbeat import Beat
-from convnext_imagenet.launch.ranks.job_outcome import INTERRUPTED, RankState, Verdict, judge, may_restart
+from convnext_imagenet.launch.ranks.heartbeat import Heartbeat
+from convnext_imagenet.launch.ranks.job_outcome import INTERRUPTED, JobOutcome, RankState, decide_outcome, may_restart
 
-SILENCE_S = 10.0
+TIMEOUT_S = 10.0
 
 
 def _states(*seen: tuple, beats: tuple[tuple[int, float], ...] = ()) -> list[RankState]:
-    """The states of ranks 0, 1, ... by (code, ended_s), and by (steps, silent_s) for those that do not just work."""
+    """The states of ranks 0, 1, ... by (code, ended_s), and by (steps, age_s) for those that do not just work."""
     pairs = itertools.zip_longest(seen, beats, fillvalue=(3, 0.0))
     return [
-        RankState(rank, code, ended_s, Beat(steps, "training", silent_s))
-        for rank, ((code, ended_s), (steps, silent_s)) in enumerate(pairs)
+        RankState(rank, code, ended_s, Heartbeat(steps, "training", age_s))
+        for rank, ((code, ended_s), (steps, age_s)) in enumerate(pairs)
     ]
 
 
@@ -28,18 +28,18 @@ RUNS, DONE, ERROR_ROWS, SAVED = (None, 0.0), (0, 2.0), (3, 2.0), (INTERRUPTED, 2
         ([RUNS, RUNS], False, None),
         ([DONE, RUNS], False, None),
         ([(0, 900.0), SAVED, RUNS], True, None),
-        ([DONE, DONE], False, Verdict(0)),
-        ([DONE, (0, 900.0)], True, Verdict(0)),
+        ([DONE, DONE], False, JobOutcome(0)),
+        ([DONE, (0, 900.0)], True, JobOutcome(0)),
         ([ERROR_ROWS, RUNS], False, None),
-        ([ERROR_ROWS, DONE], False, Verdict(3)),
-        ([ERROR_ROWS, SAVED], True, Verdict(INTERRUPTED)),
-        ([SAVED, SAVED], True, Verdict(INTERRUPTED)),
-        ([DONE, SAVED], True, Verdict(INTERRUPTED)),
-        ([SAVED, SAVED], False, Verdict(INTERRUPTED)),
+        ([ERROR_ROWS, DONE], False, JobOutcome(3)),
+        ([ERROR_ROWS, SAVED], True, JobOutcome(INTERRUPTED)),
+        ([SAVED, SAVED], True, JobOutcome(INTERRUPTED)),
+        ([DONE, SAVED], True, JobOutcome(INTERRUPTED)),
+        ([SAVED, SAVED], False, JobOutcome(INTERRUPTED)),
     ],
 )
 def test_a_job_ends_well_only_when_all_of_its_ranks_have(seen: list, is_stopping: bool, expected: object) -> None:
-    assert judge(_states(*seen), SILENCE_S, is_stopping) == expected
+    assert decide_outcome(_states(*seen), TIMEOUT_S, is_stopping) == expected
 
 
 @pytest.mark.parametrize(
@@ -53,26 +53,28 @@ def test_a_job_ends_well_only_when_all_of_its_ranks_have(seen: list, is_stopping
     ],
 )
 def test_the_rank_that_failed_first_is_blamed_with_its_code(seen: list, code: int, rank: int, reason: str) -> None:
-    verdict = judge(_states(*seen), SILENCE_S, is_stopping=False)
-    assert verdict is not None
-    assert (verdict.code, verdict.rank, verdict.reason) == (code, rank, reason)
+    outcome = decide_outcome(_states(*seen), TIMEOUT_S, is_stopping=False)
+    assert outcome is not None
+    assert (outcome.code, outcome.rank, outcome.reason) == (code, rank, reason)
 
 
 @pytest.mark.parametrize(("ended_s", "is_over"), [(0.0, False), (4.9, False), (5.1, True)])
 def test_once_the_first_rank_has_saved_the_others_get_five_seconds(ended_s: float, is_over: bool) -> None:
-    expected = Verdict(INTERRUPTED) if is_over else None
-    assert judge(_states((INTERRUPTED, ended_s), RUNS), SILENCE_S, is_stopping=True) == expected
-    assert judge(_states(RUNS, (INTERRUPTED, ended_s)), SILENCE_S, is_stopping=True) is None, "the first one saves"
+    expected = JobOutcome(INTERRUPTED) if is_over else None
+    assert decide_outcome(_states((INTERRUPTED, ended_s), RUNS), TIMEOUT_S, is_stopping=True) == expected
+    assert decide_outcome(_states(RUNS, (INTERRUPTED, ended_s)), TIMEOUT_S, is_stopping=True) is None, (
+        "the first one saves"
+    )
 
 
 def test_the_end_by_the_stop_signal_is_no_failure_while_the_job_is_stopped() -> None:
     states = _states((-15, 6.0), (-15, 0.0))
-    assert judge(states, SILENCE_S, is_stopping=True) == Verdict(INTERRUPTED)
-    blamed = judge(states, SILENCE_S, is_stopping=False)
+    assert decide_outcome(states, TIMEOUT_S, is_stopping=True) == JobOutcome(INTERRUPTED)
+    blamed = decide_outcome(states, TIMEOUT_S, is_stopping=False)
     assert blamed is not None
     assert (blamed.code, blamed.rank) == (1, 0)
     assert "killed by SIGTERM" in blamed.reason
-    killed = judge(_states((-9, 6.0), (-15, 0.0)), SILENCE_S, is_stopping=True)
+    killed = decide_outcome(_states((-9, 6.0), (-15, 0.0)), TIMEOUT_S, is_stopping=True)
     assert killed is not None
     assert killed.code == 1, "another signal is one"
 
@@ -91,26 +93,24 @@ def test_the_end_by_the_stop_signal_is_no_failure_while_the_job_is_stopped() -> 
     ],
 )
 def test_a_silent_job_is_blamed_on_the_rank_furthest_behind(beats: tuple, rank: int | None) -> None:
-    verdict = judge(_states(RUNS, RUNS, beats=beats), SILENCE_S, is_stopping=False)
-    assert (verdict and verdict.rank) == rank
-    if verdict is not None:
-        steps, silent_s = beats[verdict.rank]
-        assert verdict.code == 1
-        assert not verdict.was_refused
-        assert (
-            f"rank {rank} gave no sign of life for {silent_s:.0f} s (after {steps} steps, training)" in verdict.reason
-        )
+    outcome = decide_outcome(_states(RUNS, RUNS, beats=beats), TIMEOUT_S, is_stopping=False)
+    assert (outcome and outcome.rank) == rank
+    if outcome is not None:
+        steps, age_s = beats[outcome.rank]
+        assert outcome.code == 1
+        assert not outcome.was_refused
+        assert f"rank {rank} gave no heartbeat for {age_s:.0f} s (after {steps} steps, training)" in outcome.reason
 
 
-def test_a_rank_that_has_ended_is_not_silent() -> None:
-    assert judge(_states(DONE, RUNS, beats=((3, 900.0), (3, 0.0))), SILENCE_S, is_stopping=False) is None
+def test_a_rank_that_has_ended_does_not_hang() -> None:
+    assert decide_outcome(_states(DONE, RUNS, beats=((3, 900.0), (3, 0.0))), TIMEOUT_S, is_stopping=False) is None
 
 
 @pytest.mark.parametrize("is_stopping", [False, True])
 def test_a_rank_may_hang_while_the_job_is_stopped_too(is_stopping: bool) -> None:
-    verdict = judge(_states(RUNS, SAVED, beats=((3, 11.0),)), SILENCE_S, is_stopping)
-    assert verdict is not None
-    assert (verdict.code, verdict.rank) == (1, 0)
+    outcome = decide_outcome(_states(RUNS, SAVED, beats=((3, 11.0),)), TIMEOUT_S, is_stopping)
+    assert outcome is not None
+    assert (outcome.code, outcome.rank) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,6 @@ def test_a_rank_may_hang_while_the_job_is_stopped_too(is_stopping: bool) -> None
     ],
 )
 def test_a_job_is_started_again_unless_it_would_only_be_refused_again(code: int, steps: int, expected: bool) -> None:
-    verdict = judge(_states((code, 1.0)), SILENCE_S, is_stopping=False)
-    assert verdict is not None
-    assert may_restart(verdict, steps) is expected
+    outcome = decide_outcome(_states((code, 1.0)), TIMEOUT_S, is_stopping=False)
+    assert outcome is not None
+    assert may_restart(outcome, steps) is expected

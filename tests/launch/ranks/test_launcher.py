@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from convnext_imagenet.launch.errors import LaunchError
-from convnext_imagenet.launch.ranks.launcher import Orders, run_job
+from convnext_imagenet.launch.ranks.launcher import LaunchPlan, run_job
 from convnext_imagenet.launch.ranks.rank import Layout, divide_cores
 
 STOPPED = "stopping: the ranks finish their step and save (a second signal ends them at once)"
@@ -35,7 +35,7 @@ stopped.wait(30)
         ("", 0, []),
         ("sys.exit(75)", 75, []),
         ("sys.exit(3) if rank == 0 else time.sleep(0.2)", 3, []),
-        ("pulse.leave(0); os.kill(os.getpid(), signal.SIGSEGV)", 0, []),
+        ("heartbeat.announce_exit(0); os.kill(os.getpid(), signal.SIGSEGV)", 0, []),
         (
             "sys.exit(4) if rank == 1 else time.sleep(600)",
             4,
@@ -47,7 +47,7 @@ stopped.wait(30)
             ["Error: rank 0 ended with exit code 74; all ranks are stopped"],
         ),
         (
-            "pulse.beat('training', 7); os.kill(os.getpid(), signal.SIGKILL) if rank == 1 else time.sleep(600)",
+            "heartbeat.beat('training', 7); os.kill(os.getpid(), signal.SIGKILL) if rank == 1 else time.sleep(600)",
             1,
             ["Error: rank 1 was killed by SIGKILL (after 7 steps, training); all ranks are stopped"],
         ),
@@ -62,14 +62,14 @@ def test_a_job_ends_with_the_code_of_its_ranks(run, program: str, code: int, sai
 
 def test_a_rank_that_hangs_ends_the_job(run) -> None:
     ended = run(
-        "pulse.beat('training')\n"
+        "heartbeat.beat('training')\n"
         "for step in range(1000):\n"
-        "    if rank == 0 or step < 2: pulse.beat('training', 1)\n"
+        "    if rank == 0 or step < 2: heartbeat.beat('training', 1)\n"
         "    time.sleep(0.05)",
-        silence_s=1,
+        timeout_s=1,
     )
     assert ended.code == 1
-    assert re.search(r"rank 1 gave no sign of life for \d+ s \(after 2 steps, training\)", ended.said[-1]), ended.said
+    assert re.search(r"rank 1 gave no heartbeat for \d+ s \(after 2 steps, training\)", ended.said[-1]), ended.said
 
 
 def test_what_a_rank_has_started_ends_with_it(run, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_second_signal_ends_ranks_that_do_not_stop(run) -> None:
 
 
 FAIL_TWICE = """
-pulse.beat('training', 1)
+heartbeat.beat('training', 1)
 with open(here / f"attempts-{rank}", "a") as file: file.write("x")
 (here / f"beat-{rank}-{os.stat(here / f'attempts-{rank}').st_size}").touch()
 wait_for(f"beat-{1 - rank}-{os.stat(here / f'attempts-{rank}').st_size}")
@@ -131,7 +131,11 @@ def test_a_job_is_started_again_as_often_as_asked(run, tmp_path: Path, restarts:
 
 @pytest.mark.parametrize(
     ("program", "attempts"),
-    [("sys.exit(1)", 1), ("pulse.beat('training', 0); sys.exit(1)", 1), ("os.kill(os.getpid(), signal.SIGKILL)", 3)],
+    [
+        ("sys.exit(1)", 1),
+        ("heartbeat.beat('training', 0); sys.exit(1)", 1),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 3),
+    ],
     ids=["refused", "refused-while-working", "killed"],
 )
 def test_bad_input_is_not_tried_again_but_bad_luck_is(run, program: str, attempts: int) -> None:
@@ -175,6 +179,6 @@ def _log_in_the_way(logs: Path) -> None:
 def test_ranks_that_cannot_be_started_are_an_error_in_one_line(nothing_left, tmp_path: Path, obstacle) -> None:
     obstacle(tmp_path / "logs")
     command = [sys.executable, "-c", "import time; time.sleep(600)"]
-    orders = Orders(Layout(2, "CPU"), command, tmp_path / "logs", [0], silence_s=60)
+    plan = LaunchPlan(Layout(2, "CPU"), command, tmp_path / "logs", [0], timeout_s=60)
     with pytest.raises(LaunchError, match=r"logs.*: the ranks cannot be started \(.+\)"):
-        run_job(orders, pytest.fail)
+        run_job(plan, pytest.fail)

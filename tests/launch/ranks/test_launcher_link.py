@@ -1,4 +1,4 @@
-"""Launchers of several machines hear of each other's ends, and nobody else can end a job."""
+"""Launchers of several machines learn how each of them ended, and nobody else can end a job."""
 
 import contextlib
 import socket
@@ -9,7 +9,7 @@ import pytest
 
 from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.ranks import launcher_link as module
-from convnext_imagenet.launch.ranks.job_outcome import Verdict
+from convnext_imagenet.launch.ranks.job_outcome import JobOutcome
 from convnext_imagenet.launch.ranks.launcher import free_port
 from convnext_imagenet.launch.ranks.launcher_link import Link, open_link
 from convnext_imagenet.launch.ranks.rank import Layout
@@ -24,7 +24,7 @@ def _retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def _links(nodes: int, attempt: int = 0) -> Iterator[list[Link]]:
-    """The links of all machines of a job, once they have met."""
+    """The links of all machines of a job, once they are connected."""
     port = free_port() - 1
     with contextlib.ExitStack() as stack:
         links = [stack.enter_context(open_link(_layout(port, nodes, node), attempt)) for node in range(nodes)]
@@ -41,12 +41,12 @@ def _known(link: Link) -> list[int]:
 
 
 def _poll(links: list[Link], is_done: Callable[[], bool]) -> None:
-    """Let the launchers hear what there is until something is so."""
+    """Let the launchers receive until something holds."""
     begin = time.monotonic()
     while not is_done():
-        assert time.monotonic() - begin < SECONDS, [(link._peers, link._verdict) for link in links]
+        assert time.monotonic() - begin < SECONDS, [(link._peers, link._outcome) for link in links]
         for link in links:
-            link.other_verdict()
+            link.receive()
         time.sleep(0.005)
 
 
@@ -54,83 +54,83 @@ def _settle(links: list[Link]) -> None:
     """Long enough for whatever is under way to arrive."""
     for _ in range(20):
         for link in links:
-            link.other_verdict()
+            link.receive()
         time.sleep(0.005)
 
 
-def test_a_job_on_one_machine_neither_listens_nor_hears() -> None:
+def test_a_job_on_one_machine_neither_listens_nor_receives() -> None:
     with open_link(Layout(2, "CPU", port=1), 0) as link:
         assert link.listener is None
-        link.tell_stop()
-        assert link.other_verdict() is None
-        link.tell(Verdict(1))
+        link.send_stop()
+        assert link.receive() is None
+        link.send_outcome(JobOutcome(1))
 
 
 @pytest.mark.parametrize("source", [0, 1, 2])
 def test_a_stop_reaches_all_other_machines(source: int) -> None:
     with _links(3) as links:
-        links[source].tell_stop()
+        links[source].send_stop()
         others = [link for link in links if link is not links[source]]
-        _poll(links, lambda: all(link.other_stops for link in others))
+        _poll(links, lambda: all(link.is_stopped_elsewhere for link in others))
         _settle(links)
-        assert not links[source].other_stops
-        assert [link.other_verdict() for link in links] == [None] * 3
+        assert not links[source].is_stopped_elsewhere
+        assert [link.receive() for link in links] == [None] * 3
 
 
 @pytest.mark.parametrize("source", [0, 1, 2])
 @pytest.mark.parametrize(("code", "was_refused"), [(1, True), (74, False)])
 def test_a_failure_reaches_all_other_machines(source: int, code: int, was_refused: bool) -> None:
     with _links(3) as links:
-        links[source].tell(Verdict(code, source, "rank 0 ended", was_refused))
+        links[source].send_outcome(JobOutcome(code, source, "rank 0 ended", was_refused))
         links[source].close()
         others = [link for link in links if link is not links[source]]
-        _poll(others, lambda: all(link.other_verdict() for link in others))
+        _poll(others, lambda: all(link.receive() for link in others))
         for link in others:
-            verdict = link.other_verdict()
-            assert verdict is not None
-            assert (verdict.code, verdict.was_refused, verdict.rank) == (code, was_refused, None)
-            assert verdict.reason.startswith("the job ended on machine ")
+            outcome = link.receive()
+            assert outcome is not None
+            assert (outcome.code, outcome.was_refused, outcome.rank) == (code, was_refused, None)
+            assert outcome.reason.startswith("the job ended on machine ")
 
 
 @pytest.mark.parametrize("order", [(1, 2, 0), (0, 1, 2), (2, 0, 1)])
 def test_machines_that_end_well_may_leave_one_after_the_other(order: tuple[int, ...]) -> None:
     with _links(3) as links:
         for count, node in enumerate(order, 1):
-            links[node].tell(Verdict(0))
+            links[node].send_outcome(JobOutcome(0))
             links[node].close()
             rest = [links[other] for other in order[count:]]
             _settle(rest)
-            verdicts = [link.other_verdict() for link in rest]
-            assert all(verdict is None or verdict.code == 0 for verdict in verdicts), verdicts
+            outcomes = [link.receive() for link in rest]
+            assert all(outcome is None or outcome.code == 0 for outcome in outcomes), outcomes
 
 
 def test_a_good_end_concerns_nobody_else_and_a_failure_after_it_counts() -> None:
     with _links(3) as links:
-        links[1].tell(Verdict(0))
-        _poll(links[:1], lambda: links[0].other_verdict() is not None)
+        links[1].send_outcome(JobOutcome(0))
+        _poll(links[:1], lambda: links[0].receive() is not None)
         _settle(links)
-        assert links[2].other_verdict() is None
-        links[2].tell(Verdict(74))
-        _poll(links[:2], lambda: [getattr(link.other_verdict(), "code", None) for link in links[:2]] == [74, 74])
+        assert links[2].receive() is None
+        links[2].send_outcome(JobOutcome(74))
+        _poll(links[:2], lambda: [getattr(link.receive(), "code", None) for link in links[:2]] == [74, 74])
 
 
-def test_an_end_is_told_once() -> None:
+def test_an_outcome_is_sent_once() -> None:
     with _links(2) as links:
-        links[1].tell(Verdict(0))
-        links[1].tell(Verdict(1))
+        links[1].send_outcome(JobOutcome(0))
+        links[1].send_outcome(JobOutcome(1))
         _settle(links)
-        assert links[0].other_verdict() == Verdict(0, None, "the job ended on machine 1")
+        assert links[0].receive() == JobOutcome(0, None, "the job ended on machine 1")
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
-def test_a_launcher_that_vanishes_without_a_word_ends_the_job(lost: int) -> None:
+def test_a_launcher_that_disconnects_without_an_outcome_ends_the_job(lost: int) -> None:
     with _links(3) as links:
         links[lost].close()
         others = [link for link in links if link is not links[lost]]
-        _poll(others, lambda: all(link.other_verdict() for link in others))
-        verdicts = [link.other_verdict() for link in others]
-        assert {verdict.code for verdict in verdicts if verdict} == {1}
-        assert f"the launcher of machine {lost} is gone" in {verdict.reason for verdict in verdicts if verdict}
+        _poll(others, lambda: all(link.receive() for link in others))
+        outcomes = [link.receive() for link in others]
+        assert {outcome.code for outcome in outcomes if outcome} == {1}
+        assert f"the launcher of machine {lost} is gone" in {outcome.reason for outcome in outcomes if outcome}
 
 
 @pytest.mark.parametrize(
@@ -162,11 +162,11 @@ def test_strangers_are_dropped_without_harm(data: bytes) -> None:
         if not data:
             stranger.shutdown(socket.SHUT_WR)
         _poll([first], lambda: _is_closed(stranger))
-        assert (first.other_verdict(), first.other_stops, first._peers) == (None, False, [])
+        assert (first.receive(), first.is_stopped_elsewhere, first._peers) == (None, False, [])
         with open_link(_layout(port, node_rank=1), 0) as second:
             _poll([first, second], lambda: _known(first) == [1])
-            second.tell(Verdict(0))
-            _poll([first], lambda: first.other_verdict() is not None)
+            second.send_outcome(JobOutcome(0))
+            _poll([first], lambda: first.receive() is not None)
 
 
 def _is_closed(connection: socket.socket) -> bool:
@@ -178,17 +178,17 @@ def _is_closed(connection: socket.socket) -> bool:
         return True
 
 
-def test_a_known_launcher_that_talks_nonsense_is_gone() -> None:
+def test_a_known_launcher_that_sends_nonsense_is_gone() -> None:
     with _links(2) as links:
         links[1]._peers[0].connection.sendall(b"no such\nword here\n")
-        _poll(links[:1], lambda: links[0].other_verdict() == Verdict(1, None, "the launcher of machine 1 is gone"))
+        _poll(links[:1], lambda: links[0].receive() == JobOutcome(1, None, "the launcher of machine 1 is gone"))
 
 
 def test_a_launcher_waits_for_the_first_machine() -> None:
     port = free_port() - 1
     with open_link(_layout(port, node_rank=1), 0) as second:
         _settle([second])
-        assert second.other_verdict() is None
+        assert second.receive() is None
         with open_link(_layout(port), 0) as first:
             _poll([first, second], lambda: _known(first) == [1] and _known(second) == [0])
 
@@ -198,12 +198,15 @@ def test_a_launcher_that_is_ahead_by_an_attempt_waits_for_the_first_machine() ->
     with open_link(_layout(port, node_rank=1), attempt=1) as second:
         with open_link(_layout(port), attempt=0) as first:
             _settle([first, second])
-            assert (first.other_verdict(), second.other_verdict(), _known(second)) == (None, None, [])
+            assert (first.receive(), second.receive(), _known(second)) == (None, None, [])
         with open_link(_layout(port), attempt=1) as first:
             _poll([first, second], lambda: _known(first) == [1] and _known(second) == [0])
 
 
-def test_a_port_that_cannot_be_had_is_told_with_the_option() -> None:
+def test_a_port_in_use_is_refused_with_the_option() -> None:
     port = free_port() - 1
-    with open_link(_layout(port), 0), pytest.raises(LaunchError, match=rf"--master 127\.0\.0\.1:{port}: .* {port + 1}"):
+    with (
+        open_link(_layout(port), 0),
+        pytest.raises(LaunchError, match=rf"--rendezvous 127\.0\.0\.1:{port}: .* {port + 1}"),
+    ):
         open_link(_layout(port), 0).__enter__()

@@ -37,8 +37,8 @@ def start(tmp_path: Path, nothing_left: None) -> Iterator[Start]:
 
     yield start_program
     for processes in started:
-        if Path(processes._pulses.name).exists():  # it goes at the end
-            processes.end()
+        if Path(processes._heartbeats.name).exists():  # it goes at the end
+            processes.kill()
 
 
 def _wait(is_done: Callable[[], object]) -> None:
@@ -132,17 +132,17 @@ def test_the_last_lines_are_those_that_say_something(start: Start) -> None:
 def test_what_ranks_do_is_seen(start: Start, tmp_path: Path) -> None:
     processes = start(
         "if rank == 1: sys.exit(7)\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
-        "pulse.beat('training', 2); wait_for('go')\npulse.beat('evaluating', 1); time.sleep(600)"
+        "heartbeat.beat('training', 2); wait_for('go')\nheartbeat.beat('evaluating', 1); time.sleep(600)"
     )
-    _wait(lambda: processes.states()[0].beat.steps == 2 and processes.states()[1].code is not None)
+    _wait(lambda: processes.states()[0].heartbeat.steps == 2 and processes.states()[1].code is not None)
     first, second = processes.states()
-    assert (first.rank, first.code, first.ended_s, first.beat.doing) == (0, None, 0.0, "training")
-    assert (second.rank, second.code, second.beat.steps, second.beat.doing) == (1, 7, 0, "starting")
+    assert (first.rank, first.code, first.ended_s, first.heartbeat.doing) == (0, None, 0.0, "training")
+    assert (second.rank, second.code, second.heartbeat.steps, second.heartbeat.doing) == (1, 7, 0, "starting")
     assert 0 <= second.ended_s < 60
     (tmp_path / "go").touch()
-    _wait(lambda: processes.states()[0].beat.doing == "evaluating")
-    assert processes.states()[0].beat.steps == 3
-    processes.stop()
+    _wait(lambda: processes.states()[0].heartbeat.doing == "evaluating")
+    assert processes.states()[0].heartbeat.steps == 3
+    processes.request_stop()
     _wait(lambda: processes.states()[0].code is not None)
     first, later = processes.states()
     assert first.code == 75
@@ -153,7 +153,9 @@ def test_a_rank_that_has_told_its_code_may_crash_or_hang_when_it_leaves(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_TEARDOWN_SECONDS", 0.5)
-    processes = start("pulse.leave(3 + rank)\nif rank: os.kill(os.getpid(), signal.SIGSEGV)\ntime.sleep(600)")
+    processes = start(
+        "heartbeat.announce_exit(3 + rank)\nif rank: os.kill(os.getpid(), signal.SIGSEGV)\ntime.sleep(600)"
+    )
     codes = set()
     _wait(lambda: codes.add(processes.states()[0].code) or codes >= {None, 3})
     assert processes.states()[1].code == 4
@@ -163,7 +165,7 @@ def test_a_rank_that_has_told_its_code_may_crash_or_hang_when_it_leaves(
 def test_a_second_machine_starts_its_own_ranks_and_no_scheduler(start: Start, tmp_path: Path) -> None:
     processes = start("print([os.environ[name] for name in ('RANK_ID', 'RANK_SIZE', 'DEVICE_ID')])", 2, node_rank=1)
     assert [state.rank for state in _ended(processes)] == [2, 3]
-    assert processes.on_screen == 2
+    assert processes.screen_rank == 2
     assert _log(processes, 3) == b"['3', '4', '1']\n"
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"rank-2.log", "rank-3.log"}
 
@@ -173,7 +175,7 @@ def test_the_scheduler_has_a_log_and_ends_with_the_job(start: Start, tmp_path: P
     assert processes._scheduler is not None
     assert processes._scheduler.poll() is None
     assert (tmp_path / "logs" / "scheduler.log").exists()
-    processes.end()
+    processes.kill()
     assert processes._scheduler.returncode == -signal.SIGKILL
 
 
@@ -194,7 +196,7 @@ def test_what_left_a_ranks_process_group_keeps_nobody_waiting(start: Start, monk
     )
     _wait(lambda: _log(processes, 0))
     begin = time.monotonic()
-    processes.end()
+    processes.kill()
     seconds = time.monotonic() - begin
     subprocess.run(["kill", _log(processes, 0).decode().strip()], check=True)
     assert seconds < 60

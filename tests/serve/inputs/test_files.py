@@ -13,7 +13,7 @@ from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import list_folder, list_store, read_list, read_named, source_text
 from convnext_imagenet.serve.inputs.inputs import Names
-from convnext_imagenet.serve.inputs.storage import Stored, files_at, here
+from convnext_imagenet.serve.inputs.storage import StoredFile, list_files, local_file
 
 from ..test_samples import EXPECTED
 
@@ -136,8 +136,8 @@ def test_a_store_is_listed_and_read_as_a_folder_is(tmp_path):
     _make(tmp_path / "bucket", names)
     with (tmp_path / "bucket" / "large").open("wb") as file:
         file.truncate(LARGEST_FILE_BYTES + 1)
-    bucket = Stored("bucket", pa_fs.SubTreeFileSystem(str(tmp_path), pa_fs.LocalFileSystem()), "s3://bucket")
-    inputs = list_store(bucket, files_at(bucket))
+    bucket = StoredFile("bucket", pa_fs.SubTreeFileSystem(str(tmp_path), pa_fs.LocalFileSystem()), "s3://bucket")
+    inputs = list_store(bucket, list_files(bucket))
     assert _names(inputs) == _names(list_folder(tmp_path / "bucket")) == [b"a-b/c", b"a.jpg", b"a/b", b"large"]
     assert inputs.sha256 == list_folder(tmp_path / "bucket").sha256
     items = list(inputs.items(range(4)))
@@ -162,13 +162,13 @@ def test_a_store_is_listed_and_read_as_a_folder_is(tmp_path):
 )
 def test_a_list_names_one_path_a_line_in_its_own_order(tmp_path, text, names):
     (tmp_path / "list.txt").write_bytes(text)
-    assert _names(read_list(here(tmp_path / "list.txt"))) == names
+    assert _names(read_list(local_file(tmp_path / "list.txt"))) == names
 
 
 def test_paths_of_a_list_begin_at_its_folder_and_may_be_missing(tmp_path):
     _make(tmp_path, ["lists/a", "other/b"])
     (tmp_path / "lists" / "l.txt").write_text(f"a\n../other/b\n{tmp_path}/lists/a\nmissing\n")
-    inputs = read_list(here(tmp_path / "lists" / "l.txt"))
+    inputs = read_list(local_file(tmp_path / "lists" / "l.txt"))
     *found, missing = inputs.items(range(4))
     assert [item.load() for item in found] == [b"lists/a", b"other/b", b"lists/a"]
     with pytest.raises(FileNotFoundError):
@@ -190,7 +190,7 @@ def test_paths_of_a_list_begin_at_its_folder_and_may_be_missing(tmp_path):
 def test_a_file_that_is_no_list_is_refused(tmp_path, text, says):
     (tmp_path / "list.txt").write_bytes(text)
     with pytest.raises(ServeError, match=says):
-        read_list(here(tmp_path / "list.txt"))
+        read_list(local_file(tmp_path / "list.txt"))
 
 
 def test_a_folder_without_visible_files_is_refused(tmp_path):
@@ -218,10 +218,10 @@ def test_names_cost_their_bytes_and_little_more():
 def test_another_size_of_a_listed_file_is_another_set(tmp_path):
     _make(tmp_path, ["a.jpg", "b.jpg"])
     (tmp_path / "l.txt").write_text("a.jpg\nb.jpg\nmissing.jpg\n")
-    before = read_list(here(tmp_path / "l.txt")).sha256
-    assert read_list(here(tmp_path / "l.txt")).sha256 == before
+    before = read_list(local_file(tmp_path / "l.txt")).sha256
+    assert read_list(local_file(tmp_path / "l.txt")).sha256 == before
     (tmp_path / "b.jpg").write_bytes(b"longer than before")
-    assert read_list(here(tmp_path / "l.txt")).sha256 != before
+    assert read_list(local_file(tmp_path / "l.txt")).sha256 != before
 
 
 @pytest.mark.parametrize("name", [b"/data/a.jpg", b"a//b.jpg"])

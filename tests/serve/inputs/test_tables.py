@@ -10,14 +10,14 @@ import pytest
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs import tables
-from convnext_imagenet.serve.inputs.storage import here
+from convnext_imagenet.serve.inputs.storage import local_file
 
 IMAGES = [b"image %d" % number for number in range(10)]
 GROUP_ROWS = 3
 
 
 def open_table(path, column=""):
-    return tables.open_table(here(path), column)
+    return tables.open_table(local_file(path), column)
 
 
 def _write_arrow(table, path):

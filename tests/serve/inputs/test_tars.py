@@ -10,14 +10,14 @@ import pytest
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs import tars
-from convnext_imagenet.serve.inputs.storage import here
+from convnext_imagenet.serve.inputs.storage import local_file
 
 MEMBERS = {f"n0/{number}.JPEG": os.urandom(700 + number) for number in range(4)}
 BLOCK = 512
 
 
 def list_tars(archives):
-    return tars.list_tars([here(path) for path in archives])
+    return tars.list_tars([local_file(path) for path in archives])
 
 
 def _write(path, members=MEMBERS, form=tarfile.GNU_FORMAT, mode="w"):

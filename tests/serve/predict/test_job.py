@@ -12,12 +12,13 @@ from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import list_folder
-from convnext_imagenet.serve.predict.job import Options, open_job
+from convnext_imagenet.serve.predict.job import open_job
 from convnext_imagenet.serve.predict.schema import METADATA_KEY, SCHEMA
+from convnext_imagenet.serve.settings import PredictOptions
 
 from ..conftest import picture, write_checkpoint
 
-OPTIONS = Options(topk=3, part_rows=4, batch_size=3, workers=2)
+OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=3, workers=2)
 
 
 def _predict(checkpoint, folder, out, options=OPTIONS, on_progress=lambda count: None):

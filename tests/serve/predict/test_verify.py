@@ -12,12 +12,13 @@ import pytest
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import read_json, sha256_file, write_json
 from convnext_imagenet.serve.inputs.files import list_folder
-from convnext_imagenet.serve.predict.job import Options, open_job
+from convnext_imagenet.serve.predict.job import open_job
 from convnext_imagenet.serve.predict.verify import verify_predictions
+from convnext_imagenet.serve.settings import PredictOptions
 
 from ..conftest import picture
 
-OPTIONS = Options(topk=2, part_rows=4, batch_size=3, workers=2)
+OPTIONS = PredictOptions(topk=2, part_rows=4, batch_size=3, workers=2)
 
 
 @pytest.fixture

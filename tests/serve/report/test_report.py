@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.launch.ranks.collectives import Ranks
-from convnext_imagenet.launch.ranks.rank import Place
+from convnext_imagenet.launch.ranks.rank import Rank
 from convnext_imagenet.model.transform import evaluation_pixels
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.reader import Records
@@ -197,8 +197,8 @@ def test_of_several_ranks_the_first_alone_reports(checkpoint_file, records, tmp_
     command = ("eval", checkpoint_file, "--records", records, "--report", tmp_path / "report", "--batch-size", 4)
     assert _call(*command).exit_code == 0
     (tmp_path / "report" / "summary.json").unlink()
-    ranks = Ranks(Place(rank=rank, ranks=2, device=rank), lambda digits: digits)
-    monkeypatch.setattr(cli, "start", lambda *_: (ranks, "CPU"))
+    ranks = Ranks(Rank(number=rank, world=2, device=rank), lambda digits: digits)
+    monkeypatch.setattr(cli, "enter_ranks", lambda *_: (ranks, "CPU"))
     result = _call(*command)
     assert result.exit_code == 0, result.output
     assert len(result.stdout.splitlines()) == lines

@@ -20,12 +20,12 @@ from convnext_imagenet.serve.inputs.files import list_folder
 from convnext_imagenet.serve.samples import read_sample
 from convnext_imagenet.serve.scoring import probabilities
 from convnext_imagenet.serve.weights import export_formats
-from convnext_imagenet.serve.weights.export_formats import Export
+from convnext_imagenet.serve.weights.export_formats import ExportOptions
 from convnext_imagenet.serve.weights.exporting import export_weights, training_facts
 
 from ..conftest import picture
 
-SAFETENSORS = Export("safetensors")
+SAFETENSORS = ExportOptions("safetensors")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def _names(folder):
 @pytest.mark.parametrize("names", ["facebook", "timm"])
 def test_safetensors_hold_the_values_by_the_names_asked_for(checkpoint, tmp_path, names):
     out = tmp_path / "m.safetensors"
-    assert export_weights(checkpoint, out, Export("safetensors", names=names))
+    assert export_weights(checkpoint, out, ExportOptions("safetensors", names=names))
     assert _names(tmp_path) == ["m.safetensors", "m.safetensors.md"]
     head = {"facebook": "head.weight", "timm": "head.fc.weight"}[names]
     assert load_file(out)[head].tobytes() == checkpoint.arrays["head.weight"].tobytes()
@@ -57,7 +57,7 @@ def test_the_same_export_again_changes_nothing_and_another_is_refused(checkpoint
     assert not export_weights(checkpoint, out, SAFETENSORS)
     assert out.stat().st_mtime_ns == before
     with pytest.raises(ServeError, match=r"is there already, and not the same export; delete it, or choose"):
-        export_weights(checkpoint, out, Export("safetensors", names="timm"))
+        export_weights(checkpoint, out, ExportOptions("safetensors", names="timm"))
     out.write_bytes(out.read_bytes()[:-1] + b"\x00")
     with pytest.raises(ServeError, match="not the same export"):
         export_weights(checkpoint, out, SAFETENSORS)
@@ -86,8 +86,8 @@ def test_values_that_are_not_read_back_are_never_published(checkpoint, tmp_path,
     def damaged(arrays, config, names):
         return named({**arrays, "head.bias": arrays["head.bias"] + 1}, config, names)
 
-    named = export_formats.named_payload
-    monkeypatch.setattr(export_formats, "named_payload", damaged)
+    named = export_formats.renamed_payload
+    monkeypatch.setattr(export_formats, "renamed_payload", damaged)
     with pytest.raises(ModelError, match="read back, it does not hold the checkpoint's values; it is not published"):
         export_weights(checkpoint, tmp_path / "m.safetensors", SAFETENSORS)
     assert _names(tmp_path) == []
@@ -101,7 +101,7 @@ def test_a_graph_that_answers_otherwise_is_never_published(checkpoint, tmp_path,
 
     monkeypatch.setattr(export_formats.onnx_graph, "onnx_model", wrong)
     with pytest.raises(ModelError, match="the ONNX graph in onnxruntime differs from the network"):
-        export_weights(checkpoint, tmp_path / "m.onnx", Export("onnx"))
+        export_weights(checkpoint, tmp_path / "m.onnx", ExportOptions("onnx"))
     assert _names(tmp_path) == []
 
 
@@ -119,7 +119,7 @@ def test_on_a_full_disk_nothing_is_left(checkpoint, small_disk, format_name):
     free = 20_000  # the file takes over 100 kB
     (small_disk / "ballast").write_bytes(bytes((16 << 20) - free))
     with pytest.raises(OSError, match="No space left") as caught:
-        export_weights(checkpoint, small_disk / f"m.{format_name}", Export(format_name))
+        export_weights(checkpoint, small_disk / f"m.{format_name}", ExportOptions(format_name))
     assert str(caught.value.filename).endswith(f"m.{format_name}")
     assert _names(small_disk) == ["ballast"]
 
@@ -131,35 +131,39 @@ def test_onnx_files_say_what_they_are_and_a_second_file_belongs_to_them(
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(export_formats, "write_onnx", lambda model, path: write_onnx(model, path, largest_bytes=1000))
-    out, asked = tmp_path / "m.onnx", Export("onnx", preprocessing)
-    assert export_weights(checkpoint, out, asked)
+    out, options = tmp_path / "m.onnx", ExportOptions("onnx", preprocessing)
+    assert export_weights(checkpoint, out, options)
     assert _names(tmp_path) == ["m.onnx", "m.onnx.data", "m.onnx.md"]
     props = {entry.key: entry.value for entry in onnx.load(out, load_external_data=False).metadata_props}
     assert props["variant"] == "convnext_test"
     assert json.loads(props["classes"]) == [list(entry) for entry in checkpoint.card.classes]
     assert json.loads(props["transform"])["size_px"] == 32
     assert props["checkpoint_sha256"] == checkpoint.sha256
-    assert not export_weights(checkpoint, out, asked)
+    assert not export_weights(checkpoint, out, options)
     (tmp_path / "m.onnx.data").write_bytes(b"")
     with pytest.raises(ServeError, match="not the same export"):
-        export_weights(checkpoint, out, asked)
+        export_weights(checkpoint, out, options)
 
 
 @pytest.mark.parametrize(
-    "asked",
-    [Export("onnx", True), Export("onnx", False), pytest.param(Export("mindir"), marks=pytest.mark.slow)],
+    "options",
+    [
+        ExportOptions("onnx", True),
+        ExportOptions("onnx", False),
+        pytest.param(ExportOptions("mindir"), marks=pytest.mark.slow),
+    ],
     ids=["onnx-pixels", "onnx-values", "mindir"],
 )
-def test_the_cards_own_python_names_a_picture_as_the_checkpoint_does(checkpoint, tmp_path, monkeypatch, asked):
-    if asked.format == "onnx":
+def test_the_cards_own_python_names_a_picture_as_the_checkpoint_does(checkpoint, tmp_path, monkeypatch, options):
+    if options.format == "onnx":
         pytest.importorskip("onnxruntime")
-    export_weights(checkpoint, tmp_path / f"m.{asked.format}", asked)
-    (snippet,) = re.findall(r"```python\n(.*?)```", (tmp_path / f"m.{asked.format}.md").read_text(), re.DOTALL)
+    export_weights(checkpoint, tmp_path / f"m.{options.format}", options)
+    (example,) = re.findall(r"```python\n(.*?)```", (tmp_path / f"m.{options.format}.md").read_text(), re.DOTALL)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "picture.jpg").write_bytes(picture(5, width=57, form="PNG"))  # PNG: decoders agree
     monkeypatch.chdir(tmp_path / "in")
     said = io.StringIO()
-    code = snippet.replace(f'"m.{asked.format}"', repr(str(tmp_path / f"m.{asked.format}")))
+    code = example.replace(f'"m.{options.format}"', repr(str(tmp_path / f"m.{options.format}")))
     with contextlib.redirect_stdout(said):
         exec(compile(code, "card", "exec"), {})
     inputs = list_folder(tmp_path / "in")

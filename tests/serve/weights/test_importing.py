@@ -19,7 +19,7 @@ from convnext_imagenet.records.reader import Records
 from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
 from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.weights.importing import Wishes, import_weights
+from convnext_imagenet.serve.weights.importing import ImportOptions, import_weights
 
 from ..conftest import build_records, picture
 
@@ -74,7 +74,7 @@ def test_the_command_says_what_it_made_and_why(tmp_path, source):
 
 def test_the_checkpoint_is_the_file_with_its_provenance(tmp_path, source):
     out = tmp_path / "ours.safetensors"
-    import_weights(source, out, Wishes())
+    import_weights(source, out, ImportOptions())
     arrays, card = load_weights(out)
     expected = init_parameters(CONFIG, 5)
     assert all(arrays[name].tobytes() == array.tobytes() for name, array in expected.items())
@@ -105,7 +105,7 @@ def test_options_change_the_transform_that_was_found(tmp_path, source):
     (source.parent / "config.json").write_text(
         json.dumps({"input_size": [3, 288, 288], "crop_pct": 0.95, "mean": [0.5] * 3, "std": [0.5] * 3})
     )
-    found = import_weights(source, tmp_path / "a", Wishes()).card
+    found = import_weights(source, tmp_path / "a", ImportOptions()).card
     half = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     assert found.transform == EvalTransform(288, 0.95, **half)
     code, said, _ = run(source, "--out", tmp_path / "b", "--size", "384", "--crop-pct", "1.0", "--resize", "squash")
@@ -116,7 +116,7 @@ def test_options_change_the_transform_that_was_found(tmp_path, source):
 
 def test_a_thousand_outputs_are_imagenets(tmp_path):
     source = write_timm(tmp_path / "w.safetensors", classes=1000)
-    imported = import_weights(source, tmp_path / "ours", Wishes())
+    imported = import_weights(source, tmp_path / "ours", ImportOptions())
     assert imported.card.classes[0] == ("n01440764", "tench, Tinca tinca")
     assert "classes: the 1000 of ILSVRC2012, as it has 1000 outputs" in imported.lines
 
@@ -128,7 +128,7 @@ def listed(tmp_path) -> Path:
 
 
 def test_classes_come_from_a_list(tmp_path, source, listed):
-    card = import_weights(source, tmp_path / "ours", Wishes(classes=listed)).card
+    card = import_weights(source, tmp_path / "ours", ImportOptions(classes=listed)).card
     assert card.classes[6] == ("n00000006", "name 6")
 
 
@@ -138,12 +138,12 @@ def records(tmp_path) -> Path:
 
 
 def test_classes_come_from_records_and_eval_accepts_them(tmp_path, source, records):
-    import_weights(source, tmp_path / "ours", Wishes(classes=records))
+    import_weights(source, tmp_path / "ours", ImportOptions(classes=records))
     check_classes(load_checkpoint(tmp_path / "ours"), Records.open(records).classes, records)
 
 
 def test_eval_refuses_classes_without_names(tmp_path, source, records):
-    import_weights(source, tmp_path / "ours", Wishes())
+    import_weights(source, tmp_path / "ours", ImportOptions())
     with pytest.raises(ServeError, match=r"its 7 classes have no wnids.*import the weights again with --classes"):
         check_classes(load_checkpoint(tmp_path / "ours"), Records.open(records).classes, records)
 
@@ -156,10 +156,12 @@ def test_a_list_of_another_length_is_refused(tmp_path, listed):
 
 def test_a_fresh_head_is_for_the_classes_that_are_named(tmp_path, listed):
     source = write_timm(tmp_path / "w.safetensors", classes=21)
-    imported = import_weights(source, tmp_path / "ours", Wishes(classes=listed, fresh_head=True))
+    imported = import_weights(source, tmp_path / "ours", ImportOptions(classes=listed, fresh_head=True))
     assert len(imported.card.classes) == imported.card.config.num_classes == 7
     assert imported.card.provenance["imported"]["head"] == "new"
-    assert "the classifier is new and knows nothing yet: fine-tune by `convnext-train run --start`" in imported.lines
+    assert (
+        "the classifier is new and knows nothing yet: fine-tune by `convnext-train run --init-from`" in imported.lines
+    )
     assert "pass --classes, too" in refusal(tmp_path, source, "--fresh-head")
 
 
@@ -169,7 +171,7 @@ def test_a_fresh_head_keeps_the_transform_that_timms_config_states(tmp_path, lis
     told = {"input_size": [3, 256, 256], "crop_pct": 1.0, "mean": [0.48] * 3, "std": [0.25] * 3}
     config = {"num_classes": 0 if without else 21, "pretrained_cfg": told}
     (source.parent / "config.json").write_text(json.dumps(config))
-    transform = import_weights(source, tmp_path / "ours", Wishes(classes=listed, fresh_head=True)).card.transform
+    transform = import_weights(source, tmp_path / "ours", ImportOptions(classes=listed, fresh_head=True)).card.transform
     assert (transform.size_px, transform.crop_pct, transform.mean) == (256, 1.0, (0.48,) * 3)
 
 
@@ -181,7 +183,7 @@ def test_a_crop_of_what_is_squashed_is_refused(tmp_path):
 
 
 def test_a_checkpoint_of_ours_is_refused_before_its_card_is_lost(tmp_path, source):
-    import_weights(source, tmp_path / "ours", Wishes())
+    import_weights(source, tmp_path / "ours", ImportOptions())
     assert "a checkpoint of ours already; use it as it is" in refusal(tmp_path, tmp_path / "ours")
 
 
@@ -190,12 +192,12 @@ def test_the_average_is_taken_and_said(tmp_path):
     arrays = {names.theirs(name): array for name, array in init_parameters(CONFIG, 5).items()}
     arrays |= {f"ema.{name}": array + np.float32(1) for name, array in arrays.items()}
     ms.save_checkpoint([{"name": n, "data": ms.Tensor(a)} for n, a in arrays.items()], str(tmp_path / "w.ckpt"))
-    imported = import_weights(tmp_path / "w.ckpt", tmp_path / "ours", Wishes())
+    imported = import_weights(tmp_path / "w.ckpt", tmp_path / "ours", ImportOptions())
     assert imported.card.provenance["imported"]["weights"] == "ema"
     assert load_weights(tmp_path / "ours")[0]["head.bias"].tolist() == [1.0] * 7
     assert any("took the moving average (--use raw takes the other)" in line for line in imported.lines)
     assert any("nn.GELU" in line for line in imported.lines)
-    import_weights(tmp_path / "w.ckpt", tmp_path / "raw", Wishes(use="raw"))
+    import_weights(tmp_path / "w.ckpt", tmp_path / "raw", ImportOptions(use="raw"))
     assert load_weights(tmp_path / "raw")[0]["head.bias"].tolist() == [0.0] * 7
 
 

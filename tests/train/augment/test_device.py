@@ -8,8 +8,13 @@ import pytest
 from mindspore import Tensor
 
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.train.augment.device import DeviceAugment
-from convnext_imagenet.train.augment.draws import DeviceDraws, device_draws
+from convnext_imagenet.train.augment.device import (
+    DeviceAugment,
+    DeviceDraws,
+    device_draws,
+    drop_path_keep,
+    graph_draws,
+)
 from convnext_imagenet.train.augment.erase import NOISE_VALUES, noise_bank
 from convnext_imagenet.train.augment.mix import SoftTargets
 from convnext_imagenet.train.config.config import Config
@@ -73,8 +78,7 @@ def test_the_graph_equals_numpy(augment: AugmentSection, mix: MixSection) -> Non
     for step in range(3):
         pixels = rng.integers(0, 256, (ROWS, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
         draws = device_draws(config, 1 + step, step, IDS, ())
-        inputs = [None if drawn is None else Tensor(drawn) for drawn in draws[:7]]
-        result = cell(Tensor(pixels), *inputs)
+        result = cell(Tensor(pixels), graph_draws(draws))
         assert result.dtype == ms.float32
         expected = oracle(pixels, draws, config.augment.erase_mode, 0)
         np.testing.assert_allclose(result.asnumpy(), expected, rtol=0, atol=5e-6)
@@ -96,3 +100,15 @@ def test_targets_are_smoothed_and_mixed_as_in_timm(smoothing: float, lam: tuple[
     share = np.ones((4, 1)) if lam is None else np.array(lam)[:, None]
     np.testing.assert_allclose(result, share * own + (1 - share) * partner, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(result.sum(1), 1, rtol=1e-6)
+
+
+def test_keeps_do_not_depend_on_the_batch() -> None:
+    ids, rates, half = np.arange(40), (0.0, 0.25, 0.5), slice(13, 29)
+    assert np.array_equal(drop_path_keep(3, 1, ids, rates)[half], drop_path_keep(3, 1, ids[half], rates))
+
+
+def test_keep_is_zero_or_the_inverse_of_its_probability_and_one_on_average() -> None:
+    keep_NB = drop_path_keep(0, 1, np.arange(4000), (0.0, 0.2, 0.5))
+    assert keep_NB.dtype == np.float32
+    assert [sorted(set(column.tolist())) for column in keep_NB.T] == [[1.0], [0.0, 1.25], [0.0, 2.0]]
+    assert keep_NB.mean(0) == pytest.approx([1, 1, 1], abs=0.05)

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 from convnext_imagenet.base.errors import Interrupted
-from convnext_imagenet.launch.ranks.rank import Place
+from convnext_imagenet.launch.ranks.rank import Rank
 from convnext_imagenet.records.epoch_order import epoch_order
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.reader import Records, Split
-from convnext_imagenet.train.augment.draws import crop_box, device_draws, flips
+from convnext_imagenet.train.augment.crop import crop_box
+from convnext_imagenet.train.augment.device import device_draws
+from convnext_imagenet.train.augment.flip import flips
 from convnext_imagenet.train.augment.host import training_pixels
 from convnext_imagenet.train.augment.randaugment import draw_ops
 from convnext_imagenet.train.augment.randaugment_host import apply_ops
@@ -40,12 +42,12 @@ def whole(config: Config) -> Config:
     return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, accumulate_steps=1))
 
 
-WHOLE = Place()
+WHOLE = Rank()
 
 
-def _batches(split: Split, config: Config, workers: int = 1, first_step: int = 0, place: Place = WHOLE) -> list[Batch]:
+def _batches(split: Split, config: Config, workers: int = 1, first_step: int = 0, rank: Rank = WHOLE) -> list[Batch]:
     plan = plan_steps(config, split.rows)
-    return list(batches(split, config, plan, EPOCH, workers, first_step, (0.0, 0.2), place))
+    return list(batches(split, config, plan, EPOCH, workers, first_step, (0.0, 0.2), rank))
 
 
 def _arrays(batch: Batch) -> dict[str, np.ndarray]:
@@ -107,7 +109,7 @@ def test_ranks_and_parts_together_are_the_global_batch(
     mixed = dataclasses.replace(whole, mix=dataclasses.replace(whole.mix, mode=mode))
     section = dataclasses.replace(whole.optimizer, accumulate_steps=parts)
     divided = dataclasses.replace(mixed, optimizer=section)
-    shares = [_batches(split, divided, place=Place(rank, ranks)) for rank in range(ranks)]
+    shares = [_batches(split, divided, rank=Rank(rank, ranks)) for rank in range(ranks)]
     for step, batch in enumerate(_batches(split, mixed)):
         expected = {
             int(key): {name: value[row] for name, value in _arrays(batch).items()}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from convnext_imagenet.base.protocol import begin
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import ModelCard
 from convnext_imagenet.serve.checkpoint import resolve_checkpoint
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.run import checkpoint as module

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from convnext_imagenet.base.errors import FailedError
-from convnext_imagenet.launch.ranks.rank import Place
+from convnext_imagenet.launch.ranks.rank import Rank
 from convnext_imagenet.train.run import compile_cache as module
 from convnext_imagenet.train.run.compile_cache import CompileCache
 
 ENABLE, PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
-ALONE, KERNELS = Place(), Path("/cache/1234/kernels.so")
+SINGLE_RANK, KERNELS = Rank(), Path("/cache/1234/kernels.so")
 FILES = {"rank_0/graph_cache/compile_cache_0.mindir": b"graph", "rank_0/graph_cache/compile_dep.json": b"{}"}
 
 
@@ -26,10 +26,12 @@ def _no_setting_of_the_user(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             assert name not in os.environ
 
 
-def _compile(run: Path, plan_id: str = "plan", place: Place = ALONE, kernels: Path | None = KERNELS) -> CompileCache:
+def _compile(
+    run: Path, plan_id: str = "plan", rank: Rank = SINGLE_RANK, kernels: Path | None = KERNELS
+) -> CompileCache:
     """Compile as MindSpore does: what it finds it takes, otherwise it writes."""
-    cache = CompileCache(run, plan_id, place, kernels)
-    assert not cache.is_over
+    cache = CompileCache(run, plan_id, rank, kernels)
+    assert not cache.is_compiled
     with cache.compiling():
         assert os.environ[ENABLE] == "1"
         folder = Path(os.environ[PATH])
@@ -39,7 +41,7 @@ def _compile(run: Path, plan_id: str = "plan", place: Place = ALONE, kernels: Pa
             for name, data in FILES.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(data)
-    assert cache.is_over
+    assert cache.is_compiled
     return cache
 
 
@@ -106,43 +108,31 @@ def test_a_cache_that_is_not_as_it_was_sealed_is_emptied_and_compiled_anew(tmp_p
 
 
 @pytest.mark.parametrize(
-    "change", [{"plan_id": "other"}, {"place": Place(0, 2)}, {"kernels": None}, {"kernels": Path("/other.so")}], ids=str
+    "change", [{"plan_id": "other"}, {"rank": Rank(0, 2)}, {"kernels": None}, {"kernels": Path("/other.so")}], ids=str
 )
 def test_another_graph_takes_the_place_of_this_ranks_earlier_one(tmp_path: Path, change: dict) -> None:
     _compile(tmp_path)
-    _compile(tmp_path, place=Place(1, 2))
-    _compile(tmp_path, place=Place(10, 11))  # begins with the name of rank 1
+    _compile(tmp_path, rank=Rank(1, 2))
+    _compile(tmp_path, rank=Rank(10, 11))  # begins with the name of rank 1
     before = _folders(tmp_path)
     (own,) = (name for name in before if name.startswith("rank-0-"))
     assert not _compile(tmp_path, **change).was_hit
     after = _folders(tmp_path)
     assert before - after == {own}
     assert {name.rsplit("-", 1)[0] for name in after} == {"rank-0", "rank-1", "rank-10"}
-    assert _compile(tmp_path, place=Place(1, 2)).was_hit
-    assert _compile(tmp_path, place=Place(10, 11)).was_hit
+    assert _compile(tmp_path, rank=Rank(1, 2)).was_hit
+    assert _compile(tmp_path, rank=Rank(10, 11)).was_hit
 
 
-@pytest.mark.parametrize("name", ["python_version", "_sources_digest"])
+@pytest.mark.parametrize("name", ["python_version", "sources_digest"])
 def test_other_code_is_another_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     _compile(tmp_path)
-    monkeypatch.setattr(module.platform if name == "python_version" else module, name, lambda: "other")
+    monkeypatch.setattr(module.platform if name == "python_version" else module, name, lambda *_: "other")
     assert not _compile(tmp_path).was_hit
 
 
-def test_the_digest_of_the_code_covers_every_room_of_the_graph(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for room in ("launch", "model", "train"):
-        (tmp_path / room / "deep").mkdir(parents=True)
-        (tmp_path / room / "deep" / "code.py").write_text(room)
-    monkeypatch.setattr(module, "files", lambda package: tmp_path / package.rpartition(".")[2])
-    digests = {module._sources_digest()}
-    for room in ("launch", "model", "train"):
-        (tmp_path / room / "deep" / "code.py").write_text("changed")
-        digests.add(module._sources_digest())
-    assert len(digests) == 4
-
-
 def test_a_compilation_that_failed_is_not_taken(tmp_path: Path) -> None:
-    cache = CompileCache(tmp_path, "plan", ALONE, KERNELS)
+    cache = CompileCache(tmp_path, "plan", SINGLE_RANK, KERNELS)
 
     def compile_half() -> None:
         with cache.compiling():
@@ -151,7 +141,7 @@ def test_a_compilation_that_failed_is_not_taken(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="no memory"):
         compile_half()
-    assert not cache.is_over
+    assert not cache.is_compiled
     assert [path.name for path in _files(tmp_path)] == ["half.mindir"]
     assert not _compile(tmp_path).was_hit
     assert len(_files(tmp_path)) == len(FILES) + 1
@@ -162,11 +152,11 @@ def test_the_users_own_setting_stands(tmp_path: Path, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setenv(ENABLE, value)
         patch.setenv(PATH, "/of/the/user")
-        cache = CompileCache(tmp_path, "plan", ALONE, KERNELS)
+        cache = CompileCache(tmp_path, "plan", SINGLE_RANK, KERNELS)
         with cache.compiling():
             assert (os.environ[ENABLE], os.environ[PATH]) == (value, "/of/the/user")
         assert (os.environ[ENABLE], os.environ[PATH]) == (value, "/of/the/user")
-    assert (cache.is_over, cache.was_hit) == (True, False)
+    assert (cache.is_compiled, cache.was_hit) == (True, False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,10 +164,10 @@ def test_without_a_script_that_mindspore_can_read_nothing_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["-c"])
-    cache = CompileCache(tmp_path, "plan", Place(), None)
+    cache = CompileCache(tmp_path, "plan", Rank(), None)
     with cache.compiling():
         assert "MS_COMPILER_CACHE_ENABLE" not in os.environ
-    assert (cache.is_over, cache.was_hit) == (True, False)
+    assert (cache.is_compiled, cache.was_hit) == (True, False)
     assert not list(tmp_path.iterdir())
 
 
@@ -190,10 +180,10 @@ def test_the_users_folder_is_named_again_afterwards(tmp_path: Path, monkeypatch:
 
 def test_a_folder_that_cannot_be_made_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    cache = CompileCache(tmp_path / "run", "plan", ALONE, KERNELS)
+    cache = CompileCache(tmp_path / "run", "plan", SINGLE_RANK, KERNELS)
     with cache.compiling():
         assert ENABLE not in os.environ
-    assert (cache.is_over, cache.was_hit) == (True, False)
+    assert (cache.is_compiled, cache.was_hit) == (True, False)
 
 
 def test_a_folder_that_cannot_be_emptied_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,10 +191,10 @@ def test_a_folder_that_cannot_be_emptied_is_not_used(tmp_path: Path, monkeypatch
     (tmp_path / "compile" / "rank-0-earlier").mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(module.shutil, "rmtree", _read_only)
-        cache = CompileCache(tmp_path, "plan", ALONE, KERNELS)
+        cache = CompileCache(tmp_path, "plan", SINGLE_RANK, KERNELS)
         with cache.compiling():
             assert ENABLE not in os.environ
-    assert (cache.is_over, cache.was_hit) == (True, False)
+    assert (cache.is_compiled, cache.was_hit) == (True, False)
 
 
 def test_a_seal_that_cannot_be_written_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from convnext_imagenet.model.card import ModelCard
-from convnext_imagenet.model.exchange import onnx_file
 from convnext_imagenet.model.exchange.onnx_file import open_onnx, run_onnx, write_onnx
 from convnext_imagenet.model.exchange.onnx_graph import onnx_model
 from convnext_imagenet.model.transform import EvalTransform
@@ -42,11 +41,9 @@ def test_equal_models_are_equal_bytes(tmp_path, make):
         assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
 
 
-def test_a_large_model_in_memory_answers_the_same(make, monkeypatch):
+def test_a_large_model_in_memory_answers_the_same(make):
     expected = run_onnx(make())(PIXELS)
-    monkeypatch.setattr(onnx_file, "LARGEST_BYTES", 1000)
-    monkeypatch.setattr(write_onnx, "__defaults__", (1000,))
-    assert run_onnx(make())(PIXELS)[0].tobytes() == expected[0].tobytes()
+    assert run_onnx(make(), largest_bytes=1000)(PIXELS)[0].tobytes() == expected[0].tobytes()
 
 
 def test_neither_threads_nor_neighbours_change_a_bit(make):

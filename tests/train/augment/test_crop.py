@@ -1,11 +1,11 @@
-"""Random draws: reproducible, independent of the batch, and of the right distribution."""
+"""The crop's draws: inside the image, reproducible, and of the right distribution."""
 
 import math
 
 import numpy as np
 import pytest
 
-from convnext_imagenet.train.augment.draws import crop_box, drop_path_keep, flips
+from convnext_imagenet.train.augment.crop import crop_box
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
@@ -53,25 +53,3 @@ def test_draws_depend_on_seed_epoch_and_sample() -> None:
     assert crop_box(0, 1, 5, 375, 500, SCALE, RATIO) == first
     others = [crop_box(*key, 375, 500, SCALE, RATIO) for key in ((1, 1, 5), (0, 2, 5), (0, 1, 6))]
     assert first not in others
-
-
-def test_flips_and_keeps_do_not_depend_on_the_batch() -> None:
-    ids = np.arange(40)
-    rates = (0.0, 0.25, 0.5)
-    half = slice(13, 29)
-    assert np.array_equal(flips(3, 1, ids, 0.5)[half], flips(3, 1, ids[half], 0.5))
-    assert np.array_equal(drop_path_keep(3, 1, ids, rates)[half], drop_path_keep(3, 1, ids[half], rates))
-
-
-@pytest.mark.parametrize(("probability", "expected"), [(0.0, 0.0), (1.0, 1.0), (0.3, 0.3)])
-def test_flips_have_their_probability(probability: float, expected: float) -> None:
-    drawn = flips(0, 1, np.arange(4000), probability)
-    assert drawn.dtype == bool
-    assert drawn.mean() == pytest.approx(expected, abs=0.03)
-
-
-def test_keep_is_zero_or_the_inverse_of_its_probability_and_one_on_average() -> None:
-    keep_NB = drop_path_keep(0, 1, np.arange(4000), (0.0, 0.2, 0.5))
-    assert keep_NB.dtype == np.float32
-    assert [sorted(set(column.tolist())) for column in keep_NB.T] == [[1.0], [0.0, 1.25], [0.0, 2.0]]
-    assert keep_NB.mean(0) == pytest.approx([1, 1, 1], abs=0.05)

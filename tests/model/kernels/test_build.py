@@ -20,7 +20,7 @@ _PROBE = (
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    if build._cpu_flags() < build.NEEDED_CPU_FLAGS:
+    if build.processor_flags() < build.NEEDED_CPU_FLAGS:
         pytest.skip("another processor")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(build.SWITCH, raising=False)
@@ -114,7 +114,7 @@ def test_no_compiler_at_all(cache, quick_sources, monkeypatch, caplog):
 
 
 def test_another_processor(cache, monkeypatch, caplog):
-    monkeypatch.setattr(build, "_cpu_flags", lambda: frozenset({"neon"}))
+    monkeypatch.setattr(build, "processor_flags", lambda: frozenset({"neon"}))
     assert _library() is None
     assert "lacks avx2" in caplog.text
 

@@ -1,12 +1,7 @@
-"""The Markdown beside an export says what a user needs, and its Python can be read by Python."""
-
-import ast
-
-import pytest
+"""The Markdown beside an export says what a user needs."""
 
 from convnext_imagenet.model.card import ModelCard
-from convnext_imagenet.model.exchange.model_card_md import ExportFacts, card_text
-from convnext_imagenet.model.exchange.usage_examples import mindir_snippet, onnx_snippet, timm_snippet
+from convnext_imagenet.model.exchange.model_card_md import ExportFacts, card_markdown
 from convnext_imagenet.model.transform import EvalTransform
 
 
@@ -23,14 +18,14 @@ def _facts(**changes):
         "checkpoint": ("best.safetensors", "c" * 64),
         "classes_sha256": "e" * 64,
         "interface": [("input", "`pixels`")],
-        "snippet": "print(1)",
+        "example": "print(1)",
         "training": {"epoch": 3, "top-1 on val": 0.5, "step": None},
     }
     return ExportFacts(**(facts | changes))
 
 
 def test_a_card_tells_files_checkpoint_network_classes_and_training(config):
-    lines = card_text(_card(config), _facts()).splitlines()
+    lines = card_markdown(_card(config), _facts()).splitlines()
     assert lines[0] == "# small, ONNX"
     for line in (
         f"| file | `m.onnx.data`, 5,000,000,000 bytes, SHA-256 `{'d' * 64}` |",
@@ -46,28 +41,15 @@ def test_a_card_tells_files_checkpoint_network_classes_and_training(config):
         "print(1)",
     ):
         assert line in lines
-    assert "No accuracy is known" in card_text(_card(config), _facts(training={}))
+    assert "No accuracy is known" in card_markdown(_card(config), _facts(training={}))
 
 
 def test_the_transform_is_spelled_out(config):
-    crop = card_text(_card(config, size_px=288, crop_pct=0.95, interpolation="bilinear"), _facts())
+    crop = card_markdown(_card(config, size_px=288, crop_pct=0.95, interpolation="bilinear"), _facts())
     assert "the short side is 303 pixels (288 / 0.95, rounded down)" in crop
     assert "antialiased bilinear filter" in crop
     assert "Cut the central 288 x 288 pixels out." in crop
     assert "mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225" in crop
-    squash = card_text(_card(config, size_px=384, mode="squash"), _facts())
+    squash = card_markdown(_card(config, size_px=384, mode="squash"), _facts())
     assert "Resize the whole image to 384 x 384 pixels" in squash
     assert "Cut the central" not in squash
-
-
-@pytest.mark.parametrize("transform", [EvalTransform(), EvalTransform(size_px=384, mode="squash")])
-def test_snippets_are_python(config, transform):
-    for text in (
-        onnx_snippet("m.onnx", transform, preprocessing=True),
-        onnx_snippet("m.onnx", transform, preprocessing=False),
-        mindir_snippet("m.mindir", transform),
-        timm_snippet("m.safetensors", config, transform, "timm"),
-        timm_snippet("m.safetensors", config, transform, "facebook"),
-    ):
-        ast.parse(text)
-        assert max(map(len, text.splitlines())) <= 120

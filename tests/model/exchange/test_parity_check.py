@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.model.exchange.parity_check import check_agreement, pixel_values, probe_pixels
+from convnext_imagenet.model.exchange.parity_check import check_parity, pixel_values, probe_pixels
 from convnext_imagenet.model.transform import EvalTransform
 
 LOGITS = np.array([[4.0, -8.0], [1.0, 2.0]], np.float32)
 
 
 def test_the_difference_is_a_share_of_the_largest_logit():
-    assert check_agreement(LOGITS + np.float32(0.5), LOGITS, 0.1, "it") == 0.0625
-    assert check_agreement(0 * LOGITS, 0 * LOGITS, 1e-5, "it") == 0
+    assert check_parity(LOGITS + np.float32(0.5), LOGITS, 0.1, "it") == 0.0625
+    assert check_parity(0 * LOGITS, 0 * LOGITS, 1e-5, "it") == 0
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_difference_is_a_share_of_the_largest_logit():
 )
 def test_other_answers_are_refused(found, expected, message):
     with pytest.raises(ModelError, match=message):
-        check_agreement(found, expected, 1e-4, "the file")
+        check_parity(found, expected, 1e-4, "the file")
 
 
 def test_probes_are_pixels_of_the_transform_and_values_are_normalised_with_channels_first():

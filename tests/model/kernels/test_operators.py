@@ -13,7 +13,7 @@ from mindspore import Parameter, Tensor, nn
 
 from convnext_imagenet.model.blocks import EXPANSION, Block
 from convnext_imagenet.model.convnext import VARIANTS, ConvNeXt
-from convnext_imagenet.model.cpu_blocks import FusedBlock
+from convnext_imagenet.model.cpu_blocks import CpuBlock
 from convnext_imagenet.model.kernels.build import FLAGS, SOURCES, find_compiler, kernels_library
 from convnext_imagenet.model.kernels.operators import (
     DepthwiseKernel,
@@ -90,7 +90,7 @@ def _compare_blocks(library: Path, dim: int, grn: bool, shape: tuple[int, int, i
     keep_N = np.array([1.25, 0.0, 1.0, 1.25][: shape[0]], np.float32)
     ours, theirs = (
         _values_and_gradients(_filled(cell, seed=dim), [x_NHWC, keep_N])
-        for cell in (FusedBlock(dim, grn, library), Block(dim, grn))
+        for cell in (CpuBlock(dim, grn, library), Block(dim, grn))
     )
     assert _error(ours[0], theirs[0]) < 1e-5
     # The gradient of keep_N, the second input, is nobody's: drop path is drawn, not learned.
@@ -117,7 +117,7 @@ def test_v2_blocks_match_mindspore(library, shape):
 @pytest.mark.parametrize("dim", WIDTHS)
 def test_blocks_of_every_width_match_the_reference(library, reference, dim):
     """Float64, inference and drop path; a row of positions keeps the widest ones cheap."""
-    block = _filled(FusedBlock(dim, False, library), seed=dim)
+    block = _filled(CpuBlock(dim, False, library), seed=dim)
     block.set_train(False)
     x_NHWC = np.random.default_rng(dim).standard_normal((1, 2, 3, dim)).astype(np.float32)
     arrays = {name: parameter.asnumpy().astype(np.float64) for name, parameter in block.parameters_and_names()}

@@ -1,16 +1,13 @@
-"""Threads keep the order and the bound; padding keeps the shape and the places."""
+"""Threads keep the order, the bound and the time limit."""
 
 import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from convnext_imagenet.serve.engine import network_engine
-from convnext_imagenet.serve.overlap import batches, map_ahead, network_outputs, padded_logits
+from convnext_imagenet.serve.prefetch import map_ahead
 
 
 def _threads():
@@ -161,7 +158,7 @@ _HANGS = """
 import sys
 import time
 
-from convnext_imagenet.serve import overlap
+from convnext_imagenet.serve import prefetch
 
 
 def hang(number):
@@ -170,8 +167,8 @@ def hang(number):
     return number
 
 
-overlap._END_SECONDS = 0.5
-print(list(overlap.map_ahead(hang, range(4), 2, 4, limit_s=0.1, on_limit=lambda number: "left")), flush=True)
+prefetch._END_SECONDS = 0.5
+print(list(prefetch.map_ahead(hang, range(4), 2, 4, limit_s=0.1, on_limit=lambda number: "left")), flush=True)
 sys.exit(7)
 """
 
@@ -182,33 +179,3 @@ def test_a_process_with_a_call_that_hangs_can_still_end(tmp_path):
     ended = subprocess.run([sys.executable, tmp_path / "hangs.py"], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 7, ended.stderr
     assert ended.stdout == "[0, 'left', 2, 3]\n"
-
-
-@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (4, [4]), (9, [4, 4, 1])])
-def test_batches(count, sizes):
-    assert [len(batch) for batch in batches(range(count), 4)] == sizes
-
-
-def test_a_short_batch_is_padded_with_black_and_cut_again():
-    shapes = []
-
-    def network(pixels_NHWC):
-        shapes.append(pixels_NHWC.shape)
-        return SimpleNamespace(asnumpy=lambda: pixels_NHWC.asnumpy().sum(axis=(1, 2, 3), keepdims=True)[:, 0, 0])
-
-    white = np.full((2, 2, 3), 255, np.uint8)
-    sums_NK = padded_logits(network, [white, None, white // 5], batch_size=8)
-    assert shapes == [(8, 2, 2, 3)]
-    assert sums_NK.ravel().tolist() == [12 * 255, 0, 12 * 51]
-
-
-def test_a_network_may_give_several_outputs_each_cut_to_the_pictures():
-    def network(pixels_NHWC):
-        sums_N = pixels_NHWC.asnumpy().sum(axis=(1, 2, 3))
-        return tuple(SimpleNamespace(asnumpy=lambda factor=factor: factor * sums_N) for factor in (1, 2))
-
-    one = np.ones((2, 2, 3), np.uint8)
-    first, second = network_outputs(network_engine(network), [one, None, one], batch_size=4)
-    assert first.tolist() == [12, 0, 12]
-    assert second.tolist() == [24, 0, 24]
-    assert padded_logits(network, [one], batch_size=2).tolist() == [12]

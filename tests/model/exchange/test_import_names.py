@@ -31,7 +31,7 @@ def translated(tensors, scheme=None, **options):
 def test_a_file_of_another_program_gives_its_logits(name, reference):
     tensors, _ = read_source(GOLDEN / f"{name}.safetensors").choose(None)
     made = translated(tensors)
-    assert (made.scheme.name, made.config.grn, made.aside) == (name[:-3], name.endswith("v2"), 0)
+    assert (made.scheme.name, made.config.grn, made.ignored) == (name[:-3], name.endswith("v2"), 0)
     assert made.config.depths == (1, 2, 1, 1)
     assert made.config.dims == (8, 16, 24, 32)
     x_NHWC = (PIXELS_NHWC / 255 - IMAGENET_MEAN) / IMAGENET_STD
@@ -94,18 +94,18 @@ def example_checkpoint(ours) -> dict[str, np.ndarray]:
     return network | moments | {name: np.asarray(value) for name, value in scalars.items()}
 
 
-def test_the_examples_optimizer_state_and_scalars_are_left_aside(ours):
+def test_the_examples_optimizer_state_and_scalars_are_ignored(ours):
     made = translated(example_checkpoint(ours))
     assert made.scheme.name == "example"
-    assert (len(made.arrays), made.aside) == (182, 2 * 182 + 6)
+    assert (len(made.arrays), made.ignored) == (182, 2 * 182 + 6)
     assert all(made.arrays[name].tobytes() == array.tobytes() for name, array in ours.items())
 
 
-def test_mindcvs_moments_are_left_aside(ours):
+def test_mindcvs_moments_are_ignored(ours):
     network = {scheme_named("mindcv").theirs(name): array for name, array in ours.items()}
     moments = {f"{kind}.{name}": array for kind in ("moment1", "moment2") for name, array in network.items()}
     made = translated({**moments, **network})
-    assert (made.scheme.name, len(made.arrays), made.aside) == ("mindcv", 182, 364)
+    assert (made.scheme.name, len(made.arrays), made.ignored) == ("mindcv", 182, 364)
     assert made.arrays["stages.2.8.gamma"].tobytes() == ours["stages.2.8.gamma"].tobytes()
 
 
@@ -187,7 +187,7 @@ def test_without_a_classifier_one_has_to_be_asked_for(ours, config):
                "transformer.resblocks.0.ln_1.weight": np.ones(8, np.float32)}  # fmt: skip
     assert "has no classifier" in refusal(theirs)
     made = translated(theirs, new_head=9)
-    assert (made.config.num_classes, made.aside, made.is_head_new) == (9, 3, True)
+    assert (made.config.num_classes, made.ignored, made.is_head_new) == (9, 3, True)
     assert made.arrays["head.weight"].shape == (9, 32)
     assert made.arrays["head.weight"].std() == pytest.approx(0.02, rel=0.3)
     assert not made.arrays["head.bias"].any()
@@ -200,7 +200,7 @@ def test_a_new_classifier_replaces_the_one_of_the_file(ours, config):
     }
     assert "too many (head.pre_logits.fc.weight)" in refusal(theirs)
     made = translated(theirs, new_head=3)
-    assert (made.config.num_classes, made.aside) == (3, 3)
+    assert (made.config.num_classes, made.ignored) == (3, 3)
     assert made.arrays["head.bias"].tolist() == [0, 0, 0]
 
 

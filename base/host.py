@@ -1,0 +1,37 @@
+"""What this machine and this installation are: processor flags, the cache folder, the digest of our sources."""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOMS = ("base", "records", "model", "launch", "ingest", "serve", "train")
+_CODE = {".py", ".cpp", ".h"}
+
+
+def processor_flags() -> frozenset[str]:
+    """Return what the first processor can do, as Linux on x86 tells it; nothing elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
+
+
+def cache_folder(name: str) -> Path:
+    """Return the folder `name` below the user's cache, which may not exist yet. Raises RuntimeError without a home."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "convnext_imagenet" / name
+
+
+def sources_digest(rooms: Iterable[str] = ROOMS) -> str:
+    """Return the SHA-256 of the names and bytes of our installed code in these rooms."""
+    digest = hashlib.sha256()
+    for room in rooms:
+        spec = importlib.util.find_spec(f"convnext_imagenet.{room}")
+        for folder in map(Path, (spec and spec.submodule_search_locations) or ()):
+            for path in sorted(path for path in folder.rglob("*") if path.suffix in _CODE):
+                data = path.read_bytes()
+                digest.update(f"{room}/{path.relative_to(folder).as_posix()}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()

@@ -1,0 +1,46 @@
+"""Pictures -> batches of one fixed size for the network: a short batch is padded with black, so it compiles once."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+
+from convnext_imagenet.serve.engine import Engine, network_engine
+
+Item = TypeVar("Item")
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield the items in lists of `size`, the last one shorter when they do not divide."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+def padded_logits(
+    classifier: Any, pixels: Sequence[np.ndarray | None], batch_size: int, flip: bool = False
+) -> np.ndarray:
+    """Return a MindSpore network's logits (n, K), float32, of n <= batch_size pictures; see `network_outputs`."""
+    return network_outputs(network_engine(classifier), pixels, batch_size, flip)[0]
+
+
+def network_outputs(
+    engine: Engine, pixels: Sequence[np.ndarray | None], batch_size: int, flip: bool = False
+) -> list[np.ndarray]:
+    """Return what an engine that always sees `batch_size` pictures gives for n <= batch_size: logits (n, K), or more.
+
+    `pixels` are uint8 (S, S, 3), at least one of them; None leaves its position in the batch black. A picture keeps its
+    position, because that moves the last bits of a logit: so an unreadable picture changes nothing for its neighbours.
+    With `flip`, the mean over the pictures and their mirror images.
+    """
+    if flip:
+        mirrored = [None if picture is None else picture[:, ::-1] for picture in pixels]
+        both = (network_outputs(engine, pictures, batch_size) for pictures in (pixels, mirrored))
+        return [(plain + flipped) / 2 for plain, flipped in zip(*both, strict=True)]
+    shape = next(picture.shape for picture in pixels if picture is not None)
+    batch_NHWC = np.zeros((batch_size, *shape), dtype=np.uint8)
+    for position, picture in enumerate(pixels):
+        if picture is not None:
+            batch_NHWC[position] = picture
+    return [output_NK[: len(pixels)] for output_NK in engine(batch_NHWC)]
