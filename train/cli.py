@@ -34,9 +34,12 @@ def main() -> None:
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Threads of a rank that prepare batches.  [default: its cores]"
 )
-@click.option("--start", type=click.Path(path_type=Path), help="Weights to start from: a file, or a RUN (its best).")
-@click.option("--save-steps", type=click.IntRange(min=1), help="Save a checkpoint every so many steps, too.")
-@click.option("--save-minutes", type=click.FloatRange(min=0, min_open=True), help="Or every so many minutes.")
+@click.option(
+    "--init-from", type=click.Path(path_type=Path), help="Weights to start from: a file, or a RUN (its best)."
+)
+@click.option("--start", "old_init_from", type=click.Path(path_type=Path), hidden=True, help="--init-from until 0.2.")
+@click.option("--save-steps", type=click.IntRange(min=1), help="Also save a checkpoint every N steps.", metavar="N")
+@click.option("--save-minutes", type=click.FloatRange(min=0, min_open=True), help="... every M minutes.", metavar="M")
 @launch_options
 def run(
     config: str,
@@ -44,20 +47,22 @@ def run(
     out: Path,
     overrides: tuple[str, ...],
     workers: int | None,
-    start: Path | None,
+    init_from: Path | None,
+    old_init_from: Path | None,
     save_steps: int | None,
     save_minutes: float | None,
     **launch: Any,
 ) -> None:
     """Train CONFIG, a preset's name or the path of a .toml file.
 
-    The same command on an interrupted RUN goes on from its last checkpoint: one at the end of each epoch, one when
+    The same command on an interrupted RUN resumes from its last checkpoint: one at the end of each epoch, one when
     SIGTERM, SIGINT or SIGUSR1 stop it, and those that --save-steps and --save-minutes ask for.
     """
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
     from convnext_imagenet.train.config.source import load_config
 
     begin = time.perf_counter()
+    init_from = init_from or old_init_from
     show_log_lines()
     with announcing_exit(), expected_errors():
         resolved = load_config(config, overrides)
@@ -70,14 +75,14 @@ def run(
 
         from convnext_imagenet.serve.checkpoint import resolve_checkpoint
         from convnext_imagenet.train.run.context import Interval
-        from convnext_imagenet.train.run.run import Request, train
+        from convnext_imagenet.train.run.run import RunRequest, train
 
-        request = Request(
+        request = RunRequest(
             records=records,
             run=out,
             workers=workers or len(os.sched_getaffinity(0)),
             interval=Interval(steps=save_steps or 0, seconds=60 * (save_minutes or 0.0)),
-            start=None if start is None else resolve_checkpoint(start),
+            init_from=None if init_from is None else resolve_checkpoint(init_from),
             ranks=ranks,
         )
         with Screen(out, begin) as screen:
@@ -105,16 +110,16 @@ def replay(config: str, records: Path, key: str, epoch: int, overrides: tuple[st
         from convnext_imagenet.records.reader import Records
         from convnext_imagenet.serve.picture import PICTURE_FORMATS, save_picture
         from convnext_imagenet.train.errors import TrainError
-        from convnext_imagenet.train.replay import replay as seen_in
+        from convnext_imagenet.train.replay import replay_sample
 
         if out.suffix.lower() not in PICTURE_FORMATS:
             raise TrainError(f"--out {out}: must end in {', '.join(PICTURE_FORMATS)}")
         source = Path(config) / "config.toml"
         resolved = load_config(str(source) if source.is_file() else config, overrides)
-        seen = seen_in(resolved, Records.open(records), key, epoch)
-        save_picture(Image.fromarray(seen.pixels), out)
-        click.echo(f"{out}: {key} in epoch {epoch}, step {seen.step}")
-        for name, share in seen.shares:
+        sample = replay_sample(resolved, Records.open(records), key, epoch)
+        save_picture(Image.fromarray(sample.pixels), out)
+        click.echo(f"{out}: {key} in epoch {epoch}, step {sample.step}")
+        for name, share in sample.shares:
             click.echo(f"  {share:.4f} of the target: {name}")
 
 
@@ -174,9 +179,9 @@ def plot(run_folder: Path, out: Path | None) -> None:
         metrics = read_metrics(run_folder / "metrics.jsonl")
         if not metrics:
             raise TrainError(f"{run_folder}: no finished epoch in metrics.jsonl; give a RUN that has trained one")
-        place = out or run_folder / "curves.png"
-        write_atomically(place, curves_png(metrics))
-        click.echo(f"{place}: {len(metrics)} epochs")
+        picture = out or run_folder / "curves.png"
+        write_atomically(picture, curves_png(metrics))
+        click.echo(f"{picture}: {len(metrics)} epochs")
 
 
 def _check_request(records: Path, workers: int | None) -> None:

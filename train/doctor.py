@@ -24,7 +24,7 @@ from convnext_imagenet.train.augment.device import device_draws
 from convnext_imagenet.train.config.config import config_from_mapping
 from convnext_imagenet.train.config.schedule import local_positions
 from convnext_imagenet.train.data.pipeline import Batch
-from convnext_imagenet.train.step.learner import Learner, outcome
+from convnext_imagenet.train.step.learner import Learner, read_outcome
 from convnext_imagenet.train.step.parameters import evaluation_transform, network_config
 
 OK, WARNING, ERROR = "ok", "warning", "error"
@@ -179,7 +179,7 @@ def try_step(ranks: Ranks) -> Finding:
     pixels = np.random.default_rng(0).integers(0, 256, (_ROWS_A_RANK, _SIZE_PX, _SIZE_PX, 3), dtype=np.uint8)
     draws = device_draws(config, 1, 0, ids, learner.drop_path_rates)
     batch = Batch(pixels, (ids % _CLASSES).astype(np.int32), ids, draws)
-    found = outcome(learner.learn([batch], rate=1e-3, decay=0.0))
+    found = read_outcome(learner.learn([batch], rate=1e-3, decay=0.0))
     chance = math.log(_CLASSES)
     is_sane = math.isfinite(found.gradient_norm) and abs(found.loss - chance) < 0.1 * chance
     text = f"loss {found.loss:.4f}, ln({_CLASSES}) = {chance:.4f}, gradient norm {found.gradient_norm:.3g}"

@@ -27,9 +27,9 @@ class Screen:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        for each in (self._bar, self._events):
-            if each is not None:
-                each.close()
+        for output in (self._bar, self._events):
+            if output is not None:
+                output.close()
 
     def on_start(self, plan: "StepPlan", done: "Position") -> None:
         from convnext_imagenet.train.run.events import Events, has_tensorboard
@@ -64,8 +64,8 @@ class Screen:
         if self._events is not None:
             self._events.on_step(report)
 
-    def on_given_weights(self, said: str) -> None:
-        click.echo(f"start: {said}")
+    def on_initial_weights(self, origin: str) -> None:
+        click.echo(f"start: {origin}")
 
     def on_warning(self, text: str) -> None:
         with tqdm.external_write_mode():

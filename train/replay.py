@@ -1,4 +1,4 @@
-"""What the network saw of one sample in one epoch, made again from the configuration and the records alone."""
+"""What the network saw of one sample in one epoch, made again from nothing but the configuration and the records."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from convnext_imagenet.train.step.parameters import evaluation_transform
 
 
 @dataclass(frozen=True)
-class Seen:
+class ReplayedSample:
     """One sample as it entered the network: uint8 pixels (S, S, 3), rounded, and the shares of its target.
 
     `step` counts the epoch's optimizer steps from 1; `shares` are (key, weight in the target), the sample's own first.
@@ -29,7 +29,7 @@ class Seen:
     shares: tuple[tuple[str, float], ...]
 
 
-def replay(config: Config, records: Records, key: str, epoch: int) -> Seen:
+def replay_sample(config: Config, records: Records, key: str, epoch: int) -> ReplayedSample:
     """Return what the network saw of the training sample `key` in `epoch`, which counts from 1.
 
     Raises ArtefactError for an unknown key, TrainError for a row of val, an epoch that the run does not have, and a row
@@ -37,33 +37,32 @@ def replay(config: Config, records: Records, key: str, epoch: int) -> Seen:
     """
     split, row = find_key(records, key)
     if split != "train":
-        raise TrainError(f"{key}: is in split {split!r}; training sees the rows of train alone")
+        raise TrainError(f"{key}: is in split {split!r}; training sees only the rows of train")
     if not 1 <= epoch <= config.train.epochs:
         raise TrainError(f"--epoch {epoch}: the run has the epochs 1..{config.train.epochs}")
     plan = plan_steps(config, records.split("train").rows)
     order = epoch_order(plan.rows, config.train.seed, epoch, config.data.shuffle_block_rows)
-    step, place, pair = _pair_of(order, row, plan, key, epoch)
+    step, index, pair = _pair_of(order, row, plan, key, epoch)
     rows = list(records.split("train").read(pair, ("image", "sample_id", "key")))
-    sample_ids, size_px = np.array([found["sample_id"] for found in rows]), config.data.size_px
-    draws = device_draws(config, epoch, step, sample_ids, ())
+    sample_ids, size_px = np.array([row["sample_id"] for row in rows]), config.data.size_px
+    draws = device_draws(config, epoch, step, sample_ids, drop_path_rates=())
     pixels = np.empty((len(rows), size_px, size_px, 3), np.uint8)
-    training_pixels([found["image"] for found in rows], config, epoch, sample_ids, pixels)
-    seen = _through_the_graph(config, pixels, draws)[place]
-    lam = 1.0 if draws.mix_lam is None else float(draws.mix_lam[place])
-    own, partner = rows[place]["key"], rows[-1 - place]["key"]
+    training_pixels([row["image"] for row in rows], config, epoch, sample_ids, pixels)
+    seen = _through_the_graph(config, pixels, draws)[index]
+    lam = 1.0 if draws.mix_lam is None else float(draws.mix_lam[index])
+    own, partner = rows[index]["key"], rows[-1 - index]["key"]
     shares = ((own, lam),) if lam == 1.0 else ((own, lam), (partner, 1.0 - lam))
-    return Seen(seen, step + 1, shares)
+    return ReplayedSample(seen, step + 1, shares)
 
 
 def _pair_of(order: np.ndarray, row: int, plan: StepPlan, key: str, epoch: int) -> tuple[int, int, np.ndarray]:
-    """The row's step, its place (0 or 1) in the pair with its partner, and the pair in the order of the batch."""
+    """Return the row's step, its index (0 or 1) in the pair with its partner, and the pair in the batch's order."""
     batch = plan.global_batch_size
-    position = int(np.flatnonzero(order == row)[0])
-    step, index = divmod(position, batch)
+    step, position = divmod(int(np.flatnonzero(order == row)[0]), batch)
     if step >= plan.steps_per_epoch:
         raise TrainError(f"{key}: epoch {epoch} leaves it out, its last batch is not full; try another epoch")
-    first, last = sorted((index, batch - 1 - index))
-    return step, int(index == last and first != last), order[step * batch + np.array([first, last])]
+    first, last = sorted((position, batch - 1 - position))
+    return step, int(position == last and first != last), order[step * batch + np.array([first, last])]
 
 
 def _through_the_graph(config: Config, pixels_NHWC: np.ndarray, draws: DeviceDraws) -> np.ndarray:

@@ -79,7 +79,7 @@ def _remarks(made: Translation, used_weights: str, holds_both: bool) -> list[str
         which, other = ("the moving average", "raw") if used_weights == "ema" else ("the weights as trained", "ema")
         lines.append(f"holds weights and their moving average: took {which} (--use {other} takes the other)")
     if made.is_head_new:
-        lines.append("the classifier is new and knows nothing yet: fine-tune by `convnext-train run --start`")
+        lines.append("the classifier is new and knows nothing yet: fine-tune by `convnext-train run --init-from`")
     if made.scheme.remark:
         lines.append(made.scheme.remark)
     return lines

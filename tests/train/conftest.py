@@ -103,8 +103,8 @@ class Recorder:
     def on_warning(self, text: str) -> None:
         self.warnings.append(text)
 
-    def on_given_weights(self, said: str) -> None:
-        self.given.append(said)
+    def on_initial_weights(self, origin: str) -> None:
+        self.given.append(origin)
 
 
 @pytest.fixture

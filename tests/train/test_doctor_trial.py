@@ -18,7 +18,7 @@ def test_a_step_of_another_loss_than_chance_is_an_error(
 ) -> None:
     monkeypatch.setattr(doctor, "Learner", lambda *_: SimpleNamespace(learn=lambda *_, **__: None, drop_path_rates=()))
     monkeypatch.setattr(doctor, "device_draws", lambda *_: None)
-    monkeypatch.setattr(doctor, "outcome", lambda _: SimpleNamespace(loss=loss, gradient_norm=norm))
+    monkeypatch.setattr(doctor, "read_outcome", lambda _: SimpleNamespace(loss=loss, gradient_norm=norm))
     assert doctor.try_step(SINGLE).level == ERROR
 
 

@@ -15,7 +15,7 @@ from convnext_imagenet.base.protocol import is_finished
 from convnext_imagenet.train.config.config import Config, neutral_values
 from convnext_imagenet.train.config.sections import TrainSection, added_later, probability
 from convnext_imagenet.train.run import run as running
-from convnext_imagenet.train.run.run import Request, train
+from convnext_imagenet.train.run.run import RunRequest, train
 
 LAST = "epoch-0004"
 
@@ -54,15 +54,15 @@ def test_a_run_of_a_program_without_the_key_resumes_under_its_own_plan(
     later = _later(config, later=0.0)
     assert neutral_values(later) == {"train.later": 0.0}
     before = (unfinished_run / "plan.json").read_bytes()
-    train(later, Request(records_root, unfinished_run, 1), recorder)
+    train(later, RunRequest(records_root, unfinished_run, 1), recorder)
     assert (recorder.done.epoch, is_finished(unfinished_run)) == (3, True)
     assert (unfinished_run / "plan.json").read_bytes() == before
     expected, found = _arrays(finished_run), _arrays(unfinished_run)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-    assert train(later, Request(records_root, unfinished_run, 1), recorder).was_finished
-    assert train(config, Request(records_root, unfinished_run, 1), recorder).was_finished
+    assert train(later, RunRequest(records_root, unfinished_run, 1), recorder).was_finished
+    assert train(config, RunRequest(records_root, unfinished_run, 1), recorder).was_finished
 
 
 def test_another_value_of_the_key_is_another_run(
@@ -72,7 +72,7 @@ def test_another_value_of_the_key_is_another_run(
         with pytest.raises(
             ArtefactError, match=r"differs in: config\.train\.later\): config\.train\.later is 0\.0 there"
         ):
-            train(_later(config, **values), Request(records_root, unfinished_run, 1), recorder)
+            train(_later(config, **values), RunRequest(records_root, unfinished_run, 1), recorder)
 
 
 def test_a_run_that_has_a_key_which_this_program_lacks_is_refused(
@@ -83,7 +83,7 @@ def test_a_run_that_has_a_key_which_this_program_lacks_is_refused(
     plan["plan_id"] = sha256_json({name: plan[name] for name in ("kind", "protocol", "plan")})
     write_json(unfinished_run / "plan.json", plan)
     with pytest.raises(ArtefactError, match=r"config\.train\.later is 0\.0 there, missing here; choose another"):
-        train(config, Request(records_root, unfinished_run, 1), recorder)
+        train(config, RunRequest(records_root, unfinished_run, 1), recorder)
 
 
 @pytest.mark.parametrize("rule", ["draws", "network", "step", "transform"])
@@ -99,7 +99,7 @@ def test_a_run_of_other_rules_is_refused_by_the_rule(
     with monkeypatch.context() as newer:
         newer.setattr(running, f"{rule.upper()}_VERSION", 2)
         with pytest.raises(ArtefactError) as refused:
-            train(config, Request(records_root, unfinished_run, 1), recorder)
+            train(config, RunRequest(records_root, unfinished_run, 1), recorder)
     words = f"(differs in: rules.{rule}): rules.{rule} is 1 there, 2 here; choose another directory, or delete this one"
     assert words in str(refused.value)
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -111,11 +111,11 @@ def test_the_ways_out_of_the_refusal_lead_out(
     with monkeypatch.context() as newer:
         newer.setattr(running, "STEP_VERSION", 2)
         with pytest.raises(ArtefactError, match="choose another directory, or delete this one, or finish it with what"):
-            train(config, Request(records_root, unfinished_run, 1), recorder)
+            train(config, RunRequest(records_root, unfinished_run, 1), recorder)
         another = unfinished_run.with_name("another")
-        train(config, Request(records_root, another, 1), recorder)
+        train(config, RunRequest(records_root, another, 1), recorder)
         assert (recorder.done.epoch, is_finished(another)) == (0, True)
-    train(config, Request(records_root, unfinished_run, 1), recorder)
+    train(config, RunRequest(records_root, unfinished_run, 1), recorder)
     assert (recorder.done.epoch, is_finished(unfinished_run)) == (3, True), "finished by what began it"
 
 
@@ -129,4 +129,4 @@ def test_a_run_of_the_first_version_is_refused_by_its_missing_rules(
     write_json(unfinished_run / "plan.json", plan)
     words = r"rules\.draws is missing there, 1 here; .*finish it with what began it: convnext_imagenet 0\.1\.0$"
     with pytest.raises(ArtefactError, match=words):
-        train(config, Request(records_root, unfinished_run, 1), recorder)
+        train(config, RunRequest(records_root, unfinished_run, 1), recorder)

@@ -88,7 +88,7 @@ _POLICY = (
 class ModelSection:
     """The network; `depths` and `dims` replace the variant's, `num_classes = 0` takes the records' count.
 
-    The stem and the first `frozen_stages` stages, with the down-samplers between them, stay as `--start` gave them.
+    The stem and the first `frozen_stages` stages, with the down-samplers between them, stay as `--init-from` gave them.
     """
 
     variant: str = key("convnext_tiny", "must name a variant", bool)

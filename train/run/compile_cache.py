@@ -25,7 +25,7 @@ _ROOMS = ("base", "launch", "model", "train")  # whose code becomes part of the 
 
 
 class CompileCache:
-    """The cache of one rank; `is_over` tells that the step is compiled, `was_hit` that it was found here."""
+    """The cache of one rank; `is_compiled` tells that the step is compiled, `was_hit` that it was read from here."""
 
     def __init__(self, run: Path, plan_id: str, rank: Rank, kernels: Path | None) -> None:
         identity = {
@@ -37,7 +37,7 @@ class CompileCache:
         }
         self._all, self._rank = run / "compile", f"rank-{rank.number}"
         self._folder = self._all / f"{self._rank}-{sha256_json(identity)[:16]}"
-        self.is_over = self.was_hit = False
+        self.is_compiled = self.was_hit = False
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
@@ -49,7 +49,7 @@ class CompileCache:
             os.environ |= {_ENABLE: "1", _PATH: str(self._folder)}
         try:
             yield
-            self.is_over = True
+            self.is_compiled = True
         finally:
             if is_usable:
                 del os.environ[_ENABLE], os.environ[_PATH]

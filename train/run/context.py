@@ -1,4 +1,4 @@
-"""All that a training loop works with, and how the ranks of a job save together."""
+"""All that a training loop works with, and how the ranks of a run save together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Job:
+class RunContext:
     """All that the loop needs; `workers` threads prepare batches and change no number."""
 
     config: Config
@@ -53,7 +53,7 @@ class Job:
     cache: CompileCache
 
     @property
-    def is_alone(self) -> bool:
+    def is_single_rank(self) -> bool:
         """Whether no other rank waits for this one, so that it may stop without asking."""
         return self.ranks.own.world == 1
 
@@ -61,7 +61,7 @@ class Job:
         """Let the first rank save a checkpoint, once all ranks have proven that they hold the same bits."""
         self.heartbeat.beat("saving a checkpoint")
         snapshot = Snapshot(self.learner.weights(), self.learner.state(), self.learner.average())
-        if not self.is_alone:
+        if not self.is_single_rank:
             self.ranks.check_same(f"weights, average or optimizer state after step {position.step}", snapshot.digest())
         if self.ranks.own.is_first:
             self.checkpoints.save(position, snapshot, self.card)

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from convnext_imagenet.base.files import write_atomically
 from convnext_imagenet.serve.evaluate import Accuracy
-from convnext_imagenet.train.step.learner import Outcome
+from convnext_imagenet.train.step.learner import StepOutcome
 
 
 @dataclass(frozen=True)
-class Totals:
+class EpochSums:
     """What an epoch has added up after `steps` optimizer steps; times in seconds."""
 
     steps: int = 0
@@ -27,7 +27,7 @@ class Totals:
     data_wait_s: float = 0.0
     train_s: float = 0.0
 
-    def with_step(self, outcome: Outcome, rate: float) -> "Totals":
+    def with_step(self, outcome: StepOutcome, rate: float) -> "EpochSums":
         """Return the sums with one more step; a skipped step's loss may be infinite and is left out of the sum."""
         return dataclasses.replace(
             self,
@@ -39,7 +39,7 @@ class Totals:
             rate=rate,
         )
 
-    def with_times(self, data_wait_s: float, train_s: float) -> "Totals":
+    def with_times(self, data_wait_s: float, train_s: float) -> "EpochSums":
         """Return the sums with more time spent."""
         return dataclasses.replace(self, data_wait_s=self.data_wait_s + data_wait_s, train_s=self.train_s + train_s)
 
@@ -48,9 +48,9 @@ class Totals:
         return dataclasses.asdict(self)
 
     @staticmethod
-    def from_json(values: Mapping[str, Any]) -> "Totals":
+    def from_json(values: Mapping[str, Any]) -> "EpochSums":
         """The sums that `to_json` gave."""
-        return Totals(**values)
+        return EpochSums(**values)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Reporter(Protocol):
         """An epoch has finished and is saved."""
 
     def on_warning(self, text: str) -> None:
-        """The run looks ill."""
+        """Something in the run's numbers deserves attention."""
 
 
 def metrics_line(report: EpochReport) -> dict[str, Any]:

@@ -1,23 +1,23 @@
-"""A run that looks at itself: what of its numbers deserves a warning, as pure state without input or output."""
+"""The health of a run: what of its numbers deserves a warning, as pure state without input or output."""
 
 import math
 from collections import deque
 
-from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import StepPlan
+from convnext_imagenet.train.config.sections import DataSection, ScheduleSection
 from convnext_imagenet.train.data.pipeline import StageTimes
 from convnext_imagenet.train.run.epoch import EpochReport, StepReport
 
 _WINDOW_STEPS = 50
-_STUCK_SHARE = 0.02  # of ln(classes): a network that guesses at random stays within 2 % of it
+_STUCK_SHARE = 0.02  # of ln(classes): a network at chance level stays within 2 % of it
 _STARVED_SHARE = 0.2
 _MOST_SKIPPED_IN_A_ROW = 20
 _SIDE_MULTIPLE = 32  # the stem's 4 and three times 2: what is left over at the border is dropped
 
 
-def size_warnings(config: Config) -> list[str]:
+def size_warnings(data: DataSection) -> list[str]:
     """Return what the configured image sizes cost; ten classes at 80 instead of 64 px lost 7 points of top-1."""
-    sizes = {"data.size_px": config.data.size_px, "data.eval_size_px": config.data.eval_size_px}
+    sizes = {"data.size_px": data.size_px, "data.eval_size_px": data.eval_size_px}
     return [
         f"{key} = {size}: not a multiple of {_SIDE_MULTIPLE}, so the network drops pixels at two borders; "
         f"the nearest is {max(1, round(size / _SIDE_MULTIPLE)) * _SIDE_MULTIPLE}"
@@ -26,23 +26,23 @@ def size_warnings(config: Config) -> list[str]:
     ]
 
 
-class Watch:
-    """Warnings about a run, each said once until what it is about has gone."""
+class RunHealth:
+    """Warnings about a run, each given once until its cause has gone."""
 
-    def __init__(self, config: Config, classes: int, plan: StepPlan) -> None:
+    def __init__(self, schedule: ScheduleSection, classes: int, plan: StepPlan) -> None:
         self._chance_loss = math.log(classes)
         self._warmup_steps = plan.warmup_steps
         self._losses: deque[float] = deque(maxlen=_WINDOW_STEPS)
         self._skipped_in_a_row = 0
         self._is_stuck = False
-        self._base_lr = config.schedule.base_lr
+        self._base_lr = schedule.base_lr
 
     def after_step(self, report: StepReport) -> list[str]:
-        """Return what this step adds to worry about."""
+        """Return the warnings that this step gives rise to."""
         return [*self._overflows(report), *self._stuck_loss(report)]
 
     def after_epoch(self, report: EpochReport, times: StageTimes) -> list[str]:
-        """Return what the epoch as a whole tells: whether the steps waited for data, and for which stage."""
+        """Return a warning when the epoch's steps waited for data, naming the slowest stage."""
         share = report.data_wait_s / report.train_s
         if share < _STARVED_SHARE:
             return []
@@ -72,7 +72,7 @@ class Watch:
             return []
         return [
             f"epoch {report.epoch} step {report.step}: the mean loss of {_WINDOW_STEPS} steps after warm-up is "
-            f"{mean:.3f}, that of guessing is ln(classes) = {self._chance_loss:.3f}: the network does not learn; "
+            f"{mean:.3f}, chance level is ln(classes) = {self._chance_loss:.3f}: the network does not learn; "
             f"lower schedule.base_lr = {self._base_lr:g}, lengthen schedule.warmup_epochs, or look at the labels "
             f"by `convnext-train replay`"
         ]

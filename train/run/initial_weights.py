@@ -16,8 +16,8 @@ _HEAD = ("head.weight", "head.bias")
 
 
 @dataclass(frozen=True)
-class Given:
-    """A weights file to start from: its place, its parameters by name and what they mean."""
+class GivenWeights:
+    """A weights file to start from: its path, its parameters by name and what they mean."""
 
     path: Path
     arrays: Mapping[str, np.ndarray]
@@ -25,18 +25,18 @@ class Given:
 
 
 @dataclass(frozen=True)
-class FirstWeights:
-    """Every parameter that training starts from, in words where they come from, and what deserves a warning.
+class InitialWeights:
+    """Every parameter that training starts from, in words where they come from, and warnings about them.
 
-    `said` is empty when all are drawn.
+    `origin` is empty when all are drawn.
     """
 
     arrays: dict[str, np.ndarray]
-    said: str = ""
+    origin: str = ""
     warnings: tuple[str, ...] = ()
 
 
-def first_weights(config: Config, card: ModelCard, given: Given | None) -> FirstWeights:
+def initial_weights(config: Config, card: ModelCard, given: GivenWeights | None) -> InitialWeights:
     """Return what the network of `card` starts from: drawn from the seed, or `given`.
 
     A given head stays when its classes are the card's, by wnid, and its rows are put in the card's order; any other
@@ -46,37 +46,37 @@ def first_weights(config: Config, card: ModelCard, given: Given | None) -> First
     drawn = init_parameters(card.config, config.train.seed)
     if given is None:
         _check_nothing_frozen(config.model.frozen_stages)
-        return FirstWeights(drawn)
+        return InitialWeights(drawn)
     _check_network(given, card.config)
-    known, wanted = ([wnid for wnid, _ in each.classes] for each in (given.card, card))
+    known, wanted = ([wnid for wnid, _ in some_card.classes] for some_card in (given.card, card))
     is_untrained = given.card.provenance.get("imported", {}).get("head") == "new"
     if sorted(known) == sorted(wanted) and not is_untrained:
         rows = [known.index(wnid) for wnid in wanted]
         head = {name: given.arrays[name][rows] for name in _HEAD}
-        said = f"{len(drawn)} of {len(drawn)} tensors from {given.path}, its {len(wanted)} classes are the records'"
+        origin = f"{len(drawn)} of {len(drawn)} tensors from {given.path}, its {len(wanted)} classes are the records'"
     else:
         head = {name: drawn[name] for name in _HEAD}
-        said = (
+        origin = (
             f"{len(drawn) - len(head)} of {len(drawn)} tensors from {given.path}; head.* new: "
             f"{'nobody has trained it' if is_untrained else _change(known, wanted)}"
         )
-    return FirstWeights({**given.arrays, **head}, said, _warnings(given, card))
+    return InitialWeights({**given.arrays, **head}, origin, _warnings(given, card))
 
 
 def _check_nothing_frozen(stages: int) -> None:
     if stages:
         raise ConfigError(
-            f"model.frozen_stages = {stages}: without --start they would stay as they were drawn; "
-            f"pass --start WEIGHTS, or --set model.frozen_stages=0"
+            f"model.frozen_stages = {stages}: without --init-from they would stay as they were drawn; "
+            f"pass --init-from WEIGHTS, or --set model.frozen_stages=0"
         )
 
 
-def _check_network(given: Given, network: ConvNeXtConfig) -> None:
+def _check_network(given: GivenWeights, network: ConvNeXtConfig) -> None:
     """Raise TrainError, listing what differs outside the head, unless the weights are this network's."""
     theirs, ours = (_body_shapes(config) for config in (given.card.config, network))
     if faults := shape_faults(theirs, ours):
         raise TrainError(
-            f"--start {given.path}: weights of {describe(given.card.config)} do not fit {describe(network)}: "
+            f"--init-from {given.path}: weights of {describe(given.card.config)} do not fit {describe(network)}: "
             f"{', '.join(faults)}; give weights of that network, or set model.variant (model.depths, model.dims) to "
             f"that of the weights"
         )
@@ -93,7 +93,7 @@ def _change(known: Sequence[str], wanted: Sequence[str]) -> str:
     return f"{len(set(wanted) - set(known))} of the {len(wanted)} classes are others"
 
 
-def _warnings(given: Given, card: ModelCard) -> tuple[str, ...]:
+def _warnings(given: GivenWeights, card: ModelCard) -> tuple[str, ...]:
     theirs, ours = given.card.transform, card.transform
     if (theirs.mean, theirs.std) == (ours.mean, ours.std):
         return ()

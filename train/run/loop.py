@@ -1,7 +1,7 @@
 """The loop: epochs of steps, evaluation, metrics and checkpoints; it must not print.
 
 Epochs count from 1, optimizer steps from 0. All that a later step depends on is in a checkpoint, so a run may stop
-after any step, and go on, without a trace in its numbers.
+after any step, and resume, without a trace in its numbers.
 """
 
 import math
@@ -9,53 +9,51 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-from mindspore import Tensor
 
 from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.serve.evaluate import Accuracy, evaluate
-from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import ema_decay, learning_rate
+from convnext_imagenet.train.config.sections import TrainSection
 from convnext_imagenet.train.data.pipeline import Batch, StageTimes, batches
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.run.checkpoint import Position
-from convnext_imagenet.train.run.context import Job
-from convnext_imagenet.train.run.epoch import EpochReport, FirstStep, StepReport, Totals, append_metrics, metrics_line
-from convnext_imagenet.train.run.health import Watch
-from convnext_imagenet.train.step.learner import outcome
+from convnext_imagenet.train.run.context import RunContext
+from convnext_imagenet.train.run.epoch import EpochReport, EpochSums, StepReport, append_metrics, metrics_line
+from convnext_imagenet.train.run.health import RunHealth
+from convnext_imagenet.train.run.step_pipe import FinishedStep, StepPipe
 
 
-def run_epochs(job: Job, done: Position) -> None:
+def run_epochs(context: RunContext, done: Position) -> None:
     """Train from the position `done` to the end; each epoch ends in a metrics line and a checkpoint.
 
     Raises Interrupted on a stop signal, with a checkpoint saved, and TrainError on a loss that is not finite.
     """
-    watch = Watch(job.config, job.card.config.num_classes, job.plan)
-    within = Totals() if done.within is None else Totals.from_json(done.within)
-    for epoch in range(done.epoch + 1, job.config.train.epochs + 1):
-        report = _Epoch(job, epoch, within, watch).run()
-        if job.ranks.own.is_first:
-            append_metrics(job.metrics_path, metrics_line(report))
-        job.save(Position(epoch, report.step, _top1(report.accuracy), _top1(report.ema_accuracy)))
-        job.reporter.on_epoch(report)
-        within = Totals()
+    health = RunHealth(context.config.schedule, context.card.config.num_classes, context.plan)
+    sums = EpochSums() if done.within is None else EpochSums.from_json(done.within)
+    for epoch in range(done.epoch + 1, context.config.train.epochs + 1):
+        report = _Epoch(context, epoch, sums, health).run()
+        if context.ranks.own.is_first:
+            append_metrics(context.metrics_path, metrics_line(report))
+        context.save(Position(epoch, report.step, _top1(report.accuracy), _top1(report.ema_accuracy)))
+        context.reporter.on_epoch(report)
+        sums = EpochSums()
 
 
 class _Epoch:
-    """One epoch, from its beginning or from `totals` on.
+    """One epoch, from its beginning or from `sums` on.
 
-    A step's outcome is read one step later, so that the device never waits for the host. What a rank asks for, to stop
-    or to save, goes with its next step to all ranks, which read the answer with the outcome and act alike.
+    What a rank asks for, to stop or to save, goes with its next step to all ranks, which read the answer with the
+    outcome and act alike.
     """
 
-    def __init__(self, job: Job, epoch: int, totals: Totals, watch: Watch) -> None:
-        self.job = job
+    def __init__(self, context: RunContext, epoch: int, sums: EpochSums, health: RunHealth) -> None:
+        self.context = context
         self.epoch = epoch
-        self.totals = totals
-        self.watch = watch
-        self.first_step = (epoch - 1) * job.plan.steps_per_epoch
+        self.sums = sums
+        self.health = health
+        self.first_step = (epoch - 1) * context.plan.steps_per_epoch
+        self.pipe = StepPipe(context.learner, context.cache, context.reporter.on_first_step)
         self.times = StageTimes()
-        self._running: tuple[Tensor, float] | None = None
-        self._is_stop_asked = self._is_save_asked = False
         self._saved_at = self._timed_from = time.perf_counter()
         self._waited_s = 0.0
 
@@ -64,52 +62,45 @@ class _Epoch:
         try:
             self._train()
             begin = time.perf_counter()
-            accuracy, average = self._evaluate() if _is_evaluated(self.job.config, self.epoch) else (None, None)
+            is_due = _is_evaluated(self.context.config.train, self.epoch)
+            accuracy, average = self._evaluate() if is_due else (None, None)
         except Interrupted:
             self._save()
-            raise self.job.stop.interruption() from None
+            raise self.context.stop.interruption() from None
         return self._report(accuracy, average, time.perf_counter() - begin)
 
     def _train(self) -> None:
-        config, plan = self.job.config, self.job.plan
-        source = batches(
-            self.job.train_split, config, plan, self.epoch, self.job.workers, self.totals.steps,
-            self.job.learner.drop_path_rates, self.job.ranks.own, self.times, self._check_stop_alone,
+        config, plan, interval, stop = (
+            self.context.config, self.context.plan, self.context.interval, self.context.stop,
         )  # fmt: skip
-        for group in self._timed(_grouped(source, config.optimizer.accumulate_steps)):
-            self._check_stop_alone()
-            step = self.first_step + self.totals.steps + (self._running is not None)
-            rate = learning_rate(step, plan, config.schedule)
-            running = self._learn(group, rate, ema_decay(step, config.ema))
-            self._settle()
-            self._running = running, rate
-            if self._is_stop_asked:
-                raise self.job.stop.interruption()
-            if self._is_save_asked or self.job.interval.is_due(step + 1):
-                self._save()
-        self._settle()
-        if self._is_stop_asked:
-            raise self.job.stop.interruption()
-        self._note_times()
+        for group in self._timed(_grouped(self._batches(), config.optimizer.accumulate_steps)):
+            self._stop_if_signalled()
+            step = self.first_step + self.sums.steps + self.pipe.in_flight
+            rate, decay = learning_rate(step, plan, config.schedule), ema_decay(step, config.ema)
+            ask_save = interval.is_overdue(self._saved_at, time.perf_counter())
+            finished = self._add_up(self.pipe.start(group, rate, decay, stop.received, ask_save))
+            self._stop_if_asked(finished)
+            if interval.is_due(step + 1) or (finished is not None and finished.outcome.asked_save):
+                self._stop_if_asked(self._save())
+        self._stop_if_asked(self._add_up(self.pipe.drain()))
+        self._add_times()
 
-    def _learn(self, group: list[Batch], rate: float, decay: float) -> Tensor:
-        """Start a step; the first of this process is compiled, waited for and reported."""
-        job = self.job
-        overdue = job.interval.is_overdue(self._saved_at, time.perf_counter())
-        if job.cache.is_over:
-            return job.learner.learn(group, rate, decay, job.stop.received, overdue)
-        begin = time.perf_counter()
-        with job.cache.compiling():
-            job.learner.compile(group)
-        compiled = time.perf_counter()
-        running = job.learner.learn(group, rate, decay, job.stop.received, overdue)
-        outcome(running)
-        job.reporter.on_first_step(FirstStep(compiled - begin, time.perf_counter() - compiled, job.cache.was_hit))
-        return running
+    def _batches(self) -> Iterator[Batch]:
+        context = self.context
+        return batches(
+            context.train_split, context.config, context.plan, self.epoch, context.workers, self.sums.steps,
+            context.learner.drop_path_rates, context.ranks.own, self.times, self._stop_if_signalled,
+        )  # fmt: skip
 
-    def _check_stop_alone(self) -> None:
-        if self.job.is_alone:
-            self.job.stop.check()
+    def _stop_if_signalled(self) -> None:
+        """Raise Interrupted on a stop signal to a single rank; several agree on it by their steps."""
+        if self.context.is_single_rank:
+            self.context.stop.check()
+
+    def _stop_if_asked(self, finished: FinishedStep | None) -> None:
+        """Raise Interrupted when any rank had asked to stop as the step began."""
+        if finished is not None and finished.outcome.asked_stop:
+            raise self.context.stop.interruption()
 
     def _timed(self, source: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
         """Yield from `source` and add up how long it took to answer."""
@@ -121,98 +112,97 @@ class _Epoch:
                 return
             yield group
 
-    def _settle(self) -> None:
-        """Wait for the step started last, add it up and report it; TrainError when its loss is not finite."""
-        if self._running is None:
-            return
-        (running, rate), self._running = self._running, None
-        found = outcome(running)
-        self.job.heartbeat.beat("training", steps=1)
-        self._is_stop_asked, self._is_save_asked = found.asked_stop, found.asked_save
-        self.totals = self.totals.with_step(found, rate)
-        steps = self.totals.steps
-        if found.taken and not math.isfinite(found.loss):
+    def _add_up(self, finished: FinishedStep | None) -> FinishedStep | None:
+        """Add a finished step to the sums, report it and return it; TrainError when its loss is not finite."""
+        if finished is None:
+            return None
+        outcome = finished.outcome
+        self.context.heartbeat.beat("training", steps=1)
+        self.sums = self.sums.with_step(outcome, finished.rate)
+        steps = self.sums.steps
+        if outcome.taken and not math.isfinite(outcome.loss):
             raise TrainError(
-                f"epoch {self.epoch} step {steps}: the loss is {found.loss}; the checkpoint before is whole; "
+                f"epoch {self.epoch} step {steps}: the loss is {outcome.loss}; the checkpoint before is whole; "
                 f"train into another directory with a lower schedule.base_lr or a longer schedule.warmup_epochs"
             )
         report = StepReport(
             epoch=self.epoch, step=steps, steps_done=self.first_step + steps,
-            images=self.job.plan.global_batch_size, loss=found.loss, learning_rate=rate,
-            gradient_norm=found.gradient_norm, taken=found.taken, loss_scale=found.loss_scale,
+            images=self.context.plan.global_batch_size, loss=outcome.loss, learning_rate=finished.rate,
+            gradient_norm=outcome.gradient_norm, taken=outcome.taken, loss_scale=outcome.loss_scale,
         )  # fmt: skip
-        self.job.reporter.on_step(report)
-        for warning in self.watch.after_step(report):
-            self.job.reporter.on_warning(warning)
+        self.context.reporter.on_step(report)
+        for warning in self.health.after_step(report):
+            self.context.reporter.on_warning(warning)
+        return finished
 
-    def _save(self) -> None:
-        """Save where the run stands within the epoch, unless that is its beginning."""
-        self._settle()
-        self._note_times()
+    def _save(self) -> FinishedStep | None:
+        """Save where the run stands within the epoch, unless that is its beginning; return the step waited for."""
+        finished = self._add_up(self.pipe.drain())
+        self._add_times()
         self._saved_at = time.perf_counter()
-        if not self.totals.steps:
-            return
-        step = self.first_step + self.totals.steps
-        self.job.save(Position(self.epoch - 1, step, within=self.totals.to_json()))
+        if self.sums.steps:
+            step = self.first_step + self.sums.steps
+            self.context.save(Position(self.epoch - 1, step, within=self.sums.to_json()))
+        return finished
 
-    def _note_times(self) -> None:
+    def _add_times(self) -> None:
         now = time.perf_counter()
-        self.totals = self.totals.with_times(self._waited_s, now - self._timed_from)
+        self.sums = self.sums.with_times(self._waited_s, now - self._timed_from)
         self._timed_from, self._waited_s = now, 0.0
 
     def _evaluate(self) -> tuple[Accuracy, Accuracy | None]:
-        learner = self.job.learner
+        learner = self.context.learner
         average = learner.average()
         return self._accuracy(learner.weights()), self._accuracy(average) if average else None
 
     def _accuracy(self, weights: dict[str, np.ndarray]) -> Accuracy:
-        self.job.learner.show_to_evaluation(weights)
+        self.context.learner.show_to_evaluation(weights)
         return evaluate(
-            self.job.learner.classifier,
-            self.job.card.transform,
-            self.job.val_split,
-            self.job.config.data.eval_batch_size,
-            self.job.workers,
-            on_progress=lambda rows: self.job.heartbeat.beat("evaluating"),
-            ranks=self.job.ranks,
-            is_stopped=lambda: self.job.stop.received,
+            self.context.learner.classifier,
+            self.context.card.transform,
+            self.context.val_split,
+            self.context.config.data.eval_batch_size,
+            self.context.workers,
+            on_progress=lambda rows: self.context.heartbeat.beat("evaluating"),
+            ranks=self.context.ranks,
+            is_stopped=lambda: self.context.stop.received,
         )
 
     def _report(self, accuracy: Accuracy | None, average: Accuracy | None, eval_s: float) -> EpochReport:
-        totals = self.totals
-        images = totals.steps * self.job.plan.global_batch_size
+        sums = self.sums
+        images = sums.steps * self.context.plan.global_batch_size
         report = EpochReport(
             epoch=self.epoch,
-            steps_per_epoch=totals.steps,
-            step=self.first_step + totals.steps,
-            train_loss=totals.loss_sum / max(1, totals.steps - totals.skipped),
-            last_loss=math.nan if totals.last_loss is None else totals.last_loss,
-            train_top1=totals.correct / images,
-            learning_rate=totals.rate,
-            skipped=totals.skipped,
-            images_per_s=images / totals.train_s,
-            data_wait_s=totals.data_wait_s,
-            train_s=totals.train_s,
+            steps_per_epoch=sums.steps,
+            step=self.first_step + sums.steps,
+            train_loss=sums.loss_sum / max(1, sums.steps - sums.skipped),
+            last_loss=math.nan if sums.last_loss is None else sums.last_loss,
+            train_top1=sums.correct / images,
+            learning_rate=sums.rate,
+            skipped=sums.skipped,
+            images_per_s=images / sums.train_s,
+            data_wait_s=sums.data_wait_s,
+            train_s=sums.train_s,
             eval_s=eval_s,
             accuracy=accuracy,
             ema_accuracy=average,
         )
-        for warning in self.watch.after_epoch(report, self.times):
-            self.job.reporter.on_warning(warning)
+        for warning in self.health.after_epoch(report, self.times):
+            self.context.reporter.on_warning(warning)
         return report
 
 
-def _grouped(source: Iterator[Batch], parts: int) -> Iterator[list[Batch]]:
+def _grouped(source: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
     group: list[Batch] = []
     for batch in source:
         group.append(batch)
-        if len(group) == parts:
+        if len(group) == size:
             yield group
             group = []
 
 
-def _is_evaluated(config: Config, epoch: int) -> bool:
-    return epoch == config.train.epochs or epoch % config.train.eval_every_epochs == 0
+def _is_evaluated(section: TrainSection, epoch: int) -> bool:
+    return epoch == section.epochs or epoch % section.eval_every_epochs == 0
 
 
 def _top1(accuracy: Accuracy | None) -> float | None:

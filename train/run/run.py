@@ -28,11 +28,11 @@ from convnext_imagenet.train.config.schedule import StepPlan, plan_steps
 from convnext_imagenet.train.config.source import to_toml
 from convnext_imagenet.train.run.checkpoint import Checkpoints, Position
 from convnext_imagenet.train.run.compile_cache import CompileCache
-from convnext_imagenet.train.run.context import Interval, Job
+from convnext_imagenet.train.run.context import Interval, RunContext
 from convnext_imagenet.train.run.curves import curves_png
 from convnext_imagenet.train.run.epoch import Reporter, read_metrics, truncate_metrics
 from convnext_imagenet.train.run.health import size_warnings
-from convnext_imagenet.train.run.initial_weights import Given, first_weights
+from convnext_imagenet.train.run.initial_weights import GivenWeights, initial_weights
 from convnext_imagenet.train.run.loop import run_epochs
 from convnext_imagenet.train.step.learner import Learner
 from convnext_imagenet.train.step.parameters import evaluation_transform, network_config
@@ -61,27 +61,27 @@ class RunReporter(Reporter, Protocol):
     def on_start(self, plan: StepPlan, done: Position) -> None:
         """Training begins after the position `done`."""
 
-    def on_given_weights(self, said: str) -> None:
-        """Training begins with weights that were given; `said` tells which of its tensors are theirs."""
+    def on_initial_weights(self, origin: str) -> None:
+        """Training begins with weights that were given; `origin` says which of its tensors are theirs."""
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     """What a run is told besides its configuration: where things are, and what changes no number.
 
-    `start` is a weights file to start from; its SHA-256 is part of the run's fingerprint. `ranks` share the work; the
-    first of them alone writes.
+    `init_from` is a weights file to start from; its SHA-256 is part of the run's fingerprint. `ranks` share the work;
+    only the first of them writes.
     """
 
     records: Path
     run: Path
     workers: int
     interval: Interval = field(default_factory=Interval)
-    start: Path | None = None
+    init_from: Path | None = None
     ranks: Ranks = field(default_factory=Ranks)
 
 
-def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary:
+def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSummary:
     """Train `config` on the records into the RUN directory, or finish what an earlier call began there.
 
     Everything is checked before the first file is written. Raises ConfigError and ArtefactError for what does not
@@ -93,15 +93,15 @@ def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary
     plan = plan_steps(config, records.split("train").rows, ranks.own.world)
     check_precision(config.precision, mindspore.get_context("device_target"))
     network = network_config(config.model, len(records.classes))
-    given = None if request.start is None else Given(request.start, *load_weights(request.start))
-    fingerprint = run_plan(config, records, request.start)
+    given = None if request.init_from is None else GivenWeights(request.init_from, *load_weights(request.init_from))
+    fingerprint = run_plan(config, records, request.init_from)
     card = ModelCard(
         config=network,
         classes=tuple((entry.wnid, entry.name) for entry in records.classes),
         transform=evaluation_transform(config.data),
         provenance=fingerprint,
     )
-    first = first_weights(config, card, given)
+    first = initial_weights(config, card, given)
     is_first = ranks.own.is_first
     with _held(run, ranks), StopSignals(_ADVICE) as stop:
         plan_id = _begin(run, fingerprint, config, ranks)
@@ -114,12 +114,12 @@ def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary
         done = _resume(learner, checkpoints, ranks)
         if is_first:
             truncate_metrics(run / "metrics.jsonl", done.epoch)
-        if first.said and not done.step:
-            reporter.on_given_weights(first.said)
+        if first.origin and not done.step:
+            reporter.on_initial_weights(first.origin)
         reporter.on_start(plan, done)
-        for warning in (*first.warnings, *size_warnings(config)):
+        for warning in (*first.warnings, *size_warnings(config.data)):
             reporter.on_warning(warning)
-        job = Job(
+        context = RunContext(
             config=config,
             plan=plan,
             card=card,
@@ -136,7 +136,7 @@ def train(config: Config, request: Request, reporter: RunReporter) -> RunSummary
             heartbeat=own_heartbeat(),
             cache=CompileCache(run, plan_id, ranks.own, cpu_kernels()),
         )
-        run_epochs(job, done)
+        run_epochs(context, done)
         if is_first:
             write_atomically(run / "curves.png", curves_png(read_metrics(run / "metrics.jsonl")))
             finish(run, "run", _manifest(plan_id, checkpoints))
@@ -157,7 +157,7 @@ def _begin(run: Path, fingerprint: Mapping[str, Any], config: Config, ranks: Ran
     return join(run, "run", fingerprint, neutral)
 
 
-def run_plan(config: Config, records: Records, start: Path | None) -> dict[str, Any]:
+def run_plan(config: Config, records: Records, init_from: Path | None) -> dict[str, Any]:
     """Return what makes two runs the same run: configuration, records, first weights, rules and versions.
 
     Every key of the configuration is in it. The plan of an existing RUN is compared with this one by value: a
@@ -173,7 +173,7 @@ def run_plan(config: Config, records: Records, start: Path | None) -> dict[str, 
             "step": STEP_VERSION,
             "transform": TRANSFORM_VERSION,
         },
-        "start": None if start is None else sha256_file(start),
+        "start": None if init_from is None else sha256_file(init_from),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
     }
 

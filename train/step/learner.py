@@ -17,11 +17,11 @@ from convnext_imagenet.train.data.pipeline import Batch
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.step.parameters import set_train, trained_drop_path_rates, training_network, without_frozen
 from convnext_imagenet.train.step.precision import lower_precision
-from convnext_imagenet.train.step.step import AccumulateStep, AcrossRanks, Gradients, TrainStep, UseSums
+from convnext_imagenet.train.step.step import AccumulateStep, AllReduce, Gradients, TrainStep, UseSums
 from convnext_imagenet.train.step.update import Update
 
 
-class Outcome(NamedTuple):
+class StepOutcome(NamedTuple):
     """What an optimizer step reports: mean loss, rows whose best class is their own label, gradient norm, and the rest.
 
     `taken` is False for a step that was skipped because its gradients overflowed at `loss_scale`. `asked_stop` and
@@ -60,12 +60,12 @@ class Learner:
             self.augment,
             SoftTargets(card.config.num_classes, config.mix.label_smoothing),
         )
-        self.parts = config.optimizer.accumulate_steps
-        across = AcrossRanks(tuple(self.parameters.values()), ranks)
-        self.step: nn.Cell = TrainStep(gradients, across, self.update)
-        if self.parts > 1:
+        self.micro_batches = config.optimizer.accumulate_steps
+        allreduce = AllReduce(tuple(self.parameters.values()), ranks)
+        self.step: nn.Cell = TrainStep(gradients, allreduce, self.update)
+        if self.micro_batches > 1:
             self.accumulate = AccumulateStep(gradients, self.update, self.parameters).set_train(True)
-            self.step = UseSums(self.accumulate, across, self.update, self.parts)
+            self.step = UseSums(self.accumulate, allreduce, self.update, self.micro_batches)
         self.step.set_train(True)
         set_train(self.network)
         self._evaluated = build_network(card, initial)
@@ -74,7 +74,7 @@ class Learner:
     def compile(self, batches: Sequence[Batch]) -> None:
         """Compile the graphs of `learn` for micro-batches of these shapes, and take no step."""
         numbers, tensors = _numbers(0.0, 0.0, False, False), _tensors(batches[0])
-        if self.parts == 1:
+        if self.micro_batches == 1:
             self.step.compile(*numbers, *tensors)
             return
         self.accumulate.compile(*tensors)
@@ -83,9 +83,9 @@ class Learner:
     def learn(
         self, batches: Sequence[Batch], rate: float, decay: float, ask_stop: bool = False, ask_save: bool = False
     ) -> Tensor:
-        """Run one optimizer step over its micro-batches; `outcome` reads what it returns, perhaps not computed yet."""
+        """Start one optimizer step over its micro-batches; `read_outcome` waits for what it returns."""
         numbers = _numbers(rate, decay, ask_stop, ask_save)
-        if self.parts == 1:
+        if self.micro_batches == 1:
             (batch,) = batches
             return self.step(*numbers, *_tensors(batch))
         for batch in batches:
@@ -127,10 +127,10 @@ class Learner:
         return self.everything | average if average else {}
 
 
-def outcome(running: Tensor) -> Outcome:
+def read_outcome(running: Tensor) -> StepOutcome:
     """Wait for a step and return what it reports."""
     loss, correct, norm, taken, scale, stop, save = running.asnumpy().tolist()
-    return Outcome(loss, correct, norm, taken > 0, scale, stop > 0, save > 0)
+    return StepOutcome(loss, correct, norm, taken > 0, scale, stop > 0, save > 0)
 
 
 def _copies(parameters: Mapping[str, Parameter]) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from convnext_imagenet.train.augment.mix import SoftTargets
 from convnext_imagenet.train.step.update import Update
 
 
-class AcrossRanks(nn.Cell):
+class AllReduce(nn.Cell):
     """This rank's gradients and numbers in, those of the global batch out; alone, nothing changes.
 
     Gradients and loss are means over equal shares of the batch, so their means over the ranks are those of the batch;
@@ -86,21 +86,21 @@ class Gradients(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """One optimizer step over one micro-batch: returns float32 (7,), see `Outcome`.
+    """One optimizer step over one micro-batch: returns float32 (7,), see `StepOutcome`.
 
     `asked` (2,) is what this rank asks of all, to stop and to save: 0 or 1 each.
     """
 
-    def __init__(self, gradients: Gradients, across: AcrossRanks, update: Update) -> None:
+    def __init__(self, gradients: Gradients, allreduce: AllReduce, update: Update) -> None:
         super().__init__(auto_prefix=False)
         self.gradients = gradients
-        self.across = across
+        self.allreduce = allreduce
         self.update = update
 
     def construct(self, rate: Tensor, decay: Tensor, asked: Tensor, *batch: Any) -> Tensor:
         scale = self.update.scale * 1.0
         loss, correct, gradients = self.gradients(scale, *batch)
-        gradients, loss, correct, asked = self.across(gradients, loss, correct, asked)
+        gradients, loss, correct, asked = self.allreduce(gradients, loss, correct, asked)
         norm, taken = self.update(gradients, rate, decay)
         return _outcome(loss, correct, norm, taken, scale, asked)
 
@@ -126,21 +126,21 @@ class AccumulateStep(nn.Cell):
 
 
 class UseSums(nn.Cell):
-    """One optimizer step with the mean of the sums of `parts` micro-batches, which start again at zero."""
+    """One optimizer step with the mean of the sums of `count` micro-batches, which start again at zero."""
 
-    def __init__(self, accumulate: AccumulateStep, across: AcrossRanks, update: Update, parts: int) -> None:
+    def __init__(self, accumulate: AccumulateStep, allreduce: AllReduce, update: Update, count: int) -> None:
         super().__init__(auto_prefix=False)
-        self.across = across
+        self.allreduce = allreduce
         self.sums, self.loss, self.correct = accumulate.sums, accumulate.loss, accumulate.correct
         self.update = update
-        self.share = 1.0 / parts
+        self.share = 1.0 / count
         self.map = ops.HyperMap()
 
     def construct(self, rate: Tensor, decay: Tensor, asked: Tensor) -> Tensor:
         scale = self.update.scale * 1.0
         loss, correct = self.loss * self.share, self.correct * 1.0
         gradients = self.map(ops.partial(_take, self.share), self.sums)
-        gradients, loss, correct, asked = self.across(gradients, loss, correct, asked)
+        gradients, loss, correct, asked = self.allreduce(gradients, loss, correct, asked)
         norm, taken = self.update(gradients, rate, decay)
         outcome = _outcome(loss, correct, norm, taken, scale, asked)
         for total in (*self.sums, self.loss, self.correct):

@@ -31,7 +31,7 @@ def _compile(
 ) -> CompileCache:
     """Compile as MindSpore does: what it finds it takes, otherwise it writes."""
     cache = CompileCache(run, plan_id, rank, kernels)
-    assert not cache.is_over
+    assert not cache.is_compiled
     with cache.compiling():
         assert os.environ[ENABLE] == "1"
         folder = Path(os.environ[PATH])
@@ -41,7 +41,7 @@ def _compile(
             for name, data in FILES.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(data)
-    assert cache.is_over
+    assert cache.is_compiled
     return cache
 
 
@@ -141,7 +141,7 @@ def test_a_compilation_that_failed_is_not_taken(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="no memory"):
         compile_half()
-    assert not cache.is_over
+    assert not cache.is_compiled
     assert [path.name for path in _files(tmp_path)] == ["half.mindir"]
     assert not _compile(tmp_path).was_hit
     assert len(_files(tmp_path)) == len(FILES) + 1
@@ -156,7 +156,7 @@ def test_the_users_own_setting_stands(tmp_path: Path, monkeypatch: pytest.Monkey
         with cache.compiling():
             assert (os.environ[ENABLE], os.environ[PATH]) == (value, "/of/the/user")
         assert (os.environ[ENABLE], os.environ[PATH]) == (value, "/of/the/user")
-    assert (cache.is_over, cache.was_hit) == (True, False)
+    assert (cache.is_compiled, cache.was_hit) == (True, False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -167,7 +167,7 @@ def test_without_a_script_that_mindspore_can_read_nothing_is_kept(
     cache = CompileCache(tmp_path, "plan", Rank(), None)
     with cache.compiling():
         assert "MS_COMPILER_CACHE_ENABLE" not in os.environ
-    assert (cache.is_over, cache.was_hit) == (True, False)
+    assert (cache.is_compiled, cache.was_hit) == (True, False)
     assert not list(tmp_path.iterdir())
 
 
@@ -183,7 +183,7 @@ def test_a_folder_that_cannot_be_made_does_no_harm(tmp_path: Path) -> None:
     cache = CompileCache(tmp_path / "run", "plan", SINGLE_RANK, KERNELS)
     with cache.compiling():
         assert ENABLE not in os.environ
-    assert (cache.is_over, cache.was_hit) == (True, False)
+    assert (cache.is_compiled, cache.was_hit) == (True, False)
 
 
 def test_a_folder_that_cannot_be_emptied_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def test_a_folder_that_cannot_be_emptied_is_not_used(tmp_path: Path, monkeypatch
         cache = CompileCache(tmp_path, "plan", SINGLE_RANK, KERNELS)
         with cache.compiling():
             assert ENABLE not in os.environ
-    assert (cache.is_over, cache.was_hit) == (True, False)
+    assert (cache.is_compiled, cache.was_hit) == (True, False)
 
 
 def test_a_seal_that_cannot_be_written_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,15 @@
-"""What a run that looks at itself says, and when it is silent."""
+"""When the numbers of a run give a warning, and when they do not."""
 
 import dataclasses
 import math
 
 import pytest
 
-from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import StepPlan
-from convnext_imagenet.train.config.sections import DataSection
+from convnext_imagenet.train.config.sections import DataSection, ScheduleSection
 from convnext_imagenet.train.data.pipeline import StageTimes
 from convnext_imagenet.train.run.epoch import EpochReport, StepReport
-from convnext_imagenet.train.run.health import Watch, size_warnings
+from convnext_imagenet.train.run.health import RunHealth, size_warnings
 
 PLAN = StepPlan(rows=800, global_batch_size=8, epochs=3, steps_per_epoch=100, warmup_steps=20, total_steps=300)
 CHANCE = math.log(10)
@@ -18,47 +17,49 @@ STEP = StepReport(1, 1, 1, 8, CHANCE, 1e-3, 1.0, True, 1.0)
 EPOCH = EpochReport(2, 100, 200, 1.0, 1.0, 0.5, 1e-3, 0, 10.0, 1.0, 10.0, 1.0, None, None)
 
 
-def _said(losses: list[float], taken: bool = True) -> list[tuple[int, str]]:
-    watch = Watch(Config(), 10, PLAN)
+def _warnings(losses: list[float], taken: bool = True) -> list[tuple[int, str]]:
+    health = RunHealth(ScheduleSection(), 10, PLAN)
     reports = [
         dataclasses.replace(STEP, step=n, steps_done=n, loss=loss, taken=taken) for n, loss in enumerate(losses, 1)
     ]
-    return [(report.step, text) for report in reports for text in watch.after_step(report)]
+    return [(report.step, text) for report in reports for text in health.after_step(report)]
 
 
-def test_a_loss_that_stays_at_that_of_guessing_is_told_once_after_warmup() -> None:
-    said = _said([CHANCE * 0.995] * 200)
-    assert [step for step, _ in said] == [70]  # 20 of warm-up and a window of 50
-    assert "ln(classes) = 2.303" in said[0][1]
+def test_a_loss_that_stays_at_chance_level_is_told_once_after_warmup() -> None:
+    warnings = _warnings([CHANCE * 0.995] * 200)
+    assert [step for step, _ in warnings] == [70]  # 20 of warm-up and a window of 50
+    assert "ln(classes) = 2.303" in warnings[0][1]
 
 
 def test_it_is_told_again_when_it_comes_back() -> None:
-    assert len(_said([CHANCE] * 80 + [1.0] * 60 + [CHANCE] * 60)) == 2
+    assert len(_warnings([CHANCE] * 80 + [1.0] * 60 + [CHANCE] * 60)) == 2
 
 
 @pytest.mark.parametrize("losses", [[CHANCE * 0.9] * 200, [CHANCE] * 69, [CHANCE] * 20 + [1.5] * 150])
 def test_a_loss_that_falls_is_not_worth_a_word(losses: list[float]) -> None:
-    assert _said(losses) == []
+    assert _warnings(losses) == []
 
 
 def test_overflows_in_a_row_are_told_once() -> None:
-    said = _said([math.inf] * 50, taken=False)
-    assert [step for step, _ in said] == [20]
-    assert "20 steps in a row overflowed" in said[0][1]
+    warnings = _warnings([math.inf] * 50, taken=False)
+    assert [step for step, _ in warnings] == [20]
+    assert "20 steps in a row overflowed" in warnings[0][1]
 
 
 @pytest.mark.parametrize(("waited_s", "count"), [(1.0, 0), (1.9, 0), (2.5, 1), (9.0, 1)])
 def test_steps_that_wait_for_data_are_told_with_the_slow_stage(waited_s: float, count: int) -> None:
     times = StageTimes()
-    said = Watch(Config(), 10, PLAN).after_epoch(dataclasses.replace(EPOCH, data_wait_s=waited_s), times)
-    assert len(said) == count
+    warnings = RunHealth(ScheduleSection(), 10, PLAN).after_epoch(
+        dataclasses.replace(EPOCH, data_wait_s=waited_s), times
+    )
+    assert len(warnings) == count
     if count:
-        assert f"{10 * waited_s:.0f} % of the time" in said[0]
-        assert times.slowest() in said[0]
+        assert f"{10 * waited_s:.0f} % of the time" in warnings[0]
+        assert times.slowest() in warnings[0]
 
 
 def test_sizes_that_drop_border_pixels_are_told_with_the_nearest_that_does_not() -> None:
-    assert size_warnings(Config()) == []
-    (text,) = size_warnings(Config(data=DataSection(eval_size_px=80)))
+    assert size_warnings(DataSection()) == []
+    (text,) = size_warnings(DataSection(eval_size_px=80))
     assert text.startswith("data.eval_size_px = 80: not a multiple of 32")
     assert text.endswith("the nearest is 64")

@@ -23,8 +23,8 @@ from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.source import load_config
 from convnext_imagenet.train.errors import ConfigError, TrainError
 from convnext_imagenet.train.run.context import Interval
-from convnext_imagenet.train.run.initial_weights import Given, first_weights
-from convnext_imagenet.train.run.run import Request, run_plan, train
+from convnext_imagenet.train.run.initial_weights import GivenWeights, initial_weights
+from convnext_imagenet.train.run.run import RunRequest, run_plan, train
 from convnext_imagenet.train.step.parameters import network_config, without_frozen
 
 from ..rank_jobs import Job, assert_close, needs_two_cores
@@ -38,9 +38,9 @@ def _card(config: Config, wnids: tuple[str, ...], transform: EvalTransform | Non
     return ModelCard(network, tuple((wnid, "") for wnid in wnids), transform or EvalTransform(32))
 
 
-def _given(config: Config, wnids: tuple[str, ...], **changes: Any) -> Given:
+def _given(config: Config, wnids: tuple[str, ...], **changes: Any) -> GivenWeights:
     card = _card(config, wnids, **changes)
-    return Given(Path("given.safetensors"), init_parameters(card.config, seed=7), card)
+    return GivenWeights(Path("given.safetensors"), init_parameters(card.config, seed=7), card)
 
 
 @pytest.fixture
@@ -54,17 +54,17 @@ def weights(config: Config, tmp_path: Path) -> Path:
 
 def test_without_weights_all_is_drawn_and_nothing_is_said(config: Config) -> None:
     card = _card(config, OURS)
-    first = first_weights(config, card, None)
+    first = initial_weights(config, card, None)
     drawn = init_parameters(card.config, config.train.seed)
-    assert (first.said, first.warnings) == ("", ())
+    assert (first.origin, first.warnings) == ("", ())
     assert all(np.array_equal(first.arrays[name], value) for name, value in drawn.items())
 
 
 def test_the_same_classes_keep_their_head(config: Config) -> None:
     given = _given(config, OURS)
-    first = first_weights(config, _card(config, OURS), given)
+    first = initial_weights(config, _card(config, OURS), given)
     total = len(given.arrays)
-    assert first.said == f"{total} of {total} tensors from given.safetensors, its 3 classes are the records'"
+    assert first.origin == f"{total} of {total} tensors from given.safetensors, its 3 classes are the records'"
     assert first.arrays.keys() == given.arrays.keys()
     for name, value in given.arrays.items():
         np.testing.assert_array_equal(first.arrays[name], value, err_msg=name)
@@ -73,15 +73,15 @@ def test_the_same_classes_keep_their_head(config: Config) -> None:
 def test_a_head_that_nobody_has_trained_is_drawn_as_the_run_asks(config: Config) -> None:
     given = _given(config, OURS)
     untrained = dataclasses.replace(given.card, provenance={"imported": {"head": "new"}})
-    first = first_weights(config, _card(config, OURS), dataclasses.replace(given, card=untrained))
-    assert first.said.endswith("head.* new: nobody has trained it")
+    first = initial_weights(config, _card(config, OURS), dataclasses.replace(given, card=untrained))
+    assert first.origin.endswith("head.* new: nobody has trained it")
     drawn = init_parameters(given.card.config, config.train.seed)
     np.testing.assert_array_equal(first.arrays["head.weight"], drawn["head.weight"])
 
 
 def test_the_same_classes_in_another_order_keep_their_rows(config: Config) -> None:
     given = _given(config, (OURS[2], OURS[0], OURS[1]))
-    first = first_weights(config, _card(config, OURS), given)
+    first = initial_weights(config, _card(config, OURS), given)
     for name in ("head.weight", "head.bias"):
         np.testing.assert_array_equal(first.arrays[name], given.arrays[name][[1, 2, 0]])
 
@@ -96,8 +96,8 @@ def test_the_same_classes_in_another_order_keep_their_rows(config: Config) -> No
 def test_other_classes_get_a_new_head_drawn_from_the_seed(config: Config, wnids: tuple[str, ...], words: str) -> None:
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, head_init_scale=0.001))
     given, card = _given(config, wnids), _card(config, OURS)
-    first, total = first_weights(config, card, given), len(given.arrays)
-    assert first.said == f"{total - 2} of {total} tensors from given.safetensors; head.* new: {words}"
+    first, total = initial_weights(config, card, given), len(given.arrays)
+    assert first.origin == f"{total - 2} of {total} tensors from given.safetensors; head.* new: {words}"
     drawn = init_parameters(card.config, config.train.seed)
     assert 0 < np.abs(first.arrays["head.weight"]).max() < 0.001 * 0.02 * 5
     for name, value in first.arrays.items():
@@ -121,9 +121,9 @@ def test_weights_of_another_network_are_refused_with_what_differs(
 ) -> None:
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, **change))
     with pytest.raises(TrainError) as refused:
-        first_weights(config, _card(config, OURS), _given(other, OURS))
+        initial_weights(config, _card(config, OURS), _given(other, OURS))
     said = str(refused.value)
-    for text in ("--start given.safetensors: weights of ConvNeXt V", "set model.variant", *words):
+    for text in ("--init-from given.safetensors: weights of ConvNeXt V", "set model.variant", *words):
         assert text in said
     assert "\n" not in said
 
@@ -131,17 +131,17 @@ def test_weights_of_another_network_are_refused_with_what_differs(
 def test_another_normalisation_is_a_warning(config: Config) -> None:
     card = _card(config, OURS)
     halves = EvalTransform(32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    (warning,) = first_weights(config, card, _given(config, OURS, transform=halves)).warnings
+    (warning,) = initial_weights(config, card, _given(config, OURS, transform=halves)).warnings
     assert "normalised by mean (0.5, 0.5, 0.5)" in warning
     larger = EvalTransform(64, crop_pct=1.0, mode="squash")
-    assert first_weights(config, card, _given(config, OURS, transform=larger)).warnings == ()
+    assert initial_weights(config, card, _given(config, OURS, transform=larger)).warnings == ()
 
 
 def test_freezing_what_was_only_drawn_is_refused(config: Config) -> None:
     frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, frozen_stages=1))
-    with pytest.raises(ConfigError, match=r"model\.frozen_stages = 1: without --start .*frozen_stages=0"):
-        first_weights(frozen, _card(config, OURS), None)
-    assert first_weights(frozen, _card(config, OURS), _given(config, OURS)).said
+    with pytest.raises(ConfigError, match=r"model\.frozen_stages = 1: without --init-from .*frozen_stages=0"):
+        initial_weights(frozen, _card(config, OURS), None)
+    assert initial_weights(frozen, _card(config, OURS), _given(config, OURS)).origin
 
 
 class _Killed(BaseException):
@@ -154,7 +154,7 @@ def test_a_fine_tuned_run_with_frozen_stages_goes_on_bit_by_bit(
 ) -> None:
     config = load_config("paper-tiny", [*tiny, FROZEN, "optimizer.layer_decay=0.8", "train.epochs=3"])
     whole, torn = (
-        Request(records_root, tmp_path / name, 1, Interval(steps=5), start=weights) for name in ("whole", "torn")
+        RunRequest(records_root, tmp_path / name, 1, Interval(steps=5), init_from=weights) for name in ("whole", "torn")
     )
     train(config, whole, recorder)
     assert recorder.given[0].endswith("head.* new: 2 -> 3 classes")
@@ -198,9 +198,9 @@ def test_a_run_goes_on_with_the_weights_that_it_began_with_alone(
 ) -> None:
     run = tmp_path / "run"
     begin(run, "run", run_plan(config, Records.open(records_root), weights))
-    request = Request(records_root, run, 1, start=weights)
+    request = RunRequest(records_root, run, 1, init_from=weights)
     if start == "none":
-        request = dataclasses.replace(request, start=None)
+        request = dataclasses.replace(request, init_from=None)
     elif start == "other":
         given = _given(config, OURS)
         save_weights(weights, given.arrays, given.card)
@@ -217,17 +217,17 @@ def test_weights_that_do_not_fit_are_one_line_and_write_nothing(
 ) -> None:
     overrides = [word for override in (*tiny, "model.variant=convnextv2_atto") for word in ("--set", override)]
     words = ["run", "paper-tiny", "--records", str(records_root), "--out", str(tmp_path / "run"), *overrides]
-    result = CliRunner().invoke(main, [*words, "--workers", "1", "--start", str(weights)])
+    result = CliRunner().invoke(main, [*words, "--workers", "1", "--init-from", str(weights)])
     assert result.exit_code == 1
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error")]
-    assert f"--start {weights}: weights of ConvNeXt V1" in line
+    assert f"--init-from {weights}: weights of ConvNeXt V1" in line
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.faults
 @needs_two_cores
 def test_two_ranks_fine_tune_as_one_does(start: Callable[..., Job], weights: Path, tmp_path: Path) -> None:
-    options, runs = ["--start", str(weights), "--set", FROZEN], {}
+    options, runs = ["--init-from", str(weights), "--set", FROZEN], {}
     for devices in (1, 2):
         runs[devices] = tmp_path / f"by-{devices}"
         code, said, _ = start(runs[devices], *options, devices=devices).wait()

@@ -22,7 +22,7 @@ from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.source import load_config
 from convnext_imagenet.train.errors import ConfigError, TrainError
 from convnext_imagenet.train.run.epoch import append_metrics, read_metrics
-from convnext_imagenet.train.run.run import Request, train
+from convnext_imagenet.train.run.run import RunRequest, train
 from convnext_imagenet.train.step.learner import Learner
 
 # Runs the command line in a process of its own that sends itself a signal in the middle of an epoch.
@@ -122,7 +122,7 @@ def test_a_run_that_was_killed_and_stopped_ends_bit_identical(
     assert (run / "last").read_text() == "step-00000012\n"
     assert not is_finished(run)
 
-    summary = train(config, Request(records_root, run, 1), recorder)
+    summary = train(config, RunRequest(records_root, run, 1), recorder)
     assert (recorder.done.epoch, recorder.done.step) == (2, 12)
     assert [(report.epoch, report.step) for report in recorder.steps[:2]] == [(4, 1), (4, 2)]
     assert (summary.last.epoch, summary.was_finished) == (4, False)
@@ -170,11 +170,11 @@ def test_a_disk_that_is_full_while_saving_leaves_the_checkpoint_before(
 
     recorder.on_epoch = fill_after_the_second
     with pytest.raises((OSError, ArtefactError, TrainError), match="No space left"):
-        train(config, Request(records_root, run, 1), recorder)
+        train(config, RunRequest(records_root, run, 1), recorder)
     assert (run / "last").read_text() == "epoch-0002\n"
     filler.unlink()
     recorder.on_epoch = lambda report: None
-    train(config, Request(records_root, run, 1), recorder)
+    train(config, RunRequest(records_root, run, 1), recorder)
     assert recorder.done.epoch == 2
     expected, found = _final_arrays(finished_run), _final_arrays(run)
     for name, value in expected.items():
@@ -188,7 +188,7 @@ def _timeless(run: Path) -> list[dict[str, Any]]:
 
 def test_a_finished_run_is_left_alone(finished_run: Path, records_root: Path, config: Config, recorder: Any) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.name != ".lock"}
-    summary = train(config, Request(records_root, finished_run, 1), recorder)
+    summary = train(config, RunRequest(records_root, finished_run, 1), recorder)
     assert summary.was_finished
     assert recorder.done is None
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -199,7 +199,7 @@ def test_another_configuration_is_refused_with_the_differing_keys(
 ) -> None:
     other = load_config("paper-tiny", [*tiny, "train.seed=5", "augment.flip_prob=0.25"])
     with pytest.raises(ArtefactError, match=r"config\.augment\.flip_prob, config\.train\.seed"):
-        train(other, Request(records_root, finished_run, 1), recorder)
+        train(other, RunRequest(records_root, finished_run, 1), recorder)
 
 
 def test_other_records_are_refused(
@@ -208,7 +208,7 @@ def test_other_records_are_refused(
     build_records, make_rows = make_records
     other = build_records(tmp_path / "records", make_rows(20), make_rows(7))
     with pytest.raises(ArtefactError, match=r"differs in: records"):
-        train(config, Request(other, finished_run, 1), recorder)
+        train(config, RunRequest(other, finished_run, 1), recorder)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_what_does_not_fit_the_records_is_refused_before_anything_is_written(
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(ConfigError) as refused:
-        train(load_config("paper-tiny", [*tiny, override]), Request(records_root, run, 1), recorder)
+        train(load_config("paper-tiny", [*tiny, override]), RunRequest(records_root, run, 1), recorder)
     assert words in str(refused.value)
     assert not run.exists()
 
@@ -239,7 +239,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
 
     monkeypatch.setattr(Learner, "learn", learn)
     with pytest.raises(TrainError, match=r"epoch 2 step 1: the loss is nan; .*lower schedule\.base_lr"):
-        train(config, Request(records_root, tmp_path / "run", 1), recorder)
+        train(config, RunRequest(records_root, tmp_path / "run", 1), recorder)
     assert (tmp_path / "run" / "last").read_text() == "epoch-0001\n"
     assert [json.loads(line)["train_loss"] for line in (tmp_path / "run" / "metrics.jsonl").open()] == [1.5]
     assert recorder.epochs[0].train_top1 == 3 / 8

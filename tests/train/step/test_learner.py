@@ -15,7 +15,7 @@ from convnext_imagenet.train.config.sections import ModelSection, PrecisionSecti
 from convnext_imagenet.train.config.source import load_config
 from convnext_imagenet.train.data.pipeline import Batch
 from convnext_imagenet.train.errors import ConfigError, TrainError
-from convnext_imagenet.train.step.learner import Learner, outcome
+from convnext_imagenet.train.step.learner import Learner, read_outcome
 from convnext_imagenet.train.step.parameters import evaluation_transform, network_config
 from convnext_imagenet.train.step.precision import check_precision
 
@@ -41,8 +41,8 @@ def make_batches(learner: Learner, epoch: int) -> list[Batch]:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     batches = []
-    for part in range(learner.parts):
-        ids = local_positions(8, part, learner.parts)
+    for part in range(learner.micro_batches):
+        ids = local_positions(8, part, learner.micro_batches)
         draws = device_draws(learner.config, epoch, 0, ids, learner.drop_path_rates)
         batches.append(Batch(pixels[ids], (ids % CLASSES).astype(np.int32), ids, draws))
     return batches
@@ -70,11 +70,11 @@ def test_the_step_has_the_loss_that_numpy_finds_and_learns(learner: Learner) -> 
     for epoch in (1, 2):  # every draw differs
         batches = make_batches(learner, epoch)
         expected, right = _loss_by_numpy(learner, batches)
-        found = outcome(learner.learn(batches, rate=0.0, decay=0.9))
+        found = read_outcome(learner.learn(batches, rate=0.0, decay=0.9))
         assert found.loss == pytest.approx(expected, rel=1e-5)
         assert (found.correct, found.taken, found.loss_scale) == (right, True, 1.0)
         assert found.gradient_norm > 0
-    losses = [outcome(learner.learn(batches, rate=3e-3, decay=0.9)).loss for _ in range(30)]
+    losses = [read_outcome(learner.learn(batches, rate=3e-3, decay=0.9)).loss for _ in range(30)]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -105,7 +105,7 @@ def test_micro_batches_give_the_step_of_the_whole_batch(config: Config, learner:
     start = whole.weights(), whole.state(), whole.average()
     learner.restore(*start)
     for epoch in (1, 2, 3):
-        one, two = (outcome(each.learn(make_batches(each, epoch), 1e-3, 0.9)) for each in (whole, learner))
+        one, two = (read_outcome(each.learn(make_batches(each, epoch), 1e-3, 0.9)) for each in (whole, learner))
         assert two.loss == pytest.approx(one.loss, rel=1e-5)
         assert two.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
     for name, value in whole.state().items():
@@ -127,7 +127,7 @@ def test_mixed_precision_learns_and_keeps_float32_weights(config: Config, level:
     precision = PrecisionSection(level, loss_scale="dynamic", scale_init=2.0**14)
     mixed = make_learner(dataclasses.replace(config, precision=precision))
     batches = make_batches(mixed, 1)
-    found = [outcome(mixed.learn(batches, 1e-3, 0.9)) for _ in range(12)]
+    found = [read_outcome(mixed.learn(batches, 1e-3, 0.9)) for _ in range(12)]
     taken = [each.loss for each in found if each.taken]
     assert taken[-1] < taken[0]
     assert {value.dtype for value in mixed.weights().values()} == {np.dtype(np.float32)}

@@ -12,7 +12,7 @@ from convnext_imagenet.train.augment.device import device_draws
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.sections import EmaSection, OptimizerSection, PrecisionSection
 from convnext_imagenet.train.data.pipeline import Batch
-from convnext_imagenet.train.step.learner import Learner, outcome
+from convnext_imagenet.train.step.learner import Learner, read_outcome
 from convnext_imagenet.train.step.parameters import (
     evaluation_transform,
     network_config,
@@ -79,7 +79,11 @@ def stepped(config: Config) -> tuple[Learner, dict[str, np.ndarray], float]:
     section = OptimizerSection(weight_decay=0.5, clip_norm=0.01, accumulate_steps=1)
     learner = _learner(config, STAGES, optimizer=section, ema=EmaSection(decay=0.5))
     before = learner.weights()
-    return learner, before, outcome(learner.learn([_batch(learner, learner.drop_path_rates)], RATE, 0.5)).gradient_norm
+    return (
+        learner,
+        before,
+        read_outcome(learner.learn([_batch(learner, learner.drop_path_rates)], RATE, 0.5)).gradient_norm,
+    )
 
 
 def test_a_step_moves_all_but_the_frozen_parameters(stepped: tuple[Learner, dict[str, np.ndarray], float]) -> None:
@@ -126,7 +130,7 @@ def test_the_rest_gets_the_gradients_of_the_whole_network_clipped_by_their_own_n
     clip = OptimizerSection(name="sgd", momentum=0.0, weight_decay=0.0, clip_norm=0.01)
     whole, part = _learner(config, 0), _learner(config, STAGES, optimizer=clip)
     before, batch, rate = whole.weights(), _batch(whole, ()), 64.0  # so that moves are many times float32's spacing
-    found = [outcome(each.learn([batch], rate, 0.0)) for each in (whole, part)]
+    found = [read_outcome(each.learn([batch], rate, 0.0)) for each in (whole, part)]
     unclipped, moves = without_frozen(_moves(whole, before), STAGES), _moves(part, before)
     assert found[1].loss == pytest.approx(found[0].loss, rel=1e-5)
     assert found[0].gradient_norm > found[1].gradient_norm == pytest.approx(_norm(unclipped) / rate, rel=1e-3)
@@ -143,6 +147,6 @@ def test_with_all_stages_frozen_norm_and_head_learn(config: Config, variant: str
     model = dataclasses.replace(config.model, variant=variant, frozen_stages=4)
     learner = _learner(config, 4, model=model, precision=PrecisionSection(level))
     before = learner.weights()
-    assert outcome(learner.learn([_batch(learner, learner.drop_path_rates)], RATE, 0.9)).taken
+    assert read_outcome(learner.learn([_batch(learner, learner.drop_path_rates)], RATE, 0.9)).taken
     moved = {name for name, move in _moves(learner, before).items() if np.any(move != 0)}
     assert moved == {"norm.weight", "norm.bias", "head.weight", "head.bias"}

@@ -1,0 +1,67 @@
+"""Optimizer steps in flight: a step is started before the one before it is read, so the device never waits for us."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mindspore import Tensor
+
+from convnext_imagenet.train.data.pipeline import Batch
+from convnext_imagenet.train.run.compile_cache import CompileCache
+from convnext_imagenet.train.run.epoch import FirstStep
+from convnext_imagenet.train.step.learner import Learner, StepOutcome, read_outcome
+
+
+@dataclass(frozen=True)
+class FinishedStep:
+    """A step that the device has finished: what it reported, and the learning rate it took."""
+
+    outcome: StepOutcome
+    rate: float
+
+
+class StepPipe:
+    """Starts the steps of `learner` and returns each one's outcome when the next is started, or on `drain`.
+
+    The first step of this process is compiled through `cache`, waited for and reported to `on_first_step`.
+    """
+
+    def __init__(self, learner: Learner, cache: CompileCache, on_first_step: Callable[[FirstStep], None]) -> None:
+        self._learner, self._cache, self._on_first_step = learner, cache, on_first_step
+        self._running: tuple[Tensor, float] | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """How many steps are started and not yet returned: 0 or 1."""
+        return int(self._running is not None)
+
+    def start(
+        self, batches: Sequence[Batch], rate: float, decay: float, ask_stop: bool = False, ask_save: bool = False
+    ) -> FinishedStep | None:
+        """Start a step over its micro-batches and return the one before it, None when there is none to return."""
+        if self._cache.is_compiled:
+            running = self._learner.learn(batches, rate, decay, ask_stop, ask_save)
+        else:
+            running = self._compile_and_learn(batches, rate, decay, ask_stop, ask_save)
+        finished = self.drain()
+        self._running = running, rate
+        return finished
+
+    def drain(self) -> FinishedStep | None:
+        """Wait for the step in flight and return it; None when there is none."""
+        if self._running is None:
+            return None
+        (running, rate), self._running = self._running, None
+        return FinishedStep(read_outcome(running), rate)
+
+    def _compile_and_learn(
+        self, batches: Sequence[Batch], rate: float, decay: float, ask_stop: bool, ask_save: bool
+    ) -> Tensor:
+        begin = time.perf_counter()
+        with self._cache.compiling():
+            self._learner.compile(batches)
+        compiled = time.perf_counter()
+        running = self._learner.learn(batches, rate, decay, ask_stop, ask_save)
+        read_outcome(running)
+        self._on_first_step(FirstStep(compiled - begin, time.perf_counter() - compiled, self._cache.was_hit))
+        return running
