@@ -1,6 +1,7 @@
 """What the documents promise exists, what exists is in the documents, and each fact stands in one place."""
 
 import importlib
+import itertools
 import re
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from convnext_imagenet.base.console import RenamedOption
 from convnext_imagenet.base.errors import ExpectedError
+from convnext_imagenet.train.config.config import dotted_keys
 from convnext_imagenet.train.config.source import load_config, preset_names
 
 from .documents import (
@@ -189,12 +191,18 @@ def _check_command(words: list[str]) -> None:
         command, rest = command.commands[rest[0]], rest[1:]
     context = click.Context(command)
     values, _, _ = command.make_parser(context).parse_args(list(rest))  # raises UsageError for an unknown option
+    former = _former_names(command) & {word.split("=")[0] for word in rest}
+    assert not former, f"{former} are former names"
     for option in _options(command):
-        former = set(option.opts[1:]) if isinstance(option, RenamedOption) else set()
-        assert not former & {word.split("=")[0] for word in rest}, f"{former} are former names of {option.opts[0]}"
         _check_values(option, values.get(option.name or ""), context)
-    if "overrides" in values or "--set" in rest:
-        load_config("demo", [rest[place + 1] for place, word in enumerate(rest) if word == "--set"])
+    load_config("paper-tiny", [value for flag, value in itertools.pairwise(rest) if flag == "--set"])
+
+
+def _former_names(command: click.Command) -> set[str]:
+    """Old spellings that still work and that documents no longer teach."""
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    renamed = [name for option in options if isinstance(option, RenamedOption) for name in option.opts[1:]]
+    return {*renamed, *(name for option in options if option.hidden for name in option.opts)}
 
 
 def _check_values(option: click.Option, value: object, context: click.Context) -> None:
@@ -202,6 +210,18 @@ def _check_values(option: click.Option, value: object, context: click.Context) -
     for given in value if isinstance(value, list | tuple) else [value]:
         if isinstance(given, str) and not given.isupper() and not isinstance(option.type, click.Path):
             option.type.convert(given, option, context)
+
+
+def test_options_and_overrides_within_sentences_exist():
+    words = {word for document in user_documents() for word in code_words(document)}
+    options = {name for _, command in _commands() for option in command.params for name in option.opts}
+    named = {name for word in words for name in re.findall(r"(?<![\w-])--[a-z][a-z-]*", word)}
+    unknown = named - options - {"--help", "--num-cpus"}  # the second is Ray's
+    assert named
+    assert not unknown
+    for word in words:
+        if word.startswith("SET="):
+            load_config("paper-tiny", shlex.split(shlex.split(word)[0].removeprefix("SET=")))
 
 
 def test_variables_of_the_environment_in_documents_exist_in_the_code():
@@ -216,8 +236,6 @@ def test_variables_of_the_environment_in_documents_exist_in_the_code():
 
 
 def test_configuration_keys_in_documents_exist():
-    from convnext_imagenet.train.config.config import dotted_keys
-
     keys = dotted_keys()
     sections = {key.split(".")[0] for key in keys}
     words = {word for document in user_documents() for word in code_words(document)}
