@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convnext_imagenet.base.console import expected_errors, show_log_lines
+from convnext_imagenet.base.console import RenamedOption, expected_errors, show_log_lines
 from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options
 from convnext_imagenet.train.progress import Screen
 
@@ -35,11 +35,17 @@ def main() -> None:
     "--workers", type=click.IntRange(min=1), help="Threads of a rank that prepare batches.  [default: its cores]"
 )
 @click.option(
-    "--init-from", type=click.Path(path_type=Path), help="Weights to start from: a file, or a RUN (its best)."
+    "--init-from",
+    "--start",
+    "init_from",
+    cls=RenamedOption,
+    type=click.Path(path_type=Path),
+    help="Weights to start from: a file, or a RUN (its best).",
 )
-@click.option("--start", "old_init_from", type=click.Path(path_type=Path), hidden=True, help="--init-from until 0.2.")
 @click.option("--save-steps", type=click.IntRange(min=1), help="Also save a checkpoint every N steps.", metavar="N")
-@click.option("--save-minutes", type=click.FloatRange(min=0, min_open=True), help="... every M minutes.", metavar="M")
+@click.option(
+    "--save-minutes", type=click.FloatRange(min=0, min_open=True), help="Also save one every M minutes.", metavar="M"
+)
 @launch_options
 def run(
     config: str,
@@ -48,7 +54,6 @@ def run(
     overrides: tuple[str, ...],
     workers: int | None,
     init_from: Path | None,
-    old_init_from: Path | None,
     save_steps: int | None,
     save_minutes: float | None,
     **launch: Any,
@@ -62,7 +67,6 @@ def run(
     from convnext_imagenet.train.config.source import load_config
 
     begin = time.perf_counter()
-    init_from = init_from or old_init_from
     show_log_lines()
     with announcing_exit(), expected_errors():
         resolved = load_config(config, overrides)
@@ -134,7 +138,8 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
     Each line is ok, warning or error, with what to do. Exits with 1 when there is an error.
     """
     from convnext_imagenet.launch.devices import choose_target
-    from convnext_imagenet.train.doctor import ERROR, OK, examine
+    from convnext_imagenet.train.doctor import ERROR, OK, TESTED, examine
+    from convnext_imagenet.train.machine import read_machine
 
     def show(findings: "Iterable[Finding]") -> list[str]:
         levels = []
@@ -142,11 +147,12 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
             levels.append(finding.level)
             if finding.level != OK or not quick:
                 advice = "" if finding.level == OK else f"; {finding.advice}"
-                click.echo(f"{finding.level:8} {finding.what:22} {finding.found}{advice}")
+                click.echo(f"{finding.level:8} {finding.what:22} {finding.result}{advice}")
         return levels
 
     def before() -> None:
-        levels = show(examine(choose_target(launch["device_target"]), launch["devices"], records, out))
+        machine = read_machine(choose_target(launch["device_target"]), TESTED)
+        levels = show(examine(machine, launch["devices"], records, out))
         if quick:
             click.echo(f"doctor: {levels.count(OK)} of {len(levels)} checks ok; `convnext-train doctor` tells more")
         if ERROR in levels:

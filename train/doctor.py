@@ -1,161 +1,91 @@
-"""One tiny training step on the real device, through the same graph as a run, and one sum over all ranks."""
+"""Whether a machine can train: what it offers, the records, the RUN directory, one tiny step and one sum over ranks."""
 
 import math
-import os
-import platform
-import resource
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.protocol import check_begun_or_empty, read_finished
-from convnext_imagenet.launch.devices import DeviceChoice, devices_seen, driver_versions
 from convnext_imagenet.launch.ranks.collectives import Ranks
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import init_parameters
-from convnext_imagenet.model.kernels.build import NoKernels, find_compiler
 from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.train.augment.device import device_draws
 from convnext_imagenet.train.config.config import config_from_mapping
 from convnext_imagenet.train.config.schedule import local_positions
 from convnext_imagenet.train.data.pipeline import Batch
+from convnext_imagenet.train.machine import Disk, Machine, read_disk
 from convnext_imagenet.train.step.learner import Learner, read_outcome
 from convnext_imagenet.train.step.parameters import evaluation_transform, network_config
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 TESTED = {"mindspore": "2.10.", "numpy": "1.26.", "opencv-python-headless": "4.11.", "pyarrow": "25.", "pillow": "13."}
-_MIB = 1 << 20
 _LEAST_MEMORY_MIB, _LEAST_DISK_MIB = 2048, 4096
 _SPARE_FILES = 256
+# The network of the tiny step.
+_CLASSES, _SIZE_PX, _ROWS_A_RANK = 4, 32, 4
+_MODEL = {"variant": "convnext_atto", "depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32], "drop_path_rate": 0.0}
+_BLAME = "see the lines above, and MindSpore's installation guide for this device"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of a check: `level` is ok, warning or error; `advice` says what to do when it is not ok."""
+    """The result of a check: `level` is ok, warning or error; `advice` says what to do when it is not ok."""
 
     level: str
     what: str
-    found: str
+    result: str
     advice: str = ""
 
 
-def examine(choice: DeviceChoice, devices: int, records: Path | None, run: Path | None) -> Iterator[Finding]:
-    """Yield what is found out about this machine for a job of `devices` ranks on it, one check after the other."""
-    yield from _packages()
-    yield from _devices(choice, devices)
-    yield _cores(devices)
-    yield _memory(devices)
-    yield _compiler(choice.target)
+def examine(machine: Machine, devices: int, records: Path | None, run: Path | None) -> Iterator[Finding]:
+    """Yield whether this machine can do a job of `devices` ranks with these directories, one check after the other."""
+    yield from judge_machine(machine, devices)
     if records is not None:
-        yield from _records(records, devices)
+        yield from _examine_records(records, machine.open_files)
     if run is not None:
-        yield from _run(run)
+        yield _examine_run(run)
 
 
-def _packages() -> Iterator[Finding]:
-    python = f"Python {platform.python_version()}"
+def judge_machine(machine: Machine, devices: int) -> Iterator[Finding]:
+    """Yield whether what the machine offers is enough for `devices` ranks."""
     for name, tested in TESTED.items():
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            yield Finding(ERROR, name, "not installed", "run `make setup`, or pip install this project again")
-            continue
-        if not found.startswith(tested):
-            advice = f"tested with {tested}x; `make setup` installs it"
-            yield Finding(ERROR if name == "numpy" and found[0] != "1" else WARNING, name, found, advice)
-        else:
-            yield Finding(OK, name, f"{found}, {python}" if name == "mindspore" else found)
+        yield _judge_package(name, machine.packages[name], tested, machine.python)
+    yield from _judge_devices(machine, devices)
+    yield _judge_cores(machine.cores, devices)
+    yield _judge_memory(machine.memory_mib, devices)
+    yield _judge_compiler(machine)
 
 
-def _devices(choice: DeviceChoice, devices: int) -> Iterator[Finding]:
-    seen = devices_seen(choice.target)
-    if choice.target == "CPU":
-        yield Finding(OK, "device target", f"CPU ({choice.reason})")
-        return
-    level = OK if seen >= devices else ERROR
-    advice = f"{devices} are asked for: see that the driver is loaded and the devices are passed into the container"
-    yield Finding(level, "device target", f"{choice.target}, {seen} devices ({choice.reason})", advice)
-    for name, found in driver_versions(choice.target).items():
-        missing = f"MindSpore needs {name} for {choice.target}; see its installation guide for 2.10"
-        yield Finding(OK if found else WARNING, name, found or "not found", missing)
-
-
-def _cores(devices: int) -> Finding:
-    cores = len(os.sched_getaffinity(0))
-    advice = f"{devices} ranks share them: on the CPU each rank needs one, and images are decoded by the others"
-    return Finding(
-        OK if cores >= devices else ERROR, "cores", f"{cores} for {devices} rank{'s' * (devices > 1)}", advice
-    )
-
-
-def _memory(devices: int) -> Finding:
-    free = _available_memory_mib()
-    level = OK if free >= devices * _LEAST_MEMORY_MIB else WARNING
-    advice = f"a rank needs {_LEAST_MEMORY_MIB} MiB and more: end other programs, or lower data.global_batch_size"
-    return Finding(level, "memory", f"{free} MiB available", advice)
-
-
-def _available_memory_mib() -> int:
-    """What the system says is available, or what the control group leaves of its limit, if that is less."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) // 1024
-    try:
-        limit, used = (Path("/sys/fs/cgroup", f"memory.{name}").read_text().strip() for name in ("max", "current"))
-        return min(free, (int(limit) - int(used)) // _MIB)
-    except (OSError, ValueError):
-        return free
-
-
-def _compiler(target: str) -> Finding:
-    if target != "CPU":
-        return Finding(OK, "compiler", f"not needed on {target}")
-    try:
-        return Finding(OK, "compiler", " ".join(find_compiler()))
-    except NoKernels as reason:
-        return Finding(WARNING, "compiler", str(reason), "without the CPU kernels a step takes several times as long")
-
-
-def _records(records: Path, devices: int) -> Iterator[Finding]:
-    try:
-        manifest = Manifest.from_json(read_finished(records, "records"))
-    except ArtefactError as error:
-        yield Finding(ERROR, "records", str(error), "make them by `make records DATA=/path/to/imagenet`")
-        return
-    rows = ", ".join(f"{split.rows} {name}" for name, split in manifest.splits.items())
-    labels = f"labels checked against {manifest.verified_against}" if manifest.verified_against else "labels unverified"
-    yield Finding(OK, "records", f"{records}: {rows} rows, {len(manifest.classes)} classes, {labels}")
-    shards = max(len(split.shards) for split in manifest.splits.values())
+def judge_open_files(open_files: int | None, shards: int) -> Finding:
+    """Return whether the limit, None for none, is enough for two open files a shard."""
     needed = 2 * shards + _SPARE_FILES
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    is_enough = hard == resource.RLIM_INFINITY or hard >= needed
-    found = "no limit" if hard == resource.RLIM_INFINITY else f"{hard} allowed, {needed} needed"
-    yield Finding(OK if is_enough else ERROR, "open files", found, f"raise the limit: `ulimit -Hn {needed}`")
+    if open_files is None:
+        return Finding(OK, "open files", "no limit")
+    level = OK if open_files >= needed else ERROR
+    advice = f"raise the limit: `ulimit -Hn {needed}`"
+    return Finding(level, "open files", f"{open_files} allowed, {needed} needed", advice)
 
 
-def _run(run: Path) -> Iterator[Finding]:
-    try:
-        check_begun_or_empty(run, "run")
-        existing = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.exists())
-        free = shutil.disk_usage(existing).free // _MIB
-    except (ArtefactError, OSError) as error:
-        yield Finding(ERROR, "run", str(error), "choose another RUN")
-        return
-    if not os.access(existing, os.W_OK):
-        yield Finding(ERROR, "run", f"{existing} cannot be written", "choose another RUN, or change its permissions")
-        return
-    level = OK if free >= _LEAST_DISK_MIB else WARNING
+def judge_disk(disk: Disk) -> Finding:
+    """Return whether a RUN directory can be written to the disk, and has room there."""
+    if not disk.is_writable:
+        advice = "choose another RUN, or change its permissions"
+        return Finding(ERROR, "run", f"{disk.folder} cannot be written", advice)
+    level = OK if disk.free_mib >= _LEAST_DISK_MIB else WARNING
     advice = "a checkpoint of ConvNeXt-T takes 460 MiB, and five may be kept: make room"
-    yield Finding(level, "free disk", f"{free} MiB at {existing}", advice)
+    return Finding(level, "free disk", f"{disk.free_mib} MiB at {disk.folder}", advice)
 
 
-_CLASSES, _SIZE_PX, _ROWS_A_RANK = 4, 32, 4
-_MODEL = {"variant": "convnext_atto", "depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32], "drop_path_rate": 0.0}
-_BLAME = "see the lines above, and MindSpore's installation guide for this device"
+def judge_step(loss: float, gradient_norm: float) -> Finding:
+    """Return whether the loss of an untrained network is at chance level, and its gradients are finite."""
+    chance = math.log(_CLASSES)
+    is_sane = math.isfinite(gradient_norm) and abs(loss - chance) < 0.1 * chance
+    text = f"loss {loss:.4f}, ln({_CLASSES}) = {chance:.4f}, gradient norm {gradient_norm:.3g}"
+    return Finding(OK if is_sane else ERROR, "training step", text, _BLAME)
 
 
 def try_sum(ranks: Ranks) -> Finding:
@@ -163,13 +93,13 @@ def try_sum(ranks: Ranks) -> Finding:
     count = ranks.own.world
     if count == 1:
         return Finding(OK, "all-reduce", "not needed by one rank")
-    found, expected = int(ranks.sum(np.array(ranks.own.number))), count * (count - 1) // 2
-    level = OK if found == expected else ERROR
-    return Finding(level, "all-reduce", f"{found} over {count} ranks, expected {expected}", _BLAME)
+    total, expected = int(ranks.sum(np.array(ranks.own.number))), count * (count - 1) // 2
+    level = OK if total == expected else ERROR
+    return Finding(level, "all-reduce", f"{total} over {count} ranks, expected {expected}", _BLAME)
 
 
 def try_step(ranks: Ranks) -> Finding:
-    """Train a network of four tiny blocks for one step on random images; its loss must be near ln(classes)."""
+    """Train a network of four tiny blocks for one step on random images, through the same graph as a run."""
     config = config_from_mapping({"model": _MODEL, "data": {"size_px": _SIZE_PX, "eval_size_px": _SIZE_PX}})
     network = network_config(config.model, _CLASSES)
     classes = tuple((f"n{index:08d}", f"class {index}") for index in range(_CLASSES))
@@ -179,8 +109,69 @@ def try_step(ranks: Ranks) -> Finding:
     pixels = np.random.default_rng(0).integers(0, 256, (_ROWS_A_RANK, _SIZE_PX, _SIZE_PX, 3), dtype=np.uint8)
     draws = device_draws(config, 1, 0, ids, learner.drop_path_rates)
     batch = Batch(pixels, (ids % _CLASSES).astype(np.int32), ids, draws)
-    found = read_outcome(learner.learn([batch], rate=1e-3, decay=0.0))
-    chance = math.log(_CLASSES)
-    is_sane = math.isfinite(found.gradient_norm) and abs(found.loss - chance) < 0.1 * chance
-    text = f"loss {found.loss:.4f}, ln({_CLASSES}) = {chance:.4f}, gradient norm {found.gradient_norm:.3g}"
-    return Finding(OK if is_sane else ERROR, "training step", text, _BLAME)
+    outcome = read_outcome(learner.learn([batch], rate=1e-3, decay=0.0))
+    return judge_step(outcome.loss, outcome.gradient_norm)
+
+
+def _judge_package(name: str, version: str | None, tested: str, python: str) -> Finding:
+    if version is None:
+        return Finding(ERROR, name, "not installed", "run `make setup`, or pip install this project again")
+    if version.startswith(tested):
+        return Finding(OK, name, f"{version}, Python {python}" if name == "mindspore" else version)
+    level = ERROR if name == "numpy" and version[0] != "1" else WARNING
+    return Finding(level, name, version, f"tested with {tested}x; `make setup` installs it")
+
+
+def _judge_devices(machine: Machine, devices: int) -> Iterator[Finding]:
+    target, reason = machine.choice.target, machine.choice.reason
+    if target == "CPU":
+        yield Finding(OK, "device target", f"CPU ({reason})")
+        return
+    level = OK if machine.devices >= devices else ERROR
+    advice = f"{devices} are requested: check that the driver is loaded and the devices are passed into the container"
+    yield Finding(level, "device target", f"{target}, {machine.devices} devices ({reason})", advice)
+    for name, version in machine.drivers.items():
+        missing = f"MindSpore needs {name} for {target}; see its installation guide for 2.10"
+        yield Finding(OK if version else WARNING, name, version or "not found", missing)
+
+
+def _judge_cores(cores: int, devices: int) -> Finding:
+    level = OK if cores >= devices else ERROR
+    advice = f"{devices} ranks share them: on the CPU each rank needs one, and images are decoded by the others"
+    return Finding(level, "cores", f"{cores} for {devices} rank{'s' * (devices > 1)}", advice)
+
+
+def _judge_memory(memory_mib: int, devices: int) -> Finding:
+    level = OK if memory_mib >= devices * _LEAST_MEMORY_MIB else WARNING
+    advice = f"a rank needs {_LEAST_MEMORY_MIB} MiB and more: end other programs, or lower data.global_batch_size"
+    return Finding(level, "memory", f"{memory_mib} MiB available", advice)
+
+
+def _judge_compiler(machine: Machine) -> Finding:
+    if machine.choice.target != "CPU":
+        return Finding(OK, "compiler", f"not needed on {machine.choice.target}")
+    if machine.compiler:
+        return Finding(OK, "compiler", machine.compiler)
+    return Finding(
+        WARNING, "compiler", machine.no_compiler, "without the CPU kernels a step takes several times as long"
+    )
+
+
+def _examine_records(records: Path, open_files: int | None) -> Iterator[Finding]:
+    try:
+        manifest = Manifest.from_json(read_finished(records, "records"))
+    except ArtefactError as error:
+        yield Finding(ERROR, "records", str(error), "make them by `make records DATA=/path/to/imagenet`")
+        return
+    rows = ", ".join(f"{split.rows} {name}" for name, split in manifest.splits.items())
+    labels = f"labels checked against {manifest.verified_against}" if manifest.verified_against else "labels unverified"
+    yield Finding(OK, "records", f"{records}: {rows} rows, {len(manifest.classes)} classes, {labels}")
+    yield judge_open_files(open_files, max(len(split.shards) for split in manifest.splits.values()))
+
+
+def _examine_run(run: Path) -> Finding:
+    try:
+        check_begun_or_empty(run, "run")
+        return judge_disk(read_disk(run))
+    except (ArtefactError, OSError) as error:
+        return Finding(ERROR, "run", str(error), "choose another RUN")

@@ -1,137 +1,129 @@
-"""What the doctor finds on a good machine, on a bad one, and what it advises."""
+"""What the doctor says of a good machine and of bad ones, of records, of a RUN, and of a step and a sum."""
 
+import dataclasses
 import math
-import os
 import re
-import resource
 import shutil
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from convnext_imagenet.base import protocol
 from convnext_imagenet.launch.devices import DeviceChoice
-from convnext_imagenet.train import doctor
+from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
+from convnext_imagenet.launch.ranks.rank import Rank
+from convnext_imagenet.train import machine as machines
 from convnext_imagenet.train.cli import main
-from convnext_imagenet.train.doctor import ERROR, OK, TESTED, WARNING, Finding, examine
+from convnext_imagenet.train.doctor import (
+    ERROR,
+    OK,
+    TESTED,
+    WARNING,
+    Finding,
+    examine,
+    judge_disk,
+    judge_open_files,
+    judge_step,
+    try_sum,
+)
+from convnext_imagenet.train.machine import Disk, Machine
 
-CPU = DeviceChoice("CPU", "asked for")
-Patch = pytest.MonkeyPatch
-
-
-@pytest.fixture(autouse=True)
-def _good_machine(monkeypatch: Patch) -> None:
-    """One that has what any job needs, whatever this one is."""
-    monkeypatch.setattr(doctor, "version", lambda name: f"{TESTED[name]}1")
-    monkeypatch.setattr(doctor, "_available_memory_mib", lambda: 64_000)
-    monkeypatch.setattr(doctor, "find_compiler", lambda: ["/usr/bin/c++"])
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000 << 20))
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 1 << 20))
+GOOD = Machine(
+    python="3.11.9",
+    packages={name: f"{tested}1" for name, tested in TESTED.items()},
+    choice=DeviceChoice("CPU", "asked for"),
+    devices=1,
+    drivers={},
+    cores=8,
+    memory_mib=64_000,
+    open_files=1 << 20,
+    compiler="/usr/bin/c++",
+)
 
 
 def _examine(
-    choice: DeviceChoice = CPU, devices: int = 1, records: Path | None = None, run: Path | None = None
+    machine: Machine = GOOD, devices: int = 1, records: Path | None = None, run: Path | None = None
 ) -> dict[str, Finding]:
-    findings = list(examine(choice, devices, records, run))
+    findings = list(examine(machine, devices, records, run))
     by_name = {finding.what: finding for finding in findings}
     assert len(by_name) == len(findings), "each check has a name of its own"
-    assert all(finding.found for finding in findings)
+    assert all(finding.result for finding in findings)
     assert all(finding.advice for finding in findings if finding.level != OK)
     return by_name
 
 
-def _levels(found: dict[str, Finding]) -> set[str]:
-    return {finding.level for finding in found.values()}
+def _levels(findings: dict[str, Finding]) -> set[str]:
+    return {finding.level for finding in findings.values()}
 
 
 def test_a_good_machine_is_ok_throughout(records_root: Path, tmp_path: Path) -> None:
-    found = _examine(devices=2, records=records_root, run=tmp_path / "new" / "run")
-    assert _levels(found) == {OK}
-    others = ["device target", "cores", "memory", "compiler", "records", "open files", "free disk"]
-    assert list(found) == [*TESTED, *others]
-    assert "34 train, 7 val rows, 3 classes, labels checked against the devkit" in found["records"].found
-    assert found["free disk"].found == f"100000 MiB at {tmp_path}", "the nearest folder that is there"
+    findings = _examine(devices=2, records=records_root, run=tmp_path / "new" / "run")
+    disk = findings.pop("free disk")
+    assert _levels(findings) == {OK}
+    assert list(findings) == [*TESTED, "device target", "cores", "memory", "compiler", "records", "open files"]
+    assert "34 train, 7 val rows, 3 classes, labels checked against the devkit" in findings["records"].result
+    assert disk.result.endswith(f" MiB at {tmp_path}"), "the nearest folder that exists"
     assert list(tmp_path.iterdir()) == [], "nothing is written"
-
-
-def _versions(**found: str | None) -> Callable[[Patch], None]:
-    def look_up(name: str) -> str:
-        answer = found.get(name, f"{TESTED[name]}1")
-        if answer is None:
-            raise PackageNotFoundError(name)
-        return answer
-
-    return lambda patch: patch.setattr(doctor, "version", look_up)
-
-
-def _memory(mib: int) -> Callable[[Patch], None]:
-    return lambda patch: patch.setattr(doctor, "_available_memory_mib", lambda: mib)
-
-
-def _no_compiler(patch: Patch) -> None:
-    patch.undo()
-    patch.setenv("CXX", "no-such-compiler")
-
-
-def _one_core(patch: Patch) -> None:
-    patch.setattr(os, "sched_getaffinity", lambda pid: {3})
 
 
 @pytest.mark.parametrize(
     ("change", "what", "level", "text"),
     [
-        (_versions(mindspore="2.9.1"), "mindspore", WARNING, "2.9.1; tested with 2.10.x"),
-        (_versions(mindspore=None), "mindspore", ERROR, "not installed; run `make setup`"),
-        (_versions(numpy="1.24.4"), "numpy", WARNING, "1.24.4; tested with 1.26.x"),
-        (_versions(numpy="2.1.0"), "numpy", ERROR, "2.1.0; tested with 1.26.x"),
-        (_versions(pyarrow="2.5.0"), "pyarrow", WARNING, "2.5.0; tested with 25.x"),
-        (_memory(4096), "memory", OK, "4096 MiB available"),
-        (_memory(4095), "memory", WARNING, "4095 MiB available; a rank needs 2048 MiB and more"),
-        (_one_core, "cores", ERROR, "1 for 2 ranks; 2 ranks share them"),
-        (_no_compiler, "compiler", WARNING, "CXX=no-such-compiler is not to be found; without the CPU kernels"),
+        ({"mindspore": "2.9.1"}, "mindspore", WARNING, "2.9.1; tested with 2.10.x"),
+        ({"mindspore": None}, "mindspore", ERROR, "not installed; run `make setup`"),
+        ({"numpy": "1.24.4"}, "numpy", WARNING, "1.24.4; tested with 1.26.x"),
+        ({"numpy": "2.1.0"}, "numpy", ERROR, "2.1.0; tested with 1.26.x"),
+        ({"pyarrow": "2.5.0"}, "pyarrow", WARNING, "2.5.0; tested with 25.x"),
     ],
 )
-def test_what_is_wrong_with_the_machine_is_found(
-    monkeypatch: Patch, change: Callable[[Patch], None], what: str, level: str, text: str
-) -> None:
-    change(monkeypatch)
-    finding = _examine(devices=2)[what]
+def test_a_package_of_another_version_is_named(change: dict[str, str | None], what: str, level: str, text: str) -> None:
+    finding = _examine(dataclasses.replace(GOOD, packages={**GOOD.packages, **change}))[what]
     assert finding.level == level
-    assert text in f"{finding.found}; {finding.advice}"
+    assert text in f"{finding.result}; {finding.advice}"
 
 
 @pytest.mark.parametrize(
-    ("seen", "versions", "levels"),
+    ("change", "what", "level", "text"),
+    [
+        ({"memory_mib": 4096}, "memory", OK, "4096 MiB available"),
+        ({"memory_mib": 4095}, "memory", WARNING, "4095 MiB available; a rank needs 2048 MiB and more"),
+        ({"cores": 2}, "cores", OK, "2 for 2 ranks"),
+        ({"cores": 1}, "cores", ERROR, "1 for 2 ranks; 2 ranks share them"),
+        ({"compiler": "", "no_compiler": "no C++"}, "compiler", WARNING, "no C++; without the CPU kernels"),
+    ],
+)
+def test_a_machine_that_offers_too_little_is_named(change: dict[str, object], what: str, level: str, text: str) -> None:
+    finding = _examine(dataclasses.replace(GOOD, **change), devices=2)[what]
+    assert finding.level == level
+    assert text in f"{finding.result}; {finding.advice}"
+
+
+@pytest.mark.parametrize(
+    ("seen", "drivers", "levels"),
     [
         (2, {"driver": "24.1", "CANN": "8.5"}, [OK, OK, OK]),
         (1, {"driver": "24.1", "CANN": ""}, [ERROR, OK, WARNING]),
         (0, {"driver": "", "CANN": ""}, [ERROR, WARNING, WARNING]),
     ],
 )
-def test_devices_and_what_they_need_are_looked_for(
-    monkeypatch: Patch, seen: int, versions: dict[str, str], levels: list[str]
-) -> None:
-    monkeypatch.setattr(doctor, "devices_seen", lambda target: seen)
-    monkeypatch.setattr(doctor, "driver_versions", lambda target: versions)
-    found = _examine(DeviceChoice("Ascend", "asked for"), devices=2)
-    assert [found[what].level for what in ("device target", *versions)] == levels
-    assert found["device target"].found == f"Ascend, {seen} devices (asked for)"
-    assert found["compiler"].found == "not needed on Ascend"
+def test_devices_and_what_they_need_are_looked_for(seen: int, drivers: dict[str, str], levels: list[str]) -> None:
+    ascend = dataclasses.replace(
+        GOOD, choice=DeviceChoice("Ascend", "asked for"), devices=seen, drivers=drivers, compiler=""
+    )
+    findings = _examine(ascend, devices=2)
+    assert [findings[what].level for what in ("device target", *drivers)] == levels
+    assert findings["device target"].result == f"Ascend, {seen} devices (asked for)"
+    assert findings["compiler"].result == "not needed on Ascend"
 
 
-@pytest.mark.parametrize(
-    ("hard", "level"), [(resource.RLIM_INFINITY, OK), (1 << 20, OK), (258, OK), (257, ERROR), (64, ERROR)]
-)
-def test_each_shard_needs_two_open_files(records_root: Path, monkeypatch: Patch, hard: int, level: str) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, hard))
-    finding = _examine(records=records_root)["open files"]
+@pytest.mark.parametrize(("limit", "level"), [(None, OK), (1 << 20, OK), (258, OK), (257, ERROR), (64, ERROR)])
+def test_each_shard_needs_two_open_files(records_root: Path, limit: int | None, level: str) -> None:
+    finding = _examine(dataclasses.replace(GOOD, open_files=limit), records=records_root)["open files"]
     assert finding.level == level
     assert level == OK or "ulimit -Hn 258" in finding.advice
+    assert finding == judge_open_files(limit, shards=1)
 
 
 def test_records_that_are_absent_unfinished_or_damaged_are_an_error(
@@ -139,16 +131,16 @@ def test_records_that_are_absent_unfinished_or_damaged_are_an_error(
 ) -> None:
     protocol.begin(tmp_path / "unfinished", "records", {})
     (finished_copy / "manifest.json").write_text("{}")
-    for folder, said in {
+    for folder, words in {
         tmp_path / "absent": "no such directory",
         tmp_path / "unfinished": "unfinished",
         finished_copy: "changed since",
     }.items():
-        found = _examine(records=folder)
-        assert found["records"].level == ERROR
-        assert said in found["records"].found
-        assert "make records" in found["records"].advice
-        assert "open files" not in found
+        findings = _examine(records=folder)
+        assert findings["records"].level == ERROR
+        assert words in findings["records"].result
+        assert "make records" in findings["records"].advice
+        assert "open files" not in findings
 
 
 @pytest.fixture
@@ -156,49 +148,68 @@ def finished_copy(records_root: Path, tmp_path: Path) -> Path:
     return shutil.copytree(records_root, tmp_path / "copy")
 
 
-def test_labels_that_nothing_vouches_for_are_named(finished_copy: Path) -> None:
+def test_labels_that_nothing_verified_are_named(finished_copy: Path) -> None:
     manifest = protocol.read_finished(finished_copy, "records")
     protocol.finish(finished_copy, "records", manifest | {"source": {"verified": False}})
-    assert "labels unverified" in _examine(records=finished_copy)["records"].found
+    assert "labels unverified" in _examine(records=finished_copy)["records"].result
 
 
-def test_a_run_that_cannot_be_written_is_an_error(records_root: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+def test_a_run_that_cannot_be_written_is_an_error(records_root: Path, tmp_path: Path) -> None:
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("")
     (tmp_path / "file").write_text("")
-    for run, said in {
+    for run, words in {
         tmp_path / "foreign": "thesis.tex",
         records_root: "holds records, not run",
         tmp_path / "file": "a file is in the way",
         tmp_path / "file" / "run": "a file is in the way",
     }.items():
-        found = _examine(run=run)
-        assert found["run"].level == ERROR, run
-        assert said in found["run"].found
-    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
-    assert f"{tmp_path} cannot be written" in _examine(run=tmp_path / "run")["run"].found
+        findings = _examine(run=run)
+        assert findings["run"].level == ERROR, run
+        assert words in findings["run"].result
 
 
-def test_a_run_that_was_begun_goes_on_and_little_room_is_a_warning(tmp_path: Path, monkeypatch: Patch) -> None:
+def test_a_run_that_was_begun_resumes(tmp_path: Path) -> None:
     protocol.begin(tmp_path / "run", "run", {})
-    assert _levels(_examine(run=tmp_path / "run")) == {OK}
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4095 << 20))
-    finding = _examine(run=tmp_path / "run")["free disk"]
-    assert (finding.level, finding.found) == (WARNING, f"4095 MiB at {tmp_path / 'run'}")
+    assert "run" not in _examine(run=tmp_path / "run")
 
 
-def test_available_memory_is_what_the_system_or_the_control_group_leaves(monkeypatch: Patch) -> None:
-    monkeypatch.undo()
-    files = {"/proc/meminfo": "MemTotal:  8192000 kB\nMemAvailable:  4096000 kB\n"}
-    monkeypatch.setattr(Path, "read_text", lambda path, *_, **__: files[str(path)] if str(path) in files else _absent())
-    assert doctor._available_memory_mib() == 4000
-    for limit, left in (("max", 4000), (str(3000 << 20), 1000), (str(9000 << 20), 4000)):
-        files |= {"/sys/fs/cgroup/memory.max": f"{limit}\n", "/sys/fs/cgroup/memory.current": f"{2000 << 20}\n"}
-        assert doctor._available_memory_mib() == left
+@pytest.mark.parametrize(
+    ("free_mib", "is_writable", "what", "level", "text"),
+    [
+        (4096, True, "free disk", OK, "4096 MiB at /data"),
+        (4095, True, "free disk", WARNING, "4095 MiB at /data; a checkpoint of ConvNeXt-T takes 460 MiB"),
+        (9999, False, "run", ERROR, "/data cannot be written; choose another RUN"),
+    ],
+)
+def test_a_disk_is_judged_by_its_room_and_its_permissions(
+    free_mib: int, is_writable: bool, what: str, level: str, text: str
+) -> None:
+    finding = judge_disk(Disk(Path("/data"), free_mib, is_writable))
+    assert (finding.what, finding.level) == (what, level)
+    assert text in f"{finding.result}; {finding.advice}"
 
 
-def _absent() -> str:
-    raise FileNotFoundError
+@pytest.mark.parametrize(
+    ("loss", "norm", "level"),
+    [(1.386, 1.0, OK), (math.nan, 1.0, ERROR), (1.386, math.inf, ERROR), (1.2, 1.0, ERROR), (1.6, 1.0, ERROR)],
+)
+def test_a_step_of_another_loss_than_chance_is_an_error(loss: float, norm: float, level: str) -> None:
+    assert judge_step(loss, norm).level == level
+
+
+@pytest.mark.parametrize(("others", "level"), [(3, OK), (2, ERROR), (0, ERROR)])
+def test_a_sum_that_is_wrong_is_an_error(others: int, level: str) -> None:
+    """Rank 0 of three gives 0; the others should give 1 and 2."""
+
+    def add(digits: np.ndarray) -> np.ndarray:
+        digits = digits.copy()
+        digits[0, 0] += others
+        return digits
+
+    finding = try_sum(Ranks(Rank(0, 3), add))
+    assert (finding.level, finding.result) == (level, f"{others} over 3 ranks, expected 3")
+    assert try_sum(SINGLE).level == OK
 
 
 def _doctor(*words: object) -> Result:
@@ -206,14 +217,16 @@ def _doctor(*words: object) -> Result:
 
 
 def test_the_quick_command_shows_what_is_not_ok_and_fails_for_an_error(
-    records_root: Path, tmp_path: Path, monkeypatch: Patch
+    records_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(machines, "read_machine", lambda *_: GOOD)
+    monkeypatch.setattr("convnext_imagenet.train.doctor.read_disk", lambda _: Disk(tmp_path, 100_000, True))
     result = _doctor("--quick", "--records", records_root, "--out", tmp_path / "run")
     assert (result.exit_code, result.stdout) == (
         0,
         "doctor: 12 of 12 checks ok; `convnext-train doctor` tells more\n",
     )
-    _memory(1)(monkeypatch)
+    monkeypatch.setattr(machines, "read_machine", lambda *_: dataclasses.replace(GOOD, memory_mib=1))
     result = _doctor("--quick")
     assert result.exit_code == 0, "a warning is none"
     warning, summary = result.stdout.splitlines()
@@ -225,9 +238,8 @@ def test_the_quick_command_shows_what_is_not_ok_and_fails_for_an_error(
 
 
 @pytest.mark.slow
-def test_the_whole_command_trains_a_step(monkeypatch: Patch) -> None:
+def test_the_whole_command_trains_a_step() -> None:
     """On this machine as it is; by one rank, which has nothing to add up."""
-    monkeypatch.undo()
     result = _doctor()
     assert result.exit_code == 0, result.output
     assert re.search(r"^ok       all-reduce +not needed by one rank$", result.stdout, re.MULTILINE)
