@@ -235,6 +235,15 @@ def test_variables_of_the_environment_in_documents_exist_in_the_code():
     assert not {name for name in named if name not in code}
 
 
+def test_files_that_documents_name_exist():
+    rooms = ("base", "bench", "demo", "docs", "ingest", "launch", "model", "records", "serve", "tests", "train")
+    pages = [document for document in all_documents() if document.name not in ("CHANGELOG.md", "DECISIONS.md")]
+    words = {word for document in pages for word in code_words(document)}
+    named = {word for word in words if re.fullmatch(rf"({'|'.join(rooms)})/[\w./*-]*\.(py|toml|txt|md)", word)}
+    assert named
+    assert not {word for word in named if not list(ROOT.glob(word))}
+
+
 def test_configuration_keys_in_documents_exist():
     keys = dotted_keys()
     sections = {key.split(".")[0] for key in keys}
