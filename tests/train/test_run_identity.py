@@ -13,7 +13,8 @@ from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import read_json, sha256_json, write_json
 from convnext_imagenet.base.protocol import is_finished
 from convnext_imagenet.train.config.config import Config, neutral_values
-from convnext_imagenet.train.config.sections import TrainSection, added_later, probability
+from convnext_imagenet.train.config.rules import added_later, probability
+from convnext_imagenet.train.config.sections import TrainSection
 from convnext_imagenet.train.run import run as running
 from convnext_imagenet.train.run.run import RunRequest, train
 

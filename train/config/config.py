@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
+from convnext_imagenet.train.config.rules import NEUTRAL, rule_of
 from convnext_imagenet.train.config.sections import (
-    NEUTRAL,
     AugmentSection,
     DataSection,
     EmaSection,
@@ -19,11 +19,14 @@ from convnext_imagenet.train.config.sections import (
     ModelSection,
     OptimizerSection,
     PrecisionSection,
-    Rule,
     ScheduleSection,
     TrainSection,
 )
 from convnext_imagenet.train.errors import ConfigError
+
+_TYPE_NAMES: Mapping[Any, str] = types.MappingProxyType(
+    {int: "whole number", float: "finite number", str: "string", bool: "true or false"}
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def config_from_mapping(values: Mapping[str, Any]) -> Config:
     Raises ConfigError for an unknown section or key (naming the nearest), a wrong type, a value out of
     range, or keys that contradict each other.
     """
-    sections = {part.name: part for part in fields(Config)}
+    sections = {section.name: section for section in fields(Config)}
     built = {}
     for name, content in values.items():
         if name not in sections:
@@ -62,17 +65,17 @@ def config_from_mapping(values: Mapping[str, Any]) -> Config:
 
 def dotted_keys() -> dict[str, Any]:
     """Every key as `section.key` with its type."""
-    sections: list[tuple[str, Any]] = [(part.name, part.type) for part in fields(Config)]
-    return {f"{name}.{part.name}": part.type for name, kind in sections for part in fields(kind)}
+    sections: list[tuple[str, Any]] = [(section.name, section.type) for section in fields(Config)]
+    return {f"{name}.{declared.name}": declared.type for name, kind in sections for declared in fields(kind)}
 
 
 def neutral_values(config: Config) -> dict[str, Any]:
     """The neutral value of each `section.key` that was declared by `added_later`."""
     return {
-        f"{section.name}.{part.name}": part.metadata[NEUTRAL]
+        f"{section.name}.{declared.name}": declared.metadata[NEUTRAL]
         for section in fields(config)
-        for part in fields(getattr(config, section.name))
-        if NEUTRAL in part.metadata
+        for declared in fields(getattr(config, section.name))
+        if NEUTRAL in declared.metadata
     }
 
 
@@ -85,7 +88,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def _section_from_mapping(section: str, kind: Any, content: Mapping[str, Any]) -> Any:
-    keys = {part.name: part for part in fields(kind)}
+    keys = {declared.name: declared for declared in fields(kind)}
     built = {}
     for name, value in content.items():
         if name not in keys:
@@ -96,7 +99,7 @@ def _section_from_mapping(section: str, kind: Any, content: Mapping[str, Any]) -
 
 def _checked(name: str, declared: Field, value: Any) -> Any:
     typed = _typed(name, declared.type, value)
-    rule: Rule = declared.metadata["rule"]
+    rule = rule_of(declared)
     if not rule.holds(typed):
         raise ConfigError(f"{name} = {value!r}: {rule.text}")
     return typed
@@ -117,24 +120,18 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
     return value
 
 
-_TYPE_NAMES: Mapping[Any, str] = types.MappingProxyType(
-    {int: "whole number", float: "finite number", str: "string", bool: "true or false"}
-)
-
-
 def _article(kind: Any) -> str:
     return "" if kind is bool else "a "
 
 
 def check_between_keys(config: Config) -> None:
     """Raise ConfigError for keys that contradict each other."""
-    _check_schedule(config)
-    _check_batches(config)
-    _check_precision(config)
+    _check_schedule(config.schedule, config.train.epochs)
+    _check_batches(config.data.global_batch_size, config.optimizer.accumulate_steps, config.mix)
+    _check_precision(config.precision)
 
 
-def _check_schedule(config: Config) -> None:
-    schedule, epochs = config.schedule, config.train.epochs
+def _check_schedule(schedule: ScheduleSection, epochs: int) -> None:
     if schedule.warmup_epochs >= epochs:
         raise ConfigError(
             f"schedule.warmup_epochs = {schedule.warmup_epochs}: must be less than train.epochs = {epochs}"
@@ -146,19 +143,18 @@ def _check_schedule(config: Config) -> None:
             )
 
 
-def _check_batches(config: Config) -> None:
-    batch, parts = config.data.global_batch_size, config.optimizer.accumulate_steps
-    multiple = 2 * parts if parts > 1 or config.mix.is_on else 1
+def _check_batches(batch: int, micro_batches: int, mix: MixSection) -> None:
+    multiple = 2 * micro_batches if micro_batches > 1 or mix.is_on else 1
     if batch % multiple == 0:
         return
     way_out = f"pass --set data.global_batch_size={_nearest_multiple(batch, multiple)}"
-    if parts == 1:
+    if micro_batches == 1:
         raise ConfigError(
             f"data.global_batch_size = {batch}: mixup and cutmix pair the rows of a batch, so it must be even; "
             f"{way_out}, or --set mix.prob=0"
         )
     raise ConfigError(
-        f"optimizer.accumulate_steps = {parts}: micro-batches take pairs of a batch's rows, so "
+        f"optimizer.accumulate_steps = {micro_batches}: micro-batches take pairs of a batch's rows, so "
         f"data.global_batch_size = {batch} must be a multiple of {multiple}; {way_out}"
     )
 
@@ -167,8 +163,7 @@ def _nearest_multiple(value: int, of: int) -> int:
     return max(of, round(value / of) * of)
 
 
-def _check_precision(config: Config) -> None:
-    precision = config.precision
+def _check_precision(precision: PrecisionSection) -> None:
     if precision.level == "O0" and precision.loss_scale != "none":
         raise ConfigError(
             f'precision.loss_scale = "{precision.loss_scale}": must be "none" with precision.level = "O0", which '

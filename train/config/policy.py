@@ -6,15 +6,9 @@ from functools import lru_cache
 
 from convnext_imagenet.train.errors import ConfigError
 
-TOP_MAGNITUDE = 10.0  # of the magnitudes
-
-
+TOP_MAGNITUDE = 10.0
 _MOST_OPERATIONS = 8
-
-
 _PART = re.compile(r"(m|mstd|n|inc)(\d+(?:\.\d+)?)")
-
-
 _GRAMMAR = "must be rand-mM-mstdS-nN-incI, in any order: 0 <= M <= 10, 0 <= S <= 10, 1 <= N <= 8, I 0 or 1"
 
 

@@ -4,66 +4,26 @@ What changes the numbers is a key here; where things are is on the command line.
 (arXiv 2201.03545, table 5, and facebookresearch/ConvNeXt), so a TOML file states only what differs.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from convnext_imagenet.train.config.policy import parse_policy
+from convnext_imagenet.train.config.rules import (
+    at_least,
+    choice,
+    fraction,
+    interval,
+    is_interval,
+    key,
+    positive,
+    probability,
+)
 from convnext_imagenet.train.errors import ConfigError
 
-NEUTRAL = "neutral"  # the metadata of a key that was added later
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a key's value must fulfil, in words for the error and as a predicate."""
-
-    text: str
-    holds: Callable[[Any], bool]
-
-
-def key(default: Any, text: str, holds: Callable[[Any], bool]) -> Any:
-    """Declare a configuration key: its default and its rule."""
-    return field(default=default, metadata={"rule": Rule(text, holds)})
-
-
-def added_later(declared: Any, neutral: Any) -> Any:
-    """Declare a key that runs of older programs lack: `declared` as any other, `neutral` what these programs did.
-
-    A RUN whose plan lacks the key resumes if and only if the value asked for is `neutral`. It stays as it is when the
-    default changes. A key that no value makes neutral is declared without this, and older runs are refused.
-    """
-    return field(default=declared.default, metadata={**declared.metadata, NEUTRAL: neutral})
-
-
-def at_least(default: Any, least: float) -> Any:
-    """Declare a key of numbers from `least` up."""
-    return key(default, f"must be at least {least}", lambda v: v >= least)
-
-
-def positive(default: float) -> Any:
-    """Declare a key of numbers above 0."""
-    return key(default, "must be greater than 0", lambda v: v > 0)
-
-
-def probability(default: float) -> Any:
-    """Declare a key of probabilities."""
-    return key(default, "must be in [0, 1]", lambda v: 0 <= v <= 1)
-
-
-def fraction(default: float) -> Any:
-    """Declare a key of numbers from 0 up to, but not including, 1."""
-    return key(default, "must be in [0, 1)", lambda v: 0 <= v < 1)
-
-
-def choice(default: str, *words: str) -> Any:
-    """Declare a key that takes one of a few words; the field's type is the same words as a Literal."""
-    quoted = " or ".join(f'"{word}"' for word in words)
-    return key(default, f"must be {quoted}", lambda v: v in words)
-
-
-def _is_interval(value: tuple[float, ...], most: float = float("inf")) -> bool:
-    return len(value) == 2 and 0 < value[0] <= value[1] <= most
+_FOUR_OR_NONE = "must be [] for the variant's own, or four whole numbers of at least 1"
+_POLICY = (
+    'must be "" for none, or "rand-mM-mstdS-nN-incI" with a magnitude M and its deviation S, N operations, I 0 or 1'
+)
 
 
 def _is_four_or_none(value: tuple[int, ...]) -> bool:
@@ -75,13 +35,6 @@ def _is_policy(value: str) -> bool:
         return not value or parse_policy(value) is not None
     except ConfigError:
         return False
-
-
-_FOUR_OR_NONE = "must be [] for the variant's own, or four whole numbers of at least 1"
-_INTERVAL = "must be [low, high] with 0 < low <= high"
-_POLICY = (
-    'must be "" for none, or "rand-mM-mstdS-nN-incI" with a magnitude M and its deviation S, N operations, I 0 or 1'
-)
 
 
 @dataclass(frozen=True)
@@ -114,7 +67,7 @@ class DataSection:
     shuffle_block_rows: int = at_least(0, 0)
     eval_size_px: int = at_least(224, 32)
     eval_crop_pct: float = key(0.875, "must be in (0, 1]", lambda v: 0 < v <= 1)
-    eval_mode: Literal["crop", "squash"] = choice("crop", "crop", "squash")
+    eval_mode: Literal["crop", "squash"] = choice("crop")
     eval_batch_size: int = at_least(64, 1)
 
 
@@ -127,25 +80,17 @@ class AugmentSection:
     width.
     """
 
-    crop_scale: tuple[float, ...] = key(
-        (0.08, 1.0), "must be [low, high] with 0 < low <= high <= 1", lambda v: _is_interval(v, 1)
-    )
-    crop_ratio: tuple[float, ...] = key(
-        (0.75, 4 / 3), "must be [low, high] of width / height with 0 < low <= high", _is_interval
-    )
-    interpolation: Literal["bicubic", "bilinear", "lanczos", "random"] = choice(
-        "bicubic", "bicubic", "bilinear", "lanczos", "random"
-    )
+    crop_scale: tuple[float, ...] = interval((0.08, 1.0), most=1)
+    crop_ratio: tuple[float, ...] = interval((0.75, 4 / 3), of=" of width / height")
+    interpolation: Literal["bicubic", "bilinear", "lanczos", "random"] = choice("bicubic")
     flip_prob: float = probability(0.5)
     auto_augment: str = key("rand-m9-mstd0.5-inc1", _POLICY, _is_policy)
-    device: Literal["rest", "all"] = choice("rest", "rest", "all")
+    device: Literal["rest", "all"] = choice("rest")
     erase_prob: float = probability(0.25)
-    erase_mode: Literal["const", "rand", "pixel"] = choice("pixel", "const", "rand", "pixel")
+    erase_mode: Literal["const", "rand", "pixel"] = choice("pixel")
     erase_count: int = at_least(1, 1)
-    erase_scale: tuple[float, ...] = key(
-        (0.02, 1 / 3), "must be [low, high] with 0 < low <= high <= 1", lambda v: _is_interval(v, 1)
-    )
-    erase_ratio: tuple[float, ...] = key((0.3, 10 / 3), _INTERVAL, _is_interval)
+    erase_scale: tuple[float, ...] = interval((0.02, 1 / 3), most=1)
+    erase_ratio: tuple[float, ...] = interval((0.3, 10 / 3))
 
     @property
     def is_on_host(self) -> bool:
@@ -165,11 +110,11 @@ class MixSection:
     mixup_alpha: float = at_least(0.8, 0)
     cutmix_alpha: float = at_least(1.0, 0)
     cutmix_minmax: tuple[float, ...] = key(
-        (), "must be [] for none, or [low, high] with 0 < low <= high <= 1", lambda v: v == () or _is_interval(v, 1)
+        (), "must be [] for none, or [low, high] with 0 < low <= high <= 1", lambda v: v == () or is_interval(v, 1)
     )
     prob: float = probability(1.0)
     switch_prob: float = probability(0.5)
-    mode: Literal["batch", "pair", "elem"] = choice("batch", "batch", "pair", "elem")
+    mode: Literal["batch", "pair", "elem"] = choice("batch")
     label_smoothing: float = fraction(0.1)
 
     @property
@@ -191,9 +136,7 @@ class OptimizerSection:
     `layer_decay` below 1 scales the rates down towards the stem, by ConvNeXt's "twelve" groups or by "blocks".
     """
 
-    name: Literal["adamw", "adamw_uncorrected", "sgd", "lamb"] = choice(
-        "adamw", "adamw", "adamw_uncorrected", "sgd", "lamb"
-    )
+    name: Literal["adamw", "adamw_uncorrected", "sgd", "lamb"] = choice("adamw")
     beta1: float = fraction(0.9)
     beta2: float = fraction(0.999)
     eps: float = positive(1e-8)
@@ -202,7 +145,7 @@ class OptimizerSection:
     weight_decay: float = at_least(0.05, 0)
     clip_norm: float = at_least(0.0, 0)
     layer_decay: float = key(1.0, "must be in (0, 1]", lambda v: 0 < v <= 1)
-    layer_groups: Literal["twelve", "blocks"] = choice("twelve", "twelve", "blocks")
+    layer_groups: Literal["twelve", "blocks"] = choice("twelve")
     accumulate_steps: int = at_least(1, 1)
 
 
@@ -214,7 +157,7 @@ class ScheduleSection:
     `min_lr`, and "constant" stays.
     """
 
-    kind: Literal["cosine", "step", "constant"] = choice("cosine", "cosine", "step", "constant")
+    kind: Literal["cosine", "step", "constant"] = choice("cosine")
     base_lr: float = positive(4e-3)
     warmup_lr: float = at_least(0.0, 0)
     min_lr: float = at_least(1e-6, 0)
@@ -242,9 +185,9 @@ class PrecisionSection:
     `scale_factor` on an overflow and multiplies after `scale_window` steps without.
     """
 
-    level: Literal["O0", "O1", "O2", "O3", "auto"] = choice("O0", "O0", "O1", "O2", "O3", "auto")
-    dtype: Literal["float16", "bfloat16"] = choice("float16", "float16", "bfloat16")
-    loss_scale: Literal["none", "static", "dynamic"] = choice("none", "none", "static", "dynamic")
+    level: Literal["O0", "O1", "O2", "O3", "auto"] = choice("O0")
+    dtype: Literal["float16", "bfloat16"] = choice("float16")
+    loss_scale: Literal["none", "static", "dynamic"] = choice("none")
     scale_init: float = at_least(2.0**24, 1)
     scale_factor: float = key(2.0, "must be greater than 1", lambda v: v > 1)
     scale_window: int = at_least(2000, 1)

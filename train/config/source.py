@@ -42,7 +42,7 @@ def to_toml(config: Config) -> str:
     for section in fields(config):
         content = getattr(config, section.name)
         lines.append(f"[{section.name}]")
-        lines += [f"{part.name} = {_toml_value(getattr(content, part.name))}" for part in fields(content)]
+        lines += [f"{declared.name} = {_toml_value(getattr(content, declared.name))}" for declared in fields(content)]
         lines.append("")
     return "\n".join(lines)
 

@@ -1,7 +1,8 @@
 """The optimizers of the compiled step: AdamW, SGD, LAMB."""
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -12,6 +13,15 @@ from convnext_imagenet.train.config.sections import OptimizerSection
 STEP, FIRST, SECOND = "optimizer.step", "optimizer.first_moment.", "optimizer.second_moment."
 
 _adam_update = ops.MultitypeFuncGraph("adam_update")
+_sgd_update = ops.MultitypeFuncGraph("sgd_update")
+_lamb_update = ops.MultitypeFuncGraph("lamb_update")
+
+
+def make_optimizer(
+    parameters: Mapping[str, Parameter], section: OptimizerSection, factors: Sequence[float]
+) -> "Optimizer":
+    """Return the optimizer that the configuration names over `parameters`, whose rates are scaled by `factors`."""
+    return _OPTIMIZERS[section.name](parameters, section, factors)
 
 
 def is_decayed(name: str, shape: Sequence[int]) -> bool:
@@ -22,18 +32,51 @@ def is_decayed(name: str, shape: Sequence[int]) -> bool:
     return len(shape) > 1 and not name.endswith((".bias", ".gamma", ".beta"))
 
 
-def decay_rates(parameters: Mapping[str, Parameter], section: OptimizerSection) -> tuple[float, ...]:
-    """Return each parameter's weight decay."""
-    return tuple(section.weight_decay if is_decayed(name, p.shape) else 0.0 for name, p in parameters.items())
+class Optimizer(nn.Cell):
+    """(gradients, rate, whether the step is taken, None for always) -> a value that is there once all is updated.
+
+    A step that is not taken leaves weights, moments and step count as they are; its gradients are 0. `factors` multiply
+    each parameter's rate. Subclasses say in `update` how weights and moments move.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Parameter],
+        section: OptimizerSection,
+        factors: Sequence[float],
+        has_second: bool = True,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.weights = ParameterTuple(tuple(parameters.values()))
+        self.first = ParameterTuple(tuple(_zeros_like(p, FIRST + name) for name, p in parameters.items()))
+        with_second = parameters.items() if has_second else ()
+        self.second = ParameterTuple(tuple(_zeros_like(p, SECOND + name) for name, p in with_second))
+        self.step = Parameter(Tensor(0, ms.int32), name=STEP, requires_grad=False)
+        decays = (section.weight_decay if is_decayed(name, p.shape) else 0.0 for name, p in parameters.items())
+        self.decays, self.factors = tuple(decays), tuple(factors)
+        self.map = ops.HyperMap()
+
+    def construct(self, gradients: tuple[Tensor, ...], rate: Tensor, ok: Tensor | None) -> Tensor:
+        gate = ops.ones_like(rate) if ok is None else ops.cast(ok, ms.float32)
+        done = self.update(gradients, gate * rate, gate)
+        return ops.depend(ops.assign(self.step, self.step + ops.cast(gate, ms.int32)), done)
+
+    def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:
+        """Move weights and moments; `gate` is 1, or 0 for a step that is not taken, and then `rate` is 0, too."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Parameter]:
+        """The optimizer's own parameters by name: step count and the moments of every weight."""
+        return {parameter.name: parameter for parameter in (self.step, *self.first, *self.second)}
 
 
-class AdamW(nn.Cell):
+class AdamW(Optimizer):
     """p <- p - rate * (m / (sqrt(v) + eps) + decay * p), with m and v bias-corrected if `is_corrected`.
 
     arXiv 1711.05101, algorithm 2, in PyTorch's convention (the rate scales the decay). Uncorrected it is MindSpore's
-    AdamWeightDecay. `factors` multiply each parameter's rate. MindSpore's own AdamW-like cells correct in float32 or
-    not at all; here the decay and both corrections are ours, and `ops.Adam` only moves moments and parameter, as one
-    kernel where separate operators take six times as long on a CPU.
+    AdamWeightDecay. MindSpore's own AdamW-like cells correct in float32 or not at all; here the decay and both
+    corrections are ours, and `ops.Adam` only moves moments and parameter, as one kernel where separate operators take
+    six times as long on a CPU.
     """
 
     def __init__(
@@ -43,33 +86,19 @@ class AdamW(nn.Cell):
         factors: Sequence[float],
         is_corrected: bool = True,
     ) -> None:
-        super().__init__(auto_prefix=False)
-        self.weights = ParameterTuple(tuple(parameters.values()))
-        self.first = ParameterTuple(tuple(zeros_like(p, FIRST + name) for name, p in parameters.items()))
-        self.second = ParameterTuple(tuple(zeros_like(p, SECOND + name) for name, p in parameters.items()))
-        self.step = Parameter(Tensor(0, ms.int32), name=STEP, requires_grad=False)
-        self.decays = decay_rates(parameters, section)
-        self.factors = tuple(factors)
+        super().__init__(parameters, section, factors)
         self.beta1, self.beta2, self.eps = section.beta1, section.beta2, section.eps
         self.log_beta1, self.log_beta2 = _log(section.beta1), _log(section.beta2)
         self.is_corrected = is_corrected
         self.adam = ops.Adam()
-        self.map = ops.HyperMap()
 
-    def construct(self, gradients: tuple[Tensor, ...], rate: Tensor, ok: Tensor | None) -> Tensor:
-        beta1, beta2 = self.beta1, self.beta2
-        step = self.step + 1
-        correction1, root2 = self.corrections(ops.cast(step, ms.float32))
-        if ok is not None:  # rate 0 and betas 1 keep parameter and moments; gradients are 0 then
-            rate = ops.select(ok, rate, ops.zeros_like(rate))
-            beta1, beta2 = (
-                ops.select(ok, Tensor(beta, ms.float32), Tensor(1.0, ms.float32)) for beta in (beta1, beta2)
-            )
-            step = self.step + ops.cast(ok, ms.int32)
+    def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:
+        """Move weights and moments; betas of 1 keep the moments, which the kernel moves in place."""
+        correction1, root2 = self.corrections(ops.cast(self.step + 1, ms.float32))
+        beta1, beta2 = _gated(gate, self.beta1, 1.0), _gated(gate, self.beta2, 1.0)
         scalars = (root2 / correction1, beta1, beta2, self.eps * root2)
         update = ops.partial(_adam_update, self.adam, rate, scalars)
-        done = self.map(update, self.decays, self.factors, self.weights, gradients, self.first, self.second)
-        return ops.depend(ops.assign(self.step, step), done)
+        return self.map(update, self.decays, self.factors, self.weights, gradients, self.first, self.second)
 
     def corrections(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 - beta1^t and the root of 1 - beta2^t, or ones."""
@@ -79,9 +108,49 @@ class AdamW(nn.Cell):
         # denominator by the root leaves plain Adam with another rate and another eps.
         return -ops.expm1(steps * self.log_beta1), ops.sqrt(-ops.expm1(steps * self.log_beta2))
 
-    def state(self) -> dict[str, Parameter]:
-        """The optimizer's own parameters by name: step count and both moments of every weight."""
-        return {parameter.name: parameter for parameter in (self.step, *self.first, *self.second)}
+
+class Sgd(Optimizer):
+    """v <- momentum * v + g + decay * p; p <- p - rate * v, or by Nesterov's look-ahead (PyTorch's SGD)."""
+
+    def __init__(
+        self, parameters: Mapping[str, Parameter], section: OptimizerSection, factors: Sequence[float]
+    ) -> None:
+        super().__init__(parameters, section, factors, has_second=False)
+        self.momentum, self.nesterov = section.momentum, section.nesterov
+
+    def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:
+        """Move weights and velocities, which are kept as first moments."""
+        update = ops.partial(_sgd_update, rate, gate, self.momentum, self.nesterov)
+        return self.map(update, self.decays, self.factors, self.weights, gradients, self.first)
+
+
+class Lamb(Optimizer):
+    """p <- p - rate * trust * r, r = m / (sqrt(v) + eps) + decay * p, trust = |p| / |r| (arXiv 1904.00962).
+
+    m and v are bias-corrected; parameters without decay take trust 1, as in timm.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Parameter], section: OptimizerSection, factors: Sequence[float]
+    ) -> None:
+        super().__init__(parameters, section, factors)
+        self.betas, self.eps = (section.beta1, section.beta2), section.eps
+
+    def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:
+        """Move weights and moments."""
+        steps = ops.cast(self.step + 1, ms.float32)
+        beta1, beta2 = self.betas
+        corrections = (1.0 - ops.pow(beta1, steps), 1.0 - ops.pow(beta2, steps))
+        update = ops.partial(_lamb_update, rate, gate, self.betas, corrections, self.eps)
+        return self.map(update, self.decays, self.factors, self.weights, gradients, self.first, self.second)
+
+
+_OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
+    "adamw": AdamW,
+    "adamw_uncorrected": functools.partial(AdamW, is_corrected=False),
+    "sgd": Sgd,
+    "lamb": Lamb,
+}
 
 
 @_adam_update.register("Function", "Tensor", "Tuple", "Number", "Number", "Tensor", "Tensor", "Tensor", "Tensor")
@@ -94,93 +163,13 @@ def _adam_update_one(adam, rate, scalars, decay, factor, weight, gradient, first
     return adam(weight, first, second, 0.0, 0.0, own_rate * correction, beta1, beta2, eps, gradient)[0]
 
 
-def zeros_like(parameter: Parameter, name: str) -> Parameter:
-    """Return a state parameter of zeros, float32, in a weight's shape."""
-    return Parameter(Tensor(np.zeros(parameter.shape, np.float32)), name=name, requires_grad=False)
-
-
-def _log(beta: float) -> float:
-    """Return log(beta); for beta = 0 a number whose exponential is 0 in float32."""
-    return math.log(beta) if beta > 0 else -1e4
-
-
-_sgd_update = ops.MultitypeFuncGraph("sgd_update")
-_lamb_update = ops.MultitypeFuncGraph("lamb_update")
-
-
-def make_optimizer(parameters: Mapping[str, Parameter], section: OptimizerSection, factors: Sequence[float]) -> nn.Cell:
-    """Return the optimizer that the configuration names over `parameters`, whose rates are scaled by `factors`."""
-    if section.name == "sgd":
-        return Sgd(parameters, section, factors)
-    if section.name == "lamb":
-        return Lamb(parameters, section, factors)
-    return AdamW(parameters, section, factors, is_corrected=section.name == "adamw")
-
-
-class Sgd(nn.Cell):
-    """v <- momentum * v + g + decay * p; p <- p - rate * v, or by Nesterov's look-ahead (PyTorch's SGD)."""
-
-    def __init__(
-        self, parameters: Mapping[str, Parameter], section: OptimizerSection, factors: Sequence[float]
-    ) -> None:
-        super().__init__(auto_prefix=False)
-        self.weights = ParameterTuple(tuple(parameters.values()))
-        self.first = ParameterTuple(tuple(zeros_like(p, FIRST + name) for name, p in parameters.items()))
-        self.step = Parameter(Tensor(0, ms.int32), name=STEP, requires_grad=False)
-        self.decays, self.factors = decay_rates(parameters, section), tuple(factors)
-        self.momentum, self.nesterov = section.momentum, section.nesterov
-        self.map = ops.HyperMap()
-
-    def construct(self, gradients: tuple[Tensor, ...], rate: Tensor, ok: Tensor | None) -> Tensor:
-        gate = ops.ones_like(rate) if ok is None else ops.cast(ok, ms.float32)
-        update = ops.partial(_sgd_update, rate, gate, self.momentum, self.nesterov)
-        done = self.map(update, self.decays, self.factors, self.weights, gradients, self.first)
-        return ops.depend(ops.assign(self.step, self.step + ops.cast(gate, ms.int32)), done)
-
-    def state(self) -> dict[str, Parameter]:
-        """The optimizer's own parameters by name: step count and the velocity of every weight."""
-        return {parameter.name: parameter for parameter in (self.step, *self.first)}
-
-
 @_sgd_update.register("Tensor", "Tensor", "Number", "Bool", "Number", "Number", "Tensor", "Tensor", "Tensor")
 def _sgd_update_one(rate, gate, momentum, nesterov, decay, factor, weight, gradient, velocity):
     pull = gradient + decay * weight
     moved = momentum * velocity + pull
     direction = pull + momentum * moved if nesterov else moved
-    done = ops.assign(velocity, gate * moved + (1.0 - gate) * velocity)
-    return ops.depend(ops.assign(weight, weight - gate * rate * factor * direction), done)
-
-
-class Lamb(nn.Cell):
-    """p <- p - rate * trust * r, r = m / (sqrt(v) + eps) + decay * p, trust = |p| / |r| (arXiv 1904.00962).
-
-    m and v are bias-corrected; parameters without decay take trust 1, as in timm.
-    """
-
-    def __init__(
-        self, parameters: Mapping[str, Parameter], section: OptimizerSection, factors: Sequence[float]
-    ) -> None:
-        super().__init__(auto_prefix=False)
-        self.weights = ParameterTuple(tuple(parameters.values()))
-        self.first = ParameterTuple(tuple(zeros_like(p, FIRST + name) for name, p in parameters.items()))
-        self.second = ParameterTuple(tuple(zeros_like(p, SECOND + name) for name, p in parameters.items()))
-        self.step = Parameter(Tensor(0, ms.int32), name=STEP, requires_grad=False)
-        self.decays, self.factors = decay_rates(parameters, section), tuple(factors)
-        self.betas, self.eps = (section.beta1, section.beta2), section.eps
-        self.map = ops.HyperMap()
-
-    def construct(self, gradients: tuple[Tensor, ...], rate: Tensor, ok: Tensor | None) -> Tensor:
-        gate = ops.ones_like(rate) if ok is None else ops.cast(ok, ms.float32)
-        steps = ops.cast(self.step + 1, ms.float32)
-        beta1, beta2 = self.betas
-        corrections = (1.0 - ops.pow(beta1, steps), 1.0 - ops.pow(beta2, steps))
-        update = ops.partial(_lamb_update, rate, gate, self.betas, corrections, self.eps)
-        done = self.map(update, self.decays, self.factors, self.weights, gradients, self.first, self.second)
-        return ops.depend(ops.assign(self.step, self.step + ops.cast(gate, ms.int32)), done)
-
-    def state(self) -> dict[str, Parameter]:
-        """The optimizer's own parameters by name: step count and both moments of every weight."""
-        return {parameter.name: parameter for parameter in (self.step, *self.first, *self.second)}
+    done = ops.assign(velocity, _gated(gate, moved, velocity))
+    return ops.depend(ops.assign(weight, weight - rate * factor * direction), done)
 
 
 @_lamb_update.register(
@@ -195,6 +184,20 @@ def _lamb_update_one(rate, gate, betas, corrections, eps, decay, factor, weight,
     if decay > 0:
         size, length = ops.sqrt(ops.reduce_sum(weight * weight)), ops.sqrt(ops.reduce_sum(direction * direction))
         trust = ops.select(ops.logical_and(size > 0.0, length > 0.0), size / length, ops.ones_like(rate))
-    done = ops.assign(first, gate * mean + (1.0 - gate) * first)
-    done = ops.depend(ops.assign(second, gate * variance + (1.0 - gate) * second), done)
-    return ops.depend(ops.assign(weight, weight - gate * rate * factor * trust * direction), done)
+    done = ops.assign(first, _gated(gate, mean, first))
+    done = ops.depend(ops.assign(second, _gated(gate, variance, second)), done)
+    return ops.depend(ops.assign(weight, weight - rate * factor * trust * direction), done)
+
+
+def _gated(gate, new, old):
+    """Return `new` where the gate is 1, `old` where it is 0."""
+    return gate * new + (1.0 - gate) * old
+
+
+def _zeros_like(parameter: Parameter, name: str) -> Parameter:
+    return Parameter(Tensor(np.zeros(parameter.shape, np.float32)), name=name, requires_grad=False)
+
+
+def _log(beta: float) -> float:
+    """Return log(beta); for beta = 0 a number whose exponential is 0 in float32."""
+    return math.log(beta) if beta > 0 else -1e4

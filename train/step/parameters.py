@@ -14,72 +14,10 @@ from convnext_imagenet.train.config.config import Config, unknown_name
 from convnext_imagenet.train.config.sections import DataSection, ModelSection
 from convnext_imagenet.train.errors import ConfigError
 
-Value = TypeVar("Value")
-
-
-def without_frozen(values: Mapping[str, Value], stages: int) -> dict[str, Value]:
-    """Return what `values`, by Facebook's names, holds outside the stem and the first `stages` stages."""
-    return {name: value for name, value in values.items() if not _is_frozen(name, stages)}
-
-
-def trained_drop_path_rates(config: ConvNeXtConfig, stages: int) -> tuple[float, ...]:
-    """Return each block's drop path rate: 0 in the first `stages` stages, the network's own after them."""
-    still = sum(config.depths[:stages])
-    return (0.0,) * still + drop_path_rates(config)[still:]
-
-
-def set_train(network: ConvNeXt) -> None:
-    """Let the network learn, except for its frozen stages, which compute as in evaluation and keep nothing."""
-    network.set_train(True)
-    for stage in range(network.frozen_stages):
-        network.downsample_layers[stage].set_train(False)
-        network.stages[stage].set_train(False)
-
-
-def _is_frozen(name: str, stages: int) -> bool:
-    part, _, rest = name.partition(".")
-    return part in ("downsample_layers", "stages") and int(rest.split(".")[0]) < stages
-
-
 _TWELVE = 12
 _BLOCKS_PER_GROUP = 3  # of the third stage
 
-
-def layer_factors(
-    names: Iterable[str], decay: float, groups: Literal["twelve", "blocks"], depths: Sequence[int]
-) -> dict[str, float]:
-    """Return what each parameter's rate is multiplied by: 1 for norm and head, `decay` more for each group below.
-
-    `names` are Facebook's, `depths` the blocks of each stage; ValueError for a name that is no ConvNeXt's.
-    """
-    top = (_TWELVE if groups == "twelve" else sum(depths)) + 1
-    group_of = _group_of_twelve if groups == "twelve" else _group_by_block
-    return {name: decay ** (top - group_of(*_place(name), depths)) for name in names}
-
-
-def _place(name: str) -> tuple[str, int, int]:
-    part, *rest = name.split(".")
-    if part in ("norm", "head"):
-        return part, 0, 0
-    if part == "downsample_layers":
-        return part, int(rest[0]), 0
-    if part == "stages":
-        return part, int(rest[0]), int(rest[1])
-    raise ValueError(f"{name}: not a parameter of a ConvNeXt")
-
-
-def _group_of_twelve(part: str, stage: int, block: int, depths: Sequence[int]) -> int:
-    if part == "downsample_layers":
-        return {0: 0, 1: 2, 2: 3, 3: _TWELVE}[stage]
-    if part == "stages":
-        return {0: 1, 1: 2, 2: 3 + block // _BLOCKS_PER_GROUP, 3: _TWELVE}[stage]
-    return _TWELVE + 1
-
-
-def _group_by_block(part: str, stage: int, block: int, depths: Sequence[int]) -> int:
-    if part in ("norm", "head"):
-        return sum(depths) + 1
-    return sum(depths[:stage]) + block + 1
+Value = TypeVar("Value")
 
 
 def network_config(section: ModelSection, classes: int) -> ConvNeXtConfig:
@@ -119,3 +57,65 @@ def training_network(config: Config, card: ModelCard, initial: Mapping[str, np.n
     network = ConvNeXt(card.config, frozen_stages=frozen)
     assign_parameters(network, initial)
     return network
+
+
+def set_train(network: ConvNeXt) -> None:
+    """Let the network learn, except for its frozen stages, which compute as in evaluation and keep nothing."""
+    network.set_train(True)
+    for stage in range(network.frozen_stages):
+        network.downsample_layers[stage].set_train(False)
+        network.stages[stage].set_train(False)
+
+
+def without_frozen(values: Mapping[str, Value], stages: int) -> dict[str, Value]:
+    """Return what `values`, by Facebook's names, holds outside the stem and the first `stages` stages."""
+    return {name: value for name, value in values.items() if not _is_frozen(name, stages)}
+
+
+def trained_drop_path_rates(config: ConvNeXtConfig, stages: int) -> tuple[float, ...]:
+    """Return each block's drop path rate: 0 in the first `stages` stages, the network's own after them."""
+    frozen = sum(config.depths[:stages])
+    return (0.0,) * frozen + drop_path_rates(config)[frozen:]
+
+
+def layer_factors(
+    names: Iterable[str], decay: float, groups: Literal["twelve", "blocks"], depths: Sequence[int]
+) -> dict[str, float]:
+    """Return what each parameter's rate is multiplied by: 1 for norm and head, `decay` more for each group below.
+
+    `names` are Facebook's, `depths` the blocks of each stage; ValueError for a name that is no ConvNeXt's.
+    """
+    top = (_TWELVE if groups == "twelve" else sum(depths)) + 1
+    group_of = _group_of_twelve if groups == "twelve" else _group_by_block
+    return {name: decay ** (top - group_of(*_layer(name), depths)) for name in names}
+
+
+def _is_frozen(name: str, stages: int) -> bool:
+    part, _, rest = name.partition(".")
+    return part in ("downsample_layers", "stages") and int(rest.split(".")[0]) < stages
+
+
+def _layer(name: str) -> tuple[str, int, int]:
+    """Return the part of the network that a parameter is in, its stage and its block there, 0 where it has none."""
+    part, *rest = name.split(".")
+    if part in ("norm", "head"):
+        return part, 0, 0
+    if part == "downsample_layers":
+        return part, int(rest[0]), 0
+    if part == "stages":
+        return part, int(rest[0]), int(rest[1])
+    raise ValueError(f"{name}: not a parameter of a ConvNeXt")
+
+
+def _group_of_twelve(part: str, stage: int, block: int, depths: Sequence[int]) -> int:
+    if part == "downsample_layers":
+        return {0: 0, 1: 2, 2: 3, 3: _TWELVE}[stage]
+    if part == "stages":
+        return {0: 1, 1: 2, 2: 3 + block // _BLOCKS_PER_GROUP, 3: _TWELVE}[stage]
+    return _TWELVE + 1
+
+
+def _group_by_block(part: str, stage: int, block: int, depths: Sequence[int]) -> int:
+    if part in ("norm", "head"):
+        return sum(depths) + 1
+    return sum(depths[:stage]) + block + 1

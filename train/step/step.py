@@ -15,30 +15,6 @@ from convnext_imagenet.train.augment.device import DeviceAugment
 from convnext_imagenet.train.augment.mix import SoftTargets
 from convnext_imagenet.train.step.update import Update
 
-
-class AllReduce(nn.Cell):
-    """This rank's gradients and numbers in, those of the global batch out; alone, nothing changes.
-
-    Gradients and loss are means over equal shares of the batch, so their means over the ranks are those of the batch;
-    counts and requests are summed.
-    """
-
-    def __init__(self, parameters: Sequence[Parameter], ranks: int) -> None:
-        super().__init__(auto_prefix=False)
-        self.ranks = ranks
-        if ranks > 1:
-            self.mean = nn.DistributedGradReducer(tuple(parameters), mean=True, degree=ranks)
-            self.sum = ops.AllReduce()
-
-    def construct(
-        self, gradients: tuple[Tensor, ...], loss: Tensor, correct: Tensor, asked: Tensor
-    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
-        if self.ranks == 1:
-            return gradients, loss, correct, asked
-        numbers = self.sum(ops.concat((ops.stack((loss / self.ranks, correct)), asked)))
-        return self.mean(gradients), numbers[0], numbers[1], numbers[2:]
-
-
 # Raise when the same draws and pixels give other weights: augmentation, targets, loss, optimizers, schedule, average.
 STEP_VERSION = 1
 
@@ -47,7 +23,7 @@ _take = ops.MultitypeFuncGraph("take_gradient")
 
 
 class Gradients(nn.Cell):
-    """Micro-batch in -> ((loss, count of rows whose best class is the row's own label), gradients).
+    """Micro-batch -> (loss, count of rows whose best class is the row's own label, gradients).
 
     Inputs: uint8 pixels (N, S, S, 3), int32 labels (N,), and the draws by name (`graph_draws`). Gradients are those
     of the mean loss times `scale`.
@@ -83,6 +59,29 @@ class Gradients(nn.Cell):
         loss = -ops.reduce_mean(ops.reduce_sum(targets_NK * ops.log_softmax(logits_NK, -1), -1))
         correct_N = ops.equal(ops.argmax(logits_NK, -1), labels_N)
         return loss * scale, loss, ops.reduce_sum(ops.cast(correct_N, ms.float32))
+
+
+class AllReduce(nn.Cell):
+    """This rank's gradients and numbers in, those of the global batch out; alone, nothing changes.
+
+    Gradients and loss are means over equal shares of the batch, so their means over the ranks are those of the batch;
+    counts and requests are summed.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], ranks: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.ranks = ranks
+        if ranks > 1:
+            self.mean = nn.DistributedGradReducer(tuple(parameters), mean=True, degree=ranks)
+            self.sum = ops.AllReduce()
+
+    def construct(
+        self, gradients: tuple[Tensor, ...], loss: Tensor, correct: Tensor, asked: Tensor
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
+        if self.ranks == 1:
+            return gradients, loss, correct, asked
+        numbers = self.sum(ops.concat((ops.stack((loss / self.ranks, correct)), asked)))
+        return self.mean(gradients), numbers[0], numbers[1], numbers[2:]
 
 
 class TrainStep(nn.Cell):

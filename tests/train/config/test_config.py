@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from convnext_imagenet.train.config.config import Config, config_from_mapping, dotted_keys, neutral_values
+from convnext_imagenet.train.config.rules import rule_of
 from convnext_imagenet.train.errors import ConfigError
 
 
@@ -84,7 +85,7 @@ def test_every_key_has_a_rule_that_its_default_fulfils() -> None:
     for name in dotted_keys():
         section, key = name.split(".")
         content = getattr(config, section)
-        rule = {part.name: part for part in dataclasses.fields(content)}[key].metadata["rule"]
+        rule = rule_of({declared.name: declared for declared in dataclasses.fields(content)}[key])
         assert rule.holds(getattr(content, key)), name
 
 
