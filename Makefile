@@ -25,7 +25,7 @@ ARGS ?=
 PART ?=
 
 LAUNCH = --device-target $(DEVICE_TARGET) --devices $(DEVICES) \
-  $(if $(MASTER),--nodes $(NODES) --node-rank $(NODE_RANK) --master $(MASTER))
+  $(if $(MASTER),--nodes $(NODES) --node-rank $(NODE_RANK) --rendezvous $(MASTER))
 
 export CONVNEXT_MAKE := 1
 

@@ -176,11 +176,12 @@ def _print_tree(data: Path, tree: "TreeScan") -> None:
     click.echo(f"  devkit: {tree.devkit.name if tree.devkit else 'none'}")
     if tree.kaggle:
         click.echo("  Kaggle's layout")
-    if (ignored := tree.found.ignored).count:
+    if (ignored := tree.notes.ignored).count:
         click.echo(f"  ignored: {ignored.count:,} hidden or other files, such as {ignored.first!r}")
-    if (odd := tree.found.odd).count:
+    if (not_plain := tree.notes.not_plain).count:
         click.echo(
-            f"  no plain files, so they end in quarantine: {odd.count:,} links, pipes or devices, such as {odd.first!r}"
+            f"  no plain files, so they end in quarantine: {not_plain.count:,} links, pipes or devices, "
+            f"such as {not_plain.first!r}"
         )
 
 

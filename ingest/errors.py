@@ -6,11 +6,11 @@ from convnext_imagenet.base.errors import ExpectedError, FailedError
 
 
 class IngestError(ExpectedError):
-    """A raw tree, a devkit or an option that does not allow verified records."""
+    """A raw tree, a devkit or an option from which no verified records can be made."""
 
 
 class FailedIngestError(IngestError):
-    """The source, a process or the disk gave out half-way; finished shards are kept and the same command goes on."""
+    """The source, a process or the disk failed; finished shards are kept, and the same command resumes."""
 
     exit_code = FailedError.exit_code
 

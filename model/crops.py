@@ -45,8 +45,8 @@ class Crop(NamedTuple):
     is_mirrored: bool = False
 
 
-class _Job(ctypes.Structure):
-    """The fields, and their order, are those of `Job` in crops.cpp."""
+class _CropJob(ctypes.Structure):
+    """The fields, and their order, are those of `CropJob` in crops.cpp."""
 
     _fields_ = [
         ("data", ctypes.c_char_p),
@@ -59,7 +59,7 @@ class _Job(ctypes.Structure):
     ]
 
 
-Make = Callable[[Sequence[Crop], np.ndarray], list[bool]]
+CropKernel = Callable[[Sequence[Crop], np.ndarray], list[bool]]
 
 
 def crop_jpegs(crops: Sequence[Crop], out_NHWC: np.ndarray) -> list[bool]:
@@ -71,26 +71,26 @@ def crop_jpegs(crops: Sequence[Crop], out_NHWC: np.ndarray) -> list[bool]:
     """
     for crop in crops:
         check_box(crop.box, crop.height, crop.width)
-    make = _decoder()
-    return [False] * len(crops) if make is None else make(crops, out_NHWC)
+    crop_all = _decoder()
+    return [False] * len(crops) if crop_all is None else crop_all(crops, out_NHWC)
 
 
 @cache
-def _decoder() -> Make | None:
-    make = _bound()
-    if make is None:
+def _decoder() -> CropKernel | None:
+    crop_all = _bind_kernel()
+    if crop_all is None:
         return None
     pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), np.uint8).repeat(12, 0).repeat(12, 1)
     data = cv2.imencode(".jpg", pixels)[1].tobytes()
     expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)[None, 21:58, 19:97]
-    found = np.zeros_like(expected)
-    if make([Crop(data, 72, 120, (21, 19, 37, 78))], found) != [True] or not np.array_equal(found, expected):
+    decoded = np.zeros_like(expected)
+    if crop_all([Crop(data, 72, 120, (21, 19, 37, 78))], decoded) != [True] or not np.array_equal(decoded, expected):
         log.info("JPEGs are decoded as a whole: Pillow's decoder differs from OpenCV's")
         return None
-    return make
+    return crop_all
 
 
-def _bound() -> Make | None:
+def _bind_kernel() -> CropKernel | None:
     """The kernel with the addresses of Pillow's decoder; None where one of the two cannot be had."""
     library = kernels_library()
     if library is None:
@@ -106,14 +106,14 @@ def _bound() -> Make | None:
     kernel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int]
     kernel.restype = None
 
-    def make(crops: Sequence[Crop], out_NHWC: np.ndarray) -> list[bool]:
+    def crop_all(crops: Sequence[Crop], out_NHWC: np.ndarray) -> list[bool]:
         size = out_NHWC.shape[1], out_NHWC.shape[2]
         weights = [_weights(crop, size) for crop in crops]  # the jobs hold addresses alone
-        jobs = (_Job * len(crops))(*map(_job, crops, weights, out_NHWC, [size] * len(crops)))
+        jobs = (_CropJob * len(crops))(*map(_fill_job, crops, weights, out_NHWC, [size] * len(crops)))
         kernel(table, jobs, len(crops), *size)
         return [bool(job.is_done) for job in jobs]
 
-    return make
+    return crop_all
 
 
 def _weights(crop: Crop, size: tuple[int, int]) -> tuple[Weights, Weights]:
@@ -121,9 +121,9 @@ def _weights(crop: Crop, size: tuple[int, int]) -> tuple[Weights, Weights]:
     return pass_weights(width, size[1], crop.interpolation), pass_weights(height, size[0], crop.interpolation)
 
 
-def _job(crop: Crop, weights: tuple[Weights, Weights], out_HWC: np.ndarray, size: tuple[int, int]) -> _Job:
+def _fill_job(crop: Crop, weights: tuple[Weights, Weights], out_HWC: np.ndarray, size: tuple[int, int]) -> _CropJob:
     x, y = weights
     image = crop.data, len(crop.data), crop.height, crop.width
     pointers = x.first.ctypes.data, x.weights.ctypes.data, y.first.ctypes.data, y.weights.ctypes.data
     order = is_vertical_first(crop.box[2:], size)
-    return _Job(*image, *crop.box, *pointers, x.taps, y.taps, order, crop.is_mirrored, out_HWC.ctypes.data, 0)
+    return _CropJob(*image, *crop.box, *pointers, x.taps, y.taps, order, crop.is_mirrored, out_HWC.ctypes.data, 0)

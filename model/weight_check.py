@@ -20,14 +20,14 @@ def check_shapes(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, what:
     """
     expected = parameter_shapes(config)
     faults = shape_faults({name: tuple(array.shape) for name, array in arrays.items()}, expected)
-    found = recognise(arrays) if faults else None
-    if found is not None:
+    other_network = recognise(arrays) if faults else None
+    if other_network is not None:
         raise ModelError(
-            f"{what}: the weights are of {describe(found)}, the network is {describe(config)}; "
+            f"{what}: the weights are of {describe(other_network)}, the network is {describe(config)}; "
             f"use weights of {describe(config)}, or set model.variant and model.num_classes to those of the weights"
         )
     mistyped = [f"{name} {array.dtype}" for name, array in arrays.items() if array.dtype != np.float32]
-    faults += [f"{len(mistyped)} not float32 ({_some(mistyped)})"] if mistyped else []
+    faults += [f"{len(mistyped)} not float32 ({_quote(mistyped)})"] if mistyped else []
     if faults:
         raise ModelError(
             f"{what}: {', '.join(faults)}, of {len(expected)} parameters of {describe(config)}; "
@@ -46,7 +46,7 @@ def shape_faults(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> 
             if shapes.get(name, shape) != shape
         ],
     }
-    return [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names]
+    return [f"{len(names)} {kind} ({_quote(names)})" for kind, names in kinds.items() if names]
 
 
 def recognise(arrays: Mapping[str, np.ndarray]) -> ConvNeXtConfig | None:
@@ -83,7 +83,7 @@ def _architecture(config: ConvNeXtConfig) -> tuple:
     return config.depths, config.dims, config.grn
 
 
-def _some(names: Iterable[str]) -> str:
+def _quote(names: Iterable[str]) -> str:
     names = list(names)
     listed = ", ".join(names[:_LISTED])
     return listed if len(names) <= _LISTED else f"{listed} and {len(names) - _LISTED} more"

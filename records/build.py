@@ -1,6 +1,6 @@
 """The last step of writing RECORDS: shards that have receipts become a finished directory. `reader.py` is its reader.
 
-Shards are published one by one, see `base.protocol`; what is written here is made from their receipts and tables alone,
+Shards are published one by one, see `base.protocol`; what is written here is made only from their receipts and tables,
 so that it is the same however often an ingest was stopped. Opens no shard and knows nothing of where images come from.
 """
 

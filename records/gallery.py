@@ -34,7 +34,7 @@ def read_strips(records: Records, split: str, wnids: Sequence[str], per_class: i
 
     Raises ArtefactError for an unknown wnid, a sheet that would be too large, and an index that has changed.
     """
-    part = records.split(split)
+    opened = records.split(split)
     classes = _chosen(records, wnids)
     pixels = len(classes) * (per_class * (side_px + _GAP_PX)) * (side_px + _CAPTION_PX)
     if pixels > _LARGEST_SHEET_PIXELS:
@@ -45,19 +45,19 @@ def read_strips(records: Records, split: str, wnids: Sequence[str], per_class: i
         )
     rows = first_rows(read_index(records, ("split", "label", "sample_id")), split, classes, per_class)
     order = [row for entry in classes for row in rows[entry.index]]
-    images = part.read(order, ("image",))
+    images = opened.read(order, ("image",))
     return [Strip(e, tuple(thumbnail(next(images)["image"], side_px) for _ in rows[e.index])) for e in classes]
 
 
 def first_rows(index: pa.Table, split: str, classes: Sequence[ClassEntry], per_class: int) -> dict[int, list[int]]:
     """For each class index the positions in the split (0..rows-1) of its first images by sample id."""
-    part = index.filter(pc.equal(index["split"], split))
-    labels, sample_ids = part["label"].to_pylist(), part["sample_id"].to_pylist()
+    rows_of_split = index.filter(pc.equal(index["split"], split))
+    labels, sample_ids = rows_of_split["label"].to_pylist(), rows_of_split["sample_id"].to_pylist()
     rows: dict[int, list[int]] = {entry.index: [] for entry in classes}
     for row in sorted(range(len(labels)), key=sample_ids.__getitem__):
-        found = rows.get(labels[row])
-        if found is not None and len(found) < per_class:
-            found.append(row)
+        chosen = rows.get(labels[row])
+        if chosen is not None and len(chosen) < per_class:
+            chosen.append(row)
     return rows
 
 

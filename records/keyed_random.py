@@ -19,7 +19,7 @@ class _Words(ISeedSequence):
 
 
 def keyed_rng(seed: int, *key: int | str) -> np.random.Generator:
-    """A generator that depends on the seed and the key alone (Philox, a counter-based generator).
+    """A generator that depends only on the seed and the key (Philox, a counter-based generator).
 
     Equal keys give equal draws on every machine; keys that differ in one part give independent streams.
     """

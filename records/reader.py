@@ -82,7 +82,7 @@ class Records:
         """Open `root`, or raise ArtefactError before MindSpore sees a file that would crash it.
 
         `hashes` compares every file's SHA-256 once; files that have not changed since (same inode, size and
-        modification time) are not read again. `sizes` compares sizes alone.
+        modification time) are not read again. `sizes` compares only sizes.
         """
         require_utf8(root)
         try:
@@ -106,7 +106,7 @@ class Records:
         """A split that holds rows; ArtefactError for an unknown or empty one."""
         entry = self.manifest.splits.get(name)
         if entry is None or not entry.rows:
-            known = ", ".join(sorted(split for split, found in self.manifest.splits.items() if found.rows))
+            known = ", ".join(sorted(split for split, entry in self.manifest.splits.items() if entry.rows))
             raise ArtefactError(f"{self.root}: no rows in split {name!r}; splits with rows: {known or 'none'}")
         return Split(name=name, entry=entry, folder=self.root / name)
 
@@ -126,7 +126,7 @@ def find_damage(root: Path, manifest: Manifest, deep: bool, remembered: bool = T
     unread = [(folder, file) for folder, file in files if known.get(file["name"]) != _stamp(folder / file["name"])]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda pair: file_damage(pair[0], pair[1], deep=True), unread)
-        changed = [found for found in results if found]
+        changed = [damage for damage in results if damage]
     if unread and not changed:
         _remember_stamps(manifest, {file["name"]: _stamp(folder / file["name"]) for folder, file in files})
     return changed

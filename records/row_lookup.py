@@ -36,11 +36,11 @@ def find_key(records: Records, key: str) -> tuple[str, int]:
 
 def read_rows(records: Records, split: str, first: int, count: int) -> Iterator[Row]:
     """Up to `count` rows of a split from position `first`; ArtefactError when there is none."""
-    part = records.split(split)
-    if first >= part.rows:
-        raise ArtefactError(f"--row {first}: split {split!r} has rows 0..{part.rows - 1}")
-    order = range(first, min(first + count, part.rows))
-    return (Row(**fields) for fields in part.read(order, list(MINDRECORD_SCHEMA)))
+    opened = records.split(split)
+    if first >= opened.rows:
+        raise ArtefactError(f"--row {first}: split {split!r} has rows 0..{opened.rows - 1}")
+    order = range(first, min(first + count, opened.rows))
+    return (Row(**fields) for fields in opened.read(order, list(MINDRECORD_SCHEMA)))
 
 
 def describe_row(row: Row, title: str, classes: Sequence[ClassEntry]) -> str:

@@ -12,13 +12,13 @@ from mindspore.mindrecord import FileWriter
 from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.records.schema import INDEX_FIELDS, MINDRECORD_SCHEMA, Row, as_fields, validate_row
 
-_ROWS_PER_WRITE, _BYTES_PER_WRITE = 64, 32 << 20
+_ROWS_PER_WRITE, _BYTES_PER_WRITE = 64, 32 << 20  # fixed, since the batches decide the shard's bytes too
 _KIB, _MIB = 1 << 10, 1 << 20
 _SMALLEST_HEADER, _LARGEST_HEADER = 16 * _KIB, 128 * _MIB
 _SMALLEST_PAGE, _LARGEST_PAGE = 256 * _KIB, 256 * _MIB
 _HEADER_BYTES_PER_PAGE = 512
-_PAGE_STEP = 64 * _KIB
-_TYPICAL_GAP = 48 * _KIB
+_PAGE_STEP = 64 * _KIB  # pages of a round size, with as much room beside the largest row for what MindRecord adds
+_TYPICAL_GAP = 48 * _KIB  # half a row of ImageNet, whose images have 110 KB on average: see page_layout
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def page_layout(largest_row_bytes: int, shard_bytes: int) -> PageLayout:
 def write_shard(path: Path, rows: Iterable[Row], layout: PageLayout) -> None:
     """Write the rows to `path` and its index to `path` + `.db`; neither may exist yet.
 
-    One writer, one file, fixed batches: the bytes depend on the rows, the layout and the base name alone.
+    One writer, one file, fixed batches: the bytes depend only on the rows, the layout and the base name.
     Raises ArtefactError for a row outside the schema, FailedError when MindRecord fails. No row at all is refused too,
     since MindSpore cannot open an empty shard.
     """

@@ -1,4 +1,4 @@
-"""Small pictures of stored images: one of them, and a contact sheet of many.
+"""Small pictures of stored images, for the report and the contact sheet.
 
 Pillow resizes in whole numbers, so equal images give equal bytes on every processor.
 """

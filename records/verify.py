@@ -31,7 +31,7 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
     """
     records = Records.open(root, check="sizes")
     manifest = records.manifest
-    problems = _described_problems(root, manifest) + find_damage(root, manifest, deep=True, remembered=False)
+    problems = _summary_file_problems(root, manifest) + find_damage(root, manifest, deep=True, remembered=False)
     if problems:
         return RecordsVerification(rows=0, problems=tuple(problems))
     rows = 0
@@ -40,17 +40,17 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
         ids: set[int] = set()
         for shard in split.shards:
             problems += _table_problems(root / name, shard, manifest)
-            found = 0
+            shard_rows = 0
             for row in read_back(root / name / shard.name):
                 problems += row_problems(row, manifest.classes, verified=bool(manifest.source.get("verified")))
                 per_class[row.label] += 1
                 ids.add(row.sample_id)
-                found += 1
+                shard_rows += 1
                 if on_progress:
                     on_progress(1)
-            if found != shard.rows:
-                problems.append(f"{name}/{shard.name}: {found} rows, the manifest says {shard.rows}")
-            rows += found
+            if shard_rows != shard.rows:
+                problems.append(f"{name}/{shard.name}: {shard_rows} rows, the manifest says {shard.rows}")
+            rows += shard_rows
         if len(ids) != split.rows:
             problems.append(f"{name}: {len(ids)} different sample ids for {split.rows} rows")
         counts = tuple(per_class[index] for index in range(len(manifest.classes)))
@@ -85,7 +85,7 @@ def _table_problems(folder: Path, shard: ShardEntry, manifest: Manifest) -> list
     return [damage for file in others if (damage := file_damage(folder, file, deep=True))]
 
 
-def _described_problems(root: Path, manifest: Manifest) -> list[str]:
+def _summary_file_problems(root: Path, manifest: Manifest) -> list[str]:
     """What is wrong with the files beside the splits: index, report, quarantine."""
     return [
         f"{root / name}: missing or changed since the records were finished"

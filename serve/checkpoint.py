@@ -91,19 +91,19 @@ def resolve_checkpoint(path: Path, weights: Weights = "best") -> Path:
 def check_classes(checkpoint: Checkpoint, classes: Sequence[ClassEntry], records: Path) -> None:
     """Raise ServeError unless the checkpoint's classes are the records' classes, index by index."""
     known = [wnid for wnid, _ in checkpoint.card.classes]
-    found = [entry.wnid for entry in classes]
-    if known == found:
+    expected = [entry.wnid for entry in classes]
+    if known == expected:
         return
     if not any(known):
         raise ServeError(
             f"{checkpoint.path}: its {len(known)} classes have no wnids, so no label can be compared; import "
             f"the weights again with --classes {records}, or with the list of their classes"
         )
-    shared = min(len(known), len(found))
-    first = next((index for index in range(shared) if known[index] != found[index]), shared)
-    here, there = (wnids[first] if first < len(wnids) else "nothing" for wnids in (known, found))
+    shared = min(len(known), len(expected))
+    first = next((index for index in range(shared) if known[index] != expected[index]), shared)
+    here, there = (wnids[first] if first < len(wnids) else "nothing" for wnids in (known, expected))
     raise ServeError(
-        f"{checkpoint.path}: knows {len(known)} classes, {records} has {len(found)}; the first difference is index "
+        f"{checkpoint.path}: knows {len(known)} classes, {records} has {len(expected)}; the first difference is index "
         f"{first}: {here} in the checkpoint, {there} in the records; evaluate on the records that it was trained "
         f"on, or train on these"
     )

@@ -24,7 +24,7 @@ _LARGEST_BATCH = 16
 
 @dataclass(frozen=True)
 class Classification:
-    """What the network says of one file, best first; `status` and `error` are those of a row of PREDICTIONS."""
+    """The best classes of one file, best first; `status` and `error` are those of a row of PREDICTIONS."""
 
     path: Path
     guesses: tuple[Guess, ...]
@@ -33,11 +33,11 @@ class Classification:
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """The paths, each folder replaced by its visible files in the order of their names' bytes.
+    """Return the paths, a folder replaced by its visible files in the order of their names' bytes.
 
     Folders in a folder are left out. Raises ServeError for a folder without files.
     """
-    found: list[Path] = []
+    images: list[Path] = []
     for path in paths:
         if path.is_dir():
             files = [entry for entry in path.iterdir() if not entry.name.startswith(".") and _is_file(entry)]
@@ -46,10 +46,10 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
                     f"{path}: holds no files (hidden ones and folders in it are left out); "
                     f"for a tree of images there is `convnext-serve predict`"
                 )
-            found += sorted(files, key=os.fsencode)
+            images += sorted(files, key=os.fsencode)
         else:
-            found.append(path)
-    return found
+            images.append(path)
+    return images
 
 
 def classify_files(
@@ -59,29 +59,29 @@ def classify_files(
     workers: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Classification]:
-    """An answer for every file, in their order. Raises ServeError when the network's answers are not numbers."""
+    """Return the classes of every file, in their order; ServeError when the network gives what is not a number."""
     size, classes = min(_LARGEST_BATCH, len(files)), checkpoint.card.classes
     read = partial(_read, checkpoint=checkpoint)
-    engine, answers = open_engine("mindspore", checkpoint), []
+    engine, results = open_engine("mindspore", checkpoint), []
     for batch in batches(map_ahead(read, list(enumerate(files)), workers, 2 * size), size):
         for sample, scored in zip(batch, score_samples(engine, batch, classes, topk, size), strict=True):
             guesses = () if scored is None else tuple(scored.guesses)
-            answers.append(Classification(files[sample.sample_id], guesses, sample.status, sample.error))
+            results.append(Classification(files[sample.sample_id], guesses, sample.status, sample.error))
         if on_progress:
             on_progress(len(batch))
-    return answers
+    return results
 
 
 def plan_pictures(files: Sequence[Path], out: Path) -> list[Path]:
-    """Where the labelled picture of each file goes: to `out` itself, or into the directory `out`.
+    """Return where the labelled picture of each file goes: to `out` itself, or into the directory `out`.
 
     `out` is a picture when it ends in .jpg, .jpeg or .png, and a directory otherwise. Raises ServeError for one
-    picture of several files, an unknown ending, and a place where an input lies.
+    picture of several files, an unknown ending, and a path that is an input.
     """
     if out.is_dir() or not out.suffix:
         if out.is_file():
             raise ServeError(f"{out}: a file is in the way; name a directory, or a picture that ends in .jpg or .png")
-        pictures = _names_in(out, files)
+        pictures = _picture_paths(out, files)
     elif out.suffix.lower() not in PICTURE_FORMATS:
         raise ServeError(f"{out}: pictures are written as {', '.join(PICTURE_FORMATS)}; choose one of these endings")
     elif len(files) > 1:
@@ -95,35 +95,35 @@ def plan_pictures(files: Sequence[Path], out: Path) -> list[Path]:
     return pictures
 
 
-def write_picture(answer: Classification, path: Path) -> None:
-    """Write the answer's image with its best class and probability under it."""
-    best = answer.guesses[0]
-    picture = labelled_picture(decode_rgb(answer.path.read_bytes()), first_name(best["name"]), best["score"])
+def write_picture(result: Classification, path: Path) -> None:
+    """Write the result's image with its best class and probability under it."""
+    best = result.guesses[0]
+    picture = labelled_picture(decode_rgb(result.path.read_bytes()), first_name(best["name"]), best["score"])
     save_picture(picture, path)
 
 
-def classification_lines(answer: Classification) -> list[str]:
-    """The best class as `{394: 'sturgeon'}`, then the file and a table: probability, index, wnid and all names."""
-    best = answer.guesses[0]
-    lines = [str({best["class_index"]: first_name(best["name"])}), f"  {source_text(answer.path)}"]
-    for guess in answer.guesses:
+def classification_lines(result: Classification) -> list[str]:
+    """Return the best class as `{394: 'sturgeon'}`, then the file, then probability, index, wnid and names of all."""
+    best = result.guesses[0]
+    lines = [str({best["class_index"]: first_name(best["name"])}), f"  {source_text(result.path)}"]
+    for guess in result.guesses:
         lines.append(f"  {guess['score']:8.4%}  {guess['class_index']:4d}  {guess['wnid']}  {guess['name']}")
     return lines
 
 
-def classification_json(answer: Classification) -> str:
-    """The answer as one line of JSON: file, status, error and topk, as in a row of PREDICTIONS."""
+def classification_json(result: Classification) -> str:
+    """Return the result as one line of JSON: file, status, error and topk, as in a row of PREDICTIONS."""
     value = {
-        "file": source_text(answer.path),
-        "status": answer.status,
-        "error": answer.error,
-        "topk": list(answer.guesses),
+        "file": source_text(result.path),
+        "status": result.status,
+        "error": result.error,
+        "topk": list(result.guesses),
     }
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def first_name(name: str) -> str:
-    """The first of a class's synonyms: "tench" of "tench, Tinca tinca"."""
+    """Return the first of a class's synonyms: "tench" of "tench, Tinca tinca"."""
     return name.split(",")[0].strip()
 
 
@@ -133,11 +133,11 @@ def _read(numbered: tuple[int, Path], checkpoint: Checkpoint) -> Sample:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether a path is a regular file, or a link that leads nowhere, which gets an answer that says so."""
+    """Whether a path is a regular file, or a link that leads nowhere, which gets an result that says so."""
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
-def _names_in(folder: Path, files: Sequence[Path]) -> list[Path]:
+def _picture_paths(folder: Path, files: Sequence[Path]) -> list[Path]:
     names: dict[str, None] = {}  # a set that keeps its order
     for file in files:
         candidates = (f"{file.stem}{suffix}.jpg" for suffix in ("", *(f"-{n}" for n in range(2, len(files) + 1))))

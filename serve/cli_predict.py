@@ -46,7 +46,8 @@ def predict(
     """Write one Parquet row for every input in IMAGES, unreadable ones included.
 
     IMAGES is a folder, a list of files (.txt), a tar or a folder of tars, tables (.parquet, .arrow, .feather) with a
-    column of image bytes or paths, a RECORDS directory, or a URI such as s3://bucket/folder.
+    column of image bytes or paths, a folder of Hugging Face's save_to_disk, a RECORDS directory, or a URI such as
+    s3://bucket/folder.
     """
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
 

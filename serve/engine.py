@@ -17,35 +17,34 @@ Engine = Callable[[np.ndarray], list[np.ndarray]]
 
 
 def engine_facts(name: str, device_target: str) -> dict[str, str]:
-    """The engine and its version, for a plan.
+    """Return the engine and its version, for a plan.
 
     Raises ModelError when a package is missing, and ServeError for a device that it does not run on.
     """
     if name == "mindspore":
         return {"name": name, "version": version("mindspore")}
     import_onnx()
-    found = import_onnxruntime().__version__
+    engine_version = import_onnxruntime().__version__
     if device_target != "CPU":
         raise ServeError(
-            f"engine onnxruntime runs on the CPU alone, not on {device_target}; pass --device-target CPU, "
+            f"engine onnxruntime runs on the CPU only, not on {device_target}; pass --device-target CPU, "
             f"or --engine mindspore"
         )
-    return {"name": name, "version": found}
+    return {"name": name, "version": engine_version}
 
 
 def open_engine(name: str, checkpoint: Checkpoint, with_features: bool = False) -> Engine:
-    """The engine of this name ("mindspore", "onnxruntime") with the checkpoint's network."""
+    """Return the engine of this name ("mindspore", "onnxruntime") with the checkpoint's network."""
     if name == "mindspore":
         return network_engine(checkpoint.classifier(with_features))
     return run_onnx(onnx_model(checkpoint.card, checkpoint.arrays, preprocessing=True, with_features=with_features))
 
 
 def network_engine(classifier: Any) -> Engine:
-    """A MindSpore network as an engine."""
+    """Return a MindSpore network as an engine."""
 
     def run(pixels_NHWC: np.ndarray) -> list[np.ndarray]:
         outputs = classifier(ms.Tensor(pixels_NHWC))
-        each = outputs if isinstance(outputs, tuple) else (outputs,)
-        return [output.asnumpy() for output in each]
+        return [output.asnumpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
     return run

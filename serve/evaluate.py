@@ -55,8 +55,8 @@ class _Labelled:
 
 
 @dataclass(frozen=True)
-class _Tally:
-    """What one rank has seen: the rank of each row's true class, and which rows these were."""
+class _CountedRows:
+    """The rows that one process has evaluated: the rank of each row's true class among its logits, and which row."""
 
     ranks: np.ndarray
     labels: np.ndarray
@@ -92,35 +92,35 @@ def evaluate(
     samples = map_ahead(
         partial(_prepare, transform=transform, split=split), split.read(rows), workers, _BATCHES_AHEAD * size
     )
-    answer = partial(padded_logits, classifier, batch_size=size, flip=flip)
+    score = partial(padded_logits, classifier, batch_size=size, flip=flip)
     with contextlib.closing(samples):
-        found = _tally(answer, batches(samples, size), on_progress or (lambda count: None), is_stopped)
-    if ranks.sum(np.array(found.is_stopped)):
+        counted = _count(score, batches(samples, size), on_progress or (lambda count: None), is_stopped)
+    if ranks.sum(np.array(counted.is_stopped)):
         raise Interrupted("stopped while evaluating; run the same command again")
     guesses = min(5, len(split.entry.rows_per_class))
-    _compare_with_manifest(split, found, ranks)
-    top1, top5 = ranks.sum(np.array([(found.ranks == 0).sum(), (found.ranks < guesses).sum()])).tolist()
+    _compare_with_manifest(split, counted, ranks)
+    top1, top5 = ranks.sum(np.array([(counted.ranks == 0).sum(), (counted.ranks < guesses).sum()])).tolist()
     return Accuracy(rows=split.rows, top1_correct=top1, top5_correct=top5, guesses=guesses)
 
 
-def _tally(
-    answer: Callable[[list[np.ndarray]], np.ndarray],
+def _count(
+    score: Callable[[list[np.ndarray]], np.ndarray],
     samples: Iterable[list[_Labelled]],
     on_progress: Callable[[int], None],
     is_stopped: Callable[[], bool],
-) -> _Tally:
+) -> _CountedRows:
     true_ranks, labels, sample_ids, stopped = [], [], [], False
     for batch in samples:
         if stopped := is_stopped():
             break
         batch_labels = [sample.label for sample in batch]
-        logits_NK = answer([sample.pixels for sample in batch])
+        logits_NK = score([sample.pixels for sample in batch])
         true_ranks.append(true_label_ranks(logits_NK, np.array(batch_labels)))
         labels += batch_labels
         sample_ids += [sample.sample_id for sample in batch]
         on_progress(len(batch))
     none = np.zeros(0, np.int64)
-    return _Tally(np.concatenate([none, *true_ranks]), np.array(labels, int), np.array(sample_ids, int), stopped)
+    return _CountedRows(np.concatenate([none, *true_ranks]), np.array(labels, int), np.array(sample_ids, int), stopped)
 
 
 def _prepare(row: dict[str, Any], transform: EvalTransform, split: Split) -> _Labelled:
@@ -134,10 +134,10 @@ def _prepare(row: dict[str, Any], transform: EvalTransform, split: Split) -> _La
     return _Labelled(pixels, row["label"], row["sample_id"])
 
 
-def _compare_with_manifest(split: Split, found: _Tally, ranks: Ranks) -> None:
+def _compare_with_manifest(split: Split, counted: _CountedRows, ranks: Ranks) -> None:
     entry = split.entry
-    per_class = ranks.sum(np.bincount(found.labels, minlength=len(entry.rows_per_class)))
-    per_sample = ranks.sum(np.bincount(found.sample_ids, minlength=entry.rows + entry.quarantined))
+    per_class = ranks.sum(np.bincount(counted.labels, minlength=len(entry.rows_per_class)))
+    per_sample = ranks.sum(np.bincount(counted.sample_ids, minlength=entry.rows + entry.quarantined))
     if per_sample.max() > 1 or tuple(per_class.tolist()) != entry.rows_per_class:
         raise RuntimeError(
             f"split {split.name!r}: evaluated {per_class.sum()} rows ({(per_sample > 0).sum()} distinct), the manifest "

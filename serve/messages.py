@@ -1,4 +1,4 @@
-"""What the commands say of finished work: lines of text, for people."""
+"""Turns results into lines for the terminal."""
 
 from pathlib import Path
 

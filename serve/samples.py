@@ -12,14 +12,14 @@ from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
 from convnext_imagenet.records.images import BadImage, ImageInfo, decode_rgb, inspect_image
 from convnext_imagenet.serve.inputs.inputs import Item
 
-STATUSES = ("ok", "decode_error", "too_large", "unsupported", "read_error", "timeout")
 _STATUS_OF_REASON = {"too_large": "too_large", "dimensions": "too_large", "unsupported": "unsupported"}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One input as it was read. `pixels` is uint8 (S, S, 3), or None when `status` is not ok.
+    """One input as it was read. `pixels` is uint8 (S, S, 3), or None when `status` is not "ok".
 
+    `status` is otherwise "decode_error", "too_large", "unsupported", "read_error" or "timeout", with `error` as text.
     `sha256` is None for a file that could not be read or has more bytes than are read; `width`, `height` and
     `mode` are None when the header was not whole. `label` is a class index where the input's source knows it.
     """

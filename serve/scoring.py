@@ -1,4 +1,4 @@
-"""Samples in, answers out: one batch through the network, the same for Parquet and for the screen."""
+"""Samples in, scores out: one batch through the network, ranked; the same for Parquet and for the screen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from convnext_imagenet.serve.engine import Engine
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.samples import Sample
 
-Guess = dict[str, Any]  # a value of _GUESS
+Guess = dict[str, Any]  # class_index, wnid, name, score: a value of the column `topk` of PREDICTIONS
 
 
 @dataclass(frozen=True)
@@ -23,34 +23,6 @@ class ScoredSample:
     logits: np.ndarray | None = None
 
 
-def true_label_ranks(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """The rank 0..K-1 of each row's true class among its logits, int64; 0 is the best.
-
-    Classes with a greater logit come before, and so do those with an equal logit and a lower index. A row that
-    holds a NaN has rank K: it is never correct.
-    """
-    classes = logits_NK.shape[1]
-    if labels_N.size and not 0 <= labels_N.min() <= labels_N.max() < classes:
-        raise ValueError(f"labels {labels_N.min()}..{labels_N.max()}, the network knows 0..{classes - 1}")
-    true_N1 = np.take_along_axis(logits_NK, labels_N[:, None], axis=1)
-    before_NK = np.arange(classes) < labels_N[:, None]
-    ahead_NK = (logits_NK > true_N1) | ((logits_NK == true_N1) & before_NK)
-    ranks_N = ahead_NK.sum(axis=1, dtype=np.int64)
-    return np.where(np.isnan(logits_NK).any(axis=1), classes, ranks_N)
-
-
-def best_classes(logits_NK: np.ndarray, k: int) -> np.ndarray:
-    """The indices (N, k) of the k greatest logits of each row, best first, the lower index first among equals."""
-    return np.argsort(-logits_NK, axis=1, kind="stable")[:, :k]
-
-
-def probabilities(logits_NK: np.ndarray) -> np.ndarray:
-    """The softmax of each row, computed in float64 and returned as float32."""
-    shifted_NK = logits_NK.astype(np.float64) - logits_NK.max(axis=1, keepdims=True)
-    exponentials_NK = np.exp(shifted_NK)
-    return (exponentials_NK / exponentials_NK.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
 def score_samples(
     engine: Engine,
     samples: Sequence[Sample],
@@ -60,28 +32,56 @@ def score_samples(
     flip: bool = False,
     extras: Sequence[str] = (),
 ) -> list[ScoredSample | None]:
-    """The `topk` best classes of each of up to `batch_size` samples, best first; None for one without pixels.
+    """Return the `topk` best classes of each of up to `batch_size` samples, best first; None for one without pixels.
 
     `classes` holds (wnid, name) by index. With `flip`, logits and features are means over the image and its mirror
-    image. `extras` names what the answers hold besides; "features" needs an engine that gives them. Raises
-    ServeError when a logit is not a finite number.
+    image. `extras` names what a result holds besides; "features" needs an engine that gives them. Raises ServeError
+    when a logit is not a finite number.
     """
-    readable = [place for place, sample in enumerate(samples) if sample.pixels is not None]
-    answers: list[ScoredSample | None] = [None] * len(samples)
+    readable = [position for position, sample in enumerate(samples) if sample.pixels is not None]
+    scored: list[ScoredSample | None] = [None] * len(samples)
     if not readable:
-        return answers
+        return scored
     outputs = network_outputs(engine, [sample.pixels for sample in samples], batch_size, flip)
     logits_NK = outputs[0][readable]
-    _refuse_non_finite(logits_NK, [samples[place].source for place in readable])
+    _refuse_non_finite(logits_NK, [samples[position].source for position in readable])
     indices_Nk = best_classes(logits_NK, topk)
     scores_Nk = np.take_along_axis(probabilities(logits_NK), indices_Nk, axis=1)
-    for number, place in enumerate(readable):
-        answers[place] = ScoredSample(
-            _guesses(indices_Nk[number].tolist(), scores_Nk[number].tolist(), classes),
-            features=outputs[1][place] if "features" in extras else None,
-            logits=logits_NK[number] if "logits" in extras else None,
+    for row, position in enumerate(readable):
+        scored[position] = ScoredSample(
+            _guesses(indices_Nk[row].tolist(), scores_Nk[row].tolist(), classes),
+            features=outputs[1][position] if "features" in extras else None,
+            logits=logits_NK[row] if "logits" in extras else None,
         )
-    return answers
+    return scored
+
+
+def best_classes(logits_NK: np.ndarray, k: int) -> np.ndarray:
+    """Return the indices (N, k) of the k greatest logits of each row, best first, among equals the lower index."""
+    return np.argsort(-logits_NK, axis=1, kind="stable")[:, :k]
+
+
+def probabilities(logits_NK: np.ndarray) -> np.ndarray:
+    """Return the softmax of each row, computed in float64, as float32 (N, K)."""
+    shifted_NK = logits_NK.astype(np.float64) - logits_NK.max(axis=1, keepdims=True)
+    exponentials_NK = np.exp(shifted_NK)
+    return (exponentials_NK / exponentials_NK.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def true_label_ranks(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    """Return the rank 0..K-1 of each row's true class among its logits, int64 (N,); 0 is the best.
+
+    Classes with a greater logit come before, and so do those with an equal logit and a lower index, as in
+    `best_classes`. A row that holds a NaN has rank K: it is never correct.
+    """
+    classes = logits_NK.shape[1]
+    if labels_N.size and not 0 <= labels_N.min() <= labels_N.max() < classes:
+        raise ValueError(f"labels {labels_N.min()}..{labels_N.max()}, the network knows 0..{classes - 1}")
+    true_N1 = np.take_along_axis(logits_NK, labels_N[:, None], axis=1)
+    before_NK = np.arange(classes) < labels_N[:, None]
+    ahead_NK = (logits_NK > true_N1) | ((logits_NK == true_N1) & before_NK)
+    ranks_N = ahead_NK.sum(axis=1, dtype=np.int64)
+    return np.where(np.isnan(logits_NK).any(axis=1), classes, ranks_N)
 
 
 def _guesses(indices: Sequence[int], scores: Sequence[float], classes: Sequence[tuple[str, str]]) -> list[Guess]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.labels.devkit import OFFICIAL_CLASSES
-from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, shown
+from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, printable
 
 _LARGEST_CLASS_FILE_BYTES = 16 << 20
 
@@ -102,7 +102,7 @@ def _no_leaf_message(
     else:
         hint = _did_you_mean(name, leaves)
     return (
-        f"{shown(folder.path)}: {name!a} is no class of {authority}{hint}; "
+        f"{printable(folder.path)}: {name!a} is no class of {authority}{hint}; "
         f"to leave it out pass --classes FILE, for other class names than ImageNet's pass --unverified"
     )
 

@@ -33,7 +33,7 @@ _LARGEST_DEVKIT_BYTES = 64 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _WNID = re.compile(r"n[0-9]{8}")
 _MOST_DIGITS = 9
-_FETCH_AGAIN = "fetch ILSVRC2012_devkit_t12.tar.gz again"
+_FETCH_HINT = "fetch ILSVRC2012_devkit_t12.tar.gz again"
 
 
 @dataclass(frozen=True)
@@ -92,17 +92,17 @@ def parse_meta(data: bytes, origin: str = _META) -> tuple[Leaf, ...]:
         leaves = [_leaf(synset) for synset in synsets.reshape(-1) if int(synset["num_children"]) == 0]
     except Exception as error:  # damaged bytes make SciPy raise a dozen types, all with the same meaning here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise IngestError(f"{origin}: not the meta.mat of a devkit ({reason}); {_FETCH_AGAIN}") from error
+        raise IngestError(f"{origin}: not the meta.mat of a devkit ({reason}); {_FETCH_HINT}") from error
     leaves.sort(key=lambda leaf: leaf.ilsvrc_id)
     if not leaves:
-        raise IngestError(f"{origin}: names no class without children; {_FETCH_AGAIN}")
+        raise IngestError(f"{origin}: names no class without children; {_FETCH_HINT}")
     for leaf in leaves:
         if not _WNID.fullmatch(leaf.wnid) or leaf.ilsvrc_id < 1 or leaf.train_images < 0:
-            raise IngestError(f"{origin}: not a valid class: {leaf}; {_FETCH_AGAIN}")
+            raise IngestError(f"{origin}: not a valid class: {leaf}; {_FETCH_HINT}")
     for field in ("ilsvrc_id", "wnid"):
         value, count = Counter(getattr(leaf, field) for leaf in leaves).most_common(1)[0]
         if count > 1:
-            raise IngestError(f"{origin}: {field} {value} stands for {count} classes; {_FETCH_AGAIN}")
+            raise IngestError(f"{origin}: {field} {value} stands for {count} classes; {_FETCH_HINT}")
     return tuple(leaves)
 
 
@@ -118,11 +118,11 @@ def parse_ground_truth(data: bytes, leaves: tuple[Leaf, ...], origin: str = _GRO
         text = line.strip()
         if not text.isdigit() or len(text) > _MOST_DIGITS:
             shown = repr(line[:40].decode("ascii", "backslashreplace"))
-            raise IngestError(f"{origin}: line {number} is {shown}, expected an ILSVRC2012_ID; {_FETCH_AGAIN}")
+            raise IngestError(f"{origin}: line {number} is {shown}, expected an ILSVRC2012_ID; {_FETCH_HINT}")
         if int(text) not in known:
             raise IngestError(
                 f"{origin}: line {number} is {int(text)}, which is no class of meta.mat "
-                f"(ILSVRC2012_ID {min(known)} to {max(known)}); {_FETCH_AGAIN}"
+                f"(ILSVRC2012_ID {min(known)} to {max(known)}); {_FETCH_HINT}"
             )
         ids.append(int(text))
     if len(leaves) == OFFICIAL_CLASSES:
@@ -133,12 +133,12 @@ def parse_ground_truth(data: bytes, leaves: tuple[Leaf, ...], origin: str = _GRO
 def _check_official_counts(ids: list[int], origin: str) -> None:
     expected = OFFICIAL_CLASSES * OFFICIAL_VAL_PER_CLASS
     if len(ids) != expected:
-        raise IngestError(f"{origin}: {len(ids):,} lines, expected {expected:,}; {_FETCH_AGAIN}")
+        raise IngestError(f"{origin}: {len(ids):,} lines, expected {expected:,}; {_FETCH_HINT}")
     for ilsvrc_id, count in sorted(Counter(ids).items()):
         if count != OFFICIAL_VAL_PER_CLASS:
             raise IngestError(
                 f"{origin}: ILSVRC2012_ID {ilsvrc_id} stands on {count} lines, "
-                f"expected {OFFICIAL_VAL_PER_CLASS}; {_FETCH_AGAIN}"
+                f"expected {OFFICIAL_VAL_PER_CLASS}; {_FETCH_HINT}"
             )
 
 
@@ -153,18 +153,18 @@ def _leaf(synset: Any) -> Leaf:
 
 def read_small_file(path: Path, way_out: str) -> bytes:
     """The bytes of a plain file of at most 64 MiB. Raises IngestError, ending in `way_out`, when it is none."""
-    with _opened(path, way_out) as file:
+    with _open_plain(path, way_out) as file:
         return _capped(file.read(_LARGEST_MEMBER_BYTES + 1), str(path))
 
 
 def _from_folder(path: Path) -> dict[str, bytes]:
-    return {name: read_small_file(path / name, f"{_FETCH_AGAIN} and unpack it") for name in (_META, _GROUND_TRUTH)}
+    return {name: read_small_file(path / name, f"{_FETCH_HINT} and unpack it") for name in (_META, _GROUND_TRUTH)}
 
 
 def _from_tar(path: Path) -> dict[str, bytes]:
     """Both members; at most so many bytes are unpacked, whatever the archive claims."""
     contents: dict[str, bytes] = {}
-    with _opened(path, _FETCH_AGAIN) as packed:
+    with _open_plain(path, _FETCH_HINT) as packed:
         is_gzip = packed.read(2) == _GZIP_MAGIC
         packed.seek(0)
         plain: Seekable = gzip.GzipFile(fileobj=packed) if is_gzip else packed
@@ -178,13 +178,13 @@ def _from_tar(path: Path) -> dict[str, bytes]:
         except (BadTar, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise IngestError(
                 f"{path}: truncated, or not a tar.gz file of at most {_LARGEST_DEVKIT_BYTES >> 20} MiB unpacked "
-                f"({error}); {_FETCH_AGAIN}"
+                f"({error}); {_FETCH_HINT}"
             ) from None
         except OSError as error:
-            raise IngestError(f"{path}: cannot be read ({error.strerror or error}); {_FETCH_AGAIN}") from None
+            raise IngestError(f"{path}: cannot be read ({error.strerror or error}); {_FETCH_HINT}") from None
     for name in (_META, _GROUND_TRUTH):
         if name not in contents:
-            raise IngestError(f"{path}: holds no {name}; it is not the classification devkit, {_FETCH_AGAIN}")
+            raise IngestError(f"{path}: holds no {name}; it is not the classification devkit, {_FETCH_HINT}")
     return contents
 
 
@@ -196,7 +196,7 @@ def _read_to_end(file: Seekable) -> None:
     raise BadTar("it goes on after its end")
 
 
-def _opened(path: Path, way_out: str) -> BinaryIO:
+def _open_plain(path: Path, way_out: str) -> BinaryIO:
     try:
         descriptor = open_source(path, follow_links=True)  # the user named it, or the scan has checked it
     except OSError as error:
@@ -212,5 +212,5 @@ def _is_path(name: str, wanted: str) -> bool:
 
 def _capped(data: bytes, origin: str) -> bytes:
     if len(data) > _LARGEST_MEMBER_BYTES:
-        raise IngestError(f"{origin}: larger than {_LARGEST_MEMBER_BYTES >> 20} MiB; {_FETCH_AGAIN}")
+        raise IngestError(f"{origin}: larger than {_LARGEST_MEMBER_BYTES >> 20} MiB; {_FETCH_HINT}")
     return data

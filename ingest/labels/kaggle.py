@@ -1,8 +1,8 @@
 """Kaggle's files beside its copy of ImageNet: `LOC_val_solution.csv` and `LOC_synset_mapping.txt`.
 
-Kaggle ships no devkit. Its solution is believed only when its labels are, one by one, those of the official ground
-truth, whose SHA-256 is known; then val labels and class list are as sure as with a devkit. What Kaggle does not tell
-is how many train images each class has: the total alone can be checked.
+Kaggle ships no devkit. Its solution is accepted only when its labels are, one by one, those of the official ground
+truth, whose SHA-256 is known; then val labels and class list are as sure as with a devkit. Kaggle does not state
+how many train images each class has: only the total can be checked.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ _HEADER = "ImageId,PredictionString"
 _IMAGE_ID = re.compile(r"ILSVRC2012_val_([0-9]{8})")
 _WNID = re.compile(r"n[0-9]{8}")
 _NUMBERS_OF_A_BOX = 4
-_AGAIN = "fetch it from Kaggle again"
+_FETCH_HINT = "fetch it from Kaggle again"
 
 
 def read_kaggle(root: Path) -> LabelAuthority:
@@ -32,12 +32,12 @@ def read_kaggle(root: Path) -> LabelAuthority:
     if digest != OFFICIAL_VAL_SHA256 or list(wnid_of) != list(range(1, len(wnids) + 1)):
         raise IngestError(
             f"{path}: its {len(wnids):,} labels are not the official 50,000, so nothing verifies them; "
-            f"{_AGAIN}, or put ILSVRC2012_devkit_t12.tar.gz into {root}"
+            f"{_FETCH_HINT}, or put ILSVRC2012_devkit_t12.tar.gz into {root}"
         )
     names = read_mapping(root / KAGGLE_MAPPING)
     if differing := sorted(names.keys() ^ set(wnids)):
         raise IngestError(
-            f"{root / KAGGLE_MAPPING}: other classes than the solution's: {first_few(differing)}; {_AGAIN}"
+            f"{root / KAGGLE_MAPPING}: other classes than the solution's: {first_few(differing)}; {_FETCH_HINT}"
         )
     return LabelAuthority("Kaggle's synset mapping", names, wnids, train_images=None, sha256=digest)
 
@@ -65,27 +65,29 @@ def read_solution(path: Path) -> dict[int, str]:
 
     Raises IngestError for a file of another form, and for an image that is there twice.
     """
-    header, *lines = _text(path).splitlines() or [""]
+    header, *lines = _read_text(path).splitlines() or [""]
     if header != _HEADER:
-        raise IngestError(f"{path}: does not begin with {_HEADER}; {_AGAIN}")
+        raise IngestError(f"{path}: does not begin with {_HEADER}; {_FETCH_HINT}")
     wnid_of: dict[int, str] = {}
     for line_number, line in enumerate(lines, start=2):
-        number, wnid = _labelled(line, f"{path}: line {line_number}")
+        number, wnid = _parse_line(line, f"{path}: line {line_number}")
         if number in wnid_of:
-            raise IngestError(f"{path}: line {line_number}: image {number} is there twice; {_AGAIN}")
+            raise IngestError(f"{path}: line {line_number}: image {number} is there twice; {_FETCH_HINT}")
         wnid_of[number] = wnid
     if not wnid_of:
-        raise IngestError(f"{path}: holds no labels; {_AGAIN}")
+        raise IngestError(f"{path}: holds no labels; {_FETCH_HINT}")
     return dict(sorted(wnid_of.items()))
 
 
 def read_mapping(path: Path) -> dict[str, str]:
     """The names of each class by wnid, out of `LOC_synset_mapping.txt`. Raises IngestError for another form."""
     names: dict[str, str] = {}
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
         wnid, _, words = line.partition(" ")
         if not _WNID.fullmatch(wnid) or not words.strip() or wnid in names:
-            raise IngestError(f"{path}: line {number} is {line[:60]!a}, expected a wnid and its names, once; {_AGAIN}")
+            raise IngestError(
+                f"{path}: line {number} is {line[:60]!a}, expected a wnid and its names, once; {_FETCH_HINT}"
+            )
         names[wnid] = words.strip()
     return names
 
@@ -94,21 +96,21 @@ def _digest(wnid_of: Mapping[int, str]) -> str:
     return hashlib.sha256("".join(f"{wnid}\n" for wnid in wnid_of.values()).encode()).hexdigest()
 
 
-def _labelled(line: str, origin: str) -> tuple[int, str]:
+def _parse_line(line: str, origin: str) -> tuple[int, str]:
     """The number and wnid of a line such as "ILSVRC2012_val_00000001,n01751748 111 108 399 331 "."""
     image_id, _, prediction = line.partition(",")
     match, boxes = _IMAGE_ID.fullmatch(image_id), prediction.split()
     wnids = set(boxes[:: 1 + _NUMBERS_OF_A_BOX])
     if match is None or int(match[1]) < 1 or len(wnids) != 1 or len(boxes) % (1 + _NUMBERS_OF_A_BOX):
-        raise IngestError(f"{origin} is {line[:80]!a}, expected an image of one class with boxes; {_AGAIN}")
+        raise IngestError(f"{origin} is {line[:80]!a}, expected an image of one class with boxes; {_FETCH_HINT}")
     wnid = wnids.pop()
     if not _WNID.fullmatch(wnid):
-        raise IngestError(f"{origin}: {wnid[:20]!a} is no wnid; {_AGAIN}")
+        raise IngestError(f"{origin}: {wnid[:20]!a} is no wnid; {_FETCH_HINT}")
     return int(match[1]), wnid
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
-        return read_small_file(path, _AGAIN).decode()
+        return read_small_file(path, _FETCH_HINT).decode()
     except UnicodeDecodeError:
-        raise IngestError(f"{path}: not a text file; {_AGAIN}") from None
+        raise IngestError(f"{path}: not a text file; {_FETCH_HINT}") from None

@@ -11,7 +11,7 @@ from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.labels.authority import LabelAuthority
 from convnext_imagenet.ingest.labels.classes import ClassRule, choose_classes
 from convnext_imagenet.ingest.labels.devkit import OFFICIAL_TRAIN_IMAGES, OFFICIAL_VAL_PER_CLASS
-from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, TreeScan, shown
+from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, TreeScan, printable
 from convnext_imagenet.records.manifest import ClassEntry
 
 _TRAIN_NAME = re.compile(r"(n[0-9]{8})_[0-9]+\.(?:JPEG|JPG|jpeg|jpg)")
@@ -91,9 +91,11 @@ def label_plain_tree(tree: TreeScan, rule: ClassRule) -> LabelledTree:
     train, val = (_label_split(split, index_of, _folder_names) for split in (tree.train, tree.val))
     for split in (train, val):
         split.keys = [path.partition("/")[2] for path in split.paths]
-        odd = [repr(path) for path in split.paths if not path.isprintable()]
-        if odd:
-            raise IngestError(f"{first_few(odd)}: not printable UTF-8; rename {len(odd)} such files or folders")
+        unprintable = [repr(path) for path in split.paths if not path.isprintable()]
+        if unprintable:
+            raise IngestError(
+                f"{first_few(unprintable)}: not printable UTF-8; rename {len(unprintable)} such files or folders"
+            )
     classes = tuple(ClassEntry(index, name, name) for name, index in index_of.items())
     return _require_images(LabelledTree(classes, train, val, incomplete_classes=0, is_verified=False))
 
@@ -142,7 +144,7 @@ def _train_wnids(folder: Folder) -> Iterator[str]:
     for name in folder.names:
         match = _TRAIN_NAME.fullmatch(name)
         if match is None:
-            raise IngestError(f"{folder.path}/{shown(name)}: not named WNID_<number>.JPEG; {_NOT_IMAGENET}")
+            raise IngestError(f"{folder.path}/{printable(name)}: not named WNID_<number>.JPEG; {_NOT_IMAGENET}")
         if match[1] != class_name:
             wrong[match[1]] += 1
     if wrong:
@@ -160,7 +162,9 @@ def _val_wnids(folder: Folder, is_flat: bool, authority: LabelAuthority) -> Iter
     for name in folder.names:
         match = _VAL_NAME.fullmatch(name)
         if match is None:
-            raise IngestError(f"{folder.path}/{shown(name)}: not named ILSVRC2012_val_<8 digits>.JPEG; {_NOT_IMAGENET}")
+            raise IngestError(
+                f"{folder.path}/{printable(name)}: not named ILSVRC2012_val_<8 digits>.JPEG; {_NOT_IMAGENET}"
+            )
         number = int(match[1])
         if not 1 <= number <= len(val_wnids):
             raise IngestError(

@@ -131,7 +131,7 @@ class RecordsBuild:
         return BuildOutcome({name: split.rows for name, split in manifest.splits.items()}, tuple(quarantined))
 
     def _manifest(self, receipts: Receipts) -> Manifest:
-        reencoded = {name: sum(one["facts"]["reencoded"] for one in split) for name, split in receipts.items()}
+        reencoded = {name: sum(receipt["facts"]["reencoded"] for receipt in split) for name, split in receipts.items()}
         return make_manifest(
             self.plan_id,
             self.plan.classes,

@@ -29,8 +29,8 @@ from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, Reaso
 PROGRAM = ("-m", "convnext_imagenet.ingest.shards.decode_worker")
 BATCH_BYTES = 4 << 20
 BATCH_IMAGES = 64
-_SHARED_BYTES = COUNTER.size + BATCH_BYTES + LARGEST_FILE_BYTES
-_START_SECONDS = 60
+_SHARED_BYTES = COUNTER.size + BATCH_BYTES + LARGEST_FILE_BYTES  # a batch ends with the image that fills BATCH_BYTES
+_START_SECONDS = 60  # OpenCV and Pillow are loaded, from a cold disk and on a busy machine
 _MOST_STARTS = 3
 
 
@@ -101,8 +101,9 @@ class DecodeClient:
     def results(self) -> list[DecodedImage | BadImage]:
         """What `check` gives, for the batch that was begun last: as many answers as there were questions, in order."""
         questions, self._questions = self._questions, ()
-        decoded = iter(self._decoded(_requests(questions)))
-        return [next(decoded) if isinstance(question, DecodeRequest) else question for question in questions]
+        positions = [n for n, question in enumerate(questions) if isinstance(question, DecodeRequest)]
+        decoded = dict(zip(positions, self._decoded(_requests(questions)), strict=True))
+        return [decoded[n] if isinstance(question, DecodeRequest) else question for n, question in enumerate(questions)]
 
     def _decoded(self, requests: Sequence[DecodeRequest]) -> list[DecodedImage | BadImage]:
         """The answers to requests that were sent; those that the process did not survive are asked again."""

@@ -28,7 +28,7 @@ from convnext_imagenet.records.images import BadImage, ImageInfo, Reason, check_
 from convnext_imagenet.records.thumbnails import thumbnail
 
 COUNTER = struct.Struct("=q")
-_WORST_BYTES_PER_SAMPLE = 2
+_WORST_BYTES_PER_SAMPLE = 2  # a coefficient of a progressive JPEG
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What is going to be written where, decided before anything is written. Pure: labels and a seed in, a plan out.
 
-The plan depends on the source, the classes, the seed and versions alone: not on workers, absolute paths, locale
-or hash seed.
+The plan depends only on the source, the classes, the seed, the image policy and versions: not on workers, absolute
+paths, locale or hash seed.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from convnext_imagenet.records.schema import SCHEMA_VERSION, WRITING_VERSION, sh
 # Raise when the same images go to other shards, or stand there in another order.
 SHARD_ORDER_VERSION = 1
 _SHARD_BYTES = 2 << 30
-_MOST_SHARDS = 64
+_MOST_SHARDS = 64  # a reader opens each shard once for every worker thread
 _SHARDS_FOR_PARALLELISM = 8
-_ROWS_WORTH_A_SHARD = 512
+_ROWS_WORTH_A_SHARD = 512  # beginning a shard costs as much as some hundred images
 
 
 class PlannedRow(NamedTuple):

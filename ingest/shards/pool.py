@@ -58,7 +58,7 @@ def run_units(
     """Call `function(task, on_progress)` for each of `count` tasks in up to `workers` fresh processes.
 
     Tasks are drawn as workers take them; `on_unit` is called as each is done. The first exception of a worker stops
-    the others and is raised here; a worker that dies gives FailedIngestError.
+    the others and is raised here; a worker that dies raises FailedIngestError.
     """
     if not count:
         return
@@ -79,17 +79,17 @@ def run_units(
 
 
 class _Meter:
-    """Adds up what the workers have done and tells the difference since it was last asked."""
+    """Adds up what the workers have done and reports the difference since the last report."""
 
     def __init__(self, done: Iterable[int], on_progress: OnProgress) -> None:
         self._done = done
-        self._told = 0
+        self._reported = 0
         self._on_progress = on_progress
 
     def report(self) -> None:
         total = sum(self._done)
-        self._on_progress(total - self._told)
-        self._told = total
+        self._on_progress(total - self._reported)
+        self._reported = total
 
 
 def _run(

@@ -1,4 +1,4 @@
-"""Images that are not stored: how many are allowed, and the table that names each with its reason."""
+"""Images that are not stored: how many are allowed, and the table that lists each with its reason."""
 
 import io
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""The raw tree as it lies there: what is found, never what it means."""
+"""The raw tree as it is: which files it holds, never what they mean."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from convnext_imagenet.base.tars import BadTar, Member, walk_tar
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.safe_open import kind_of_file, open_source
-from convnext_imagenet.ingest.source.scan_types import Folder, Found, SplitScan, shown
+from convnext_imagenet.ingest.source.scan_types import Folder, ScanNotes, SplitScan, printable
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 OFFICIAL_MD5 = {
@@ -25,56 +25,68 @@ OFFICIAL_MD5 = {
 }
 CLASS_TAR = re.compile(r"n[0-9]{8}\.tar")
 _VAL_IMAGE = re.compile(r"ILSVRC2012_val_[0-9]{8}\.JPEG")
-_MOST_IMAGES = 4_000_000
+_MOST_IMAGES = 4_000_000  # three times ImageNet: a tar of endless headers must not fill the memory
 _READ_AHEAD_BYTES = 16 << 20
 _HASH_CHUNK_BYTES = 4 << 20
 
 
-def scan_train_tar(root: Path, found: Found) -> SplitScan:
-    """The train split in the official tar of class tars."""
+def scan_train_tar(root: Path, notes: ScanNotes) -> SplitScan:
+    """The train split in the official tar of class tars.
+
+    Raises IngestError for a tar that cannot be read, is damaged, or holds other files than the official ones.
+    """
     folders: dict[str, Folder] = {}
-    with _opened(root / TRAIN_TAR) as file:
+    with _open_archive(root / TRAIN_TAR) as file:
         time, end = _time_and_size(file)
-        for member in _wanted(walk_tar(file, 0, end), CLASS_TAR, root / TRAIN_TAR, found):
+        for member in _official_members(walk_tar(file, 0, end), CLASS_TAR, root / TRAIN_TAR, notes):
             path = f"{TRAIN_TAR}/{member.name}"
             if path in folders:
-                raise IngestError(f"{root / path}: there twice; {_again(TRAIN_TAR)}")
+                raise IngestError(f"{root / path}: there twice; {_fetch_hint(TRAIN_TAR)}")
             bounds = member.offset, member.offset + member.size
-            folders[path] = _class_tar(file, root / path, path, bounds, time, found)
+            folders[path] = _class_tar(file, root / path, path, bounds, time, notes)
             _refuse_flood(sum(len(folder.names) for folder in folders.values()), root / TRAIN_TAR)
     if not folders:
-        raise IngestError(f"{root / TRAIN_TAR}: holds no class tar such as n01440764.tar; {_again(TRAIN_TAR)}")
+        raise IngestError(f"{root / TRAIN_TAR}: holds no class tar such as n01440764.tar; {_fetch_hint(TRAIN_TAR)}")
     return SplitScan("train", False, tuple(folders.values()), archive=f"class tars in {TRAIN_TAR}")
 
 
-def scan_class_tars(root: Path, folder: str, names: list[str], found: Found) -> SplitScan:
-    """The train split as a folder of class tars, as unpacking the official tar leaves it."""
+def scan_class_tars(root: Path, folder: str, names: list[str], notes: ScanNotes) -> SplitScan:
+    """The train split as a folder of class tars, as unpacking the official tar leaves it.
+
+    Raises IngestError as `scan_train_tar` does.
+    """
     folders = []
     for name in names:
         path = f"{folder}/{name}"
-        with _opened(root / path) as file:
+        with _open_archive(root / path) as file:
             time, end = _time_and_size(file)
-            folders.append(_class_tar(file, root / path, path, (0, end), time, found))
+            folders.append(_class_tar(file, root / path, path, (0, end), time, notes))
     return SplitScan("train", False, tuple(folders), archive="class tars")
 
 
-def scan_val_tar(root: Path, found: Found) -> SplitScan:
-    """The val split in the official flat tar."""
+def scan_val_tar(root: Path, notes: ScanNotes) -> SplitScan:
+    """The val split in the official flat tar.
+
+    Raises IngestError as `scan_train_tar` does.
+    """
     path = root / VAL_TAR
-    with _opened(path) as file:
+    with _open_archive(path) as file:
         time, end = _time_and_size(file)
-        members = _wanted(walk_tar(file, 0, end), _VAL_IMAGE, path, found)
+        members = _official_members(walk_tar(file, 0, end), _VAL_IMAGE, path, notes)
         folder = _folder(VAL_TAR, members, time, path)
     if not folder.names:
-        raise IngestError(f"{path}: holds no images; {_again(VAL_TAR)}")
+        raise IngestError(f"{path}: holds no images; {_fetch_hint(VAL_TAR)}")
     return SplitScan("val", True, (folder,), archive=f"flat in {VAL_TAR}")
 
 
 def check_archives(paths: list[Path], on_progress: Callable[[int], None]) -> None:
-    """Compare each archive's md5 with the official one of its name; `on_progress` hears of bytes read."""
+    """Compare each archive's md5 with the official one of its name; `on_progress` hears of bytes read.
+
+    Raises IngestError for one that differs or cannot be read.
+    """
     for path in paths:
         digest = hashlib.md5(usedforsecurity=False)
-        with _opened(path) as file:
+        with _open_archive(path) as file:
             while chunk := file.read(_HASH_CHUNK_BYTES):
                 digest.update(chunk)
                 on_progress(len(chunk))
@@ -86,11 +98,11 @@ def check_archives(paths: list[Path], on_progress: Callable[[int], None]) -> Non
             )
 
 
-def _class_tar(file: FileIO, origin: Path, path: str, bounds: tuple[int, int], time: int, found: Found) -> Folder:
+def _class_tar(file: FileIO, origin: Path, path: str, bounds: tuple[int, int], time: int, notes: ScanNotes) -> Folder:
     wnid = path[-len("n00000000.tar") : -len(".tar")]
     # An inner tar ends where the outer one says, so the zeros at its end prove nothing more.
     members = walk_tar(file, *bounds, needs_end_mark=False)
-    return _folder(path, _wanted(members, re.compile(rf"{wnid}_[0-9]+\.JPEG"), origin, found), time, origin)
+    return _folder(path, _official_members(members, re.compile(rf"{wnid}_[0-9]+\.JPEG"), origin, notes), time, origin)
 
 
 def _folder(path: str, members: Iterator[Member], time: int, origin: Path) -> Folder:
@@ -104,27 +116,29 @@ def _folder(path: str, members: Iterator[Member], time: int, origin: Path) -> Fo
     return Folder(path, tuple(names), sizes, offsets, array("q", [time]) * len(names))
 
 
-def _wanted(members: Iterator[Member], names: re.Pattern[str], origin: Path, found: Found) -> Iterator[Member]:
+def _official_members(
+    members: Iterator[Member], names: re.Pattern[str], origin: Path, notes: ScanNotes
+) -> Iterator[Member]:
     """The members with an official name; others are left aside when harmless, else refused."""
-    archive = next(part for part in (*origin.parts, origin.name) if part.endswith(".tar"))
+    archive = next(name for name in (*origin.parts, origin.name) if name.endswith(".tar"))
     try:
         for member in members:
             if member.kind == "file" and names.fullmatch(member.name):
                 yield member
             elif member.kind == "folder" or member.name.rpartition("/")[2].startswith("."):
-                found.ignored.add(f"{archive}/{member.name}")
+                notes.ignored.add(f"{archive}/{member.name}")
             else:
                 what = "" if member.kind == "file" else f" ({member.kind})"
                 raise IngestError(
-                    f"{origin}: holds {shown(member.name)[:200]!r}{what}, expected files named {_example(names)}; "
-                    f"{_again(archive)}"
+                    f"{origin}: holds {printable(member.name)[:200]!r}{what}, expected files named {_example(names)}; "
+                    f"{_fetch_hint(archive)}"
                 )
     except BadTar as error:
-        raise IngestError(f"{origin}: damaged or truncated ({error}); {_again(archive)}") from None
+        raise IngestError(f"{origin}: damaged or truncated ({error}); {_fetch_hint(archive)}") from None
 
 
-class _Headers(FileIO):
-    """A tar of which headers alone are read, while the kernel fetches what lies between, unasked and in order.
+class _HeaderReader(FileIO):
+    """A tar of which only headers are read, while the kernel fetches what lies between, unasked and in order.
 
     A disk or a network passes a tar of small images faster as a stream than seek by seek.
     """
@@ -140,14 +154,14 @@ class _Headers(FileIO):
         return super().seek(offset, whence)
 
 
-def _opened(path: Path) -> FileIO:
+def _open_archive(path: Path) -> FileIO:
     try:
         descriptor = open_source(path, follow_links=True)  # the caller has checked where a link leads
     except OSError as error:
         raise IngestError(f"{path}: cannot be read ({error.strerror}); mend its rights") from None
     if descriptor is None:
         raise IngestError(f"{path}: {kind_of_file(path)}, not a plain file")
-    return _Headers(descriptor)
+    return _HeaderReader(descriptor)
 
 
 def _time_and_size(file: FileIO) -> tuple[int, int]:
@@ -164,5 +178,5 @@ def _example(names: re.Pattern[str]) -> str:
     return names.pattern.replace("[0-9]{8}", "<8 digits>").replace("[0-9]+", "<number>").replace("\\", "")
 
 
-def _again(archive: str) -> str:
+def _fetch_hint(archive: str) -> str:
     return f"fetch {archive} again"

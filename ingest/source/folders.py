@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from convnext_imagenet.ingest.errors import IngestError
-from convnext_imagenet.ingest.source.scan_types import Folder, Found, SplitScan, shown
+from convnext_imagenet.ingest.source.scan_types import Folder, ScanNotes, SplitScan, printable
 
 IMAGE_ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 EXPECTED = "expected train/ and val/ in DATA, as in train/n01440764/n01440764_10026.JPEG"
@@ -30,26 +30,30 @@ class Links:
         try:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError):
-            raise IngestError(f"{_shown(path)}: a link to nowhere or in a circle; mend or remove it") from None
+            raise IngestError(f"{printable(path)}: a link to nowhere or in a circle; mend or remove it") from None
         if not self.follow and not target.is_relative_to(self._root):
             raise IngestError(
-                f"{_shown(path)}: a link out of DATA, to {_shown(target)}; if that is meant, pass --follow-links"
+                f"{printable(path)}: a link out of DATA, to {printable(target)}; if that is meant, pass --follow-links"
             )
 
 
-def scan_folders(root: Path, name: str, path: str, links: Links, found: Found) -> SplitScan:
-    """The split `name` in the folder `path` below `root`, flat or in class folders."""
+def scan_folders(root: Path, name: str, path: str, links: Links, notes: ScanNotes) -> SplitScan:
+    """The split `name` in the folder `path` below `root`, flat or in class folders.
+
+    Raises IngestError when it holds no images, class folders and loose images side by side, folders inside class
+    folders, links that may not be followed, or names that cannot be printed; and when it cannot be listed.
+    """
     subfolders: list[os.DirEntry] = []
     loose: list[os.DirEntry] = []
-    for entry in list_folder(root, path, found):
+    for entry in list_folder(root, path, notes):
         if _is_folder(entry):
             subfolders.append(entry)
         elif entry.is_symlink() and not _is_named_as_image(entry):
             links.check(Path(entry.path))  # a class folder that has gone is not to be left aside in silence
-            found.ignored.add(f"{path}/{entry.name}")
+            notes.ignored.add(f"{path}/{entry.name}")
         else:
             loose.append(entry)
-    flat = _folder(path, loose, links, found)
+    flat = _folder(path, loose, links, notes)
     if not subfolders:
         if not flat.names:
             raise IngestError(f"{root / path}: holds no images and no class folders; {EXPECTED}")
@@ -63,46 +67,51 @@ def scan_folders(root: Path, name: str, path: str, links: Links, found: Found) -
         links.check(Path(entry.path))
     _refuse_same_folder_twice(subfolders)
     paths = [f"{path}/{entry.name}" for entry in subfolders]
-    folders = tuple(_folder(each, list(list_folder(root, each, found)), links, found) for each in paths)
+    folders = tuple(_folder(folder, list(list_folder(root, folder, notes)), links, notes) for folder in paths)
     return SplitScan(name, False, folders)
 
 
-def list_folder(root: Path, relative: str, found: Found) -> Iterator[os.DirEntry]:
-    """The entries of a folder in byte order of their names, without the hidden ones."""
+def list_folder(root: Path, relative: str, notes: ScanNotes) -> Iterator[os.DirEntry]:
+    """The entries of a folder in byte order of their names, without the hidden ones, which `notes` counts.
+
+    Raises IngestError when it cannot be listed.
+    """
     try:
         with os.scandir(root / relative) as scan:
             entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
     except OSError as error:
-        raise IngestError(f"{_shown(root / relative)}: cannot be listed ({error.strerror}); mend its rights") from None
+        raise IngestError(
+            f"{printable(root / relative)}: cannot be listed ({error.strerror}); mend its rights"
+        ) from None
     for entry in entries:
         if entry.name.startswith("."):
-            found.ignored.add(f"{relative}/{entry.name}")
+            notes.ignored.add(f"{relative}/{entry.name}")
         else:
             yield entry
 
 
-def _folder(relative: str, entries: list[os.DirEntry], links: Links, found: Found) -> Folder:
+def _folder(relative: str, entries: list[os.DirEntry], links: Links, notes: ScanNotes) -> Folder:
     names: list[str] = []
     sizes, times = array("q"), array("q")
     for entry in entries:
-        status = _look_at(entry, links.follow)
+        status = _status(entry, links.follow)
         if stat.S_ISDIR(status.st_mode) or (entry.is_symlink() and _is_folder(entry)):
-            raise IngestError(f"{_shown(entry.path)}: a folder inside a class folder; {EXPECTED}")
+            raise IngestError(f"{printable(entry.path)}: a folder inside a class folder; {EXPECTED}")
         if not _is_named_as_image(entry):
-            found.ignored.add(f"{relative}/{entry.name}")
+            notes.ignored.add(f"{relative}/{entry.name}")
             continue
         if not entry.name.isprintable():
-            raise IngestError(f"{_shown(entry.path)}: the name is not printable UTF-8; rename the file")
+            raise IngestError(f"{printable(entry.path)}: the name is not printable UTF-8; rename the file")
         is_plain = stat.S_ISREG(status.st_mode)
         if not is_plain:
-            found.odd.add(f"{relative}/{entry.name}")
+            notes.not_plain.add(f"{relative}/{entry.name}")
         names.append(entry.name)
         sizes.append(status.st_size if is_plain else 0)
         times.append(status.st_mtime_ns)
     return Folder(relative, tuple(names), sizes, modified_ns=times)
 
 
-def _look_at(entry: os.DirEntry, follow: bool) -> os.stat_result:
+def _status(entry: os.DirEntry, follow: bool) -> os.stat_result:
     """What an entry is; a link that leads nowhere is a link, whether followed or not."""
     try:
         try:
@@ -112,7 +121,9 @@ def _look_at(entry: os.DirEntry, follow: bool) -> os.stat_result:
                 raise
             return entry.stat(follow_symlinks=False)
     except OSError as error:
-        raise IngestError(f"{_shown(entry.path)}: cannot be looked at ({error.strerror}); mend or remove it") from None
+        raise IngestError(
+            f"{printable(entry.path)}: cannot be looked at ({error.strerror}); mend or remove it"
+        ) from None
 
 
 def _is_named_as_image(entry: os.DirEntry) -> bool:
@@ -133,9 +144,5 @@ def _refuse_same_folder_twice(entries: list[os.DirEntry]) -> None:
         first = seen.setdefault((status.st_dev, status.st_ino), entry.path)
         if first != entry.path:
             raise IngestError(
-                f"{_shown(entry.path)}: leads to the same folder as {_shown(first)}; remove one of the two links"
+                f"{printable(entry.path)}: leads to the same folder as {printable(first)}; remove one of the two links"
             )
-
-
-def _shown(path: os.PathLike[str] | str) -> str:
-    return shown(os.fspath(path))

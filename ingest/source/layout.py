@@ -18,7 +18,7 @@ from convnext_imagenet.ingest.source.archives import (
     scan_val_tar,
 )
 from convnext_imagenet.ingest.source.folders import EXPECTED, Links, list_folder, scan_folders
-from convnext_imagenet.ingest.source.scan_types import Found, SplitScan, TreeScan
+from convnext_imagenet.ingest.source.scan_types import ScanNotes, SplitScan, TreeScan
 
 KAGGLE_FOLDER = "ILSVRC/Data/CLS-LOC"
 KAGGLE_SOLUTION, KAGGLE_MAPPING = "LOC_val_solution.csv", "LOC_synset_mapping.txt"
@@ -27,23 +27,27 @@ _DEVKIT_ENDINGS = (".tar.gz", ".tgz", ".tar")
 
 
 def scan_tree(root: Path, follow_links: bool = False) -> TreeScan:
-    """The layout of the raw data at `root`; IngestError when it is not one that is known."""
+    """The layout of the raw data at `root`.
+
+    Raises IngestError when it is not one that is known, when names cannot be keys or links lead out, and when a folder
+    or tar cannot be read.
+    """
     if not root.is_dir():
         problem = "not a folder" if root.exists() else "no such folder"
         raise IngestError(f"{root}: {problem}; give the folder of a raw ImageNet tree, or try `make demo`")
-    links, found = Links(root, follow_links), Found()
+    links, notes = Links(root, follow_links), ScanNotes()
     kaggle = root if (root / KAGGLE_FOLDER).is_dir() else None
     for name in ("train", "val"):
         _check_there(root, name, kaggle)
     prefix = f"{KAGGLE_FOLDER}/" if kaggle else ""
-    train, val = (_scan_split(root, name, f"{prefix}{name}", links, found) for name in ("train", "val"))
+    train, val = (_scan_split(root, name, f"{prefix}{name}", links, notes) for name in ("train", "val"))
     if train.is_flat:
         raise IngestError(
             f"{root}: train/ holds images outside class folders, such as {train.folders[0].names[0]!r}; {EXPECTED}"
         )
     if (devkit := find_devkit(root)) is not None:
         links.check(devkit)
-    return TreeScan(train, val, devkit, kaggle, found, follow_links)
+    return TreeScan(train, val, devkit, kaggle, notes, follow_links)
 
 
 def find_devkit(root: Path) -> Path | None:
@@ -52,12 +56,12 @@ def find_devkit(root: Path) -> Path | None:
     def preference(path: Path) -> tuple[bool, bool, bytes]:
         return "_t12" not in path.name, path.is_dir(), os.fsencode(path.name)
 
-    found = [path for path in root.iterdir() if "devkit" in path.name.lower() and _may_be_devkit(path)]
-    return min(found, key=preference, default=None)
+    candidates = [path for path in root.iterdir() if "devkit" in path.name.lower() and _may_be_devkit(path)]
+    return min(candidates, key=preference, default=None)
 
 
 def find_archives(root: Path) -> list[Path]:
-    """The archives in `root` that bear an official name; IngestError when there is none."""
+    """The archives in `root` that bear an official name. Raises IngestError when there is none."""
     paths = [root / name for name in OFFICIAL_MD5 if (root / name).is_file()]
     if not paths:
         raise IngestError(f"{root}: holds no official archive ({', '.join(OFFICIAL_MD5)}); leave --check-archives out")
@@ -80,20 +84,20 @@ def _check_there(root: Path, name: str, kaggle: Path | None) -> None:
 
 
 def _is_inside_kaggle(root: Path) -> bool:
-    return any((root / part).is_dir() for part in ("Data/CLS-LOC", "CLS-LOC"))
+    return any((root / inner).is_dir() for inner in ("Data/CLS-LOC", "CLS-LOC"))
 
 
-def _scan_split(root: Path, name: str, path: str, links: Links, found: Found) -> SplitScan:
+def _scan_split(root: Path, name: str, path: str, links: Links, notes: ScanNotes) -> SplitScan:
     folder = root / path
     if not folder.is_dir():
         links.check(root / _TARS[name])
         scan = scan_train_tar if name == "train" else scan_val_tar
-        return scan(root, found)
+        return scan(root, notes)
     links.check(folder)
     if name == "train":
-        names = [entry.name for entry in list_folder(root, path, Found()) if CLASS_TAR.fullmatch(entry.name)]
-        if names and not any(entry.is_dir() for entry in list_folder(root, path, Found())):
-            for each in names:
-                links.check(folder / each)
-            return scan_class_tars(root, path, names, found)
-    return scan_folders(root, name, path, links, found)
+        names = [entry.name for entry in list_folder(root, path, ScanNotes()) if CLASS_TAR.fullmatch(entry.name)]
+        if names and not any(entry.is_dir() for entry in list_folder(root, path, ScanNotes())):
+            for archive in names:
+                links.check(folder / archive)
+            return scan_class_tars(root, path, names, notes)
+    return scan_folders(root, name, path, links, notes)

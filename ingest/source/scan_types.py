@@ -3,6 +3,7 @@
 Built for 1.3 million files: names in tuples, numbers in arrays.
 """
 
+import os
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ class SplitScan:
 
 
 @dataclass
-class Tally:
+class EntryCount:
     """How many entries there were of some kind, and the first of them."""
 
     count: int = 0
@@ -67,16 +68,16 @@ class Tally:
 
     def add(self, path: str) -> None:
         """Count one more entry."""
-        self.first = self.first or shown(path)
+        self.first = self.first or printable(path)
         self.count += 1
 
 
 @dataclass(frozen=True)
-class Found:
+class ScanNotes:
     """What a scan notes on its way: entries left aside (hidden, no images), and images that are no plain files."""
 
-    ignored: Tally = field(default_factory=Tally)
-    odd: Tally = field(default_factory=Tally)
+    ignored: EntryCount = field(default_factory=EntryCount)
+    not_plain: EntryCount = field(default_factory=EntryCount)
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,11 @@ class TreeScan:
     val: SplitScan
     devkit: Path | None
     kaggle: Path | None = None
-    found: Found = field(default_factory=Found)
+    notes: ScanNotes = field(default_factory=ScanNotes)
     follows_links: bool = False
 
 
-def shown(name: str) -> str:
-    """A name as it can be printed on one line of any terminal."""
+def printable(path: os.PathLike[str] | str) -> str:
+    """A path or name as it can be printed on one line of any terminal."""
+    name = os.fspath(path)
     return name if name.isprintable() else ascii(name)

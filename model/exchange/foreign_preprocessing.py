@@ -1,4 +1,4 @@
-"""How images are prepared for weights of another program: told by the file beside them, else by their file's name."""
+"""How images are prepared for weights of another program: by the file beside them, else by their own file's name."""
 
 import json
 import re
@@ -22,7 +22,7 @@ _PIL_FILTERS = {2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling, as transfo
 
 
 def find_transform(path: Path, scheme: str, classes: int | None) -> tuple[EvalTransform, str]:
-    """The evaluation transform of the weights in `path` and, in words, what told it.
+    """The evaluation transform of the weights in `path` and, in words, where it comes from.
 
     timm's `config.json`, transformers' `preprocessor_config.json` or OpenCLIP's `open_clip_config.json` in the same
     folder decide; else a size in the file's name (`_384`), else 224 px at 0.875. A `config.json` for another count of
@@ -39,9 +39,9 @@ def find_transform(path: Path, scheme: str, classes: int | None) -> tuple[EvalTr
         name, read = readers[scheme]
         beside = path.parent / name
         if beside.is_file():
-            found = _read(beside, read, classes)
-            if found is not None:
-                return found
+            described = _read(beside, read, classes)
+            if described is not None:
+                return described
             other = f"; {name} beside it is another model's"
     transform, why = _from_name(path.name)
     if scheme == "openclip":
@@ -52,8 +52,11 @@ def find_transform(path: Path, scheme: str, classes: int | None) -> tuple[EvalTr
 
 def _read(beside: Path, read: _Reader, classes: int | None) -> tuple[EvalTransform, str] | None:
     try:
-        found = read(json.loads(beside.read_bytes()), classes)
-        return found and (EvalTransform(**found[0]), f"{beside.name} beside it{found[1]}")
+        described = read(json.loads(beside.read_bytes()), classes)
+        if described is None:
+            return None
+        fields, remark = described
+        return EvalTransform(**fields), f"{beside.name} beside it{remark}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ModelError) as error:
         raise ModelError(
             f"{beside}: how images are prepared cannot be told from it ({type(error).__name__}: {error}); "
@@ -62,18 +65,18 @@ def _read(beside: Path, read: _Reader, classes: int | None) -> tuple[EvalTransfo
 
 
 def _from_timm(config: Mapping[str, Any], classes: int | None) -> tuple[dict[str, Any], str] | None:
-    told = config.get("pretrained_cfg", config)
-    count = config.get("num_classes", told.get("num_classes", classes))
-    if "input_size" not in told or (classes is not None and count != classes):
+    settings = config.get("pretrained_cfg", config)
+    count = config.get("num_classes", settings.get("num_classes", classes))
+    if "input_size" not in settings or (classes is not None and count != classes):
         return None
-    trained, test = told["input_size"], told.get("test_input_size")
+    trained, test = settings["input_size"], settings.get("test_input_size")
     size = test or trained
-    crop_pct = (test and told.get("test_crop_pct")) or told.get("crop_pct", 0.875)
-    mode = {"center": "crop", "squash": "squash"}[told.get("crop_mode", "center")]
+    crop_pct = (test and settings.get("test_crop_pct")) or settings.get("crop_pct", 0.875)
+    mode = {"center": "crop", "squash": "squash"}[settings.get("crop_mode", "center")]
     if size[1] != size[2] or (mode == "squash" and crop_pct != 1):
         raise ModelError(f"input_size {size} with crop_pct {crop_pct} and crop_mode {mode}")
-    fields = {"size_px": size[1], "crop_pct": crop_pct, "mode": mode, "mean": tuple(told["mean"])}
-    fields |= {"std": tuple(told["std"]), "interpolation": told.get("interpolation", "bicubic")}
+    fields = {"size_px": size[1], "crop_pct": crop_pct, "mode": mode, "mean": tuple(settings["mean"])}
+    fields |= {"std": tuple(settings["std"]), "interpolation": settings.get("interpolation", "bicubic")}
     return fields, f", its test size (trained at {trained[1]})" if test else ""
 
 
@@ -89,12 +92,12 @@ def _from_transformers(config: Mapping[str, Any], _: int | None) -> tuple[dict[s
 
 
 def _from_openclip(config: Mapping[str, Any], _: int | None) -> tuple[dict[str, Any], str]:
-    told = config["preprocess_cfg"]
-    size = told.get("size") or config["model_cfg"]["vision_cfg"]["image_size"]
+    settings = config["preprocess_cfg"]
+    size = settings.get("size") or config["model_cfg"]["vision_cfg"]["image_size"]
     fields = {"size_px": size if isinstance(size, int) else size[0], "crop_pct": 1.0}
-    fields |= {"mode": {"shortest": "crop", "squash": "squash"}[told.get("resize_mode", "shortest")]}
-    fields |= {"mean": tuple(told["mean"]), "std": tuple(told["std"])}
-    return fields | {"interpolation": told.get("interpolation", "bicubic")}, ""
+    fields |= {"mode": {"shortest": "crop", "squash": "squash"}[settings.get("resize_mode", "shortest")]}
+    fields |= {"mean": tuple(settings["mean"]), "std": tuple(settings["std"])}
+    return fields | {"interpolation": settings.get("interpolation", "bicubic")}, ""
 
 
 def _from_name(name: str) -> tuple[EvalTransform, str]:

@@ -186,11 +186,11 @@ SCHEMES: tuple[Scheme, ...] = (
 
 def scheme_named(name: str) -> Scheme:
     """The scheme of this name; where there are several (transformers), that of V1. ModelError names those there are."""
-    found = next((scheme for scheme in SCHEMES if scheme.name == name), None)
-    if found is None:
+    named = [scheme for scheme in SCHEMES if scheme.name == name]
+    if not named:
         known = ", ".join(dict.fromkeys(scheme.name for scheme in SCHEMES))
         raise ModelError(f"there are no names called {name!r}; choose one of {known}")
-    return found
+    return named[0]
 
 
 def export_arrays(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, scheme: Scheme) -> dict[str, np.ndarray]:
@@ -206,15 +206,15 @@ def import_arrays(arrays: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[dic
 
     A shape becomes ours when it differs from it by axes of length 1 alone; any other stays, for a check to refuse.
     """
-    found: dict[str, np.ndarray] = {}
+    ours: dict[str, np.ndarray] = {}
     others = []
-    for theirs, array in arrays.items():
-        ours = scheme.ours(theirs)
-        if ours is None or ours in found:
-            others.append(theirs)
+    for their_name, array in arrays.items():
+        name = scheme.ours(their_name)
+        if name is None or name in ours:
+            others.append(their_name)
         else:
-            found[ours] = array.reshape(_our_shape(ours, array.shape))
-    return found, others
+            ours[name] = array.reshape(_our_shape(name, array.shape))
+    return ours, others
 
 
 def _our_shape(name: str, shape: Shape) -> Shape:

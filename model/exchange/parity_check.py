@@ -21,19 +21,19 @@ def pixel_values(pixels_NHWC: np.ndarray, transform: EvalTransform) -> np.ndarra
     return np.ascontiguousarray(x_NHWC.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
-def check_parity(found: np.ndarray, expected: np.ndarray, limit: float, what: str) -> float:
+def check_parity(answers: np.ndarray, expected: np.ndarray, limit: float, what: str) -> float:
     """The largest difference as a share of the largest expected value; ModelError above `limit`.
 
-    Values that are no numbers are refused, too: nothing can be said of such a network.
+    NaN and infinity are refused, too: such a network has no answers to compare.
     """
-    if found.shape != expected.shape:
-        raise ModelError(f"{what} answers with shape {found.shape} instead of {expected.shape}; it is not published")
+    if answers.shape != expected.shape:
+        raise ModelError(f"{what} answers with shape {answers.shape} instead of {expected.shape}; it is not published")
     if not np.isfinite(expected).all():
         raise ModelError(
             "the network answers with NaN or infinity; the checkpoint is damaged or its training diverged: use another"
         )
     scale = float(np.abs(expected).max()) or 1.0
-    difference = float(np.abs(found - expected).max()) / scale
+    difference = float(np.abs(answers - expected).max()) / scale
     if not difference <= limit:  # NaN is above every limit
         raise ModelError(
             f"{what} differs from the network by {difference:.1e} of the largest logit, more than {limit:.0e}; "

@@ -32,14 +32,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], None]:
 
 
 def _read_bfloat16(path: Path, names: set[str]) -> dict[str, np.ndarray]:
-    """The named tensors, the upper halves of float32 values; the file has been found whole before."""
+    """The named tensors, the upper halves of float32 values; the file has been read whole before."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         entries = json.loads(file.read(length))
-        found = {}
+        arrays = {}
         for name in names:
             begin, end = entries[name]["data_offsets"]
             file.seek(8 + length + begin)
             upper = np.frombuffer(file.read(end - begin), "<u2").astype(np.uint32) << 16
-            found[name] = upper.view(np.float32).reshape(entries[name]["shape"])
-    return found
+            arrays[name] = upper.view(np.float32).reshape(entries[name]["shape"])
+    return arrays

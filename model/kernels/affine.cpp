@@ -97,10 +97,10 @@ inline Colours sample(const Picture& in, Doubles x, Doubles y) {
   return cubic(line, down);
 }
 
-inline Ints packed(const Colours& found) {
+inline Ints packed(const Colours& sampled) {
   Ints pixels{};
   for (int c = 0; c < kChannels; ++c) {
-    const Doubles level = found.channel[c];
+    const Doubles level = sampled.channel[c];
     pixels |= whole(level < 0.0 ? Doubles{} : level > 255.0 ? Doubles{} + 255.0 : level) << 8 * c;
   }
   return pixels;
@@ -121,8 +121,8 @@ void affine(const uint8_t* in, uint8_t* out, int height, int width, const double
       const Doubles x = rounded(m[0] * at_x) + rounded(m[1] * at_y) + m[2];
       const Doubles y = rounded(m[3] * at_x) + rounded(m[4] * at_y) + m[5];
       const Mask inside = (x >= 0.0) & (x < width) & (y >= 0.0) & (y < height);
-      const Ints found = packed(sample(picture, inside ? x : Doubles{}, inside ? y : Doubles{}));
-      const Ints pixels = lanes(inside) ? found : Ints{} + fill_pixel;
+      const Ints sampled = packed(sample(picture, inside ? x : Doubles{}, inside ? y : Doubles{}));
+      const Ints pixels = lanes(inside) ? sampled : Ints{} + fill_pixel;
       for (int i = 0; i < std::min(kPixels, width - column); ++i, out += kChannels) {
         const int32_t pixel = pixels[i];
         std::memcpy(out, &pixel, kChannels);

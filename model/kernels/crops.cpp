@@ -13,8 +13,8 @@ namespace {
 constexpr int kChannels = 3;
 constexpr int kSpareColumns = 8 + 8 + 31;  // a margin on each side, and what is before the decoder's next block
 
-// The fields, and their order, are those of `_Job` in crops.py.
-struct Job {
+// The fields, and their order, are those of `_CropJob` in crops.py.
+struct CropJob {
   const uint8_t* data;
   int64_t bytes;
   int32_t image_height, image_width, top, left, height, width;
@@ -32,7 +32,7 @@ void mirror(uint8_t* pixels, int height, int width) {
   }
 }
 
-bool make(const JpegLibrary* library, const Job& job, int height, int width, std::vector<uint8_t>& scratch) {
+bool make(const JpegLibrary* library, const CropJob& job, int height, int width, std::vector<uint8_t>& scratch) {
   const int64_t row_bytes = static_cast<int64_t>(job.width + kSpareColumns) * kChannels;
   if (scratch.size() < static_cast<size_t>(row_bytes * job.height)) scratch.resize(row_bytes * job.height);
   const int before = decode_jpeg_box(library, job.data, job.bytes, job.image_height, job.image_width, job.top, job.left,
@@ -50,9 +50,9 @@ bool make(const JpegLibrary* library, const Job& job, int height, int width, std
 }  // namespace
 
 // Sets each job's `is_done`; where it is 0 the image has to be decoded as a whole, by other means.
-extern "C" void convnext_crops(const JpegLibrary* library, Job* jobs, int count, int height, int width) {
+extern "C" void convnext_crops(const JpegLibrary* library, CropJob* jobs, int count, int height, int width) {
   std::vector<uint8_t> scratch;
-  for (Job* job = jobs; job != jobs + count; ++job) {
+  for (CropJob* job = jobs; job != jobs + count; ++job) {
     try {
       job->is_done = make(library, *job, height, width, scratch);
     } catch (const std::bad_alloc&) {

@@ -104,13 +104,13 @@ struct Histogram {
 };
 
 // Of each channel. Neighbours are counted apart, so that equal ones need not wait for each other.
-void count_levels(const Image& image, Histogram* found) {
+void count_levels(const Image& image, Histogram* histograms) {
   int32_t counts[2][kChannels][kLevels] = {};
   for (int64_t i = 0; i < image.count(); ++i) {
     for (int c = 0; c < kChannels; ++c) ++counts[i & 1][c][image.pixels[i * kChannels + c]];
   }
   for (int c = 0; c < kChannels; ++c) {
-    Histogram& channel = found[c];
+    Histogram& channel = histograms[c];
     for (int level = 0; level < kLevels; ++level) channel.counts[level] = counts[0][c][level] + counts[1][c][level];
     while (!channel.counts[channel.first]) ++channel.first;
     channel.last = kLevels - 1;
@@ -122,31 +122,31 @@ void same(Table& table) {
   for (int level = 0; level < kLevels; ++level) table[level] = static_cast<uint8_t>(level);
 }
 
-void stretch(const Histogram& found, Table& table) {
-  if (found.last <= found.first) return same(table);
-  const double scale = 255.0 / (found.last - found.first);
-  const double offset = rounded(found.first * scale);
+void stretch(const Histogram& histogram, Table& table) {
+  if (histogram.last <= histogram.first) return same(table);
+  const double scale = 255.0 / (histogram.last - histogram.first);
+  const double offset = rounded(histogram.first * scale);
   for (int level = 0; level < kLevels; ++level) {
     const int value = static_cast<int>(rounded(level * scale) - offset);
     table[level] = static_cast<uint8_t>(std::min(std::max(value, 0), 255));
   }
 }
 
-void equalize(const Histogram& found, int64_t pixels, Table& table) {
-  const int64_t step = (pixels - found.counts[found.last]) / 255;
-  if (found.first == found.last || !step) return same(table);
+void equalize(const Histogram& histogram, int64_t pixels, Table& table) {
+  const int64_t step = (pixels - histogram.counts[histogram.last]) / 255;
+  if (histogram.first == histogram.last || !step) return same(table);
   int64_t below = step / 2;
-  for (int level = 0; level < kLevels; below += found.counts[level++]) {
+  for (int level = 0; level < kLevels; below += histogram.counts[level++]) {
     table[level] = static_cast<uint8_t>(std::min<int64_t>(below / step, 255));
   }
 }
 
 template <typename Fill>
 void map_by_histogram(const Image& image, Fill fill) {
-  Histogram found[kChannels];
-  count_levels(image, found);
+  Histogram histograms[kChannels];
+  count_levels(image, histograms);
   Table tables[kChannels];
-  for (int c = 0; c < kChannels; ++c) fill(found[c], tables[c]);
+  for (int c = 0; c < kChannels; ++c) fill(histograms[c], tables[c]);
   map(tables, image);
 }
 
@@ -193,7 +193,7 @@ void apply(const Operation& op, const Image& image, std::vector<uint8_t>& scratc
     case kTable: return map_all(op.table, image);
     case kStretch: return map_by_histogram(image, stretch);
     case kEqualize:
-      return map_by_histogram(image, [&](const Histogram& found, Table& table) { equalize(found, image.count(), table); });
+      return map_by_histogram(image, [&](const Histogram& histogram, Table& table) { equalize(histogram, image.count(), table); });
     case kContrast: return contrast(op.factor, image);
     case kColor: return color(op.factor, image, scratch);
     case kSharpness: return sharpness(op.factor, image, scratch);
@@ -205,16 +205,16 @@ void apply(const Operation& op, const Image& image, std::vector<uint8_t>& scratc
 
 }  // namespace
 
-// `pixels`: (images, height, width, 3), contiguous, changed in place; `operations`: (images, each). Returns 0, or 1
-// without memory, when some of them are changed and some are not.
+// `pixels`: (images, height, width, 3), contiguous, changed in place; `operations`: (images, per_image). Returns 0, or 1 without
+// memory, when some of them are changed and some are not.
 extern "C" int convnext_pixel_ops(uint8_t* pixels, int images, int height, int width, const void* operations,
-                                  int each) try {
+                                  int per_image) try {
   const auto* op = static_cast<const Operation*>(operations);
   const int64_t bytes = static_cast<int64_t>(height) * width * kChannels;
   std::vector<uint8_t> scratch(bytes + 1);
   for (int n = 0; n < images; ++n) {
     const Image image{pixels + n * bytes, height, width};
-    for (int i = 0; i < each; ++i) apply(*op++, image, scratch);
+    for (int i = 0; i < per_image; ++i) apply(*op++, image, scratch);
   }
   return 0;
 } catch (const std::bad_alloc&) {

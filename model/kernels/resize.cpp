@@ -48,10 +48,10 @@ std::vector<Step> spread(const Side& side, int targets, int steps) {
     for (int t = 0; t < side.taps; ++t) {
       const int32_t weight = side.weights[x * side.taps + t];
       Step& step = all[static_cast<size_t>(x) * steps + t / kTogether];
-      const int place = t % kTogether / 2 * 8 + t % 2;
+      const int lane = t % kTogether / 2 * 8 + t % 2;
       for (int c = 0; c < kChannels; ++c) {
-        step.high[place + 2 * c] = static_cast<int16_t>(weight >> kLowBits);
-        step.low[place + 2 * c] = static_cast<int16_t>(weight & ((1 << kLowBits) - 1));
+        step.high[lane + 2 * c] = static_cast<int16_t>(weight >> kLowBits);
+        step.low[lane + 2 * c] = static_cast<int16_t>(weight & ((1 << kLowBits) - 1));
       }
     }
   }

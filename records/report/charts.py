@@ -12,14 +12,14 @@ def histogram_chart(histogram: Histogram, title: str) -> BarChart:
     """A bar for each bin that holds something, above an axis from 0 to the last bin."""
     bins = len(histogram.counts)
     end = histogram.step * bins
-    bars = tuple(_bar(histogram, place) for place, count in enumerate(histogram.counts) if count)
+    bars = tuple(_bar(histogram, bin_index) for bin_index, count in enumerate(histogram.counts) if count)
     return BarChart(title, _WIDTH, _HEIGHT, bars, ("0", f"{end // 2:,}", f"{end:,}+"))
 
 
-def _bar(histogram: Histogram, place: int) -> Bar:
-    bins, count = len(histogram.counts), histogram.counts[place]
-    low = place * histogram.step
-    span = f"{low:,} and more" if place == bins - 1 else f"{low:,} to {low + histogram.step - 1:,}"
+def _bar(histogram: Histogram, bin_index: int) -> Bar:
+    bins, count = len(histogram.counts), histogram.counts[bin_index]
+    low = bin_index * histogram.step
+    span = f"{low:,} and more" if bin_index == bins - 1 else f"{low:,} to {low + histogram.step - 1:,}"
     width = _WIDTH / bins
     height = max(_HEIGHT * count / max(histogram.counts), _LEAST_HEIGHT)
-    return Bar(place * width, _HEIGHT - height, width - _GAP, height, f"{span}: {count:,}")
+    return Bar(bin_index * width, _HEIGHT - height, width - _GAP, height, f"{span}: {count:,}")

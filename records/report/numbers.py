@@ -50,8 +50,8 @@ class Duplicate:
     copies: tuple[Copy, ...]
 
     @property
-    def place(self) -> str:
-        """Where the copies lie: the name of one split, or several joined by +."""
+    def splits(self) -> str:
+        """The splits that the copies lie in: the name of one, or several joined by +."""
         return " + ".join(sorted({copy.split for copy in self.copies}))
 
     @property
@@ -107,15 +107,15 @@ def find_duplicates(index: pa.Table) -> tuple[Duplicate, ...]:
     groups: dict[str, list[Copy]] = {}
     for row in rows:
         groups.setdefault(row["sha256"], []).append(Copy(row["split"], row["key"], row["wnid"]))
-    found = [Duplicate(tuple(sorted(copies))) for copies in groups.values()]
-    return tuple(sorted(found, key=lambda each: ("+" not in each.place, not each.has_two_labels, each)))
+    duplicates = [Duplicate(tuple(sorted(copies))) for copies in groups.values()]
+    return tuple(sorted(duplicates, key=lambda copied: ("+" not in copied.splits, not copied.has_two_labels, copied)))
 
 
-def count_places(duplicates: Sequence[Duplicate]) -> Iterator[tuple[str, int, int]]:
-    """For each place: sets of copies, and those of them whose labels differ."""
-    for place in sorted({each.place for each in duplicates}):
-        there = [each for each in duplicates if each.place == place]
-        yield place, len(there), sum(each.has_two_labels for each in there)
+def count_by_splits(duplicates: Sequence[Duplicate]) -> Iterator[tuple[str, int, int]]:
+    """For each set of splits: sets of copies, and those of them whose labels differ."""
+    for splits in sorted({duplicate.splits for duplicate in duplicates}):
+        chosen = [duplicate for duplicate in duplicates if duplicate.splits == splits]
+        yield splits, len(chosen), sum(duplicate.has_two_labels for duplicate in chosen)
 
 
 def _split_numbers(part: pa.Table, steps: dict[str, int]) -> SplitNumbers:

@@ -11,7 +11,7 @@ from typing import Any
 from convnext_imagenet.base.html import BarChart, render
 from convnext_imagenet.records.manifest import ClassEntry, Manifest
 from convnext_imagenet.records.report.charts import histogram_chart
-from convnext_imagenet.records.report.numbers import Duplicate, Histogram, Numbers, SplitNumbers, count_places
+from convnext_imagenet.records.report.numbers import Duplicate, Histogram, Numbers, SplitNumbers, count_by_splits
 
 _MOST_LISTED = 200
 _CHARTS = (("width", "Width", "px"), ("height", "Height", "px"), ("bytes", "File size", "bytes"))
@@ -77,8 +77,8 @@ def report_page(
         figures={name: _figures(split) for name, split in numbers.splits.items()},
         mode_rows=_mode_rows(list(numbers.splits.values())),
         duplicates=len(numbers.duplicates),
-        place_rows=list(count_places(numbers.duplicates)),
-        duplicate_rows=[_duplicate_row(each) for each in numbers.duplicates[:_MOST_LISTED]],
+        within_rows=list(count_by_splits(numbers.duplicates)),
+        duplicate_rows=[_duplicate_row(duplicate) for duplicate in numbers.duplicates[:_MOST_LISTED]],
         quarantined=len(quarantined),
         reason_rows=sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])),
         file_rows=[(entry["path"], entry["reason"], entry["detail"]) for entry in quarantined[:_MOST_LISTED]],
@@ -141,9 +141,9 @@ def _mode_rows(splits: Sequence[SplitNumbers]) -> list[tuple[object, ...]]:
     return [(mode, *counts[mode]) for mode in sorted(counts, key=lambda mode: (-sum(counts[mode]), mode))]
 
 
-def _duplicate_row(each: Duplicate) -> tuple[str, str, str]:
-    copies = "\n".join(f"{copy.split}/{copy.wnid}/{copy.key}" for copy in each.copies)
-    return each.place, "several" if each.has_two_labels else "one", copies
+def _duplicate_row(duplicate: Duplicate) -> tuple[str, str, str]:
+    copies = "\n".join(f"{copy.split}/{copy.wnid}/{copy.key}" for copy in duplicate.copies)
+    return duplicate.splits, "several" if duplicate.has_two_labels else "one", copies
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

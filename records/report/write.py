@@ -34,12 +34,12 @@ def write_report(
 
 def read_thumbnails(parts: Sequence[IndexPart]) -> dict[int, list[bytes]]:
     """The pictures of each class index, by sample id."""
-    found: list[tuple[int, int, bytes]] = []
+    numbered: list[tuple[int, int, bytes]] = []
     for part in parts:
         table = read_columns(part.path, ("label", "sample_id", "thumbnail"))
         for row in table.filter(pc.is_valid(table["thumbnail"])).to_pylist():
-            found.append((row["label"], row["sample_id"], row["thumbnail"]))
+            numbered.append((row["label"], row["sample_id"], row["thumbnail"]))
     pictures: dict[int, list[bytes]] = {}
-    for label, _, picture in sorted(found):
+    for label, _, picture in sorted(numbered):
         pictures.setdefault(label, []).append(picture)
     return pictures

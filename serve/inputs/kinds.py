@@ -10,6 +10,7 @@ from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import LIST_ENDINGS, is_hidden, list_folder, list_store, read_list
 from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.inputs.records import open_split
+from convnext_imagenet.serve.inputs.saved_dataset import SPLITS_FILE, STATE_FILE, open_saved_dataset
 from convnext_imagenet.serve.inputs.storage import StoredFile, ending, list_files, local_file, parse_uri
 from convnext_imagenet.serve.inputs.tables import TABLE_ENDINGS, open_tables
 from convnext_imagenet.serve.inputs.tars import TAR_ENDINGS, list_tars
@@ -55,6 +56,11 @@ def _open_records(path: Path, request: Request) -> Inputs | None:
     return open_split(path, request.split, request.wnids)
 
 
+def _open_saved_dataset(path: Path, request: Request) -> Inputs | None:
+    is_one = any((path / name).is_file() for name in (STATE_FILE, SPLITS_FILE))
+    return open_saved_dataset(local_file(path), request.column, path) if is_one else None
+
+
 FILE_KINDS = (
     FileKind(TAR_ENDINGS, lambda files, request, folder: list_tars(files, folder)),
     FileKind(
@@ -62,7 +68,7 @@ FILE_KINDS = (
     ),
     FileKind(LIST_ENDINGS, lambda files, request, folder: read_list(files[0]), is_container=False),
 )
-FOLDER_KINDS: tuple[FolderKind, ...] = (_open_records,)
+FOLDER_KINDS: tuple[FolderKind, ...] = (_open_records, _open_saved_dataset)
 
 
 def open_inputs(images: str, wnids: Sequence[str], split: str = "val", column: str = "") -> Inputs:
@@ -71,8 +77,8 @@ def open_inputs(images: str, wnids: Sequence[str], split: str = "val", column: s
     `wnids` are the network's classes by index, in which labels are given where the inputs know them.
 
     A file is a tar, a table (`column` of it), or a list of paths; a folder that holds nothing but tars, or nothing but
-    tables, means what is in these. Raises ServeError for what is none of these or holds nothing, ArtefactError for
-    damaged records.
+    tables, means what is in these, and so does one that Hugging Face's `save_to_disk` wrote. Raises ServeError for what
+    is none of these or holds nothing, ArtefactError for damaged records.
     """
     request = Request(images, wnids, split, column)
     root = parse_uri(images) if "://" in images else None
@@ -93,7 +99,10 @@ def _open_stored(root: StoredFile, request: Request) -> Inputs:
     files = list_files(root)
     if [info.path for info in files] == [root.path]:
         return _open_file(root, request)
-    names = (PurePosixPath(info.path).relative_to(root.path).as_posix() for info in files)
+    names = [PurePosixPath(info.path).relative_to(root.path).as_posix() for info in files]
+    is_saved_dataset = not {STATE_FILE, SPLITS_FILE}.isdisjoint(names)
+    if is_saved_dataset and (inputs := open_saved_dataset(root, request.column)) is not None:
+        return inputs
     kind, names_of_kind = _container_kind(name for name in names if not is_hidden(name.encode()))
     if kind:
         return _open_kind(kind, [root / name for name in names_of_kind], request)

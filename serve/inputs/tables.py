@@ -1,4 +1,7 @@
-"""A column of a Parquet, Arrow or Feather file as inputs: image bytes, or paths of image files."""
+"""A column of a Parquet, Arrow or Feather file as inputs: image bytes, or paths of image files.
+
+Arrow comes as a file, with a footer, or as a stream, without one.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -7,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 
 from convnext_imagenet.base.files import sha256_json
@@ -20,6 +24,7 @@ TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
 _BATCH_ROWS = 256
 _BUFFER_BYTES = 1 << 20
 _FOOT_BYTES = 1 << 20
+_STREAM_BEGIN, _STREAM_END = b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's stream format
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class TableInputs:
     group_rows: tuple[int, ...]
     sha256: str
     is_paths: bool
+    stream_offsets: tuple[int, ...] = ()  # of the record batches of an Arrow stream
     folder: Path | None = None  # that holds nothing but this table
 
     @property
@@ -44,12 +50,30 @@ class TableInputs:
     def items(self, numbers: range) -> Iterator[Item]:
         """The rows with these numbers; only the row groups that hold them are read, a few hundred rows at a time."""
         for group, first, wanted in split_range(numbers, self.group_rows):
-            values = _values(self.path, group, self.column, wanted)
+            values = self._values(group, wanted)
             yield from (self._item(number, value) for number, value in enumerate(values, first + wanted.start))
 
     def is_inside(self, path: Path) -> bool:
         """Whether `path` lies in the folder that this table is all of; nothing is added to a table."""
         return lies_in(path, self.folder)
+
+    def _values(self, group: int, wanted: range) -> Iterator[pa.Scalar]:
+        """Yield the values of the rows `wanted` of a group, counted from its first; ServeError for damaged ones."""
+        try:
+            if _is_parquet(self.path):
+                yield from _parquet_values(self.path, group, self.column, wanted)
+            else:
+                yield from self._arrow_batch(group).column(self.column)[wanted.start : wanted.stop]
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(self.path, error) from None
+
+    def _arrow_batch(self, group: int) -> pa.RecordBatch:
+        if not self.stream_offsets:
+            return pa.ipc.open_file(self.path.open()).get_batch(group)
+        with self.path.open() as file:
+            schema = pa.ipc.read_schema(file)
+            file.seek(self.stream_offsets[group])
+            return pa.ipc.read_record_batch(pa.ipc.read_message(file), schema)
 
     def _item(self, number: int, value: pa.Scalar) -> Item:
         path, data = self._path_and_bytes(value)
@@ -83,10 +107,11 @@ def open_table(path: StoredFile, column: str = "") -> TableInputs:
     """
     try:
         field = _choose_field(path, _schema(path), column)
-        group_rows = tuple(_group_rows(path))
+        group_rows, stream_offsets = _groups(path)
         if not sum(group_rows):
             raise ServeError(f"{path}: holds no rows; nothing to predict")
-        return TableInputs(path, field.name, group_rows, _fingerprint(path, field.name), _is_text(field.type))
+        sha256 = _fingerprint(path, field.name)
+        return TableInputs(path, field.name, group_rows, sha256, _is_text(field.type), stream_offsets)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
 
@@ -107,42 +132,60 @@ def _unreadable(path: StoredFile, error: Exception) -> ServeError:
 
 
 def _schema(path: StoredFile) -> pa.Schema:
-    return pq.read_schema(path.open()) if _is_parquet(path) else _arrow_file(path).schema
+    if _is_parquet(path):
+        return pq.read_schema(path.open())
+    return pa.ipc.read_schema(path.open()) if _is_stream(path) else pa.ipc.open_file(path.open()).schema
 
 
-def _group_rows(path: StoredFile) -> list[int]:
-    """Return the rows of each row group of a Parquet file, or of each record batch of an Arrow file."""
+def _groups(path: StoredFile) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the rows of each row group of a Parquet file, or record batch of Arrow; and of a stream their offsets."""
     if _is_parquet(path):
         metadata = pq.read_metadata(path.open())
-        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    file = _arrow_file(path)
-    return [file.get_batch(group).num_rows for group in range(file.num_record_batches)]
+        return tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)), ()
+    if not _is_stream(path):
+        file = pa.ipc.open_file(path.open())
+        return tuple(file.get_batch(group).num_rows for group in range(file.num_record_batches)), ()
+    found = list(_stream_batches(path))
+    return tuple(rows for _, rows in found), tuple(offset for offset, _ in found)
 
 
-def _values(path: StoredFile, group: int, column: str, wanted: range) -> Iterator[pa.Scalar]:
-    """Yield the values of the rows `wanted` of a row group, counted from its first; ServeError for damaged ones."""
+def _stream_batches(path: StoredFile) -> Iterator[tuple[int, int]]:
+    """Yield offset and rows of each record batch of an Arrow stream; on this machine no values are read for it."""
+    if path.read_at(path.size - len(_STREAM_END), len(_STREAM_END)) != _STREAM_END:
+        raise pa.ArrowInvalid("the stream has no end mark: it is truncated")  # maybe between two batches
+    store = pa_fs.LocalFileSystem(use_mmap=True) if path.is_local else path.store
+    with store.open_input_file(path.path) as file:
+        schema, offset = pa.ipc.read_schema(file), file.tell()
+        for message in iter(lambda: _next_message(file), None):
+            yield offset, pa.ipc.read_record_batch(message, schema).num_rows
+            offset = file.tell()
+
+
+def _next_message(file: pa.NativeFile) -> pa.ipc.Message | None:
     try:
-        if not _is_parquet(path):
-            yield from _arrow_file(path).get_batch(group).column(column)[wanted.start : wanted.stop]
-            return
-        # without these two options a row group is read at once
-        with pq.ParquetFile(path.open(), buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
-            first = 0
-            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column], use_threads=False):
-                yield from batch.column(0)[max(wanted.start - first, 0) : max(wanted.stop - first, 0)]
-                first += len(batch)
-                if first >= wanted.stop:
-                    return
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from None
+        return pa.ipc.read_message(file)
+    except EOFError:
+        return None
 
 
-def _arrow_file(path: StoredFile) -> pa.ipc.RecordBatchFileReader:
-    return pa.ipc.open_file(path.open())
+def _parquet_values(path: StoredFile, group: int, column: str, wanted: range) -> Iterator[pa.Scalar]:
+    # without these two options a row group is read at once
+    with pq.ParquetFile(path.open(), buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+        first = 0
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column], use_threads=False):
+            yield from batch.column(0)[max(wanted.start - first, 0) : max(wanted.stop - first, 0)]
+            first += len(batch)
+            if first >= wanted.stop:
+                return
 
 
 def _is_parquet(path: StoredFile) -> bool:
     return path.ending == ".parquet"
+
+
+def _is_stream(path: StoredFile) -> bool:
+    """Return whether an Arrow table is in the stream format, as `datasets` of Hugging Face writes it."""
+    return path.read_at(0, len(_STREAM_BEGIN)) == _STREAM_BEGIN
 
 
 def _fingerprint(path: StoredFile, column: str) -> str:

@@ -13,7 +13,7 @@ from convnext_imagenet.serve.samples import Sample
 from convnext_imagenet.serve.scoring import ScoredSample
 
 METADATA_KEY = "convnext_imagenet"
-# Raise when the same answer of the network becomes another row: ranking, scores, columns, error texts, Parquet options.
+# Raise when the same output of the network becomes another row: ranking, scores, columns, error texts, Parquet options.
 ROWS_VERSION = 1
 _GUESS = pa.struct([("class_index", pa.int32()), ("wnid", pa.string()), ("name", pa.string()), ("score", pa.float32())])
 SCHEMA = pa.schema(
@@ -49,7 +49,7 @@ def part_file(index: int) -> str:
 
 
 def part_ranges(count: int, first_rows: int, most_rows: int) -> list[range]:
-    """The inputs of each part: the first takes `first_rows`, each later one twice its forerunner up to `most_rows`.
+    """The inputs of each part: the first takes `first_rows`, each later one twice as many up to `most_rows`.
 
     So the first rows can be read within seconds, and a long job still ends in few files.
     """
@@ -60,12 +60,12 @@ def part_ranges(count: int, first_rows: int, most_rows: int) -> list[range]:
     return parts
 
 
-def make_row(sample: Sample, answer: ScoredSample | None) -> dict[str, Any]:
-    """The row of one input; without an answer its columns are null, and without a label those of the truth."""
+def make_row(sample: Sample, scored: ScoredSample | None) -> dict[str, Any]:
+    """Return the row of one input: without scores their columns are null, without a label `label` and `correct`."""
     info = sample.info
-    guesses = None if answer is None else answer.guesses
+    guesses = None if scored is None else scored.guesses
     best = guesses[0] if guesses else {}
-    is_known = sample.label is not None and answer is not None
+    is_known = sample.label is not None and scored is not None
     return {
         "sample_id": sample.sample_id,
         "source": sample.source,
@@ -82,8 +82,8 @@ def make_row(sample: Sample, answer: ScoredSample | None) -> dict[str, Any]:
         "topk": guesses,
         "label": sample.label,
         "correct": best.get("class_index") == sample.label if is_known else None,
-        "features": answer and answer.features,
-        "logits": answer and answer.logits,
+        "features": scored and scored.features,
+        "logits": scored and scored.logits,
     }
 
 

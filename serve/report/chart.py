@@ -22,21 +22,21 @@ class Mark:
 
 def reliability_chart(bins: Sequence[Bin]) -> tuple[BarChart, list[Mark]]:
     """Bars of the share that is right in each bin that holds images, and a mark at the bin's mean probability."""
-    filled = [each for each in bins if each.rows]
-    chart = BarChart("Reliability", _SIDE, _SIDE, tuple(_bar(each) for each in filled), ("0%", "50%", "100%"))
-    return chart, [_mark(each) for each in filled]
+    filled = [one_bin for one_bin in bins if one_bin.rows]
+    chart = BarChart("Reliability", _SIDE, _SIDE, tuple(map(_bar, filled)), ("0%", "50%", "100%"))
+    return chart, list(map(_mark, filled))
 
 
-def _bar(each: Bin) -> Bar:
-    left, right = _edges(each)
-    height = (each.accuracy or 0.0) * _SIDE
-    text = f"{each.correct:,} of {each.rows:,} right"
+def _bar(one_bin: Bin) -> Bar:
+    left, right = _edges(one_bin)
+    height = (one_bin.accuracy or 0.0) * _SIDE
+    text = f"{one_bin.correct:,} of {one_bin.rows:,} right"
     return Bar(left, _SIDE - height, right - left, max(height, _LEAST_HEIGHT), text)
 
 
-def _mark(each: Bin) -> Mark:
-    return Mark(*_edges(each), _SIDE - (each.mean_confidence or 0.0) * _SIDE)
+def _mark(one_bin: Bin) -> Mark:
+    return Mark(*_edges(one_bin), _SIDE - (one_bin.mean_confidence or 0.0) * _SIDE)
 
 
-def _edges(each: Bin) -> tuple[float, float]:
-    return each.low * _SIDE + _GAP, each.high * _SIDE - _GAP
+def _edges(one_bin: Bin) -> tuple[float, float]:
+    return one_bin.low * _SIDE + _GAP, one_bin.high * _SIDE - _GAP

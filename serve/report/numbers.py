@@ -11,8 +11,8 @@ CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Scored images: what is true, the best classes (N, k) best first, the probability of the first, and a key."""
+class ScoredRows:
+    """ScoredRows images: what is true, the best classes (N, k) best first, the probability of the first, and a key."""
 
     labels: np.ndarray
     guesses: np.ndarray
@@ -95,7 +95,7 @@ class Bin:
         return _ratio(self.confidence_sum, self.rows)
 
 
-def count_classes(scored: Scored, classes: int) -> tuple[ClassNumbers, ...]:
+def count_classes(scored: ScoredRows, classes: int) -> tuple[ClassNumbers, ...]:
     """The numbers of each class by index, those without images and those never named included."""
     labels, first = scored.labels, scored.guesses[:, 0]
     columns = (
@@ -113,32 +113,30 @@ def count_classes(scored: Scored, classes: int) -> tuple[ClassNumbers, ...]:
 
 def worst_first(classes: tuple[ClassNumbers, ...]) -> list[ClassNumbers]:
     """The classes that have images, the lowest top-1 first; among equals more mistakes, then the lower index."""
-    with_rows = [each for each in classes if each.rows]
-    return sorted(with_rows, key=lambda each: (each.top1, each.top1_correct - each.rows, each.index))
+    with_rows = [numbers for numbers in classes if numbers.rows]
+    return sorted(with_rows, key=lambda numbers: (numbers.top1, numbers.top1_correct - numbers.rows, numbers.index))
 
 
-def count_confusions(scored: Scored, classes: int) -> tuple[Confusion, ...]:
+def count_confusions(scored: ScoredRows, classes: int) -> tuple[Confusion, ...]:
     """Every pair of a true class and a wrong answer, the most frequent first, then by true and by named index."""
     wrong = ~scored.is_top1
     pairs = scored.labels[wrong].astype(np.int64) * classes + scored.guesses[wrong, 0]
-    found, counts = np.unique(pairs, return_counts=True)
+    pairs, counts = np.unique(pairs, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return tuple(
         Confusion(pair // classes, pair % classes, count)
-        for pair, count in zip(found[order].tolist(), counts[order].tolist(), strict=True)
+        for pair, count in zip(pairs[order].tolist(), counts[order].tolist(), strict=True)
     )
 
 
-def count_bins(scored: Scored, bins: int = CALIBRATION_BINS) -> tuple[Bin, ...]:
+def count_bins(scored: ScoredRows, bins: int = CALIBRATION_BINS) -> tuple[Bin, ...]:
     """First answers by their probability in `bins` bins of equal width, each open below and closed above."""
     confidences = scored.confidences.astype(np.float64)
-    places = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
-    rows = np.bincount(places, minlength=bins).tolist()
-    correct = np.bincount(places[scored.is_top1], minlength=bins).tolist()
-    sums = np.bincount(places, weights=confidences, minlength=bins).tolist()
-    return tuple(
-        Bin(place / bins, (place + 1) / bins, rows[place], correct[place], sums[place]) for place in range(bins)
-    )
+    bin_of_row = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
+    rows = np.bincount(bin_of_row, minlength=bins).tolist()
+    correct = np.bincount(bin_of_row[scored.is_top1], minlength=bins).tolist()
+    sums = np.bincount(bin_of_row, weights=confidences, minlength=bins).tolist()
+    return tuple(Bin(k / bins, (k + 1) / bins, rows[k], correct[k], sums[k]) for k in range(bins))
 
 
 def calibration_error(bins: tuple[Bin, ...]) -> float:
@@ -147,13 +145,13 @@ def calibration_error(bins: tuple[Bin, ...]) -> float:
     Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv 1706.04599), equation 3, with its 15 bins:
     the sum over bins of n_bin / n * |accuracy - confidence|, which is |correct - sum of confidences| / n.
     """
-    return sum(abs(each.correct - each.confidence_sum) for each in bins) / sum(each.rows for each in bins)
+    return sum(abs(b.correct - b.confidence_sum) for b in bins) / sum(b.rows for b in bins)
 
 
-def worst_mistakes(scored: Scored, index: int, most: int) -> list[int]:
-    """The places of up to `most` misnamed images of class `index`: the surest mistakes first, then in their order."""
-    places = np.flatnonzero(~scored.is_top1 & (scored.labels == index))
-    return places[np.argsort(-scored.confidences[places], kind="stable")][:most].tolist()
+def worst_mistakes(scored: ScoredRows, index: int, most: int) -> list[int]:
+    """Return the rows of up to `most` misnamed images of class `index`: the surest first, then in their order."""
+    rows = np.flatnonzero(~scored.is_top1 & (scored.labels == index))
+    return rows[np.argsort(-scored.confidences[rows], kind="stable")][:most].tolist()
 
 
 def _ratio(part: float, whole: int) -> float | None:

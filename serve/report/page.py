@@ -36,7 +36,7 @@ def evaluation_page(
     """The page; `mistakes` maps the index of each of the worst classes to some of its misnamed images."""
     chart, marks = reliability_chart(evaluation.bins)
     worst = worst_first(evaluation.per_class)
-    ordered = worst + [each for each in evaluation.per_class if not each.rows]
+    ordered = worst + [numbers for numbers in evaluation.per_class if not numbers.rows]
     return render(
         "serve/report/evaluation.html",
         title=f"Evaluation on {split}",
@@ -44,7 +44,7 @@ def evaluation_page(
         accuracy_rows=list(_accuracy_rows(evaluation)),
         most_worst=WORST_CLASSES,
         most_mistakes=MISTAKES_SHOWN,
-        worst=[_worst_class(evaluation, each, mistakes.get(each.index, ())) for each in worst[:WORST_CLASSES]],
+        worst=[_worst_class(evaluation, numbers, mistakes.get(numbers.index, ())) for numbers in worst[:WORST_CLASSES]],
         most_pairs=_MOST_PAIRS,
         pair_rows=[
             (_name(evaluation, pair.true), _name(evaluation, pair.named), pair.count)
@@ -52,9 +52,9 @@ def evaluation_page(
         ],
         chart=chart,
         marks=marks,
-        bin_rows=[_bin_row(each) for each in evaluation.bins],
+        bin_rows=[_bin_row(one_bin) for one_bin in evaluation.bins],
         most_classes=_MOST_CLASSES,
-        lines=[(each, *map(_shortened, evaluation.classes[each.index])) for each in ordered[:_MOST_CLASSES]],
+        lines=[(numbers, *map(_shortened, evaluation.classes[numbers.index])) for numbers in ordered[:_MOST_CLASSES]],
         facts=provenance,
     )
 
@@ -67,11 +67,11 @@ def _accuracy_rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
         yield "ReaL top-1", share(real.accuracy), real.correct, real.rows
 
 
-def _worst_class(evaluation: Evaluation, each: ClassNumbers, mistakes: Sequence[Mistake]) -> dict[str, Any]:
+def _worst_class(evaluation: Evaluation, numbers: ClassNumbers, mistakes: Sequence[Mistake]) -> dict[str, Any]:
     return {
-        "name": _name(evaluation, each.index),
-        "wnid": evaluation.classes[each.index][0],
-        "numbers": each,
+        "name": _name(evaluation, numbers.index),
+        "wnid": evaluation.classes[numbers.index][0],
+        "numbers": numbers,
         "mistakes": [
             {
                 "key": _shortened(mistake.key),
@@ -84,14 +84,14 @@ def _worst_class(evaluation: Evaluation, each: ClassNumbers, mistakes: Sequence[
     }
 
 
-def _bin_row(each: Bin) -> tuple[object, ...]:
+def _bin_row(one_bin: Bin) -> tuple[object, ...]:
     return (
-        f"{each.low:.3f}",
-        f"{each.high:.3f}",
-        each.rows,
-        each.correct,
-        share(each.accuracy),
-        share(each.mean_confidence),
+        f"{one_bin.low:.3f}",
+        f"{one_bin.high:.3f}",
+        one_bin.rows,
+        one_bin.correct,
+        share(one_bin.accuracy),
+        share(one_bin.mean_confidence),
     )
 
 

@@ -1,4 +1,4 @@
-"""ReaL: all that is right to see in an ImageNet val image, as people said when asked again.
+"""ReaL labels: every class that is visible in an ImageNet val image, from a second annotation by people.
 
 Beyer et al. 2020, "Are we done with ImageNet?" (arXiv 2006.07159). `real.json` holds a list for each of
 ILSVRC2012_val_00000001 to 50000: official class indices, which are the ranks of wnids among the official 1000 in ASCII
@@ -14,7 +14,7 @@ from typing import Any
 
 from convnext_imagenet.base.files import read_json, sha256_file
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.report.numbers import Scored
+from convnext_imagenet.serve.report.numbers import ScoredRows
 
 OFFICIAL_IMAGES = 50_000
 OFFICIAL_CLASSES = 1000
@@ -46,7 +46,7 @@ class RealLabels:
     labels: tuple[frozenset[int], ...]
     official: tuple[int, ...]
 
-    def count(self, scored: Scored) -> RealAccuracy:
+    def count(self, scored: ScoredRows) -> RealAccuracy:
         """ReaL accuracy, joined by the number in each key; ServeError for a key without one."""
         correct = rows = 0
         for key, guess in zip(scored.keys, scored.guesses[:, 0].tolist(), strict=True):
@@ -62,15 +62,15 @@ def read_real(path: Path, wnids: Sequence[str]) -> RealLabels:
     Raises ServeError for a file that is not such a list of 50,000, and for other classes than the official 1000.
     """
     official = official_indices(wnids)
-    found = read_json(path)
-    if not isinstance(found, list) or len(found) != OFFICIAL_IMAGES:
-        what = f"a list of {len(found):,}" if isinstance(found, list) else f"a JSON {type(found).__name__}"
+    content = read_json(path)
+    if not isinstance(content, list) or len(content) != OFFICIAL_IMAGES:
+        what = f"a list of {len(content):,}" if isinstance(content, list) else f"a JSON {type(content).__name__}"
         raise ServeError(
             f"{path}: {what}, expected a list of {OFFICIAL_IMAGES:,}, one of class indices for each val image; "
             f"give the real.json of the ReaL labels, {_WITHOUT}"
         )
     return RealLabels(
-        sha256_file(path), tuple(_labels(path, number, entry) for number, entry in enumerate(found, 1)), official
+        sha256_file(path), tuple(_labels(path, number, entry) for number, entry in enumerate(content, 1)), official
     )
 
 

@@ -25,7 +25,7 @@ from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.records import open_split
 from convnext_imagenet.serve.predict.job import PredictionJob, open_job
 from convnext_imagenet.serve.report.folder import predictions_folder
-from convnext_imagenet.serve.report.numbers import Scored, worst_first, worst_mistakes
+from convnext_imagenet.serve.report.numbers import ScoredRows, worst_first, worst_mistakes
 from convnext_imagenet.serve.report.page import MISTAKES_SHOWN, WORST_CLASSES, Mistake, evaluation_page
 from convnext_imagenet.serve.report.real_labels import RealLabels, read_real, val_number
 from convnext_imagenet.serve.report.tables import Evaluation, confusion_table, count_all, per_class_table, summary_json
@@ -99,7 +99,7 @@ def report_options(batch_size: int, workers: int, device_target: str, flip: bool
     )
 
 
-def read_scored(predictions: Path, split: Split) -> Scored:
+def read_scored(predictions: Path, split: Split) -> ScoredRows:
     """The rows of finished predictions of `split`.
 
     Raises ServeError for an image that could not be scored, RuntimeError when the rows are not what the manifest of the
@@ -117,7 +117,7 @@ def read_scored(predictions: Path, split: Split) -> Scored:
             f"labels differ from its counts per class"
         )
     guesses = table["topk"].combine_chunks().flatten().field("class_index").to_numpy()
-    return Scored(
+    return ScoredRows(
         labels=labels,
         guesses=guesses.reshape(len(table), -1),
         confidences=table["top1_score"].to_numpy(),
@@ -146,22 +146,18 @@ def write_report(
     return evaluation
 
 
-def _mistakes(scored: Scored, evaluation: Evaluation, split: Split) -> dict[int, list[Mistake]]:
+def _mistakes(scored: ScoredRows, evaluation: Evaluation, split: Split) -> dict[int, list[Mistake]]:
     """The surest mistakes of the worst classes by class index, with their pictures."""
-    worst = [each.index for each in worst_first(evaluation.per_class)[:WORST_CLASSES]]
-    places = {index: worst_mistakes(scored, index, MISTAKES_SHOWN) for index in worst}
-    wanted = sorted(place for each in places.values() for place in each)
+    worst = [numbers.index for numbers in worst_first(evaluation.per_class)[:WORST_CLASSES]]
+    rows_of = {index: worst_mistakes(scored, index, MISTAKES_SHOWN) for index in worst}
+    wanted = sorted(row for rows in rows_of.values() for row in rows)
     images = zip(wanted, split.read(wanted, ("image", "key")), strict=True)
-    pictures = {place: thumbnail(row["image"]) for place, row in images}
-    return {
-        index: [
-            Mistake(
-                scored.keys[place], int(scored.guesses[place, 0]), float(scored.confidences[place]), pictures[place]
-            )
-            for place in places[index]
-        ]
-        for index in worst
-    }
+    pictures = {row: thumbnail(stored["image"]) for row, stored in images}
+
+    def mistake(row: int) -> Mistake:
+        return Mistake(scored.keys[row], int(scored.guesses[row, 0]), float(scored.confidences[row]), pictures[row])
+
+    return {index: [mistake(row) for row in rows_of[index]] for index in worst}
 
 
 def _refuse_error_rows(table: pa.Table, split: Split) -> None:

@@ -11,7 +11,7 @@ from convnext_imagenet.serve.report.numbers import (
     Bin,
     ClassNumbers,
     Confusion,
-    Scored,
+    ScoredRows,
     calibration_error,
     count_bins,
     count_classes,
@@ -63,7 +63,7 @@ class Evaluation:
         return calibration_error(self.bins)
 
 
-def count_all(scored: Scored, classes: Sequence[tuple[str, str]], real: RealLabels | None) -> Evaluation:
+def count_all(scored: ScoredRows, classes: Sequence[tuple[str, str]], real: RealLabels | None) -> Evaluation:
     """Count everything in at least one scored image."""
     accuracy = Accuracy(
         rows=len(scored.labels),
@@ -85,12 +85,12 @@ def per_class_table(evaluation: Evaluation) -> pa.Table:
     """A row for each class by index; a fraction of nothing is null."""
     rows = [
         {
-            "class_index": each.index,
+            "class_index": numbers.index,
             "wnid": wnid,
             "name": name,
-            **{field: getattr(each, field) for field in _PER_CLASS.names[3:]},
+            **{field: getattr(numbers, field) for field in _PER_CLASS.names[3:]},
         }
-        for each, (wnid, name) in zip(evaluation.per_class, evaluation.classes, strict=True)
+        for numbers, (wnid, name) in zip(evaluation.per_class, evaluation.classes, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=_PER_CLASS)
 
@@ -128,13 +128,13 @@ def summary_json(evaluation: Evaluation, provenance: Mapping[str, Any]) -> dict[
         "expected_calibration_error": evaluation.calibration_error,
         "calibration_bins": [
             {
-                "above": each.low,
-                "up_to": each.high,
-                "rows": each.rows,
-                "correct": each.correct,
-                "accuracy": each.accuracy,
-                "mean_confidence": each.mean_confidence,
+                "above": one_bin.low,
+                "up_to": one_bin.high,
+                "rows": one_bin.rows,
+                "correct": one_bin.correct,
+                "accuracy": one_bin.accuracy,
+                "mean_confidence": one_bin.mean_confidence,
             }
-            for each in evaluation.bins
+            for one_bin in evaluation.bins
         ],
     }

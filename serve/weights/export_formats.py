@@ -1,4 +1,4 @@
-"""The formats that a checkpoint can be exported in: how each is written, proven, and told of."""
+"""The formats that a checkpoint can be exported in: how each is written, checked and described."""
 
 import json
 from collections.abc import Callable
@@ -62,8 +62,8 @@ def _write_onnx(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> l
     model = onnx_graph.onnx_model(checkpoint.card, checkpoint.arrays, options.preprocessing, metadata=metadata)
     files = write_onnx(model, path)
     pixels = probe_pixels(transform)
-    (found,) = open_onnx(path)(pixels if options.preprocessing else pixel_values(pixels, transform))
-    check_parity(found, _logits(checkpoint, pixels), ONNX_LIMIT, "the ONNX graph in onnxruntime")
+    (logits,) = open_onnx(path)(pixels if options.preprocessing else pixel_values(pixels, transform))
+    check_parity(logits, _logits(checkpoint, pixels), ONNX_LIMIT, "the ONNX graph in onnxruntime")
     return files
 
 
@@ -88,8 +88,8 @@ def _check_onnx() -> None:
 def _write_mindir(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> list[Path]:
     write_mindir(checkpoint.card, checkpoint.arrays, path)
     pixels = probe_pixels(checkpoint.card.transform)
-    found = open_mindir(path)(pixels)
-    check_parity(found, _logits(checkpoint, pixels), MINDIR_LIMIT, "the MindIR, loaded again,")
+    logits = open_mindir(path)(pixels)
+    check_parity(logits, _logits(checkpoint, pixels), MINDIR_LIMIT, "the MindIR, loaded again,")
     return [path]
 
 
@@ -104,10 +104,10 @@ def _mindir_interface(checkpoint: Checkpoint, options: ExportOptions) -> list[tu
 
 def _write_safetensors(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> list[Path]:
     path.write_bytes(renamed_payload(checkpoint.arrays, checkpoint.card.config, options.names))
-    found, others = import_arrays(load_file(path), scheme_named(options.names))
+    read_back, others = import_arrays(load_file(path), scheme_named(options.names))
     ours = checkpoint.arrays
-    is_same = not others and found.keys() == ours.keys()
-    if not is_same or any(found[name].tobytes() != ours[name].tobytes() for name in ours):
+    is_same = not others and read_back.keys() == ours.keys()
+    if not is_same or any(read_back[name].tobytes() != ours[name].tobytes() for name in ours):
         raise ModelError(f"{path.name}: read back, it does not hold the checkpoint's values; it is not published")
     return [path]
 

@@ -18,10 +18,10 @@ from convnext_imagenet.serve.weights.export_formats import FORMATS, ExportOption
 def export_weights(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> bool:
     """Write `out` and its card, `out`.md; False when the same export is there already, whole.
 
-    Raises ServeError for a place that cannot be written or holds something else, ModelError when a package is missing,
+    Raises ServeError for an `out` that cannot be written or holds something else, ModelError when a package is missing,
     or when the export does not answer as the network does. Nothing is there under a final name then.
     """
-    _check_place(out, options)
+    _check_output_path(out, options)
     FORMATS[options.format].check()
     card = out.with_name(f"{out.name}.md")
     if out.exists():
@@ -40,7 +40,7 @@ def export_weights(checkpoint: Checkpoint, out: Path, options: ExportOptions) ->
 
 
 def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the receipt beside a checkpoint of a RUN tells of it: epoch, step, top-1 on val; empty without one."""
+    """Return what the receipt beside a checkpoint of a RUN says of it: epoch, step, top-1 on val; empty without one."""
     unit = checkpoint.path.name.split(".")[0]
     try:
         receipt = read_json(checkpoint.path.with_name(f"{unit}.json"))
@@ -72,7 +72,7 @@ def _files_of(out: Path) -> list[Path]:
     return [data, out] if data.exists() else [out]
 
 
-def _check_place(out: Path, options: ExportOptions) -> None:
+def _check_output_path(out: Path, options: ExportOptions) -> None:
     suffix = f".{options.format}"
     if out.suffix != suffix or out.stem.startswith("."):
         raise ServeError(

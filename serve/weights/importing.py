@@ -36,7 +36,7 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class Imported:
-    """What was made of a file: its card, and what to tell the user, a line each."""
+    """What was made of a file: its card, and lines about it for the user."""
 
     card: ModelCard
     lines: tuple[str, ...]

@@ -15,17 +15,17 @@ import resource, sys
 from pathlib import Path
 from convnext_imagenet.ingest.source.archives import scan_train_tar, scan_val_tar
 from convnext_imagenet.ingest.errors import IngestError
-from convnext_imagenet.ingest.source.scan_types import Found
+from convnext_imagenet.ingest.source.scan_types import ScanNotes
 
 now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + {ceiling}, now + {ceiling}))
-found = Found()
+notes = ScanNotes()
 try:
-    split = {scan}(Path(sys.argv[1]), found)
+    split = {scan}(Path(sys.argv[1]), notes)
     print(split.files, "images")
 except IngestError as error:
     print(error)
-print(found.ignored.count, "ignored")
+print(notes.ignored.count, "ignored")
 """
 
 

@@ -35,7 +35,7 @@ def fresh_decoder() -> Iterator[None]:
 
 @pytest.fixture
 def _needs_decoder() -> None:
-    if module._bound() is None:
+    if module._bind_kernel() is None:
         pytest.skip("no decoder for boxes on this machine")
 
 
@@ -166,7 +166,7 @@ def test_without_libjpeg_turbo_there_is_no_decoder_for_boxes(
 def test_a_decoder_that_differs_from_opencv_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "_bound", lambda: lambda crops, out: [True] * len(crops))
+    monkeypatch.setattr(module, "_bind_kernel", lambda: lambda crops, out: [True] * len(crops))
     with caplog.at_level("INFO"):
         assert _box(_encoded(_picture(10, 20)), 10, 20, (0, 0, 5, 5)) is None
     assert "differs from OpenCV's" in caplog.text

@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from convnext_imagenet.model.transform import EvalTransform
+from convnext_imagenet.model.transform import EvalTransform, scale_and_shift
 from convnext_imagenet.records.keyed_random import keyed_rng
 from convnext_imagenet.train.augment.erase import DeviceErase, erase_draws
 from convnext_imagenet.train.augment.flip import DeviceFlip, flips
@@ -99,9 +99,7 @@ class DeviceAugment(nn.Cell):
 
     def __init__(self, section: AugmentSection, transform: EvalTransform, seed: int) -> None:
         super().__init__(auto_prefix=False)
-        mean_C, std_C = 255.0 * np.asarray(transform.mean), 255.0 * np.asarray(transform.std)
-        self.scale_C = Tensor((1.0 / std_C).astype(np.float32))
-        self.shift_C = Tensor((-mean_C / std_C).astype(np.float32))
+        self.scale_C, self.shift_C = (Tensor(values_C) for values_C in scale_and_shift(transform))
         self.flip = DeviceFlip()
         self.rand_augment = DeviceRandAugment()
         self.erase = DeviceErase(section, seed)

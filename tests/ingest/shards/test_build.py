@@ -1,106 +1,174 @@
-"""What a finished ingest carries beside its shards, and what `convnext-records` shows of it."""
+"""From plan to finished records: what is there is kept, what is missing is made, what is foreign is refused."""
 
-import base64
-import hashlib
-import json
-import re
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner, Result
-from PIL import Image
 
-from convnext_imagenet.ingest.cli import main as ingest
-from convnext_imagenet.records.cli import main as records
-
-
-def _run(command, *arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
-
-
-@pytest.fixture(scope="module")
-def finished(wide_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The records of the wide tree: 1,028 train images of 40 different contents, 6 of val, 2 bad ones."""
-    out = tmp_path_factory.mktemp("finished") / "records"
-    done = _run(ingest, "build", wide_tree, "--out", out, "--classes", "found", "--max-quarantine", 2)
-    assert done.exit_code == 0, done.output
-    return out
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.protocol import staging
+from convnext_imagenet.ingest.errors import IngestError, QuarantineError
+from convnext_imagenet.ingest.make_plan import make_plan
+from convnext_imagenet.ingest.shards.build import open_build
+from convnext_imagenet.ingest.shards.plan import IngestPlan
+from convnext_imagenet.ingest.shards.pool import LocalPool
+from convnext_imagenet.ingest.source.layout import scan_tree
+from convnext_imagenet.records.reader import Records
+from convnext_imagenet.records.verify import verify_records
 
 
-def test_the_index_has_one_row_for_each_stored_image_as_the_source_has_it(finished, wide_tree):
-    rows = pq.read_table(finished / "index.parquet").to_pylist()
-    assert [sum(row["split"] == split for row in rows) for split in ("train", "val")] == [1028, 6]
-    for row in rows[::97]:
-        image = (wide_tree / row["split"] / row["wnid"] / f"{row['key']}.JPEG").read_bytes()
-        assert (row["bytes"], row["sha256"]) == (len(image), hashlib.sha256(image).hexdigest())
-        assert (row["width"], row["height"], row["mode"]) == (16, 16, "RGB")
-        assert (finished / row["split"] / row["shard"]).is_file()
+def _plan(data: Path, **options) -> IngestPlan:
+    return make_plan(scan_tree(data), **{"classes": "found", "unverified": False, "devkit": None, "seed": 0} | options)
 
 
-def test_the_manifest_holds_the_digests_of_index_and_report(finished):
-    files = json.loads((finished / "manifest.json").read_text())["files"]
-    assert set(files) == {"index.parquet", "report.html", "quarantine.parquet"}
-    for name, digest in files.items():
-        assert hashlib.sha256((finished / name).read_bytes()).hexdigest() == digest
+@pytest.fixture
+def write_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let shards be written in this process, which is faster than a new one; lists the shards written."""
+    written: list[str] = []
+
+    def run_here(function, tasks, count, workers, on_progress, on_unit) -> None:
+        for task in tasks:
+            function(task, on_progress)
+            written.append(task.shard)
+
+    monkeypatch.setattr("convnext_imagenet.ingest.shards.pool.run_units", run_here)
+    return written
 
 
-def test_the_report_tells_counts_duplicates_quarantine_and_shows_pictures(finished):
-    text = (finished / "report.html").read_text()
-    assert "2 classes, 1,034 images" in text
-    assert "2 classes unlike the devkit; 40 sets of exact duplicates; 2 images in quarantine." in text
-    assert "train/n00000010/n00000010_7.JPEG</td><td>truncated" in text
-    assert "train/n00000020/n00000020_9.JPEG</td><td>empty" in text
-    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
-    assert len(pictures) == 12
-    assert all(base64.b64decode(picture).startswith(b"\xff\xd8") for picture in pictures)
+def _build(plan: IngestPlan, data: Path, out: Path, allowed: int = 0):
+    with open_build(plan, data, out) as job:
+        job.write(job.unfinished(), LocalPool(1), lambda count: None)
+        return job.finish(allowed)
 
 
-def test_gallery_draws_the_classes_asked_for(finished, tmp_path):
-    sheet = tmp_path / "sheet.png"
-    done = _run(records, "gallery", finished, "--out", sheet, "--per-class", 3, "--side", 32)
-    assert (done.exit_code, "6 images of 2 classes of train" in done.output) == (0, True)
-    with Image.open(sheet) as drawn:
-        assert drawn.format == "PNG"
-    done = _run(records, "gallery", finished, "--out", sheet, "--class", "n00000010", "--split", "val")
-    assert "3 images of 1 classes of val" in done.output
+def test_records_hold_every_label_of_the_tree(raw_tree: Path, tmp_path: Path, write_here):
+    outcome = _build(_plan(raw_tree), raw_tree, tmp_path / "out")
+    assert outcome.rows == {"train": 18, "val": 7}
+    records = Records.open(tmp_path / "out")
+    assert verify_records(tmp_path / "out").problems == ()
+    for fields in records.split("train").read(range(18), ["key", "label", "image", "sample_id"]):
+        wnid = records.classes[fields["label"]].wnid
+        assert fields["image"] == (raw_tree / "train" / wnid / f"{fields['key']}.JPEG").read_bytes()
+    labels = {f["key"]: f["label"] for f in records.split("val").read(range(7), ["key", "label"])}
+    assert labels == {
+        f"ILSVRC2012_val_{n:08d}": label for n, label in zip((1, 2, 3, 4, 6, 7, 8), (0, 2, 1, 1, 0, 2, 0), strict=True)
+    }
+
+
+def test_manifest_tells_where_the_labels_come_from(raw_tree: Path, tmp_path: Path, write_here):
+    _build(_plan(raw_tree), raw_tree, tmp_path / "out")
+    manifest = Records.open(tmp_path / "out").manifest
+    assert manifest.splits["train"].rows_per_class == (7, 5, 6)
+    assert manifest.splits["val"].rows_per_class == (3, 2, 2)
+    assert {key: manifest.source[key] for key in ("verified", "classes", "layout", "left_out")} == {
+        "verified": True,
+        "classes": "found",
+        "layout": {"train": "class folders", "val": "flat"},
+        "left_out": {"train": 0, "val": 1},
+    }
+    assert "rank of the wnid" in manifest.source["class_index"]
+
+
+def test_unverified_tree_is_recorded_as_such(raw_tree: Path, tmp_path: Path, write_here):
+    for split in ("train", "val"):
+        for folder in ("cats", "big dogs"):
+            (tmp_path / "plain" / split / folder).mkdir(parents=True)
+            image = (raw_tree / "val" / "ILSVRC2012_val_00000001.JPEG").read_bytes()
+            (tmp_path / "plain" / split / folder / "some picture.jpg").write_bytes(image)
+    plan = _plan(tmp_path / "plain", unverified=True)
+    _build(plan, tmp_path / "plain", tmp_path / "out")
+    records = Records.open(tmp_path / "out")
+    assert records.manifest.source["verified"] is False
+    assert [entry.wnid for entry in records.classes] == ["big dogs", "cats"]
+    assert {f["key"] for f in records.split("train").read(range(2), ["key"])} == {
+        "big dogs/some picture.jpg",
+        "cats/some picture.jpg",
+    }
+    assert verify_records(tmp_path / "out").problems == ()
+
+
+def test_missing_shard_alone_is_made_again(raw_tree: Path, tmp_path: Path, write_here):
+    plan = _plan(raw_tree)
+    _build(plan, raw_tree, tmp_path / "out")
+    shard = tmp_path / "out" / "val" / "imagenet-val-00000-of-00001.mindrecord"
+    before = shard.read_bytes()
+    shard.unlink()
+    write_here.clear()
+    _build(plan, raw_tree, tmp_path / "out")
+    assert write_here == [shard.name]
+    assert shard.read_bytes() == before
+
+
+def test_bad_images_above_the_limit_leave_the_records_unfinished_but_written(
+    raw_tree: Path, tmp_path: Path, write_here
+):
+    (raw_tree / "train" / "n00000010" / "n00000010_3.JPEG").write_bytes(b"<html>")
+    plan, out = _plan(raw_tree), tmp_path / "out"
+    with pytest.raises(QuarantineError, match=r"n00000010_3\.JPEG \(unsupported: .*--max-quarantine 1"):
+        _build(plan, raw_tree, out)
+    assert (out / "quarantine.parquet").is_file()
+    with pytest.raises(ArtefactError, match="unfinished"):
+        Records.open(out)
+    write_here.clear()
+    outcome = _build(plan, raw_tree, out, allowed=1)
+    assert write_here == []
+    assert [entry.key for entry in outcome.quarantined] == ["n00000010_3"]
+    assert Records.open(out).manifest.splits["train"].quarantined == 1
+
+
+def test_split_without_a_single_good_image_is_refused(raw_tree: Path, tmp_path: Path, write_here):
+    for path in (raw_tree / "val").iterdir():
+        path.write_bytes(b"x")
+    with pytest.raises(IngestError, match="val/: none of its 7 images can be read"):
+        _build(_plan(raw_tree), raw_tree, tmp_path / "out", allowed=100)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--class", "n99999999"], "no class of these records"),
-        (["--per-class", 100_000], "megapixels"),
-        (["--split", "test"], "test"),
-    ],
+    ("options", "keys"),
+    [({"seed": 1}, "seed"), ({"classes": "FILE"}, r"classes, .*source.classes")],
 )
-def test_gallery_refuses_with_one_line(finished, tmp_path, options, message):
-    done = _run(records, "gallery", finished, "--out", tmp_path / "sheet.png", *options)
-    assert done.exit_code == 1
-    assert message in done.output
-    assert not (tmp_path / "sheet.png").exists()
+def test_records_of_another_plan_are_refused(raw_tree: Path, tmp_path: Path, write_here, options, keys: str):
+    (tmp_path / "list.txt").write_text("n00000010\n")
+    if "classes" in options:
+        options = {"classes": str(tmp_path / "list.txt")}
+    _build(_plan(raw_tree), raw_tree, tmp_path / "out")
+    with pytest.raises(ArtefactError, match=rf"belongs to another run \(differs in: {keys}"):
+        _build(_plan(raw_tree, **options), raw_tree, tmp_path / "out")
 
 
-def test_peek_finds_a_row_by_its_key_in_either_split(finished, wide_tree, tmp_path):
-    for split, key in (("train", "n00000020_77"), ("val", "ILSVRC2012_val_00000002")):
-        done = _run(records, "peek", finished, "--key", key, "--image", tmp_path / "row.jpg")
-        (source,) = (wide_tree / split).glob(f"*/{key}.JPEG")
-        assert (tmp_path / "row.jpg").read_bytes() == source.read_bytes()
-        assert done.output.startswith(f"{split} ")
-        assert hashlib.sha256(source.read_bytes()).hexdigest() in done.output
+@pytest.mark.parametrize("place", [".", "train", "train/n00000010", "val/records"])
+def test_records_inside_the_tree_are_refused(raw_tree: Path, place: str):
+    with (
+        pytest.raises(IngestError, match="lies inside the raw tree"),
+        open_build(_plan(raw_tree), raw_tree, raw_tree / place),
+    ):
+        pass
+    assert not list(raw_tree.rglob("*.lock"))
 
 
-def test_peek_refuses_an_unknown_key_and_two_ways_to_say_which_row(finished):
-    assert "no such row" in _run(records, "peek", finished, "--key", "n00000010_7").output
-    assert _run(records, "peek", finished, "--key", "n00000010_8", "--row", 1).exit_code == 2
+def test_leftovers_of_a_killed_ingest_are_removed(raw_tree: Path, tmp_path: Path, write_here):
+    plan, out = _plan(raw_tree), tmp_path / "out"
+    with open_build(plan, raw_tree, out) as job:
+        (staging(job.out) / "half").write_bytes(b"x")
+    assert not (out / ".staging").exists()
+    (out / ".staging").mkdir()
+    (out / "train").mkdir()
+    (out / "train" / ".imagenet-train-00000-of-00001.json.4711.tmp").write_bytes(b"x")
+    _build(plan, raw_tree, out)
+    hidden = [path.name for path in out.rglob(".*")]
+    assert hidden == [".lock"]
 
 
-def test_a_changed_index_is_refused(finished):
-    path = finished / "index.parquet"
-    kept = path.read_bytes()
-    try:
-        path.write_bytes(kept[:100] + b"\0" + kept[101:])
-        done = _run(records, "peek", finished, "--key", "n00000020_77")
-        assert (done.exit_code, "missing or changed" in done.output) == (1, True)
-    finally:
-        path.write_bytes(kept)
+def test_what_a_process_killed_during_the_job_was_writing_is_removed(raw_tree: Path, tmp_path: Path, write_here):
+    out = tmp_path / "out"
+    with open_build(_plan(raw_tree), raw_tree, out) as job:
+        job.write(job.unfinished(), LocalPool(1), lambda count: None)
+        (out / "train" / ".imagenet-train-00000-of-00001.json.4711.tmp").write_bytes(b"x")
+        job.finish(0)
+    assert [path.name for path in out.rglob(".*")] == [".lock"]
+
+
+def test_tree_without_devkit_names_the_flag(raw_tree: Path):
+    (raw_tree / "ILSVRC2012_devkit_t12.tar.gz").rename(raw_tree.parent / "kit.tar.gz")
+    with pytest.raises(IngestError, match=r"no devkit .*--devkit; .*--unverified"):
+        _plan(raw_tree)
+    assert _plan(raw_tree, devkit=raw_tree.parent / "kit.tar.gz").source["verified"]

@@ -79,7 +79,7 @@ def test_folders_and_hidden_files_in_a_tar_are_ignored(tar_tree: Path, pieces):
         tar.addfile(info, io.BytesIO(inner))
     (tar_tree / TRAIN).write_bytes(buffer.getvalue())
     tree = scan_tree(tar_tree)
-    assert (tree.train.files, tree.found.ignored.count) == (1, 3)
+    assert (tree.train.files, tree.notes.ignored.count) == (1, 3)
 
 
 def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:

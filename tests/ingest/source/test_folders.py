@@ -39,14 +39,14 @@ def test_hidden_and_other_files_are_ignored_and_counted(raw_tree: Path):
     (raw_tree / "train" / "n00000010.tar").write_bytes(b"x")
     (raw_tree / "val" / ".hidden").mkdir()
     tree = scan_tree(raw_tree)
-    assert (tree.found.ignored.count, tree.found.ignored.first) == (5, "train/.DS_Store")
+    assert (tree.notes.ignored.count, tree.notes.ignored.first) == (5, "train/.DS_Store")
     assert tree.train.files == 18
 
 
 @pytest.mark.parametrize("name", [b"notes\n.txt", b"notes\xff.txt"])
 def test_ignored_name_of_any_bytes_can_be_printed(raw_tree: Path, name: bytes):
     Path(os.fsdecode(os.fsencode(raw_tree / CLASS) + b"/" + name)).write_bytes(b"x")
-    first = scan_tree(raw_tree).found.ignored.first
+    first = scan_tree(raw_tree).notes.ignored.first
     assert first.isascii()
     assert first.isprintable()
 
@@ -104,7 +104,7 @@ def test_image_that_is_no_plain_file_is_planned_and_counted_as_odd(raw_tree: Pat
     monkeypatch.chdir(raw_tree)
     make(raw_tree / IMAGE)
     tree = scan_tree(raw_tree)
-    assert (tree.found.odd.count, tree.found.odd.first) == (1, IMAGE)
+    assert (tree.notes.not_plain.count, tree.notes.not_plain.first) == (1, IMAGE)
     folder = tree.train.folders[0]
     assert folder.sizes[folder.names.index("n00000010_99.JPEG")] == 0
 
@@ -112,7 +112,7 @@ def test_image_that_is_no_plain_file_is_planned_and_counted_as_odd(raw_tree: Pat
 @pytest.mark.parametrize("make", [_link_to_nowhere, _link_to_itself])
 def test_broken_link_is_odd_also_when_links_are_followed(raw_tree: Path, make):
     make(raw_tree / IMAGE)
-    assert scan_tree(raw_tree, follow_links=True).found.odd.count == 1
+    assert scan_tree(raw_tree, follow_links=True).notes.not_plain.count == 1
 
 
 def _link_class_folder_twice(root: Path) -> None:

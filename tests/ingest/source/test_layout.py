@@ -19,7 +19,7 @@ def test_flat_val_and_class_folders_are_scanned(raw_tree: Path):
     assert (tree.train.is_flat, tree.val.is_flat) == (False, True)
     assert (tree.train.files, tree.val.files) == (18, 8)
     assert tree.devkit == raw_tree / "ILSVRC2012_devkit_t12.tar.gz"
-    assert tree.found.ignored.count == 0
+    assert tree.notes.ignored.count == 0
 
 
 def _flatten_train(root: Path) -> None:

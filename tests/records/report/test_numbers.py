@@ -9,7 +9,7 @@ from convnext_imagenet.records.report.numbers import (
     Copy,
     Duplicate,
     count,
-    count_places,
+    count_by_splits,
     find_duplicates,
     histogram,
     histogram_step,
@@ -66,6 +66,6 @@ def test_no_image_gives_an_empty_histogram():
 def test_copies_across_splits_and_labels_come_first():
     across, within = find_duplicates(SOME)
     assert across == Duplicate((Copy("train", "b_1", "b"), Copy("val", "v_1", "a")))
-    assert (across.place, across.has_two_labels) == ("train + val", True)
-    assert (within.place, within.has_two_labels) == ("train", False)
-    assert list(count_places([across, within])) == [("train", 1, 0), ("train + val", 1, 1)]
+    assert (across.splits, across.has_two_labels) == ("train + val", True)
+    assert (within.splits, within.has_two_labels) == ("train", False)
+    assert list(count_by_splits([across, within])) == [("train", 1, 0), ("train + val", 1, 1)]

@@ -85,7 +85,7 @@ def test_quarantine_and_duplicates_are_listed_up_to_a_number():
 
 def test_nothing_bad_and_nothing_twice_is_said():
     text = page(index=SOME.slice(1))
-    assert Duplicate((Copy("train", "b_1", "b"), Copy("val", "v_1", "a"))).place in text
+    assert Duplicate((Copy("train", "b_1", "b"), Copy("val", "v_1", "a"))).splits in text
     text = page(index=SOME.slice(3, 1))
     assert "No two images have the same bytes." in text
     assert "Every image was stored." in text

@@ -25,12 +25,18 @@ def _write_arrow(table, path):
         writer.write_table(table, max_chunksize=GROUP_ROWS)
 
 
+def _write_stream(table, path):
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=GROUP_ROWS)
+
+
 WRITERS = {
     "a.parquet": lambda table, path: pq.write_table(table, path, row_group_size=GROUP_ROWS),
     "b.PARQUET": lambda table, path: pq.write_table(table, path, row_group_size=100),
     "c.arrow": _write_arrow,
     "d.feather": lambda table, path: feather.write_feather(table, path, chunksize=GROUP_ROWS, compression="lz4"),
     "e.feather": lambda table, path: feather.write_feather(table, path, compression="uncompressed"),
+    "f.arrow": _write_stream,
 }
 
 
@@ -189,6 +195,16 @@ def test_what_is_no_whole_table_is_refused(tmp_path, name, kept):
         open_table(path)
     path.write_bytes(b"no table" * 50)
     with pytest.raises(ServeError, match=rf"{name}: cannot be read as a table"):
+        open_table(path)
+
+
+@pytest.mark.parametrize("cut", [8, -1])
+def test_a_stream_that_ends_between_two_batches_is_refused(tmp_path, cut):
+    """Such a stream reads well: only its end mark tells that rows are missing."""
+    path = _table(tmp_path, "f.arrow", image=IMAGES)
+    data, last = path.read_bytes(), open_table(path).stream_offsets[-1]
+    path.write_bytes(data[:-cut] if cut > 0 else data[:last])
+    with pytest.raises(ServeError, match=r"f\.arrow: cannot be read as a table \(the stream has no end mark"):
         open_table(path)
 
 

@@ -74,14 +74,3 @@ def test_attempts_do_not_share_a_staging_folder_and_the_title_names_the_inputs(s
     folders = {task.staging, task.attempt(1).staging, task.attempt(2).staging}
     assert len(folders) == 3
     assert {path.parent for path in folders} == {tmp_path}
-
-
-def test_a_spec_for_other_nodes_holds_no_relative_path(spec: PredictionSpec, monkeypatch, tmp_path: Path):
-    monkeypatch.chdir(tmp_path)
-    near = dataclasses.replace(spec, checkpoint=Path("w"), images="images", out=Path("out"))
-    far = near.for_other_nodes(7)
-    assert (far.checkpoint, far.images, far.out) == (tmp_path / "w", str(tmp_path / "images"), tmp_path / "out")
-    assert far.options.workers == 7
-    assert far.paths == [tmp_path / "w", tmp_path / "images"]
-    stored = dataclasses.replace(near, images="s3://bucket/folder").for_other_nodes(1)
-    assert (stored.images, stored.paths) == ("s3://bucket/folder", [tmp_path / "w"])

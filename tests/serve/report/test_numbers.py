@@ -7,7 +7,7 @@ from convnext_imagenet.serve.report.numbers import (
     Bin,
     ClassNumbers,
     Confusion,
-    Scored,
+    ScoredRows,
     calibration_error,
     count_bins,
     count_classes,
@@ -18,7 +18,7 @@ from convnext_imagenet.serve.report.numbers import (
 
 
 def scored(labels, guesses, confidences):
-    return Scored(
+    return ScoredRows(
         labels=np.array(labels, np.int32),
         guesses=np.array(guesses, np.int32),
         confidences=np.array(confidences, np.float32),

@@ -9,7 +9,7 @@ import pytest
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.report import real_labels
-from convnext_imagenet.serve.report.numbers import Scored
+from convnext_imagenet.serve.report.numbers import ScoredRows
 from convnext_imagenet.serve.report.real_labels import RealAccuracy, official_indices, read_real, val_number
 
 WNIDS = [f"n{index:08d}" for index in range(1000)]
@@ -20,7 +20,7 @@ def key(number):
 
 
 def scored(numbers, guesses):
-    return Scored(
+    return ScoredRows(
         labels=np.zeros(len(numbers), np.int32),
         guesses=np.array(guesses, np.int32)[:, None],
         confidences=np.full(len(numbers), 0.5, np.float32),

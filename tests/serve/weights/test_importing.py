@@ -159,7 +159,9 @@ def test_a_fresh_head_is_for_the_classes_that_are_named(tmp_path, listed):
     imported = import_weights(source, tmp_path / "ours", ImportOptions(classes=listed, fresh_head=True))
     assert len(imported.card.classes) == imported.card.config.num_classes == 7
     assert imported.card.provenance["imported"]["head"] == "new"
-    assert "the classifier is new and knows nothing yet: fine-tune by `convnext-train run --init-from`" in imported.lines
+    assert (
+        "the classifier is new and knows nothing yet: fine-tune by `convnext-train run --init-from`" in imported.lines
+    )
     assert "pass --classes, too" in refusal(tmp_path, source, "--fresh-head")
 
 

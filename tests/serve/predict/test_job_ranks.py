@@ -15,7 +15,7 @@ from convnext_imagenet.serve.predict.job import LocalRunner, open_job
 from convnext_imagenet.serve.predict.schema import part_file
 from convnext_imagenet.serve.settings import PredictOptions
 
-from ..launch.together import run_together
+from ...launch.together import run_together
 
 OPTIONS = PredictOptions(topk=3, part_rows=2, batch_size=2, workers=2)  # 11 inputs: five parts of 2 and one of 1
 

@@ -23,7 +23,7 @@ from convnext_imagenet.serve.predict.part_writer import plan_predictions
 from convnext_imagenet.serve.predict.verify import verify_predictions
 from convnext_imagenet.serve.settings import PredictOptions, TransformOptions
 
-from .conftest import build_records, picture
+from ..conftest import build_records, picture
 
 OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=3, workers=2)
 

@@ -1,6 +1,6 @@
 """Score generated inputs by a network of no weight, and print the peak memory early and at the end, in MiB.
 
-Run by test_predict_memory.py in a process of its own: CHECKPOINT OUT INPUTS.
+Run by test_memory.py in a process of its own: CHECKPOINT OUT INPUTS.
 """
 
 import hashlib

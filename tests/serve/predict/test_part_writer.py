@@ -13,7 +13,7 @@ from convnext_imagenet.serve.predict.job import open_job
 from convnext_imagenet.serve.report.report import begin_report, report_options
 from convnext_imagenet.serve.settings import PredictOptions
 
-from .conftest import build_records, picture
+from ..conftest import build_records, picture
 
 OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=2)
 

@@ -24,7 +24,7 @@ from convnext_imagenet.serve.samples import read_sample
 from convnext_imagenet.serve.scoring import probabilities
 from convnext_imagenet.serve.settings import PredictOptions
 
-from .conftest import TRANSFORM, build_records, class_table, picture
+from ..conftest import TRANSFORM, build_records, class_table, picture
 
 OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=3, workers=2)
 WNIDS = [wnid for wnid, _ in class_table(7)]

@@ -1,0 +1,106 @@
+"""What a finished ingest carries beside its shards, and what `convnext-records` shows of it."""
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from convnext_imagenet.ingest.cli import main as ingest
+from convnext_imagenet.records.cli import main as records
+
+
+def _run(command, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(wide_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The records of the wide tree: 1,028 train images of 40 different contents, 6 of val, 2 bad ones."""
+    out = tmp_path_factory.mktemp("finished") / "records"
+    done = _run(ingest, "build", wide_tree, "--out", out, "--classes", "found", "--max-quarantine", 2)
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_the_index_has_one_row_for_each_stored_image_as_the_source_has_it(finished, wide_tree):
+    rows = pq.read_table(finished / "index.parquet").to_pylist()
+    assert [sum(row["split"] == split for row in rows) for split in ("train", "val")] == [1028, 6]
+    for row in rows[::97]:
+        image = (wide_tree / row["split"] / row["wnid"] / f"{row['key']}.JPEG").read_bytes()
+        assert (row["bytes"], row["sha256"]) == (len(image), hashlib.sha256(image).hexdigest())
+        assert (row["width"], row["height"], row["mode"]) == (16, 16, "RGB")
+        assert (finished / row["split"] / row["shard"]).is_file()
+
+
+def test_the_manifest_holds_the_digests_of_index_and_report(finished):
+    files = json.loads((finished / "manifest.json").read_text())["files"]
+    assert set(files) == {"index.parquet", "report.html", "quarantine.parquet"}
+    for name, digest in files.items():
+        assert hashlib.sha256((finished / name).read_bytes()).hexdigest() == digest
+
+
+def test_the_report_tells_counts_duplicates_quarantine_and_shows_pictures(finished):
+    text = (finished / "report.html").read_text()
+    assert "2 classes, 1,034 images" in text
+    assert "2 classes unlike the devkit; 40 sets of exact duplicates; 2 images in quarantine." in text
+    assert "train/n00000010/n00000010_7.JPEG</td><td>truncated" in text
+    assert "train/n00000020/n00000020_9.JPEG</td><td>empty" in text
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
+    assert len(pictures) == 12
+    assert all(base64.b64decode(picture).startswith(b"\xff\xd8") for picture in pictures)
+
+
+def test_gallery_draws_the_classes_asked_for(finished, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    done = _run(records, "gallery", finished, "--out", sheet, "--per-class", 3, "--side", 32)
+    assert (done.exit_code, "6 images of 2 classes of train" in done.output) == (0, True)
+    with Image.open(sheet) as drawn:
+        assert drawn.format == "PNG"
+    done = _run(records, "gallery", finished, "--out", sheet, "--class", "n00000010", "--split", "val")
+    assert "3 images of 1 classes of val" in done.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--class", "n99999999"], "no class of these records"),
+        (["--per-class", 100_000], "megapixels"),
+        (["--split", "test"], "test"),
+    ],
+)
+def test_gallery_refuses_with_one_line(finished, tmp_path, options, message):
+    done = _run(records, "gallery", finished, "--out", tmp_path / "sheet.png", *options)
+    assert done.exit_code == 1
+    assert message in done.output
+    assert not (tmp_path / "sheet.png").exists()
+
+
+def test_peek_finds_a_row_by_its_key_in_either_split(finished, wide_tree, tmp_path):
+    for split, key in (("train", "n00000020_77"), ("val", "ILSVRC2012_val_00000002")):
+        done = _run(records, "peek", finished, "--key", key, "--image", tmp_path / "row.jpg")
+        (source,) = (wide_tree / split).glob(f"*/{key}.JPEG")
+        assert (tmp_path / "row.jpg").read_bytes() == source.read_bytes()
+        assert done.output.startswith(f"{split} ")
+        assert hashlib.sha256(source.read_bytes()).hexdigest() in done.output
+
+
+def test_peek_refuses_an_unknown_key_and_two_ways_to_say_which_row(finished):
+    assert "no such row" in _run(records, "peek", finished, "--key", "n00000010_7").output
+    assert _run(records, "peek", finished, "--key", "n00000010_8", "--row", 1).exit_code == 2
+
+
+def test_a_changed_index_is_refused(finished):
+    path = finished / "index.parquet"
+    kept = path.read_bytes()
+    try:
+        path.write_bytes(kept[:100] + b"\0" + kept[101:])
+        done = _run(records, "peek", finished, "--key", "n00000020_77")
+        assert (done.exit_code, "missing or changed" in done.output) == (1, True)
+    finally:
+        path.write_bytes(kept)
