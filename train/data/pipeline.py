@@ -1,8 +1,8 @@
 """Records to ready uint8 batches: the host's part of the input, decode + crop + resize, once per pixel.
 
 One thread reads rows in our order, others decode and resize them straight into their batch (both release the
-interpreter lock), a few batches ahead of the device. What a batch holds depends on (seed, epoch, step) alone, never on
-the number of workers, so any step of any epoch is a place to resume from.
+interpreter lock), a few batches ahead of the device. What a batch holds depends only on (seed, epoch, step), never on
+the number of workers, so a run can resume at any step of any epoch.
 """
 
 import queue
@@ -74,17 +74,16 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield the micro-batches of `epoch` from its step `first_step` on: `optimizer.accumulate_steps` of them a step.
 
-    Of each global batch the part of the rank at `place` is made. `workers` threads decode. While the caller waits,
-    `on_wait` is called several times a second; what it raises ends the pipeline. Raises TrainError for a row that does
-    not decode.
+    Of each global batch only the share of `rank` is made. `workers` threads decode. While the caller waits `on_wait` is
+    called several times a second; what it raises ends the pipeline. Raises TrainError for a row that does not decode.
     """
     times = times or StageTimes()
     times.decoders = workers
-    parts = _parts(config, plan, epoch, first_step, rank)
-    producer = _Producer(split, config, epoch, parts, drop_path_rates, workers, times)
+    planned = _plan_batches(config, plan, epoch, first_step, rank)
+    producer = _Producer(split, config, epoch, planned, drop_path_rates, workers, times)
     try:
-        while (item := producer.take(on_wait)) is not None:
-            yield item
+        while (batch := producer.take(on_wait)) is not None:
+            yield batch
     except BadImage as error:
         raise TrainError(
             f"{split.folder}: an image does not decode ({error}); "
@@ -95,19 +94,20 @@ def batches(
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The rows of one micro-batch of global batch `step`."""
+class _PlannedBatch:
+    """The rows of one micro-batch of global batch `step`, in its order."""
 
     step: int
     rows: np.ndarray
 
 
-def _parts(config: Config, plan: StepPlan, epoch: int, first_step: int, rank: Rank) -> list[_Part]:
-    size, parts = plan.global_batch_size, config.optimizer.accumulate_steps
+def _plan_batches(config: Config, plan: StepPlan, epoch: int, first_step: int, rank: Rank) -> list[_PlannedBatch]:
+    size, count = plan.global_batch_size, config.optimizer.accumulate_steps
     order = epoch_order(plan.rows, config.train.seed, epoch, config.data.shuffle_block_rows)
-    places = [local_positions(size, rank.number * parts + part, rank.world * parts) for part in range(parts)]
+    first = rank.number * count
+    positions = [local_positions(size, part, rank.world * count) for part in range(first, first + count)]
     steps = range(first_step, plan.steps_per_epoch)
-    return [_Part(step, order[step * size + place]) for step in steps for place in places]
+    return [_PlannedBatch(step, order[step * size + own]) for step in steps for own in positions]
 
 
 class _Producer:
@@ -118,12 +118,12 @@ class _Producer:
         split: Split,
         config: Config,
         epoch: int,
-        parts: list[_Part],
+        planned: list[_PlannedBatch],
         drop_path_rates: tuple[float, ...],
         workers: int,
         times: StageTimes,
     ) -> None:
-        self._split, self._config, self._epoch, self._parts = split, config, epoch, parts
+        self._split, self._config, self._epoch, self._planned = split, config, epoch, planned
         self._rates, self._times = drop_path_rates, times
         self._queue: queue.Queue = queue.Queue(maxsize=_BATCHES_AHEAD)
         self._is_closed = threading.Event()
@@ -133,14 +133,14 @@ class _Producer:
 
     def take(self, on_wait: Callable[[], None]) -> Batch | None:
         """The next batch, or None after the last; raises what a thread has raised."""
-        item = _patiently(partial(self._queue.get, timeout=_POLL_SECONDS), queue.Empty, on_wait)
+        item = _poll(partial(self._queue.get, timeout=_POLL_SECONDS), queue.Empty, on_wait)
         if item is None:
             return None
         if isinstance(item, BaseException):
             raise item
         batch, futures = item
         for future in futures:
-            _patiently(partial(future.result, timeout=_POLL_SECONDS), TimeoutError, on_wait)
+            _poll(partial(future.result, timeout=_POLL_SECONDS), TimeoutError, on_wait)
         return batch
 
     def close(self) -> None:
@@ -156,27 +156,27 @@ class _Producer:
     def _produce(self) -> None:
         try:
             rows = self._read()
-            for part in self._parts:
-                if (item := self._start(part, rows)) is None:
+            for planned in self._planned:
+                if (started := self._start(planned, rows)) is None:
                     return
-                self._queue.put(item)
+                self._queue.put(started)
             self._queue.put(None)
         except BaseException as error:  # handed over to the caller's thread
             if not self._is_closed.is_set():
                 self._queue.put(error)
 
     def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """The rows of all parts, one after the other, as MindSpore gives them."""
-        if not self._parts:
+        """The rows of all batches, one after the other, as MindSpore gives them."""
+        if not self._planned:
             return
-        order = np.concatenate([part.rows for part in self._parts])
+        order = np.concatenate([planned.rows for planned in self._planned])
         columns = ["image", "label", "sample_id"]
         dataset = self._split.dataset(order, columns)
         yield from dataset.create_tuple_iterator(columns, num_epochs=1, output_numpy=True)
 
-    def _start(self, part: _Part, rows: Iterator) -> tuple[Batch, list[Future]] | None:
-        """Read a part's rows and let them be decoded; None when nobody wants them any more."""
-        count, size_px = len(part.rows), self._config.data.size_px
+    def _start(self, planned: _PlannedBatch, rows: Iterator) -> tuple[Batch, list[Future]] | None:
+        """Read a batch's rows and let them be decoded; None when the pipeline is closed meanwhile."""
+        count, size_px = len(planned.rows), self._config.data.size_px
         pixels = np.empty((count, size_px, size_px, 3), np.uint8)
         labels, sample_ids = np.empty(count, np.int32), np.empty(count, np.int64)
         futures = []
@@ -184,15 +184,14 @@ class _Producer:
             if self._is_closed.is_set():
                 return None
             begin = time.perf_counter()
-            places = range(first, min(first + _IMAGES_A_TASK, count))
+            task = slice(first, min(first + _IMAGES_A_TASK, count))
             images = []
-            for place in places:
-                image, labels[place], sample_ids[place] = next(rows)
+            for n in range(task.start, task.stop):
+                image, labels[n], sample_ids[n] = next(rows)
                 images.append(image)
             self._times.read_s += time.perf_counter() - begin
-            task = slice(places.start, places.stop)
             futures.append(self._pool.submit(self._decode, images, sample_ids[task], pixels[task]))
-        draws = device_draws(self._config, self._epoch, part.step, sample_ids, self._rates)
+        draws = device_draws(self._config, self._epoch, planned.step, sample_ids, self._rates)
         return Batch(pixels, labels, sample_ids, draws), futures
 
     def _decode(self, images: list[np.ndarray], sample_ids: np.ndarray, out: np.ndarray) -> None:
@@ -201,11 +200,11 @@ class _Producer:
         self._times.add_decoding(time.perf_counter() - begin)
 
 
-def _patiently(answer: Callable[[], Any], not_yet: type[Exception], on_wait: Callable[[], None]) -> Any:
-    """What `answer` returns, asked again, with `on_wait` before, for as long as it raises `not_yet`."""
+def _poll(get: Callable[[], Any], not_yet: type[Exception], on_wait: Callable[[], None]) -> Any:
+    """Return what `get` returns, called again, with `on_wait` before each call, for as long as it raises `not_yet`."""
     while True:
         on_wait()
         try:
-            return answer()
+            return get()
         except not_yet:
             continue
