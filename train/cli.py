@@ -135,12 +135,17 @@ def replay(config: str, records: Path, key: str, epoch: int, overrides: tuple[st
 @main.command()
 @click.option("--records", type=click.Path(path_type=Path), help="Also check this RECORDS directory.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also check that this RUN directory can be written.")
-@click.option("--quick", is_flag=True, help="Skip the step and the sum; show only problems.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Skip the training step and the sum over ranks (takes seconds); show only warnings and errors.",
+)
 @launch_options
 def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -> None:
     """Check this machine: versions, devices, memory, disk, records, one training step and one sum over the ranks.
 
-    Each line begins with ok, warning or error; the last two say what to do. The exit code is 1 if there is an error.
+    Each line begins with ok, warning or error. A warning or an error says what to do. The exit code is 1 if there is an
+    error.
     """
     from convnext_imagenet.launch.devices import choose_target
     from convnext_imagenet.train.doctor import ERROR, OK, TESTED, examine

@@ -62,8 +62,7 @@ def _pair_of(order: np.ndarray, row: int, plan: StepPlan, key: str, epoch: int) 
     step, position = divmod(int(np.flatnonzero(order == row)[0]), batch)
     if step >= plan.steps_per_epoch:
         raise TrainError(
-            f"{key}: epoch {epoch} does not use this image, because it drops its last, incomplete batch; "
-            f"try another epoch"
+            f"{key}: epoch {epoch} skips this image, which falls into its last, incomplete batch; try another epoch"
         )
     first, last = sorted((position, batch - 1 - position))
     return step, int(position == last and first != last), order[step * batch + np.array([first, last])]

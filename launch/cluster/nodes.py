@@ -96,8 +96,8 @@ def refuse_without_room(per_worker: WorkerResources, nodes: Sequence[Node]) -> N
         wanted = ", ".join(f"{name} {amount:g}" for name, amount in per_worker.amounts.items())
         available = "; ".join(_describe(node, per_worker) for node in nodes[:3])
         raise LaunchError(
-            f"a worker needs {wanted}, but none of the cluster's {len(nodes)} nodes has that ({available}); "
-            f"request less, or start nodes that have it"
+            f"a worker needs {wanted}, but no node of the cluster has that "
+            f"({len(nodes)} node{'s' * (len(nodes) != 1)}, {available}); request less, or start nodes that have it"
         )
 
 

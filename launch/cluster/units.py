@@ -69,7 +69,7 @@ class ClusterExecutor:
             finally:
                 run.end()
         if run.left:
-            raise Interrupted(f"stopped by a signal; the same command resumes in {self.out}")
+            raise Interrupted(f"stopped by a signal; run the same command again to resume in {self.out}")
 
 
 class _ClusterRun:
@@ -162,7 +162,7 @@ class _ClusterRun:
             return
         ready, _ = self._ray.wait([self._pending_counts], timeout=0)
         if ready:
-            with suppress(self._ray.exceptions.RayError):  # without a count the progress bar waits, the job goes on
+            with suppress(self._ray.exceptions.RayError):  # a missing count must not end the job
                 self._counts = self._ray.get(self._pending_counts)
             self._pending_counts = None
 

@@ -78,7 +78,7 @@ def _find_hung(running: Sequence[RankState], timeout_s: float) -> JobOutcome | N
         1,
         behind.rank,
         f"rank {behind.rank} sent no heartbeat for {last.age_s:.0f} s "
-        f"(after {last.steps} steps, {last.doing}); other ranks may have waited for it",
+        f"({_describe_progress(last)}); other ranks may have waited for it",
     )
 
 
@@ -86,8 +86,12 @@ def _describe_end(state: RankState) -> str:
     if state.code is not None and state.code < 0:
         number = -state.code
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-        return f"was killed by {name} (after {state.heartbeat.steps} steps, {state.heartbeat.doing})"
+        return f"was killed by {name} ({_describe_progress(state.heartbeat)})"
     return f"ended with exit code {state.code}"
+
+
+def _describe_progress(last: Heartbeat) -> str:
+    return f"after {last.steps} step{'s' * (last.steps != 1)}, {last.doing}"
 
 
 def _exit_code(code: int) -> int:

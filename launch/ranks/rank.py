@@ -89,7 +89,7 @@ def check_layout(layout: Layout, cores: int, devices_here: int | None) -> None:
         )
     if layout.target == "CPU" and layout.devices > cores:
         raise LaunchError(
-            f"--devices {layout.devices}: must not exceed the {cores} cores of this process; "
+            f"--devices {layout.devices}: must not exceed the {cores} core{'s' * (cores != 1)} of this process; "
             f"on the CPU each rank needs one"
         )
     if devices_here is not None and layout.devices > devices_here:

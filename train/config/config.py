@@ -167,5 +167,5 @@ def _check_precision(precision: PrecisionSection) -> None:
     if precision.level == "O0" and precision.loss_scale != "none":
         raise ConfigError(
             f'precision.loss_scale = "{precision.loss_scale}": must be "none" with precision.level = "O0", because '
-            f"float32 needs no loss scale; pass --set precision.loss_scale=none, or another level"
+            f"float32 needs no loss scale; pass --set precision.loss_scale=none or another precision.level"
         )

@@ -56,12 +56,12 @@ def initial_weights(config: Config, card: ModelCard, given: GivenWeights | None)
     if sorted(known) == sorted(wanted) and not is_untrained:
         rows = [known.index(wnid) for wnid in wanted]
         head = {name: given.arrays[name][rows] for name in _HEAD}
-        origin = f"{len(drawn)} of {len(drawn)} tensors from {given.path}; it has the records' {len(wanted)} classes"
+        origin = f"{len(drawn)} of {len(drawn)} tensors from {given.path}; its {len(wanted)} classes are the records'"
     else:
         head = {name: drawn[name] for name in _HEAD}
         origin = (
             f"{len(drawn) - len(head)} of {len(drawn)} tensors from {given.path}; head.* new: "
-            f"{'it was never trained' if is_untrained else _change(known, wanted)}"
+            f"{'the given head is untrained' if is_untrained else _change(known, wanted)}"
         )
     return InitialWeights({**given.arrays, **head}, origin, _warnings(given, card))
 
