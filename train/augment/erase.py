@@ -36,8 +36,8 @@ def erase_boxes(section: AugmentSection, seed: int, epoch: int, sample_id: int, 
     """Return a sample's boxes, int32 (count, 4) of top, left, bottom, right in pixels; an empty box is all 0.
 
     With probability `erase_prob`, each of `erase_count` boxes gets its share of an area uniform in `erase_scale`, a
-    ratio of height to width log-uniform in `erase_ratio`, and a uniform place; it is strictly smaller than the image,
-    and left out when ten tries find none (arXiv 1708.04896, as in timm's RandomErasing).
+    ratio of height to width log-uniform in `erase_ratio`, and a uniform position; it is strictly smaller than the
+    image, and left out when ten tries find none (arXiv 1708.04896, as in timm's RandomErasing).
     """
     rng = keyed_rng(seed, epoch, sample_id, "erase")
     boxes = np.zeros((section.erase_count, 4), np.int32)
@@ -70,7 +70,7 @@ def noise_bank(seed: int) -> np.ndarray:
 class DeviceErase(nn.Cell):
     """Fill boxes (N, K, 4) of float32 pixels (N, S, S, 3) with 0, with a colour, or with noise.
 
-    `fill` is unused for "const", float32 colours (N, K, 3) for "rand", int32 places in `bank` (N,) for "pixel". Of
+    `fill` is unused for "const", float32 colours (N, K, 3) for "rand", int32 starts in `bank` (N,) for "pixel". Of
     boxes that overlap the later one wins.
     """
 
@@ -93,8 +93,8 @@ class DeviceErase(nn.Cell):
             return ops.zeros(shape, ms.float32)
         if self.mode == "rand":
             return ops.broadcast_to(ops.reshape(fill[:, k], (-1, 1, 1, 3)), shape)
-        places = ops.expand_dims(fill, 1) + ops.arange(0, shape[1] * shape[2] * shape[3])
-        return ops.reshape(ops.gather(self.bank, places % self.bank.shape[0], 0), shape)
+        indices = ops.expand_dims(fill, 1) + ops.arange(0, shape[1] * shape[2] * shape[3])
+        return ops.reshape(ops.gather(self.bank, indices % self.bank.shape[0], 0), shape)
 
 
 def box_mask(boxes_N4: Tensor, size_px: int) -> Tensor:

@@ -67,7 +67,7 @@ class RunReporter(Reporter, Protocol):
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a run is told besides its configuration: where things are, and what changes no number.
+    """What a run is given besides its configuration: where things are, and what changes no number.
 
     `init_from` is a weights file to start from; its SHA-256 is part of the run's fingerprint. `ranks` share the work;
     only the first of them writes.
@@ -189,7 +189,10 @@ def _resume(learner: Learner, checkpoints: Checkpoints, ranks: Ranks) -> Positio
 
 def _manifest(plan_id: str, checkpoints: Checkpoints) -> dict[str, Any]:
     pointers = {"best": checkpoints.best(), "last": checkpoints.last()}
-    return {"plan_id": plan_id, **{name: dataclasses.asdict(place) for name, place in pointers.items() if place}}
+    return {
+        "plan_id": plan_id,
+        **{name: dataclasses.asdict(position) for name, position in pointers.items() if position},
+    }
 
 
 def _summary(run: Path, was_finished: bool) -> RunSummary:

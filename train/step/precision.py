@@ -1,7 +1,7 @@
 """Mixed precision for the training network, through MindSpore's amp; LayerNorm and GRN always compute in float32.
 
 amp's own "O1", and any white list, rewrite the network's source code into the working directory and fail on a package
-whose folder is no Python identifier; so O1 is said here by what stays in float32.
+whose folder is no Python identifier; so O1 is defined here by what stays in float32.
 """
 
 import mindspore as ms
@@ -27,7 +27,7 @@ def check_precision(section: PrecisionSection, device_target: str) -> None:
 def lower_precision(network: nn.Cell, section: PrecisionSection) -> nn.Cell:
     """Return the network with its cells at `section.level`; parameters stay float32 and keep their names.
 
-    O1 lowers the products and convolutions alone, O2 all but the norms, O3 the same (a ConvNeXt has no batch norm, in
+    O1 lowers only the products and convolutions, O2 all but the norms, O3 the same (a ConvNeXt has no batch norm, in
     which amp's two differ), "auto" follows amp's lists of operators.
     """
     dtype = _DTYPES[section.dtype]

@@ -62,7 +62,7 @@ class Gradients(nn.Cell):
 
 
 class AllReduce(nn.Cell):
-    """This rank's gradients and numbers in, those of the global batch out; alone, nothing changes.
+    """This rank's gradients and numbers in, those of the global batch out; with one rank nothing changes.
 
     Gradients and loss are means over equal shares of the batch, so their means over the ranks are those of the batch;
     counts and requests are summed.
