@@ -16,6 +16,7 @@ import numpy as np
 
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import Interrupted
+from convnext_imagenet.base.files import is_leftover
 from convnext_imagenet.launch.executor import OnProgress
 from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
 from convnext_imagenet.serve.checkpoint import Checkpoint
@@ -143,6 +144,14 @@ def open_job(
     protocol.begin(out, "predictions", plan)  # before the lock, so that a refused directory gets no lock file
     with protocol.exclusive(out):
         plan_id = protocol.begin(out, "predictions", plan)
+        _remove_leftovers(out)
         protocol.staging(out)
         ranks.wait_for_all()
         yield PredictionJob(PartWriter(checkpoint, inputs, out, options, plan, plan_id), ranks)
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what a process that was killed while it wrote a receipt has left: a finished job holds nothing else."""
+    for path in out.iterdir():
+        if is_leftover(path.name):
+            path.unlink(missing_ok=True)

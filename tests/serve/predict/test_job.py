@@ -133,6 +133,16 @@ def test_a_job_stopped_anywhere_and_run_again_ends_with_the_same_bytes(
     assert not (out / ".staging").exists()
 
 
+def test_what_a_kill_in_the_middle_of_a_receipt_leaves_is_removed(fake, folder, tmp_path):
+    out = tmp_path / "out"
+    _predict(fake, folder, out)
+    whole = _bytes(out)
+    (out / "_part-00001.json").unlink()
+    (out / "._part-00001.json.4711.tmp").write_text("{")
+    _predict(fake, folder, out)
+    assert _bytes(out) == whole
+
+
 def test_a_finished_job_is_not_scored_again_and_a_damaged_part_is(fake, folder, tmp_path):
     out = tmp_path / "out"
     _predict(fake, folder, out)
