@@ -1,4 +1,4 @@
-"""What computes: MindSpore with our kernels, or onnxruntime; one call for either."""
+"""The two programs that can compute a network, MindSpore with our kernels and onnxruntime, behind one function type."""
 
 from collections.abc import Callable
 from importlib.metadata import version
@@ -17,9 +17,9 @@ Engine = Callable[[np.ndarray], list[np.ndarray]]
 
 
 def engine_facts(name: str, device_target: str) -> dict[str, str]:
-    """Return the engine and its version, for a plan.
+    """Return the engine's name and version, for the plan of PREDICTIONS.
 
-    Raises ModelError when a package is missing, and ServeError for a device that it does not run on.
+    Raises ModelError when a package is missing, and ServeError for a device that the engine does not support.
     """
     if name == "mindspore":
         return {"name": name, "version": version("mindspore")}
@@ -34,14 +34,17 @@ def engine_facts(name: str, device_target: str) -> dict[str, str]:
 
 
 def open_engine(name: str, checkpoint: Checkpoint, with_features: bool = False) -> Engine:
-    """Return the engine of this name ("mindspore", "onnxruntime") with the checkpoint's network."""
+    """Return the engine of this name ("mindspore", "onnxruntime") with the checkpoint's network.
+
+    Raises ModelError when a package is missing.
+    """
     if name == "mindspore":
         return network_engine(checkpoint.classifier(with_features))
     return run_onnx(onnx_model(checkpoint.card, checkpoint.arrays, preprocessing=True, with_features=with_features))
 
 
 def network_engine(classifier: Any) -> Engine:
-    """Return a MindSpore network as an engine."""
+    """Return an engine that runs a MindSpore network, such as a `Classifier`."""
 
     def run(pixels_NHWC: np.ndarray) -> list[np.ndarray]:
         outputs = classifier(ms.Tensor(pixels_NHWC))
