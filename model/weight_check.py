@@ -31,7 +31,7 @@ def check_shapes(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, what:
     faults += [f"{len(mistyped)} not float32 ({_quote(mistyped)})"] if mistyped else []
     if faults:
         raise ModelError(
-            f"{what}: of the {len(expected)} parameters of {describe(config)}, {', '.join(faults)}; "
+            f"{what}: {', '.join(faults)}, of {len(expected)} parameters of {describe(config)}; "
             f"use weights of that network"
         )
 

@@ -176,7 +176,7 @@ def infer(
         if failed:
             raise ServeError(
                 f"{len(failed)} of {plural(len(images), 'file')} could not be read, the first is {failed[0].path}; "
-                f"the reasons stand above"
+                f"see the lines above"
             )
         hint = "" if out else "; --out picture.jpg draws the label into a picture"
         click.echo(f"{plural(len(images), 'image')} classified{hint}. Next: {next_predict(checkpoint)}", err=True)

@@ -93,7 +93,9 @@ def export_command(
     The file is loaded again and kept only if it gives the same answers as the network.
     """
     if preprocessing and format_name != "onnx":
-        raise click.UsageError(f"--preprocessing works only with --format onnx; leave it out for {format_name}")
+        raise click.UsageError(
+            "--preprocessing works only with --format onnx (mindir always takes uint8 pixels); leave it out"
+        )
     if names and format_name != "safetensors":
         raise click.UsageError(f"--names works only with --format safetensors; leave it out for {format_name}")
     show_log_lines()

@@ -115,7 +115,7 @@ def _infer_config(ours: Arrays, scheme: Scheme, what: str, classes: int | None) 
     if not all(blocks) or not all(dims):
         stage = next(s for s in range(STAGES) if not blocks[s] or not dims[s])
         raise ModelError(
-            f"{what}: stage {stage} of 0 to {STAGES - 1} has no first block, so this is only part of one; "
+            f"{what}: has no first block in stage {stage} of 0 to {STAGES - 1}, so it is only part of a network; "
             f"give whole weights"
         )
     if not classes:
@@ -132,8 +132,8 @@ def _infer_config(ours: Arrays, scheme: Scheme, what: str, classes: int | None) 
     )
     if config.dims == _XXLARGE_DIMS:
         raise ModelError(
-            f"{what}: ConvNeXt-XXLarge is not supported: its LayerNorms have epsilon 1e-5, ours have 1e-6; give another "
-            f"variant"
+            f"{what}: ConvNeXt-XXLarge is not supported: its LayerNorms have epsilon 1e-5, ours have 1e-6; give "
+            f"another variant"
         )
     variant = known_variant(config)
     return config if variant is None else replace(VARIANTS[variant], num_classes=classes)
@@ -161,8 +161,8 @@ def _check(ours: Arrays, extra: list[str], scheme: Scheme, config: ConvNeXtConfi
     ]
     if faults:
         raise ModelError(
-            f"{what}: by most of its {scheme.title} names {describe(config)}, but of {len(shapes)} parameters "
-            f"{', '.join(faults)}; give the whole weights of one network and nothing else"
+            f"{what}: most of its names are {scheme.title} names of {describe(config)}, but of {len(shapes)} "
+            f"parameters {', '.join(faults)}; give the whole weights of one network and nothing else"
         )
 
 

@@ -105,7 +105,10 @@ def _choose_field(path: StoredFile, schema: pa.Schema, column: str) -> pa.Field:
     if name in usable:
         return usable[name]
     problem = f"no column {column!r} of image bytes or paths" if column else "not clear which column holds the images"
-    raise ServeError(f"{path}: {problem}; pass --column with one of: {', '.join(usable) or '(no column fits)'}")
+    columns = (
+        f"pass --column with one of: {', '.join(usable)}" if usable else "none of its columns fits, give another table"
+    )
+    raise ServeError(f"{path}: {problem}; {columns}")
 
 
 def _unreadable(path: StoredFile, error: Exception) -> ServeError:
