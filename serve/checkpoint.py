@@ -77,7 +77,7 @@ def resolve_checkpoint(path: Path, weights: Weights = "best") -> Path:
     pointer = path / "best"
     if not pointer.is_file():
         raise ServeError(
-            f"{path}: no epoch has finished yet (there is no `best`); resume it by the same `convnext-train run`, "
+            f"{path}: no epoch has finished yet (there is no `best`); resume it with the same `convnext-train run`, "
             f"or give a weights file"
         )
     unit = pointer.read_text(errors="replace").strip()

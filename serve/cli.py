@@ -124,7 +124,10 @@ def _evaluate_into(
 @main.command()
 @click.argument("predictions", type=options.PATH)
 def verify(predictions: Path) -> None:
-    """Read all of PREDICTIONS and check it: one row per input, in order, every byte and count as recorded."""
+    """Read PREDICTIONS and check every byte, row and count.
+
+    There must be one row for each input, in order, and all hashes and counts must be as recorded.
+    """
     with expected_errors():
         from convnext_imagenet.serve.errors import ServeError
         from convnext_imagenet.serve.predict.verify import verify_predictions

@@ -44,7 +44,9 @@ def predict(
     transform: TransformOptions, predict_options: PredictOptions, engine: EngineChoice, cluster: ClusterOptions,
     **launch: Any,
 ) -> None:  # fmt: skip
-    """Write one Parquet row for every input in IMAGES, also for unreadable ones.
+    """Write one Parquet row for every input in IMAGES.
+
+    An unreadable input gets a row with the error.
 
     IMAGES is a folder, a list of files (.txt), a tar or a folder of tars, tables (.parquet, .arrow, .feather) with a
     column of image bytes or paths, a RECORDS directory, or a URI such as s3://bucket/folder.

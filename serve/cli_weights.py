@@ -12,7 +12,7 @@ from convnext_imagenet.serve.settings import TransformOptions
 
 @click.group()
 def weights() -> None:
-    """Import weights from other programs, or export them to other programs."""
+    """Import weights of other programs, or export to them."""
 
 
 @weights.command("import")

@@ -27,7 +27,7 @@ def engine_facts(name: str, device_target: str) -> dict[str, str]:
     engine_version = import_onnxruntime().__version__
     if device_target != "CPU":
         raise ServeError(
-            f"engine onnxruntime runs on the CPU only, not on {device_target}; pass --device-target CPU, "
+            f"engine onnxruntime runs only on the CPU, not on {device_target}; pass --device-target CPU, "
             f"or --engine mindspore"
         )
     return {"name": name, "version": engine_version}

@@ -45,7 +45,11 @@ batch_size = click.option(
     help="Images in one batch of the network.",
 )
 topk = click.option(
-    "--topk", type=click.IntRange(min=1), default=5, show_default=True, help="Number of best classes for each image."
+    "--topk",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Number of best classes to list for each image.",
 )
 weights = click.option(
     "--weights",

@@ -79,7 +79,7 @@ def read_list(path: StoredFile) -> FileInputs:
         listed = ((name, _size(path.folder, name) if store is None else -1) for name in _lines(path))
         names, sha256 = _names_and_sha256(listed)
     except (OSError, pa.ArrowException) as error:
-        raise ServeError(f"{path}: cannot be read ({one_line(error)})") from None
+        raise ServeError(f"{path}: cannot be read ({one_line(error)}); check the path and your access to it") from None
     return _require_any(FileInputs(path.folder, names, sha256, store, is_listed=True), str(path))
 
 

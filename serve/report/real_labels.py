@@ -22,7 +22,7 @@ OFFICIAL_CLASSES = 1000
 # SHA-256 of the official 1000 wnids in ASCII order, each followed by a newline.
 OFFICIAL_WNIDS_SHA256 = "70002b0ff5de60a3a17a82dbfcff291931f96225ddf941ad2e182fc39e183d15"
 _KEY = re.compile(r"ILSVRC2012_val_([0-9]{8})")
-_WITHOUT = "or leave --real out"
+_WITHOUT = "or leave out --real"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def val_number(key: str) -> int:
     if not 1 <= number <= OFFICIAL_IMAGES:
         raise ServeError(
             f"--real: {key[:60]!a} is not the key of a val image (ILSVRC2012_val_00000001 to "
-            f"{OFFICIAL_IMAGES:08d}), and ReaL labels go by its number; evaluate ImageNet's val split, {_WITHOUT}"
+            f"{OFFICIAL_IMAGES:08d}), by which ReaL labels are found; evaluate ImageNet's val split, {_WITHOUT}"
         )
     return number
 
