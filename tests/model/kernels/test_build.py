@@ -59,9 +59,9 @@ def test_two_lines_say_that_a_build_takes_place_and_which_path_runs(cache, quick
         _library()
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 3
-    assert "building the CPU kernels" in lines[0]
+    assert "compiling the CPU kernels" in lines[0]
     assert lines[1] == lines[2]
-    assert lines[1].startswith("CPU kernels on (AVX")
+    assert lines[1].startswith("CPU kernels are on (AVX")
     assert lines[1].endswith(str(library))
 
 
