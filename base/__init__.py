@@ -1,1 +1,1 @@
-"""What every room needs and none owns."""
+"""What every package needs and none owns: errors, files, the protocol, the terminal, HTML."""

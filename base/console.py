@@ -1,4 +1,4 @@
-"""The habits that every command line here shares: one-line errors, progress bars, log lines."""
+"""What all commands share on the terminal: one-line errors, progress bars, log lines. Knows nothing of their work."""
 
 import contextlib
 import copy
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from convnext_imagenet.base.errors import ExpectedError, FailedError
 
+# The machine failed, not the input: exit code 74 tells a scheduler to try again (DECISIONS, 2026-11-24).
 _MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -30,21 +31,24 @@ class RenamedOption(click.Option):
 
 @contextlib.contextmanager
 def expected_errors() -> Iterator[None]:
-    """Print an expected failure as one line and leave with its exit code; bugs keep their traceback."""
+    """Print an expected failure as one line and exit with its code; a bug keeps its traceback.
+
+    Raises SystemExit with the error's exit code.
+    """
     try:
         yield
     except ExpectedError as error:
         click.echo("Error: " + " ".join(str(error).splitlines()), err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.filename is None and error.errno is None:
+        if error.filename is None and error.errno is None:  # raised by a library, not by the system: a bug
             raise
         click.echo(f"Error: {error.filename or 'input or output'}: {error.strerror}", err=True)
         sys.exit(FailedError.exit_code if error.errno in _MACHINE_ERRORS else 1)
 
 
 class ProgressBar:
-    """A bar on standard error; called with n it moves on by n, and `count_unit` counts one more unit in its text."""
+    """A bar on standard error: calling it with n advances it by n, `count_unit` counts one unit in its text."""
 
     def __init__(self, bar: tqdm, units: str) -> None:
         self._bar, self._units, self._done = bar, units, 0
@@ -53,14 +57,14 @@ class ProgressBar:
         self._bar.update(count)
 
     def count_unit(self) -> None:
-        """Count one more of the units, such as shards."""
+        """Count one finished unit, such as a shard."""
         self._done += 1
         self._bar.set_postfix_str(f"{self._done} {self._units}")
 
 
 @contextlib.contextmanager
 def progress(total: int | None, desc: str, unit: str = "img", units: str = "") -> Iterator[ProgressBar]:
-    """A bar with rate and time left, and with the number of finished `units`, such as "of 64 shards", where given."""
+    """Show a bar with rate and time left; `units`, such as "of 64 shards", adds the count of finished units."""
     with tqdm(total=total, desc=desc, unit=unit, dynamic_ncols=True, mininterval=0.5) as bar:
         if units:
             bar.set_postfix_str(f"0 {units}", refresh=False)
@@ -68,14 +72,14 @@ def progress(total: int | None, desc: str, unit: str = "img", units: str = "") -
 
 
 class _Screen(logging.Handler):
-    """Prints on the standard error of the moment, past a progress bar."""
+    """Prints log lines above a progress bar, on their own lines, to the current standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(self.format(record), file=sys.stderr)  # looked up now: tests and pipes replace sys.stderr
 
 
 def show_log_lines() -> None:
-    """Show what our packages log from level INFO up; a second call changes nothing."""
+    """Print what our packages log at level INFO and above; a second call changes nothing."""
     ours = logging.getLogger("convnext_imagenet")
     if not any(isinstance(handler, _Screen) for handler in ours.handlers):
         ours.addHandler(_Screen())

@@ -1,24 +1,23 @@
-"""The errors that a user can cause and fix: one line on the screen and an exit code, never a traceback."""
+"""The errors that a user can cause and fix: each becomes one line and an exit code, never a traceback."""
 
 
 class ExpectedError(Exception):
-    """A failure that a user can understand and undo; every other exception is a bug."""
+    """A failure that a user can understand and fix; every other exception is a bug."""
 
     exit_code = 1
 
 
 class ArtefactError(ExpectedError):
-    """A directory that is missing, unfinished, damaged, of another run or of another version."""
+    """A directory that is missing, unfinished or damaged, or belongs to another run or version."""
 
 
 class FailedError(ArtefactError):
-    """The machine gave out, not the input: a full disk, a failing one, a limit; once it is mended, the same command
-    goes on."""
+    """The machine failed, not the input (full or failing disk, a limit). Fix it and run the same command to resume."""
 
-    exit_code = 74
+    exit_code = 74  # EX_IOERR of sysexits.h (DECISIONS, 2026-11-24)
 
 
 class Interrupted(ExpectedError):
-    """Work that a signal stopped between two units; the same command goes on from there."""
+    """A signal stopped the work between two units; the same command resumes it."""
 
-    exit_code = 75
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: a batch system may start the job again

@@ -1,4 +1,4 @@
-"""Files that survive a crash: whole or absent, forced to disk, and named by their SHA-256."""
+"""Files that survive a crash: whole or absent, forced to disk, identified by SHA-256, whatever they contain."""
 
 import hashlib
 import json
@@ -10,20 +10,26 @@ from convnext_imagenet.base.errors import ArtefactError
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_json(value: Any) -> str:
-    """The SHA-256 of a JSON value, the same for every order of its keys."""
+    """Return the SHA-256 of a JSON value, in hexadecimal; the order of keys does not matter.
+
+    Raises ValueError for NaN and infinity, TypeError for what is not JSON.
+    """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` under `path` so that a reader, also after a crash, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write `data` to `path` so that readers see the old file or the new one, even after a crash.
+
+    Raises OSError when it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two processes may write the same path
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -38,25 +44,28 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def make_readable(path: Path) -> None:
-    """Let others read a file as far as the user's umask does; MindSpore leaves its files at mode 600."""
-    mask = os.umask(0o022)
+    """Give a file the permissions of the user's umask; MindSpore creates its files with mode 600."""
+    mask = os.umask(0o022)  # the umask can only be read by setting it
     os.umask(mask)
     path.chmod(0o644 & ~mask)
 
 
 def is_leftover(name: str) -> bool:
-    """True for the name of a file that `write_atomically` leaves when it is killed half-way."""
+    """Return whether `write_atomically` may have left a file of this name when it was killed."""
     return name.startswith(".") and name.endswith(".tmp")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value atomically, keys sorted, so that equal values are equal bytes."""
+    """Write a JSON value atomically; keys are sorted, so equal values give equal bytes.
+
+    Raises ValueError for NaN and infinity, OSError when the file cannot be written.
+    """
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(path, text.encode() + b"\n")
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in a file; ArtefactError when the file is missing or is not JSON."""
+    """Return the JSON value in a file. Raises ArtefactError when the file is missing or is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -66,7 +75,7 @@ def read_json(path: Path) -> Any:
 
 
 def require_utf8(path: Path) -> None:
-    """Raise ArtefactError when MindSpore, which takes paths as UTF-8, would not find this one in this locale."""
+    """Raise ArtefactError when MindSpore would not find this path: it takes all paths as UTF-8."""
     try:
         is_same = str(path).encode() == os.fsencode(path)
     except UnicodeEncodeError:
@@ -74,18 +83,18 @@ def require_utf8(path: Path) -> None:
     if not is_same:
         raise ArtefactError(
             f"{str(path)!a}: MindSpore finds only paths that are UTF-8 text; "
-            f"set LC_ALL=C.UTF-8, or choose a directory with a plain name"
+            f"set LC_ALL=C.UTF-8, or choose a directory with an ASCII name"
         )
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents; ArtefactError when a file is in the way or rights are missing."""
+    """Create a folder and its parents. Raises ArtefactError when a file is in the way or permission is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ArtefactError(f"{folder}: a file is in the way; choose another directory") from None
     except OSError as error:
-        raise ArtefactError(f"{folder}: cannot be made ({error.strerror}); choose another directory") from None
+        raise ArtefactError(f"{folder}: cannot be created ({error.strerror}); choose another directory") from None
 
 
 def sync_file(path: Path) -> None:
@@ -95,7 +104,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a folder's names to disk."""
+    """Force a folder's names to disk; a renamed file is safe only after this."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -104,23 +113,23 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_output(path: Path, payload: bytes) -> None:
-    """Put `payload` under a path that a user named, as `write_atomically` does; ArtefactError when it cannot be."""
+    """Write `payload` atomically to a path that a user named. Raises ArtefactError when it cannot be written."""
     try:
         write_atomically(path, payload)
     except OSError as error:
-        raise ArtefactError(f"{path}: cannot be written ({error}); choose another place or make room") from error
+        raise ArtefactError(f"{path}: cannot be written ({error}); choose another path or free space") from error
 
 
 def publish_new(path: Path, payload: bytes) -> bool:
-    """Put `payload` under `path`; False, and nothing done, when it is there already, byte for byte.
+    """Write `payload` to `path` and return True; return False when the file already has these bytes.
 
-    Raises ArtefactError when something else is there, or it cannot be written.
+    Raises ArtefactError when the file has other bytes or cannot be written.
     """
     if path.exists() or path.is_symlink():
         if path.is_file() and path.stat().st_size == len(payload) and path.read_bytes() == payload:
             return False
-        raise ArtefactError(f"{path}: exists and holds something else; choose another name, or remove it first")
+        raise ArtefactError(f"{path}: exists with other content; choose another name, or remove it first")
     if not path.parent.is_dir():
-        raise ArtefactError(f"{path}: cannot be written, there is no folder {path.parent}; make it first")
+        raise ArtefactError(f"{path}: cannot be written: there is no folder {path.parent}; create it first")
     write_output(path, payload)
     return True

@@ -1,4 +1,4 @@
-"""What this machine and this installation are: processor flags, the cache folder, the digest of our sources."""
+"""Facts of this machine and installation: processor flags, the cache folder, the digest of our sources."""
 
 import hashlib
 import importlib.util
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOMS = ("base", "records", "model", "launch", "ingest", "serve", "train")
-_CODE = {".py", ".cpp", ".h"}
+_CODE = {".py", ".cpp", ".h"}  # templates and presets change no compiled step
 
 
 def processor_flags() -> frozenset[str]:
-    """Return what the first processor can do, as Linux on x86 tells it; nothing elsewhere."""
+    """Return the flags of the first processor, such as "avx2", from Linux on x86; the empty set elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -20,7 +20,10 @@ def processor_flags() -> frozenset[str]:
 
 
 def cache_folder(name: str) -> Path:
-    """Return the folder `name` below the user's cache, which may not exist yet. Raises RuntimeError without a home."""
+    """Return the folder `name` in the user's cache; it may not exist yet.
+
+    Raises RuntimeError when the user has no home directory.
+    """
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "convnext_imagenet" / name
 

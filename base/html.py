@@ -1,7 +1,7 @@
-"""Pages of HTML that need no other file: Jinja2 templates, in which every value is escaped and none may be missing.
+"""HTML pages that need no other file, from Jinja2 templates: every value is escaped, and a missing one is an error.
 
-Templates lie in the `templates` folders of our packages: "records/report/report.html" is report.html in the one of
-convnext_imagenet.records.report. This file knows what macros need, and nothing of what a page tells.
+Templates are in the `templates` folders of our packages: "records/report/report.html" is templates/report.html of
+convnext_imagenet.records.report. This file knows what the macros need, and nothing of what a page says.
 """
 
 import base64
@@ -15,12 +15,13 @@ if TYPE_CHECKING:  # only a command that writes a page pays for importing it
     import jinja2
 
 _PACKAGE = __name__.split(".")[0]
+# No ".." and no leading slash: a template name never leads out of our packages.
 _NAME = re.compile(r"(?P<folder>[a-z_]+(/[a-z_]+)*)/(?P<file>[a-z_]+\.(html|css|js))")
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of a chart, in the chart's units from its upper left corner; `text` appears under the mouse."""
+    """A bar of a chart: its upper left corner and size in chart units; `text` is its tooltip."""
 
     x: float
     y: float
@@ -31,7 +32,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class BarChart:
-    """What the macro `chart` draws: bars above an axis, which is named at its start, middle and end."""
+    """What the macro `chart` draws: bars above an axis; `ticks` label its start, middle and end."""
 
     title: str
     width: int
@@ -41,32 +42,32 @@ class BarChart:
 
 
 def render(template: str, **values: Any) -> str:
-    """The text of a template, "PACKAGE/FILE", filled with `values`.
+    """Return the text of the template "PACKAGE/FILE", filled with `values`.
 
-    Raises jinja2.TemplateNotFound for a template that no package of ours holds, jinja2.UndefinedError for a value that
-    the template needs and does not get.
+    Raises jinja2.TemplateNotFound when no package of ours has the template, jinja2.UndefinedError when the template
+    needs a value that is not given.
     """
     return _environment().get_template(template).render(values)
 
 
 def data_uri(jpeg: bytes) -> str:
-    """A JPEG as an address that holds it."""
+    """Return a JPEG as a data: URI."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def number(value: object) -> str:
-    """A whole number with commas between thousands; anything else as its text."""
+    """Return an integer with commas between thousands, anything else as its text."""
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def plural(count: int, noun: str) -> str:
-    """The number with its noun: 1 class, 2 classes, 0 images."""
+    """Return the number with its noun: 1 class, 2 classes, 0 images."""
     ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
     return f"{count:,} {noun}{ending}"
 
 
 def share(value: float | None) -> str:
-    """A fraction as a percentage with one decimal; "-" for a fraction of nothing."""
+    """Return a fraction 0..1 as a percentage with one decimal; "-" for None."""
     return "-" if value is None else f"{value:.1%}"
 
 

@@ -1,11 +1,11 @@
-"""How the plan in a directory differs from the plan of a program, and the words for it. Pure: no file is read here."""
+"""How the plan in a directory differs from the plan of this program, in words. Pure: reads no file."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_MOST_SHOWN, _MOST_CHARACTERS = 3, 40
+_MOST_SHOWN, _MOST_CHARACTERS = 3, 40  # an error stays short enough to read
 
 
 class _Missing:
@@ -17,7 +17,7 @@ MISSING = _Missing()
 
 @dataclass(frozen=True)
 class Difference:
-    """A dotted key, its value in the directory's plan and in the program's; MISSING where a plan lacks the key."""
+    """A dotted key with its value in the directory's plan and in this program's; MISSING where a plan lacks it."""
 
     key: str
     stored: Any
@@ -30,10 +30,11 @@ class Difference:
 def differences(
     stored: Any, wanted: Any, neutral: Mapping[str, Any] | None = None, prefix: str = ""
 ) -> list[Difference]:
-    """The keys in which two JSON objects differ, sorted.
+    """Return the keys in which two JSON objects differ, sorted.
 
-    `neutral` maps dotted keys to the value that a stored plan without the key stands for: what programs did before the
-    key was added. A key that only the stored plan has always differs, since this program cannot do what it asks for.
+    `neutral` maps a dotted key to the value that stands for it in a stored plan without the key: what programs did
+    before the key was added (DECISIONS, 2026-11-28). A key that only the stored plan has always differs, because this
+    program cannot do what it asks for.
     """
     if not isinstance(stored, dict) or not isinstance(wanted, dict):
         return [] if _text(stored) == _text(wanted) else [Difference(prefix or "plan", stored, wanted)]
@@ -42,6 +43,7 @@ def differences(
         name = f"{prefix}.{key}" if prefix else key
         there, here = stored.get(key, MISSING), wanted.get(key, MISSING)
         if there is MISSING:
+            # A new section counts as empty, so that each of its keys is compared with its own neutral value.
             there = {} if isinstance(here, dict) else (neutral or {}).get(name, MISSING)
         elif here is MISSING and isinstance(there, dict):
             here = {}
@@ -50,22 +52,22 @@ def differences(
 
 
 def describe(changed: Sequence[Difference]) -> str:
-    """All keys that differ, then both values of the first few; rules, which say most, come first."""
+    """Return all keys that differ, then both values of the first few; rules come first, as they explain most."""
     keys = ", ".join(difference.key for difference in changed)
     shown = sorted(changed, key=lambda difference: not difference.key.startswith("rules."))[:_MOST_SHOWN]
     return f"(differs in: {keys}): {'; '.join(map(str, shown))}"
 
 
 def way_back(changed: Sequence[Difference], begun_by: str) -> str:
-    """How to finish the directory as it was begun, where a program or library has changed; else an empty string.
+    """Return how to resume the directory when a rule or a library has changed; else an empty string.
 
-    `begun_by` is the version of this package that began it.
+    `begun_by` is the version of this package that started the directory.
     """
     libraries = [each for each in changed if each.key.startswith("versions.") and each.stored is not MISSING]
     needed = [f"{each.key.removeprefix('versions.')} {each.stored}" for each in libraries]
     if any(each.key.startswith("rules.") for each in changed):
         needed.insert(0, f"convnext_imagenet {begun_by}")
-    return f", or finish it with what began it: {', '.join(needed)}" if needed else ""
+    return f", or resume it with the versions that started it: {', '.join(needed)}" if needed else ""
 
 
 def _shown(value: Any) -> str:

@@ -1,11 +1,11 @@
 """The publish-then-mark protocol that RECORDS, RUN and PREDICTIONS share.
 
-A directory begins with `plan.json`, which says what it is going to hold. Each unit of work (a shard, a part,
-a checkpoint) is written under its final base name in `.staging`, forced to disk, moved, and marked by a receipt,
-in this order. `manifest.json` and then `_SUCCESS` end the work. A crash therefore leaves units that are whole and
-marked, or nothing under a final name. This file knows nothing of images.
+A directory starts with `plan.json`, which says what it will contain. Each unit of work (a shard, a part, a checkpoint)
+is written under its final base name in `.staging`, forced to disk, moved, and marked by a receipt, in this order.
+`manifest.json` and then `_SUCCESS` end the work. So after a crash every unit with a receipt is whole, and nothing
+half-written has a final name. This file knows nothing of images.
 
-In PREDICTIONS the names of plan, manifest and receipts begin with an underscore: pyarrow, pandas and Spark read a whole
+In PREDICTIONS the names of plan, manifest and receipts start with an underscore: pyarrow, pandas and Spark read a whole
 folder as Parquet and skip such names.
 """
 
@@ -35,21 +35,25 @@ from convnext_imagenet.base.plan_changes import Difference, describe, difference
 
 log = logging.getLogger(__name__)
 
+# Raise when plan, receipts, manifest or _SUCCESS mean something else: directories of the old version are then refused.
 PROTOCOL_VERSION = 1
-_FIRST_VERSION = "0.1.0"  # whose plans do not name the version that began them
+_FIRST_VERSION = "0.1.0"  # its plans do not name the version that started them
 _SUCCESS = "_SUCCESS"
-STAGED = ".staged"  # behind the name of a staged file that tools would find: `**/*.parquet` looks into hidden folders
+STAGED = ".staged"  # hides a staged file from patterns such as `**/*.parquet`, which look into hidden folders
 _STAGING, _LOCK, _LOGS = ".staging", ".lock", "logs"
-_HOW_TO_GO_ON = {
-    "records": "run the same `convnext-ingest build` again to finish it",
-    "run": "run the same `convnext-train run` again to finish it",
-    "predictions": "run the same `convnext-serve predict` again to finish it",
+_HOW_TO_RESUME = {
+    "records": "run the same `convnext-ingest build` again to resume it",
+    "run": "run the same `convnext-train run` again to resume it",
+    "predictions": "run the same `convnext-serve predict` again to resume it",
 }
 
 
 @contextlib.contextmanager
 def exclusive(root: Path) -> Iterator[None]:
-    """Hold the directory for one writer; the kernel lets go when the process ends, however it ends."""
+    """Lock the directory for one writer; the kernel releases the lock when the process ends, even by a kill.
+
+    Raises ArtefactError while another process holds the lock, and when the directory cannot be created.
+    """
     make_folder(root)
     with (root / _LOCK).open("w") as lock:
         try:
@@ -60,13 +64,13 @@ def exclusive(root: Path) -> Iterator[None]:
             ) from None
         except OSError as error:
             log.warning(
-                "%s: its file system has no locks (%s), so a second writer is not noticed", root, error.strerror
+                "%s: the file system has no locks (%s); do not start a second writer here", root, error.strerror
             )
         yield
 
 
 class OtherPlanError(ArtefactError):
-    """A directory of another plan; `reason` says what differs and `way_back` how to finish it as it was begun."""
+    """A directory of another plan; `reason` says what differs, `way_back` how to resume it with other versions."""
 
     def __init__(self, root: Path, reason: str, way_back: str) -> None:
         super().__init__(f"{root}: {reason}; choose another directory, or delete this one{way_back}")
@@ -74,21 +78,22 @@ class OtherPlanError(ArtefactError):
 
 
 def begin(root: Path, kind: str, plan: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> str:
-    """Declare what `root` is going to hold and return the plan's id; a directory of another plan is refused.
+    """Write the plan of `root`, or compare it with the plan that is there; return the plan's id.
 
-    `neutral` maps dotted keys of `plan` to the value that a stored plan without the key stands for. A stored plan that
-    is equal but for such keys keeps its file and its id, which its receipts name.
+    `neutral` maps a dotted key of `plan` to the value that stands for it in a stored plan without the key. A stored
+    plan that differs only by such keys keeps its file and its id, which its receipts name (DECISIONS, 2026-11-28).
 
     Raises OtherPlanError when the directory belongs to another plan (with the keys that differ), ArtefactError when it
-    is of another kind, its plan was changed by hand, or it holds files that this protocol did not write.
+    is of another kind, its plan was changed by hand, or it contains files that this protocol did not write.
     """
     make_folder(root)
-    plan = json.loads(json.dumps(plan))
+    plan = json.loads(json.dumps(plan))  # as it will be read again: tuples become lists
     plan_id = _plan_id(kind, PROTOCOL_VERSION, plan)
     path = root / bookkeeping_name(kind, "plan.json")
     if not path.exists():
         _refuse_foreign_files(root)
-        begun_by = importlib.metadata.version("convnext_imagenet")  # for people: no part of the id
+        # Only for the error line: as a part of the id it would refuse every directory after every edit of the code.
+        begun_by = importlib.metadata.version("convnext_imagenet")
         content = {"kind": kind, "protocol": PROTOCOL_VERSION, "plan_id": plan_id, "plan": plan, "begun_by": begun_by}
         write_json(path, content)
         return plan_id
@@ -108,20 +113,20 @@ def begin(root: Path, kind: str, plan: Mapping[str, Any], neutral: Mapping[str, 
 
 
 def join(root: Path, kind: str, plan: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> str:
-    """Return the id of `plan` in a directory that another process of the same job has begun by `begin`.
+    """Return the id of `plan` in a directory that another process of the same job has started by `begin`.
 
-    Raises ArtefactError when it cannot be seen from here, or holds another plan.
+    Raises ArtefactError when this process does not see the directory, or it has another plan.
     """
     if not (root / bookkeeping_name(kind, "plan.json")).exists():
         raise ArtefactError(
-            f"{root}: begun by the job's first process, but not there for this one; "
-            f"all machines of a job need it as one shared folder"
+            f"{root}: the job's first process has created it, but this process does not see it; "
+            f"choose a directory that all machines of the job share"
         )
     return begin(root, kind, plan, neutral)
 
 
 def check_begun_or_empty(root: Path, kind: str) -> None:
-    """Raise ArtefactError for a directory that `begin` would refuse whatever the plan; nothing is written."""
+    """Raise ArtefactError for a directory that `begin` would refuse for any plan; write nothing."""
     nearest = next(path for path in (root, *root.parents) if path.exists())
     if not nearest.is_dir():
         raise ArtefactError(f"{root}: a file is in the way; choose another directory")
@@ -133,31 +138,31 @@ def check_begun_or_empty(root: Path, kind: str) -> None:
 
 
 def logs_folder(root: Path, kind: str) -> Path:
-    """Where processes of a job on `root` keep their logs."""
+    """Return the folder for the logs of a job that writes `root`."""
     return root / bookkeeping_name(kind, _LOGS)
 
 
 def bookkeeping_name(kind: str, name: str) -> str:
-    """The name of a file of the protocol (`plan.json`, a receipt) in a directory of this kind."""
+    """Return the name of a protocol file (`plan.json`, a receipt) in a directory of this kind."""
     return f"_{name}" if kind == "predictions" else name
 
 
 def staging(root: Path, writer: str = "") -> Path:
-    """An empty folder on the same file system for half-written units; call it under `exclusive`.
+    """Return an empty folder for half-written units, on the file system of `root`; call it under `exclusive`.
 
-    Several processes that share one `exclusive` name themselves as `writer`s, once the folder of all was emptied.
+    Processes that share one `exclusive` each pass a `writer` name, after one call without a name has emptied all.
     """
     folder = root / _STAGING / writer
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)  # what a killed job has left running may write there a moment longer
+    folder.mkdir(parents=True, exist_ok=True)  # a killed job's last process may still write here for a moment
     return folder
 
 
 def publish(staged: Sequence[Path], folder: Path, unit: str, plan_id: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Move finished files to `folder` under their own names, without STAGED, and mark the unit; returns the receipt.
+    """Move finished files to `folder` under their own names, without STAGED, mark the unit, and return its receipt.
 
     Files are forced to disk before they move, the folder after, and the receipt comes last: a unit counts
-    if and only if its receipt is there.
+    if and only if it has a receipt.
     """
     make_folder(folder)
     files = []
@@ -176,9 +181,9 @@ def publish(staged: Sequence[Path], folder: Path, unit: str, plan_id: str, facts
 
 
 def read_receipt(folder: Path, unit: str, plan_id: str, deep: bool = False) -> dict[str, Any] | None:
-    """The receipt of a finished unit of this plan, or None when the unit has to be made (again).
+    """Return the receipt of a finished unit of this plan, or None when the unit must be made (again).
 
-    `deep` compares the files' SHA-256; otherwise their sizes are compared.
+    `deep` compares the SHA-256 of the unit's files; otherwise only sizes are compared.
     """
     try:
         receipt = read_json(folder / f"{unit}.json")
@@ -191,7 +196,7 @@ def read_receipt(folder: Path, unit: str, plan_id: str, deep: bool = False) -> d
 
 
 def file_damage(folder: Path, file: Mapping[str, Any], deep: bool) -> str | None:
-    """What is wrong with a file that a receipt names ({"name", "bytes", "sha256"}), or None."""
+    """Return what is wrong with a file that a receipt names ({"name", "bytes", "sha256"}), or None."""
     path = folder / file["name"]
     if not path.is_file():
         return f"{path}: missing"
@@ -199,7 +204,7 @@ def file_damage(folder: Path, file: Mapping[str, Any], deep: bool) -> str | None
     if size != file["bytes"]:
         return f"{path}: {size} bytes, expected {file['bytes']}"
     if deep and sha256_file(path) != file["sha256"]:
-        return f"{path}: the content has changed (its SHA-256 is not the recorded one)"
+        return f"{path}: its content has changed (its SHA-256 is not the recorded one)"
     return None
 
 
@@ -212,12 +217,15 @@ def finish(root: Path, kind: str, manifest: Mapping[str, Any]) -> None:
 
 
 def is_finished(root: Path) -> bool:
-    """True once `finish` has marked the directory."""
+    """Return whether `finish` has marked the directory."""
     return (root / _SUCCESS).is_file()
 
 
 def read_finished(root: Path, kind: str) -> dict[str, Any]:
-    """The manifest of a complete directory; ArtefactError when it is missing, unfinished or damaged."""
+    """Return the manifest of a finished directory.
+
+    Raises ArtefactError when the directory is missing, unfinished, damaged, or of another kind.
+    """
     if not root.is_dir():
         raise ArtefactError(f"{root}: no such directory, expected {kind}")
     plan, manifest_path = (root / bookkeeping_name(kind, name) for name in ("plan.json", "manifest.json"))
@@ -227,12 +235,12 @@ def read_finished(root: Path, kind: str) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("kind") != kind:
         raise ArtefactError(f"{root}: holds {_kind_of(found)}, not {kind}")
     if not is_finished(root):
-        raise ArtefactError(f"{root}: unfinished (it has no {_SUCCESS}); {_HOW_TO_GO_ON[kind]}")
+        raise ArtefactError(f"{root}: unfinished (it has no {_SUCCESS}); {_HOW_TO_RESUME[kind]}")
     mark, manifest = read_json(root / _SUCCESS), read_json(manifest_path)
     if not isinstance(mark, dict) or mark.get("manifest_sha256") != sha256_file(manifest_path):
         raise ArtefactError(f"{manifest_path}: changed since the directory was finished; build it again")
     if not isinstance(manifest, dict) or manifest.get("plan_id") != found.get("plan_id"):
-        raise ArtefactError(f"{manifest_path}: of another run than {plan}; build it again")
+        raise ArtefactError(f"{manifest_path}: belongs to another run than {plan}; build it again")
     return manifest
 
 
@@ -258,5 +266,6 @@ def _refuse_foreign_files(root: Path) -> None:
     foreign = sorted(name for name in names if not is_leftover(name))
     if foreign:
         raise ArtefactError(
-            f"{root}: not empty and not ours (it holds {foreign[0]!r}); choose a new or an empty directory"
+            f"{root}: not empty, and not created by this program (it holds {foreign[0]!r}); "
+            f"choose a new or an empty directory"
         )

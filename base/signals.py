@@ -1,11 +1,11 @@
-"""What a stop signal does to work that must not be left half-done. Four answers, from patient to immediate:
+"""How work reacts to stop signals without being left half-done. Four ways, from patient to immediate:
 
-| answer | for work that |
+| way | for work that |
 |---|---|
-| `StopSignals` | asks at clean places of its own (a training step, a scored batch) whether it should stop |
-| `postponed` | must not be interrupted at all for a while: the signal comes after it (calls into Ray) |
-| `blocked` | starts processes that must never see the signals which a terminal sends to its whole group |
-| `interruptible` | can be dropped anywhere, because a unit counts only once its receipt is there (ingest) |
+| `StopSignals` | asks between its own steps (a training step, a scored batch) whether it should stop |
+| `postponed` | must not be interrupted for a while: the signal is delivered afterwards (calls into Ray) |
+| `blocked` | starts processes that must not get the signals that a terminal sends to its whole group |
+| `interruptible` | can stop anywhere, because a unit counts only once it has a receipt (ingest) |
 """
 
 import contextlib
@@ -16,15 +16,15 @@ from typing import Any
 
 from convnext_imagenet.base.errors import Interrupted
 
-# SIGUSR1: batch systems announce the end of a job by it.
+# Batch systems send SIGUSR1 some time before they kill a job.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopSignals:
-    """While entered, counts stop signals instead of dying from them; `advice` tells how to resume.
+    """A context that counts stop signals instead of dying from them; `advice` tells how to resume.
 
-    With `second_ends`, a second signal ends the process where it stands. MindSpore turns Ctrl-C into SIGTERM, hence one
-    answer to all. `more` are further signals to answer in the same way.
+    With `second_ends`, a second signal ends the process at once. MindSpore turns Ctrl-C into SIGTERM, so all signals
+    are treated alike. `more` are further signals to treat in the same way.
     """
 
     def __init__(self, advice: str, second_ends: bool = False, more: tuple[signal.Signals, ...] = ()) -> None:
@@ -34,7 +34,7 @@ class StopSignals:
 
     @property
     def received(self) -> bool:
-        """True once a stop signal has come."""
+        """Whether a stop signal has come."""
         return self.count > 0
 
     def __enter__(self) -> "StopSignals":
@@ -63,12 +63,12 @@ class StopSignals:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn the first stop signal into Interrupted; later ones are ignored while the work is put away."""
+    """Raise Interrupted at the first stop signal, wherever the block is; ignore later ones during the clean-up."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         for other in STOP_SIGNALS:
             signal.signal(other, signal.SIG_IGN)
-        raise Interrupted("interrupted; what is finished is kept, run the same command again to resume")
+        raise Interrupted("interrupted; finished work is kept; run the same command again to resume")
 
     previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:
@@ -80,16 +80,15 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def postponed() -> Iterator[Callable[[], bool]]:
-    """Keep stop signals until the end of the block, then give the last to the handlers of before; yields whether one
-    has come.
+    """Hold stop signals back until the end of the block, then raise the last for the earlier handlers.
 
-    Around all calls into Ray: what a handler raises inside of them comes out as a SystemError. Ray also puts handlers
-    of its own in the place of ours.
+    Yields a function that returns whether a signal has come. Needed around all calls into Ray: an exception that a
+    handler raises inside of them comes out as SystemError, and Ray installs handlers of its own in place of ours.
     """
     received: list[int] = []
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     for number in STOP_SIGNALS:
-        if before[number] is not signal.SIG_IGN:
+        if before[number] is not signal.SIG_IGN:  # a parent that ignores a signal (nohup) wants it ignored
             signal.signal(number, lambda number, frame: received.append(number))
     try:
         yield lambda: bool(received)
@@ -102,7 +101,7 @@ def postponed() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def blocked() -> Iterator[None]:
-    """Let processes that start in the block inherit blocked stop signals, and never see them."""
+    """Block stop signals for processes that start in the block: they inherit the mask."""
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

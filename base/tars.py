@@ -1,8 +1,8 @@
 """The members of a tar, one header at a time, in bounded memory; nothing is ever extracted.
 
-Reads what tar programs have written since 1988: v7, ustar, GNU long names and base-256 sizes, pax. A member is a name,
-a kind and a place: what it claims is checked against where the tar ends, and a name is only ever compared, never
-used as a path.
+Reads what tar programs have written since 1988: v7, ustar, GNU long names and base-256 sizes, pax (field positions are
+those of POSIX.1-2001). A member is a name, a kind and a position: its claims are checked against the end of the tar,
+and its name is only compared, never used as a path. Why not `tarfile`: DECISIONS, 2026-11-23.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 BLOCK = 512
-_LARGEST_NAME_BYTES = 64 << 10
+_LARGEST_NAME_BYTES = 64 << 10  # Linux allows 4 KiB; a header that claims gigabytes must not fill the memory
 _ZERO = bytes(BLOCK)
 _OCTAL = re.compile(rb"[0-7]*")
 _FILES, _FOLDER, _SPARSE = b"0\0007", b"5", b"S"
@@ -19,21 +19,21 @@ _WITHOUT_DATA = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device",
 
 
 class BadTar(Exception):
-    """Bytes that are no tar, or not the whole of one; the message is the reason alone."""
+    """Bytes that are not a tar, or not a whole one; the message is only the reason."""
 
 
 class Seekable(Protocol):
-    """What a tar is read from: a file, or the unpacked side of a gzip file."""
+    """What a tar is read from: a file, or the unpacked content of a gzip file."""
 
     def seek(self, offset: int, /) -> int:
-        """Go to a byte, counted from the beginning."""
+        """Go to a byte, counted from the beginning, and return its number."""
 
     def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes, fewer at the end."""
+        """Return up to `size` bytes, fewer at the end."""
 
 
 class Member(NamedTuple):
-    """One entry: `kind` is "file", "folder", or what else it is in words; `offset` and `size` place its bytes."""
+    """One entry: `kind` is "file", "folder", or another kind in words; its bytes are `size` from byte `offset`."""
 
     name: str
     kind: str
@@ -50,10 +50,10 @@ class _Renamed(NamedTuple):
 
 
 def walk_tar(file: Seekable, begin: int, end: int, needs_end_mark: bool = True) -> Iterator[Member]:
-    """The members of the tar at bytes `begin` to `end` of `file`.
+    """Yield the members of the tar at bytes `begin` to `end` of `file`.
 
-    Raises BadTar where the headers stop to make sense or claim more than there is, and, with `needs_end_mark`, when
-    the tar stops without the block of zeros that ends one.
+    Raises BadTar when a header is invalid or claims more bytes than there are, and, with `needs_end_mark`, when the
+    block of zeros that ends a tar is missing.
     """
     position, renamed = begin, _Renamed()
     while position < end or needs_end_mark:
@@ -86,19 +86,20 @@ def _read(file: Seekable, position: int, size: int, end: int, what: str) -> byte
 
 def _check_sum(header: bytes, position: int) -> None:
     expected = _number(header[148:156])
+    # The checksum is computed with its own field filled with spaces.
     if sum(header) - sum(header[148:156]) + 8 * ord(" ") != expected:
         raise BadTar(f"no tar header at byte {position}")
 
 
 def _number(field: bytes) -> int:
-    """A number in octal, or in base 256 when its first bit is set."""
+    """Return a number that is in octal, or in base 256 when its first bit is set."""
     if field[0] & 0x80:
         if field[0] & 0x40:
             raise BadTar("a negative size")
         return int.from_bytes(bytes([field[0] & 0x3F]) + field[1:], "big")
     text = field.partition(b"\0")[0].strip()
     if not _OCTAL.fullmatch(text):
-        raise BadTar(f"{text!r} is no octal number")
+        raise BadTar(f"{text!r} is not an octal number")
     return int(text or b"0", 8)
 
 
@@ -142,8 +143,8 @@ def _renamed(so_far: _Renamed, kind: bytes, payload: bytes) -> _Renamed:
         if key == b"path":
             so_far = so_far._replace(name=_decoded(value))
         elif key == b"size":
-            if not value.isdigit() or len(value) > 18:
-                raise BadTar(f"a pax size of {value[:20]!r}")
+            if not value.isdigit() or len(value) > 18:  # 18 digits fit 64 bits
+                raise BadTar(f"an invalid pax size, {value[:20]!r}")
             so_far = so_far._replace(size=int(value))
         elif key.startswith(b"GNU.sparse."):
             so_far = so_far._replace(is_sparse=True)
@@ -151,15 +152,15 @@ def _renamed(so_far: _Renamed, kind: bytes, payload: bytes) -> _Renamed:
 
 
 def _pax_records(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The records "LENGTH KEY=VALUE\\n" of a pax header."""
+    """Yield key and value of the records "LENGTH KEY=VALUE\\n" of a pax header."""
     position = 0
     while position < len(payload):
         digits, _, _ = payload[position : position + 8].partition(b" ")
         if not digits.isdigit() or not len(digits) < int(digits) <= len(payload) - position:
-            raise BadTar("a pax header that makes no sense")
+            raise BadTar("an invalid pax header")
         record = payload[position + len(digits) + 1 : position + int(digits)]
         key, equals, value = record.partition(b"=")
         if not equals or not value.endswith(b"\n"):
-            raise BadTar("a pax header that makes no sense")
+            raise BadTar("an invalid pax header")
         yield key, value[:-1]
         position += int(digits)

@@ -1,9 +1,8 @@
-"""Make a raw tree of real images in the exact shape of ILSVRC2012: `python demo/make_raw_tree.py OUT`.
+"""Make a raw tree of real images in the exact layout of ILSVRC2012: `python demo/make_raw_tree.py OUT`.
 
-The images are scikit-learn's handwritten digits, enlarged and coloured. OUT/train, OUT/val and the devkit are what
-an ImageNet download looks like, down to a meta.mat whose ILSVRC2012_ID order is not the order of the wnids; four
-odd files are planted in train. OUT/score is a folder to predict, with one file that is no image. Equal bytes on
-every run.
+The images are scikit-learn's handwritten digits, enlarged and coloured. OUT/train, OUT/val and the devkit look like an
+ImageNet download, even in its meta.mat, whose ILSVRC2012_ID order is not the order of the wnids. train contains four
+unusual files. OUT/score is a folder to predict, with one file that is not an image. Every run writes equal bytes.
 """
 
 import argparse
@@ -25,14 +24,14 @@ from PIL import Image
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WNIDS = tuple(f"n9000000{digit}" for digit in range(10))
-ILSVRC_IDS = tuple((7 * digit + 3) % 10 + 1 for digit in range(10))
-VAL_IMAGES = 397
+ILSVRC_IDS = tuple((7 * digit + 3) % 10 + 1 for digit in range(10))  # not in the order of the wnids, as in ImageNet
+VAL_IMAGES = 397  # of 1,797 digits, so that 1,400 are left for train
 SCORE_IMAGES = 24
-TREE_VERSION = 1
+TREE_VERSION = 1  # raise when the tree changes, so that an old one is not taken for a new one
 _MARK = "demo-tree.json"
 _DEVKIT = "ILSVRC2012_devkit_t12"
 _SEED = 2012
-_MAT_TEXT = b"MATLAB 5.0 MAT-file, made for the demo of convnext_imagenet".ljust(116)
+_MAT_TEXT = b"MATLAB 5.0 MAT-file, made for the demo of convnext_imagenet".ljust(116)  # SciPy's has the time of day
 _NO_IMAGE = b"<!DOCTYPE html><title>404</title>a page that was saved under the name of an image\n"
 _SYNSET_FIELDS = (
     "ILSVRC2012_ID",
@@ -56,9 +55,9 @@ class Digit:
 
 
 def make_raw_tree(out: Path) -> bool:
-    """Make the tree at `out`, whole or not at all; False when it is there already.
+    """Make the tree at `out`, whole or not at all, and return True; return False when it already exists.
 
-    Raises FileExistsError when `out` holds anything else.
+    Raises FileExistsError when `out` contains anything else, ImportError without scikit-learn.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         _refuse_unless_ours(out)
@@ -76,7 +75,7 @@ def make_raw_tree(out: Path) -> bool:
 
 
 def load_digits() -> list[Digit]:
-    """All 1,797 digits of scikit-learn's set; they ship with the package."""
+    """Return all 1,797 digits of scikit-learn's set, which the package contains."""
     from sklearn import datasets
 
     loaded = datasets.load_digits()
@@ -85,14 +84,14 @@ def load_digits() -> list[Digit]:
 
 
 def split_digits(digits: list[Digit]) -> tuple[list[Digit], list[Digit]]:
-    """Train by number, and val in a random order that is always the same."""
+    """Return the digits of train by number, and of val in a random order that is always the same."""
     order = np.random.Generator(np.random.Philox(_SEED)).permutation(len(digits)).tolist()
     val = [digits[number] for number in order[:VAL_IMAGES]]
     return [digits[number] for number in sorted(order[VAL_IMAGES:])], val
 
 
 def tree_files(train: list[Digit], val: list[Digit]) -> Iterator[tuple[str, bytes]]:
-    """Path and bytes of each file of the tree."""
+    """Yield path and bytes of each file of the tree."""
     seen: set[int] = set()
     for digit in train:
         wnid, is_first = WNIDS[digit.label], digit.label not in seen
@@ -110,7 +109,7 @@ def tree_files(train: list[Digit], val: list[Digit]) -> Iterator[tuple[str, byte
 
 
 def picture(digit: Digit) -> Image.Image:
-    """The digit at 56 to 72 px a side, light ink on dark paper, size and colours drawn for this digit alone."""
+    """Return the digit with sides of 56 to 72 px, light on dark; its number decides size and colours."""
     rng = np.random.Generator(np.random.Philox([_SEED, digit.number]))
     size_px = tuple(rng.integers(56, 73, size=2).tolist())
     paper, ink = rng.integers(0, 80, size=3), rng.integers(160, 256, size=3)
@@ -120,12 +119,12 @@ def picture(digit: Digit) -> Image.Image:
 
 
 def jpeg_bytes(image: Image.Image) -> bytes:
-    """The image as a JPEG of quality 95."""
+    """Return the image as a JPEG of quality 95."""
     return _encoded(image, "JPEG", quality=95)
 
 
 def odd_bytes(digit: Digit) -> bytes:
-    """The digit as one of the oddities of real ImageNet, chosen by its class; a plain JPEG for most classes."""
+    """Return the digit as an unusual file of the kinds in real ImageNet, by its class; most are plain JPEGs."""
     image = picture(digit)
     match NAMES[digit.label]:
         case "one":
@@ -142,7 +141,7 @@ def odd_bytes(digit: Digit) -> bytes:
 
 
 def devkit_bytes(train_counts: list[int], val_labels: list[int]) -> bytes:
-    """The devkit's tar.gz: meta.mat, and one ILSVRC2012_ID for each val image by number."""
+    """Return the devkit's tar.gz: meta.mat, and one ILSVRC2012_ID for each val image by number."""
     members = {
         f"{_DEVKIT}/data/meta.mat": meta_bytes(train_counts),
         f"{_DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt": "".join(
@@ -160,7 +159,7 @@ def devkit_bytes(train_counts: list[int], val_labels: list[int]) -> bytes:
 
 
 def meta_bytes(train_counts: list[int]) -> bytes:
-    """A meta.mat with ten leaves by ILSVRC2012_ID and, after them, three ancestors."""
+    """Return a meta.mat with ten leaves by ILSVRC2012_ID and, after them, three ancestors."""
     leaves: list[tuple[Any, ...]] = sorted(
         (ILSVRC_IDS[d], WNIDS[d], NAMES[d], f"the handwritten digit {d}", 0, [], 0, train_counts[d]) for d in range(10)
     )
@@ -185,7 +184,7 @@ def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
 
 
 def _listing(root: Path) -> str:
-    """The SHA-256 of path and size of each file below `root`, without the mark."""
+    """Return the SHA-256 of path and size of each file below `root`, without the mark."""
     files = sorted(path for path in root.rglob("*") if path.is_file() and path != root / _MARK)
     text = "".join(f"{path.relative_to(root)} {path.stat().st_size}\n" for path in files)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -200,13 +199,15 @@ def _refuse_unless_ours(out: Path) -> None:
     except (ValueError, KeyError, TypeError):
         is_whole = False
     if not is_whole:
-        raise FileExistsError(f"{out}: a demo tree of another version, or changed since it was made; delete it")
+        raise FileExistsError(
+            f"{out}: a demo tree of another version, or changed since it was made; delete it and run this again"
+        )
 
 
 def main() -> None:
-    """Make the tree, and say what it holds."""
-    parser = argparse.ArgumentParser(description="Make a raw tree of digits in the shape of ILSVRC2012.")
-    parser.add_argument("out", type=Path, help="the folder to make")
+    """Make the tree, and print what it contains."""
+    parser = argparse.ArgumentParser(description="Make a raw tree of digits in the layout of ILSVRC2012.")
+    parser.add_argument("out", type=Path, help="folder to create")
     out = parser.parse_args().out
     try:
         is_new = make_raw_tree(out)
@@ -218,8 +219,8 @@ def main() -> None:
         sys.exit(f"Error: {error}")
     train = sum(1 for _ in (out / "train").glob("*/*"))
     print(
-        f"{out}: {'made' if is_new else 'there already'}: {train:,} train and {VAL_IMAGES} val images of ten digits; "
-        f"odd ones in train: a CMYK and a gray JPEG, a PNG named .JPEG, a truncated JPEG"
+        f"{out}: {'created' if is_new else 'exists already'}, {train:,} train and {VAL_IMAGES} val images\n"
+        f"  unusual files in train: a CMYK and a gray JPEG, a PNG named .JPEG, a truncated JPEG"
     )
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 
 def summary(out: Path) -> str:
-    """A few lines on records, quarantine, accuracy and predictions under `out`."""
+    """Return lines of text on records, quarantine, accuracy and predictions in `out`."""
     manifest = json.loads((out / "records" / "manifest.json").read_text())
     quarantine = pq.read_table(out / "records" / "quarantine.parquet").to_pylist()
     last = json.loads((out / "run" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -20,9 +20,9 @@ def summary(out: Path) -> str:
         f"records      {out / 'records'}: {rows['train']} train and {rows['val']} val rows, labels verified",
         *(f"quarantine   {row['key']}: {row['reason']} ({row['detail']})" for row in quarantine),
         f"run          {out / 'run'}: epoch {last['epoch']}, top-1 {100 * last['val_top1']:.2f} % of val",
-        f"predictions  {out / 'predictions'}: {dict(states)}",
-        f"next         make records DATA=/path/to/imagenet; look at a row: "
-        f"convnext-records peek {out / 'records'} --image row.jpg",
+        f"predictions  {out / 'predictions'}: {', '.join(f'{count} {status}' for status, count in states.items())}",
+        f"look at it   convnext-records peek {out / 'records'} --image row.jpg",
+        "your data    make records DATA=/path/to/imagenet",
     ]
     return "\n".join(lines)
 

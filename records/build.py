@@ -1,7 +1,7 @@
 """The last step of writing RECORDS: shards that have receipts become a finished directory. `reader.py` is its reader.
 
-Shards are published one by one, see `base.protocol`; what is written here is made only from their receipts and tables,
-so that it is the same however often an ingest was stopped. Opens no shard and knows nothing of where images come from.
+Shards are published one by one, see `base.protocol`. The files here are made only from receipts and tables, so they are
+the same however often an ingest was stopped. This file opens no shard and does not know where images come from.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ def make_manifest(
     seed: int = 0,
     versions: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """The manifest of shards that are all published; `write_summary_files` completes it."""
+    """Return the manifest of shards that are all published; `write_summary_files` completes it."""
     return Manifest(SCHEMA_VERSION, plan_id, classes, dict(splits), dict(source), seed, dict(versions or {}))
 
 
 def write_summary_files(
     root: Path, manifest: Manifest, quarantine_table: bytes, quarantined: Sequence[Mapping[str, Any]]
 ) -> Manifest:
-    """Write quarantine.parquet, index.parquet and report.html; returns the manifest with the SHA-256 of each.
+    """Write quarantine.parquet, index.parquet and report.html; return the manifest with the SHA-256 of each.
 
-    `quarantine_table` is the Parquet file of the images that are not stored, `quarantined` the same rows for the
+    `quarantine_table` is the Parquet file of the images that are not stored, `quarantined` has the same rows for the
     report. Raises ArtefactError when the table of a shard cannot be read.
     """
     parts = [
@@ -50,5 +50,5 @@ def write_summary_files(
 
 
 def mark_finished(root: Path, manifest: Manifest) -> None:
-    """Write manifest.json and then `_SUCCESS`: from here on `Records.open` takes the directory."""
+    """Write manifest.json and then `_SUCCESS`: from now on `Records.open` accepts the directory."""
     protocol.finish(root, "records", manifest.to_json())

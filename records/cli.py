@@ -1,4 +1,4 @@
-"""`convnext-records`: look into a RECORDS directory, verify it, draw it."""
+"""`convnext-records`: show, verify, print and draw what a RECORDS directory contains."""
 
 import json
 from pathlib import Path
@@ -11,15 +11,16 @@ from convnext_imagenet.base.console import expected_errors, progress
 @click.group()
 @click.version_option(package_name="convnext_imagenet")
 def main() -> None:
-    """Look into a RECORDS directory: what it holds, and whether it is whole."""
+    """Show what a RECORDS directory contains, and verify it."""
 
 
 @main.command()
 @click.argument("records", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def show(records: Path, as_json: bool) -> None:
-    """Print what RECORDS holds: splits, classes, source, versions."""
+    """Print splits, classes, source and versions of RECORDS."""
     with expected_errors():
+        from convnext_imagenet.base.html import plural
         from convnext_imagenet.base.protocol import read_finished
         from convnext_imagenet.records.manifest import Manifest
 
@@ -29,12 +30,13 @@ def show(records: Path, as_json: bool) -> None:
             return
         against = manifest.verified_against
         labels = f"verified against {against}" if against else "NOT verified"
-        click.echo(f"{records}: schema {manifest.schema_version}, {len(manifest.classes)} classes, labels {labels}")
+        classes = plural(len(manifest.classes), "class")
+        click.echo(f"{records}: schema {manifest.schema_version}, {classes}, labels {labels}")
         for name, split in manifest.splits.items():
             mib = sum(shard.bytes + shard.index_bytes for shard in split.shards) / 2**20
             click.echo(
-                f"  {name}: {split.rows} rows in {len(split.shards)} shards, {mib:.1f} MiB, "
-                f"{split.quarantined} in quarantine"
+                f"  {name}: {plural(split.rows, 'row')} in {plural(len(split.shards), 'shard')}, {mib:,.1f} MiB, "
+                f"{split.quarantined:,} in quarantine"
             )
         for key, value in {"seed": manifest.seed, **manifest.source, **manifest.versions}.items():
             click.echo(f"  {key}: {value}")
@@ -43,7 +45,7 @@ def show(records: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("records", type=click.Path(path_type=Path))
 def verify(records: Path) -> None:
-    """Read all of RECORDS again: SHA-256, counts, labels, and every image."""
+    """Read all of RECORDS again and check SHA-256, counts, labels and every image."""
     with expected_errors():
         from convnext_imagenet.base.protocol import read_finished
         from convnext_imagenet.records.manifest import Manifest
@@ -54,20 +56,20 @@ def verify(records: Path) -> None:
         with progress(total, "verify") as advance:
             result = verify_records(records, on_progress=advance)
         refuse_problems(records, result)
-        click.echo(f"{records}: {result.rows} rows verified: files, receipts, counts, labels and images are whole")
+        click.echo(f"{records}: files, receipts, counts, labels and images verified; {result.rows:,} rows read")
 
 
 @main.command()
 @click.argument("records", type=click.Path(path_type=Path))
-@click.option("--split", default="train", show_default=True, help="The split to look into.")
-@click.option("--row", type=click.IntRange(min=0), help="The first row to print.  [default: 0]")
-@click.option("--key", help="Print the row with this key, such as n01440764_10026, in whichever split it is.")
-@click.option("--count", default=1, show_default=True, type=click.IntRange(min=1), help="How many rows.")
-@click.option("--image", type=click.Path(path_type=Path), help="Write the first row's image bytes to this file.")
+@click.option("--split", default="train", show_default=True, help="Split to read from.")
+@click.option("--row", type=click.IntRange(min=0), help="First row to print.  [default: 0]")
+@click.option("--key", help="Print the row with this key, such as n01440764_10026, from any split.")
+@click.option("--count", default=1, show_default=True, type=click.IntRange(min=1), help="Number of rows to print.")
+@click.option("--image", type=click.Path(path_type=Path), help="Save the image of the first row to this file.")
 def peek(records: Path, split: str, row: int | None, key: str | None, count: int, image: Path | None) -> None:
-    """Print a row of RECORDS, or a few, and save an image."""
+    """Print rows of RECORDS, and save an image."""
     if row is not None and key is not None:
-        raise click.UsageError("--row and --key both say which row; pass one of them")
+        raise click.UsageError("--row and --key both choose a row; pass one of them")
     with expected_errors():
         from convnext_imagenet.base.files import write_atomically
         from convnext_imagenet.records.reader import Records
@@ -83,19 +85,22 @@ def peek(records: Path, split: str, row: int | None, key: str | None, count: int
 
 @main.command()
 @click.argument("records", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The PNG to write.")
-@click.option("--split", default="train", show_default=True, help="The split to look into.")
-@click.option("--class", "wnids", multiple=True, metavar="WNID", help="Show only this class; may be repeated.")
-@click.option("--per-class", default=4, show_default=True, type=click.IntRange(min=1), help="Images of each class.")
-@click.option("--side", default=96, show_default=True, type=click.IntRange(16, 1024), help="Side of an image in px.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="PNG file to write.")
+@click.option("--split", default="train", show_default=True, help="Split to read from.")
+@click.option("--class", "wnids", multiple=True, metavar="WNID", help="Draw only this class; may be repeated.")
+@click.option("--per-class", default=4, show_default=True, type=click.IntRange(min=1), help="Images for each class.")
+@click.option(
+    "--side", default=96, show_default=True, type=click.IntRange(16, 1024), help="Side of each image in pixels."
+)
 def gallery(records: Path, out: Path, split: str, wnids: tuple[str, ...], per_class: int, side: int) -> None:
     """Write a contact sheet: a few images of each class as one PNG."""
     with expected_errors():
         from convnext_imagenet.base.files import write_atomically
+        from convnext_imagenet.base.html import plural
         from convnext_imagenet.records.gallery import contact_sheet, read_strips
         from convnext_imagenet.records.reader import Records
 
         strips = read_strips(Records.open(records), split, wnids, per_class, side)
         write_atomically(out, contact_sheet(strips, side))
         images = sum(len(strip.pictures) for strip in strips)
-        click.echo(f"{out}: {images} images of {len(strips)} classes of {split}")
+        click.echo(f"{out}: {plural(images, 'image')} of {plural(len(strips), 'class')} of {split}")

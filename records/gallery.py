@@ -1,4 +1,4 @@
-"""A contact sheet of stored images: a few of each class, beside one another, as one picture."""
+"""A contact sheet of stored images: a few of each class, side by side, as one PNG. Writes no file."""
 
 import io
 import math
@@ -10,12 +10,13 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
 from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.row_lookup import read_index
 from convnext_imagenet.records.thumbnails import thumbnail
 
-_LARGEST_SHEET_PIXELS = 200_000_000
+_LARGEST_SHEET_PIXELS = 200_000_000  # 600 MB of RGB in memory
 _GAP_PX, _ROW_GAP_PX, _MARGIN_PX = 4, 12, 24
 _FONT_PX, _CAPTION_PX = 13, 22
 _PAPER, _INK, _EMPTY = (255, 255, 255), (70, 78, 86), (238, 240, 242)
@@ -23,25 +24,25 @@ _PAPER, _INK, _EMPTY = (255, 255, 255), (70, 78, 86), (238, 240, 242)
 
 @dataclass(frozen=True)
 class Strip:
-    """One class of the sheet: its pictures as small JPEGs, None where one cannot be drawn."""
+    """One class of the sheet: its pictures as small JPEGs, None for one that cannot be drawn."""
 
     entry: ClassEntry
     pictures: tuple[bytes | None, ...]
 
 
 def read_strips(records: Records, split: str, wnids: Sequence[str], per_class: int, side_px: int) -> list[Strip]:
-    """The strips of the classes `wnids` (all when empty), with the first images of each by sample id.
+    """Return the strips of the classes `wnids` (all when empty), with the first images of each by sample id.
 
-    Raises ArtefactError for an unknown wnid, a sheet that would be too large, and an index that has changed.
+    Raises ArtefactError for an unknown wnid, an empty split, a sheet that would be too large, and a changed index.
     """
     opened = records.split(split)
     classes = _chosen(records, wnids)
     pixels = len(classes) * (per_class * (side_px + _GAP_PX)) * (side_px + _CAPTION_PX)
     if pixels > _LARGEST_SHEET_PIXELS:
         raise ArtefactError(
-            f"{len(classes)} classes with {per_class} images of {side_px} px make a picture of "
-            f"{pixels / 1e6:,.0f} megapixels; at most {_LARGEST_SHEET_PIXELS / 1e6:,.0f} are drawn: "
-            f"pass a smaller --per-class or --side, or name some classes with --class"
+            f"{plural(len(classes), 'class')} with {plural(per_class, 'image')} of {side_px} px need "
+            f"{pixels / 1e6:,.0f} megapixels, at most {_LARGEST_SHEET_PIXELS / 1e6:,.0f} are drawn; "
+            f"pass a smaller --per-class or --side, or choose classes with --class"
         )
     rows = first_rows(read_index(records, ("split", "label", "sample_id")), split, classes, per_class)
     order = [row for entry in classes for row in rows[entry.index]]
@@ -50,7 +51,7 @@ def read_strips(records: Records, split: str, wnids: Sequence[str], per_class: i
 
 
 def first_rows(index: pa.Table, split: str, classes: Sequence[ClassEntry], per_class: int) -> dict[int, list[int]]:
-    """For each class index the positions in the split (0..rows-1) of its first images by sample id."""
+    """Return for each class index the positions in the split (0..rows-1) of its first images by sample id."""
     rows_of_split = index.filter(pc.equal(index["split"], split))
     labels, sample_ids = rows_of_split["label"].to_pylist(), rows_of_split["sample_id"].to_pylist()
     rows: dict[int, list[int]] = {entry.index: [] for entry in classes}
@@ -62,7 +63,7 @@ def first_rows(index: pa.Table, split: str, classes: Sequence[ClassEntry], per_c
 
 
 def contact_sheet(strips: Sequence[Strip], side_px: int) -> bytes:
-    """A PNG of all strips, each with index and name above it, in about as many columns as make it square."""
+    """Return a PNG of all strips, each with index and name above it; the number of columns makes it about square."""
     widest = max(len(strip.pictures) for strip in strips)
     strip_width, strip_height = max(widest, 1) * (side_px + _GAP_PX) + _MARGIN_PX, side_px + _CAPTION_PX + _ROW_GAP_PX
     columns = min(len(strips), max(1, round(math.sqrt(len(strips) * strip_height / strip_width))))
@@ -99,5 +100,6 @@ def _chosen(records: Records, wnids: Sequence[str]) -> list[ClassEntry]:
     known = {entry.wnid: entry for entry in records.classes}
     unknown = [wnid for wnid in wnids if wnid not in known]
     if unknown:
-        raise ArtefactError(f"--class {unknown[0]}: no class of these records; `show --json` lists them")
+        command = f"convnext-records show --json {records.root}"
+        raise ArtefactError(f"--class {unknown[0]}: not a class of these records; `{command}` lists them")
     return [known[wnid] for wnid in wnids] if wnids else list(records.classes)

@@ -1,7 +1,7 @@
-"""Image bytes from an untrusted source: looked at before any decoder that can crash or balloon sees them.
+"""Image bytes from an untrusted source: headers are checked before a decoder that can crash or fill the memory.
 
-The header walk needs no decoder. EXIF orientation is ignored, as Pillow, torchvision and the published
-accuracies do.
+The header walk needs no decoder. EXIF orientation is ignored, as Pillow, torchvision and the published accuracies do.
+OpenCV decodes, and Pillow decodes what OpenCV reads differently (DECISIONS, 2026-11-23). Knows nothing of files.
 """
 
 import io
@@ -16,7 +16,7 @@ from PIL import Image
 
 from convnext_imagenet.base.errors import ExpectedError
 
-# Why an image is not stored; the type checker holds every use of a code.
+# Why an image is not stored. Tables and users hold these codes; the type checker checks every use of one.
 Reason = Literal[
     "empty",
     "too_large",
@@ -41,10 +41,11 @@ REASONS: dict[Reason, str] = {
     "timeout": "decoding took longer than --image-timeout, twice in a row",
     "memory": "decoding needs more memory than --image-memory",
 }
-# Raise when another image is refused, or the same one for another reason: the plans of RECORDS and PREDICTIONS name it.
+# Raise when another image is refused, or the same one for another reason or with other words: the plans of RECORDS and
+# PREDICTIONS name it (DECISIONS, 2026-11-28).
 CHECKS_VERSION = 1
 LARGEST_FILE_BYTES = 64 << 20
-LARGEST_PIXELS = 64_000_000
+LARGEST_PIXELS = 64_000_000  # 192 MB as RGB
 _LARGEST_SIDE_PX = 30_000
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
@@ -52,16 +53,16 @@ _JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 _SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
 _RESTARTS = range(0xD0, 0xD8)
 _DECODABLE_FRAMES = (0xC0, 0xC1, 0xC2)
-_MOST_SEGMENTS = 5_000  # libjpeg keeps them in a list that it walks for each: 4 million, or 16 MiB, take it hours
-_SHORT_OF_MEMORY = ("(-4:", "bad_alloc")
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_MOST_SEGMENTS = 5_000  # libjpeg walks its list of segments for each one: 4 million take hours (DECISIONS, 2026-11-24)
+_SHORT_OF_MEMORY = ("(-4:", "bad_alloc")  # cv::Error::StsNoMem, and C++'s own exception
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # these three are DHT, JPG and DAC, not frames
 
-cv2.setNumThreads(1)
+cv2.setNumThreads(1)  # the callers run several processes or threads; OpenCV's own threads would compete with them
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What the header says: `format` jpeg or png, Pillow's name of the colour `mode`, sides in pixels."""
+    """What the header says: `format` is jpeg or png, `mode` is Pillow's name of the colour mode, sides in pixels."""
 
     format: str
     mode: str
@@ -70,13 +71,14 @@ class ImageInfo:
 
 
 class BadImage(ExpectedError):
-    """Bytes that are not an image we store: `reason` is a code of `REASONS`, `detail` says what was found."""
+    """Bytes that are not stored as an image: `reason` is a code of `REASONS`, `detail` says what was found."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
 
+    # Without it, pickle would call BadImage with the one message: this error travels between processes.
     def __reduce__(self) -> tuple[type["BadImage"], tuple[Reason, str]]:
         return BadImage, (self.reason, self.detail)
 
@@ -87,7 +89,7 @@ def too_large(found: int | str) -> BadImage:
 
 
 def inspect_image(data: bytes) -> ImageInfo:
-    """What the header of a JPEG or PNG says; BadImage when it is not a whole, sane header."""
+    """Return what the header of a JPEG or PNG says. Raises BadImage unless the header is whole and valid."""
     if not data:
         raise BadImage("empty", "the file has no bytes")
     if len(data) > LARGEST_FILE_BYTES:
@@ -103,10 +105,10 @@ def inspect_image(data: bytes) -> ImageInfo:
 
 
 def check_image(data: bytes) -> ImageInfo:
-    """Inspect the header, then decode every bit of the content once; BadImage when either fails.
+    """Return what the header says, after the whole content was decoded once. Raises BadImage when either fails.
 
-    A JPEG is decoded at 1/8 scale in gray: the whole entropy-coded stream is read at nearly twice the speed of
-    a full decode.
+    A JPEG is decoded at 1/8 scale in gray: this reads the whole entropy-coded stream, nearly twice as fast as a
+    full decode.
     """
     info = inspect_image(data)
     flags = cv2.IMREAD_REDUCED_GRAYSCALE_8 if info.format == "jpeg" else cv2.IMREAD_GRAYSCALE
@@ -115,7 +117,7 @@ def check_image(data: bytes) -> ImageInfo:
 
 
 def decode_rgb(data: bytes) -> np.ndarray:
-    """The image as uint8 (height, width, 3) in RGB order; BadImage when it cannot be decoded."""
+    """Return the image as uint8 (height, width, 3) in RGB order. Raises BadImage when it cannot be decoded."""
     info = inspect_image(data)
     if info.mode in ("L", "RGB"):
         return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)

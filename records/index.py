@@ -1,4 +1,4 @@
-"""The table of every stored image: a Parquet file beside each shard, and `index.parquet` over all of them.
+"""The table of all stored images: a Parquet file beside each shard, and `index.parquet` over all of them.
 
 Equal rows give equal bytes: no times, no paths of this machine, and rows in stored order. Knows nothing of MindRecord.
 """
@@ -54,9 +54,9 @@ Jpeg = bytes  # a field of IndexEntry is called `bytes`
 
 
 class IndexEntry(NamedTuple):
-    """What is known of one stored image; `sha256` in hexadecimal, `mode` in Pillow's names, `bytes` of the file.
+    """One stored image: `sha256` in hexadecimal, `mode` in Pillow's names, `bytes` is the size of the stored image.
 
-    `thumbnail` is a small JPEG of the few images that the report shows, None for the others.
+    `thumbnail` is a small JPEG for the few images that the report shows, None for the others.
     """
 
     key: str
@@ -72,7 +72,7 @@ class IndexEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class IndexPart:
-    """One shard's table at `path`, and the split and shard (its file name) that it belongs to."""
+    """The table of one shard at `path`, with its split and the file name of its shard."""
 
     split: str
     shard: str
@@ -80,14 +80,14 @@ class IndexPart:
 
 
 def index_entry(row: Row, mode: str, thumbnail: bytes | None = None) -> IndexEntry:
-    """What the tables say of a stored row; `mode` is the colour mode of its image in Pillow's names."""
+    """Return the table entry of a stored row; `mode` is the colour mode of its image in Pillow's names."""
     digest = hashlib.sha256(row.image).hexdigest()
     sides = (row.width, row.height)
     return IndexEntry(row.key, row.sample_id, row.label, len(row.image), *sides, mode, digest, thumbnail)
 
 
 def shard_index_path(shard: Path) -> Path:
-    """Where the table of a shard lies: beside it, with the ending .parquet."""
+    """Return the path of a shard's table: beside the shard, with the ending .parquet."""
     return shard.with_suffix(".parquet")
 
 
@@ -98,7 +98,10 @@ def write_shard_index(path: Path, entries: Sequence[IndexEntry]) -> None:
 
 
 def write_index(path: Path, parts: Iterable[IndexPart], classes: Sequence[ClassEntry]) -> None:
-    """Write one table over all shards, a row group for each, with wnid, split, shard and row (0.. in the shard)."""
+    """Write one table over all shards, a row group for each shard, with wnid, split, shard and row (0.. in the shard).
+
+    Raises ArtefactError when the table of a shard cannot be read.
+    """
     wnids = pa.array([entry.wnid for entry in classes])
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, _INDEX_SCHEMA, compression=_COMPRESSION) as writer:
@@ -108,8 +111,9 @@ def write_index(path: Path, parts: Iterable[IndexPart], classes: Sequence[ClassE
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a shard's table or of index.parquet; ArtefactError when the file is missing or damaged."""
+    """Return some columns of a shard's table or of index.parquet. Raises ArtefactError when it cannot be read."""
     try:
+        # Without partitioning=None a folder named KEY=VALUE in the path would become a column.
         return pq.read_table(path, columns=list(columns), partitioning=None)
     except FileNotFoundError:
         raise ArtefactError(f"{path}: no such file; build the records again") from None

@@ -1,4 +1,4 @@
-"""The manifest of a RECORDS directory: what it holds, from where, and how to check it."""
+"""The manifest of a RECORDS directory: what it contains, from where, and how to check it. Reads no file."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from convnext_imagenet.records.schema import SCHEMA_VERSION
 class ClassEntry:
     """A class: `index` 0.., its WordNet id, and a name for display only.
 
-    `devkit_train` and `devkit_val` are the images that the devkit counts, None where no devkit was there.
+    `devkit_train` and `devkit_val` are the numbers of images that the devkit states, None without a devkit.
     """
 
     index: int
@@ -22,7 +22,7 @@ class ClassEntry:
     devkit_val: int | None = None
 
     def devkit_images(self, split: str) -> int | None:
-        """The images that the devkit counts in a split, or None."""
+        """Return the number of images that the devkit states for a split, or None."""
         return {"train": self.devkit_train, "val": self.devkit_val}.get(split)
 
 
@@ -48,7 +48,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class SplitEntry:
-    """A split: accepted rows, in all and per class index, files in quarantine, and its shards in order."""
+    """A split: accepted rows (all, and by class index), the number of images in quarantine, its shards in order."""
 
     rows: int
     rows_per_class: tuple[int, ...]
@@ -58,7 +58,7 @@ class SplitEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All of a RECORDS directory; `source` tells layout, fingerprint, class mode and whether labels were verified.
+    """A whole RECORDS directory; `source` has layout, fingerprint, class mode and whether labels were verified.
 
     `files` maps the names of the files beside the splits (index, report, quarantine) to their SHA-256.
     """
@@ -74,23 +74,23 @@ class Manifest:
 
     @property
     def verified_against(self) -> str | None:
-        """What the labels were checked against, None when nothing verifies them."""
+        """What the labels were verified against; None when they were not."""
         if not self.source.get("verified"):
             return None
         is_kaggle = self.source.get("kaggle_sha256") and not self.source.get("devkit_sha256")
         return "the official val labels, without a devkit" if is_kaggle else "the devkit"
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as JSON objects, lists, numbers and strings."""
+        """Return the manifest as JSON objects, lists, numbers and strings."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Manifest":
-        """The manifest that `to_json` wrote; ArtefactError for another version or contradicting counts."""
+        """Return the manifest that `to_json` wrote. Raises ArtefactError for another version and wrong counts."""
         version = value.get("schema_version")
         if version != SCHEMA_VERSION:
             raise ArtefactError(
-                f"schema version {version!r}, this program reads {SCHEMA_VERSION}; "
+                f"schema version {version!r}, but this program reads {SCHEMA_VERSION}; "
                 f"build the records again, or install the version that wrote them"
             )
         try:
@@ -98,7 +98,9 @@ class Manifest:
             classes = tuple(ClassEntry(**entry) for entry in value["classes"])
             manifest = cls(**{**value, "classes": classes, "splits": splits})
         except (KeyError, TypeError, AttributeError) as error:
-            raise ArtefactError(f"the manifest lacks or misspells a field: {error}") from None
+            raise ArtefactError(
+                f"the manifest lacks a field or has an unknown one ({error}); build the records again"
+            ) from None
         _check_counts(manifest)
         return manifest
 
@@ -112,6 +114,9 @@ def _check_counts(manifest: Manifest) -> None:
     for name, split in manifest.splits.items():
         sums = {sum(split.rows_per_class), sum(shard.rows for shard in split.shards), split.rows}
         if len(sums) != 1 or len(split.rows_per_class) != len(manifest.classes):
-            raise ArtefactError(f"the manifest's counts of split {name!r} contradict each other: {sorted(sums)}")
+            raise ArtefactError(
+                f"the manifest's counts of split {name!r} contradict each other ({sorted(sums)}); "
+                f"build the records again"
+            )
     if [entry.index for entry in manifest.classes] != list(range(len(manifest.classes))):
-        raise ArtefactError("the manifest's classes are not numbered 0, 1, 2, ...")
+        raise ArtefactError("the manifest's classes are not numbered 0, 1, 2, ...; build the records again")

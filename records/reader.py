@@ -1,4 +1,7 @@
-"""RECORDS opened for reading: everything is checked before MindSpore touches a file, and rows come in our order."""
+"""RECORDS opened for reading: all files are checked before MindSpore opens one, and rows come in the asked order.
+
+Knows nothing of how records are made (`build.py`), nor of what is done with their images.
+"""
 
 import json
 import os
@@ -19,7 +22,7 @@ from convnext_imagenet.base.protocol import bookkeeping_name, file_damage, read_
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
 from convnext_imagenet.records.shards import python_value
 
-_SPARE_FILE_DESCRIPTORS = 256
+_SPARE_FILE_DESCRIPTORS = 256  # for libraries, logs, sockets of the rest of the process
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,15 @@ class Split:
         columns: Sequence[str] = ("image", "label", "sample_id"),
         workers: int = 1,
     ) -> ds.MindDataset:
-        """A MindSpore data set of exactly the rows `order` (0..rows-1, repeats allowed), in that order."""
+        """Return a MindSpore data set of exactly the rows `order` (0..rows-1, repeats allowed), in that order.
+
+        Raises ValueError for a row outside the split, ArtefactError when the limit of open files is too low.
+        """
         indices = np.asarray(order, dtype=np.int64)
         if indices.size and (indices.min() < 0 or indices.max() >= self.rows):
             raise ValueError(f"row {indices.min()} or {indices.max()} is outside 0..{self.rows - 1} of {self.name}")
         files = [str(self.folder / shard.name) for shard in self.entry.shards]
+        # MindRecord opens every shard once for itself and once for each worker.
         _raise_descriptor_limit(len(files) * (1 + workers))
         return ds.MindDataset(
             files,
@@ -57,7 +64,7 @@ class Split:
     def read(
         self, order: Sequence[int] | np.ndarray, columns: Sequence[str] = ("image", "label", "sample_id")
     ) -> Iterator[dict[str, Any]]:
-        """The rows `order` as dicts of bytes, str and int."""
+        """Yield the rows `order` as dicts of bytes, str and int. Raises ValueError and ArtefactError as `dataset`."""
         if not len(order):
             return
         dataset = self.dataset(order, columns)
@@ -67,10 +74,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Records:
-    """An opened RECORDS directory: finished, of a version that we read, every file as the manifest says.
+    """An opened RECORDS directory: finished, of a version that this program reads, every file as the manifest says.
 
-    `manifest_sha256` is the identity of what is stored: the manifest names every shard, every stored row count and the
-    table of the images in quarantine by SHA-256, while the plan's id tells what was asked for only.
+    `manifest_sha256` identifies what is stored, because the manifest has the SHA-256 of every shard and table. The id
+    of the plan identifies only what was asked for (DECISIONS, 2026-11-28).
     """
 
     root: Path
@@ -79,10 +86,11 @@ class Records:
 
     @classmethod
     def open(cls, root: Path, check: Literal["hashes", "sizes"] = "hashes") -> "Records":
-        """Open `root`, or raise ArtefactError before MindSpore sees a file that would crash it.
+        """Return `root` opened, after checks that keep MindSpore from files that would crash it.
 
-        `hashes` compares every file's SHA-256 once; files that have not changed since (same inode, size and
-        modification time) are not read again. `sizes` compares only sizes.
+        `hashes` compares the SHA-256 of every file once; files that have not changed since (same inode, size and
+        times) are not read again. `sizes` compares only sizes. Raises ArtefactError when a file is missing,
+        damaged or of another version.
         """
         require_utf8(root)
         try:
@@ -92,7 +100,7 @@ class Records:
         damage = find_damage(root, manifest, deep=check == "hashes")
         if damage:
             raise ArtefactError(
-                f"{damage[0]} ({len(damage)} damaged in all); restore the files from a copy, or build the records again"
+                f"{damage[0]} ({len(damage)} damaged in total); restore from a copy, or build the records again"
             )
         manifest_path = root / bookkeeping_name("records", "manifest.json")
         return cls(root=root, manifest=manifest, manifest_sha256=sha256_file(manifest_path))
@@ -103,7 +111,7 @@ class Records:
         return self.manifest.classes
 
     def split(self, name: str) -> Split:
-        """A split that holds rows; ArtefactError for an unknown or empty one."""
+        """Return a split that has rows. Raises ArtefactError for an unknown or empty one."""
         entry = self.manifest.splits.get(name)
         if entry is None or not entry.rows:
             known = ", ".join(sorted(split for split, entry in self.manifest.splits.items() if entry.rows))
@@ -112,14 +120,14 @@ class Records:
 
 
 def find_damage(root: Path, manifest: Manifest, deep: bool, remembered: bool = True) -> list[str]:
-    """What is wrong with the files that the manifest names and with their receipts, in their order.
+    """Return what is wrong with the files that the manifest names and with their receipts, in their order.
 
-    `deep` compares SHA-256; with `remembered`, files that were found whole before and have not changed since are
-    not read again.
+    `deep` compares SHA-256; with `remembered`, files that passed before and have not changed since are not read again
+    (DECISIONS, 2026-11-23: the list of checked shards).
     """
     files = [(root / split, file) for split, entry in manifest.splits.items() for file in _files(entry.shards)]
     shallow = [damage for folder, file in files if (damage := file_damage(folder, file, deep=False))]
-    shallow = shallow or _receipt_damage(root, manifest)
+    shallow = shallow or _receipt_damage(root, manifest)  # records without receipts were edited (DECISIONS, 2026-11-24)
     if shallow or not deep:
         return shallow
     known = _known_stamps(manifest) if remembered else {}
@@ -139,7 +147,10 @@ def _receipt_damage(root: Path, manifest: Manifest) -> list[str]:
             path = root / split / f"{Path(shard.name).stem}.json"
             receipt = read_receipt(path.parent, path.stem, manifest.plan_id)
             if receipt is None:
-                damage.append(f"{path}: the receipt, or a file that it names, is missing, damaged or of another plan")
+                damage.append(
+                    f"{path}: the receipt is missing, damaged or of another plan, "
+                    f"or a file that it names is missing or damaged"
+                )
             elif receipt["files"][: len(shard.files)] != list(shard.files):
                 damage.append(f"{path}: the receipt contradicts the manifest")
     return damage
@@ -181,5 +192,5 @@ def _raise_descriptor_limit(files: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
-            raise ArtefactError(f"{needed} open files are needed, the limit is {hard}; raise it (`ulimit -n {needed}`)")
+            raise ArtefactError(f"{needed} open files needed, but the limit is {hard}; raise it (`ulimit -n {needed}`)")
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

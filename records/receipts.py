@@ -1,4 +1,4 @@
-"""What the receipt of a published shard says, and what the manifest takes from it. Pure: no file is read here."""
+"""What the receipt of a published shard says, and what the manifest takes from it. Pure: reads no file."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,16 +10,17 @@ from convnext_imagenet.records.manifest import ShardEntry, SplitEntry
 
 
 def shard_files(shard: Path) -> list[Path]:
-    """The files of a shard in the order of its receipt: the shard, MindRecord's index, the table of its rows."""
+    """Return the files of a shard in the order of its receipt: the shard, MindRecord's index, the table of its rows."""
     return [shard, shard.with_name(f"{shard.name}.db"), shard_index_path(shard)]
 
 
 def shard_facts(
     labels: Iterable[int], quarantined: Sequence[Mapping[str, Any]] = (), reencoded: int = 0
 ) -> dict[str, Any]:
-    """What a shard's receipt says of its images: `labels` of the stored ones, one mapping for each that is not stored.
+    """Return the facts for the receipt of a shard, from the `labels` of its stored images.
 
-    `reencoded` counts the stored images whose bytes are not the file's.
+    `quarantined` has a mapping for each image that is not stored; `reencoded` counts the stored images whose bytes are
+    not those of the file.
     """
     per_class = Counter(labels)
     return {
@@ -31,7 +32,7 @@ def shard_facts(
 
 
 def split_entry(receipts: Sequence[Mapping[str, Any]], classes: int) -> SplitEntry:
-    """A split as the manifest counts it, from the receipts of its shards in order; `classes` is their number."""
+    """Return the manifest's entry of a split from the receipts of its shards in order; `classes` is their number."""
     per_class: Counter[int] = Counter()
     for receipt in receipts:
         per_class.update({int(label): count for label, count in receipt["facts"]["rows_per_class"].items()})

@@ -1,4 +1,4 @@
-"""Single rows of an opened RECORDS directory, found by position or by key."""
+"""Single rows of an opened RECORDS directory, found by position or by key, and their description in words."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from convnext_imagenet.records.schema import MINDRECORD_SCHEMA, Row
 
 
 def read_index(records: Records, columns: Sequence[str]) -> pa.Table:
-    """Some columns of index.parquet, which must be as the manifest says."""
+    """Return some columns of index.parquet. Raises ArtefactError unless its SHA-256 is the manifest's."""
     path = records.root / INDEX_FILE
     recorded = records.manifest.files.get(INDEX_FILE)
     if not path.is_file() or sha256_file(path) != recorded:
@@ -25,7 +25,10 @@ def read_index(records: Records, columns: Sequence[str]) -> pa.Table:
 
 
 def find_key(records: Records, key: str) -> tuple[str, int]:
-    """The split, and the position in it (0..rows-1), of the row with this key."""
+    """Return the split, and the position in it (0..rows-1), of the row with this key.
+
+    Raises ArtefactError for an unknown key and a changed index.
+    """
     index = read_index(records, ("split", "key"))
     for split in records.manifest.splits:
         keys = index.filter(pc.equal(index["split"], split))["key"]
@@ -35,16 +38,19 @@ def find_key(records: Records, key: str) -> tuple[str, int]:
 
 
 def read_rows(records: Records, split: str, first: int, count: int) -> Iterator[Row]:
-    """Up to `count` rows of a split from position `first`; ArtefactError when there is none."""
+    """Return up to `count` rows of a split from position `first`. Raises ArtefactError when there is none."""
     opened = records.split(split)
     if first >= opened.rows:
-        raise ArtefactError(f"--row {first}: split {split!r} has rows 0..{opened.rows - 1}")
+        raise ArtefactError(f"--row {first}: split {split!r} has only the rows 0..{opened.rows - 1}")
     order = range(first, min(first + count, opened.rows))
     return (Row(**fields) for fields in opened.read(order, list(MINDRECORD_SCHEMA)))
 
 
 def describe_row(row: Row, title: str, classes: Sequence[ClassEntry]) -> str:
-    """All that is known of a row, as a block of lines that begins with `title` and the row's key."""
+    """Return all fields of a row as lines of text; the first has `title` and the row's key.
+
+    Raises BadImage when the image has no valid header.
+    """
     entry, info = classes[row.label], inspect_image(row.image)
     lines = {
         "label": f"{entry.index}  {entry.wnid}  {entry.name}",

@@ -1,11 +1,11 @@
-"""What a stored row is: its fields, their ranges, and the names of the files that hold it."""
+"""The fields of a stored row, their ranges, and the names of its files. Knows nothing of how they are written."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # raise when this program can no longer read older records
 # Raise when the same accepted images become other bytes: pages and headers of shards, re-encoding, the row index.
 WRITING_VERSION = 1
 MINDRECORD_SCHEMA = {
@@ -19,16 +19,16 @@ MINDRECORD_SCHEMA = {
 INDEX_FIELDS = ["label"]
 QUARANTINE_FILE = "quarantine.parquet"
 _INT32_MAX, _INT64_MAX = 2**31 - 1, 2**63 - 1
-_LARGEST_IMAGE_BYTES = 128 << 20
+_LARGEST_IMAGE_BYTES = 128 << 20  # a row must fit into one page of MindRecord, 256 MiB at most
 
 
 @dataclass(frozen=True)
 class Row:
     """One stored image.
 
-    `image` is the file's bytes as they were found, `label` the class index 0..classes-1, `sample_id` the rank of
-    the row's key in its split, `key` the file name without its ending (n01440764_10026), `height` and `width`
-    in pixels.
+    `image` has the bytes of the file unchanged, `label` is the class index 0..classes-1, `sample_id` the rank of the
+    row's key in its split, `key` the file name without its ending (n01440764_10026); `height` and `width` are in
+    pixels.
     """
 
     image: bytes
@@ -40,7 +40,7 @@ class Row:
 
 
 def validate_row(row: Row) -> None:
-    """Raise ArtefactError for a row that MindRecord would drop, clamp or cut without a word."""
+    """Raise ArtefactError for a row that MindRecord would silently drop, clamp or truncate."""
     for name, value, low, high in (
         ("label", row.label, 0, _INT32_MAX),
         ("sample_id", row.sample_id, 0, _INT64_MAX),
@@ -49,16 +49,16 @@ def validate_row(row: Row) -> None:
         ("bytes of image", len(row.image), 1, _LARGEST_IMAGE_BYTES),
     ):
         if not isinstance(value, int) or not low <= value <= high:
-            raise ArtefactError(f"row {row.key!r}: {name} is {value!r}, must be an int from {low} to {high}")
+            raise ArtefactError(f"row {row.key!r}: {name} is {value!r}, but must be an int from {low} to {high}")
     if not row.key or not row.key.isprintable():
         raise ArtefactError(f"row {row.key!r}: the key must be printable text and not empty")
 
 
 def as_fields(row: Row) -> dict[str, Any]:
-    """The row as MindRecord's writer takes it."""
+    """Return the row as a dict for MindRecord's writer."""
     return {name: getattr(row, name) for name in MINDRECORD_SCHEMA}
 
 
 def shard_name(split: str, index: int, count: int) -> str:
-    """The file name of shard `index` (from 0) of `count`; the same name is stored inside the shard."""
+    """Return the file name of shard `index` (from 0) of `count`; MindRecord also stores this name in the shard."""
     return f"imagenet-{split}-{index:05d}-of-{count:05d}.mindrecord"

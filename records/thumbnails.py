@@ -1,6 +1,6 @@
 """Small pictures of stored images, for the report and the contact sheet.
 
-Pillow resizes in whole numbers, so equal images give equal bytes on every processor.
+Pillow resizes with integers, so equal images give equal bytes on every processor.
 """
 
 import io
@@ -9,20 +9,20 @@ from PIL import Image
 
 THUMBNAIL_PX = 96
 _JPEG_QUALITY = 70
-_MOST_THUMBNAILS = 2000
+_MOST_THUMBNAILS = 2000  # the report stays at a few MB
 _MOST_PER_CLASS = 6
 
 
 def thumbnails_per_class(classes: int) -> int:
-    """How many images of each class a report shows: from 1 to 6, and about 2,000 in all."""
+    """Return how many images of each class a report shows: 1 to 6, and about 2,000 in total."""
     return max(1, min(_MOST_PER_CLASS, _MOST_THUMBNAILS // classes))
 
 
 def thumbnail(image: bytes, side_px: int = THUMBNAIL_PX) -> bytes | None:
-    """A square JPEG cut from the middle of a checked image; None when Pillow cannot read what OpenCV could."""
+    """Return a square JPEG cut from the middle of a checked image; None when Pillow cannot read what OpenCV could."""
     try:
         with Image.open(io.BytesIO(image)) as opened:
-            opened.draft("RGB", (2 * side_px, 2 * side_px))
+            opened.draft("RGB", (2 * side_px, 2 * side_px))  # libjpeg decodes at a smaller scale, much faster
             box = _middle_square(*opened.size)
             pixels = opened.convert("RGB").resize((side_px, side_px), Image.Resampling.BICUBIC, box=box)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):

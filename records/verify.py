@@ -1,4 +1,4 @@
-"""Prove that a RECORDS directory is what its manifest says, by reading all of it again."""
+"""Proof that a RECORDS directory is what its manifest says: all of it is read again. Changes nothing."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_file
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import file_damage, read_receipt
 from convnext_imagenet.records.images import BadImage, check_image
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry
@@ -17,17 +18,17 @@ from convnext_imagenet.records.shards import read_back
 
 @dataclass(frozen=True)
 class RecordsVerification:
-    """What was read: rows of all splits, and every contradiction that was found."""
+    """What was read: the number of rows in all splits, and every contradiction that was found."""
 
     rows: int
     problems: tuple[str, ...]
 
 
 def verify_records(root: Path, on_progress: Callable[[int], None] | None = None) -> RecordsVerification:
-    """Compare files, receipts, counts, labels, keys and every image with the manifest.
+    """Compare files, receipts, counts, labels, keys and every image with the manifest; return what contradicts it.
 
-    Hashes are computed anew, and a shard is opened only when its bytes are the recorded ones. Raises ArtefactError
-    for a directory that is not finished.
+    Hashes are computed again, and no shard is opened unless all bytes are the recorded ones: MindSpore can crash on a
+    damaged shard. `on_progress` gets the number of rows read. Raises ArtefactError for an unfinished directory.
     """
     records = Records.open(root, check="sizes")
     manifest = records.manifest
@@ -63,7 +64,7 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
 
 
 def row_problems(row: Row, classes: tuple[ClassEntry, ...], verified: bool) -> list[str]:
-    """What contradicts itself within one row: label range, wnid in the key, image content and sides."""
+    """Return the contradictions within one row: label range, wnid in the key, image content and sides."""
     problems = []
     if not 0 <= row.label < len(classes):
         problems.append(f"{row.key}: label {row.label} is outside 0..{len(classes) - 1}")
@@ -79,14 +80,14 @@ def row_problems(row: Row, classes: tuple[ClassEntry, ...], verified: bool) -> l
 
 
 def _table_problems(folder: Path, shard: ShardEntry, manifest: Manifest) -> list[str]:
-    """What is wrong with files that the receipt names and the manifest does not: the shard's table."""
+    """Return what is wrong with the shard's table, which the receipt names and the manifest does not."""
     receipt = read_receipt(folder, Path(shard.name).stem, manifest.plan_id)
     others = receipt["files"][len(shard.files) :] if receipt else []
     return [damage for file in others if (damage := file_damage(folder, file, deep=True))]
 
 
 def _summary_file_problems(root: Path, manifest: Manifest) -> list[str]:
-    """What is wrong with the files beside the splits: index, report, quarantine."""
+    """Return what is wrong with the files beside the splits: index, report, quarantine."""
     return [
         f"{root / name}: missing or changed since the records were finished"
         for name, digest in sorted(manifest.files.items())
@@ -95,9 +96,10 @@ def _summary_file_problems(root: Path, manifest: Manifest) -> list[str]:
 
 
 def refuse_problems(root: Path, verification: RecordsVerification) -> None:
-    """Raise ArtefactError when anything contradicts the manifest."""
+    """Raise ArtefactError, with the first three problems, when anything contradicts the manifest."""
     if verification.problems:
         first = "; ".join(verification.problems[:3])
         raise ArtefactError(
-            f"{root}: {len(verification.problems)} problems: {first}; restore from a copy, or build the records again"
+            f"{root}: {plural(len(verification.problems), 'problem')}: {first}; "
+            f"restore from a copy, or build the records again"
         )

@@ -5,11 +5,11 @@ from convnext_imagenet.records.report.numbers import Histogram
 
 _WIDTH, _HEIGHT = 320, 96
 _LEAST_HEIGHT = 0.7  # one image among a million stays visible
-_GAP = 0.6
+_GAP = 0.6  # between bars, in the units of _WIDTH
 
 
 def histogram_chart(histogram: Histogram, title: str) -> BarChart:
-    """A bar for each bin that holds something, above an axis from 0 to the last bin."""
+    """Return a chart with a bar for each bin that is not empty, above an axis from 0 to the last bin."""
     bins = len(histogram.counts)
     end = histogram.step * bins
     bars = tuple(_bar(histogram, bin_index) for bin_index, count in enumerate(histogram.counts) if count)

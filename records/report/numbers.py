@@ -1,4 +1,7 @@
-"""What the report counts: sizes, modes and duplicates. Pure: the index of all stored images in, numbers out."""
+"""What the report counts: sizes, modes and duplicates. Pure: the index of all stored images in, numbers out.
+
+Knows nothing of HTML.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +13,7 @@ import pyarrow.compute as pc
 INDEX_COLUMNS = ("split", "key", "wnid", "bytes", "width", "height", "mode", "sha256")
 HISTOGRAM_COLUMNS = ("width", "height", "bytes")
 _BINS = 40
-_SHARE_IN_BINS = 0.99
+_SHARE_IN_BINS = 0.99  # a few huge images must not squeeze all others into the first bin
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class SplitNumbers:
-    """One split: images, bytes of all images, images of each mode (most first), histograms by column name."""
+    """One split: images, bytes of all images, images of each mode (most frequent first), histograms by column."""
 
     images: int
     bytes: int
@@ -51,12 +54,12 @@ class Duplicate:
 
     @property
     def splits(self) -> str:
-        """The splits that the copies lie in: the name of one, or several joined by +."""
+        """The names of the splits that contain copies, joined by +."""
         return " + ".join(sorted({copy.split for copy in self.copies}))
 
     @property
     def has_two_labels(self) -> bool:
-        """True when the copies belong to different classes."""
+        """Whether the copies belong to different classes."""
         return len({copy.wnid for copy in self.copies}) > 1
 
 
@@ -69,7 +72,7 @@ class Numbers:
 
 
 def count(index: pa.Table, splits: Sequence[str]) -> Numbers:
-    """The numbers of a table with INDEX_COLUMNS; `splits` names the splits in the order to show them."""
+    """Return the numbers of a table with INDEX_COLUMNS; `splits` has the names of the splits in the order to show."""
     parts = {name: index.filter(pc.equal(index["split"], name)) for name in splits}
     # One range for all splits, so that their histograms can be compared.
     steps = {column: histogram_step(_values(index, column)) for column in HISTOGRAM_COLUMNS}
@@ -77,7 +80,7 @@ def count(index: pa.Table, splits: Sequence[str]) -> Numbers:
 
 
 def histogram_step(values: np.ndarray) -> int:
-    """The width of a bin: a round number (1, 2 or 5 times a power of ten) with nearly all values inside the bins."""
+    """Return the width of a bin: 1, 2 or 5 times a power of ten, so that 99 % of the values are inside the bins."""
     top = float(np.quantile(values, _SHARE_IN_BINS)) if values.size else 1.0
     rough = max(1.0, top / _BINS)
     power = 10 ** int(np.floor(np.log10(rough)))
@@ -85,7 +88,7 @@ def histogram_step(values: np.ndarray) -> int:
 
 
 def histogram(values: np.ndarray, step: int) -> Histogram:
-    """The histogram of values that are not negative."""
+    """Return the histogram of non-negative integers, int64 (n,), with 40 bins of `step`."""
     if not values.size:
         return Histogram(step, (0,) * _BINS, 0, 0, 0)
     bins = np.minimum(values // step, _BINS - 1)
@@ -100,7 +103,7 @@ def histogram(values: np.ndarray, step: int) -> Histogram:
 
 
 def find_duplicates(index: pa.Table) -> tuple[Duplicate, ...]:
-    """Every set of images with the same SHA-256, sorted: those over several splits or labels first."""
+    """Return every set of images with the same SHA-256; sets over several splits or labels come first."""
     counted = pc.value_counts(index["sha256"])
     twice = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
     rows = index.select(["sha256", "split", "key", "wnid"]).filter(pc.is_in(index["sha256"], twice)).to_pylist()
@@ -112,7 +115,7 @@ def find_duplicates(index: pa.Table) -> tuple[Duplicate, ...]:
 
 
 def count_by_splits(duplicates: Sequence[Duplicate]) -> Iterator[tuple[str, int, int]]:
-    """For each set of splits: sets of copies, and those of them whose labels differ."""
+    """Yield each combination of splits, its number of sets of copies, and how many of them have different labels."""
     for splits in sorted({duplicate.splits for duplicate in duplicates}):
         chosen = [duplicate for duplicate in duplicates if duplicate.splits == splits]
         yield splits, len(chosen), sum(duplicate.has_two_labels for duplicate in chosen)

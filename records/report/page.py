@@ -1,6 +1,6 @@
 """The report as one HTML page that needs no other file. Pure: numbers in, text out.
 
-The words are in templates/report.html.
+The words of the page are in templates/report.html. Knows nothing of files.
 """
 
 from collections import Counter
@@ -13,20 +13,20 @@ from convnext_imagenet.records.manifest import ClassEntry, Manifest
 from convnext_imagenet.records.report.charts import histogram_chart
 from convnext_imagenet.records.report.numbers import Duplicate, Histogram, Numbers, SplitNumbers, count_by_splits
 
-_MOST_LISTED = 200
+_MOST_LISTED = 200  # a browser is slow with tables of thousands of lines; the Parquet files list all
 _CHARTS = (("width", "Width", "px"), ("height", "Height", "px"), ("bytes", "File size", "bytes"))
 
 
 @dataclass(frozen=True)
 class Count:
-    """Stored images of a class in a split, and how many the devkit counts; None when no devkit counts them."""
+    """Stored images of a class in a split, and the number that the devkit states, None without a devkit."""
 
     stored: int
     devkit: int | None
 
     @property
     def differs(self) -> bool:
-        """True when the split does not hold what the devkit counts."""
+        """Whether the split has another number of images than the devkit states."""
         return self.devkit is not None and self.devkit != self.stored
 
 
@@ -41,7 +41,7 @@ class ClassLine:
 
     @property
     def differs(self) -> bool:
-        """True when a split does not hold what the devkit counts."""
+        """Whether any split has another number of images than the devkit states."""
         return any(count.differs for count in self.counts)
 
 
@@ -60,7 +60,10 @@ def report_page(
     quarantined: Sequence[Mapping[str, Any]],
     thumbnails: Mapping[int, Sequence[bytes]],
 ) -> str:
-    """The page; `thumbnails` maps a class index to a few small JPEGs, `quarantined` says what was not stored."""
+    """Return the page; `thumbnails` maps a class index to a few small JPEGs.
+
+    `quarantined` has a mapping (path, label, reason, detail) for each image that was not stored.
+    """
     lines = class_lines(manifest, quarantined, thumbnails)
     reasons = Counter(entry["reason"] for entry in quarantined)
     return render(
@@ -91,7 +94,7 @@ def report_page(
 def class_lines(
     manifest: Manifest, quarantined: Sequence[Mapping[str, Any]], thumbnails: Mapping[int, Sequence[bytes]]
 ) -> list[ClassLine]:
-    """One line of the class table for each class."""
+    """Return one line of the class table for each class."""
     bad = Counter(entry["label"] for entry in quarantined)
     return [
         ClassLine(
@@ -135,7 +138,7 @@ def _figures(split: SplitNumbers) -> list[Figure]:
 
 
 def _mode_rows(splits: Sequence[SplitNumbers]) -> list[tuple[object, ...]]:
-    """Each mode and its images by split, the most frequent mode first."""
+    """Return each mode with its number of images by split, the most frequent mode first."""
     modes = [dict(split.modes) for split in splits]
     counts = {mode: [images.get(mode, 0) for images in modes] for mode in set().union(*modes)}
     return [(mode, *counts[mode]) for mode in sorted(counts, key=lambda mode: (-sum(counts[mode]), mode))]

@@ -1,4 +1,4 @@
-"""`report.html` of a RECORDS directory, made from the tables beside its shards: no shard is opened for it."""
+"""`report.html` of a RECORDS directory, made from the tables beside its shards; opens no shard."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,8 +24,9 @@ def write_report(
 ) -> None:
     """Write the report; equal records give equal bytes.
 
-    `index` is index.parquet, `parts` are the shards' tables, which hold the pictures, and `quarantined` has one
-    mapping (split, path, label, reason, detail) for each image that was not stored.
+    `index` is index.parquet, `parts` are the shards' tables with the pictures, and `quarantined` has one mapping
+    (split, path, label, reason, detail) for each image that was not stored. Raises ArtefactError when a table cannot
+    be read.
     """
     numbers = count(read_columns(index, INDEX_COLUMNS), list(manifest.splits))
     page = report_page(manifest, numbers, quarantined, read_thumbnails(parts))
@@ -33,7 +34,7 @@ def write_report(
 
 
 def read_thumbnails(parts: Sequence[IndexPart]) -> dict[int, list[bytes]]:
-    """The pictures of each class index, by sample id."""
+    """Return the pictures of each class index, by sample id. Raises ArtefactError when a table cannot be read."""
     numbered: list[tuple[int, int, bytes]] = []
     for part in parts:
         table = read_columns(part.path, ("label", "sample_id", "thumbnail"))

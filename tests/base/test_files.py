@@ -71,10 +71,10 @@ def test_files_are_readable_by_others_as_far_as_the_umask_lets_them(tmp_path, ma
 def test_publishing_twice_changes_nothing_and_something_else_is_refused(tmp_path):
     assert files.publish_new(tmp_path / "f", b"abc")
     assert not files.publish_new(tmp_path / "f", b"abc")
-    with pytest.raises(ArtefactError, match="exists and holds something else"):
+    with pytest.raises(ArtefactError, match="exists with other content"):
         files.publish_new(tmp_path / "f", b"abd")
     assert (tmp_path / "f").read_bytes() == b"abc"
     with pytest.raises(ArtefactError, match="there is no folder"):
         files.publish_new(tmp_path / "absent" / "f", b"abc")
-    with pytest.raises(ArtefactError, match="exists and holds something else"):
+    with pytest.raises(ArtefactError, match="exists with other content"):
         files.publish_new(tmp_path, b"abc")

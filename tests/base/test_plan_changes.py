@@ -60,7 +60,7 @@ def test_the_line_names_rule_and_library_with_both_values_and_its_ways_out_lead_
         f"{root}: belongs to another run (differs in: rules.writing, topk, versions.numpy): "
         f'rules.writing is 1 there, 2 here; topk is 1 there, 2 here; versions.numpy is "1.26.4" there, "2.1.0" here; '
         f"choose another directory, or delete this one, "
-        f"or finish it with what began it: convnext_imagenet {version}, numpy 1.26.4"
+        f"or resume it with the versions that started it: convnext_imagenet {version}, numpy 1.26.4"
     )
     assert protocol.begin(root, "records", begun) == old, "finished with what began it"
     new = protocol.begin(tmp_path / "another", "records", changed)

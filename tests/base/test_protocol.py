@@ -152,14 +152,14 @@ def test_a_plan_that_was_killed_half_way_does_not_close_the_directory(tmp_path):
 
 
 def test_another_process_joins_what_the_first_has_begun(tmp_path):
-    with pytest.raises(ArtefactError, match=r"not there for this one; all machines .* one shared folder"):
+    with pytest.raises(ArtefactError, match=r"this process does not see it; .* all machines of the job share"):
         protocol.join(tmp_path / "out", "predictions", {"topk": 5})
     assert not (tmp_path / "out").exists()
     plan_id = protocol.begin(tmp_path / "out", "predictions", {"topk": 5})
     assert protocol.join(tmp_path / "out", "predictions", {"topk": 5}) == plan_id
     with pytest.raises(ArtefactError, match=r"differs in: topk\)"):
         protocol.join(tmp_path / "out", "predictions", {"topk": 6})
-    with pytest.raises(ArtefactError, match="one shared folder"):
+    with pytest.raises(ArtefactError, match="all machines of the job share"):
         protocol.join(tmp_path / "out", "run", {"topk": 5})
 
 

@@ -208,7 +208,7 @@ def test_folder_with_other_files_is_refused(raw_tree: Path, tmp_path: Path):
     (tmp_path / "home" / "letter.txt").write_text("x")
     result = _run(raw_tree, *_options(tmp_path / "home", workers=1))
     assert result.exit_code == 1
-    assert "not empty and not ours (it holds 'letter.txt')" in result.output
+    assert "not empty, and not created by this program (it holds 'letter.txt')" in result.output
 
 
 @pytest.mark.parametrize("options", [["--workers", "0"], ["--seed", "-1"], ["--max-quarantine", "-1"], ["--sed", "1"]])

@@ -48,7 +48,7 @@ def test_the_manifest_holds_the_digests_of_index_and_report(finished):
 def test_the_report_tells_counts_duplicates_quarantine_and_shows_pictures(finished):
     text = (finished / "report.html").read_text()
     assert "2 classes, 1,034 images" in text
-    assert "2 classes unlike the devkit; 40 sets of exact duplicates; 2 images in quarantine." in text
+    assert "2 classes with other counts than the devkit's; 40 sets of exact duplicates; 2 images in quarantine." in text
     assert "train/n00000010/n00000010_7.JPEG</td><td>truncated" in text
     assert "train/n00000020/n00000020_9.JPEG</td><td>empty" in text
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)

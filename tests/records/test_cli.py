@@ -28,7 +28,7 @@ def test_show_prints_what_is_there(records_root):
 def test_verify_says_how_many_rows(records_root):
     result = _run("verify", records_root)
     assert result.exit_code == 0
-    assert "7 rows verified" in result.output
+    assert "images verified; 7 rows read" in result.output
 
 
 def test_peek_prints_rows_and_saves_the_image(records_root, tmp_path):

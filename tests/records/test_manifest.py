@@ -39,8 +39,8 @@ def test_manifest_names_what_the_labels_were_checked_against(value, source, expe
         (("splits", "train", "rows_per_class"), [7], "contradict"),
         (("classes", 0, "index"), 1, "not numbered"),
         (("schema_version",), 99, "schema version 99"),
-        (("classes", 0, "colour"), "red", "lacks or misspells"),
-        (("splits",), None, "lacks or misspells"),
+        (("classes", 0, "colour"), "red", "lacks a field or has an unknown one"),
+        (("splits",), None, "lacks a field or has an unknown one"),
     ],
 )
 def test_contradictions_are_refused(value, path, new, message):

@@ -88,7 +88,7 @@ def test_unfinished_and_unknown_are_refused(records_root, tmp_path):
 def test_another_schema_version_is_refused(tmp_path, monkeypatch):
     root = build_records(tmp_path / "records", make_rows(4))
     monkeypatch.setattr("convnext_imagenet.records.manifest.SCHEMA_VERSION", 2)
-    with pytest.raises(ArtefactError, match="schema version 1, this program reads 2"):
+    with pytest.raises(ArtefactError, match="schema version 1, but this program reads 2"):
         Records.open(root)
 
 
@@ -109,5 +109,5 @@ def test_too_few_open_files_are_refused_before_mindspore_opens_one(records_root,
     split = Records.open(records_root).split("train")
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 261))
     monkeypatch.setattr(ds, "MindDataset", lambda *_, **__: pytest.fail("MindSpore was given the files"))
-    with pytest.raises(ArtefactError, match=r"262 open files are needed, the limit is 261; .*`ulimit -n 262`"):
+    with pytest.raises(ArtefactError, match=r"262 open files needed, but the limit is 261; .*`ulimit -n 262`"):
         split.dataset([0], workers=2)

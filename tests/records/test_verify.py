@@ -62,5 +62,5 @@ def test_changed_files_are_found(records_root):
 
 def test_missing_receipts_are_refused(records_root):
     next((records_root / "train").glob("*.json")).unlink()
-    with pytest.raises(ArtefactError, match=r"00000-of-00002\.json: the receipt, .* is missing"):
+    with pytest.raises(ArtefactError, match=r"00000-of-00002\.json: the receipt is missing"):
         verify_records(records_root)

@@ -93,8 +93,8 @@ class DeviceErase(nn.Cell):
             return ops.zeros(shape, ms.float32)
         if self.mode == "rand":
             return ops.broadcast_to(ops.reshape(fill[:, k], (-1, 1, 1, 3)), shape)
-        places = ops.expand_dims(fill, 1) + ops.arange(0, shape[1] * shape[2] * shape[3])
-        return ops.reshape(ops.gather(self.bank, places % self.bank.shape[0], 0), shape)
+        indices = ops.expand_dims(fill, 1) + ops.arange(0, shape[1] * shape[2] * shape[3])
+        return ops.reshape(ops.gather(self.bank, indices % self.bank.shape[0], 0), shape)
 
 
 def box_mask(boxes_N4: Tensor, size_px: int) -> Tensor:

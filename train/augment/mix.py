@@ -74,8 +74,8 @@ def _cutmix(section: MixSection, rng: np.random.Generator, size_px: int) -> _Dra
     else:
         half = int(size_px * math.sqrt(1.0 - rng.beta(section.cutmix_alpha, section.cutmix_alpha))) // 2
         centre = rng.integers(size_px, size=2)
-        top, left = (max(0, int(place) - half) for place in centre)
-        bottom, right = (min(size_px, int(place) + half) for place in centre)
+        top, left = (max(0, int(pixel) - half) for pixel in centre)
+        bottom, right = (min(size_px, int(pixel) + half) for pixel in centre)
         box = top, left, bottom, right
     area = (box[2] - box[0]) * (box[3] - box[1])
     return _Draw(box, 0.0, 1.0 - area / size_px**2)

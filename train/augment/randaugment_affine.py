@@ -25,7 +25,7 @@ class DeviceAffine(nn.Cell):
 
     def construct(self, x_NHWC: Tensor, op_N: Tensor, argument_N: Tensor) -> Tensor:
         n, height, width, channels = x_NHWC.shape
-        from_x, from_y = self.places(op_N, argument_N, height, width)
+        from_x, from_y = self.sources(op_N, argument_N, height, width)
         left, top = ops.floor(from_x - 0.5), ops.floor(from_y - 0.5)
         across, down = (ops.expand_dims(share, 2) for share in (from_x - 0.5 - left, from_y - 0.5 - top))
         left, top = ops.cast(left, ms.int32), ops.cast(top, ms.int32)
@@ -34,8 +34,8 @@ class DeviceAffine(nn.Cell):
         lines = []
         for j in range(-1, 3):
             row = first_N1 + ops.clip_by_value(top + j, 0, height - 1) * width
-            places = [row + ops.clip_by_value(left + i, 0, width - 1) for i in range(-1, 3)]
-            lines.append(self.cubic([ops.gather(flat, place, 0) for place in places], across))
+            indices = [row + ops.clip_by_value(left + i, 0, width - 1) for i in range(-1, 3)]
+            lines.append(self.cubic([ops.gather(flat, index, 0) for index in indices], across))
         levels = ops.floor(ops.clip_by_value(self.cubic(lines, down), 0.0, 255.0))
         is_inside = self.is_inside(from_x, from_y, height, width)
         filled = ops.select(is_inside, levels, ops.broadcast_to(self.fill, levels.shape))
@@ -44,7 +44,7 @@ class DeviceAffine(nn.Cell):
         resampled = ops.reshape(filled, x_NHWC.shape)
         return ops.select(ops.broadcast_to(ops.reshape(is_affine, (n, 1, 1, 1)), x_NHWC.shape), resampled, x_NHWC)
 
-    def places(self, op_N: Tensor, argument_N: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    def sources(self, op_N: Tensor, argument_N: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return the source x and y of the pixels' centres, both (N, H * W); unchanged where no operation is affine."""
         a, b, c, d, e, f = (ops.expand_dims(value, 1) for value in self.matrix(op_N, argument_N, height, width))
         x_1P = ops.cast(ops.reshape(ops.arange(0, height * width) % width, (1, -1)), ms.float32) + 0.5

@@ -86,15 +86,15 @@ class _Levels(nn.Cell):
     def construct(self, x_NHWC: Tensor, op_N: Tensor, argument_N: Tensor) -> Tensor:
         n, channels = x_NHWC.shape[0], x_NHWC.shape[3]
         rows = ops.reshape(ops.arange(0, n * channels), (n, 1, 1, channels)) * 256
-        places = ops.cast(x_NHWC, ms.int32) + rows
-        table = self.table(x_NHWC, places, op_N, ops.reshape(argument_N, (n, 1, 1)))
-        return ops.reshape(ops.gather(ops.reshape(table, (-1,)), ops.reshape(places, (-1,)), 0), x_NHWC.shape)
+        bins = ops.cast(x_NHWC, ms.int32) + rows
+        table = self.table(x_NHWC, bins, op_N, ops.reshape(argument_N, (n, 1, 1)))
+        return ops.reshape(ops.gather(ops.reshape(table, (-1,)), ops.reshape(bins, (-1,)), 0), x_NHWC.shape)
 
-    def table(self, x_NHWC: Tensor, places: Tensor, op_N: Tensor, argument: Tensor) -> Tensor:
+    def table(self, x_NHWC: Tensor, bins: Tensor, op_N: Tensor, argument: Tensor) -> Tensor:
         """Return the table of each sample and channel, float32 (N, 3, 256)."""
         n, height, width, _ = x_NHWC.shape
         ones = ops.ones((n * height * width * 3,), ms.float32)
-        counts = ops.reshape(self.counts(ones, ops.reshape(places, (-1,)), n * 3 * 256), (n, 3, 256))
+        counts = ops.reshape(self.counts(ones, ops.reshape(bins, (-1,)), n * 3 * 256), (n, 3, 256))
         levels = ops.broadcast_to(self.levels, (n, 3, 256))
         table = levels
         for op, candidate in (

@@ -18,25 +18,31 @@ from typing import Any
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import read_json, sha256_file, sha256_json, write_json
 from convnext_imagenet.base.host import sources_digest
-from convnext_imagenet.launch.ranks.rank import Rank
 
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 _SEAL = "sealed.json"
 _ROOMS = ("base", "launch", "model", "train")  # packages whose code can change the graph
 
 
-class CompileCache:
-    """The cache of one rank. `is_compiled`: the step is compiled; `was_hit`: it was loaded from this cache."""
+def graph_identity(plan_id: str, ranks: int, kernels: Path | None) -> dict[str, Any]:
+    """Return everything that determines the graph of a run's step: plan, number of ranks, CPU kernels, Python, code."""
+    return {
+        "plan": plan_id,
+        "ranks": ranks,
+        "kernels": str(kernels),
+        "python": platform.python_version(),
+        "sources": sources_digest(_ROOMS),
+    }
 
-    def __init__(self, run: Path, plan_id: str, rank: Rank, kernels: Path | None) -> None:
-        identity = {
-            "plan": plan_id,
-            "ranks": rank.world,
-            "kernels": str(kernels),
-            "python": platform.python_version(),
-            "sources": sources_digest(_ROOMS),
-        }
-        self._all, self._rank = run / "compile", f"rank-{rank.number}"
+
+class CompileCache:
+    """The cache of rank number `rank` for the graph of `identity` (`graph_identity`).
+
+    `is_compiled`: the step is compiled; `was_hit`: it was loaded from this cache.
+    """
+
+    def __init__(self, run: Path, rank: int, identity: Mapping[str, Any]) -> None:
+        self._all, self._rank = run / "compile", f"rank-{rank}"
         self._folder = self._all / f"{self._rank}-{sha256_json(identity)[:16]}"
         self.is_compiled = self.was_hit = False
 

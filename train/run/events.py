@@ -45,5 +45,5 @@ class Events:
         self._writer.close()
 
     def _add(self, values: Mapping[str, Any], step: int) -> None:
-        found = [self._summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()]
-        self._writer.add_event(self._event(summary=self._summary(value=found), step=step))
+        scalars = [self._summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()]
+        self._writer.add_event(self._event(summary=self._summary(value=scalars), step=step))

@@ -27,7 +27,7 @@ from convnext_imagenet.train.config.config import Config, neutral_values
 from convnext_imagenet.train.config.schedule import StepPlan, plan_steps
 from convnext_imagenet.train.config.source import to_toml
 from convnext_imagenet.train.run.checkpoint import Checkpoints, Position
-from convnext_imagenet.train.run.compile_cache import CompileCache
+from convnext_imagenet.train.run.compile_cache import CompileCache, graph_identity
 from convnext_imagenet.train.run.context import Interval, RunContext
 from convnext_imagenet.train.run.curves import curves_png
 from convnext_imagenet.train.run.epoch import Reporter, read_metrics, truncate_metrics
@@ -135,7 +135,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
             stop=stop,
             ranks=ranks,
             heartbeat=own_heartbeat(),
-            cache=CompileCache(run, plan_id, ranks.own, cpu_kernels()),
+            cache=CompileCache(run, ranks.own.number, graph_identity(plan_id, ranks.own.world, cpu_kernels())),
         )
         run_epochs(context, done)
         if is_first:
@@ -190,7 +190,10 @@ def _resume(learner: Learner, checkpoints: Checkpoints, ranks: Ranks) -> Positio
 
 def _manifest(plan_id: str, checkpoints: Checkpoints) -> dict[str, Any]:
     pointers = {"best": checkpoints.best(), "last": checkpoints.last()}
-    return {"plan_id": plan_id, **{name: dataclasses.asdict(place) for name, place in pointers.items() if place}}
+    return {
+        "plan_id": plan_id,
+        **{name: dataclasses.asdict(position) for name, position in pointers.items() if position},
+    }
 
 
 def _summary(run: Path, was_finished: bool) -> RunSummary:

@@ -37,7 +37,7 @@ def test_the_page_needs_no_other_file():
 
 @pytest.mark.parametrize(
     ("devkit_train", "expected"),
-    [((2, 2), "Every class is as the devkit counts it"), ((2, 3), "1 class unlike the devkit")],
+    [((2, 2), "Every class has the devkit's counts"), ((2, 3), "1 class with other counts than the devkit's")],
 )
 def test_counts_are_compared_with_the_devkit(devkit_train, expected):
     text = page(manifest(devkit_train))

@@ -155,6 +155,7 @@ def test_a_run_that_dies_at_random_steps_ends_bit_identical(
     assert _timeless(run) == _timeless(finished_run)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_while_saving_leaves_the_checkpoint_before(
     finished_run: Path, records_root: Path, config: Config, recorder: Any, small_disk: Path
 ) -> None:
