@@ -54,8 +54,8 @@ class Ranks:
         different = [rank for rank, row in enumerate(table) if not np.array_equal(row, table[0])]
         if different:
             raise LaunchError(
-                f"{what}: rank {', '.join(map(str, different))} differs from rank 0, but all ranks must compute the "
-                f"same bits; check for a faulty device or different software on the nodes, then run the command again"
+                f"{what}: rank {', '.join(map(str, different))} differs from rank 0; all ranks must compute the "
+                f"same bits: check for a faulty device or different software on the nodes, then run the command again"
             )
 
     def wait_for_all(self) -> None:

@@ -64,7 +64,7 @@ def test_a_row_of_the_last_incomplete_batch_was_not_seen(whole: Config, records:
     seen = {int(sample_id) for batch in epoch for sample_id in batch.sample_ids}
     rows = records.split("train").read(range(34), ("sample_id", "key"))
     (first, *_) = [row["key"] for row in rows if row["sample_id"] not in seen]
-    with pytest.raises(TrainError, match=f"{first}: epoch 2 leaves it out"):
+    with pytest.raises(TrainError, match=f"{first}: epoch 2 skips this image"):
         replay_sample(whole, records, first, EPOCH)
 
 

@@ -39,17 +39,17 @@ stopped.wait(30)
         (
             "sys.exit(4) if rank == 1 else time.sleep(600)",
             4,
-            ["Error: rank 1 ended with exit code 4; all ranks are stopped"],
+            ["Error: rank 1 ended with exit code 4; all ranks were stopped"],
         ),
         (
             "sys.exit(74) if rank == 0 else time.sleep(600)",
             74,
-            ["Error: rank 0 ended with exit code 74; all ranks are stopped"],
+            ["Error: rank 0 ended with exit code 74; all ranks were stopped"],
         ),
         (
             "heartbeat.beat('training', 7); os.kill(os.getpid(), signal.SIGKILL) if rank == 1 else time.sleep(600)",
             1,
-            ["Error: rank 1 was killed by SIGKILL (after 7 steps, training); all ranks are stopped"],
+            ["Error: rank 1 was killed by SIGKILL (after 7 steps, training); all ranks were stopped"],
         ),
     ],
     ids=["done", "interrupted", "error-rows", "crashes-after-its-work", "rank-1-fails", "rank-0-fails", "is-killed"],
