@@ -87,7 +87,8 @@ def graph_draws(draws: DeviceDraws) -> dict[str, Tensor]:
     A mutable dictionary: a graph takes the values of any other for constants and would be compiled for each batch, and
     it reads a NamedTuple's fields through the interpreter.
     """
-    return ms.mutable({name: Tensor(drawn) for name, drawn in draws._asdict().items() if drawn is not None})
+    tensors = {name: Tensor(drawn) for name, drawn in draws._asdict().items() if drawn is not None}
+    return ms.mutable(tensors or {"nothing": Tensor(np.zeros(1, np.float32))})  # MindSpore 2.10 crashes on an empty one
 
 
 class DeviceAugment(nn.Cell):
