@@ -83,7 +83,7 @@ def eval_command(
             )  # fmt: skip
         click.echo("\n".join(accuracy_lines(accuracy, split)))
         rate = pace(accuracy.rows, time.monotonic() - started)
-        click.echo(f"{loaded.path} evaluated on {records} in {rate}. Next: {next_predict(checkpoint)}", err=True)
+        click.echo(f"{loaded.path} evaluated on {records} in {rate}.\nNext: {next_predict(checkpoint)}", err=True)
 
 
 def _start_evaluation(launch: dict[str, Any], report: Path | None) -> "tuple[Ranks, str]":
@@ -118,7 +118,7 @@ def _evaluate_into(
         evaluation = made.write()
     click.echo("\n".join(evaluation_lines(evaluation, rows.name)))
     rate = pace(todo * ranks.own.world, seconds)
-    click.echo(f"{loaded.path} evaluated on {rows.folder.parent} in {rate}. Next: {next_report(report)}", err=True)
+    click.echo(f"{loaded.path} evaluated on {rows.folder.parent} in {rate}.\nNext: {next_report(report)}", err=True)
 
 
 @main.command()
@@ -182,7 +182,7 @@ def infer(
                 f"see the lines above"
             )
         hint = "" if out else "; --out picture.jpg draws the label into a picture"
-        click.echo(f"{plural(len(images), 'image')} classified{hint}. Next: {next_predict(checkpoint)}", err=True)
+        click.echo(f"{plural(len(images), 'image')} classified{hint}.\nNext: {next_predict(checkpoint)}", err=True)
 
 
 def _print_classification(result: "Classification", picture: Path | None, as_json: bool) -> None:

@@ -112,4 +112,4 @@ def export_command(
         is_new = export_weights(loaded, out, ExportOptions(format_name, preprocessing, names or "facebook"))
         size_mib = out.stat().st_size / 2**20
         click.echo(f"{out}: {size_mib:.1f} MiB, {'written and checked' if is_new else 'there already, unchanged'}")
-        click.echo(f"{loaded.path} exported. Next: read {out}.md to learn how to run it", err=True)
+        click.echo(f"{loaded.path} exported.\nNext: read {out}.md to learn how to run it", err=True)

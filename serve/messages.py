@@ -39,14 +39,15 @@ def summary_line(out: Path, summary: Summary, pace: str) -> str:
     counts = ", ".join(f"{count:,} {status}" for status, count in sorted(summary.statuses.items()))
     return (
         f"{out}: {plural(summary.rows, 'input')}, {plural(summary.rows, 'row')} ({counts}) in "
-        f"{plural(summary.parts, 'part')}, {summary.parts_made} of them written now in {pace}. "
+        f"{plural(summary.parts, 'part')}, {summary.parts_made} of them written now in {pace}.\n"
         f"Next: query {out}/part-*.parquet with any tool that reads Parquet"
     )
 
 
 def pace(images: int, seconds: float) -> str:
-    """Return the seconds, and the images per second."""
-    return f"{seconds:.1f} s ({images / max(seconds, 1e-9):.1f} images/s, compilation included)"
+    """Return the seconds and, if there were images, how many per second."""
+    rate = f" ({images / max(seconds, 1e-9):.1f} images/s, compilation included)" if images else ""
+    return f"{seconds:.1f} s{rate}"
 
 
 def next_predict(checkpoint: Path) -> str:

@@ -90,7 +90,8 @@ def graph_draws(draws: DeviceDraws) -> dict[str, Tensor]:
     The dictionary is mutable, because a graph treats the values of any other as constants and would be compiled again
     for each batch. It is no NamedTuple, because a graph reads the fields of one through the interpreter.
     """
-    return ms.mutable({name: Tensor(drawn) for name, drawn in draws._asdict().items() if drawn is not None})
+    tensors = {name: Tensor(drawn) for name, drawn in draws._asdict().items() if drawn is not None}
+    return ms.mutable(tensors or {"nothing": Tensor(np.zeros(1, np.float32))})  # MindSpore 2.10 crashes on an empty one
 
 
 class DeviceAugment(nn.Cell):

@@ -191,7 +191,7 @@ def test_predictions_inside_the_inputs_or_in_a_foreign_directory_are_refused(fak
     assert not (folder / "out").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(ArtefactError, match=r"not empty .*thesis"):
+    with pytest.raises(ArtefactError, match=r"not empty, and not created by this program .*thesis"):
         _predict(fake, folder, tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
