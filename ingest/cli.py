@@ -142,8 +142,9 @@ def build(
                 if len(units) < job.shards:
                     click.echo(f"{out}: resuming, {job.shards - len(units)} of {job.shards} shards are finished")
                 rows, shards = sum(unit.rows for unit in units), f"of {len(units)} shards"
-                with progress(rows, "ingest", units=shards) as bar:
-                    job.write(units, executor, bar, bar.count_unit)
+                if units:  # only the summary is missing after a quarantine that was too large
+                    with progress(rows, "ingest", units=shards) as bar:
+                        job.write(units, executor, bar, bar.count_unit)
                 outcome = job.finish(allowed_number(max_quarantine, plan.source["classes"], plan.images))
             _print_outcome(out, outcome)
 

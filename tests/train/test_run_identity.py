@@ -111,13 +111,13 @@ def test_the_ways_out_of_the_refusal_lead_out(
 ) -> None:
     with monkeypatch.context() as newer:
         newer.setattr(running, "STEP_VERSION", 2)
-        with pytest.raises(ArtefactError, match="choose another directory, or delete this one, or finish it with what"):
+        with pytest.raises(ArtefactError, match="choose another directory, or delete this one, or resume it with the versions"):
             train(config, RunRequest(records_root, unfinished_run, 1), recorder)
         another = unfinished_run.with_name("another")
         train(config, RunRequest(records_root, another, 1), recorder)
         assert (recorder.done.epoch, is_finished(another)) == (0, True)
     train(config, RunRequest(records_root, unfinished_run, 1), recorder)
-    assert (recorder.done.epoch, is_finished(unfinished_run)) == (3, True), "finished by what began it"
+    assert (recorder.done.epoch, is_finished(unfinished_run)) == (3, True), "the program that started it resumes it"
 
 
 def test_a_run_of_the_first_version_is_refused_by_its_missing_rules(
@@ -128,6 +128,7 @@ def test_a_run_of_the_first_version_is_refused_by_its_missing_rules(
     plan["plan"]["records"] = "5" * 64
     plan["plan_id"] = sha256_json({name: plan[name] for name in ("kind", "protocol", "plan")})
     write_json(unfinished_run / "plan.json", plan)
-    words = r"rules\.draws is missing there, 1 here; .*resume it with the versions that started it: convnext_imagenet 0\.1\.0$"
+    way_out = r"resume it with the versions that started it: convnext_imagenet 0\.1\.0$"
+    words = rf"rules\.draws is missing there, 1 here; .*{way_out}"
     with pytest.raises(ArtefactError, match=words):
         train(config, RunRequest(records_root, unfinished_run, 1), recorder)
