@@ -1,15 +1,15 @@
 """`make bench PART=score`: a folder of full-size JPEGs to finished Parquet with top-5, ConvNeXt-T 224, beside peers.
 
-Float32, random weights, batches of 32, 2 decoding threads or processes, 2 cores. The limit is our network alone on a
-ready uint8 tensor. Every case is a process of its own that stays; all take turns, a pass each. In the time of a pass:
-the listing of the folder, reading, hashing where a case does it, decoding, resizing, the network, top-5, and the
-written Parquet; for ours also plan, receipts and fsync. Outside: the start of a process, imports, the building and
-compiling of the network (peers that spawn workers do so in each pass, as they would; Ray's clock starts when its
-network is loaded). Memory is the largest sum of resident pages over a case's processes, so shared pages count in each.
+Float32, random weights, batches of 32, 2 decoding threads or processes, 2 cores. The limit is only our network, on a
+ready uint8 tensor. Every case is a process that stays; the cases take turns, one pass each. The time of a pass includes
+listing the folder, reading, hashing if a case does it, decoding, resizing, the network, top-5 and writing Parquet; for
+ours also plan, receipts and fsync. It excludes starting the process, imports, and building and compiling the network.
+Peers that spawn workers do so in each pass, as in normal use; Ray's clock starts when its network is loaded. Memory is
+the largest sum of resident pages over a case's processes, so shared pages count once for each process.
 
-The cold rows are the command `convnext-serve predict` from its start to its first finished part of 32 inputs, and to
-its end. A peer runs in the first interpreter of CONVNEXT_BENCH_PEERS_PYTHON, a list with colons, that can import what
-it needs.
+The cold rows time the command `convnext-serve predict` from its start to its first finished part of 32 inputs, and to
+its end. A peer runs in the first interpreter of CONVNEXT_BENCH_PEERS_PYTHON, a list separated by colons, that can
+import what the peer needs.
 """
 
 import contextlib
@@ -32,23 +32,23 @@ from score_passes import BATCH, TOPK, WORKERS
 
 IMAGES = int(os.environ.get("CONVNEXT_BENCH_IMAGES", "128"))
 ROUNDS = int(os.environ.get("CONVNEXT_BENCH_ROUNDS", "5"))
-COLD_STARTS = 3
+COLD_STARTS = 3  # of which the median is reported
 LIMIT = "limit: our network alone"
 OURS = "ours: predict"
-PEERS = {  # module, its case, what this imports besides psutil and pyarrow
+PEERS = {  # module, its case, what the case imports besides psutil and pyarrow
     "timm: DataLoader, PyTorch channels_last": ("score_peers", "timm", "timm"),
     "transformers: image-classification pipeline": ("score_peers", "transformers", "torchvision, transformers"),
     "Ray Data: map_batches, timm": ("score_peers", "ray", "ray.data, timm"),
     "onnxruntime, OpenCV in threads": ("score_exported", "onnxruntime", "cv2, onnx, onnxruntime, timm"),
     "OpenVINO, OpenCV in threads": ("score_exported", "openvino", "cv2, onnx, openvino, timm"),
 }
-_SAMPLE_S = 0.25
-_END_S = 60
+_SAMPLE_S = 0.25  # between two looks at the memory
+_END_S = 60  # for a case to end by itself: Ray takes seconds to shut down
 
 
 @dataclass
 class Case:
-    """A process that stays and makes a pass when asked; what its counted passes took."""
+    """A process that stays and makes a pass when asked, with the results of its counted passes."""
 
     process: subprocess.Popen
     log: Path
@@ -57,16 +57,16 @@ class Case:
     peak_mib: float = 0.0
 
     def run(self, is_counted: bool) -> None:
-        """Ask for a pass and wait for its end."""
+        """Ask for a pass and wait for its end. Raises RuntimeError when the process ends instead."""
         ask, answer = self.process.stdin, self.process.stdout
         assert ask is not None
         assert answer is not None
         with _peak_memory(self.process.pid) as peaks:
-            with contextlib.suppress(BrokenPipeError):  # it has ended, and so does its answer
+            with contextlib.suppress(BrokenPipeError):  # it has ended: reading its answer reports that
                 ask.write("\n")
                 ask.flush()
             for line in answer:
-                with contextlib.suppress(ValueError):  # a library that prints
+                with contextlib.suppress(ValueError):  # a line that a library printed
                     rate, cpu_ms = map(float, line.split())
                     break
             else:
@@ -77,7 +77,7 @@ class Case:
             self.cpu_ms.append(cpu_ms)
 
     def close(self) -> None:
-        """Let the process end by itself, so that its workers end with it."""
+        """Let the process end by itself, so that its workers end, too; kill it after a minute."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
@@ -123,19 +123,19 @@ def _cases(root: Path, checkpoint: Path) -> dict[str, Case]:
         if python := python_with(f"import {module}, psutil, pyarrow, {imports}"):
             commands[what] = [python, str(HERE / f"{module}.py"), case, images]
         else:
-            print(f"{what}: {imports} not installed, left out", file=sys.stderr)
+            print(f"{what}: skipped, {imports} not installed", file=sys.stderr)
     return {what: _started(command, out / str(number)) for number, (what, command) in enumerate(commands.items())}
 
 
 def _warm_up(what: str, cases: dict[str, Case]) -> None:
-    """A pass that does not count; a peer that cannot make it is left out."""
+    """Make a pass that does not count; skip a peer that fails."""
     try:
         cases[what].run(is_counted=False)
     except RuntimeError as error:
         if what in (LIMIT, OURS):
             raise
         cases.pop(what).close()
-        print(f"{what}: left out, {error}", file=sys.stderr)
+        print(f"{what}: skipped, {error}", file=sys.stderr)
 
 
 def _started(command: list[str], out: Path) -> Case:
@@ -182,7 +182,7 @@ def _cold_rows(root: Path, checkpoint: Path, kind: str) -> list[dict[str, object
 
 
 def _cold_start(command: list[str], out: Path, log: Path) -> tuple[float, float, float]:
-    """Seconds to the first finished part and to the end, peak memory in MiB."""
+    """Return seconds to the first finished part, seconds to the end, peak memory in MiB."""
     begin, first_s = time.perf_counter(), 0.0
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=errors, stderr=errors)
@@ -198,7 +198,7 @@ def _cold_start(command: list[str], out: Path, log: Path) -> tuple[float, float,
 
 @contextlib.contextmanager
 def _peak_memory(pid: int) -> Iterator[list[float]]:
-    """Resident MiB of a process and all below it, sampled until the end of the block."""
+    """Yield a list of the resident MiB of a process and its children, sampled until the end of the block."""
     found, is_over = [_resident_mib(pid)], threading.Event()
 
     def sample() -> None:

@@ -1,6 +1,6 @@
-"""Passes over a folder of JPEGs by an exported network behind threads of OpenCV: CASE IMAGES OUT.
+"""Scores a folder of JPEGs by an exported network, with OpenCV in threads: CASE IMAGES OUT.
 
-ConvNeXt-T at 224 px from timm, float32, random weights; writes the names of the files with top-5 as Parquet.
+ConvNeXt-T at 224 px from timm, float32, random weights; writes the files' names and top-5 as Parquet.
 """
 
 import queue
@@ -29,7 +29,9 @@ def _onnxruntime(images, out):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = WORKERS
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would spin where threads decode
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # spinning threads would take the cores from decoding
     model = _exported(out / "onnxruntime.onnx")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return _by_threads(images, lambda x_NCHW: session.run(None, {"x": x_NCHW})[0])
@@ -45,7 +47,7 @@ def _openvino(images, out):
 
 
 def _by_threads(images, network):
-    """OpenCV in two threads fills batches, two of them ahead of the network."""
+    """Return a pass in which two threads of OpenCV fill batches, at most two ahead of the network."""
     import cv2
     import numpy as np
 
@@ -83,7 +85,7 @@ def _fill(paths, ahead):
 
 
 def _read(path, x_CHW):
-    """Short side to 256 px and the centre, without antialiasing, which OpenCV has for no cubic filter."""
+    """Resize the short side to 256 px and crop the centre, without antialiasing, which OpenCV's cubic filter lacks."""
     import cv2
     import numpy as np
 

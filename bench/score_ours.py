@@ -1,6 +1,6 @@
-"""Passes over a folder of JPEGs by our job, or by its network alone: CASE CHECKPOINT IMAGES OUT.
+"""Scores a folder of JPEGs by our job, or runs only its network: CASE CHECKPOINT IMAGES OUT.
 
-The network is built and compiled in the first pass, and kept.
+The first pass builds and compiles the network; later passes reuse it.
 """
 
 import functools

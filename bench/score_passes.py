@@ -1,6 +1,6 @@
-"""What all cases of `score` share: the size of the work, and how a process that stays is asked for a pass.
+"""What all cases of `score` share: the size of the work, and how a process that stays gets its orders.
 
-Runs in the peers' environments too, so it needs nothing but psutil and, to write, pyarrow.
+Runs in the peers' environments, too, so it needs only psutil and, for writing, pyarrow.
 """
 
 import sys
@@ -14,26 +14,26 @@ import psutil
 BATCH, SIZE_PX, RESIZE_PX, TOPK, WORKERS = 32, 224, 256, 5, 2
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# What torchvision declares for detection fails where its build and torch's are of different kinds; unused here.
+# torchvision's declarations for detection fail if its build and torch's differ; nothing here uses them.
 sys.modules["torchvision._meta_registrations"] = types.ModuleType("unused")
 
 
 class Watch:
-    """What a pass takes between `start` and `stop`: seconds by the clock, and of processors in all its processes."""
+    """Measures a pass between `start` and `stop`: wall time, and processor time of all its processes."""
 
     def __init__(self) -> None:
         self._begun = self._taken = (0.0, 0.0)
 
     def start(self) -> None:
-        """Count from here; a second call begins anew."""
+        """Start measuring; a second call starts again."""
         self._begun = self._now()
 
     def stop(self) -> None:
-        """Count no further."""
+        """Stop measuring."""
         self._taken = self._now()
 
     def line(self, images: int) -> str:
-        """Images/s and processor milliseconds an image, as the bench reads them."""
+        """Return images/s and processor milliseconds per image, as the bench reads them."""
         clock_s, cpu_s = (after - before for before, after in zip(self._begun, self._taken, strict=True))
         return f"{images / clock_s} {1000 * cpu_s / images}"
 
@@ -49,7 +49,7 @@ class Watch:
 
 
 def answer(one_pass: Callable[[Path, Watch], int], out: Path) -> None:
-    """For each line of standard input make a pass into a new file or folder under `out` and print its rates.
+    """Make a pass for each line of standard input, into a new file or folder under `out`, and print its rates.
 
     `one_pass(target, watch)` starts and stops the watch itself, and returns the number of images.
     """
@@ -60,12 +60,12 @@ def answer(one_pass: Callable[[Path, Watch], int], out: Path) -> None:
 
 
 def image_paths(images: str) -> list[Path]:
-    """All files under a folder, in order."""
+    """Return all files under a folder, sorted."""
     return sorted(path for path in Path(images).rglob("*") if path.is_file())
 
 
 def write_parquet(target: Path, names, indices, scores) -> None:
-    """Write a row for each file: its name, its best classes, their scores."""
+    """Write one row per file: name, best classes, scores."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

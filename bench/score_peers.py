@@ -1,7 +1,7 @@
-"""Passes over a folder of JPEGs by PyTorch's scorers, each as its own documentation shows it: CASE IMAGES OUT.
+"""Scores a folder of JPEGs by programs for PyTorch, each as its documentation shows it: CASE IMAGES OUT.
 
-ConvNeXt-T at 224 px, float32, random weights; all write the names of the files with top-5 as Parquet. Each case needs
-what its function imports.
+ConvNeXt-T at 224 px, float32, random weights; all write the files' names and top-5 as Parquet. Each case needs what its
+function imports.
 """
 
 import functools
@@ -70,7 +70,7 @@ def _transformers(images):
 
 
 class RayNetwork:
-    """The actor that scores batches; `ready` is a file that it makes when it has its network."""
+    """The actor that scores batches; it creates the file `ready` when its network is loaded."""
 
     def __init__(self, ready):
         import torch
@@ -103,7 +103,7 @@ def _ray_row(row):
 
 
 def _ray(images):
-    """Its clock starts when its actor has the network; what tasks have decoded by then is a present."""
+    """Return a pass whose clock starts when the actor has its network; images decoded earlier cost no time."""
     import ray
 
     def one_pass(target, watch):
@@ -152,6 +152,6 @@ def main(case, images, out):
 
 
 if __name__ == "__main__":
-    import score_peers  # under its name, so that Ray's workers import it too
+    import score_peers  # by its name, so that Ray's workers can import it
 
     score_peers.main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The three parts that a ConvNeXt is made of, by MindSpore's operators; `cpu_blocks.py` has them on our CPU kernels."""
+"""Stem, downsampling and block of a ConvNeXt on MindSpore's operators; `cpu_blocks.py` has them on our CPU kernels."""
 
 from mindspore import Tensor, nn
 
@@ -14,8 +14,8 @@ from convnext_imagenet.model.layers import (
 )
 
 STEM_SIZE = 4  # pixels on each side of a patch
-DOWNSAMPLE_SIZE = 2
-EXPANSION = 4  # of the channels inside a block
+DOWNSAMPLE_SIZE = 2  # the same, between two stages
+EXPANSION = 4  # the hidden layer of a block has four times its channels
 
 
 class Stem(nn.SequentialCell):
@@ -26,7 +26,7 @@ class Stem(nn.SequentialCell):
 
 
 class Downsample(nn.SequentialCell):
-    """Half the height and width, `wide` channels in place of `narrow`."""
+    """(N, H, W, `narrow`) to (N, H / 2, W / 2, `wide`), after LayerNorm."""
 
     def __init__(self, narrow: int, wide: int) -> None:
         super().__init__(LayerNorm(narrow), PatchConv(narrow, wide, DOWNSAMPLE_SIZE))

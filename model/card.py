@@ -1,10 +1,11 @@
-"""The model card: what the numbers of a weights file mean, as JSON in the file's own metadata."""
+"""The model card: what the numbers of a weights file mean, stored as JSON in the file's own metadata."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.model.convnext import ConvNeXtConfig
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.transform import EvalTransform
@@ -12,9 +13,9 @@ from convnext_imagenet.model.transform import EvalTransform
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The network, its classes (wnid, name) by index, how images are evaluated, and where the weights come from.
+    """The network, its classes (wnid, name) by index, its evaluation transform, and the origin of the weights.
 
-    `provenance` holds JSON values. Raises ModelError unless there is one class for every output.
+    `provenance` holds JSON values. Raises ModelError unless there is one class for each output.
     """
 
     config: ConvNeXtConfig
@@ -25,18 +26,18 @@ class ModelCard:
     def __post_init__(self) -> None:
         if len(self.classes) != self.config.num_classes:
             raise ModelError(
-                f"the model card names {len(self.classes)} classes, its network has {self.config.num_classes} outputs; "
-                f"give one (wnid, name) for every output"
+                f"the model card names {plural(len(self.classes), 'class')}, its network has "
+                f"{plural(self.config.num_classes, 'output')}; give one (wnid, name) for each output"
             )
 
 
 def card_to_json(card: ModelCard) -> str:
-    """The card as canonical JSON: the same card is always the same text."""
+    """Return the card as canonical JSON: equal cards give equal text."""
     return json.dumps(asdict(card), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def card_from_json(text: str) -> ModelCard:
-    """The card that `card_to_json` wrote; ModelError names what is missing or unknown."""
+    """Return the card that `card_to_json` wrote. Raises ModelError, which names what is missing or unknown."""
     try:
         value = json.loads(text)
         config, transform = dict(value["config"]), dict(value["transform"])

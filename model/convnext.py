@@ -20,11 +20,12 @@ from convnext_imagenet.model.cpu_blocks import CpuBlock, CpuDownsample, CpuStem
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.layers import DEPTHWISE_SIZE, LayerNorm, Linear
 
-# Raise when the same weights and pixels give another answer, or the same seed other first weights.
+# Raise if the same weights and pixels give another answer, or the same seed other initial weights (DECISIONS,
+# 2026-11-28).
 NETWORK_VERSION = 1
 
 STAGES = 4
-WEIGHT_STD = 0.02
+WEIGHT_STD = 0.02  # of the initial weights, in both of Facebook's repositories
 
 Shape = tuple[int, ...]
 
@@ -33,8 +34,8 @@ Shape = tuple[int, ...]
 class ConvNeXtConfig:
     """Everything that decides a network's parameters; `grn` means V2, which has no layer scale.
 
-    `drop_path_rate` is that of the last block, `layer_scale_init` the first value of V1's gamma. Raises ModelError
-    for values that describe no network.
+    `drop_path_rate` in [0, 1) is that of the last block, `layer_scale_init` the initial value of V1's gamma. Raises
+    ModelError for values out of range.
     """
 
     variant: str
@@ -50,7 +51,7 @@ class ConvNeXtConfig:
         for field in ("depths", "dims"):
             values = getattr(self, field)
             if len(values) != STAGES or min(values) < 1:
-                raise ModelError(f"{field} is {values}; give {STAGES} numbers of at least 1, one for each stage")
+                raise ModelError(f"{field} is {values}; it must be {STAGES} numbers of at least 1, one for each stage")
         if self.num_classes < 1:
             raise ModelError(f"num_classes is {self.num_classes}; it must be at least 1")
         if not 0 <= self.drop_path_rate < 1:
@@ -61,8 +62,8 @@ _SMALL = (2, 2, 6, 2)
 _TINY = (3, 3, 9, 3)
 _LARGE = (3, 3, 27, 3)
 
-# Drop path: the paper's (2201.03545, table 5; xlarge: its fine-tuning from ImageNet-22k). V2 and V1's small
-# variants were trained by several recipes, so theirs is 0 and a preset chooses.
+# Drop path rates are the paper's (2201.03545, table 5; for xlarge, those of fine-tuning from ImageNet-22k). Several
+# recipes exist for V2 and for V1's small variants, so their rate is 0 here and a preset sets it.
 VARIANTS: dict[str, ConvNeXtConfig] = {
     config.variant: config
     for config in (
@@ -90,10 +91,10 @@ VARIANTS: dict[str, ConvNeXtConfig] = {
 class ConvNeXt(nn.Cell):
     """The network: normalised images (N, H, W, 3) -> logits (N, K), channels last inside.
 
-    Its parameters start at zero: fill them by `weights.assign_parameters`. `keep_NB` multiplies block b's branch of
-    sample n, 0 or 1 / (1 - rate of b), drawn by the caller from `drop_path_rates`; without it nothing is dropped.
-    `kernels` is the library of `kernels.build`, or None for MindSpore's own operators: the same parameters, and the
-    same numbers up to rounding. No gradient flows into the stem and the first `frozen_stages` stages.
+    Its parameters start at zero: fill them by `weights.assign_parameters`. `keep_NB` multiplies the branch of block b
+    for sample n by 0 or 1 / (1 - rate of b), which the caller draws (DECISIONS, 2026-11-23); without it no branch is
+    dropped. `kernels` is the library of `kernels.build`, or None for MindSpore's own operators: the same parameters,
+    and the same numbers up to rounding. No gradient flows into the stem and the first `frozen_stages` stages.
     """
 
     def __init__(self, config: ConvNeXtConfig, kernels: Path | None = None, frozen_stages: int = 0) -> None:
@@ -122,7 +123,7 @@ class ConvNeXt(nn.Cell):
         return self.head(self.features(x_NHWC, keep_NB))
 
     def features(self, x_NHWC: Tensor, keep_NB: Tensor | None = None) -> Tensor:
-        """The pooled and normalised features (N, C) that the head classifies."""
+        """Return the pooled and normalised features (N, C) that the head classifies."""
         index = 0
         for stage in range(STAGES):
             x_NHWC = self.downsample_layers[stage](x_NHWC)
@@ -135,17 +136,17 @@ class ConvNeXt(nn.Cell):
 
 
 def block_count(config: ConvNeXtConfig) -> int:
-    """The number of blocks, B of `keep_NB`."""
+    """Return the number of blocks, the B of `keep_NB`."""
     return sum(config.depths)
 
 
 def drop_path_rates(config: ConvNeXtConfig) -> tuple[float, ...]:
-    """The probability that each block's branch is dropped, rising linearly from 0 to `drop_path_rate`."""
+    """Return the probability of dropping each block's branch, rising linearly from 0 to `drop_path_rate`."""
     return tuple(float(rate) for rate in np.linspace(0.0, config.drop_path_rate, block_count(config)))
 
 
 def parameter_shapes(config: ConvNeXtConfig) -> dict[str, Shape]:
-    """The shape of every parameter by Facebook's name."""
+    """Return the shape of every parameter by Facebook's name."""
     dims = config.dims
     shapes = _affine("downsample_layers.0.0", (dims[0], 3, STEM_SIZE, STEM_SIZE))
     shapes |= _affine("downsample_layers.0.1", (dims[0],))
@@ -160,12 +161,12 @@ def parameter_shapes(config: ConvNeXtConfig) -> dict[str, Shape]:
 
 
 def parameter_count(config: ConvNeXtConfig) -> int:
-    """The number of trained values."""
+    """Return the number of trained values."""
     return sum(math.prod(shape) for shape in parameter_shapes(config).values())
 
 
 def init_parameters(config: ConvNeXtConfig, seed: int) -> dict[str, np.ndarray]:
-    """The parameters that training starts from, float32: a function of the seed and of each parameter's name."""
+    """Return the initial parameters, float32, as a function of the seed and each parameter's name."""
     return {name: _initial_value(name, shape, config, seed) for name, shape in parameter_shapes(config).items()}
 
 
@@ -183,7 +184,7 @@ def _block_shapes(name: str, dim: int, grn: bool) -> dict[str, Shape]:
 
 
 def _initial_value(name: str, shape: Shape, config: ConvNeXtConfig, seed: int) -> np.ndarray:
-    """Weights N(0, 0.02); LayerNorm weights 1; gamma of V1 its own value; biases and all of GRN 0.
+    """Return weights from N(0, 0.02); 1 for LayerNorm weights; `layer_scale_init` for V1's gamma; 0 for the rest.
 
     Facebook truncates at +-2, a hundred standard deviations, which no draw reaches.
     """

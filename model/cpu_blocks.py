@@ -1,7 +1,7 @@
 """The parts of `blocks.py` on our CPU kernels: the same parameters under the same names, float32.
 
-Which operations are fused and how stands in `kernels/`. V1's block is one operator; V2 cannot be, since its global
-response normalisation needs the whole image between the two products.
+V1's block is one operator. V2's cannot be one, because its global response normalisation needs the whole image between
+the two products (DECISIONS, 2026-11-24). `kernels/` holds what is fused and how.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from convnext_imagenet.model.kernels.operators import (
 
 
 class CpuStem(Stem):
-    """A patch product, then LayerNorm."""
+    """A matrix product over patches, then LayerNorm."""
 
     def __init__(self, dim: int, library: Path) -> None:
         super().__init__(dim)
@@ -33,7 +33,7 @@ class CpuStem(Stem):
 
 
 class CpuDownsample(Downsample):
-    """LayerNorm and the patch product as one operator."""
+    """LayerNorm and the matrix product over patches as one operator."""
 
     def __init__(self, narrow: int, wide: int, library: Path) -> None:
         super().__init__(narrow, wide)
@@ -45,7 +45,7 @@ class CpuDownsample(Downsample):
 
 
 class CpuBlock(Block):
-    """V1's block as one operator; V2's as four around GRN."""
+    """V1's block as one operator; V2's as four operators around GRN."""
 
     def __init__(self, dim: int, grn: bool, library: Path) -> None:
         super().__init__(dim, grn)
@@ -61,7 +61,7 @@ class CpuBlock(Block):
         dw, norm, expand, reduce = self.dwconv, self.norm, self.pwconv1, self.pwconv2
         if self.grn is None:
             if keep_N is None:
-                keep_N = ops.ones((x_NHWC.shape[0],), float32)
+                keep_N = ops.ones((x_NHWC.shape[0],), float32)  # the operator has no optional inputs
             return self.whole(
                 x_NHWC, dw.weight, dw.bias, norm.weight, norm.bias, expand.weight, expand.bias, reduce.weight,
                 reduce.bias, self.gamma, keep_N,

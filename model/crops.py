@@ -1,9 +1,9 @@
-"""Crops of JPEGs, resized: a chunk of them in one call that holds no interpreter lock, the bits of a full decode.
+"""Decodes and resizes only a box of each JPEG: many files in one call, without the interpreter lock.
 
-What lies beside a box is not turned into pixels, what lies below is not even read; that takes about a third off. The
-decoder is the libjpeg-turbo that Pillow brings along. Where it or the kernel that drives it cannot be had, and for
-whatever is unusual about a file, the caller decodes the whole image. Nothing is guessed: before its first use the
-decoder has to agree with OpenCV on a picture.
+The pixels are those of a full decode, bit for bit. Blocks beside the box are not turned into pixels, and lines below it
+are not read, which saves about a third of the time. The decoder is the libjpeg-turbo that Pillow has loaded (DECISIONS,
+2026-11-24). Without it, without the kernel that drives it, and for unusual files, the caller decodes the whole image.
+Before its first use the decoder must agree with OpenCV on a test picture.
 """
 
 import ctypes
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class Crop(NamedTuple):
-    """What to cut out of a JPEG of `height` x `width` px: `box` is top, left, height, width, in pixels."""
+    """The part to cut out of a JPEG of `height` x `width` px; `box` is (top, left, height, width) in pixels."""
 
     data: bytes
     height: int
@@ -46,7 +46,7 @@ class Crop(NamedTuple):
 
 
 class _CropJob(ctypes.Structure):
-    """The fields, and their order, are those of `CropJob` in crops.cpp."""
+    """The fields, and their order, equal those of `CropJob` in crops.cpp."""
 
     _fields_ = [
         ("data", ctypes.c_char_p),
@@ -65,9 +65,9 @@ CropKernel = Callable[[Sequence[Crop], np.ndarray], list[bool]]
 def crop_jpegs(crops: Sequence[Crop], out_NHWC: np.ndarray) -> list[bool]:
     """Write the crops of RGB or gray JPEGs to `out_NHWC`, contiguous uint8 (N, H, W, 3); return which are done.
 
-    The pixels are those of `resize` on a full decode. False means that the whole image has to be decoded, if it can be:
-    there is no decoder for boxes on this machine, the file has other sides or other colours, or it is damaged. Damage
-    beside or below a box goes unnoticed. Raises ValueError for a box outside of its image.
+    The pixels are those of `resize` on a full decode. False means that the caller must decode the whole image: this
+    machine has no decoder for boxes, the file has another size or other colours, or it is damaged. Damage beside or
+    below a box is not noticed. Raises ValueError for a box that is not inside its image.
     """
     for crop in crops:
         check_box(crop.box, crop.height, crop.width)
@@ -80,18 +80,19 @@ def _decoder() -> CropKernel | None:
     crop_all = _bind_kernel()
     if crop_all is None:
         return None
+    # 72 x 120 px in squares of 12, so that edges cross the 8 x 8 blocks of a JPEG; the box is not aligned with them
     pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), np.uint8).repeat(12, 0).repeat(12, 1)
     data = cv2.imencode(".jpg", pixels)[1].tobytes()
     expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)[None, 21:58, 19:97]
     decoded = np.zeros_like(expected)
     if crop_all([Crop(data, 72, 120, (21, 19, 37, 78))], decoded) != [True] or not np.array_equal(decoded, expected):
-        log.info("JPEGs are decoded as a whole: Pillow's decoder differs from OpenCV's")
+        log.info("whole JPEGs are decoded, not only crops: Pillow's decoder gives other pixels than OpenCV's")
         return None
     return crop_all
 
 
 def _bind_kernel() -> CropKernel | None:
-    """The kernel with the addresses of Pillow's decoder; None where one of the two cannot be had."""
+    """Return the kernel bound to the addresses of Pillow's decoder; None if one of the two is missing."""
     library = kernels_library()
     if library is None:
         return None
@@ -99,7 +100,7 @@ def _bind_kernel() -> CropKernel | None:
     try:
         addresses = [ctypes.cast(getattr(pillow, name), ctypes.c_void_p).value for name in _NAMES]
     except AttributeError as error:
-        log.info("JPEGs are decoded as a whole: Pillow has no libjpeg-turbo at hand (%s)", error)
+        log.info("whole JPEGs are decoded, not only crops: Pillow has loaded no libjpeg-turbo (%s)", error)
         return None
     table = (ctypes.c_void_p * len(_NAMES))(*addresses)
     kernel = ctypes.CDLL(str(library)).convnext_crops
@@ -108,7 +109,7 @@ def _bind_kernel() -> CropKernel | None:
 
     def crop_all(crops: Sequence[Crop], out_NHWC: np.ndarray) -> list[bool]:
         size = out_NHWC.shape[1], out_NHWC.shape[2]
-        weights = [_weights(crop, size) for crop in crops]  # the jobs hold addresses alone
+        weights = [_weights(crop, size) for crop in crops]  # kept alive here: the jobs hold only addresses
         jobs = (_CropJob * len(crops))(*map(_fill_job, crops, weights, out_NHWC, [size] * len(crops)))
         kernel(table, jobs, len(crops), *size)
         return [bool(job.is_done) for job in jobs]

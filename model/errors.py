@@ -1,4 +1,4 @@
-"""The one error that model/ raises for what a user can fix: a setting, a device, a weights file."""
+"""The error that model/ raises for a problem that a user can fix: a setting, a device, a weights file."""
 
 from convnext_imagenet.base.errors import ExpectedError
 

@@ -1,7 +1,7 @@
-"""The small parts of a ConvNeXt, channels last; each is the one place where a faster kernel can be chosen.
+"""The layers of a ConvNeXt on MindSpore's own operators, channels last.
 
-Parameters carry Facebook's names and shapes, are float32, and follow their input's type where that is lower. They
-start at zero and are filled by `weights.assign_parameters`.
+Parameters have Facebook's names and shapes. They are float32 and are cast to the input's type if that is lower. They
+start at zero; `weights.assign_parameters` fills them. This file knows no blocks and no kernels.
 N batch, H W positions, C channels in, D channels out, M = N * H * W.
 """
 
@@ -9,16 +9,16 @@ import numpy as np
 from mindspore import Parameter, Tensor, float32, nn, ops
 
 EPSILON = 1e-6  # of every LayerNorm and of global response normalisation (2201.03545, 2301.00808)
-DEPTHWISE_SIZE = 7
+DEPTHWISE_SIZE = 7  # section 2.5 of 2201.03545: larger kernels gained nothing
 
 
 def zeros(*shape: int) -> Parameter:
-    """A float32 parameter of zeros; its cell's attribute names it."""
+    """Return a float32 parameter of zeros; MindSpore names it by the attribute of its cell."""
     return Parameter(Tensor(np.zeros(shape, np.float32)))
 
 
 class Linear(nn.Cell):
-    """A matrix product over the last axis plus a bias."""
+    """A matrix product over the last axis, plus a bias: (..., C) -> (..., D)."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Linear(nn.Cell):
 class PatchConv(nn.Cell):
     """A convolution whose stride is its kernel's size `k`, so that it is one matrix product over patches.
 
-    As in an unpadded convolution, rows and columns that do not fill a patch are left out.
+    (N, H, W, C) -> (N, H // k, W // k, D). As in an unpadded convolution, pixels that do not fill a patch are ignored.
     """
 
     def __init__(self, channels: int, out_channels: int, size: int) -> None:
@@ -60,10 +60,10 @@ class PatchConv(nn.Cell):
 
 
 class DepthwiseConv(nn.Cell):
-    """A 7x7 convolution of each channel by itself, padded by 3 so that H and W stay.
+    """A 7x7 convolution of each channel by itself, padded by 3, so that H and W do not change.
 
-    MindSpore's CPU convolution knows only NCHW. The two transposes cost a third of the convolution, and the bias
-    is cheapest after them.
+    MindSpore's CPU convolution knows only NCHW. The two transposes cost a third of the convolution; the bias is
+    cheapest after them.
     """
 
     def __init__(self, channels: int) -> None:
@@ -80,7 +80,7 @@ class DepthwiseConv(nn.Cell):
 
 
 class LayerNorm(nn.Cell):
-    """Normalisation over the last axis, in float32 whatever the input: float16 overflows."""
+    """Normalisation over the last axis, always in float32, because float16 overflows."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class LayerNorm(nn.Cell):
 
 
 class Gelu(nn.Cell):
-    """The exact GELU, x * Phi(x) by the error function; MindSpore's default is the tanh form."""
+    """The exact GELU, x * Phi(x), by the error function as in ConvNeXt; MindSpore's default is the tanh form."""
 
     def construct(self, x: Tensor) -> Tensor:
         half = x * 0.5
@@ -102,7 +102,7 @@ class Gelu(nn.Cell):
 
 
 class GlobalResponseNorm(nn.Cell):
-    """ConvNeXt V2's normalisation of each channel by its share of the channels' mean norm, in float32.
+    """Global response normalisation of ConvNeXt V2 (2301.00808), in float32.
 
     gamma * (x * Nx) + beta + x with Nx = Gx / (mean_C(Gx) + eps) and Gx the L2 norm over the positions.
     """
@@ -117,9 +117,9 @@ class GlobalResponseNorm(nn.Cell):
         n, height, width, channels = x_NHWC.shape
         x = ops.cast(x_NHWC, float32)
         squares = ops.reshape(x * x, (n, height * width, channels))
-        # A product with ones: MindSpore's CPU sum over a middle axis takes over twice as long.
+        # A product with ones, because MindSpore's CPU sum over a middle axis takes over twice as long.
         sum_N1C = self.matmul(ops.ones((n, 1, height * width), float32), squares)
-        # The floor is far below any visible norm; it keeps the gradient of a dead channel at 0 instead of NaN.
+        # Without the floor, the gradient of a dead channel would be NaN; it is far below any norm that matters.
         norm = ops.sqrt(ops.maximum(ops.reshape(sum_N1C, (n, 1, 1, channels)), 1e-24))
         share = norm / (ops.mean(norm, -1, True) + EPSILON)
         return ops.cast(x * (self.gamma * share + 1.0) + self.beta, x_NHWC.dtype)
@@ -128,7 +128,7 @@ class GlobalResponseNorm(nn.Cell):
 class Residual(nn.Cell):
     """Adds a block's branch to its input, scaled by channel (layer scale) and by sample (drop path).
 
-    V2 has no `gamma_C`. Without `keep_N` nothing is dropped.
+    V2 has no `gamma_C`. Without `keep_N` no branch is dropped.
     """
 
     def construct(

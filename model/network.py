@@ -1,4 +1,4 @@
-"""The network as evaluation uses it: pixels in, logits out, normalised on the device."""
+"""The network for evaluation: pixels in, logits out; the device normalises."""
 
 from mindspore import Tensor, float32, nn, ops
 
@@ -9,7 +9,7 @@ from convnext_imagenet.model.transform import EvalTransform, scale_and_shift
 class Classifier(nn.Cell):
     """A network over pixels 0..255: uint8 or float (N, S, S, 3) -> logits (N, K), float32.
 
-    The wrapped network's parameters keep their bare names.
+    The parameters of the wrapped network keep their names without a prefix.
     """
 
     def __init__(self, network: ConvNeXt, transform: EvalTransform) -> None:
@@ -21,12 +21,12 @@ class Classifier(nn.Cell):
         return ops.cast(self.network(self.normalised(pixels_NHWC), keep_NB), float32)
 
     def normalised(self, pixels_NHWC: Tensor) -> Tensor:
-        """The pixels as the network takes them, float32."""
+        """Return the pixels as the network takes them, float32, of about zero mean and unit deviation."""
         return ops.cast(pixels_NHWC, float32) * self.scale_C + self.shift_C
 
 
 class FeatureClassifier(nn.Cell):
-    """The same network -> (logits (N, K), the pooled and normalised features (N, C) that they are made of)."""
+    """The same network -> logits (N, K), and the pooled and normalised features (N, C) before the head, float32."""
 
     def __init__(self, network: ConvNeXt, transform: EvalTransform) -> None:
         super().__init__(auto_prefix=False)

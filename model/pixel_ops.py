@@ -1,9 +1,9 @@
-"""Pillow's operations on RGB pixels, many images in one call that holds no interpreter lock: the same bits, faster.
+"""Pillow's operations on RGB pixels, bit for bit but faster: many images in one call, without the interpreter lock.
 
-An operation is a `PIXEL_OP` record. What a kind makes of an image: TABLE maps each level by `table`; STRETCH and
-EQUALIZE map each colour's levels by its histogram (ImageOps.autocontrast, equalize); CONTRAST, COLOR and SHARPNESS
-blend by `factor` with a flat gray, the gray image and a smoothed one (ImageEnhance); AFFINE samples bicubically through
-`matrix`, with `fill` outside (Image.transform).
+An operation is a `PIXEL_OP` record. Its kinds: TABLE maps each level by `table`. STRETCH and EQUALIZE map the levels of
+each colour by its histogram (ImageOps.autocontrast, equalize). CONTRAST, COLOR and SHARPNESS blend by `factor` with a
+flat gray, the gray image, and a smoothed image (ImageEnhance). AFFINE samples bicubically through `matrix`, with `fill`
+outside of the image (Image.transform).
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from convnext_imagenet.model.kernels.build import kernels_library
 
 
 class Kind(enum.IntEnum):
-    """The numbers are those of `Kind` in pixel_ops.cpp."""
+    """The kinds of operations; the numbers equal those of `Kind` in pixel_ops.cpp."""
 
     NONE = 0
     TABLE = 1
@@ -29,6 +29,7 @@ class Kind(enum.IntEnum):
     AFFINE = 7
 
 
+# The fields, and their order, equal those of the struct in pixel_ops.cpp.
 PIXEL_OP = np.dtype(
     [
         ("kind", np.int32),
@@ -43,7 +44,7 @@ PIXEL_OP = np.dtype(
 def apply_pixel_ops(pixels_NHWC: np.ndarray, ops_NK: np.ndarray) -> bool:
     """Apply each image's K operations in turn, in place, to contiguous uint8 (N, H, W, 3) pixels.
 
-    `ops_NK` holds `PIXEL_OP` records. Returns False, with nothing changed, where there are no kernels.
+    `ops_NK` holds `PIXEL_OP` records. Return False, with nothing changed, if there are no kernels. Raises MemoryError.
     """
     kernel = _kernel()
     if kernel is None:

@@ -1,8 +1,8 @@
-"""Pillow's antialiased resize of a box, by our C++ kernel where it can be had: the same bits, several times faster.
+"""Pillow's antialiased resize of a box by our C++ kernel: the same bits, several times faster.
 
-Two passes in fixed point (22 fractional bits); a filter's weights are stretched when an image shrinks. Without the
-kernel Pillow itself does the work. The order of the passes is that of Pillow 13; a test compares every bit with the
-Pillow that is installed. This file knows nothing of MindSpore.
+Two passes in fixed point (22 fractional bits); the filter's weights are stretched when an image shrinks. Without the
+kernel, Pillow does the work. The order of the passes is that of Pillow 13 (DECISIONS, 2026-11-24); a test compares
+every bit with the installed Pillow. This file knows nothing of MindSpore.
 """
 
 import ctypes
@@ -24,9 +24,9 @@ _PILLOW = {
     "bilinear": Image.Resampling.BILINEAR,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_FRACTION_BITS = 22
-_KEPT_WEIGHTS = 4096
-_LARGEST_KEPT_PX = 2048  # weights grow with the side: 30 kB for 224 pixels from 2048
+_FRACTION_BITS = 22  # as in Pillow: 32 bits less 8 for a level and 2 for overflow, since weights may be negative
+_KEPT_WEIGHTS = 4096  # most kept sets: the sides of a training set repeat
+_LARGEST_KEPT_PX = 2048  # weights take 30 kB for 224 pixels from 2048; odd images must not fill the memory
 
 
 def resize(
@@ -39,9 +39,9 @@ def resize(
 ) -> np.ndarray:
     """Return the box (top, left, height, width) of uint8 (H, W, 3) pixels resized to `size` (height, width).
 
-    The result is that of cutting the box out and Pillow's `Image.resize`; it is written to `out` (uint8, contiguous) if
-    given. With `window`, a box of the result, no more than this is computed and returned. Rows may be strided, pixels
-    within a row may not. Raises ValueError for a box outside of the image and a window outside of the result.
+    The result equals Pillow's `Image.resize` of the box alone; it is written to `out` (uint8, contiguous) if given.
+    With `window`, a box of the result, only this part is computed and returned. Rows may be strided, pixels in a row
+    may not. Raises ValueError for a box outside of the image or a window outside of the result, MemoryError.
     """
     check_box(box, *pixels_HWC.shape[:2])
     window = window or (0, 0, *size)
@@ -58,7 +58,7 @@ def resize(
         return result
     down = pass_weights(height, size[0], interpolation, row, shape[0])
     across = pass_weights(width, size[1], interpolation, column, shape[1])
-    if not down.taps:  # this side keeps its pixels: those of the window are cut out
+    if not down.taps:  # no resize in this direction: only the window is cut out
         crop_HWC = crop_HWC[row : row + shape[0]]
     if not across.taps:
         crop_HWC = crop_HWC[:, column : column + shape[1]]
@@ -77,15 +77,18 @@ def check_box(box: Box, height: int, width: int) -> None:
 
 
 def is_vertical_first(old: tuple[int, int], new: tuple[int, int]) -> bool:
-    """Whether Pillow's vertical pass comes first: when it saves over twice the lines (sizes are height, width)."""
+    """Return whether Pillow's vertical pass comes first: if it saves more than twice the lines of the other.
+
+    Sizes are (height, width). Found by experiment (DECISIONS, 2026-11-24).
+    """
     saved = old[0] - new[0]
     return saved > 0 and saved > 2 * (old[1] - new[1])
 
 
 class Weights(NamedTuple):
-    """For each pixel of the result: the first pixel that it draws on, and its weights, zeros behind the last.
+    """For each pixel of the result: the first source pixel (n,), and the weights (n, taps), filled up with zeros.
 
-    `taps` is 0, and both arrays are empty, where nothing has to be done.
+    `taps` is 0, and both arrays are empty, if the side does not change.
     """
 
     first: np.ndarray
@@ -94,14 +97,14 @@ class Weights(NamedTuple):
 
     @property
     def arguments(self) -> tuple[int, int, int]:
-        """As the kernel takes them."""
+        """Return the two addresses and `taps`, as the kernel takes them."""
         return self.first.ctypes.data, self.weights.ctypes.data, self.taps
 
 
 def pass_weights(old: int, new: int, interpolation: Interpolation, start: int = 0, count: int | None = None) -> Weights:
-    """Return Pillow's weights from `old` to `new` pixels, int32, 22 fractional bits; in doubles, in its order.
+    """Return Pillow's weights from `old` to `new` pixels, int32 with 22 fractional bits.
 
-    No more than the `count` pixels of the result from `start` on get any; None stands for all.
+    Only for the `count` pixels of the result from `start` on; None means all. Sums are of doubles in Pillow's order.
     """
     make = _kept_weights if old <= _LARGEST_KEPT_PX else _make_weights
     return make(old, new, interpolation, start, new if count is None else count)
@@ -124,7 +127,7 @@ def _make_weights(old: int, new: int, interpolation: Interpolation, start: int, 
     values_NT = curve((at_NT - centre_N[:, None] + 0.5) * (1.0 / stretch))
     values_NT[(at_NT < low_N[:, None]) | (at_NT >= high_N[:, None])] = 0.0
     total_N = np.zeros(count)
-    for values_N in values_NT.T:  # one after the other, since NumPy's own sum adds in another order
+    for values_N in values_NT.T:  # one by one: NumPy's own sum adds in another order
         total_N += values_N
     values_NT *= (1.0 / np.where(total_N == 0.0, 1.0, total_N))[:, None]
     fixed_NT = np.trunc(values_NT * (1 << _FRACTION_BITS) + np.where(values_NT < 0, -0.5, 0.5))

@@ -1,6 +1,6 @@
 """Prepares MindSpore once for a process: environment first, then device and graph mode.
 
-Imports MindSpore only inside `prepare`, because its environment variables must be set before that.
+Imports MindSpore only inside functions, because it reads its environment variables when it is imported.
 """
 
 import functools
@@ -28,21 +28,21 @@ def prepare(device_target: str = "CPU", device_id: int = 0) -> None:
     for name, value in environment(processor_flags()).items():
         os.environ.setdefault(name, value)
 
-    import mindspore  # heavy, and reads the environment when it is imported
+    import mindspore  # only now: it takes seconds, and reads the variables that were just set
 
     try:
         mindspore.set_device(device_target, None if device_target == "CPU" else device_id)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"device target {device_target} cannot be used: {reason} Use device target CPU, "
+            f"device target {device_target} cannot be used: {reason} Pass --device-target CPU, "
             f"or install what MindSpore needs for {device_target}"
         ) from error
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
 
 def cpu_kernels() -> Path | None:
-    """The library of our kernels when the device is the CPU and it can be had; logs once which path runs and why."""
+    """Return the library of our kernels if the device is the CPU and they can be built; log once what runs and why."""
     import mindspore
 
     device_target = mindspore.get_context("device_target")
@@ -54,14 +54,15 @@ def cpu_kernels() -> Path | None:
 
 @functools.cache
 def _log_own_operators(device_target: str) -> None:
-    log.info("MindSpore's own operators run on %s; our kernels are for the CPU", device_target)
+    log.info("MindSpore's own operators run on %s; our kernels are only for the CPU", device_target)
 
 
 def environment(processor_flags: frozenset[str]) -> dict[str, str]:
-    """The variables that MindSpore should find, unless the user has set them.
+    """Return the variables to set for MindSpore, unless the user has set them.
 
-    With AVX-512 allowed, oneDNN picks a reference convolution over ten times slower than its AVX2 one.
-    GLOG_v=3 hides warnings; MS_OM_PATH moves the dump of a failed compilation out of the working directory.
+    GLOG_v=3 hides warnings, MS_SUBMODULE_LOG_v those of the submodule for ranks. MS_OM_PATH moves the dump of a failed
+    compilation out of the working directory. With AVX-512 allowed, oneDNN picks a reference
+    convolution that is over ten times slower than its AVX2 one.
     """
     variables = {
         "GLOG_v": "3",

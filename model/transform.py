@@ -1,7 +1,7 @@
-"""The evaluation transform: a decoded image becomes the pixels that a network is evaluated on.
+"""The evaluation transform: a decoded image -> the pixels that a network is evaluated on.
 
-Resizes with Pillow's antialiased filters, which are the paper's, to the bit; OpenCV's differ in most pixels. Knows no
-MindSpore.
+Resizes with the bits of Pillow's antialiased filters, with which published accuracies were measured; OpenCV's differ in
+most pixels (DECISIONS, 2026-11-23). This file knows nothing of MindSpore.
 """
 
 import math
@@ -15,14 +15,15 @@ from PIL import Image
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.resize import resize
 
-# Part of the plans of RUN and PREDICTIONS: raised when an image gets other pixels by decoding, resize or crop.
+# Raise if decoding, resize or crop gives an image other pixels. Part of the plans of RUN and PREDICTIONS (DECISIONS,
+# 2026-11-28).
 TRANSFORM_VERSION = 1
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# A 1 x 60000 pixel strip would become 256 x 15 million. Past this many pixels only the crop is resampled, which may
-# differ in the last bit of a pixel.
+# A strip of 1 x 60,000 px would become 256 x 15 million. Above this size only the crop is resampled, which may change
+# the last bit of a pixel.
 LARGEST_RESIZED_PX = 50_000_000
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -32,8 +33,8 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 class EvalTransform:
     """How an image becomes `size_px` x `size_px` pixels, and the mean and std (of pixels in [0, 1]) to normalise by.
 
-    "crop" resizes the short side to size_px / crop_pct and cuts the centre out; "squash" resizes the whole image,
-    as the paper does at 384, and has no use for `crop_pct`. Raises ModelError for values out of range.
+    "crop" resizes the short side to size_px / crop_pct and cuts the centre out. "squash" resizes the whole image, as
+    the paper does at 384 px, and ignores `crop_pct`. Raises ModelError for values out of range.
     """
 
     size_px: int = 224
@@ -58,7 +59,7 @@ class EvalTransform:
 
     @property
     def resize_px(self) -> int:
-        """The short side before the crop: 256 for 224 and 0.875."""
+        """Return the short side before the crop in pixels: 256 for 224 and 0.875."""
         return math.floor(self.size_px / self.crop_pct)
 
 
@@ -69,24 +70,24 @@ def scale_and_shift(transform: EvalTransform) -> tuple[np.ndarray, np.ndarray]:
 
 
 def changed(transform: EvalTransform, changes: Mapping[str, Any]) -> EvalTransform:
-    """The transform with some fields replaced; None keeps one. ModelError for values that are bad or without effect."""
+    """Return the transform with new values; None keeps a field. Raises ModelError for bad or ignored values."""
     kept = {name: value for name, value in changes.items() if value is not None}
     if kept.get("crop_pct", 1) != 1 and kept.get("mode", transform.mode) == "squash":
         raise ModelError(
-            "--crop-pct: nothing is cropped where all of the image is resized (squash); leave it out, "
-            "or pass --resize crop, too"
+            "--crop-pct: squash resizes the whole image and crops nothing; leave this option out, or pass --resize "
+            "crop, too"
         )
     return replace(transform, **kept)
 
 
 def evaluation_pixels(image_HWC: np.ndarray, transform: EvalTransform) -> np.ndarray:
-    """The uint8 pixels (S, S, 3) of an RGB uint8 image: Pillow's resize and centre crop, rounded as torchvision does.
+    """Return an RGB uint8 image (H, W, 3) as uint8 (S, S, 3): Pillow's resize, then torchvision's centre crop.
 
     Raises ModelError for anything but a uint8 array (H, W, 3) that holds pixels.
     """
     if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.size == 0:
         raise ModelError(
-            f"an image of {image_HWC.dtype} and shape {image_HWC.shape} cannot be evaluated; "
+            f"an image of type {image_HWC.dtype} and shape {image_HWC.shape} cannot be evaluated; "
             f"give RGB as uint8 of shape (H, W, 3)"
         )
     side, (image_height, image_width) = transform.size_px, image_HWC.shape[:2]
@@ -107,7 +108,7 @@ def _are_three_numbers(values: Sequence[Any]) -> bool:
 
 
 def _resized_size(width: int, height: int, short_px: int) -> tuple[int, int]:
-    """The size whose short side is `short_px`; the long side is rounded down."""
+    """Return (width, height) with the short side `short_px`; the long side is rounded down, as in torchvision."""
     if width <= height:
         return short_px, int(short_px * height / width)
     return int(short_px * width / height), short_px

@@ -1,4 +1,4 @@
-"""Whether a set of arrays is a network's parameters, and if not, what network they belong to."""
+"""Checks that arrays are a network's parameters; if they are not, finds the network that they belong to."""
 
 import re
 from collections import Counter
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.model.convnext import STAGES, VARIANTS, ConvNeXtConfig, Shape, parameter_shapes
 from convnext_imagenet.model.errors import ModelError
 
@@ -15,15 +16,15 @@ _LISTED = 3  # names that a message quotes
 def check_shapes(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, what: str) -> None:
     """Raise ModelError, starting with `what`, unless the arrays are exactly the parameters of `config`, float32.
 
-    Weights of another known network are named as such; otherwise the message lists what is missing, what is extra,
-    what has another shape and what has another type.
+    If the arrays are another network, the message names it. Otherwise it lists what is missing, what is extra, what has
+    another shape, and what has another type.
     """
     expected = parameter_shapes(config)
     faults = shape_faults({name: tuple(array.shape) for name, array in arrays.items()}, expected)
     other_network = recognise(arrays) if faults else None
     if other_network is not None:
         raise ModelError(
-            f"{what}: the weights are of {describe(other_network)}, the network is {describe(config)}; "
+            f"{what}: these are weights of {describe(other_network)}, but the network is {describe(config)}; "
             f"use weights of {describe(config)}, or set model.variant and model.num_classes to those of the weights"
         )
     mistyped = [f"{name} {array.dtype}" for name, array in arrays.items() if array.dtype != np.float32]
@@ -36,7 +37,7 @@ def check_shapes(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, what:
 
 
 def shape_faults(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> list[str]:
-    """What is missing, what is extra and what has another shape than expected: a count each, and the first names."""
+    """Return what is missing, extra or of another shape than expected: for each, a count and the first names."""
     kinds = {
         "missing": [name for name in expected if name not in shapes],
         "extra": [name for name in shapes if name not in expected],
@@ -50,7 +51,7 @@ def shape_faults(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> 
 
 
 def recognise(arrays: Mapping[str, np.ndarray]) -> ConvNeXtConfig | None:
-    """The network whose parameters these are, by names and shapes alone; None if they are no whole network's."""
+    """Return the network whose parameters these are, by names and shapes only; None if no network has just these."""
     blocks = Counter(match[1] for name in arrays if (match := re.fullmatch(r"stages\.(\d)\.\d+\.norm\.bias", name)))
     try:
         config = ConvNeXtConfig(
@@ -67,15 +68,15 @@ def recognise(arrays: Mapping[str, np.ndarray]) -> ConvNeXtConfig | None:
 
 
 def describe(config: ConvNeXtConfig) -> str:
-    """The network in words: a variant's name, or the depths and dims of one that is in no table."""
+    """Return the network in words: the variant's name, or depths and dims of an unknown one, and the classes."""
     name = (
         known_variant(config) or f"ConvNeXt {'V2' if config.grn else 'V1'} (depths {config.depths}, dims {config.dims})"
     )
-    return f"{name} with {config.num_classes} classes"
+    return f"{name} with {plural(config.num_classes, 'class')}"
 
 
 def known_variant(config: ConvNeXtConfig) -> str | None:
-    """The variant that has the same depths, dims and version, or None."""
+    """Return the variant with the same depths, dims and version (V1 or V2), or None."""
     return next((name for name, known in VARIANTS.items() if _architecture(known) == _architecture(config)), None)
 
 

@@ -1,7 +1,7 @@
-"""Weights in and out: one safetensors file whose metadata holds the model card, and its way into a network.
+"""Saves and loads weights, one safetensors file with the model card in its metadata, and builds networks from them.
 
-The bytes of a file depend on its contents alone. A file explains and checks itself: format, version, card and the
-SHA-256 of its values.
+Equal contents give equal bytes. A file describes and checks itself: it holds format, version, card and the SHA-256 of
+its values.
 """
 
 import hashlib
@@ -22,36 +22,36 @@ from convnext_imagenet.model.runtime import cpu_kernels
 from convnext_imagenet.model.weight_check import check_shapes
 
 FORMAT = "convnext_imagenet.weights"
-VERSION = 1
+VERSION = 1  # raise when older programs could not read a file, or would read it wrongly
 
 _OURS = "give a weights file that `convnext-train` wrote"
 
 
 def save_weights(path: Path, arrays: Mapping[str, np.ndarray], card: ModelCard) -> None:
-    """Write the parameters of `card.config`'s network, float32, and the card; an older file is replaced whole.
+    """Write the parameters of `card.config`'s network, float32, and the card; replace an older file at once.
 
-    Raises ModelError when the arrays are not exactly that network's.
+    Raises ModelError when the arrays are not exactly that network's, and what `write_output` raises.
     """
     write_output(path, weights_payload(path, arrays, card))
 
 
 def weights_payload(path: Path, arrays: Mapping[str, np.ndarray], card: ModelCard) -> bytes:
-    """The bytes that `save_weights` writes; `path` is named in the ModelError for arrays that do not fit."""
+    """Return the bytes that `save_weights` writes. Raises ModelError, naming `path`, for arrays that do not fit."""
     check_shapes(arrays, card.config, f"{path} is not written")
     packed = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
     header = {"format": FORMAT, "version": VERSION, "sha256": _values_sha256(packed), "card": card_to_json(card)}
-    # One metadata entry only: the library writes several in an order that changes from run to run.
+    # Only one metadata entry: the library writes several in an order that changes from run to run.
     return safetensors.numpy.save(packed, metadata={FORMAT: json.dumps(header, sort_keys=True)})
 
 
 def load_weights(path: Path) -> tuple[dict[str, np.ndarray], ModelCard]:
-    """The parameters by name and the card of a file that `save_weights` wrote.
+    """Return the parameters by name, and the card, of a file that `save_weights` wrote.
 
     Raises ModelError for a file that is missing, empty, truncated, damaged, of another program or version, or
-    whose parameters are not those of its card.
+    whose parameters do not fit its card.
     """
     if not path.is_file():
-        raise ModelError(f"{path}: there is no such file; {_OURS}")
+        raise ModelError(f"{path}: no such file; {_OURS}")
     if path.stat().st_size == 0:
         raise ModelError(f"{path}: the file is empty; copy it again, or {_OURS}")
     try:
@@ -69,19 +69,24 @@ def load_weights(path: Path) -> tuple[dict[str, np.ndarray], ModelCard]:
         raise ModelError(f"{path}: {error}; {_OURS}") from error
     check_shapes(arrays, card.config, f"{path} disagrees with its own model card")
     if _values_sha256(arrays) != header.get("sha256"):
-        raise ModelError(f"{path}: damaged, its values do not have the SHA-256 that it states; copy it again")
+        raise ModelError(
+            f"{path}: damaged, its values do not have the SHA-256 in its header; copy it again, or {_OURS}"
+        )
     return arrays, card
 
 
 def build_network(card: ModelCard, arrays: Mapping[str, np.ndarray], frozen_stages: int = 0) -> ConvNeXt:
-    """The card's network with these parameters, on our CPU kernels where the device is a CPU that has them."""
+    """Return the card's network with these parameters, on our CPU kernels if the device is a CPU and they can be built.
+
+    Raises ModelError when the parameters do not fit.
+    """
     network = ConvNeXt(card.config, cpu_kernels(), frozen_stages)
     assign_parameters(network, arrays)
     return network
 
 
 def assign_parameters(network: ConvNeXt, arrays: Mapping[str, np.ndarray]) -> None:
-    """Give every parameter of the network its value; raises ModelError, and changes none, unless all fit exactly."""
+    """Set every parameter of the network. Raises ModelError, and changes none, unless all fit exactly."""
     check_shapes(arrays, network.config, "the weights do not fit the network")
     for name, parameter in network.parameters_and_names():
         parameter.set_data(Tensor(np.ascontiguousarray(arrays[name])))
@@ -89,7 +94,10 @@ def assign_parameters(network: ConvNeXt, arrays: Mapping[str, np.ndarray]) -> No
 
 def _read_header(path: Path, metadata: Mapping[str, str]) -> dict:
     if FORMAT not in metadata:
-        raise ModelError(f"{path}: a safetensors file without a model card, written by another program; {_OURS}")
+        raise ModelError(
+            f"{path}: a safetensors file without our model card; import weights of another program by "
+            f"`convnext-serve weights import`, or {_OURS}"
+        )
     try:
         header = json.loads(metadata[FORMAT])
         version = header["version"]
@@ -97,7 +105,7 @@ def _read_header(path: Path, metadata: Mapping[str, str]) -> dict:
         raise ModelError(f"{path}: its metadata is damaged ({error!r}); copy it again, or {_OURS}") from error
     if version != VERSION:
         raise ModelError(
-            f"{path}: weights of version {version}, this program reads version {VERSION}; "
+            f"{path}: has format version {version}, this program reads version {VERSION}; "
             f"use the program that wrote it, or {_OURS}"
         )
     return header

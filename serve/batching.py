@@ -1,4 +1,7 @@
-"""Pictures -> batches of one fixed size for the network: a short batch is padded with black, so it compiles once."""
+"""Pictures -> batches of one fixed size for the network.
+
+A short batch is padded with black: a graph compiles once for each shape, so one shape means one compilation.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -12,7 +15,7 @@ Item = TypeVar("Item")
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield the items in lists of `size`, the last one shorter when they do not divide."""
+    """Yield the items in lists of `size`; the last list may be shorter."""
     remaining = iter(items)
     while batch := list(islice(remaining, size)):
         yield batch
@@ -21,18 +24,18 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def padded_logits(
     classifier: Any, pixels: Sequence[np.ndarray | None], batch_size: int, flip: bool = False
 ) -> np.ndarray:
-    """Return a MindSpore network's logits (n, K), float32, of n <= batch_size pictures; see `network_outputs`."""
+    """Return the logits (n, K), float32, of a MindSpore network for n <= batch_size pictures; see `network_outputs`."""
     return network_outputs(network_engine(classifier), pixels, batch_size, flip)[0]
 
 
 def network_outputs(
     engine: Engine, pixels: Sequence[np.ndarray | None], batch_size: int, flip: bool = False
 ) -> list[np.ndarray]:
-    """Return what an engine that always sees `batch_size` pictures gives for n <= batch_size: logits (n, K), or more.
+    """Return an engine's outputs for n <= batch_size pictures: logits (n, K) and, with features, these (n, C); float32.
 
-    `pixels` are uint8 (S, S, 3), at least one of them; None leaves its position in the batch black. A picture keeps its
-    position, because that moves the last bits of a logit: so an unreadable picture changes nothing for its neighbours.
-    With `flip`, the mean over the pictures and their mirror images.
+    `pixels` are uint8 (S, S, 3), at least one of them; None leaves its position in the batch black. The position in the
+    batch moves the last bits of a logit, so an unreadable picture keeps its position and changes no neighbour.
+    With `flip`, the outputs are means over the pictures and their mirror images.
     """
     if flip:
         mirrored = [None if picture is None else picture[:, ::-1] for picture in pixels]

@@ -1,4 +1,4 @@
-"""Which weights file a CHECKPOINT argument means, what it holds, and whether it fits the records."""
+"""Finds the weights file that a CHECKPOINT argument means, loads it, and checks that its classes fit the records."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ import numpy as np
 from mindspore import nn
 
 from convnext_imagenet.base.files import sha256_file, sha256_json
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.network import Classifier, FeatureClassifier
 from convnext_imagenet.model.transform import changed
@@ -18,12 +19,12 @@ from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.settings import TransformOptions, Weights
 
 _SUFFIX = ".weights.safetensors"
-_AVERAGE = ".ema"
+_AVERAGE = ".ema"  # what training adds to an epoch's name for the moving average of its weights
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A weights file in memory: its parameters by name, what they mean, and the SHA-256 of the file."""
+    """A weights file in memory: its parameters by name, its model card, and the SHA-256 of the file."""
 
     path: Path
     sha256: str
@@ -32,27 +33,27 @@ class Checkpoint:
 
     @property
     def classes_sha256(self) -> str:
-        """The fingerprint of the classes: wnids and names in the order of their indices."""
+        """Return the SHA-256 of the classes: wnids and names by index."""
         return sha256_json([list(entry) for entry in self.card.classes])
 
     def classifier(self, with_features: bool = False) -> nn.Cell:
-        """The network with these weights: uint8 pixels (N, S, S, 3) -> logits (N, K), or these and features (N, C)."""
+        """Return the network: uint8 pixels (N, S, S, 3) -> logits (N, K), or with features also (N, C), all float32."""
         kind = FeatureClassifier if with_features else Classifier
         classifier = kind(build_network(self.card, self.arrays), self.card.transform)
         classifier.set_train(False)
         return classifier
 
     def evaluated_with(self, options: TransformOptions) -> "Checkpoint":
-        """Return the same weights behind another evaluation transform; ModelError for bad values."""
+        """Return the same weights with another evaluation transform. Raises ModelError for bad values."""
         transform = changed(self.card.transform, options.changes())
         return dataclasses.replace(self, card=dataclasses.replace(self.card, transform=transform))
 
 
 def load_checkpoint(path: Path, weights: Weights = "best") -> Checkpoint:
-    """The weights that `path` means: a weights file, or a RUN directory (its best epoch).
+    """Return the weights of `path`: a weights file, or a RUN directory (its best epoch).
 
-    Of a RUN, `weights` takes the better of both ("best"), the weights as they are ("raw") or their average ("ema").
-    Raises ServeError when there is none, and ModelError for a file that is not ours, truncated or damaged.
+    `weights` chooses in a RUN: the weights as trained ("raw"), their moving average ("ema"), or the better ("best").
+    Raises ServeError when there is no such file, ModelError for a file that is truncated, damaged or not one of ours.
     """
     path = resolve_checkpoint(path, weights)
     arrays, card = load_weights(path)
@@ -60,20 +61,23 @@ def load_checkpoint(path: Path, weights: Weights = "best") -> Checkpoint:
 
 
 def resolve_checkpoint(path: Path, weights: Weights = "best") -> Path:
-    """The weights file itself, or for a RUN directory the one that its pointer `best` names.
+    """Return the weights file itself, or for a RUN directory the file that its pointer `best` names.
 
-    The pointer holds a checkpoint's name, `epoch-0003`, or `epoch-0003.ema` where the average of its weights is better.
+    The pointer holds a checkpoint's name, `epoch-0003`, or `epoch-0003.ema` if the average of its weights is better.
+    Raises ServeError when there is no such file.
     """
     if path.is_file():
         return path
     if not path.is_dir():
         raise ServeError(f"{path}: no such file or directory; give a weights file ({_SUFFIX}) or a RUN directory")
     if not (path / "plan.json").is_file():
-        raise ServeError(f"{path}: not a RUN directory (it has no plan.json); give one, or a weights file ({_SUFFIX})")
+        raise ServeError(
+            f"{path}: not a RUN directory (it has no plan.json); give a RUN directory or a weights file ({_SUFFIX})"
+        )
     pointer = path / "best"
     if not pointer.is_file():
         raise ServeError(
-            f"{path}: no epoch has finished yet (there is no `best`); go on with the same `convnext-train run`, "
+            f"{path}: no epoch has finished yet (there is no `best`); resume it with the same `convnext-train run`, "
             f"or give a weights file"
         )
     unit = pointer.read_text(errors="replace").strip()
@@ -81,29 +85,29 @@ def resolve_checkpoint(path: Path, weights: Weights = "best") -> Path:
     epoch = unit.removesuffix(_AVERAGE)
     file = path / "checkpoints" / (f"{epoch}{_AVERAGE}.safetensors" if is_average else f"{epoch}{_SUFFIX}")
     if not unit or Path(unit).name != unit or not file.is_file():
-        hint = "; the run keeps no average of its weights" if weights == "ema" else ""
+        hint = "; the run keeps no moving average (ema) of its weights" if weights == "ema" else ""
         raise ServeError(
-            f"{pointer}: names {unit!r}, and there is no {file.name} in {file.parent}{hint}; give a weights file"
+            f"{pointer}: names {unit!r}, but {file.parent} holds no {file.name}{hint}; give a weights file"
         )
     return file
 
 
 def check_classes(checkpoint: Checkpoint, classes: Sequence[ClassEntry], records: Path) -> None:
-    """Raise ServeError unless the checkpoint's classes are the records' classes, index by index."""
+    """Raise ServeError unless the checkpoint and the records have the same wnid at every index."""
     known = [wnid for wnid, _ in checkpoint.card.classes]
     expected = [entry.wnid for entry in classes]
     if known == expected:
         return
     if not any(known):
         raise ServeError(
-            f"{checkpoint.path}: its {len(known)} classes have no wnids, so no label can be compared; import "
+            f"{checkpoint.path}: has {plural(len(known), 'class')} without wnids, so labels cannot be compared; import "
             f"the weights again with --classes {records}, or with the list of their classes"
         )
     shared = min(len(known), len(expected))
     first = next((index for index in range(shared) if known[index] != expected[index]), shared)
     here, there = (wnids[first] if first < len(wnids) else "nothing" for wnids in (known, expected))
     raise ServeError(
-        f"{checkpoint.path}: knows {len(known)} classes, {records} has {len(expected)}; the first difference is index "
-        f"{first}: {here} in the checkpoint, {there} in the records; evaluate on the records that it was trained "
-        f"on, or train on these"
+        f"{checkpoint.path}: has {plural(len(known), 'class')}, {records} has {len(expected)}. They differ first at "
+        f"index {first}: {here} in the checkpoint, {there} in the records; evaluate on the records that the "
+        f"checkpoint was trained on, or train on these records"
     )

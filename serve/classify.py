@@ -1,4 +1,7 @@
-"""A few image files by name: what the network sees in each, as text, as JSON and as labelled pictures."""
+"""Classifies a few image files: the best classes of each as text, JSON or a labelled picture.
+
+Jobs of many inputs, which resume, are in predict/.
+"""
 
 import json
 import os
@@ -19,12 +22,12 @@ from convnext_imagenet.serve.prefetch import map_ahead
 from convnext_imagenet.serve.samples import Sample, read_sample
 from convnext_imagenet.serve.scoring import Guess, score_samples
 
-_LARGEST_BATCH = 16
+_LARGEST_BATCH = 16  # the command is interactive: progress moves often, and a small batch needs little memory
 
 
 @dataclass(frozen=True)
 class Classification:
-    """The best classes of one file, best first; `status` and `error` are those of a row of PREDICTIONS."""
+    """The best classes of one file, best first; `status` and `error` mean the same as in a row of PREDICTIONS."""
 
     path: Path
     guesses: tuple[Guess, ...]
@@ -33,9 +36,9 @@ class Classification:
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the paths, a folder replaced by its visible files in the order of their names' bytes.
+    """Return the paths; a folder is replaced by its visible files, sorted by the bytes of their names.
 
-    Folders in a folder are left out. Raises ServeError for a folder without files.
+    Subfolders are skipped. Raises ServeError for a folder without files.
     """
     images: list[Path] = []
     for path in paths:
@@ -43,8 +46,8 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
             files = [entry for entry in path.iterdir() if not entry.name.startswith(".") and _is_file(entry)]
             if not files:
                 raise ServeError(
-                    f"{path}: holds no files (hidden ones and folders in it are left out); "
-                    f"for a tree of images there is `convnext-serve predict`"
+                    f"{path}: holds no files (hidden files and subfolders are skipped); "
+                    f"use `convnext-serve predict` for a tree of images"
                 )
             images += sorted(files, key=os.fsencode)
         else:
@@ -59,7 +62,10 @@ def classify_files(
     workers: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Classification]:
-    """Return the classes of every file, in their order; ServeError when the network gives what is not a number."""
+    """Return the classes of every file, in the order of `files`.
+
+    Raises ServeError when the network gives NaN or infinity.
+    """
     size, classes = min(_LARGEST_BATCH, len(files)), checkpoint.card.classes
     read = partial(_read, checkpoint=checkpoint)
     engine, results = open_engine("mindspore", checkpoint), []
@@ -73,37 +79,37 @@ def classify_files(
 
 
 def plan_pictures(files: Sequence[Path], out: Path) -> list[Path]:
-    """Return where the labelled picture of each file goes: to `out` itself, or into the directory `out`.
+    """Return the path of each file's labelled picture: `out` itself, or a file in the directory `out`.
 
-    `out` is a picture when it ends in .jpg, .jpeg or .png, and a directory otherwise. Raises ServeError for one
+    `out` is a picture if it ends in .jpg, .jpeg or .png, a directory if it has no ending. Raises ServeError for one
     picture of several files, an unknown ending, and a path that is an input.
     """
     if out.is_dir() or not out.suffix:
         if out.is_file():
-            raise ServeError(f"{out}: a file is in the way; name a directory, or a picture that ends in .jpg or .png")
+            raise ServeError(f"{out}: exists and is a file; choose a directory, or a picture that ends in .jpg or .png")
         pictures = _picture_paths(out, files)
     elif out.suffix.lower() not in PICTURE_FORMATS:
         raise ServeError(f"{out}: pictures are written as {', '.join(PICTURE_FORMATS)}; choose one of these endings")
     elif len(files) > 1:
-        raise ServeError(f"{out}: one picture cannot show {len(files)} files; name a directory, or one FILE")
+        raise ServeError(f"{out}: one picture cannot show {len(files)} files; choose a directory, or give one FILE")
     else:
         pictures = [out]
     inputs = {file.resolve() for file in files}
     for picture in pictures:
         if picture.resolve() in inputs:
-            raise ServeError(f"{picture}: is one of the inputs, which are never overwritten; choose another --out")
+            raise ServeError(f"{picture}: is an input, and inputs are never overwritten; choose another --out")
     return pictures
 
 
 def write_picture(result: Classification, path: Path) -> None:
-    """Write the result's image with its best class and probability under it."""
+    """Write the image of a result with its best class and probability below it."""
     best = result.guesses[0]
     picture = labelled_picture(decode_rgb(result.path.read_bytes()), first_name(best["name"]), best["score"])
     save_picture(picture, path)
 
 
 def classification_lines(result: Classification) -> list[str]:
-    """Return the best class as `{394: 'sturgeon'}`, then the file, then probability, index, wnid and names of all."""
+    """Return the best class as the MindSpore example prints it, `{394: 'sturgeon'}`, then the file and all classes."""
     best = result.guesses[0]
     lines = [str({best["class_index"]: first_name(best["name"])}), f"  {source_text(result.path)}"]
     for guess in result.guesses:
@@ -112,7 +118,7 @@ def classification_lines(result: Classification) -> list[str]:
 
 
 def classification_json(result: Classification) -> str:
-    """Return the result as one line of JSON: file, status, error and topk, as in a row of PREDICTIONS."""
+    """Return the result as one line of JSON: file, and status, error and topk as in a row of PREDICTIONS."""
     value = {
         "file": source_text(result.path),
         "status": result.status,
@@ -133,7 +139,7 @@ def _read(numbered: tuple[int, Path], checkpoint: Checkpoint) -> Sample:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether a path is a regular file, or a link that leads nowhere, which gets an result that says so."""
+    """Return whether a path is a regular file, or a broken link, whose result then holds the error."""
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 

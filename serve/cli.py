@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.cli import (
     announcing_exit,
@@ -30,15 +31,15 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @click.group()
 @click.version_option(package_name="convnext_imagenet")
 def main() -> None:
-    """Use a trained network. CHECKPOINT is a weights file, or a RUN directory (its best epoch)."""
+    """Use a trained network. CHECKPOINT is a weights file or a RUN directory (its best epoch)."""
 
 
 @main.command("eval")
 @click.argument("checkpoint", type=options.PATH)
-@click.option("--records", type=options.PATH, required=True, help="The RECORDS directory that holds the images.")
-@click.option("--split", default="val", show_default=True, help="The split to evaluate.")
-@click.option("--report", type=options.PATH, help="Also write predictions, tables and a page into this directory.")
-@click.option("--real", type=options.PATH, help="With --report: the real.json of the ReaL labels, for their accuracy.")
+@click.option("--records", type=options.PATH, required=True, help="RECORDS directory with the images.")
+@click.option("--split", default="val", show_default=True, help="Split to evaluate.")
+@click.option("--report", type=options.PATH, help="Also write predictions, tables and an HTML page to this directory.")
+@click.option("--real", type=options.PATH, help="With --report: real.json of the ReaL labels; adds accuracy on them.")
 @options.weights
 @options.transform
 @options.flip
@@ -51,11 +52,11 @@ def eval_command(
 ) -> None:  # fmt: skip
     """Print the exact accuracy of CHECKPOINT over every row of a split.
 
-    --report also writes a row for each image (predictions/), accuracy by class, confused pairs, calibration, and a page
-    with the worst classes and their images; stopped, the same command goes on.
+    --report also writes one row per image (predictions/), accuracy by class, confused pairs, calibration, and an HTML
+    page with the worst classes and their images. If such a run is interrupted, the same command resumes it.
     """
     if real and not report:
-        raise click.UsageError("--real needs --report, where its numbers go")
+        raise click.UsageError("--real needs --report DIRECTORY: the accuracy on ReaL labels is written there")
     show_log_lines()
     with announcing_exit(), expected_errors():
         ranks, target = _start_evaluation(launch, report)
@@ -82,7 +83,7 @@ def eval_command(
             )  # fmt: skip
         click.echo("\n".join(accuracy_lines(accuracy, split)))
         rate = pace(accuracy.rows, time.monotonic() - started)
-        click.echo(f"{loaded.path} evaluated on {records} in {rate}. Next: {next_predict(checkpoint)}", err=True)
+        click.echo(f"{loaded.path} evaluated on {records} in {rate}.\nNext: {next_predict(checkpoint)}", err=True)
 
 
 def _start_evaluation(launch: dict[str, Any], report: Path | None) -> "tuple[Ranks, str]":
@@ -105,7 +106,7 @@ def _evaluate_into(
     from convnext_imagenet.serve.report.report import begin_report
 
     with (
-        StopSignals(f"the same command goes on in {report}", second_ends=True) as stop,
+        StopSignals(f"the same command resumes in {report}", second_ends=True) as stop,
         begin_report(report, loaded, rows, real, predict_options, ranks) as made,
     ):
         todo, started = report_finished_parts(made.job), time.monotonic()
@@ -117,13 +118,16 @@ def _evaluate_into(
         evaluation = made.write()
     click.echo("\n".join(evaluation_lines(evaluation, rows.name)))
     rate = pace(todo * ranks.own.world, seconds)
-    click.echo(f"{loaded.path} evaluated on {rows.folder.parent} in {rate}. Next: {next_report(report)}", err=True)
+    click.echo(f"{loaded.path} evaluated on {rows.folder.parent} in {rate}.\nNext: {next_report(report)}", err=True)
 
 
 @main.command()
 @click.argument("predictions", type=options.PATH)
 def verify(predictions: Path) -> None:
-    """Read all of PREDICTIONS again: every input once, in order, every byte and count as recorded."""
+    """Read PREDICTIONS and check every byte, row and count.
+
+    There must be one row for each input, in order, and all hashes and counts must be as recorded.
+    """
     with expected_errors():
         from convnext_imagenet.serve.errors import ServeError
         from convnext_imagenet.serve.predict.verify import verify_predictions
@@ -134,10 +138,10 @@ def verify(predictions: Path) -> None:
             click.echo(problem, err=True)
         if checked.problems:
             raise ServeError(
-                f"{predictions}: {len(checked.problems)} contradictions; delete the parts that are named with their "
-                f"receipts and _SUCCESS, and run the same `convnext-serve predict` again"
+                f"{predictions}: {plural(len(checked.problems), 'problem')}; delete the parts listed above, their "
+                f"receipts and _SUCCESS, then run the same `convnext-serve predict` again"
             )
-        click.echo(f"{predictions}: {checked.rows} rows, every input once, all bytes as recorded")
+        click.echo(f"{predictions}: {plural(checked.rows, 'row')}, one for each input, all bytes as recorded")
 
 
 @main.command()
@@ -145,14 +149,14 @@ def verify(predictions: Path) -> None:
 @click.argument("files", metavar="FILE...", type=options.PATH, nargs=-1, required=True)
 @click.option("--out", type=options.PATH, help="Write the labelled picture here; for several files, a directory.")
 @options.topk
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line: file, status, error, topk.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line: file, status, error, topk.")
 @options.workers
 @device_target_option
 def infer(
     checkpoint: Path, files: tuple[Path, ...], out: Path | None, topk: int, as_json: bool, workers: int,
     device_target: str,
 ) -> None:  # fmt: skip
-    """Name what is in each image FILE, with probabilities. A folder stands for its visible files."""
+    """Print the best classes of each image FILE, with probabilities. A folder means its visible files."""
     show_log_lines()
     with expected_errors():
         from convnext_imagenet.launch.devices import choose_target
@@ -173,9 +177,12 @@ def infer(
             _print_classification(result, picture, as_json)
         failed = [result for result in results if result.error]
         if failed:
-            raise ServeError(f"{len(failed)} of {len(images)} files could not be read, first {failed[0].path}")
-        hint = "" if out else "; --out picture.jpg draws the label"
-        click.echo(f"{len(images)} named{hint}. Next: {next_predict(checkpoint)}", err=True)
+            raise ServeError(
+                f"{len(failed)} of {plural(len(images), 'file')} could not be read, the first is {failed[0].path}; "
+                f"see the lines above"
+            )
+        hint = "" if out else "; --out picture.jpg draws the label into a picture"
+        click.echo(f"{plural(len(images), 'image')} classified{hint}.\nNext: {next_predict(checkpoint)}", err=True)
 
 
 def _print_classification(result: "Classification", picture: Path | None, as_json: bool) -> None:

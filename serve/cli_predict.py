@@ -1,4 +1,4 @@
-"""`convnext-serve predict`: what it prints and how it ends; the work is done in predict/job.py."""
+"""`convnext-serve predict`: its options, what it prints and its exit code; predict/job.py does the work."""
 
 import time
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options, with_heartbeat
 from convnext_imagenet.launch.cli_cluster import RAY, is_given, is_usual, on_cluster, refuse_unused
@@ -28,8 +29,8 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @click.command()
 @click.argument("checkpoint", type=options.PATH)
 @click.argument("images")
-@click.option("--split", default="val", show_default=True, help="The split, when IMAGES is a RECORDS directory.")
-@click.option("--column", default="", help="The column, when IMAGES is a table with several that may hold images.")
+@click.option("--split", default="val", show_default=True, help="Split to read when IMAGES is a RECORDS directory.")
+@click.option("--column", default="", help="Column to read when several columns of a table could hold images.")
 @click.option("--out", type=options.PATH, required=True, help="PREDICTIONS directory; an unfinished one is resumed.")
 @options.max_errors
 @options.weights
@@ -43,7 +44,9 @@ def predict(
     transform: TransformOptions, predict_options: PredictOptions, engine: EngineChoice, cluster: ClusterOptions,
     **launch: Any,
 ) -> None:  # fmt: skip
-    """Write one Parquet row for every input in IMAGES, unreadable ones included.
+    """Write one Parquet row for every input in IMAGES.
+
+    An unreadable input gets a row with the error.
 
     IMAGES is a folder, a list of files (.txt), a tar or a folder of tars, tables (.parquet, .arrow, .feather) with a
     column of image bytes or paths, a folder of Hugging Face's save_to_disk, a RECORDS directory, or a URI such as
@@ -65,7 +68,7 @@ def predict(
 
         predict_options = replace(predict_options, device_target=target, engine=engine.network)
         spec = PredictionSpec(checkpoint, weights, transform, images, split, column, out, predict_options)
-        with StopSignals(f"the same command goes on in {out}", second_ends=True) as stop:
+        with StopSignals(f"the same command resumes in {out}", second_ends=True) as stop:
             if engine.executor == RAY:
                 with _cluster(spec, cluster, stop) as executor:
                     summary, rows, seconds = _run(spec, ranks, stop, executor)
@@ -79,7 +82,7 @@ def predict(
 def _run(
     spec: "PredictionSpec", ranks: "Ranks", stop: StopSignals, executor: "ClusterExecutor | None" = None
 ) -> "tuple[Summary, int, float]":
-    """Run the job here, or its parts where `executor` does; return what it holds, the rows done, and the seconds."""
+    """Run the job here, or its parts on `executor`; return what PREDICTIONS holds, the rows done, and the seconds."""
     from convnext_imagenet.serve.predict.cluster import ClusterRunner
     from convnext_imagenet.serve.predict.job import LocalRunner, open_job
 
@@ -97,11 +100,15 @@ def _run(
 
 
 def _start_driver(choices: dict[str, Any], before: Callable[[], None]) -> "tuple[Ranks, str]":
-    """What `enter_ranks` gives, for a process that computes nothing itself."""
+    """Return what `enter_ranks` returns, for a process that computes nothing itself.
+
+    Raises click.UsageError for an option of the launcher, which the cluster replaces.
+    """
     for name in ("devices", "nodes", "node_rank", "rendezvous", "restarts", "heartbeat_timeout"):
         if not is_usual(name, choices[name]):
             raise click.UsageError(
-                f"--{name.replace('_', '-')}: --engine ray takes what the cluster has; leave it out, see --per-actor"
+                f"--{name.replace('_', '-')}: --engine ray uses the devices of the cluster; leave this option "
+                f"out, or see --per-actor"
             )
     before()
     choice = choose_target(choices["device_target"])
@@ -110,7 +117,7 @@ def _start_driver(choices: dict[str, Any], before: Callable[[], None]) -> "tuple
 
     from convnext_imagenet.model.runtime import prepare
 
-    prepare("CPU")
+    prepare("CPU")  # the networks run on the nodes: the driver needs no device
 
     from convnext_imagenet.launch.ranks.collectives import SINGLE
 
@@ -127,12 +134,12 @@ def _cluster(
 
 
 def _threads(workers: int, executor: "ClusterExecutor") -> int:
-    """The threads that decode beside each network: as many as it has cores, unless the user chose."""
+    """Return the decoding threads beside each network: the user's choice, else as many as the network has cores."""
     return workers if is_given("workers") else max(1, int(executor.per_worker.cpus))
 
 
 def report_finished_parts(job: "PredictionJob") -> int:
-    """Print how many of this rank's parts are there already; return the number of inputs that are still to be read."""
+    """Print how many of this rank's parts are there already; return the number of inputs still to be read."""
     done = len(job.own_parts) - len(job.pending)
     if done:
         click.echo(f"{job.out}: {done} of {len(job.own_parts)} parts are there already", err=True)
@@ -144,6 +151,6 @@ def _refuse_error_rows(out: Path, summary: "Summary", max_errors: int) -> None:
 
     if summary.error_rows > max_errors:
         raise ErrorRows(
-            f"{out} is finished and holds a row for every input, {summary.error_rows} of them error rows, more than "
-            f"the {max_errors} allowed; see columns status and error, or pass --max-errors {summary.error_rows}"
+            f"{out} is finished: every input has its row. {plural(summary.error_rows, 'error row')}, more than "
+            f"the {max_errors} allowed; see the columns status and error, or pass --max-errors {summary.error_rows}"
         )

@@ -1,4 +1,4 @@
-"""`convnext-serve weights`: import checkpoints from other programs, export ours for them; the work is in weights/."""
+"""`convnext-serve weights`: import weights of other programs, export ours to them; weights/ does the work."""
 
 from pathlib import Path
 
@@ -12,44 +12,45 @@ from convnext_imagenet.serve.settings import TransformOptions
 
 @click.group()
 def weights() -> None:
-    """Weights from other programs, and for them."""
+    """Import weights of other programs, or export to them."""
 
 
 @weights.command("import")
 @click.argument("file", type=options.PATH)
-@click.option("--out", type=options.PATH, required=True, help="The checkpoint to write, such as tiny.safetensors.")
+@click.option("--out", type=options.PATH, required=True, help="Checkpoint to write, such as tiny.safetensors.")
 @click.option(
     "--from",
     "scheme",
     type=click.Choice(["auto", "facebook", "timm", "transformers", "mindcv", "example", "openclip"]),
     default="auto",
     show_default=True,
-    help="Whose names the file must have; auto takes those that it has.",
+    help="Program whose parameter names FILE must use; auto detects it.",
 )
 @click.option(
     "--use",
     type=click.Choice(["ema", "raw"]),
-    help="Of a file with both: the moving average of the weights, or the weights as trained.  [default: ema]",
+    help="If FILE holds both: take the moving average of the weights, or the weights as trained.  [default: ema]",
 )
 @click.option(
     "--classes",
     type=options.PATH,
-    help="What the outputs mean: a RECORDS directory, or a text of lines 'wnid name'.  [default: ImageNet's, if 1000]",
+    help="Classes of the outputs: a RECORDS directory, or a text file of lines 'wnid name'.  "
+    "[default: ImageNet's for 1000 outputs]",
 )
 @click.option(
     "--fresh-head",
     is_flag=True,
-    help="Put a new classifier for --classes on the features, to be fine-tuned; the file's own, if any, is ignored.",
+    help="Replace the classifier of FILE, if any, by an untrained one for --classes, to be fine-tuned.",
 )
 @options.transform
 def import_command(
     file: Path, out: Path, scheme: str, use: str | None, classes: Path | None, fresh_head: bool,
     transform: TransformOptions,
 ) -> None:  # fmt: skip
-    """Make a checkpoint of ours from FILE: a ConvNeXt of Facebook, timm, transformers, MindCV, OpenCLIP or the example.
+    """Convert FILE, a ConvNeXt of Facebook, timm, transformers, MindCV, OpenCLIP or the MindSpore example.
 
-    FILE is a .safetensors, a .ckpt or a .pth (which needs the extra torch, and from which no code is run). Variant,
-    classes and evaluation transform are inferred and printed; every tensor is accounted for.
+    FILE is a .safetensors, .ckpt or .pth. A .pth needs the extra `torch`; no code in it is run. Variant, classes and
+    evaluation transform are inferred and printed. A missing tensor, or one of unknown purpose, is an error.
     """
     with expected_errors():
         from convnext_imagenet.serve.weights.importing import ImportOptions, import_weights
@@ -62,21 +63,26 @@ def import_command(
 
 @weights.command("export")
 @click.argument("checkpoint", type=options.PATH)
-@click.option("--out", type=options.PATH, required=True, help="The file to write; its card goes beside it, FILE.md.")
+@click.option(
+    "--out",
+    type=options.PATH,
+    required=True,
+    help="File to write; its model card is written to FILE.md.",
+)
 @click.option(
     "--format",
     "format_name",
     type=click.Choice(["onnx", "mindir", "safetensors"]),
     required=True,
-    help="onnx (with the extra `onnx`) for any program, mindir for MindSpore, safetensors for PyTorch.",
+    help="onnx (needs the extra `onnx`) for any program, mindir for MindSpore, safetensors for PyTorch.",
 )
 @click.option(
-    "--preprocessing", is_flag=True, help="onnx: the input is uint8 pixels (N, S, S, 3), normalised in the graph."
+    "--preprocessing", is_flag=True, help="With onnx: take uint8 pixels (N, S, S, 3) and normalise them in the graph."
 )
 @click.option(
     "--names",
     type=click.Choice(["facebook", "timm"]),
-    help="safetensors: whose names the parameters have.  [default: facebook]",
+    help="With safetensors: program whose parameter names to use.  [default: facebook]",
 )
 @device_target_option
 def export_command(
@@ -84,12 +90,14 @@ def export_command(
 ) -> None:
     """Write CHECKPOINT as a file for other programs, with a model card in Markdown beside it.
 
-    The file is read back, and published only when it answers as the network does.
+    The file is loaded again and kept only if it gives the same answers as the network.
     """
     if preprocessing and format_name != "onnx":
-        raise click.UsageError(f"--preprocessing belongs to --format onnx; a {format_name} always takes uint8 pixels")
+        raise click.UsageError(
+            "--preprocessing works only with --format onnx (mindir always takes uint8 pixels); leave it out"
+        )
     if names and format_name != "safetensors":
-        raise click.UsageError(f"--names belongs to --format safetensors; {format_name} has no names to choose")
+        raise click.UsageError(f"--names works only with --format safetensors; leave it out for {format_name}")
     show_log_lines()
     with expected_errors():
         from convnext_imagenet.launch.devices import choose_target
@@ -104,4 +112,4 @@ def export_command(
         is_new = export_weights(loaded, out, ExportOptions(format_name, preprocessing, names or "facebook"))
         size_mib = out.stat().st_size / 2**20
         click.echo(f"{out}: {size_mib:.1f} MiB, {'written and checked' if is_new else 'there already, unchanged'}")
-        click.echo(f"{loaded.path} exported. Next: read {out}.md, which says how to run it", err=True)
+        click.echo(f"{loaded.path} exported.\nNext: read {out}.md to learn how to run it", err=True)

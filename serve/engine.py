@@ -1,4 +1,4 @@
-"""What computes: MindSpore with our kernels, or onnxruntime; one call for either."""
+"""The two programs that can compute a network, MindSpore with our kernels and onnxruntime, behind one function type."""
 
 from collections.abc import Callable
 from importlib.metadata import version
@@ -17,9 +17,9 @@ Engine = Callable[[np.ndarray], list[np.ndarray]]
 
 
 def engine_facts(name: str, device_target: str) -> dict[str, str]:
-    """Return the engine and its version, for a plan.
+    """Return the engine's name and version, for the plan of PREDICTIONS.
 
-    Raises ModelError when a package is missing, and ServeError for a device that it does not run on.
+    Raises ModelError when a package is missing, and ServeError for a device that the engine does not support.
     """
     if name == "mindspore":
         return {"name": name, "version": version("mindspore")}
@@ -27,21 +27,24 @@ def engine_facts(name: str, device_target: str) -> dict[str, str]:
     engine_version = import_onnxruntime().__version__
     if device_target != "CPU":
         raise ServeError(
-            f"engine onnxruntime runs on the CPU only, not on {device_target}; pass --device-target CPU, "
+            f"engine onnxruntime runs only on the CPU, not on {device_target}; pass --device-target CPU, "
             f"or --engine mindspore"
         )
     return {"name": name, "version": engine_version}
 
 
 def open_engine(name: str, checkpoint: Checkpoint, with_features: bool = False) -> Engine:
-    """Return the engine of this name ("mindspore", "onnxruntime") with the checkpoint's network."""
+    """Return the engine of this name ("mindspore", "onnxruntime") with the checkpoint's network.
+
+    Raises ModelError when a package is missing.
+    """
     if name == "mindspore":
         return network_engine(checkpoint.classifier(with_features))
     return run_onnx(onnx_model(checkpoint.card, checkpoint.arrays, preprocessing=True, with_features=with_features))
 
 
 def network_engine(classifier: Any) -> Engine:
-    """Return a MindSpore network as an engine."""
+    """Return an engine that runs a MindSpore network, such as a `Classifier`."""
 
     def run(pixels_NHWC: np.ndarray) -> list[np.ndarray]:
         outputs = classifier(ms.Tensor(pixels_NHWC))

@@ -1,13 +1,13 @@
-"""What a user of a frozen network can do wrong, and the two ways a job ends without being done."""
+"""Errors of evaluation and prediction that a user can fix: one line on the screen and an exit code."""
 
 from convnext_imagenet.base.errors import ExpectedError
 
 
 class ServeError(ExpectedError):
-    """A checkpoint, an image or a directory that cannot be used, with the way out."""
+    """A checkpoint, image or directory that cannot be used; the message names the way out."""
 
 
 class ErrorRows(ServeError):
-    """A finished job that holds more error rows than the user allowed."""
+    """A finished job with more error rows than the user allowed."""
 
     exit_code = 3

@@ -1,8 +1,7 @@
 """Exact accuracy over a split of RECORDS: every row counted once, summed, divided once, compared with the manifest.
 
-Ranks take whole batches, those that a single process would make, so that their number changes no logit. Training calls
-`evaluate` on its live network after each epoch and `convnext-serve eval` on a frozen one, so that
-both print the same number.
+Ranks take whole batches, the same ones that a single process would make, so the number of ranks changes no logit.
+Training calls `evaluate` after each epoch and `convnext-serve eval` on a frozen network, so both print the same number.
 """
 
 import contextlib
@@ -24,12 +23,12 @@ from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.prefetch import map_ahead
 from convnext_imagenet.serve.scoring import true_label_ranks
 
-_BATCHES_AHEAD = 2
+_BATCHES_AHEAD = 2  # one waits ready while the threads decode the next
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Counts over `rows` images. `guesses` is how many classes a top-5 answer names: 5, or all when there are fewer."""
+    """Counts over `rows` images. `guesses` is the k of "top-5": 5, or the number of classes if that is lower."""
 
     rows: int
     top1_correct: int
@@ -38,12 +37,12 @@ class Accuracy:
 
     @property
     def top1(self) -> float:
-        """The fraction of rows whose best class is the true one."""
+        """Return the fraction of rows whose best class is the true one."""
         return self.top1_correct / self.rows
 
     @property
     def top5(self) -> float:
-        """The fraction of rows whose true class is among the `guesses` best ones."""
+        """Return the fraction of rows whose true class is among the `guesses` best ones."""
         return self.top5_correct / self.rows
 
 
@@ -56,7 +55,7 @@ class _Labelled:
 
 @dataclass(frozen=True)
 class _CountedRows:
-    """The rows that one process has evaluated: the rank of each row's true class among its logits, and which row."""
+    """The rows that one process has evaluated: rank of the true class among the logits, label and sample id of each."""
 
     ranks: np.ndarray
     labels: np.ndarray
@@ -75,15 +74,15 @@ def evaluate(
     is_stopped: Callable[[], bool] = lambda: False,
     flip: bool = False,
 ) -> Accuracy:
-    """The accuracy of `classifier` (uint8 pixels (N, S, S, 3) -> logits (N, K)) over every row of `split`.
+    """Return the accuracy of `classifier` (uint8 pixels (N, S, S, 3) -> logits (N, K)) over every row of `split`.
 
-    The last batch is padded to `batch_size` (or all batches to the rows of the split, when those are fewer) and
-    the padding is not counted. `workers` threads decode and resize while the network computes. `on_progress`
-    gets the number of rows of each batch of this rank; `is_stopped` is asked before each. With `flip`, logits are means
-    over the image and its mirror image. The network is left in evaluation mode.
+    A batch holds `batch_size` rows, or all rows of a smaller split. The last batch is padded; padding is not counted.
+    `workers` threads decode and resize while the network computes. `on_progress` gets the number of rows of each batch
+    of this rank; `is_stopped` is asked before each batch. With `flip`, logits are means over the image and its mirror
+    image. The network is left in evaluation mode.
 
-    Raises ServeError for a row that cannot be decoded, Interrupted, on all ranks, when one was stopped, RuntimeError
-    when what was counted is not what the manifest says, which is a bug and never an accuracy.
+    Raises ServeError for a row that cannot be decoded; Interrupted, on all ranks, when one was stopped; RuntimeError
+    when the counts differ from the manifest, which is a bug.
     """
     classifier.set_train(False)
     size = min(batch_size, split.rows)
@@ -141,5 +140,5 @@ def _compare_with_manifest(split: Split, counted: _CountedRows, ranks: Ranks) ->
     if per_sample.max() > 1 or tuple(per_class.tolist()) != entry.rows_per_class:
         raise RuntimeError(
             f"split {split.name!r}: evaluated {per_class.sum()} rows ({(per_sample > 0).sum()} distinct), the manifest "
-            f"says {split.rows}, or their labels differ from its counts per class"
+            f"lists {split.rows}, or the labels differ from its counts per class"
         )

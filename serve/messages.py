@@ -1,16 +1,20 @@
-"""Turns results into lines for the terminal."""
+"""Turns results into lines for the terminal. It prints nothing itself.
+
+Totals come last, and each result ends with the command to run next.
+"""
 
 from pathlib import Path
 
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.serve.evaluate import Accuracy
 from convnext_imagenet.serve.predict.job import Summary
 from convnext_imagenet.serve.report.tables import Evaluation
 
 
 def accuracy_lines(accuracy: Accuracy, split: str) -> list[str]:
-    """The fractions as the MindSpore example prints them, then the counts that they come from."""
+    """Return the fractions as the MindSpore example prints them, then the counts that they come from."""
     rows, guesses = accuracy.rows, accuracy.guesses
-    fewer = "" if guesses == 5 else f" (the network knows {guesses} classes: top-{guesses})"
+    fewer = "" if guesses == 5 else f" (the network has {plural(guesses, 'class')}, so this is top-{guesses})"
     return [
         str({"Top1-Acc": accuracy.top1, "Top5-Acc": accuracy.top5}),
         f"top-1 {accuracy.top1_correct}/{rows}, top-5 {accuracy.top5_correct}/{rows}{fewer}, "
@@ -19,35 +23,38 @@ def accuracy_lines(accuracy: Accuracy, split: str) -> list[str]:
 
 
 def evaluation_lines(evaluation: Evaluation, split: str) -> list[str]:
-    """The lines of the accuracy, then ReaL accuracy where it was counted, and the calibration error."""
+    """Return the lines of the accuracy, then ReaL accuracy if it was counted, and the calibration error."""
     lines, real = accuracy_lines(evaluation.accuracy, split), evaluation.real
     if real:
         share = "" if real.accuracy is None else f" ({real.accuracy:.2%})"
-        lines.append(f"ReaL top-1 {real.correct}/{real.rows}{share}, {real.unlabelled} images without ReaL labels")
+        lines.append(
+            f"ReaL top-1 {real.correct}/{real.rows}{share}, {plural(real.unlabelled, 'image')} without ReaL labels"
+        )
     error, bins = evaluation.calibration_error, len(evaluation.bins)
     return [*lines, f"expected calibration error {error:.4f} ({bins} bins)"]
 
 
 def summary_line(out: Path, summary: Summary, pace: str) -> str:
-    """What PREDICTIONS holds, how much of it was made now, and what to do with it."""
-    counts = ", ".join(f"{count} {status}" for status, count in sorted(summary.statuses.items()))
+    """Return what PREDICTIONS holds, how much of it this run wrote, and what to do next."""
+    counts = ", ".join(f"{count:,} {status}" for status, count in sorted(summary.statuses.items()))
     return (
-        f"{out}: {summary.rows} inputs, {summary.rows} rows ({counts}) in {summary.parts} parts, "
-        f"{summary.parts_made} of them made now in {pace}. "
+        f"{out}: {plural(summary.rows, 'input')}, {plural(summary.rows, 'row')} ({counts}) in "
+        f"{plural(summary.parts, 'part')}, {summary.parts_made} of them written now in {pace}.\n"
         f"Next: query {out}/part-*.parquet with any tool that reads Parquet"
     )
 
 
 def pace(images: int, seconds: float) -> str:
-    """Seconds, and images in each of them."""
-    return f"{seconds:.1f} s ({images / max(seconds, 1e-9):.1f} images/s, compilation included)"
+    """Return the seconds and, if there were images, how many per second."""
+    rate = f" ({images / max(seconds, 1e-9):.1f} images/s, compilation included)" if images else ""
+    return f"{seconds:.1f} s{rate}"
 
 
 def next_predict(checkpoint: Path) -> str:
-    """What to do with a checkpoint whose accuracy is known."""
+    """Return the command to run on a checkpoint after its accuracy is known."""
     return f"convnext-serve predict {checkpoint} IMAGES --out PREDICTIONS"
 
 
 def next_report(report: Path) -> str:
-    """What to do with a report."""
+    """Return what to do with a finished report."""
     return f"open {report / 'report.html'}, or query {report / 'predictions'}/part-*.parquet"

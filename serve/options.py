@@ -1,4 +1,4 @@
-"""The options that commands of `convnext-serve` share, and the frozen values that a command gets of them."""
+"""Options that several commands of `convnext-serve` share, and the frozen values that a command gets from them."""
 
 import functools
 import os
@@ -23,65 +23,75 @@ def _engine_choice(words: Sequence[str]) -> EngineChoice:
 
 
 def _pick_one(words: Sequence[str], choices: Sequence[str]) -> str:
-    """Return the one of the choices that was given, the first of them when none was."""
+    """Return the choice that was given, or the first one by default. Raises click.UsageError for two."""
     given = [choice for choice in choices if choice in words]
     if len(given) > 1:
-        raise click.UsageError(f"--engine: {' and '.join(given)} exclude each other; give one of them")
+        raise click.UsageError(f"--engine: {' and '.join(given)} exclude each other; choose one of them")
     return (*given, choices[0])[0]
 
 
 workers = click.option(
     "--workers",
     type=click.IntRange(min=1),
-    default=lambda: len(os.sched_getaffinity(0)),
+    default=lambda: len(os.sched_getaffinity(0)),  # not cpu_count: a batch system may grant fewer
     show_default="the cores of this process",
-    help="Threads of a rank that decode and resize; they change no result.",
+    help="Threads per rank that decode and resize; the number changes no result.",
 )
 batch_size = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     default=32,
     show_default=True,
-    help="Images that the network sees at once.",
+    help="Images in one batch of the network.",
 )
 topk = click.option(
-    "--topk", type=click.IntRange(min=1), default=5, show_default=True, help="Classes named for each image."
+    "--topk",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Number of best classes to list for each image.",
 )
 weights = click.option(
     "--weights",
     type=click.Choice(["best", "raw", "ema"]),
     default="best",
     show_default=True,
-    help="Of a RUN: the better of its best epoch, the weights as they are, or their moving average.",
+    help="Which weights of a RUN: as trained (raw), their moving average (ema), or the better of both (best).",
 )
-flip = click.option("--flip", is_flag=True, help="Average over the image and its mirror image.")
+flip = click.option("--flip", is_flag=True, help="Average the outputs over the image and its mirror image.")
 max_errors = click.option(
     "--max-errors",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Error rows that still end with exit code 0; more end with 3. All rows are written either way.",
+    help="Error rows that are allowed; with more, the exit code is 3. All rows are written in any case.",
 )
 engine = click.option(
     "--engine",
     type=click.Choice([*EXECUTORS, *NETWORKS]),
     multiple=True,
     callback=lambda context, option, words: _engine_choice(words),
-    help="Where it runs: local, or ray, a cluster (extra `ray`). What computes: mindspore, or onnxruntime, which "
-    "needs no C++ compiler (CPU only, extra `onnx`). Once for each.  [default: local, mindspore]",
+    help="Where to run: local, or ray for a cluster (extra `ray`). What computes: mindspore, or onnxruntime, which "
+    "needs no C++ compiler (CPU only, extra `onnx`). Repeat the option to choose both.  [default: local, mindspore]",
 )
+# The defaults are in the help texts: None means the value in the checkpoint, which click cannot show.
 _TRANSFORM = (
-    click.option("--size", "size_px", type=click.IntRange(min=32), help="Pixels of a side.  [default: as trained]"),
+    click.option(
+        "--size",
+        "size_px",
+        type=click.IntRange(min=32),
+        help="Side of the input in pixels.  [default: as trained]",
+    ),
     click.option(
         "--crop-pct",
         type=click.FloatRange(0, 1, min_open=True),
-        help="Share of the resized image that the centre crop keeps.  [default: as trained]",
+        help="Share of the resized short side that the centre crop keeps.  [default: as trained]",
     ),
     click.option(
         "--resize",
         "mode",
         type=click.Choice(["crop", "squash"]),
-        help="Resize the short side and crop, or squash all of the image.  [default: as trained]",
+        help="Resize the short side and crop the centre, or squash the whole image.  [default: as trained]",
     ),
 )
 _CLUSTER = (
@@ -90,7 +100,7 @@ _CLUSTER = (
         "--per-actor",
         multiple=True,
         metavar="NAME=AMOUNT",
-        help="With --engine ray: what one network takes of a node, such as CPU=8, GPU=1 or NPU=1; may be repeated.  "
+        help="With --engine ray: resources that each network reserves, such as CPU=8, GPU=1 or NPU=1; repeatable.  "
         "[default: one device and its share of the cores]",
     ),
 )
@@ -101,9 +111,9 @@ _PREDICTION = (
         type=click.IntRange(min=1),
         default=4096,
         show_default=True,
-        help="Most inputs in one Parquet file; the first files are smaller, so that rows are there within seconds.",
+        help="Most inputs in one Parquet file. The first files are smaller, so the first rows can be read in seconds.",
     ),
-    click.option("--features", is_flag=True, help="Add a column with the pooled vector before the head."),
+    click.option("--features", is_flag=True, help="Add a column with the pooled features before the head."),
     click.option("--logits", is_flag=True, help="Add a column with all logits."),
     click.option(
         "--image-timeout",
@@ -112,7 +122,7 @@ _PREDICTION = (
         default=60.0,
         show_default=True,
         metavar="SECONDS",
-        help="An input that takes longer to read and decode becomes an error row.",
+        help="Time limit to read and decode one input. An input that takes longer becomes an error row.",
     ),
     flip,
     batch_size,
@@ -126,17 +136,17 @@ def _prediction(features: bool, logits: bool, **values: Any) -> PredictOptions:
 
 
 def transform(command: Command) -> Command:
-    """Give a command the options that state the evaluation transform, as its argument `transform`."""
+    """Add the options of the evaluation transform to a command, which gets them as the argument `transform`."""
     return _as_one_value("transform", TransformOptions, ("size_px", "crop_pct", "mode"), _TRANSFORM, command)
 
 
 def cluster(command: Command) -> Command:
-    """Give a command the options of a cluster that makes parts, as its argument `cluster`."""
+    """Add the options of a cluster to a command, which gets them as the argument `cluster`."""
     return _as_one_value("cluster", ClusterOptions, ("address", "per_actor"), _CLUSTER, command)
 
 
 def prediction(command: Command) -> Command:
-    """Give a command the options of how inputs are scored as its argument `predict_options` (no engine, no device)."""
+    """Add the options of scoring to a command, which gets them as `predict_options` (without engine and device)."""
     names = ("topk", "part_rows", "batch_size", "workers", "flip", "features", "logits", "timeout_s")
     return _as_one_value("predict_options", _prediction, names, _PREDICTION, command)
 
@@ -144,12 +154,12 @@ def prediction(command: Command) -> Command:
 def _as_one_value(
     argument: str, make: Callable[..., Any], names: Sequence[str], options: Sequence[Command], command: Command
 ) -> Command:
-    """Return `command` with these options, whose values `names` it gets as `argument=make(**values)`."""
+    """Return `command` with `options`; it gets their values `names` as one argument, `argument=make(**values)`."""
 
     @functools.wraps(command)
     def with_one_value(**values: Any) -> Any:
         return command(**{argument: make(**{name: values.pop(name) for name in names})}, **values)
 
-    for option in reversed(options):
+    for option in reversed(options):  # decorators apply from the last to the first; --help lists them in this order
         with_one_value = option(with_one_value)
     return with_one_value

@@ -1,4 +1,4 @@
-"""A picture with its label: the image as it is, enlarged when it is tiny, above a bar that names it."""
+"""Draws a labelled picture: the image, enlarged if it is small, above a bar with its label and score."""
 
 import io
 from pathlib import Path
@@ -9,19 +9,19 @@ from PIL import Image, ImageDraw, ImageFont
 from convnext_imagenet.base.files import make_folder, write_atomically
 
 PICTURE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
-_SMALLEST_SIDE_PX = 384
-_SMALLEST_FONT_PX = 18
-_JPEG_QUALITY = 92
+_SMALLEST_SIDE_PX = 384  # room for a caption of about 25 letters
+_SMALLEST_FONT_PX = 18  # readable without zooming
+_JPEG_QUALITY = 92  # Pillow's default of 75 blurs small letters
 _BAR, _INK, _FAINT, _ACCENT = (24, 26, 30), (245, 245, 245), (70, 74, 82), (94, 174, 255)
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def labelled_picture(image_HWC: np.ndarray, label: str, score: float) -> Image.Image:
-    """The image (uint8 RGB) over a caption bar with `label`, `score` (0..1) in percent, and the score as a line.
+    """Return the image, uint8 RGB (H, W, 3), above a bar with `label`, `score` (0..1) in percent, and a line for it.
 
-    The longer side is enlarged to 384 px at least, and the picture is never narrower, so that the caption can be
-    read under any image. A label that is too long for the bar ends in "...".
+    An image whose longer side is below 384 px is enlarged to it, and the picture is at least 384 px wide, so that the
+    caption can be read. A label that is too long for the bar ends in "...".
     """
     image = _enlarged(Image.fromarray(image_HWC))
     width = max(image.width, _SMALLEST_SIDE_PX)
@@ -42,7 +42,7 @@ def labelled_picture(image_HWC: np.ndarray, label: str, score: float) -> Image.I
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write the picture as the file's ending says, whole or not at all."""
+    """Write the picture in the format of the file's ending, whole or not at all; make its folder. Raises OSError."""
     buffer = io.BytesIO()
     picture.save(buffer, PICTURE_FORMATS[path.suffix.lower()], quality=_JPEG_QUALITY)
     make_folder(path.parent)

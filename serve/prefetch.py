@@ -1,6 +1,7 @@
-"""Threads that read and decode ahead of the network: results in the order of the items, each call with a time limit.
+"""Threads that work ahead of a consumer: results in the order of the items, each call with a time limit.
 
-This file knows nothing of images.
+Our own daemon threads, because the interpreter waits for the threads of a pool when it ends: one hanging image would
+keep a finished job from ending (DECISIONS, 2026-11-26). This file knows nothing of images.
 """
 
 import queue
@@ -13,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_POLL_SECONDS = 0.2
-_END_SECONDS = 5.0  # a thread that hangs is a daemon: it ends with the process
+_POLL_SECONDS = 0.2  # how often a waiting consumer looks at the time limit
+_END_SECONDS = 5.0  # then the process may end: threads that still hang are daemons and end with it
 
 
 def map_ahead(
@@ -27,9 +28,9 @@ def map_ahead(
 ) -> Generator[Result, None, None]:
     """Yield `function(item)` in the order of the items, computed by threads up to `ahead` items in advance.
 
-    At most `ahead` results wait in memory. An exception of `function` is raised at its place in the order. With
-    `on_limit`, a call that lasts over `limit_s` seconds is given up and `on_limit(item)` takes its place; a thread that
-    hangs in it is replaced, and ends with the process.
+    At most `ahead` results wait in memory. An exception of `function` is raised when its item's turn comes. With
+    `on_limit`, a call of more than `limit_s` seconds is abandoned and yields `on_limit(item)` instead. A new thread
+    replaces the one that hangs in it, which ends with the process.
     """
     remaining, threads = iter(items), _Threads(function, workers)
     started: deque[_Call[Item, Result]] = deque()
@@ -44,7 +45,7 @@ def map_ahead(
 
 
 class _Call(Generic[Item, Result]):
-    """A call of the function: when it began, whether it is done or given up, and its result or exception."""
+    """A call of the function: when it began, whether it is done or abandoned, and its result or exception."""
 
     def __init__(self, item: Item) -> None:
         self.item = item
@@ -56,7 +57,7 @@ class _Call(Generic[Item, Result]):
 
 
 class _Threads:
-    """Daemon threads that take calls from one queue, so that one that hangs keeps no process from ending."""
+    """Daemon threads that take calls from one queue; a hanging one does not keep the process from ending."""
 
     def __init__(self, function: Callable[[Any], Any], workers: int) -> None:
         self._function = function
@@ -82,7 +83,7 @@ class _Threads:
         return call.result
 
     def end(self) -> None:
-        """Let every thread finish its call and end; those that hang are waited for _END_SECONDS in all."""
+        """Let every thread finish its call and end; wait at most _END_SECONDS for all of them together."""
         self._is_ending = True
         for _ in self._threads:
             self._calls.put(None)
@@ -104,4 +105,4 @@ class _Threads:
                 call.error = error
             call.is_done.set()
             if call.is_given_up:
-                return
+                return  # the consumer has replaced this thread

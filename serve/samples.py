@@ -1,6 +1,7 @@
-"""One input as the network sees it: its bytes read, checked, decoded and transformed, or the reason why not.
+"""Reads one input for the network: loads, checks, decodes and transforms it.
 
-Reading an input never raises: what is wrong with it goes into `status` and `error`.
+Reading never raises for a bad input: `status` and `error` hold the reason. They are stored in PREDICTIONS, so after a
+change of their words raise ROWS_VERSION (predict/schema.py). This file knows no networks.
 """
 
 import hashlib
@@ -17,11 +18,11 @@ _STATUS_OF_REASON = {"too_large": "too_large", "dimensions": "too_large", "unsup
 
 @dataclass(frozen=True)
 class Sample:
-    """One input as it was read. `pixels` is uint8 (S, S, 3), or None when `status` is not "ok".
+    """One input after reading. `pixels` is uint8 (S, S, 3), or None when `status` is not "ok".
 
-    `status` is otherwise "decode_error", "too_large", "unsupported", "read_error" or "timeout", with `error` as text.
-    `sha256` is None for a file that could not be read or has more bytes than are read; `width`, `height` and
-    `mode` are None when the header was not whole. `label` is a class index where the input's source knows it.
+    `status` is then "decode_error", "too_large", "unsupported", "read_error" or "timeout", and `error` says why.
+    `sha256` is None for a file that could not be read or is too large to read; `info` is None without a whole header.
+    `label` is the class index, if the source of the input knows it.
     """
 
     sample_id: int
@@ -35,7 +36,7 @@ class Sample:
 
 
 def read_sample(item: Item, sample_id: int, transform: EvalTransform) -> Sample:
-    """One input, loaded, decoded and transformed."""
+    """Return one input, loaded, decoded and transformed, or with the reason why it could not be."""
     try:
         data = item.load()
     except OSError as error:
@@ -53,7 +54,7 @@ def read_sample(item: Item, sample_id: int, transform: EvalTransform) -> Sample:
 
 
 def timed_out(item: Item, sample_id: int, seconds: float) -> Sample:
-    """An input whose reading and decoding took longer than `seconds`."""
+    """Return the sample of an input whose reading and decoding took longer than `seconds`."""
     error = f"not read and decoded within {seconds:g} s"
     return Sample(sample_id, item.source, status="timeout", error=error, label=item.label)
 

@@ -1,4 +1,4 @@
-"""Samples in, scores out: one batch through the network, ranked; the same for Parquet and for the screen."""
+"""Samples -> scores: one batch through the network, ranked. PREDICTIONS and the screen use the same function."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Guess = dict[str, Any]  # class_index, wnid, name, score: a value of the column 
 
 @dataclass(frozen=True)
 class ScoredSample:
-    """What the network says of one input: the best classes, and where asked for its features (C,) and logits (K,)."""
+    """The network's answer for one input: the best classes and, on request, features (C,) and logits (K,), float32."""
 
     guesses: list[Guess]
     features: np.ndarray | None = None
@@ -32,11 +32,11 @@ def score_samples(
     flip: bool = False,
     extras: Sequence[str] = (),
 ) -> list[ScoredSample | None]:
-    """Return the `topk` best classes of each of up to `batch_size` samples, best first; None for one without pixels.
+    """Return the `topk` best classes of up to `batch_size` samples, best first; None for a sample without pixels.
 
     `classes` holds (wnid, name) by index. With `flip`, logits and features are means over the image and its mirror
-    image. `extras` names what a result holds besides; "features" needs an engine that gives them. Raises ServeError
-    when a logit is not a finite number.
+    image. `extras` adds "features" or "logits" to a result; "features" needs an engine that returns them. Raises
+    ServeError when a logit is NaN or infinite.
     """
     readable = [position for position, sample in enumerate(samples) if sample.pixels is not None]
     scored: list[ScoredSample | None] = [None] * len(samples)
@@ -57,12 +57,12 @@ def score_samples(
 
 
 def best_classes(logits_NK: np.ndarray, k: int) -> np.ndarray:
-    """Return the indices (N, k) of the k greatest logits of each row, best first, among equals the lower index."""
+    """Return the indices (N, k) of the k greatest logits of each row, best first; the lower index wins a tie."""
     return np.argsort(-logits_NK, axis=1, kind="stable")[:, :k]
 
 
 def probabilities(logits_NK: np.ndarray) -> np.ndarray:
-    """Return the softmax of each row, computed in float64, as float32 (N, K)."""
+    """Return the softmax of each row as float32 (N, K), computed in float64."""
     shifted_NK = logits_NK.astype(np.float64) - logits_NK.max(axis=1, keepdims=True)
     exponentials_NK = np.exp(shifted_NK)
     return (exponentials_NK / exponentials_NK.sum(axis=1, keepdims=True)).astype(np.float32)
@@ -71,12 +71,14 @@ def probabilities(logits_NK: np.ndarray) -> np.ndarray:
 def true_label_ranks(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """Return the rank 0..K-1 of each row's true class among its logits, int64 (N,); 0 is the best.
 
-    Classes with a greater logit come before, and so do those with an equal logit and a lower index, as in
-    `best_classes`. A row that holds a NaN has rank K: it is never correct.
+    Ahead of it are the classes with a greater logit, and those with an equal logit and a lower index, as in
+    `best_classes`. A row with a NaN has rank K, so it is never correct. Raises ValueError for a label outside 0..K-1.
     """
     classes = logits_NK.shape[1]
     if labels_N.size and not 0 <= labels_N.min() <= labels_N.max() < classes:
-        raise ValueError(f"labels {labels_N.min()}..{labels_N.max()}, the network knows 0..{classes - 1}")
+        raise ValueError(
+            f"labels are {labels_N.min()}..{labels_N.max()}, the classes of the network are 0..{classes - 1}"
+        )
     true_N1 = np.take_along_axis(logits_NK, labels_N[:, None], axis=1)
     before_NK = np.arange(classes) < labels_N[:, None]
     ahead_NK = (logits_NK > true_N1) | ((logits_NK == true_N1) & before_NK)
@@ -95,6 +97,6 @@ def _refuse_non_finite(logits_NK: np.ndarray, sources: Sequence[str]) -> None:
     bad_N = ~np.isfinite(logits_NK).all(axis=1)
     if bad_N.any():
         raise ServeError(
-            f"{sources[int(bad_N.argmax())]}: the network answers with NaN or infinity; "
-            f"the checkpoint is damaged or its training diverged: use another one"
+            f"{sources[int(bad_N.argmax())]}: the network returns NaN or infinity; "
+            f"the checkpoint is damaged or its training diverged: use another checkpoint"
         )

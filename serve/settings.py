@@ -1,4 +1,4 @@
-"""What a user chooses, as frozen values. Light: a launcher reads them before MindSpore is loaded."""
+"""What a user chooses, as frozen values. Imports no MindSpore: a launcher reads them before it starts ranks."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,7 +9,10 @@ Weights = Literal["best", "raw", "ema"]
 
 @dataclass(frozen=True)
 class TransformOptions:
-    """What replaces fields of a checkpoint's evaluation transform; None keeps a field."""
+    """New values for fields of a checkpoint's evaluation transform; None keeps a field.
+
+    `size_px` is the side of the crop, `crop_pct` in (0, 1], `mode` "crop" or "squash".
+    """
 
     size_px: int | None = None
     crop_pct: float | None = None
@@ -21,15 +24,17 @@ class TransformOptions:
 
 
 class EngineChoice(NamedTuple):
-    """What --engine says: `executor`, where parts are made, is "local" or "ray"; `network` is what computes them,
-    "mindspore" or "onnxruntime"."""
+    """What --engine chooses.
+
+    `executor` is where parts are made, "local" or "ray"; `network` is what computes them, "mindspore" or "onnxruntime".
+    """
 
     executor: str
     network: str
 
 
 class ClusterOptions(NamedTuple):
-    """Which cluster makes the parts, HOST:PORT or nothing, and what one network takes of a node: ("CPU=8", ...)."""
+    """The cluster's address, HOST:PORT or empty, and the resources that one network takes of a node: ("CPU=8", ...)."""
 
     address: str = ""
     per_actor: tuple[str, ...] = ()
@@ -37,9 +42,9 @@ class ClusterOptions(NamedTuple):
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How inputs are scored; `workers` and `timeout_s` are no part of the plan, since they change no score.
+    """How inputs are scored. `workers` and `timeout_s` are not part of the plan, because they change no score.
 
-    `flip` averages over the image and its mirror image, `extras` are further columns: "features", "logits". An input
+    `flip` averages over the image and its mirror image, `extras` are additional columns: "features", "logits". An input
     that takes over `timeout_s` seconds to read and decode becomes an error row. `engine` is "mindspore" or
     "onnxruntime".
     """

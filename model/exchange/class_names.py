@@ -1,4 +1,4 @@
-"""What the outputs of an imported classifier are called: (wnid, name) by index."""
+"""The classes of an imported classifier: (wnid, name) by index."""
 
 import re
 from pathlib import Path
@@ -12,23 +12,23 @@ ClassTable = tuple[tuple[str, str], ...]
 
 
 def imagenet_classes() -> ClassTable:
-    """The 1000 classes of ILSVRC2012, in the order of their WordNet ids, which is that of every published classifier.
+    """Return the 1000 classes of ILSVRC2012, sorted by wnid, which is the order of every published classifier.
 
-    Names are WordNet's words; the file says where they come from.
+    Names are WordNet's words; the file states its sources (DECISIONS, 2026-11-26).
     """
     return read_classes(_PACKAGED)
 
 
 def read_classes(path: Path) -> ClassTable:
-    """The classes in a text file: a line "wnid name" for each, in the order of the outputs; # begins a comment.
+    """Return the classes in a text file: a line "wnid name" for each, in the order of the outputs; # begins a comment.
 
-    Raises ModelError for a file that is no such list or names a wnid twice.
+    Raises ModelError for a file that is not such a list, or lists a wnid twice.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(
-            f"{path}: cannot be read as a list of classes ({error}); give a text of lines 'wnid name'"
+            f"{path}: cannot be read as a list of classes ({error}); give a text file of lines 'wnid name'"
         ) from error
     classes: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
@@ -36,14 +36,14 @@ def read_classes(path: Path) -> ClassTable:
             continue
         wnid, _, name = line.strip().partition(" ")
         if not _WNID.fullmatch(wnid) or wnid in classes:
-            fault = "stands there twice" if wnid in classes else "is no wnid such as n01440764"
+            fault = "is listed twice" if wnid in classes else "is not a wnid such as n01440764"
             raise ModelError(f"{path}: line {number}: {wnid[:40]!r} {fault}; give one line 'wnid name' for each class")
         classes[wnid] = name.strip() or wnid
     if not classes:
-        raise ModelError(f"{path}: names no classes; give one line 'wnid name' for each")
+        raise ModelError(f"{path}: lists no classes; give one line 'wnid name' for each class")
     return tuple(classes.items())
 
 
 def unnamed_classes(count: int) -> ClassTable:
-    """Stand-ins for `count` classes that nobody has named: no wnid, and the index as the name."""
+    """Return `count` classes without names: an empty wnid, and the index as the name."""
     return tuple(("", f"class {index}") for index in range(count))

@@ -1,4 +1,4 @@
-"""A safetensors file for another program: our parameters under its names, in its shapes."""
+"""Makes a safetensors file for another program: our parameters by its names and in its shapes."""
 
 from collections.abc import Mapping
 
@@ -10,9 +10,9 @@ from convnext_imagenet.model.exchange.naming import export_arrays, scheme_named
 
 
 def renamed_payload(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, names: str) -> bytes:
-    """The bytes of a safetensors file with these parameters, float32, by the names of a scheme ("facebook", "timm").
+    """Return a safetensors file with these parameters, float32, by the names of a scheme ("facebook", "timm").
 
-    Its metadata is {"format": "pt"}, which PyTorch's readers look for. ModelError for a scheme that there is not.
+    Its metadata is {"format": "pt"}, which PyTorch's readers look for. Raises ModelError for an unknown scheme.
     """
     theirs = export_arrays(arrays, config, scheme_named(names))
     packed = {name: np.ascontiguousarray(theirs[name]) for name in sorted(theirs)}

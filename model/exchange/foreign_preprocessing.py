@@ -1,4 +1,7 @@
-"""How images are prepared for weights of another program: by the file beside them, else by their own file's name."""
+"""Finds the evaluation transform of another program's weights: in the JSON beside them, else in the file's name.
+
+The remarks, "where it comes from", are stored in the model card: other words would be another file.
+"""
 
 import json
 import re
@@ -12,22 +15,24 @@ from convnext_imagenet.model.transform import EvalTransform
 # The JSON and the count of classes -> fields of EvalTransform and a remark, or None for another model's JSON.
 _Reader = Callable[[Mapping[str, Any], int | None], tuple[dict[str, Any], str] | None]
 
-# What OpenCLIP's towers were trained with, and timm's weights that come from them (timm.data.OPENAI_CLIP_MEAN, _STD).
+# Of OpenCLIP's weights, and of timm's weights that come from them (timm.data.OPENAI_CLIP_MEAN, _STD).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-_SQUASHED_FROM_PX = 384  # the paper resizes all of the image at 384 and above, and so does transformers
-_WHOLE_CROP_PX = 256  # from here up to 384 timm's and OpenCLIP's weights are evaluated at crop 1.0
+_SQUASHED_FROM_PX = 384  # from this size on, the paper and transformers resize the whole image
+_WHOLE_CROP_PX = 256  # from this size up to 384, timm and OpenCLIP evaluate at crop 1.0
 _PIL_FILTERS = {2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling, as transformers writes it
 
 
 def find_transform(path: Path, scheme: str, classes: int | None) -> tuple[EvalTransform, str]:
-    """The evaluation transform of the weights in `path` and, in words, where it comes from.
+    """Return the evaluation transform of the weights in `path` and, in words, where it comes from.
 
-    timm's `config.json`, transformers' `preprocessor_config.json` or OpenCLIP's `open_clip_config.json` in the same
-    folder decide; else a size in the file's name (`_384`), else 224 px at 0.875. A `config.json` for another count of
-    classes than `classes`, those of the file's own classifier (None: it has none), is another model's and is not used.
-    Raises ModelError for such a file that cannot be read or followed.
+    It comes from timm's `config.json`, transformers' `preprocessor_config.json` or OpenCLIP's `open_clip_config.json`
+    in the same folder, else from a size in the file's name (`_384`), else it is 224 px at 0.875. `classes` is the
+    number of outputs of the file's classifier, None without one: a `config.json` with another number belongs to another
+    model and is ignored. timm's test size wins (DECISIONS, 2026-11-26).
+
+    Raises ModelError for a JSON file that cannot be read, or describes a transform that is not supported.
     """
     readers: dict[str, tuple[str, _Reader]] = {
         "timm": ("config.json", _from_timm),
@@ -59,7 +64,7 @@ def _read(beside: Path, read: _Reader, classes: int | None) -> tuple[EvalTransfo
         return EvalTransform(**fields), f"{beside.name} beside it{remark}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ModelError) as error:
         raise ModelError(
-            f"{beside}: how images are prepared cannot be told from it ({type(error).__name__}: {error}); "
+            f"{beside}: does not describe a supported transform ({type(error).__name__}: {error}); "
             f"move it away, and pass --size, --crop-pct and --resize"
         ) from error
 
@@ -74,7 +79,7 @@ def _from_timm(config: Mapping[str, Any], classes: int | None) -> tuple[dict[str
     crop_pct = (test and settings.get("test_crop_pct")) or settings.get("crop_pct", 0.875)
     mode = {"center": "crop", "squash": "squash"}[settings.get("crop_mode", "center")]
     if size[1] != size[2] or (mode == "squash" and crop_pct != 1):
-        raise ModelError(f"input_size {size} with crop_pct {crop_pct} and crop_mode {mode}")
+        raise ModelError(f"input_size {size} with crop_pct {crop_pct} and crop_mode {mode} is not supported")
     fields = {"size_px": size[1], "crop_pct": crop_pct, "mode": mode, "mean": tuple(settings["mean"])}
     fields |= {"std": tuple(settings["std"]), "interpolation": settings.get("interpolation", "bicubic")}
     return fields, f", its test size (trained at {trained[1]})" if test else ""
@@ -114,7 +119,9 @@ def _from_name(name: str) -> tuple[EvalTransform, str]:
 
 
 def describe_transform(transform: EvalTransform) -> str:
-    """The transform in words."""
+    """Return the transform in words."""
     if transform.mode == "squash":
-        return f"all of the image resized to {transform.size_px} px, {transform.interpolation}"
-    return f"short side {transform.resize_px} px, {transform.interpolation}, centre {transform.size_px} px"
+        return f"the whole image resized to {transform.size_px} px, {transform.interpolation}"
+    return (
+        f"short side resized to {transform.resize_px} px, {transform.interpolation}, centre crop {transform.size_px} px"
+    )

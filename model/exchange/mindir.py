@@ -1,4 +1,4 @@
-"""A classifier as MindIR: MindSpore's compiled graph with its weights, which loads without this program."""
+"""Writes a classifier as MindIR: MindSpore's graph with its weights, which loads without this program."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,14 +19,14 @@ LARGEST_BYTES = 2**30  # MindSpore writes larger weights as a folder of files
 def write_mindir(card: ModelCard, arrays: Mapping[str, np.ndarray], path: Path) -> None:
     """Write `path`, which ends in .mindir: uint8 pixels (N, S, S, 3), any N -> logits (N, K), float32.
 
-    MindSpore's own operators, never our CPU kernels: the file goes to other machines. Its bytes differ from one
-    process to the next. Raises ModelError for weights above 1 GiB.
+    It uses MindSpore's own operators, not our CPU kernels, because other machines lack these. Its bytes differ from
+    process to process (DECISIONS, 2026-11-26). Raises ModelError for weights above 1 GiB.
     """
     size = 4 * parameter_count(card.config)
     if size > LARGEST_BYTES:
         raise ModelError(
-            f"{card.config.variant} has {size / 2**30:.1f} GiB of weights, and MindSpore writes a MindIR of more than "
-            f"1 GiB as a folder of files; use --format onnx or safetensors"
+            f"{card.config.variant} has {size / 2**30:.1f} GiB of weights, but MindSpore writes a MindIR above 1 GiB "
+            f"as a folder of files; use --format onnx or safetensors"
         )
     network = ConvNeXt(card.config, kernels=None)
     assign_parameters(network, arrays)
@@ -39,6 +39,6 @@ def write_mindir(card: ModelCard, arrays: Mapping[str, np.ndarray], path: Path) 
 
 
 def open_mindir(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The function that a file of `write_mindir` holds: pixels (N, S, S, 3) -> logits (N, K)."""
+    """Return the function in a file of `write_mindir`: uint8 pixels (N, S, S, 3) -> logits (N, K), float32."""
     network = nn.GraphCell(ms.load(str(path)))
     return lambda pixels_NHWC: network(ms.Tensor(pixels_NHWC)).asnumpy()

@@ -1,6 +1,7 @@
-"""The Markdown beside an exported file: what it is, how a picture is made ready, how it is run, where it is from.
+"""The model card of an export in Markdown: what the file is, how to prepare an image, how to run it, its origin.
 
-A function of its arguments alone: no times, hosts or folders, so that the same export has the same card.
+It depends only on its arguments, not on times, hosts or folders: equal cards mean equal exports (DECISIONS,
+2026-11-26). So other words here make every older export "another export".
 """
 
 import json
@@ -15,10 +16,10 @@ from convnext_imagenet.model.transform import EvalTransform
 
 @dataclass(frozen=True)
 class ExportFacts:
-    """What a card says besides the model card: `files` are (name, bytes, SHA-256), that of the model last.
+    """Facts about an export: `files` are (name, bytes, SHA-256), the model last; `checkpoint` is (name, SHA-256).
 
-    `interface` lists (what, meaning), for example ("input", "`pixels`, uint8 ..."); `example` is Python that runs the
-    file; `training` holds what is known of the checkpoint in its run, such as epoch and top1.
+    `interface` lists (what, meaning), for example ("input", "`pixels`, uint8 ..."). `example` is Python that runs the
+    file. `training` holds what the RUN states about the checkpoint, such as epoch and top-1.
     """
 
     title: str
@@ -31,13 +32,13 @@ class ExportFacts:
 
 
 def card_markdown(card: ModelCard, facts: ExportFacts) -> str:
-    """The whole card, Markdown."""
+    """Return the whole card in Markdown."""
     parts = [
         f"# {card.config.variant}, {facts.title}",
         _table(("", ""), _identity(card, facts)),
-        f"## A picture for it\n{_preparation(card.transform)}",
-        f"## Running it\n```python\n{facts.example}\n```",
-        f"## Where it comes from\n{_origin(card, facts)}",
+        f"## Prepare an image\n{_preparation(card.transform)}",
+        f"## Run the model\n```python\n{facts.example}\n```",
+        f"## Origin\n{_origin(card, facts)}",
         f"## Classes\n{_table(('index', 'wnid', 'name'), [(str(n), *both) for n, both in enumerate(card.classes)])}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -59,31 +60,31 @@ def _identity(card: ModelCard, facts: ExportFacts) -> list[tuple[str, str]]:
 def _preparation(transform: EvalTransform) -> str:
     side, how = transform.size_px, f"Pillow's antialiased {transform.interpolation} filter"
     if transform.mode == "squash":
-        shape = [f"Resize the whole image to {side} x {side} pixels by {how}, whatever its proportions."]
+        shape = [f"Resize the whole image to {side} x {side} pixels by {how}, ignoring its proportions."]
     else:
         shape = [
-            f"Resize so that the short side is {transform.resize_px} pixels ({side} / {transform.crop_pct:g}, rounded "
-            f"down) and the long side keeps the proportions, rounded down, by {how}.",
-            f"Cut the central {side} x {side} pixels out.",
+            f"Resize the short side to {transform.resize_px} pixels ({side} / {transform.crop_pct:g}, rounded down) "
+            f"and the long side in proportion, rounded down, by {how}.",
+            f"Crop the central {side} x {side} pixels.",
         ]
     steps = [
-        "Decode to RGB, 8 bits a channel; EXIF rotation is ignored.",
+        "Decode to RGB, 8 bits per channel; ignore EXIF rotation.",
         *shape,
         f"Normalise each channel: (value / 255 - mean) / std, mean {_numbers(transform.mean)}, "
-        f"std {_numbers(transform.std)}. Where the input is uint8 pixels, the file does this itself.",
+        f"std {_numbers(transform.std)}. If the input is uint8 pixels, the file does this itself.",
     ]
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
 def _origin(card: ModelCard, facts: ExportFacts) -> str:
     known = ", ".join(f"{name} {value}" for name, value in facts.training.items() if value is not None)
-    metrics = f"In its run: {known}." if known else "No accuracy is known with this checkpoint."
+    metrics = f"From its training run: {known}." if known else "The accuracy of this checkpoint is not known."
     values = "\n".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in _leaves(card.provenance))
-    return f"{metrics} The checkpoint says of itself:\n```\n{values}\n```" if values else metrics
+    return f"{metrics} The checkpoint states:\n```\n{values}\n```" if values else metrics
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a JSON object with dotted names, sorted."""
+    """Yield the values of a JSON object with dotted names, sorted."""
     for name, inner in sorted(value.items()):
         if isinstance(inner, Mapping):
             yield from _leaves(inner, f"{prefix}{name}.")

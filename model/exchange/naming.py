@@ -1,8 +1,8 @@
-"""How other programs name and shape a ConvNeXt's parameters: one table for both ways, in and out.
+"""How other programs name and shape the parameters of a ConvNeXt: one table for both import and export.
 
-Ours are Facebook's. Sources: facebookresearch/ConvNeXt and ConvNeXt-V2, timm 1.0 `models/convnext.py`, transformers
-`models/convnext` and `models/convnextv2`, MindCV `models/convnext.py`, open_clip `timm_model.py`, and the MindSpore
-example that this project replaces. Knows no files.
+Our names are Facebook's. Sources: facebookresearch/ConvNeXt and ConvNeXt-V2, timm 1.0 `models/convnext.py`,
+transformers `models/convnext` and `models/convnextv2`, MindCV `models/convnext.py`, open_clip `timm_model.py`, and the
+MindSpore example that this project replaces. This file reads and writes no files.
 """
 
 import re
@@ -15,7 +15,7 @@ import numpy as np
 from convnext_imagenet.model.convnext import STAGES, ConvNeXtConfig, Shape, parameter_shapes
 from convnext_imagenet.model.errors import ModelError
 
-MOST_BLOCKS = 100  # of a stage whose names are known; the deepest variant has 27
+MOST_BLOCKS = 100  # per stage: names are listed up to here; the deepest variant has 27
 
 _WEIGHT_BIAS = ("weight", "bias")
 _GAMMA_BETA = ("gamma", "beta")
@@ -24,13 +24,13 @@ _NORM = re.compile(r"(norm|downsample_layers\.(0\.1|[1-9]\.0)|stages\..*\.norm)"
 
 @dataclass(frozen=True)
 class Scheme:
-    """One program's names for our modules and single parameters (`modules`, ours -> theirs, in the network's order).
+    """One program's names: `modules` maps our modules and single parameters to theirs, in the network's order.
 
-    {s} stands for every stage, {d} for every stage but the first, {even} and {odd} for twice the stage and one more,
-    {b} for every block. `norm_leaves` and `grn_leaves` name the weight and bias of a LayerNorm and of GRN.
-    `prefixes` are what names may begin with, the first of them when written. `conv_mlp` lists the variants whose
-    pointwise weights are convolutions (D, C, 1, 1); `is_grn_flat` means GRN's are (4C,) instead of (1, 1, 1, 4C).
-    `ignored_names` matches what else such a file holds and nobody misses; `remark` is what users should know.
+    {s} stands for every stage, {d} for every stage but the first, {even} and {odd} for 2 s and 2 s + 1, {b} for every
+    block. `norm_leaves` and `grn_leaves` are the names of weight and bias in a LayerNorm and in GRN. Names may begin
+    with any of `prefixes`; export writes the first one. `conv_mlp` lists the variants whose pointwise weights are
+    convolutions (D, C, 1, 1). `is_grn_flat` means that GRN's parameters are (4C,) instead of (1, 1, 1, 4C).
+    `ignored_names` matches other tensors in such a file that an import does not need. `remark` is printed for users.
     """
 
     name: str
@@ -45,16 +45,16 @@ class Scheme:
     remark: str = ""
 
     def theirs(self, name: str) -> str:
-        """Their name of our parameter; KeyError for one that they have no name for."""
+        """Return their name of our parameter. Raises KeyError for a parameter that they do not have."""
         return self.prefixes[0] + self._outward[name]
 
     def ours(self, name: str) -> str | None:
-        """Our name of their parameter, whatever prefix it has; None for what is no parameter of a ConvNeXt."""
+        """Return our name of their parameter, with any of the prefixes; None for another tensor."""
         bare_names = (name.removeprefix(prefix) for prefix in self.prefixes if name.startswith(prefix))
         return next((self._inward[bare] for bare in bare_names if bare in self._inward), None)
 
     def their_shape(self, name: str, shape: Shape, config: ConvNeXtConfig) -> Shape:
-        """The shape in which they keep our parameter `name` of `shape`: the same values in the same order."""
+        """Return the shape that they give our parameter `name` of `shape`: the same values in the same order."""
         if self.is_grn_flat and ".grn." in name:
             return shape[-1:]
         if config.variant in self.conv_mlp and re.search(r"\.pwconv[12]\.weight$", name):
@@ -88,7 +88,7 @@ class Scheme:
 
 
 def _expand(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
-    """Yield a module of the table, by our name and theirs, for every stage and block that it stands for."""
+    """Yield (our name, their name) of a module in the table for every stage and block that it stands for."""
     stages = range(STAGES) if "{s}" in ours else range(1, STAGES) if "{d}" in ours else range(1)
     for stage in stages:
         for block in range(MOST_BLOCKS if "{b}" in ours else 1):
@@ -157,13 +157,14 @@ def _transformers(root: str) -> dict[str, str]:
     }
 
 
+# timm builds these with `conv_mlp=True`: the pointwise layers are 1 x 1 convolutions.
 _CONV_MLP = frozenset(
     f"{family}_{size}" for family in ("convnext", "convnextv2") for size in ("atto", "femto", "pico", "nano")
 )
 
-# State of MindSpore's optimizers: the parameters' names after another first word. Scalars are told by their size.
+# State of MindSpore's optimizers: a parameter's name behind one of these words. Scalars are recognised by their size.
 _MINDSPORE_STATE = r"(adam_[mv]|moments?[12]?|accum|velocity|stat|exp_avg(_sq)?|ema)\..+"
-_TANH = "trained with MindSpore's nn.GELU, by default its tanh form; here GELU is exact, so the last digits differ"
+_TANH = "trained with MindSpore's nn.GELU, by default the tanh form; GELU is exact here, so the last digits differ"
 
 SCHEMES: tuple[Scheme, ...] = (
     Scheme("facebook", "Facebook's", _FACEBOOK, prefixes=("", "module.")),
@@ -185,16 +186,16 @@ SCHEMES: tuple[Scheme, ...] = (
 
 
 def scheme_named(name: str) -> Scheme:
-    """The scheme of this name; where there are several (transformers), that of V1. ModelError names those there are."""
+    """Return the scheme of this name, of several (transformers) the one of V1. Raises ModelError for other names."""
     named = [scheme for scheme in SCHEMES if scheme.name == name]
     if not named:
         known = ", ".join(dict.fromkeys(scheme.name for scheme in SCHEMES))
-        raise ModelError(f"there are no names called {name!r}; choose one of {known}")
+        raise ModelError(f"no naming scheme {name!r} is known; choose one of {known}")
     return named[0]
 
 
 def export_arrays(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, scheme: Scheme) -> dict[str, np.ndarray]:
-    """The parameters of `config`'s network under another program's names and in its shapes, bit by bit the same."""
+    """Return the parameters of `config`'s network by another program's names and in its shapes, with the same bits."""
     return {
         scheme.theirs(name): arrays[name].reshape(scheme.their_shape(name, shape, config))
         for name, shape in parameter_shapes(config).items()
@@ -202,9 +203,9 @@ def export_arrays(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, sche
 
 
 def import_arrays(arrays: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays that are parameters, under our names and in our shapes, and the names of the others.
+    """Return the parameters among the arrays, by our names and in our shapes, and the names of the other arrays.
 
-    A shape becomes ours when it differs from it by axes of length 1 alone; any other stays, for a check to refuse.
+    Only axes of length 1 are added or removed; any other shape is kept, and a later check refuses it.
     """
     ours: dict[str, np.ndarray] = {}
     others = []

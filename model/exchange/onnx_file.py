@@ -1,4 +1,4 @@
-"""ONNX models as files and as sessions of onnxruntime: one file, or two where one cannot hold the weights."""
+"""Writes ONNX models to files and runs them by onnxruntime. A model has two files if one cannot hold its weights."""
 
 import importlib
 import os
@@ -15,7 +15,7 @@ from convnext_imagenet.model.errors import ModelError
 EXTRA = "convnext_imagenet[onnx]"
 LARGEST_BYTES = 2**31 - 1  # of one protobuf message
 DATA_SUFFIX = ".data"
-_ROOM_BYTES = 4 << 20  # for the nodes, beside the constants
+_ROOM_BYTES = 4 << 20  # more than the nodes of any variant take beside the constants
 _OUTSIDE_BYTES = 1024  # smaller constants, such as scalars, stay in the graph
 _ERRORS_ONLY = 3  # onnxruntime's log level
 
@@ -23,21 +23,22 @@ Run = Callable[[np.ndarray], list[np.ndarray]]
 
 
 def import_onnx() -> ModuleType:
-    """Return the package onnx, its helpers included. Raises ModelError, which names the extra, where it is missing."""
+    """Return the package onnx with its helpers. Raises ModelError, which names the extra, if it is missing."""
     _import("onnx.helper")
     _import("onnx.numpy_helper")
     return _import("onnx")
 
 
 def import_onnxruntime() -> ModuleType:
-    """Return the package onnxruntime. Raises ModelError, which names the extra, where it is missing."""
+    """Return the package onnxruntime. Raises ModelError, which names the extra, if it is missing."""
     return _import("onnxruntime")
 
 
 def write_onnx(model: Any, path: Path, largest_bytes: int = LARGEST_BYTES) -> list[Path]:
-    """Write a ModelProto and return its files: `path`, and before it `path`.data where one file would be too large.
+    """Write a ModelProto and return its files: `path`, and before it `path`.data if one file would be too large.
 
-    Equal models are equal bytes. The model is checked by onnx's own checker, and is used up when it is written as two.
+    Equal models give equal bytes. onnx's own checker checks the model. Writing two files empties the ModelProto. Raises
+    ModelError without the package, and what the checker raises.
     """
     onnx = import_onnx()
     if _constant_bytes(model) + _ROOM_BYTES <= largest_bytes:
@@ -54,13 +55,13 @@ def write_onnx(model: Any, path: Path, largest_bytes: int = LARGEST_BYTES) -> li
 def open_onnx(path: Path, threads: int | None = None) -> Run:
     """Return a function that runs the model in a file by onnxruntime on the CPU: its one input in, its outputs out.
 
-    Threads are as many as the process has cores, unless given; they sleep while they wait.
+    `threads` is the number of cores of the process unless given. Raises ModelError without the package.
     """
     return _session(str(path), threads)
 
 
 def run_onnx(model: Any, threads: int | None = None, largest_bytes: int = LARGEST_BYTES) -> Run:
-    """Return the same for a ModelProto in memory, which is used up when it is too large for one message."""
+    """Return the same for a ModelProto in memory, which is emptied if it is too large for one message."""
     if _constant_bytes(model) + _ROOM_BYTES <= largest_bytes:
         return _session(model.SerializeToString(), threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +78,9 @@ def _session(source: str | bytes, threads: int | None) -> Run:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores decode images, too
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # waiting threads sleep: the cores decode images, too
     options.log_severity_level = _ERRORS_ONLY
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     (model_input,) = session.get_inputs()
@@ -89,4 +92,4 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.split(".")[0]
-        raise ModelError(f"{package} cannot be imported ({error}); pip install '{EXTRA}'") from error
+        raise ModelError(f"{package} cannot be imported ({error}); run pip install '{EXTRA}'") from error

@@ -1,7 +1,7 @@
-"""A ConvNeXt as an ONNX graph, made from parameters alone: MindSpore's own exporter does not know Erf.
+"""Makes a ConvNeXt's ONNX graph from its parameters: MindSpore's own exporter lacks Erf (DECISIONS, 2026-11-26).
 
-Standard operators only. Layer scale and GRN's shift are folded into the product beside them, in float64; the numbers
-are those of the network up to rounding.
+The graph uses only standard operators. Layer scale and GRN's shift are folded into the product beside them, in float64,
+so results equal the network's up to rounding.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from convnext_imagenet.model.layers import DEPTHWISE_SIZE, EPSILON
 from convnext_imagenet.model.transform import scale_and_shift
 from convnext_imagenet.model.weight_check import check_shapes
 
-OPSET = 17  # the first with LayerNormalization; later ones bring Gelu, which runs no faster than its parts
-ONNXRUNTIME = "1.12"  # the first with that opset
-IR_VERSION = 8  # the oldest that may hold that opset
+OPSET = 17  # the first with LayerNormalization; opset 20 has Gelu, which runs no faster than its parts
+ONNXRUNTIME = "1.12"  # the first version that runs this opset
+IR_VERSION = 8  # the oldest that may hold this opset, so that old runtimes can read the file
 PIXELS, PIXEL_VALUES = "pixels", "pixel_values"
 LOGITS, FEATURES = "logits", "features"
 
@@ -33,11 +33,11 @@ def onnx_model(
     with_features: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> Any:
-    """The ModelProto of the card's network, for any number of images.
+    """Return the ModelProto of the card's network, for any number of images.
 
-    Input `pixel_values`, float32 (N, 3, S, S), normalised; with `preprocessing` instead `pixels`, uint8 (N, S, S, 3).
-    Output `logits`, float32 (N, K), and `with_features` the pooled vector before the head, `features` (N, C).
-    `metadata` is kept in the model. Raises ModelError when the arrays are not the card's, and without the package.
+    The input is `pixel_values`, float32 (N, 3, S, S), normalised; with `preprocessing` it is `pixels`, uint8 (N, S, S,
+    3). The output is `logits`, float32 (N, K), and `with_features` also the pooled features before the head, `features`
+    (N, C). The model stores `metadata`. Raises ModelError when the arrays do not fit the card, and without the package.
     """
     onnx = import_onnx()
     check_shapes(arrays, card.config, "no ONNX graph can be made")
@@ -64,7 +64,7 @@ def onnx_model(
 
 
 class _Graph:
-    """Nodes and constants in the order of their making; values are known by the names of the nodes that make them."""
+    """Nodes and constants in the order of creation; a value has the name of the node that computes it."""
 
     def __init__(self, onnx: ModuleType, arrays: Mapping[str, np.ndarray]) -> None:
         self._onnx, self._arrays = onnx, arrays
@@ -72,7 +72,7 @@ class _Graph:
         self.constants: list[Any] = []
 
     def add(self, kind: str, inputs: list[str], name: str, output: str = "", **attributes: Any) -> str:
-        """Append a node and return the name of what it gives."""
+        """Append a node and return the name of its output."""
         output = output or name
         self.nodes.append(self._onnx.helper.make_node(kind, inputs, [output], name, **attributes))
         return output
@@ -88,7 +88,7 @@ class _Graph:
         return self.constant(name, np.array(value, np.float32))
 
     def wide(self, name: str) -> np.ndarray:
-        """A parameter in float64, for folding."""
+        """Return a parameter in float64, for folding."""
         return self._arrays[name].astype(np.float64)
 
     def conv(self, x_NCHW: str, name: str, size: int, **attributes: Any) -> str:
@@ -96,7 +96,7 @@ class _Graph:
         return self.add("Conv", [x_NCHW, weight, bias], name, kernel_shape=[size, size], **attributes)
 
     def layer_norm(self, x: str, name: str, output: str = "") -> str:
-        """Over the last axis."""
+        """Append a LayerNorm over the last axis and return the name of its output."""
         weight, bias = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
         return self.add("LayerNormalization", [x, weight, bias], name, output, axis=-1, epsilon=EPSILON)
 
@@ -110,7 +110,7 @@ class _Graph:
 
 
 def _normalised(graph: _Graph, card: ModelCard) -> str:
-    """The pixels as (N, 3, S, S), with the mean and the standard deviation of the transform."""
+    """Return the name of the pixels as (N, 3, S, S), normalised by mean and standard deviation of the transform."""
     scale_C, shift_C = scale_and_shift(card.transform)
     scale = graph.constant("scale", scale_C.reshape(3, 1, 1))
     shift = graph.constant("shift", shift_C.reshape(3, 1, 1))
@@ -119,7 +119,7 @@ def _normalised(graph: _Graph, card: ModelCard) -> str:
 
 
 def _features(graph: _Graph, card: ModelCard, x_NCHW: str) -> str:
-    """Channels are first for the convolutions and last for everything else."""
+    """Return the name of the features (N, C). Channels are first for convolutions, and last for everything else."""
     x_NHWC = ""
     for stage, depth in enumerate(card.config.depths):
         name = f"downsample_layers.{stage}"
@@ -154,7 +154,7 @@ def _block(graph: _Graph, x_NHWC: str, name: str, grn: bool) -> str:
 
 
 def _gelu(graph: _Graph, x: str, name: str) -> str:
-    """x * (1 + erf(x / sqrt(2))) / 2, in the form that onnxruntime knows as one operator."""
+    """Return x * (1 + erf(x / sqrt(2))) / 2, in the order that onnxruntime fuses into one operator."""
     erf = graph.add(
         "Erf", [graph.add("Div", [x, graph.scalar(f"{name}.root", 2**0.5)], f"{name}.scaled")], f"{name}.erf"
     )
@@ -163,7 +163,7 @@ def _gelu(graph: _Graph, x: str, name: str) -> str:
 
 
 def _response_norm(graph: _Graph, x_NHWC: str, name: str) -> str:
-    """x * (gamma * share + 1): GRN without its shift."""
+    """Return x * (gamma * share + 1): GRN without its shift beta, which is folded into the next product."""
     norm = graph.add("ReduceL2", [x_NHWC], f"{name}.norm", axes=[1, 2], keepdims=1)
     mean = graph.add("ReduceMean", [norm], f"{name}.mean", axes=[-1], keepdims=1)
     floor = graph.add("Add", [mean, graph.scalar(f"{name}.epsilon", EPSILON)], f"{name}.floor")

@@ -1,6 +1,6 @@
-"""A weights file of another program, read without running anything that is in it: tensors by their own names.
+"""Reads a weights file of another program, without running any code in it: tensors by their own names.
 
-Which format it has is told by its first bytes, not by its name.
+The first bytes decide which format it has, not its name.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from convnext_imagenet.model.exchange.source_mindspore import read_ckpt
 from convnext_imagenet.model.exchange.source_safetensors import read_safetensors
 from convnext_imagenet.model.exchange.source_torch import read_pth
 
-_HEAD_BYTES = 4096
+_HEAD_BYTES = 4096  # enough to recognise every format, and text
 _KINDS = "give a .safetensors, a PyTorch .pth or a MindSpore .ckpt with a ConvNeXt's weights"
 
 Tensors = Mapping[str, np.ndarray]
@@ -22,9 +22,9 @@ Tensors = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class SourceFile:
-    """The tensors of a file: the weights as trained (`raw`) and their moving average (`ema`), one of them maybe None.
+    """The tensors of a file: the weights as trained (`raw`) and their moving average (`ema`); one of them may be None.
 
-    Floats are float32, float16 or float64; bfloat16 has become float32, exactly.
+    Floats are float32, float16 or float64; bfloat16 was converted to float32, exactly.
     """
 
     path: Path
@@ -32,9 +32,9 @@ class SourceFile:
     ema: Tensors | None
 
     def choose(self, use: str | None) -> tuple[Tensors, str]:
-        """The tensors to use and "raw" or "ema": as asked, else the average where there is one.
+        """Return the tensors to use and "raw" or "ema": as `use` says, else the average if there is one.
 
-        Raises ModelError when the file does not hold what is asked for.
+        Raises ModelError when the file does not hold the weights that `use` says.
         """
         chosen = use or ("raw" if self.ema is None else "ema")
         tensors = self.ema if chosen == "ema" else self.raw
@@ -45,20 +45,20 @@ class SourceFile:
 
     @property
     def holds_both(self) -> bool:
-        """True when there was something to choose."""
+        """Return whether the file holds both sets of weights."""
         return self.raw is not None and self.ema is not None
 
 
 def read_source(path: Path) -> SourceFile:
-    """Read a weights file of another program.
+    """Return the tensors of a weights file of another program.
 
-    Raises ModelError, in one line, for what is missing, empty, no file, truncated, of another format, or would have to
-    be run to be read.
+    Raises ModelError, in one line, for a file that is missing, empty, truncated or of another format, for a folder, and
+    for a file that could only be read by running its code.
     """
     if path.is_dir():
-        raise ModelError(f"{path}: a folder; {_KINDS}")
+        raise ModelError(f"{path}: a folder, not a file; {_KINDS}")
     if not path.is_file():
-        raise ModelError(f"{path}: there is no such file; {_KINDS}")
+        raise ModelError(f"{path}: no such file; {_KINDS}")
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     raw, ema = _reader(path, head)(path)
@@ -77,7 +77,7 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], tuple[Tensors | None, T
     if head[:1] == b"\n" and b"\x12" in head:  # protobuf: the first parameter of a Checkpoint message
         return read_ckpt
     if head.lstrip()[:1] == b"<":
-        raise ModelError(f"{path}: a web page, not weights; the download went wrong: fetch it again")
+        raise ModelError(f"{path}: a web page, not weights, so the download failed; download the file again")
     what = "text" if _is_text(head) else "truncated, damaged or of another format"
     raise ModelError(f"{path}: {what}, not weights; {_KINDS}")
 

@@ -1,4 +1,4 @@
-"""Tensors of a MindSpore checkpoint, by MindSpore's own reader."""
+"""Reads the tensors of a MindSpore checkpoint by MindSpore's own reader."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,11 +9,11 @@ import numpy as np
 from convnext_imagenet.model.errors import ModelError
 
 _SUFFIX = ".ckpt"
-_EMA = "ema."  # what MindCV puts before the names of its moving average
+_EMA = "ema."  # MindCV's prefix for the names of its moving average
 
 
 def read_ckpt(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
-    """The parameters by name, optimizer state and scalars included, and MindCV's moving average, if there is one.
+    """Return the parameters by name, with optimizer state and scalars, and MindCV's moving average or None.
 
     Raises ModelError for a file that is truncated or damaged.
     """
@@ -23,7 +23,7 @@ def read_ckpt(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] 
             named.symlink_to(path.resolve())
             parameters = mindspore.load_checkpoint(str(named))
     except (ValueError, TypeError, RuntimeError, OSError) as error:
-        raise ModelError(f"{path}: truncated, damaged or no MindSpore checkpoint; copy it again") from error
+        raise ModelError(f"{path}: truncated, damaged or not a MindSpore checkpoint; copy it again") from error
     arrays = {
         name: _array(parameter) for name, parameter in parameters.items() if isinstance(parameter, mindspore.Tensor)
     }

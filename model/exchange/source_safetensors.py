@@ -1,4 +1,4 @@
-"""Tensors of a safetensors file, whoever wrote it."""
+"""Reads the tensors of a safetensors file of any program but this one."""
 
 import json
 from pathlib import Path
@@ -11,14 +11,14 @@ from convnext_imagenet.model.weights import FORMAT
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], None]:
-    """All tensors by name; bfloat16 becomes float32, exactly. The format holds one set of weights.
+    """Return all tensors by name, and None, because the format holds one set of weights; bfloat16 becomes float32.
 
-    Raises ModelError for a file that is truncated or damaged, or holds a type that NumPy lacks.
+    Raises ModelError for a file that is truncated, damaged, quantised or already a checkpoint of ours.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             if FORMAT in (file.metadata() or {}):
-                raise ModelError(f"{path}: a checkpoint of ours already; use it as it is")
+                raise ModelError(f"{path}: already a checkpoint of this program; use it as it is")
             # safe_open has no iterator of its own
             dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
             if odd := sorted(name for name, dtype in dtypes.items() if dtype.startswith(("F8", "F4"))):
@@ -32,7 +32,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], None]:
 
 
 def _read_bfloat16(path: Path, names: set[str]) -> dict[str, np.ndarray]:
-    """The named tensors, the upper halves of float32 values; the file has been read whole before."""
+    """Return the named tensors, whose values are upper halves of float32; `safe_open` has checked the file before."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         entries = json.loads(file.read(length))

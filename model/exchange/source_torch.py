@@ -1,4 +1,4 @@
-"""Tensors of a PyTorch checkpoint, read by `weights_only`, which builds tensors and containers and runs no code."""
+"""Reads the tensors of a PyTorch checkpoint by `weights_only`, which runs no code (DECISIONS, 2026-11-26)."""
 
 import argparse
 import re
@@ -13,7 +13,7 @@ from convnext_imagenet.model.errors import ModelError
 
 EXTRA = "pip install 'convnext_imagenet[torch]'"
 
-# Where programs keep a state dict in their checkpoint: Facebook's main.py and timm's train.py, then habits of others.
+# Keys under which checkpoints hold a state dict: those of Facebook's main.py and timm's train.py, then others.
 _RAW_KEYS = ("model", "state_dict", "module", "model_state_dict")
 _EMA_KEYS = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
 
@@ -21,10 +21,10 @@ Arrays = dict[str, np.ndarray]
 
 
 def read_pth(path: Path) -> tuple[Arrays | None, Arrays | None]:
-    """The weights and their moving average, by name; None for what the file does not hold.
+    """Return the weights and their moving average, each by name, or None for the one that the file does not hold.
 
-    Raises ModelError when PyTorch is not installed, and for a file that is truncated, holds objects that would have to
-    be run, or holds no tensors.
+    Raises ModelError when PyTorch is not installed, and for a file that is truncated, holds no tensors, or holds
+    objects that would run code.
     """
     value = _load(path)
     if not isinstance(value, Mapping):
@@ -34,7 +34,7 @@ def read_pth(path: Path) -> tuple[Arrays | None, Arrays | None]:
         raw = _arrays(path, value)
         if not raw:
             keys = ", ".join(str(key) for key in list(value)[:5]) or "nothing"
-            raise ModelError(f"{path}: there are no weights in it (it holds {keys}); save the model's state_dict()")
+            raise ModelError(f"{path}: holds no weights (it holds {keys}); save the model's state_dict()")
     return raw, ema
 
 
@@ -48,17 +48,17 @@ def _load(path: Path) -> Any:
     try:
         # Checkpoints of Facebook's and timm's training carry their arguments: names and plain values.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle that is then refused
+            warnings.simplefilter("ignore")  # about pickles that are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # PyTorch raises whatever its pickle reader happens to meet
+    except Exception as error:  # PyTorch raises many types for damaged pickles
         text = " ".join(str(error).split())
         if blocked := re.search(r"\bGLOBAL (\S+)|(Unsupported operand \d+)", text):
             raise ModelError(
                 f"{path}: holds more than weights ({blocked[1] or blocked[2]}), and reading that would run its code; "
-                f"where the model is trusted, save its state_dict() alone"
+                f"if you trust the model, save only its state_dict()"
             ) from None
         raise ModelError(
-            f"{path}: truncated, damaged or no PyTorch weights ({text.split('. ')[0][:160]}); copy it again"
+            f"{path}: truncated, damaged or not PyTorch weights ({text.split('. ')[0][:160]}); copy it again"
         ) from None
 
 

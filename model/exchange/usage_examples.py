@@ -1,4 +1,4 @@
-"""Python for the reader of a card: it prepares a picture and runs the exported file, without this program."""
+"""Python examples for model cards: they prepare an image and run the exported file, without this program."""
 
 from convnext_imagenet.model.convnext import ConvNeXtConfig
 from convnext_imagenet.model.exchange.naming import scheme_named
@@ -6,7 +6,7 @@ from convnext_imagenet.model.transform import EvalTransform
 
 
 def onnx_example(file: str, transform: EvalTransform, preprocessing: bool) -> str:
-    """Names a picture by onnxruntime."""
+    """Return code that classifies an image with onnxruntime."""
     given, values = ("pixels[None]", "") if preprocessing else ("values", _normalisation(transform))
     return f"""import json
 
@@ -23,7 +23,7 @@ logits = session.run(["logits"], {{session.get_inputs()[0].name: {given}}})[0][0
 
 
 def mindir_example(file: str, transform: EvalTransform) -> str:
-    """Names a picture by MindSpore."""
+    """Return code that classifies an image with MindSpore."""
     return f"""import mindspore
 import numpy as np
 from mindspore import nn
@@ -38,7 +38,7 @@ logits = network(mindspore.Tensor(pixels[None])).asnumpy()[0]
 
 
 def timm_example(file: str, config: ConvNeXtConfig, transform: EvalTransform, names: str) -> str:
-    """Names a picture by timm, which knows Facebook's names, too."""
+    """Return code that classifies an image with timm, which also reads Facebook's names."""
     is_conv = config.variant in scheme_named("timm").conv_mlp
     scale = "None" if config.grn else f"{config.layer_scale_init:g}"
     weights = f'load_file("{file}")'
@@ -63,7 +63,7 @@ with torch.inference_mode():
 
 
 def _preparation(transform: EvalTransform) -> str:
-    """Makes `pixels`, uint8 (S, S, 3), out of a file."""
+    """Return code that reads an image into `pixels`, uint8 (S, S, 3)."""
     side, resample = transform.size_px, f"Image.Resampling.{transform.interpolation.upper()}"
     read = 'image = Image.open("picture.jpg").convert("RGB")'
     if transform.mode == "squash":

@@ -1,8 +1,8 @@
 // Pillow's affine transform of an 8-bit RGB image with bicubic sampling, bit for bit: cubic convolution with a = -1 in
-// doubles, beyond the border the nearest pixel counts, places outside of the image get the fill colour.
+// doubles. Taps beyond the border take the nearest pixel; output pixels outside of the image get the fill colour.
 //
-// The lanes of a vector are neighbours in a row of the output. No product may be fused with a sum, since Pillow's are
-// not.
+// The lanes of a vector are neighbours in a row of the output. No product may be fused with a sum: Pillow's are not, and
+// a fused one rounds differently.
 
 #include "pixel_ops.h"
 
@@ -14,6 +14,7 @@
 namespace {
 
 constexpr int kChannels = 3;
+// Output pixels at a time: doubles, as in Pillow, so half as many as floats fit a vector.
 #if defined(__AVX512F__)
 constexpr int kPixels = 8;
 #else
@@ -28,7 +29,7 @@ typedef int32_t Ints __attribute__((vector_size(4 * kPixels)));
 inline Ints whole(Doubles x) { return (Ints)_mm512_cvttpd_epi32((__m512d)x); }
 inline Doubles real(Ints x) { return (Doubles)_mm512_cvtepi32_pd((__m256i)x); }
 inline Ints lanes(Mask x) { return (Ints)_mm512_cvtepi64_epi32((__m512i)x); }
-// Four bytes from each offset: a pixel, and a byte that does not count.
+// Four bytes from each offset: a pixel, and one byte that is ignored.
 inline Ints gather(const uint8_t* bytes, Ints offsets) { return (Ints)_mm256_i32gather_epi32((const int*)bytes, (__m256i)offsets, 1); }
 #else
 inline Ints whole(Doubles x) { return (Ints)_mm256_cvttpd_epi32((__m256d)x); }
@@ -72,7 +73,7 @@ struct Picture {
   int height, width;
 };
 
-// The colours at x, y, where a pixel's centre is at a half.
+// The colours at x, y; the centre of the first pixel is at 0.5, 0.5.
 inline Colours sample(const Picture& in, Doubles x, Doubles y) {
   const Ints left = floored(x - 0.5), top = floored(y - 0.5);
   const Doubles across = x - 0.5 - real(left), down = y - 0.5 - real(top);

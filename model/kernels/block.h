@@ -1,4 +1,4 @@
-// What the block's operators share: its shape, and how many hidden columns are in work at a time.
+// What the block's operators share: its shape, and how many hidden columns they compute at a time.
 #pragma once
 #include "depthwise.h"
 #include "gemm.h"

@@ -1,15 +1,16 @@
 // The gradient of a whole ConvNeXt block, from its input, the depthwise output and the expanded values.
 //
-// Rows are taken in chunks. In each, tasks over rows compute the gradient back to the depthwise output and leave four
-// matrices in the workspace; tasks over hidden columns then add their products to the weight gradients. Every sum is
-// taken in an order that does not depend on the threads. The gradients of norm weight, norm bias and layer scale follow
-// from the weight gradients T = normalised^T dz and G = dy^T h, since those scales are folded into the weights.
+// Rows are processed in chunks. In each chunk, tasks over rows compute the gradient back to the depthwise output and
+// leave four matrices in the workspace; tasks over hidden columns then add products of these to the weight gradients.
+// The order of every sum is independent of the threads. The gradients of norm weight, norm bias and layer scale follow
+// from the weight gradients T = normalised^T dz and G = dy^T h, because these scales are folded into the weights.
+// "slope" is the gradient of the loss by a tensor.
 #include "block_work.h"
 #include "gelu.h"
 
 namespace {
 
-constexpr int64_t kGroupPanels = 4;         // panels of hidden columns in a weight-gradient task
+constexpr int64_t kGroupPanels = 4;  // panels of hidden columns in a weight-gradient task: enough work for a task
 
 using Inputs = BlockInputs;
 using Outputs = BlockOutputs;
@@ -17,7 +18,7 @@ using Work = BlockWork;
 
 struct Rows { int64_t first, count, at, padded; };  // rows of the tensor, and where they begin in the chunk
 
-// dy = keep * slope, blocked for the product and in columns for the weight gradient.
+// dy = keep * slope, stored twice: blocked for the product, in columns for the weight gradient.
 void scale_slope(const BlockShape& s, const Inputs& in, const Work& w, Rows rows, float* blocked, float* line) {
   const int64_t c = s.channels(), pixels = s.images.height * s.images.width;
   for (int64_t r = 0; r < rows.count; r++) {
@@ -33,7 +34,7 @@ void scale_slope(const BlockShape& s, const Inputs& in, const Work& w, Rows rows
   }
 }
 
-// dz and h for one panel of hidden columns: into the workspace, dz also blocked for the next product.
+// Writes dz and h of one panel of hidden columns to the workspace, and dz also blocked for the next product.
 void hidden_panel(const BlockShape& s, const Inputs& in, const Work& w, Rows rows, const float* slope, int64_t column,
                   float* blocked) {
   const float* panel = w.reduce + column * s.channels();
@@ -139,7 +140,7 @@ void finish_channel(const BlockShape& s, const Inputs& in, const Work& w, const 
   out.reduce_bias[c] = in.scale[c] * w.slope_sums[c];
 }
 
-// The first Linear's gradient for kLanes channels: transposes T, and sums the norm's gradients over the hidden columns.
+// The first Linear's gradient for kLanes channels: transposes T and sums the norm's gradients over hidden columns.
 void finish_expand(const BlockShape& s, const Inputs& in, const Work& w, const Outputs& out, int64_t c0) {
   const int64_t c = s.channels();
   const int lanes = int(c - c0 < kLanes ? c - c0 : kLanes);

@@ -1,5 +1,6 @@
-// A whole ConvNeXt block: depthwise 7x7, LayerNorm, Linear, GELU, Linear, layer scale, residual.
-// LayerNorm's affine part is folded into the first Linear, the layer scale into the second.
+// A whole ConvNeXt V1 block: depthwise 7x7, LayerNorm, Linear, GELU, Linear, layer scale, residual (DECISIONS,
+// 2026-11-24). A few hundred rows stay in L2 from the first step to the last. LayerNorm's affine part is folded into the
+// first Linear, the layer scale into the second.
 #include "block.h"
 #include "gelu.h"
 #include "workspace.h"
@@ -46,7 +47,7 @@ Packed pack(const BlockShape& s, const Weights& w) {
 
 struct Tensors { const float *x, *keep; float *out, *depthwise_out, *expanded; };  // the last two may be null
 
-// hidden columns [j0, j0 + n) of one row block: GELU(normalised * expand + bias) into `active` (blocked).
+// Writes hidden columns [j0, j0 + n) of one row block to `active` (blocked): GELU(normalised * expand + bias).
 void expand_rows(const BlockShape& s, const Packed& p, const float* normalised, int64_t rows, int64_t count, int64_t j0,
                  int64_t n, float* active, float* expanded) {
   for (int64_t j = 0; j < n; j += kPanel) {
@@ -136,7 +137,7 @@ extern "C" int convnext_block(int, void** params, int*, int64_t** shapes, const 
   return forward(params, shapes, false);
 }
 
-// The same with what the gradient needs: the depthwise output (N, H, W, C) and the expanded values (N, H, W, 4C).
+// The same, and also stores what the gradient needs: depthwise output (N, H, W, C), expanded values (N, H, W, 4C).
 extern "C" int convnext_block_training(int, void** params, int*, int64_t** shapes, const char**, void*, void*) {
   return forward(params, shapes, true);
 }

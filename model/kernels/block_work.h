@@ -1,10 +1,10 @@
-// The gradient of a block: what goes in and out, and the workspace between its passes.
+// The gradient of a block: inputs, outputs, and the workspace between its passes.
 #pragma once
 #include "block.h"
 #include "workspace.h"
 
-constexpr int64_t kChunkFloats = 4 << 20;   // the hidden layer's values of a chunk of rows, at most
-constexpr int64_t kChunkRows = 112 * kTileRows;  // rows of a chunk, at most: a few panels of it fit in L2
+constexpr int64_t kChunkFloats = 4 << 20;   // most values of the hidden layer in a chunk of rows: 16 MiB
+constexpr int64_t kChunkRows = 112 * kTileRows;  // most rows of a chunk: a few panels of them fit in L2
 
 struct BlockInputs {
   const float *slope, *x, *depthwise_out, *expanded, *depthwise, *norm_weight, *norm_bias, *expand, *reduce, *reduce_bias,

@@ -1,8 +1,9 @@
-"""Builds the kernels' shared library on first use, into a cache that several processes may share.
+"""Compiles the kernels' shared library at first use, into a cache that several processes may share.
 
-`kernels_library` gives the library's path, or None with the reason in the log: then the network runs on MindSpore's
-own operators. The cache folder's name holds a hash of all that decides the machine code; a library counts only if
-its sha256 stands beside it, written after it. This file knows nothing of MindSpore.
+`kernels_library` returns the library's path, or None with the reason in the log; then the network runs on MindSpore's
+own operators. The name of the cache folder is a hash of everything that decides the machine code. A library is used
+only if the file beside it, which is written last, holds its SHA-256 (DECISIONS, 2026-11-24). This file knows nothing of
+MindSpore.
 """
 
 import atexit
@@ -25,28 +26,29 @@ from convnext_imagenet.base.host import cache_folder, processor_flags
 
 SWITCH = "CONVNEXT_KERNELS"
 SOURCES = Path(__file__).parent
+# Kernels that must equal Pillow bit by bit keep sums and products apart in their own source, despite -ffp-contract.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
-NEEDED_CPU_FLAGS = frozenset({"avx2", "fma"})
+NEEDED_CPU_FLAGS = frozenset({"avx2", "fma"})  # the narrowest vectors that simd.h has
 COMPILERS = ("c++", "g++", "clang++")
-BUILD_SECONDS = 300
+BUILD_SECONDS = 300  # about ten are usual; beyond, the compiler hangs
 LIBRARY = "kernels.so"
 
 log = logging.getLogger(__name__)
 
 
 class NoKernels(Exception):
-    """Why there is no library."""
+    """The reason why there is no library; `kernels_library` catches and logs it."""
 
 
 @functools.cache
 def kernels_library() -> Path | None:
-    """The path of the built and loadable library, or None; logs once which of the two, and why."""
+    """Return the path of the compiled library, or None without one; log once which, and why."""
     try:
         library = _find_or_build()
     except NoKernels as reason:
-        log.warning("CPU kernels off, MindSpore's own operators run instead: %s", reason)
+        log.warning("CPU kernels are off, MindSpore's own, slower operators run instead: %s", reason)
         return None
-    log.info("CPU kernels on (%s): %s", "AVX-512" if "avx512f" in processor_flags() else "AVX2", library)
+    log.info("CPU kernels are on (%s): %s", "AVX-512" if "avx512f" in processor_flags() else "AVX2", library)
     return library
 
 
@@ -66,26 +68,26 @@ def _find_or_build() -> Path:
             continue
         _check_allowed(library)
         return library
-    raise NoKernels("neither the cache folder nor the temporary folder can be written")
+    raise NoKernels("neither the cache folder nor the temporary folder can be written; set XDG_CACHE_HOME or TMPDIR")
 
 
 def _library_in(folder: Path, compiler: list[str]) -> Path:
-    """The folder's library, built if it is absent, cut short, or not loadable. Raises OSError, NoKernels."""
+    """Return the folder's library; build it if it is missing, truncated or not loadable. Raises OSError, NoKernels."""
     if ":" in str(folder):
-        raise OSError("its path holds a colon, which MindSpore takes for the end of the path")
+        raise OSError("its path holds a colon, which ends a path for MindSpore")
     library = folder / LIBRARY
     if _is_whole(library):
         return library
     folder.mkdir(parents=True, exist_ok=True)
     with _exclusive(folder):
         if not _is_whole(library):
-            log.info("building the CPU kernels with %s, once for this machine (about ten seconds)", compiler[0])
+            log.info("compiling the CPU kernels with %s, only once on this machine (about ten seconds)", compiler[0])
             _build(compiler, library)
     return library
 
 
 def _is_whole(library: Path) -> bool:
-    """True if the library has the stated sha256 and can be loaded."""
+    """Return whether the library has its recorded SHA-256 and can be loaded."""
     try:
         stated = _mark(library).read_text().strip()
         if hashlib.sha256(library.read_bytes()).hexdigest() != stated:
@@ -97,14 +99,14 @@ def _is_whole(library: Path) -> bool:
 
 
 def _build(compiler: list[str], library: Path) -> None:
-    """Compiles under a temporary name, then renames; the sha256 comes last."""
+    """Compile under a temporary name, rename, write the SHA-256 last. Raises OSError, NoKernels."""
     handle, name = tempfile.mkstemp(suffix=".so", dir=library.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         _run([*compiler, *FLAGS, *map(str, sorted(SOURCES.glob("*.cpp"))), "-o", name], BUILD_SECONDS)
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-        _mark(library).unlink(missing_ok=True)
+        _mark(library).unlink(missing_ok=True)  # before the rename: an old hash must not stand beside a new library
         temporary.chmod(0o755)
         temporary.replace(library)
     finally:
@@ -113,7 +115,7 @@ def _build(compiler: list[str], library: Path) -> None:
     mark.write_text(digest + "\n")
     mark.replace(_mark(library))
     if not _is_whole(library):
-        raise NoKernels(f"{library} was built but cannot be loaded")
+        raise NoKernels(f"{library} was compiled but cannot be loaded")
 
 
 def _mark(library: Path) -> Path:
@@ -122,17 +124,17 @@ def _mark(library: Path) -> Path:
 
 @contextlib.contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """One builder at a time; the lock ends with the process that holds it."""
+    """Let one process build at a time; the lock ends with the process that holds it."""
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def find_compiler() -> list[str]:
-    """The C++ compiler as the words of a command: CXX, or the first of the usual ones. Raises NoKernels."""
+    """Return the C++ compiler as the words of a command: CXX, or the first found of COMPILERS. Raises NoKernels."""
     if chosen := shlex.split(os.environ.get("CXX", "")):
         if shutil.which(chosen[0]) is None:
-            raise NoKernels(f"CXX={chosen[0]} is not to be found")
+            raise NoKernels(f"CXX={chosen[0]} is not found; set CXX to a C++ compiler")
         return chosen
     for name in COMPILERS:
         if path := shutil.which(name):
@@ -145,7 +147,7 @@ def _compiler_version(compiler: list[str]) -> str:
 
 
 def _run(command: list[str], seconds: float) -> str:
-    """Standard output of a compiler call. Raises NoKernels with its last line if it fails."""
+    """Return the standard output of a compiler call. Raises NoKernels with its first error line if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -168,14 +170,14 @@ def _cache_key(compiler: list[str], version: str, cpu: frozenset[str]) -> str:
 
 
 def _private_folder() -> Path:
-    """A folder of this process alone, gone at its end."""
+    """Return a folder of this process only, which is removed at its end."""
     folder = Path(tempfile.mkdtemp(prefix="convnext-kernels-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def _check_allowed(library: Path) -> None:
-    """MindSpore refuses operators outside this folder if the user set one."""
+    """Raise NoKernels if the user allows operators only from a folder that does not hold the library."""
     allowed = os.environ.get("MS_CUSTOM_AOT_WHITE_LIST")
     if allowed is not None and not library.resolve().is_relative_to(Path(allowed).resolve()):
-        raise NoKernels(f"MS_CUSTOM_AOT_WHITE_LIST={allowed} does not hold {library}")
+        raise NoKernels(f"MS_CUSTOM_AOT_WHITE_LIST={allowed} allows no operators from {library.parent}")

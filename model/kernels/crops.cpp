@@ -1,5 +1,5 @@
-// A chunk of JPEGs to crops of one size in one call: the interpreter is asked for once, not several times an image,
-// and threads that ask for it seldom do not wait for each other.
+// Decodes and resizes the crops of a chunk of JPEGs in one call. So a thread takes the interpreter lock once a chunk, not
+// several times an image, and threads rarely wait for it (DECISIONS, 2026-11-24).
 
 #include "crops.h"
 
@@ -11,9 +11,9 @@
 namespace {
 
 constexpr int kChannels = 3;
-constexpr int kSpareColumns = 8 + 8 + 31;  // a margin on each side, and what is before the decoder's next block
+constexpr int kSpareColumns = 8 + 8 + 31;  // a margin on each side, and the columns up to the decoder's next block
 
-// The fields, and their order, are those of `_CropJob` in crops.py.
+// The fields, and their order, equal those of `_CropJob` in crops.py.
 struct CropJob {
   const uint8_t* data;
   int64_t bytes;
@@ -49,7 +49,7 @@ bool make(const JpegLibrary* library, const CropJob& job, int height, int width,
 
 }  // namespace
 
-// Sets each job's `is_done`; where it is 0 the image has to be decoded as a whole, by other means.
+// Sets each job's `is_done`. Where it is 0, the caller must decode the whole image.
 extern "C" void convnext_crops(const JpegLibrary* library, CropJob* jobs, int count, int height, int width) {
   std::vector<uint8_t> scratch;
   for (CropJob* job = jobs; job != jobs + count; ++job) {

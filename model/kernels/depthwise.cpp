@@ -1,4 +1,4 @@
-// The depthwise convolution by itself, for blocks that are not computed as a whole.
+// The depthwise convolution as an operator of its own, for V2 blocks.
 #include "depthwise.h"
 
 // x, weight (C, 1, 7, 7), bias -> out
@@ -16,7 +16,7 @@ extern "C" int convnext_depthwise(int, void** params, int*, int64_t** shapes, co
   return 0;
 }
 
-// slope of the output, x, weight -> slopes of x, weight, bias
+// gradient of the output, x, weight -> gradients of x, weight, bias
 extern "C" int convnext_depthwise_gradient(int, void** params, int*, int64_t** shapes, const char**, void*, void*) {
   const float* const* p = reinterpret_cast<const float* const*>(params);
   float* const* q = reinterpret_cast<float* const*>(params) + 3;

@@ -7,19 +7,19 @@
 constexpr int kTaps = 7;  // of a row of the filter
 constexpr int kHalf = 3;  // the padding on each side
 constexpr int kFilterTaps = kTaps * kTaps;
-constexpr int kGradientSums = kFilterTaps + 1;  // the bias has one, too
-// Columns at a time: the rows of ConvNeXt's stages (56, 28, 14 and 7 px) divide into them, and their sums, a filter row
-// and a pixel fit into the registers (22 of 32, 15 of 16).
+constexpr int kGradientSums = kFilterTaps + 1;  // one more for the bias
+// Columns at a time: they divide the rows of ConvNeXt's stages (56, 28, 14 and 7 px), and their sums, a filter row and a
+// pixel fit into the registers (22 of 32 with AVX-512, 15 of 16 with AVX2).
 #if defined(__AVX512F__)
 constexpr int kSpan = 14;
 #else
 constexpr int kSpan = 7;
 #endif
 
-// Floats of the packed weights.
+// The number of floats in the packed weights.
 INLINE int64_t packed_taps_size(int64_t channels) { return round_up(channels, kLanes) * kFilterTaps; }
 
-// Weights (C, 7, 7) -> (ceil(C / lanes), kFilterTaps, lanes), zero-filled; flipped for the input gradient.
+// Weights (C, 7, 7) -> (ceil(C / lanes), kFilterTaps, lanes), filled up with zeros; flipped for the input gradient.
 inline void pack_depthwise(const float* weights, int64_t channels, bool flipped, float* packed) {
   for (int64_t c0 = 0; c0 < channels; c0 += kLanes)
     for (int tap = 0; tap < kFilterTaps; tap++)
@@ -123,7 +123,7 @@ struct DepthwiseSlopes { float *x, *weight, *bias; };
 
 INLINE int64_t tap_sums_size(Images s) { return s.count * round_up(s.channels, kLanes) * kGradientSums; }
 
-// Slopes of the depthwise convolution's input (plus `plus` if given) and parameters; `tap_sums` is scratch.
+// Gradients of the depthwise convolution's input (plus `plus` if given) and parameters; `tap_sums` is scratch memory.
 inline void depthwise_gradient(Images s, const float* x, const float* slope, const float* flipped, const float* plus,
                                float* tap_sums, DepthwiseSlopes out) {
   const int64_t c = s.channels, vectors = ceil_div(c, kLanes), pixels = s.height * s.width, sums = s.count * vectors;

@@ -1,11 +1,11 @@
-// GELU by itself, and its gradient.
+// GELU as an operator of its own, and its gradient.
 #include "gelu.h"
 
 #include "pool.h"
 
 namespace {
 
-constexpr int64_t kTaskFloats = 1 << 16;  // 256 KiB in and out: enough to be worth a task, and it fits in L2
+constexpr int64_t kTaskFloats = 1 << 16;  // 256 KiB in and out: long enough for a task, and fits in L2
 
 int64_t read_size(int dims, const int64_t* shape) {
   int64_t size = 1;
@@ -32,7 +32,7 @@ extern "C" int convnext_gelu(int, void** params, int* dims, int64_t** shapes, co
   return 0;
 }
 
-// slope of the output, x -> slope of x
+// gradient of the output, x -> gradient of x
 extern "C" int convnext_gelu_gradient(int, void** params, int* dims, int64_t** shapes, const char**, void*, void*) {
   const float *slope = static_cast<const float*>(params[0]), *x = static_cast<const float*>(params[1]);
   float* out = static_cast<float*>(params[2]);

@@ -1,8 +1,8 @@
-// GELU with the exact (erf) distribution function, as vectors; absolute error of Phi below 2e-7.
+// The exact (erf) GELU on vectors; the absolute error of Phi is below 2e-7.
 #pragma once
 #include "simd.h"
 
-constexpr float kGeluClamp = 5.6f;  // Phi(-5.6) = 1e-8
+constexpr float kGeluClamp = 5.6f;  // Phi(-5.6) = 1e-8; beyond it, Phi is taken as constant
 // (Phi(x) - 1/2) / x as a polynomial in 2 x^2 / kGeluClamp^2 - 1: a Chebyshev fit of degree 15, highest power first.
 constexpr float kPhi[] = {-0.000401805912f, 0.000894328463f, -0.000379875622f, 0.000633277523f, -0.00320995529f, 0.00555132562f, -0.00729917269f, 0.0108436914f, -0.0158444587f, 0.0209875926f, -0.0262948424f, 0.0319629125f, -0.0383469164f, 0.0469812714f, -0.0630512536f, 0.126259595f};
 // 2^f for |f| <= 1/2: a Chebyshev fit of degree 6, highest power first.
@@ -27,7 +27,7 @@ INLINE Vec normal_cdf(Vec x) {
 INLINE Vec normal_density(Vec x) {
   x = lane_max(lane_min(x, broadcast(kGeluClamp)), broadcast(-kGeluClamp));
   const Vec exponent = x * x * -0.72134752044f - 1.32574806474f;
-  const Vec shifted = exponent + 12582912.0f;  // 1.5 * 2^23: rounds to an integer kept in the low bits
+  const Vec shifted = exponent + 12582912.0f;  // 1.5 * 2^23: the sum rounds to an integer, which its low bits hold
   const Vec fraction = exponent - (shifted - 12582912.0f);
   const IVec bits = (IVec)polynomial(kExp2, fraction) + ((IVec)shifted << 23);
   return (Vec)bits;

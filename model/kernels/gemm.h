@@ -1,4 +1,5 @@
-// Matrix products on blocks that stay in the cache.
+// Matrix products on blocks that stay in the cache; a library's product would write them to memory (DECISIONS,
+// 2026-11-24).
 //
 // A row block is stored in column blocks of kBlock floats: (row, k) lies at
 // (k / kBlock) * rows * kBlock + row * kBlock + k % kBlock, so that the kernel addresses kTileRows rows by constants.
@@ -11,11 +12,11 @@ constexpr int kTileRows = 14;  // its 28 sums, a row of the panel and a broadcas
 constexpr int kGradRows = 12;  // divides ConvNeXt-T's widths, so no sums are wasted on padding
 #else
 constexpr int kTileRows = 6;  // 15 of 16 registers
-constexpr int kGradRows = 6;
+constexpr int kGradRows = 6;  // its 12 sums, a row of the panel and a broadcast value fill 15 of 16
 #endif
-constexpr int kPanelVecs = 2;
+constexpr int kPanelVecs = 2;  // two vectors share one broadcast value
 constexpr int kPanel = kPanelVecs * kLanes;
-constexpr int kBlock = 64;
+constexpr int kBlock = 64;  // floats: four cache lines of a row lie side by side
 
 INLINE int64_t blocked_size(int64_t rows, int64_t depth) { return rows * round_up(depth, kBlock); }
 INLINE int64_t panels_size(int64_t depth, int64_t columns) { return depth * round_up(columns, kPanel); }
@@ -66,8 +67,8 @@ static __attribute__((noinline, unused)) void accumulate_gradient(const float* c
   }
 }
 
-// One row into the columns that the weight gradients read, (k / kGradRows, chunk_rows, kGradRows); `line` has room up to
-// a multiple of kGradRows.
+// Copies one row to the columns that the weight gradients read, (k / kGradRows, chunk_rows, kGradRows); `line` must have
+// room up to a multiple of kGradRows.
 INLINE void store_columns(const float* line, int64_t depth, int64_t chunk_rows, int64_t row, float* columns) {
   for (int64_t k = 0; k < depth; k += kGradRows) memcpy(columns + k * chunk_rows + row * kGradRows, line + k, kGradRows * 4);
 }

@@ -1,8 +1,8 @@
-// A box of a JPEG by the libjpeg-turbo that Pillow has loaded: what lies outside is entropy-decoded and no more, and
-// what lies below is not even read. The library's functions come as a table of addresses.
+// Decodes a box of a JPEG by the libjpeg-turbo that Pillow has loaded (DECISIONS, 2026-11-24). Pixels beside the box are
+// only entropy-decoded, lines below it are not read. The caller passes a table of the library's functions.
 //
-// Declared here is as much of libjpeg's version 6.2 interface as is used: its structures begin like these, and the
-// library itself refuses another version or size when it creates a decoder.
+// This file declares the part of libjpeg's version 6.2 interface that it uses: the library's structures begin like
+// these. The library itself refuses another version or size when it creates a decoder.
 
 #include "crops.h"
 
@@ -12,9 +12,9 @@
 
 namespace {
 
-constexpr int kInterfaceVersion = 62;
+constexpr int kInterfaceVersion = 62;  // JPEG_LIB_VERSION of libjpeg-turbo as Pillow builds it
 constexpr int kToRgb = 2;        // JCS_RGB
-constexpr int kMarginPixels = 8;  // of which chroma upsampling, at a factor of 4 at most, looks at 4
+constexpr int kMarginPixels = 8;  // chroma upsampling, by a factor of 4 at most, looks at 4 of them
 constexpr int kChannels = 3;
 
 struct Decoder;
@@ -24,7 +24,7 @@ struct Errors {
   void (*emit_message)(Decoder*, int);
   void (*output_message)(Decoder*);
   unsigned char rest[144];
-  // Ours, behind the library's.
+  // Our fields, behind the library's.
   std::jmp_buf way_out;
   bool has_warned;
 };

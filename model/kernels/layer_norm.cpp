@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr int64_t kNormRows = 256;  // rows of a task; the parameter gradients are summed by task, then over the tasks
+constexpr int64_t kNormRows = 256;  // rows of a task; parameter gradients are summed within a task, then over tasks in order
 
 struct Matrix {
   int64_t rows, channels;
@@ -30,7 +30,7 @@ void norm_rows(Matrix m, const float* x, const float* weight, const float* bias,
   }
 }
 
-// Slopes of x, and this task's sums for the weight and the bias: sums (2, channels rounded up).
+// Gradient of x, and this task's sums for weight and bias: sums (2, channels rounded up).
 void norm_rows_gradient(Matrix m, const float* slope, const float* x, const float* weight, int64_t task, int worker,
                         float* sums, float* out) {
   const int64_t wide = round_up(m.channels, kLanes), last = (task + 1) * kNormRows < m.rows ? (task + 1) * kNormRows : m.rows;
@@ -63,7 +63,7 @@ extern "C" int convnext_layer_norm(int, void** params, int* dims, int64_t** shap
   return 0;
 }
 
-// slope of the output, x, weight -> slopes of x, weight, bias
+// gradient of the output, x, weight -> gradients of x, weight, bias
 extern "C" int convnext_layer_norm_gradient(int, void** params, int* dims, int64_t** shapes, const char**, void*, void*) {
   const float* const* p = reinterpret_cast<const float* const*>(params);
   float* const* q = reinterpret_cast<float* const*>(params) + 3;

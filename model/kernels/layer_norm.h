@@ -1,4 +1,4 @@
-// LayerNorm over the channels of a row, without its affine part, and its gradient.
+// LayerNorm over the channels of a row, without weight and bias, and its gradient.
 #pragma once
 #include <math.h>
 
@@ -33,7 +33,7 @@ inline void normalise_rows(const float* source, int64_t count, int64_t rows, int
   }
 }
 
-// LayerNorm backwards for one row: slope of its input from that of its normalised output.
+// LayerNorm backward for one row: the gradient of its input from that of its normalised output.
 inline void norm_row(const float* row, const float* slopes, int64_t c, float* normalised, float* out) {
   const Moments m = row_moments(row, c);
   Vec sum = {}, dot = {};

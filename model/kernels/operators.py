@@ -1,6 +1,6 @@
 """The kernels as MindSpore Cells with gradients; float32, channels last.
 
-Each class names the library's functions and states the shapes; what they compute stands in the C++ files.
+Each class binds functions of the library and states their shapes; the C++ files hold what they compute.
 N batch, H W positions, C channels, M hidden channels, D channels out, k patch size.
 """
 
@@ -13,7 +13,7 @@ Shape = Sequence[int]
 
 
 def operator(library: Path, name: str, outputs: int, shapes: Callable[..., Shape | tuple[Shape, ...]]) -> ops.Custom:
-    """The library's function as an operator; `shapes` gives the outputs' shapes from the inputs' shapes."""
+    """Return the library's function as an operator; `shapes` computes the outputs' shapes from the inputs' shapes."""
 
     def dtypes(*_: object) -> object:
         return float32 if outputs == 1 else (float32,) * outputs
@@ -39,7 +39,7 @@ def _block_gradient(
 class BlockKernel(nn.Cell):
     """A whole V1 block: x, its nine parameters in Facebook's order, keep (N) -> out.
 
-    In training it also keeps the depthwise output and the expanded values for the gradient.
+    In training it also stores the depthwise output and the expanded values for the gradient.
     """
 
     def __init__(self, library: Path) -> None:
@@ -73,7 +73,7 @@ class BlockKernel(nn.Cell):
 
 
 class _SavingBlock(nn.Cell):
-    """The block with what its gradient needs; nobody may use any output but the first."""
+    """The block with what its gradient needs; only the first output may be used, the others have no gradient."""
 
     def __init__(self, library: Path) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class PatchKernel(nn.Cell):
 
 
 class NormPatchKernel(nn.Cell):
-    """LayerNorm and then what PatchKernel does."""
+    """LayerNorm, then the product of PatchKernel, as one operator."""
 
     def __init__(self, library: Path) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ def _weight_gradient(slope: Shape, x: Shape, weight: Shape) -> tuple[Shape, ...]
 
 
 class LayerNormKernel(nn.Cell):
-    """LayerNorm over the last axis, epsilon 1e-6."""
+    """LayerNorm over the last axis, with epsilon 1e-6."""
 
     def __init__(self, library: Path) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ class DepthwiseKernel(nn.Cell):
 
 
 class GeluKernel(nn.Cell):
-    """The exact GELU."""
+    """The exact GELU, by the error function."""
 
     def __init__(self, library: Path) -> None:
         super().__init__()

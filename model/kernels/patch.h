@@ -1,5 +1,5 @@
-// Convolutions whose stride is their size: a matrix product over patches, with an optional LayerNorm before it whose
-// affine part is folded into the weights. Rows are patches; a patch's values lie in the order (row, column, channel).
+// Convolutions whose stride is their size, as a matrix product over patches. An optional LayerNorm comes first; its
+// weight and bias are folded into the product. Rows are patches, whose values have the order (row, column, channel).
 #pragma once
 #include "gemm.h"
 #include "layer_norm.h"
@@ -14,7 +14,7 @@ struct PatchShape {
   int64_t rows() const { return images.count * height() * width(); }
   int64_t taps() const { return size * size; }
   int64_t depth() const { return taps() * images.channels; }
-  // Where pixel `tap` of patch `row` begins in the images.
+  // The offset of pixel `tap` of patch `row` in the images.
   int64_t pixel(int64_t row, int64_t tap) const {
     const int64_t x = row % width() * size + tap % size, y = row / width() % height() * size + tap / size;
     return ((row / (width() * height()) * images.height + y) * images.width + x) * images.channels;
@@ -23,7 +23,7 @@ struct PatchShape {
 
 struct PatchInputs { const float *x, *norm_weight, *norm_bias, *weight, *bias; };  // the norm's may be null
 
-// A weight of two dimensions is that of a Linear: patches of one pixel.
+// A weight of two dimensions belongs to a Linear, which has patches of one pixel.
 inline PatchShape read_shape(const int64_t* x, int weight_dims, const int64_t* weight) {
   return {{x[0], x[1], x[2], x[3]}, weight_dims == 4 ? weight[2] : 1, weight[0]};
 }

@@ -1,10 +1,10 @@
-// The product over patches: the slopes of the images, of the weights, and of the norm before them.
+// The product over patches, backward: gradients of the images, the weights, and the norm before them.
 #include "patch.h"
 #include "workspace.h"
 
 namespace {
 
-constexpr int64_t kPatchChunkRows = 56 * kTileRows;  // rows whose columns and slopes are kept for the weight gradient
+constexpr int64_t kPatchChunkRows = 56 * kTileRows;  // rows whose values and gradients are kept for the weight gradient
 
 struct Outputs { float *x, *norm_weight, *norm_bias, *weight, *bias; };
 
@@ -39,7 +39,7 @@ void pack_backward(const PatchShape& s, const PatchInputs& in, int64_t n0, float
     }
 }
 
-// The slopes of the images' pixels in one row block, and what the weight gradient reads.
+// Writes the gradient of the images' pixels in one row block, and the columns that the weight gradient reads.
 void backward_rows(const PatchShape& s, const PatchInputs& in, const float* slope, const Work& w, int64_t start, int64_t at,
                    int64_t count, int worker, float* out) {
   const int64_t rows = round_up(count, kTileRows), depth = s.depth(), c = s.images.channels;
@@ -110,7 +110,7 @@ void finish_channel(const PatchShape& s, const PatchInputs& in, const Work& w, c
   out.norm_bias[c] = shift;
 }
 
-// Pixels that fill no patch get no slope.
+// Sets the gradient of pixels that fill no patch to zero.
 void clear_rest(const PatchShape& s, float* out) {
   if (s.height() * s.size != s.images.height || s.width() * s.size != s.images.width)
     memset(out, 0, s.images.count * s.images.height * s.images.width * s.images.channels * 4);
@@ -138,14 +138,14 @@ int backward(const PatchShape& s, const PatchInputs& in, const float* slope, con
 
 }  // namespace
 
-// slope of the output, x, weight -> slopes of x, weight, bias
+// gradient of the output, x, weight -> gradients of x, weight, bias
 extern "C" int convnext_patch_gradient(int, void** params, int* dims, int64_t** shapes, const char**, void*, void*) {
   const float* const* p = reinterpret_cast<const float* const*>(params);
   float* const* q = reinterpret_cast<float* const*>(params) + 3;
   return backward(read_shape(shapes[1], dims[2], shapes[2]), {p[1], nullptr, nullptr, p[2], nullptr}, p[0], {q[0], nullptr, nullptr, q[1], q[2]});
 }
 
-// slope of the output, x, norm weight and bias, weight -> slopes of x, norm weight and bias, weight, bias
+// gradient of the output, x, norm weight and bias, weight -> gradients of x, norm weight and bias, weight, bias
 extern "C" int convnext_norm_patch_gradient(int, void** params, int* dims, int64_t** shapes, const char**, void*, void*) {
   const float* const* p = reinterpret_cast<const float* const*>(params);
   float* const* q = reinterpret_cast<float* const*>(params) + 5;

@@ -1,9 +1,9 @@
-// The product over patches: forward.
+// The product over patches, forward.
 #include "patch.h"
 
 namespace {
 
-// Values of one patch, normalised if there is a norm, in a line.
+// Copies the values of one patch to a line, normalised if there is a norm.
 void gather_patch(const PatchShape& s, const PatchInputs& in, int64_t row, float* line) {
   const int64_t c = s.images.channels;
   if (in.norm_weight == nullptr) {

@@ -1,5 +1,5 @@
-// Operations on 8-bit RGB images, one after the other and in place: maps of levels, blends with a poorer version of the
-// image, affine resampling. Each equals Pillow's bit by bit.
+// Operations on 8-bit RGB images, one after the other and in place: maps of levels, blends with a degraded version of
+// the image, affine resampling. Each gives Pillow's bits.
 
 #include "pixel_ops.h"
 
@@ -15,7 +15,7 @@ constexpr int kLevels = 256;
 
 enum Kind : int32_t { kNone, kTable, kStretch, kEqualize, kContrast, kColor, kSharpness, kAffine };
 
-// The fields, and their order, are those of `PIXEL_OP` in pixel_ops.py.
+// The fields, and their order, equal those of `PIXEL_OP` in pixel_ops.py.
 struct Operation {
   int32_t kind;
   float factor;
@@ -42,7 +42,7 @@ inline __m256 floats(const uint8_t* bytes) {
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes))));
 }
 
-// image = poorer + factor * (image - poorer), cut down to whole levels.
+// image = poorer + factor * (image - poorer), truncated to whole levels as in Pillow.
 void blend(const uint8_t* poorer, float factor, const Image& image) {
   const int64_t bytes = image.bytes();
   const __m256 times = _mm256_set1_ps(factor), top = _mm256_set1_ps(255.0f);
@@ -67,7 +67,7 @@ inline __m512i looked_up(const Table& table, __m512i levels) {
   return _mm512_mask_blend_epi8(_mm512_movepi8_mask(levels), low, high);
 }
 
-// Maps as many bytes as fill whole vectors, a table a channel, and returns their count.
+// Maps as many bytes as fill whole vectors, with one table per channel, and returns their number.
 int64_t map_vectors(const Table* tables, const Image& image) {
   constexpr __mmask64 kEveryThird = 0x9249249249249249;
   int64_t i = 0;
@@ -103,7 +103,7 @@ struct Histogram {
   int first = 0, last = 0;
 };
 
-// Of each channel. Neighbours are counted apart, so that equal ones need not wait for each other.
+// The histogram of each channel. Neighbours have separate counters, so that equal ones need not wait for each other.
 void count_levels(const Image& image, Histogram* histograms) {
   int32_t counts[2][kChannels][kLevels] = {};
   for (int64_t i = 0; i < image.count(); ++i) {
@@ -172,7 +172,7 @@ void color(float factor, const Image& image, std::vector<uint8_t>& scratch) {
   blend(scratch.data(), factor, image);
 }
 
-// Against thirteenths 1 1 1 / 1 5 1 / 1 1 1, rounded; the border stays.
+// Smooths by the weights 1 1 1 / 1 5 1 / 1 1 1 over 13, rounded; the border does not change.
 void sharpness(float factor, const Image& image, std::vector<uint8_t>& scratch) {
   const int64_t row = static_cast<int64_t>(image.width) * kChannels;
   std::memcpy(scratch.data(), image.pixels, image.bytes());
@@ -205,8 +205,8 @@ void apply(const Operation& op, const Image& image, std::vector<uint8_t>& scratc
 
 }  // namespace
 
-// `pixels`: (images, height, width, 3), contiguous, changed in place; `operations`: (images, per_image). Returns 0, or 1 without
-// memory, when some of them are changed and some are not.
+// `pixels`: (images, height, width, 3), contiguous, changed in place; `operations`: (images, per_image). Returns 0, or 1
+// when memory runs out; then only some images are changed.
 extern "C" int convnext_pixel_ops(uint8_t* pixels, int images, int height, int width, const void* operations,
                                   int per_image) try {
   const auto* op = static_cast<const Operation*>(operations);

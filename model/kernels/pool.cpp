@@ -13,7 +13,7 @@
 
 namespace {
 
-constexpr int kSpins = 2000;  // pauses before a thread sleeps: within a network the next operator comes sooner
+constexpr int kSpins = 2000;  // pauses before a thread sleeps: within a network, the next operator starts sooner than that
 
 struct Buffer {
   float* data = nullptr;
@@ -98,7 +98,7 @@ int usable_cores() {
   return count > 0 ? count : 1;
 }
 
-// A forked child has none of the threads: it makes its own pool at first use (the parent's is leaked on purpose).
+// A forked child has none of the threads, so it makes a pool at first use. It leaks its parent's pool on purpose.
 void forget_pool() { pool = nullptr; }
 
 Pool& the_pool() {
@@ -119,7 +119,7 @@ OperatorLock::~OperatorLock() { the_pool().operator_mutex.unlock(); }
 float* worker_scratch(int worker, int64_t floats) { return the_pool().scratch[worker].grown(floats); }
 float* shared_workspace(int64_t floats) { return the_pool().workspace.grown(floats); }
 
-// Sets the number of threads; only before the first operator runs. Returns the number in force.
+// Sets the number of threads, before the first operator runs; later it has no effect. Returns the number in use.
 extern "C" int convnext_kernels_threads(int threads) {
   if (pool == nullptr && threads > 0) requested_threads = threads;
   return pool != nullptr ? pool->size : (requested_threads > 0 ? requested_threads : usable_cores());

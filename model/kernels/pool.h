@@ -1,4 +1,4 @@
-// One pool of threads for all kernels: tasks are claimed in order, their results may not depend on who runs them.
+// One pool of threads for all kernels. Threads claim tasks in order; a result must not depend on which thread ran it.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -13,6 +13,6 @@ struct OperatorLock {
   ~OperatorLock();
 };
 
-// Scratch memory of one worker, at least `floats` long, kept for later calls; and the same shared by an operator's tasks.
+// Scratch memory of at least `floats`, kept for later calls: of one worker, and shared by all tasks of an operator.
 float* worker_scratch(int worker, int64_t floats);
 float* shared_workspace(int64_t floats);

@@ -1,9 +1,9 @@
 // Pillow's antialiased resize of a box of an 8-bit RGB image, bit for bit: two passes in fixed point, each rounded and
 // clipped to 8 bits. Weights (22 fractional bits) and the order of the passes are Pillow's, computed by the caller.
 //
-// The vertical pass runs along whole rows. The horizontal one takes four neighbouring pixels at a time. Its products are
-// of 16 bits, two to an instruction, so each weight is split: w = high * 2^15 + low. Sums may wrap around, since the
-// whole sum fits 32 bits.
+// The vertical pass runs along whole rows. The horizontal pass takes four neighbouring pixels at a time. Its products
+// have 16 bits, two per instruction, so each weight is split: w = high * 2^15 + low. Partial sums may wrap around,
+// because the whole sum fits into 32 bits.
 
 #include "crops.h"
 
@@ -16,14 +16,14 @@
 
 namespace {
 
-constexpr int kFractionBits = 22;
-constexpr int kHalf = 1 << (kFractionBits - 1);
+constexpr int kFractionBits = 22;  // as _FRACTION_BITS in resize.py
+constexpr int kHalf = 1 << (kFractionBits - 1);  // rounds to the nearest level
 constexpr int kChannels = 3;
 constexpr int kTogether = 4;         // pixels of a horizontal step
-constexpr int kLowBits = 15;
-constexpr int64_t kSpareBytes = 64;  // what a horizontal step may read behind a row
+constexpr int kLowBits = 15;         // of a split weight
+constexpr int64_t kSpareBytes = 64;  // that a horizontal step may read behind a row
 
-// The weights of a horizontal step: pixels 0 and 1 in the first half, 2 and 3 in the second, for R, G, B and nothing.
+// The weights of a horizontal step: pixels 0 and 1 in the first half, 2 and 3 in the second, for R, G, B and unused.
 struct alignas(32) Step {
   int16_t high[16];
   int16_t low[16];
@@ -34,14 +34,14 @@ inline uint8_t clipped(int32_t sum) {
   return static_cast<uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
-// The weights of one direction: `taps` for each target, for the sources from `first` on, zeros behind the last.
+// The weights of one direction: `taps` for each target pixel, for the source pixels from `first` on, then zeros.
 struct Side {
   const int32_t* first;
   const int32_t* weights;
   int taps;
 };
 
-// Weights in the order of the steps, zeros up to a whole number of them for each target.
+// Weights in the order of the steps; zeros fill each target up to a whole number of steps.
 std::vector<Step> spread(const Side& side, int targets, int steps) {
   std::vector<Step> all(static_cast<size_t>(targets) * steps);
   for (int x = 0; x < targets; ++x) {
@@ -59,7 +59,7 @@ std::vector<Step> spread(const Side& side, int targets, int steps) {
 }
 
 void resize_row(const uint8_t* in, uint8_t* out, int width, const int32_t* first, const Step* weights, int steps) {
-  // Of twelve bytes: R R G G B B of pixels 0 and 1, and of 2 and 3, each widened to 16 bits.
+  // Twelve bytes become R R G G B B of pixels 0 and 1, and of pixels 2 and 3, each widened to 16 bits.
   const __m256i pairs = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,
                                          6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
   for (int x = 0; x < width; ++x) {
@@ -81,7 +81,7 @@ void resize_row(const uint8_t* in, uint8_t* out, int width, const int32_t* first
   }
 }
 
-// `taps` rows of `bytes` bytes, `stride` apart, to one, weighted.
+// The weighted sum of `taps` rows of `bytes` bytes, `stride` apart, as one row.
 void blend_rows(const uint8_t* rows, int64_t stride, int64_t bytes, uint8_t* out, const int32_t* weights, int taps) {
   constexpr int kBlock = 64;
   int64_t begin = 0;

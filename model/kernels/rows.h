@@ -1,13 +1,13 @@
-// Image tensors as rows (pixels) of channels, and the cut of rows into tasks for the threads.
+// Image tensors as rows (pixels) of channels, and the division of rows into tasks for the threads.
 #pragma once
 #include "gemm.h"
 #include "pool.h"
 
-constexpr int64_t kTaskGroups = 8;  // row tiles in a task: their activations stay in L2
+constexpr int64_t kTaskGroups = 8;  // row tiles in a task: few enough for their activations to stay in L2
 
 struct Images { int64_t count, height, width, channels; };
 
-// `rows` cut into tasks of whole row tiles, an equal number for each thread.
+// `rows` divided into tasks of whole row tiles, about the same number for each thread.
 struct RowCut {
   int64_t rows, task_rows, tasks;
   explicit RowCut(int64_t all) : rows(all) {

@@ -22,7 +22,7 @@ INLINE Vec broadcast(float x) { return x - Vec{}; }
 INLINE Vec load(const float* p) { return *reinterpret_cast<const VecU*>(p); }
 INLINE void store(float* p, Vec v) { *reinterpret_cast<VecU*>(p) = v; }
 
-// First `n` lanes; the others are zero / left alone.
+// Only the first `n` lanes: load_part sets the others to zero, store_part does not write them.
 INLINE Vec load_part(const float* p, int n) {
   if (n >= kLanes) return load(p);
   alignas(64) float lanes[kLanes] = {};
@@ -48,7 +48,7 @@ INLINE Vec first_lanes(Vec v, int n) {
 INLINE Vec lane_min(Vec a, Vec b) { return a < b ? a : b; }
 INLINE Vec lane_max(Vec a, Vec b) { return a > b ? a : b; }
 
-// Sum of the lanes in a fixed order (pairwise).
+// Sum of the lanes in a fixed order (pairwise), so that results are reproducible.
 INLINE float lane_sum(Vec v) {
   alignas(64) float lanes[kLanes];
   store(lanes, v);

@@ -1,1 +1,1 @@
-"""What may be scored: folders, lists, tables, tars, records; here or in a store."""
+"""The kinds of inputs that can be scored: folders, lists, tables, tars, records; on this machine or in a store."""

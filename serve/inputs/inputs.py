@@ -1,6 +1,6 @@
-"""What can be scored: inputs of many kinds, all of them numbered 0, 1, 2, ... and read by ranges of numbers.
+"""The interface of all kinds of inputs: numbered 0, 1, 2, ... and read by ranges of numbers.
 
-An input never raises while it is listed: errors appear when it is loaded, and are written to its row.
+Listing an input never raises: errors appear when it is loaded, and are written to its row. This file knows no kind.
 """
 
 from array import array
@@ -14,7 +14,7 @@ from convnext_imagenet.base.files import sha256_json
 
 @dataclass(frozen=True)
 class Item:
-    """One input: `load` returns its bytes, or raises OSError or BadImage; `label` is its class index where known."""
+    """One input: `load` returns its bytes, or raises OSError or BadImage; `label` is its class index if known."""
 
     source: str
     load: Callable[[], bytes]
@@ -22,54 +22,54 @@ class Item:
 
 
 class Inputs(Protocol):
-    """Inputs in one fixed order; `sha256` stands for what they are, so that another set is told apart."""
+    """Inputs in one fixed order; another set of inputs has another `sha256`."""
 
     @property
     def count(self) -> int:
-        """How many there are, at least one."""
+        """Return the number of inputs, at least one."""
 
     @property
     def sha256(self) -> str:
-        """The fingerprint of the set."""
+        """Return the fingerprint of the set."""
 
     def items(self, numbers: range) -> Iterator[Item]:
-        """The inputs with these numbers, in order; cheap, since `load` does the work."""
+        """Yield the inputs with these numbers, in order; cheap, because `load` does the work."""
 
     def is_inside(self, path: Path) -> bool:
-        """Whether a file at `path` would be an input."""
+        """Return whether a file at `path` would become an input."""
 
 
 @dataclass(frozen=True)
 class JoinedInputs:
-    """Several inputs one after the other, as one."""
+    """Several sets of inputs, one after the other, as one set."""
 
     members: tuple[Inputs, ...]
-    folder: Path | None = None  # that holds nothing else
+    folder: Path | None = None  # the folder that holds only them, if any
 
     @property
     def count(self) -> int:
-        """How many there are in all."""
+        """Return the number of inputs of all members."""
         return sum(member.count for member in self.members)
 
     @property
     def sha256(self) -> str:
-        """The fingerprint of theirs, in their order."""
+        """Return the fingerprint of the members' fingerprints, in their order."""
         return sha256_json([member.sha256 for member in self.members])
 
     def items(self, numbers: range) -> Iterator[Item]:
-        """Those with these numbers."""
+        """Yield the inputs with these numbers, in order."""
         for index, _, wanted in split_range(numbers, (member.count for member in self.members)):
             yield from self.members[index].items(wanted)
 
     def is_inside(self, path: Path) -> bool:
-        """Whether a file at `path` would be an input of one of them, or change what their folder means."""
+        """Return whether a file at `path` would become an input of a member, or change what the folder means."""
         return lies_in(path, self.folder) or any(member.is_inside(path) for member in self.members)
 
 
 def split_range(numbers: range, sizes: Iterable[int]) -> Iterator[tuple[int, int, range]]:
-    """Yield where `numbers` lie in consecutive groups of these sizes: (group, its first number, those in it from 0).
+    """Yield where `numbers` lie in consecutive groups of these sizes: (group, its first number, range within it).
 
-    Groups that hold none of them are left out.
+    Groups that hold none of the numbers are skipped.
     """
     first = 0
     for group, size in enumerate(sizes):
@@ -80,19 +80,19 @@ def split_range(numbers: range, sizes: Iterable[int]) -> Iterator[tuple[int, int
 
 
 def lies_in(path: Path, folder: Path | None) -> bool:
-    """Return whether `path` is in a folder or below it; never where there is none."""
+    """Return whether `path` is in `folder` or below it; False without a folder."""
     return folder is not None and path.resolve().is_relative_to(folder.resolve())
 
 
 class Names:
-    """Millions of names as bytes: each costs its own bytes and eight more."""
+    """Millions of names as bytes: each takes its own bytes and eight more (as objects in a list: 41 more)."""
 
     def __init__(self) -> None:
         self._text = bytearray()
         self._ends = array("q", [0])
 
     def append(self, name: bytes) -> None:
-        """Add one at the end."""
+        """Append a name."""
         self._text += name
         self._ends.append(len(self._text))
 

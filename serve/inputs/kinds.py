@@ -1,4 +1,4 @@
-"""Which kind of inputs an IMAGES argument means. A new kind is one entry in FILE_KINDS or FOLDER_KINDS."""
+"""Decides which kind of inputs an IMAGES argument means. A new kind is one entry in FILE_KINDS or FOLDER_KINDS."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -18,9 +18,9 @@ from convnext_imagenet.serve.inputs.tars import TAR_ENDINGS, list_tars
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for: IMAGES, and what chooses inside it.
+    """What the user asked for: IMAGES, and what to choose in it.
 
-    `wnids` are the network's classes by index, in which labels are given where the inputs know them.
+    `wnids` are the network's classes by index: labels become indices into them, if the inputs know labels.
     """
 
     images: str
@@ -31,10 +31,10 @@ class Request:
 
 @dataclass(frozen=True)
 class FileKind:
-    """Files that are read by what their names end in.
+    """A kind of file, recognised by its ending.
 
-    `open` gets files of this kind, the request, and the folder that holds nothing but them, if any. A folder of nothing
-    but such files means what is in them if `is_container`. `has_columns` says that --column chooses in them.
+    `open` gets files of this kind, the request, and the folder that holds only them, if any. `is_container`: a folder
+    that holds only such files means their contents. `has_columns`: --column chooses in them.
     """
 
     endings: tuple[str, ...]
@@ -43,7 +43,7 @@ class FileKind:
     has_columns: bool = False
 
 
-# Opens a folder of this machine that is known by a file in it; None for a folder of another kind.
+# Opens a folder of this machine that a file in it identifies; returns None for a folder of another kind.
 FolderKind = Callable[[Path, Request], Inputs | None]
 
 
@@ -57,10 +57,11 @@ def _open_records(path: Path, request: Request) -> Inputs | None:
 
 
 def _open_saved_dataset(path: Path, request: Request) -> Inputs | None:
-    is_one = any((path / name).is_file() for name in (STATE_FILE, SPLITS_FILE))
-    return open_saved_dataset(local_file(path), request.column, path) if is_one else None
+    is_saved = any((path / name).is_file() for name in (STATE_FILE, SPLITS_FILE))
+    return open_saved_dataset(local_file(path), request.column, path) if is_saved else None
 
 
+# Each ending belongs to one kind, so the order does not matter.
 FILE_KINDS = (
     FileKind(TAR_ENDINGS, lambda files, request, folder: list_tars(files, folder)),
     FileKind(
@@ -72,13 +73,14 @@ FOLDER_KINDS: tuple[FolderKind, ...] = (_open_records, _open_saved_dataset)
 
 
 def open_inputs(images: str, wnids: Sequence[str], split: str = "val", column: str = "") -> Inputs:
-    """Return the inputs that `images` names: a folder, a RECORDS directory (its `split`), or a file; here or by a URI.
+    """Return the inputs of `images`: a folder, a RECORDS directory (its `split`), or a file; a path or a URI.
 
-    `wnids` are the network's classes by index, in which labels are given where the inputs know them.
+    A file is a tar, a table (its `column`), or a list of paths. A folder that holds only tars, or only tables, means
+    their contents; so does a folder that Hugging Face's `save_to_disk` wrote. `wnids` are the network's classes by
+    index: labels become indices into them, if the inputs know labels.
 
-    A file is a tar, a table (`column` of it), or a list of paths; a folder that holds nothing but tars, or nothing but
-    tables, means what is in these, and so does one that Hugging Face's `save_to_disk` wrote. Raises ServeError for what
-    is none of these or holds nothing, ArtefactError for damaged records.
+    Raises ServeError for anything else, for inputs that are empty and for a `column` without a table; ArtefactError
+    for damaged records.
     """
     request = Request(images, wnids, split, column)
     root = parse_uri(images) if "://" in images else None
@@ -88,14 +90,14 @@ def open_inputs(images: str, wnids: Sequence[str], split: str = "val", column: s
     if path.is_dir():
         return _open_folder(path, request)
     if not path.exists():
-        raise ServeError(f"{path}: no such file or directory")
+        raise ServeError(f"{path}: no such file or directory; give a folder of images, a list, a tar or a table")
     if not path.is_file():
         raise ServeError(f"{path}: not a regular file; give a folder of images, a list, a tar or a table")
     return _open_file(local_file(path), request)
 
 
 def _open_stored(root: StoredFile, request: Request) -> Inputs:
-    """Return the inputs at a place of a store."""
+    """Return the inputs at a path of a store, a file or a folder."""
     files = list_files(root)
     if [info.path for info in files] == [root.path]:
         return _open_file(root, request)
@@ -129,8 +131,8 @@ def _open_file(file: StoredFile, request: Request) -> Inputs:
             return _open_kind(kind, [file], request)
     known = ", ".join(known_ending for kind in FILE_KINDS for known_ending in kind.endings)
     raise ServeError(
-        f"{file}: a file that is none of {known}; give a folder of images, or one of these "
-        f"(for single images there is `convnext-serve infer`)"
+        f"{file}: the ending is none of {known}; give a folder of images or one of these files "
+        f"(for single images use `convnext-serve infer`)"
     )
 
 
@@ -143,14 +145,14 @@ def _open_kind(kind: FileKind, files: Sequence[StoredFile], request: Request, fo
 def _refuse_column(request: Request) -> None:
     if request.column:
         raise ServeError(
-            f"{request.images}: --column {request.column!r} chooses among a table's columns, and this is no table"
+            f"{request.images}: not a table, so --column {request.column!r} has nothing to choose; leave it out"
         )
 
 
 def _container_kind(names: Iterable[str]) -> tuple[FileKind | None, list[str]]:
-    """Return the kind of container that all names of one folder have, and the names, sorted; else nothing.
+    """Return the kind of container that all names of a folder share, and the sorted names; else (None, []).
 
-    Looks no further than the first other name: a folder may hold a million images.
+    Stops at the first other name: a folder may hold a million images.
     """
     kinds = [kind for kind in FILE_KINDS if kind.is_container]
     names_of_kind = []

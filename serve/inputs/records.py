@@ -1,4 +1,4 @@
-"""A split of RECORDS as inputs: its stored images in their order, with their labels."""
+"""A split of RECORDS as inputs: its stored images, in their order, with labels."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from convnext_imagenet.serve.inputs.inputs import Item
 
 @dataclass(frozen=True)
 class RecordsInputs:
-    """The rows of a split; `indices` are what the network calls the records' classes, None for one it lacks."""
+    """The rows of a split; `indices` maps the records' classes to the network's, None for a class that it lacks."""
 
     split: Split
     indices: tuple[int | None, ...]
@@ -20,21 +20,21 @@ class RecordsInputs:
 
     @property
     def count(self) -> int:
-        """How many rows the split has."""
+        """Return the number of rows of the split."""
         return self.split.rows
 
     def items(self, numbers: range) -> Iterator[Item]:
-        """The rows with these numbers."""
+        """Yield the rows with these numbers."""
         for row in self.split.read(numbers, ("image", "label", "key")):
             yield Item(row["key"], partial(bytes, row["image"]), self.indices[row["label"]])
 
     def is_inside(self, path: Path) -> bool:
-        """Whether `path` lies in the records."""
+        """Return whether `path` lies in the records."""
         return path.resolve().is_relative_to(self.split.folder.parent.resolve())
 
 
 def open_split(root: Path, split: str, wnids: Sequence[str]) -> RecordsInputs:
-    """Return a split of finished RECORDS, with labels as indices into `wnids`; ArtefactError when there is none."""
+    """Return a split of finished RECORDS, with labels as indices into `wnids`. Raises ArtefactError without one."""
     records, known = Records.open(root), {wnid: index for index, wnid in enumerate(wnids)}
     indices = tuple(known.get(entry.wnid) for entry in records.classes)
     identity = {"manifest_sha256": records.manifest_sha256, "split": split}

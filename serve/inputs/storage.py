@@ -1,4 +1,4 @@
-"""A file or folder on this machine or in any store of `pyarrow.fs`: opened, read from an offset, listed."""
+"""Opens, reads and lists files on this machine or in any store of `pyarrow.fs`. Knows nothing of their contents."""
 
 import errno
 import io
@@ -11,12 +11,12 @@ import pyarrow.fs as pa_fs
 
 from convnext_imagenet.serve.errors import ServeError
 
-_BUFFER_BYTES = 1 << 20  # what one request to a store fetches
+_BUFFER_BYTES = 1 << 20  # of one request to a store: a request costs tens of milliseconds, whatever its size
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file, or a folder of files, at `path` of `store`; `display` is what messages call it."""
+    """A file, or a folder of files, at `path` of `store`; messages show `display`."""
 
     path: str
     store: pa_fs.FileSystem
@@ -30,40 +30,40 @@ class StoredFile:
 
     @property
     def name(self) -> str:
-        """Its name without folders."""
+        """Return the name without folders."""
         return PurePosixPath(self.path).name
 
     @property
     def ending(self) -> str:
-        """The lower-case ending of its name, with the dot."""
+        """Return the ending of the name in lower case, with the dot."""
         return ending(self.name)
 
     @property
     def folder(self) -> str:
-        """The path of the folder that it lies in."""
+        """Return the path of the folder that holds it."""
         return str(PurePosixPath(self.path).parent)
 
     @property
     def is_local(self) -> bool:
-        """Whether it lies on this machine."""
+        """Return whether it is on this machine."""
         return isinstance(self.store, pa_fs.LocalFileSystem)
 
     @property
     def size(self) -> int:
-        """Its bytes; raises OSError for a file that has vanished."""
+        """Return its size in bytes. Raises OSError for a file that has vanished."""
         with self.open() as file:
             return file.size()
 
     def open(self) -> pa.NativeFile:
-        """Return the file, open for reading from any offset; raises OSError."""
+        """Return the file, open for reading from any offset. Raises OSError."""
         return self.store.open_input_file(self.path)
 
     def stream(self) -> BinaryIO:
-        """Return the file, open for reading from begin to end in few requests; raises OSError."""
+        """Return the file, open for reading from beginning to end in few requests. Raises OSError."""
         return io.BufferedReader(self.open(), _BUFFER_BYTES)
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Return up to `size` bytes from `offset`, fewer at the end; raises OSError."""
+        """Return up to `size` bytes from `offset`, fewer at the end of the file. Raises OSError."""
         try:
             with self.open() as file:
                 file.seek(offset)
@@ -73,16 +73,16 @@ class StoredFile:
 
 
 def local_file(path: Path) -> StoredFile:
-    """Return a file of this machine; ServeError for a path that is no UTF-8."""
+    """Return a file of this machine. Raises ServeError for a path that is not UTF-8, which `pyarrow.fs` cannot open."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise ServeError(f"{str(path)!a}: the path is no UTF-8 text; rename it, or link to it") from None
+        raise ServeError(f"{str(path)!a}: the path is not UTF-8 text; rename the file, or link to it") from None
     return StoredFile(str(path), pa_fs.LocalFileSystem(), str(path))
 
 
 def parse_uri(uri: str) -> StoredFile:
-    """Return what a URI such as s3://bucket/folder names, a file or a folder; ServeError for no such store."""
+    """Return the file or folder of a URI such as s3://bucket/folder. Raises ServeError for an unknown store."""
     try:
         store, path = pa_fs.FileSystem.from_uri(uri)
     except (OSError, ValueError, NotImplementedError) as error:
@@ -91,7 +91,7 @@ def parse_uri(uri: str) -> StoredFile:
 
 
 def list_files(root: StoredFile) -> list[pa_fs.FileInfo]:
-    """Return `root` when it is a file, or all files under the folder `root`; ServeError when it cannot be listed."""
+    """Return `root` if it is a file, else all files under it. Raises ServeError when it cannot be listed."""
     try:
         info = root.store.get_file_info(root.path)
         if info.type == pa_fs.FileType.File:
@@ -103,14 +103,14 @@ def list_files(root: StoredFile) -> list[pa_fs.FileInfo]:
 
 
 def ending(name: str) -> str:
-    """Return the lower-case ending of a file's name, with its dot."""
+    """Return the ending of a file's name in lower case, with the dot."""
     return PurePosixPath(name).suffix.lower()
 
 
 def one_line(error: Exception) -> str:
-    """Return the text of an error of a library in one line."""
+    """Return the text of a library's error in one line."""
     return " ".join(str(error).split())
 
 
 def _cannot_be_listed(display: str, error: Exception) -> ServeError:
-    return ServeError(f"{display}: cannot be listed ({one_line(error)})")
+    return ServeError(f"{display}: cannot be listed ({one_line(error)}); check the address and your access to it")

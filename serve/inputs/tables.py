@@ -1,6 +1,7 @@
 """A column of a Parquet, Arrow or Feather file as inputs: image bytes, or paths of image files.
 
-Arrow comes as a file, with a footer, or as a stream, without one.
+Reads a few hundred rows at a time, so a table may be larger than the memory. Arrow comes as a file, with a footer, or
+as a stream, without one.
 """
 
 import hashlib
@@ -21,9 +22,9 @@ from convnext_imagenet.serve.inputs.inputs import Item, JoinedInputs, lies_in, s
 from convnext_imagenet.serve.inputs.storage import StoredFile, one_line
 
 TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
-_BATCH_ROWS = 256
-_BUFFER_BYTES = 1 << 20
-_FOOT_BYTES = 1 << 20
+_BATCH_ROWS = 256  # at 110 kB an image, 28 MB in memory
+_BUFFER_BYTES = 1 << 20  # read ahead in a column; the default reads the whole column of a row group
+_FOOT_BYTES = 1 << 20  # of a table's end, enough for its metadata: hashing all of a table would read it twice
 _STREAM_BEGIN, _STREAM_END = b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's stream format
 
 
@@ -31,7 +32,7 @@ _STREAM_BEGIN, _STREAM_END = b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\0\0\0\0"  #
 class TableInputs:
     """One column of a table file.
 
-    A struct of `bytes` and `path`, as Hugging Face stores images, is its bytes, or the file at its path without them.
+    A struct of `bytes` and `path`, as Hugging Face stores images, gives its bytes, or else the file at its path.
     """
 
     path: StoredFile
@@ -40,21 +41,24 @@ class TableInputs:
     sha256: str
     is_paths: bool
     stream_offsets: tuple[int, ...] = ()  # of the record batches of an Arrow stream
-    folder: Path | None = None  # that holds nothing but this table
+    folder: Path | None = None  # the folder that holds only this table, if any
 
     @property
     def count(self) -> int:
-        """How many rows the table has."""
+        """Return the number of rows."""
         return sum(self.group_rows)
 
     def items(self, numbers: range) -> Iterator[Item]:
-        """The rows with these numbers; only the row groups that hold them are read, a few hundred rows at a time."""
+        """Yield the rows with these numbers; read only their row groups, a few hundred rows at a time.
+
+        Raises ServeError for a row group that cannot be read.
+        """
         for group, first, wanted in split_range(numbers, self.group_rows):
             values = self._values(group, wanted)
             yield from (self._item(number, value) for number, value in enumerate(values, first + wanted.start))
 
     def is_inside(self, path: Path) -> bool:
-        """Whether `path` lies in the folder that this table is all of; nothing is added to a table."""
+        """Return whether `path` lies in the folder that holds only this table."""
         return lies_in(path, self.folder)
 
     def _values(self, group: int, wanted: range) -> Iterator[pa.Scalar]:
@@ -94,7 +98,7 @@ class TableInputs:
 def open_tables(
     files: Sequence[StoredFile], column: str = "", folder: Path | None = None
 ) -> TableInputs | JoinedInputs:
-    """Return tables one after the other as one; `folder` is one that holds nothing but them. Raises as `open_table`."""
+    """Return several tables as one; `folder` holds only them, if given. Raises what `open_table` raises."""
     tables = tuple(open_table(file, column) for file in files)
     return replace(tables[0], folder=folder) if len(tables) == 1 else JoinedInputs(tables, folder)
 
@@ -102,14 +106,14 @@ def open_tables(
 def open_table(path: StoredFile, column: str = "") -> TableInputs:
     """Return the column of that name, or the only one that can hold images.
 
-    Raises ServeError, which names the columns there are, when it is not clear which one, and for a table without rows
-    or one that cannot be read.
+    Raises ServeError, which lists the possible columns, when the choice is not clear; also for a table without rows or
+    one that cannot be read.
     """
     try:
         field = _choose_field(path, _schema(path), column)
         group_rows, stream_offsets = _groups(path)
         if not sum(group_rows):
-            raise ServeError(f"{path}: holds no rows; nothing to predict")
+            raise ServeError(f"{path}: holds no rows to predict; give another table")
         sha256 = _fingerprint(path, field.name)
         return TableInputs(path, field.name, group_rows, sha256, _is_text(field.type), stream_offsets)
     except (OSError, pa.ArrowException) as error:
@@ -123,12 +127,15 @@ def _choose_field(path: StoredFile, schema: pa.Schema, column: str) -> pa.Field:
     name = column or (candidates[0] if len(candidates) == 1 else "")
     if name in usable:
         return usable[name]
-    problem = f"no column {column!r} of image bytes or paths" if column else "cannot tell which column holds the images"
-    raise ServeError(f"{path}: {problem}; choose by --column among: {', '.join(usable) or 'none of its columns fits'}")
+    problem = f"no column {column!r} of image bytes or paths" if column else "not clear which column holds the images"
+    columns = (
+        f"pass --column with one of: {', '.join(usable)}" if usable else "none of its columns fits, give another table"
+    )
+    raise ServeError(f"{path}: {problem}; {columns}")
 
 
 def _unreadable(path: StoredFile, error: Exception) -> ServeError:
-    return ServeError(f"{path}: cannot be read as a table ({one_line(error)})")
+    return ServeError(f"{path}: cannot be read as a table ({one_line(error)}); copy it again or remove it")
 
 
 def _schema(path: StoredFile) -> pa.Schema:
@@ -189,7 +196,7 @@ def _is_stream(path: StoredFile) -> bool:
 
 
 def _fingerprint(path: StoredFile, column: str) -> str:
-    """Return a hash of size and last bytes: there Parquet and Arrow keep offsets, counts and statistics."""
+    """Return a hash of size and last bytes, where Parquet and Arrow keep offsets, counts and statistics."""
     size = path.size
     last = hashlib.sha256(path.read_at(max(0, size - _FOOT_BYTES), _FOOT_BYTES)).hexdigest()
     return sha256_json({"name": path.name, "bytes": size, "end": last, "column": column})
@@ -210,7 +217,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _path_of(value: pa.StructScalar) -> bytes | None:
-    """Return the `path` of an image, where there is one."""
+    """Return the `path` of an image, or None."""
     if value.type.get_field_index("path") < 0 or not _is_text(value["path"].type):
         return None
     path = value["path"].as_buffer()
@@ -218,7 +225,7 @@ def _path_of(value: pa.StructScalar) -> bytes | None:
 
 
 def _image_bytes(data: pa.Buffer | None) -> bytes:
-    """Return an image's own copy of its bytes; BadImage for a null and for one that is too large."""
+    """Return a copy of an image's bytes. Raises BadImage for a null and for an image that is too large."""
     if data is None:
         raise BadImage("empty", "the table holds no value here")
     if data.size > LARGEST_FILE_BYTES:

@@ -1,4 +1,4 @@
-"""The members of tar archives as inputs, read where they lie in the archive."""
+"""The members of tar archives as inputs, read in place by offset: nothing is unpacked."""
 
 import errno
 import hashlib
@@ -19,12 +19,13 @@ from convnext_imagenet.serve.inputs.inputs import Item, Names, lies_in
 from convnext_imagenet.serve.inputs.storage import StoredFile
 
 TAR_ENDINGS = (".tar",)
+# Members that the archive holds no bytes for; each becomes a row with an error. Their order decides `_size_code`.
 _WITHOUT_BYTES = ("a hard link", "a symbolic link", "a sparse file")
 
 
 @dataclass(frozen=True)
 class TarInputs:
-    """The members of archives, in their order: where each begins and its bytes; a size below 0 is a `_size_code`."""
+    """The members of archives, in their order: offset and size of each; a size below 0 is a `_size_code`."""
 
     archives: tuple[StoredFile, ...]
     archive_numbers: array
@@ -32,29 +33,29 @@ class TarInputs:
     offsets: array
     sizes: array
     sha256: str
-    folder: Path | None = None  # that holds nothing but these archives
+    folder: Path | None = None  # the folder that holds only these archives, if any
 
     @property
     def count(self) -> int:
-        """How many members there are."""
+        """Return the number of members."""
         return len(self.names)
 
     def items(self, numbers: range) -> Iterator[Item]:
-        """The members with these numbers."""
+        """Yield the members with these numbers."""
         for number in numbers:
             archive = self.archives[self.archive_numbers[number]]
             source = f"{source_text(archive.name)}/{source_text(self.names[number])}"
             yield Item(source, partial(_load, archive, self.offsets[number], self.sizes[number]))
 
     def is_inside(self, path: Path) -> bool:
-        """Whether `path` lies in the folder that these archives are all of; nothing is added to an archive."""
+        """Return whether `path` lies in the folder that holds only these archives."""
         return lies_in(path, self.folder)
 
 
 def list_tars(archives: Sequence[StoredFile], folder: Path | None = None) -> TarInputs:
-    """Return every file and link in uncompressed archives; `folder` is one that holds nothing but them.
+    """Return every file and link in uncompressed archives; `folder` holds only these archives, if given.
 
-    Raises ServeError for one that is damaged or compressed, and when they hold no files.
+    Raises ServeError for an archive that is damaged or compressed, and when they hold no files.
     """
     numbers, names, offsets, sizes = array("i"), Names(), array("q"), array("q")
     digest = hashlib.sha256()
@@ -68,7 +69,7 @@ def list_tars(archives: Sequence[StoredFile], folder: Path | None = None) -> Tar
             sizes.append(member.size if member.kind == "file" else _size_code(member.kind))
             digest.update(b"%d %d %d %d " % (number, len(name), member.offset, sizes[-1]) + name)
     if not len(names):
-        raise ServeError(f"{', '.join(map(str, archives))}: holds no files; nothing to predict")
+        raise ServeError(f"{', '.join(map(str, archives))}: no files to predict; give another tar")
     return TarInputs(tuple(archives), numbers, names, offsets, sizes, digest.hexdigest(), folder)
 
 
@@ -85,7 +86,7 @@ def _members(archive: StoredFile) -> Iterator[Member]:
 
 
 def _size_code(kind: str) -> int:
-    """Return what stands for the size of a member without bytes of its own, so that the size tells its kind."""
+    """Return the negative number that stands for the size of a member without bytes; it encodes the kind."""
     return -1 - _WITHOUT_BYTES.index(kind)
 
 

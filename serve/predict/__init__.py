@@ -1,1 +1,1 @@
-"""One PREDICTIONS directory: plan, parts, schema, verification."""
+"""A PREDICTIONS directory: its plan, its parts, their schema, and the check that all are whole."""

@@ -1,4 +1,7 @@
-"""Parts of PREDICTIONS made by the workers of a cluster, one network in each; they are sent paths only."""
+"""Parts of PREDICTIONS made by the workers of a cluster, each with a network of its own.
+
+Only paths and options travel to a worker, never images (DECISIONS, 2026-11-26).
+"""
 
 import functools
 import shutil
@@ -21,9 +24,9 @@ from convnext_imagenet.serve.predict.spec import PredictionSpec
 
 @dataclass(frozen=True)
 class ClusterRunner:
-    """Makes parts as units of `executor`, each opened from `spec`; `on_part` is called as each is done.
+    """Makes parts as units of `executor`, each opened from `spec`; calls `on_part` after each part.
 
-    The executor is what can be stopped: it raises Interrupted then.
+    A stop goes to the executor, which then raises Interrupted.
     """
 
     executor: Executor
@@ -31,7 +34,7 @@ class ClusterRunner:
     on_part: Callable[[], None] = lambda: None
 
     def run(self, job: PredictionJob, on_progress: OnProgress) -> bool:
-        """See `PartRunner`."""
+        """Make the pending parts on the cluster; return True. Raises what the executor raises, such as Interrupted."""
         folder = protocol.staging(job.out)
         tasks = (
             PartTask(self.spec, index, job.writer.parts[index], folder / Path(part_file(index)).stem)
@@ -43,7 +46,7 @@ class ClusterRunner:
 
 @dataclass(frozen=True)
 class PartTask:
-    """One part to score; `staging` is this attempt's own folder, it need not exist."""
+    """One part to score; `staging` is a folder for this attempt only, and need not exist."""
 
     spec: PredictionSpec
     index: int
@@ -52,16 +55,19 @@ class PartTask:
 
     @property
     def title(self) -> str:
-        """Return the part's file, and the numbers of its inputs."""
+        """Return the part's file and the numbers of its inputs, for messages."""
         return f"{part_file(self.index)} (inputs {self.inputs.start} to {self.inputs.stop - 1} of {self.spec.images})"
 
     def attempt(self, number: int) -> Self:
-        """Return the same part, staged in another folder."""
+        """Return the same part with another staging folder: a lost node may still write to the old one."""
         return replace(self, staging=self.staging.with_name(f"{self.staging.name}.{number}"))
 
 
 def score_part(task: PartTask, on_progress: OnProgress) -> None:
-    """Score and publish one part, by the network that this process made for the first part of the same spec."""
+    """Score and publish one part; the network is built for the first part of a spec and kept in this process.
+
+    Raises ServeError when this node sees another job than the one planned, or the network returns NaN.
+    """
     shutil.rmtree(task.staging, ignore_errors=True)
     task.staging.mkdir(parents=True)
     _cached_writer(task.spec).write([task.index], task.staging, on_progress)
@@ -70,12 +76,15 @@ def score_part(task: PartTask, on_progress: OnProgress) -> None:
 
 @functools.cache
 def _cached_writer(spec: PredictionSpec) -> PartWriter:
-    """Return weights, inputs and network of this process; ServeError when they are not those that were planned."""
+    """Return the writer of this process. Raises ServeError when its weights or inputs are not those planned."""
     prepare(spec.options.device_target)
     checkpoint, inputs = spec.open()
     plan = plan_predictions(checkpoint, inputs, spec.options)
     try:
         plan_id = protocol.join(spec.out, "predictions", plan)
     except ArtefactError as error:
-        raise ServeError(f"node {socket.gethostname()} sees another job than the one it was sent: {error}") from None
+        raise ServeError(
+            f"node {socket.gethostname()} opens another job than the one that was planned: {error}; give all nodes the "
+            f"same files and packages"
+        ) from None
     return PartWriter(checkpoint, inputs, spec.out, spec.options, plan, plan_id)

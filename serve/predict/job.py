@@ -1,7 +1,7 @@
 """Inputs of any kind -> PREDICTIONS: one row for every input, in parts that a crash cannot half-write.
 
-Who makes which part changes no byte: so a job that was killed and started again, or that several ranks or the nodes
-of a cluster share, ends with the bytes of one that was not.
+The bytes of a part do not depend on who makes it. So a job that was killed and resumed, or that several ranks or
+nodes share, ends with the bytes of a job that ran undisturbed in one process.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import numpy as np
 
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import Interrupted
+from convnext_imagenet.base.files import is_leftover
 from convnext_imagenet.launch.executor import OnProgress
 from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
 from convnext_imagenet.serve.checkpoint import Checkpoint
@@ -28,7 +29,7 @@ from convnext_imagenet.serve.settings import PredictOptions
 
 @dataclass(frozen=True)
 class Summary:
-    """What PREDICTIONS holds at the end: rows, rows by status, parts in all and parts made by this run."""
+    """What PREDICTIONS holds at the end: rows, rows by status, all parts, and the parts made by this run."""
 
     rows: int
     statuses: dict[str, int]
@@ -37,7 +38,7 @@ class Summary:
 
     @property
     def error_rows(self) -> int:
-        """Return the rows whose input could not be scored."""
+        """Return the number of rows whose input could not be scored."""
         return self.rows - self.statuses.get("ok", 0)
 
 
@@ -45,12 +46,12 @@ class PartRunner(Protocol):
     """Where a job's parts are made: in this process, or by other processes."""
 
     def run(self, job: "PredictionJob", on_progress: OnProgress) -> bool:
-        """Make the job's pending parts; return False when it was stopped before their end."""
+        """Make the job's pending parts; return False when stopped before the last one was finished."""
 
 
 @dataclass(frozen=True)
 class LocalRunner:
-    """Makes parts in this process, with one network and one read-ahead over all of them.
+    """Makes parts in this process, with one network and one read-ahead for all of them.
 
     `is_stopped` is asked before each batch.
     """
@@ -58,7 +59,7 @@ class LocalRunner:
     is_stopped: Callable[[], bool] = lambda: False
 
     def run(self, job: "PredictionJob", on_progress: OnProgress) -> bool:
-        """See `PartRunner`."""
+        """Make the job's pending parts; return False when stopped. Raises ServeError when the network returns NaN."""
         staging = protocol.staging(job.out, f"rank-{job.ranks.own.number}")
         return job.writer.write(job.pending, staging, on_progress, self.is_stopped)
 
@@ -68,7 +69,7 @@ _LOCAL = LocalRunner()
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """PREDICTIONS while this process, or the ranks that it is one of, may write it; rank r takes every R-th part."""
+    """The right of this process and its ranks to write PREDICTIONS; rank r of R takes parts r, r + R, r + 2R, ..."""
 
     writer: PartWriter
     ranks: Ranks
@@ -80,30 +81,30 @@ class PredictionJob:
 
     @property
     def own_parts(self) -> range:
-        """Return the numbers of the parts that fall to this rank."""
+        """Return the numbers of this rank's parts."""
         return range(self.ranks.own.number, len(self.writer.parts), self.ranks.own.world)
 
     @cached_property
     def pending(self) -> list[int]:
-        """This rank's parts without a whole file and its receipt when the job was opened."""
+        """Return this rank's parts that had no whole file with a receipt when first asked."""
         return [index for index in self.own_parts if self.writer.receipt(index) is None]
 
     @property
     def pending_rows(self) -> int:
-        """Return the number of inputs that are still to be read."""
+        """Return the number of inputs that are still to be read by this rank."""
         return sum(len(self.writer.parts[index]) for index in self.pending)
 
     def run(self, on_progress: OnProgress, runner: PartRunner = _LOCAL) -> Summary:
-        """Have `runner` make the pending parts, mark PREDICTIONS as finished, and return what it holds.
+        """Make the pending parts by `runner`, mark PREDICTIONS as finished, and return what it holds.
 
-        `on_progress` gets a number of inputs done. Raises Interrupted on all ranks when the runner of one was stopped;
-        a later run resumes. Raises ServeError when the network gives something that is not a number.
+        `on_progress` gets the number of inputs done since its last call. Raises Interrupted on all ranks when the
+        runner of one was stopped; a later run resumes. Raises ServeError when the network returns NaN or infinity.
         """
         made = len(self.pending)
         is_whole = not made or runner.run(self, on_progress)
         stopped, made = self.ranks.sum(np.array([not is_whole, made])).tolist()
         if stopped:
-            raise Interrupted(f"stopped by a signal; the same command goes on in {self.out}")
+            raise Interrupted(f"stopped by a signal; the same command resumes in {self.out}")
         receipts = self._receipts()
         statuses: Counter[str] = Counter()
         for receipt in receipts:
@@ -116,10 +117,12 @@ class PredictionJob:
         return Summary(rows, dict(statuses), len(receipts), made)
 
     def _receipts(self) -> list[Any]:
-        """Return the receipts of all parts, those of other ranks included; ServeError when one is not there."""
+        """Return the receipts of all parts, also of other ranks. Raises ServeError when one is missing."""
         receipts = [self.writer.receipt(index) for index in range(len(self.writer.parts))]
         if None in receipts:
-            raise ServeError(f"{self.out}: {part_file(receipts.index(None))} changed during the run; run it again")
+            raise ServeError(
+                f"{self.out}: {part_file(receipts.index(None))} changed during the run; run the same command again"
+            )
         return receipts
 
 
@@ -127,22 +130,30 @@ class PredictionJob:
 def open_job(
     checkpoint: Checkpoint, inputs: Inputs, out: Path, options: PredictOptions, ranks: Ranks = SINGLE
 ) -> Iterator[PredictionJob]:
-    """Hold `out` for this job only; its first rank does so for all.
+    """Reserve `out` for this job only; its first rank does so for all ranks.
 
-    Raises ArtefactError when `out` belongs to another model, transform, input set or option, or another process
-    writes there, and ServeError when it lies inside the inputs.
+    Raises ArtefactError when `out` belongs to another model, transform, set of inputs or option, or when another
+    process writes there; ServeError when it lies inside the inputs; and what `engine_facts` raises.
     """
     if inputs.is_inside(out):
-        raise ServeError(f"{out}: lies inside the inputs, where its files would be inputs; choose another --out")
+        raise ServeError(f"{out}: lies inside the inputs, so its files would become inputs; choose another --out")
     plan = plan_predictions(checkpoint, inputs, options)
     if not ranks.own.is_first:
-        ranks.wait_for_all()
+        ranks.wait_for_all()  # the first rank has begun the directory
         plan_id = protocol.join(out, "predictions", plan)
         yield PredictionJob(PartWriter(checkpoint, inputs, out, options, plan, plan_id), ranks)
         return
     protocol.begin(out, "predictions", plan)  # before the lock, so that a refused directory gets no lock file
     with protocol.exclusive(out):
-        plan_id = protocol.begin(out, "predictions", plan)
+        plan_id = protocol.begin(out, "predictions", plan)  # again: another process may have begun it meanwhile
+        _remove_leftovers(out)
         protocol.staging(out)
-        ranks.wait_for_all()
+        ranks.wait_for_all()  # only now may the other ranks join
         yield PredictionJob(PartWriter(checkpoint, inputs, out, options, plan, plan_id), ranks)
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what a process that was killed while it wrote a receipt has left: a finished job holds nothing else."""
+    for path in out.iterdir():
+        if is_leftover(path.name):
+            path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Parts of PREDICTIONS, made one after another by one network in one process.
+"""Makes parts of PREDICTIONS one after another, with one network in one process.
 
-A part is a fixed range of the inputs and depends on nothing outside it: its batches begin with its first input. Which
-parts a process makes, and who else makes some, is not known here.
+A part is a fixed range of the inputs and depends on nothing outside it: its batches begin with its first input. This
+file does not know which parts other processes make.
 """
 
 import contextlib
@@ -30,15 +30,16 @@ from convnext_imagenet.serve.samples import Sample, read_sample, timed_out
 from convnext_imagenet.serve.scoring import score_samples
 from convnext_imagenet.serve.settings import PredictOptions
 
-_BATCHES_AHEAD = 2
+_BATCHES_AHEAD = 2  # one waits ready while the threads decode the next
+# Packages that can change a byte of PREDICTIONS: the network, decoders, and the writer of Parquet.
 _PACKAGES = ("mindspore", "numpy", "opencv-python-headless", "pillow", "pyarrow")
 
 
 def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOptions) -> dict[str, Any]:
-    """Return everything that decides the bytes of PREDICTIONS, as JSON; no times, hosts or folders.
+    """Return the plan, all that decides the bytes of PREDICTIONS, as JSON; no times, hosts or folders.
 
-    Batch size and device are part of it, because they move the last bits of a score (on the CPU, batches of 1 to
-    32 moved ConvNeXt-atto's logits by 6e-7 of the largest).
+    Batch size and device belong to it, because they move the last bits of a score: on the CPU, batches of 1 to 32
+    moved ConvNeXt-atto's logits by 6e-7 of the largest. Raises what `engine_facts` raises.
     """
     card = checkpoint.card
     batch_size = min(options.batch_size, options.part_rows, inputs.count)
@@ -77,11 +78,11 @@ class PartWriter:
 
     @cached_property
     def parts(self) -> list[range]:
-        """The inputs of each part."""
+        """Return the numbers of the inputs of each part."""
         return part_ranges(self.inputs.count, **self.plan["parts"])
 
     def receipt(self, index: int) -> Any:
-        """Return the receipt of a part that is there whole, or None."""
+        """Return the receipt of a part whose file is whole, or None."""
         return protocol.read_receipt(self.out, part_unit(index), self.plan_id, deep=True)
 
     def write(
@@ -91,10 +92,10 @@ class PartWriter:
         on_progress: OnProgress,
         is_stopped: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Score and publish the parts `indices`, in order, by way of the folder `staging`; False when it was stopped.
+        """Score the parts `indices` in order and publish each from the folder `staging`; return False when stopped.
 
-        The network is made once; later parts are decoded while earlier ones are scored. `is_stopped` is asked before
-        each batch. Raises ServeError when the network gives something that is not a number.
+        The network is built once; later parts are decoded while earlier ones are scored. `is_stopped` is asked before
+        each batch. Raises ServeError when the network returns NaN or infinity.
         """
         with contextlib.closing(self._samples(indices)) as samples:
             for index in indices:
@@ -141,7 +142,7 @@ class PartWriter:
 
 
 def _joined_ranges(ranges: Sequence[range]) -> list[range]:
-    """Return the same numbers in as few ranges as can be: a table or a tar is opened once for each."""
+    """Return the same numbers in as few ranges as possible: each range opens its table or tar once."""
     joined: list[range] = []
     for numbers in ranges:
         if joined and joined[-1].stop == numbers.start:

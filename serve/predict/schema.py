@@ -1,4 +1,4 @@
-"""What a part of PREDICTIONS is: its columns, its rows, and how it is written so that equal rows are equal bytes."""
+"""The format of a part of PREDICTIONS: columns, rows, and a way of writing that makes equal rows equal bytes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,8 @@ from convnext_imagenet.serve.samples import Sample
 from convnext_imagenet.serve.scoring import ScoredSample
 
 METADATA_KEY = "convnext_imagenet"
-# Raise when the same output of the network becomes another row: ranking, scores, columns, error texts, Parquet options.
+# Raise if the same output of the network becomes another row: ranking, scores, columns, error texts, Parquet options
+# (DECISIONS, 2026-11-28).
 ROWS_VERSION = 1
 _GUESS = pa.struct([("class_index", pa.int32()), ("wnid", pa.string()), ("name", pa.string()), ("score", pa.float32())])
 SCHEMA = pa.schema(
@@ -39,19 +40,19 @@ _EXTRAS = {"features": pa.list_(pa.float32()), "logits": pa.list_(pa.float32())}
 
 
 def part_unit(index: int) -> str:
-    """The name of part `index` (from 0) in receipts and messages."""
+    """Return the name of part `index` (from 0) in receipts and messages."""
     return bookkeeping_name("predictions", Path(part_file(index)).stem)
 
 
 def part_file(index: int) -> str:
-    """The file name of part `index` (from 0)."""
+    """Return the file name of part `index` (from 0)."""
     return f"part-{index:05d}.parquet"
 
 
 def part_ranges(count: int, first_rows: int, most_rows: int) -> list[range]:
-    """The inputs of each part: the first takes `first_rows`, each later one twice as many up to `most_rows`.
+    """Return the inputs of each part: `first_rows` in the first, each next part twice as many, up to `most_rows`.
 
-    So the first rows can be read within seconds, and a long job still ends in few files.
+    So the first rows can be read within seconds, and a long job still ends with few files (DECISIONS, 2026-11-26).
     """
     parts, first, rows = [], 0, min(first_rows, most_rows)
     while first < count:
@@ -61,7 +62,7 @@ def part_ranges(count: int, first_rows: int, most_rows: int) -> list[range]:
 
 
 def make_row(sample: Sample, scored: ScoredSample | None) -> dict[str, Any]:
-    """Return the row of one input: without scores their columns are null, without a label `label` and `correct`."""
+    """Return the row of one input; without scores, their columns are null, and so are those of a label without one."""
     info = sample.info
     guesses = None if scored is None else scored.guesses
     best = guesses[0] if guesses else {}
@@ -92,7 +93,7 @@ def write_part(
 ) -> None:
     """Write one part: one row group, zstd, a checksum on every page, statistics, provenance as JSON metadata.
 
-    `extras` are the columns besides `SCHEMA`: "features", the pooled vector before the head, and "logits".
+    `extras` are additional columns: "features", the pooled features before the head, and "logits". Raises OSError.
     """
     text = json.dumps(provenance, sort_keys=True, ensure_ascii=True, allow_nan=False)
     schema = pa.schema([*SCHEMA, *(pa.field(name, _EXTRAS[name]) for name in extras)], {METADATA_KEY: text})

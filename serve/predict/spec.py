@@ -1,4 +1,4 @@
-"""What a prediction job is, in names only: small enough to send anywhere, enough to open the same job there."""
+"""Describes a prediction job by names and options only: small enough to send to another process, which opens it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from convnext_imagenet.serve.settings import PredictOptions, TransformOptions, W
 
 @dataclass(frozen=True)
 class PredictionSpec:
-    """A prediction job by its names, from which any process that sees the paths opens the same job."""
+    """A prediction job by its paths and options; any process that sees the paths can open the same job."""
 
     checkpoint: Path
     weights: Weights
@@ -25,11 +25,11 @@ class PredictionSpec:
 
     @property
     def paths(self) -> list[Path]:
-        """Return what has to be there to be read: the checkpoint, and the inputs unless they are in a store."""
+        """Return the paths that every node must be able to read: the checkpoint, and inputs that are not in a store."""
         return [self.checkpoint, *([] if _is_uri(self.images) else [Path(self.images)])]
 
     def open(self) -> tuple[Checkpoint, Inputs]:
-        """Return the weights behind the transform asked for, and the inputs.
+        """Return the weights with the requested transform, and the inputs.
 
         Raises what `load_checkpoint`, `evaluated_with` and `open_inputs` raise.
         """
@@ -38,7 +38,7 @@ class PredictionSpec:
         return checkpoint, open_inputs(self.images, wnids, self.split, self.column)
 
     def for_other_nodes(self, workers: int) -> Self:
-        """Return the same job by absolute paths, which do not depend on a working directory, with `workers` threads."""
+        """Return the same job with absolute paths, which hold in any working directory, and with `workers` threads."""
         return replace(
             self,
             checkpoint=self.checkpoint.absolute(),

@@ -1,4 +1,4 @@
-"""Prove that a PREDICTIONS directory is what its manifest says: every input once, in order, every byte as recorded."""
+"""Checks that a PREDICTIONS directory is what its manifest says: one row per input, in order, all bytes as recorded."""
 
 import json
 from collections import Counter
@@ -16,16 +16,16 @@ from convnext_imagenet.serve.predict.schema import METADATA_KEY, part_ranges, pa
 
 @dataclass(frozen=True)
 class Verification:
-    """What was read, and every contradiction that was found."""
+    """The number of rows read, and every problem found, one line each."""
 
     rows: int
     problems: tuple[str, ...]
 
 
 def verify_predictions(root: Path, on_progress: Callable[[int], None] = lambda rows: None) -> Verification:
-    """Compare hashes, receipts, row counts, the numbering of inputs, statuses and provenance with the manifest.
+    """Compare hashes, receipts, row counts, numbers of inputs, statuses and provenance with the manifest.
 
-    Raises ArtefactError for a directory that is not finished.
+    `on_progress` gets the rows of each part. Raises ArtefactError for a directory that is not finished.
     """
     manifest = read_finished(root, "predictions")
     problems: list[str] = []
@@ -46,14 +46,14 @@ def verify_predictions(root: Path, on_progress: Callable[[int], None] = lambda r
     if not problems:
         problems += _count_problems(root, manifest, rows, statuses)
     strangers = set(root.rglob("*.parquet")) - {root / file["name"] for file in manifest["parts"]}
-    problems += [f"{path}: not a part of these predictions" for path in sorted(strangers)]
+    problems += [f"{path}: not a part that the manifest lists" for path in sorted(strangers)]
     return Verification(rows, tuple(problems))
 
 
 def _receipt_damage(root: Path, index: int, file: dict[str, Any], plan_id: str) -> str | None:
     receipt = read_receipt(root, part_unit(index), plan_id)
     if receipt is None:
-        return f"{root / file['name']}: its receipt is missing, damaged or of another plan"
+        return f"{root / file['name']}: its receipt is missing, damaged or from another plan"
     return None if receipt["files"] == [file] else f"{root / file['name']}: its receipt contradicts the manifest"
 
 
@@ -62,9 +62,9 @@ def _read(path: Path, provenance: Any, numbers: range, problems: list[str]) -> p
     table = file.read(["sample_id", "status"])
     metadata = file.schema_arrow.metadata or {}
     if json.loads(metadata.get(METADATA_KEY.encode(), b"null")) != provenance:
-        problems.append(f"{path}: its provenance is not the manifest's")
+        problems.append(f"{path}: its provenance differs from the manifest's")
     if table["sample_id"].to_pylist() != list(numbers):
-        problems.append(f"{path}: its inputs are not number {numbers.start} to {numbers.stop - 1} in order")
+        problems.append(f"{path}: its rows are not inputs {numbers.start} to {numbers.stop - 1} in order")
     return table
 
 
@@ -72,7 +72,7 @@ def _count_problems(root: Path, manifest: dict[str, Any], rows: int, statuses: C
     inputs = manifest["provenance"]["inputs"]["count"]
     problems = []
     if not rows == manifest["rows"] == inputs:
-        problems.append(f"{root}: {rows} rows, the manifest says {manifest['rows']}, the inputs were {inputs}")
+        problems.append(f"{root}: holds {rows} rows, the manifest lists {manifest['rows']} rows of {inputs} inputs")
     if dict(statuses) != manifest["statuses"]:
-        problems.append(f"{root}: statuses {dict(statuses)}, the manifest says {manifest['statuses']}")
+        problems.append(f"{root}: the statuses are {dict(statuses)}, the manifest lists {manifest['statuses']}")
     return problems

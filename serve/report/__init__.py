@@ -1,1 +1,1 @@
-"""The report of an evaluation: what it counts, its tables, its page, and the folder that holds them."""
+"""The report of an evaluation: its counts, tables and page, and the folder that holds them."""

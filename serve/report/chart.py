@@ -1,4 +1,4 @@
-"""The reliability diagram as bars of a chart. Pure: bins in, sizes and texts out."""
+"""The reliability diagram as a bar chart. Pure: bins in, sizes and texts out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from convnext_imagenet.base.html import Bar, BarChart
 from convnext_imagenet.serve.report.numbers import Bin
 
-_SIDE = 240
-_LEAST_HEIGHT = 0.7
-_GAP = 0.6
+_SIDE = 240  # of the square chart, in its own units
+_LEAST_HEIGHT = 0.7  # a bin without a correct image still shows a line
+_GAP = 0.6  # on each side of a bar, so that neighbours can be distinguished
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A level line from `left` to `right` at height `y`, in the chart's units from its upper left corner."""
+    """A horizontal line from `left` to `right` at height `y`, in the chart's units from its upper left corner."""
 
     left: float
     right: float
@@ -21,7 +21,7 @@ class Mark:
 
 
 def reliability_chart(bins: Sequence[Bin]) -> tuple[BarChart, list[Mark]]:
-    """Bars of the share that is right in each bin that holds images, and a mark at the bin's mean probability."""
+    """Return a bar with the accuracy of each bin that holds images, and a mark at the bin's mean probability."""
     filled = [one_bin for one_bin in bins if one_bin.rows]
     chart = BarChart("Reliability", _SIDE, _SIDE, tuple(map(_bar, filled)), ("0%", "50%", "100%"))
     return chart, list(map(_mark, filled))
@@ -30,7 +30,7 @@ def reliability_chart(bins: Sequence[Bin]) -> tuple[BarChart, list[Mark]]:
 def _bar(one_bin: Bin) -> Bar:
     left, right = _edges(one_bin)
     height = (one_bin.accuracy or 0.0) * _SIDE
-    text = f"{one_bin.correct:,} of {one_bin.rows:,} right"
+    text = f"{one_bin.correct:,} of {one_bin.rows:,} correct"
     return Bar(left, _SIDE - height, right - left, max(height, _LEAST_HEIGHT), text)
 
 

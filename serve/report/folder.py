@@ -1,4 +1,4 @@
-"""Where an evaluation's report lies, and which folder may become one. It loads fast, for launchers."""
+"""Where a report keeps its predictions, and which folder may become a report. Imports little: launchers load it."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ from convnext_imagenet.base.protocol import check_begun_or_empty
 
 
 def predictions_folder(report: Path) -> Path:
-    """Where the predictions of a report lie."""
+    """Return the folder of a report's predictions."""
     return report / "predictions"
 
 
 def check_report_folder(report: Path) -> None:
-    """Raise ArtefactError for a folder that holds something else than a report; nothing is written."""
+    """Raise ArtefactError for a path that is neither a report, nor empty, nor new; write nothing."""
     folder = predictions_folder(report)
     if report.exists() and not report.is_dir():
-        raise ArtefactError(f"{report}: a file is in the way; choose another directory")
+        raise ArtefactError(f"{report}: exists and is a file; choose another directory")
     if report.is_dir() and not folder.is_dir():
         foreign = sorted(entry.name for entry in report.iterdir() if not is_leftover(entry.name))
         if foreign:

@@ -1,4 +1,4 @@
-"""What a table of predictions with labels says: classes, confused pairs, calibration. Pure: NumPy in, numbers out.
+"""Counts in predictions with labels: accuracy by class, confused pairs, calibration. Pure: NumPy in, numbers out.
 
 Everything is counted first and divided once. This file knows nothing of files, networks or pages.
 """
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CALIBRATION_BINS = 15
+CALIBRATION_BINS = 15  # as in Guo et al. 2017, so that errors can be compared with published ones
 
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """ScoredRows images: what is true, the best classes (N, k) best first, the probability of the first, and a key."""
+    """N scored images: label (N,), best classes (N, k) best first, probability of the first (N,), and a key each."""
 
     labels: np.ndarray
     guesses: np.ndarray
@@ -21,20 +21,20 @@ class ScoredRows:
 
     @property
     def is_top1(self) -> np.ndarray:
-        """Whether the best class is the true one (N)."""
+        """Return whether the best class is the true one, bool (N,)."""
         return self.guesses[:, 0] == self.labels
 
     @property
     def is_top5(self) -> np.ndarray:
-        """Whether the true class is among the five best, or among all where the network knows fewer (N)."""
+        """Return whether the true class is among the five best, or among all if there are fewer, bool (N,)."""
         return (self.guesses[:, :5] == self.labels[:, None]).any(axis=1)
 
 
 @dataclass(frozen=True)
 class ClassNumbers:
-    """One class: its images, how many of them were right, and how often the network named it for any image.
+    """One class: its images, how many were classified correctly, and for how many images of any class it was predicted.
 
-    `confidence_sum` adds up the probability of the first answer over the class's images.
+    `confidence_sum` is the sum, over the class's images, of the probability of the best class.
     """
 
     index: int
@@ -46,28 +46,28 @@ class ClassNumbers:
 
     @property
     def top1(self) -> float | None:
-        """The fraction of its images that were named right; None without images."""
+        """Return the fraction of its images whose best class is this one; None without images."""
         return _ratio(self.top1_correct, self.rows)
 
     @property
     def top5(self) -> float | None:
-        """The fraction of its images with the true class among the five best; None without images."""
+        """Return the fraction of its images with this class among the five best; None without images."""
         return _ratio(self.top5_correct, self.rows)
 
     @property
     def precision(self) -> float | None:
-        """The fraction of the images named so that are of this class; None when it was never named."""
+        """Return the fraction of the images predicted as this class that belong to it; None if there are none."""
         return _ratio(self.top1_correct, self.named)
 
     @property
     def mean_confidence(self) -> float | None:
-        """The mean probability of the first answer over its images; None without images."""
+        """Return the mean probability of the best class over its images; None without images."""
         return _ratio(self.confidence_sum, self.rows)
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """A true class, another one that the network named instead, and for how many images."""
+    """A true class, another class that was predicted instead, and the number of such images."""
 
     true: int
     named: int
@@ -76,7 +76,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Bin:
-    """Images whose first answer has a probability above `low` and up to `high`."""
+    """Images whose best class has a probability above `low` and up to `high`."""
 
     low: float
     high: float
@@ -86,17 +86,17 @@ class Bin:
 
     @property
     def accuracy(self) -> float | None:
-        """The fraction of them that is right; None for an empty bin."""
+        """Return the fraction of them that is classified correctly; None for an empty bin."""
         return _ratio(self.correct, self.rows)
 
     @property
     def mean_confidence(self) -> float | None:
-        """The mean probability of their first answers; None for an empty bin."""
+        """Return the mean probability of their best classes; None for an empty bin."""
         return _ratio(self.confidence_sum, self.rows)
 
 
 def count_classes(scored: ScoredRows, classes: int) -> tuple[ClassNumbers, ...]:
-    """The numbers of each class by index, those without images and those never named included."""
+    """Return the numbers of each class by index, also of classes without images and of those never predicted."""
     labels, first = scored.labels, scored.guesses[:, 0]
     columns = (
         np.bincount(labels, minlength=classes),
@@ -112,13 +112,13 @@ def count_classes(scored: ScoredRows, classes: int) -> tuple[ClassNumbers, ...]:
 
 
 def worst_first(classes: tuple[ClassNumbers, ...]) -> list[ClassNumbers]:
-    """The classes that have images, the lowest top-1 first; among equals more mistakes, then the lower index."""
+    """Return the classes that have images, lowest top-1 first; more mistakes, then the lower index, win a tie."""
     with_rows = [numbers for numbers in classes if numbers.rows]
     return sorted(with_rows, key=lambda numbers: (numbers.top1, numbers.top1_correct - numbers.rows, numbers.index))
 
 
 def count_confusions(scored: ScoredRows, classes: int) -> tuple[Confusion, ...]:
-    """Every pair of a true class and a wrong answer, the most frequent first, then by true and by named index."""
+    """Return every pair of a true class and a wrong prediction, most frequent first, then by their indices."""
     wrong = ~scored.is_top1
     pairs = scored.labels[wrong].astype(np.int64) * classes + scored.guesses[wrong, 0]
     pairs, counts = np.unique(pairs, return_counts=True)
@@ -130,7 +130,7 @@ def count_confusions(scored: ScoredRows, classes: int) -> tuple[Confusion, ...]:
 
 
 def count_bins(scored: ScoredRows, bins: int = CALIBRATION_BINS) -> tuple[Bin, ...]:
-    """First answers by their probability in `bins` bins of equal width, each open below and closed above."""
+    """Return the images by the probability of their best class, in `bins` bins of equal width, (low, high]."""
     confidences = scored.confidences.astype(np.float64)
     bin_of_row = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
     rows = np.bincount(bin_of_row, minlength=bins).tolist()
@@ -140,7 +140,7 @@ def count_bins(scored: ScoredRows, bins: int = CALIBRATION_BINS) -> tuple[Bin, .
 
 
 def calibration_error(bins: tuple[Bin, ...]) -> float:
-    """The expected calibration error: how far accuracy and confidence are apart, on average over the images.
+    """Return the expected calibration error: the mean distance between accuracy and confidence, over the images.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv 1706.04599), equation 3, with its 15 bins:
     the sum over bins of n_bin / n * |accuracy - confidence|, which is |correct - sum of confidences| / n.
@@ -149,7 +149,7 @@ def calibration_error(bins: tuple[Bin, ...]) -> float:
 
 
 def worst_mistakes(scored: ScoredRows, index: int, most: int) -> list[int]:
-    """Return the rows of up to `most` misnamed images of class `index`: the surest first, then in their order."""
+    """Return the rows of up to `most` wrongly classified images of class `index`: most confident first."""
     rows = np.flatnonzero(~scored.is_top1 & (scored.labels == index))
     return rows[np.argsort(-scored.confidences[rows], kind="stable")][:most].tolist()
 

@@ -1,7 +1,7 @@
 """The evaluation as one HTML page that needs no other file. Pure: numbers in, text out.
 
-The words are in templates/evaluation.html. The page stays small for any split: a few worst classes with a few pictures
-of 96 px each, and tables of bounded length.
+The words are in templates/evaluation.html. The page stays small for any split: it shows a few worst classes with a few
+pictures of 96 px each, and cuts long tables off.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +15,7 @@ from convnext_imagenet.serve.report.tables import Evaluation
 
 WORST_CLASSES = 20
 MISTAKES_SHOWN = 6
+# Limits that keep the page small and quick to sort; the Parquet files hold all rows.
 _MOST_PAIRS = 200
 _MOST_CLASSES = 2000
 _MOST_LETTERS = 80
@@ -22,7 +23,7 @@ _MOST_LETTERS = 80
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that was named wrongly: its key, the class it was taken for, how surely, and a small JPEG."""
+    """An image that was classified wrongly: its key, the predicted class with its probability, and a small JPEG."""
 
     key: str
     named: int
@@ -33,7 +34,7 @@ class Mistake:
 def evaluation_page(
     evaluation: Evaluation, mistakes: Mapping[int, Sequence[Mistake]], split: str, provenance: Mapping[str, Any]
 ) -> str:
-    """The page; `mistakes` maps the index of each of the worst classes to some of its misnamed images."""
+    """Return the page; `mistakes` maps the index of each worst class to some of its wrongly classified images."""
     chart, marks = reliability_chart(evaluation.bins)
     worst = worst_first(evaluation.per_class)
     ordered = worst + [numbers for numbers in evaluation.per_class if not numbers.rows]
@@ -96,7 +97,7 @@ def _bin_row(one_bin: Bin) -> tuple[object, ...]:
 
 
 def _name(evaluation: Evaluation, index: int) -> str:
-    """The first synonym of a class, or its wnid where it has no name."""
+    """Return the first synonym of a class, or its wnid if it has no name."""
     wnid, name = evaluation.classes[index]
     return _shortened(name.split(",")[0].strip() or wnid)
 

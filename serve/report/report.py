@@ -1,4 +1,4 @@
-"""The folder of an evaluation: predictions of a split, the numbers in them, and the page that shows these.
+"""The folder of an evaluation: predictions of a split, their numbers as tables, and a page.
 
 REPORT/predictions is a PREDICTIONS directory of the split; per_class.parquet, confusion.parquet, report.html and, last,
 summary.json are made from it, each whole or not at all. Equal predictions give equal bytes.
@@ -31,13 +31,13 @@ from convnext_imagenet.serve.report.real_labels import RealLabels, read_real, va
 from convnext_imagenet.serve.report.tables import Evaluation, confusion_table, count_all, per_class_table, summary_json
 from convnext_imagenet.serve.settings import PredictOptions
 
-_PART_ROWS = 1024  # 49 parts of ImageNet's val split, for ranks to share evenly
+_PART_ROWS = 1024  # 49 parts of ImageNet's val split, so that ranks share them evenly
 _COLUMNS = ["sample_id", "source", "status", "error", "top1_score", "topk.list.element.class_index", "label"]
 
 
 @dataclass(frozen=True)
 class Report:
-    """A report that is being made: the job that predicts, and what counts its rows afterwards."""
+    """A report in the making: the job that predicts, then `write`, which counts its rows."""
 
     folder: Path
     split: Split
@@ -45,7 +45,10 @@ class Report:
     real: RealLabels | None
 
     def write(self) -> Evaluation:
-        """Count the finished predictions, write tables, page and summary, and return the numbers."""
+        """Count the finished predictions, write tables, page and summary, and return the numbers.
+
+        Raises what `write_report` raises.
+        """
         writer = self.job.writer
         provenance = {"split": self.split.name, "predictions": writer.plan_id, **writer.plan["model"]}
         provenance |= {"real labels": self.real.sha256} if self.real else {}
@@ -61,10 +64,10 @@ def begin_report(
     options: PredictOptions,
     ranks: Ranks = SINGLE,
 ) -> Iterator[Report]:
-    """Hold REPORT/predictions for this job alone, once it is clear that its rows can be counted.
+    """Reserve REPORT/predictions for this job only, after checking that its rows can be counted.
 
     `real` is the file of the ReaL labels. Raises ServeError when they do not fit the classes or the split, and when
-    `folder` lies in the records; ArtefactError as `open_job` does.
+    `folder` lies in the records; also what `open_job` raises.
     """
     wnids = [wnid for wnid, _ in checkpoint.card.classes]
     labels = read_real(real, wnids) if real else None
@@ -76,17 +79,17 @@ def begin_report(
     with contextlib.ExitStack() as held:
         try:
             job = held.enter_context(open_job(checkpoint, inputs, predictions_folder(folder), options, ranks))
-        except OtherPlanError as error:  # the predictions alone must not be deleted: the pages beside them would stay
+        except OtherPlanError as error:  # name the whole folder: without its predictions, an old page would stay
             raise ArtefactError(
-                f"{folder}: {error.reason}; choose another --report, or delete this one{error.way_back}"
+                f"{folder}: {error.reason}; choose another --report, or delete this folder{error.way_back}"
             ) from None
         yield Report(folder, split, job, labels)
 
 
 def report_options(batch_size: int, workers: int, device_target: str, flip: bool = False) -> PredictOptions:
-    """How to predict so that the network sees the very batches of `evaluate`: parts of whole batches.
+    """Return options with which the network gets the same batches as in `evaluate`: parts hold whole batches.
 
-    No image is given up for its time, as in `evaluate`: a machine that sleeps must not change an accuracy.
+    There is no time limit for an image, as in `evaluate`: a machine that sleeps must not change an accuracy.
     """
     return PredictOptions(
         topk=5,
@@ -100,10 +103,10 @@ def report_options(batch_size: int, workers: int, device_target: str, flip: bool
 
 
 def read_scored(predictions: Path, split: Split) -> ScoredRows:
-    """The rows of finished predictions of `split`.
+    """Return the rows of finished predictions of `split`.
 
-    Raises ServeError for an image that could not be scored, RuntimeError when the rows are not what the manifest of the
-    records says, which is a bug and never an accuracy.
+    Raises ServeError for an image that could not be scored, RuntimeError when the rows differ from the manifest of the
+    records, which is a bug.
     """
     manifest = read_finished(predictions, "predictions")
     table = pa.concat_tables(pq.ParquetFile(predictions / part["name"]).read(_COLUMNS) for part in manifest["parts"])
@@ -113,7 +116,7 @@ def read_scored(predictions: Path, split: Split) -> ScoredRows:
     is_complete = np.array_equal(table["sample_id"].to_numpy(), np.arange(split.rows))
     if not is_complete or tuple(counts.tolist()) != split.entry.rows_per_class:
         raise RuntimeError(
-            f"{predictions}: holds {len(table)} rows, the manifest says {split.rows} of split {split.name!r}, or their "
+            f"{predictions}: holds {len(table)} rows, the manifest lists {split.rows} of split {split.name!r}, or the "
             f"labels differ from its counts per class"
         )
     guesses = table["topk"].combine_chunks().flatten().field("class_index").to_numpy()
@@ -132,9 +135,10 @@ def write_report(
     real: RealLabels | None,
     provenance: Mapping[str, Any],
 ) -> Evaluation:
-    """Count what REPORT/predictions holds of `split`, write the report, and return the numbers.
+    """Count the predictions of `split` in REPORT/predictions, write the report, and return the numbers.
 
-    `classes` holds (wnid, name) by index; `provenance` goes into the page and the summary.
+    `classes` holds (wnid, name) by index; `provenance` goes into the page and the summary. Raises what `read_scored`
+    raises, and OSError.
     """
     scored = read_scored(predictions_folder(report), split)
     evaluation = count_all(scored, classes, real)
@@ -142,12 +146,13 @@ def write_report(
     write_atomically(report / "per_class.parquet", _parquet(per_class_table(evaluation)))
     write_atomically(report / "confusion.parquet", _parquet(confusion_table(evaluation)))
     write_atomically(report / "report.html", page.encode())
+    # last: its presence means that the other files are whole
     write_json(report / "summary.json", summary_json(evaluation, provenance))
     return evaluation
 
 
 def _mistakes(scored: ScoredRows, evaluation: Evaluation, split: Split) -> dict[int, list[Mistake]]:
-    """The surest mistakes of the worst classes by class index, with their pictures."""
+    """Return the most confident mistakes of the worst classes by class index, with pictures."""
     worst = [numbers.index for numbers in worst_first(evaluation.per_class)[:WORST_CLASSES]]
     rows_of = {index: worst_mistakes(scored, index, MISTAKES_SHOWN) for index in worst}
     wanted = sorted(row for rows in rows_of.values() for row in rows)

@@ -1,4 +1,4 @@
-"""An evaluation as tables and as JSON: what `per_class.parquet`, `confusion.parquet` and `summary.json` hold."""
+"""An evaluation as tables and JSON: the contents of `per_class.parquet`, `confusion.parquet` and `summary.json`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ _CONFUSION = pa.schema(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that is counted in the predictions of one split; `classes` holds (wnid, name) by index."""
+    """All counts of the predictions of one split; `classes` holds (wnid, name) by index."""
 
     classes: tuple[tuple[str, str], ...]
     accuracy: Accuracy
@@ -59,12 +59,12 @@ class Evaluation:
 
     @property
     def calibration_error(self) -> float:
-        """The expected calibration error."""
+        """Return the expected calibration error, 0 to 1."""
         return calibration_error(self.bins)
 
 
 def count_all(scored: ScoredRows, classes: Sequence[tuple[str, str]], real: RealLabels | None) -> Evaluation:
-    """Count everything in at least one scored image."""
+    """Return all counts of one scored image or more. Raises what `RealLabels.count` raises."""
     accuracy = Accuracy(
         rows=len(scored.labels),
         top1_correct=int(scored.is_top1.sum()),
@@ -82,7 +82,7 @@ def count_all(scored: ScoredRows, classes: Sequence[tuple[str, str]], real: Real
 
 
 def per_class_table(evaluation: Evaluation) -> pa.Table:
-    """A row for each class by index; a fraction of nothing is null."""
+    """Return one row per class, by index; a fraction is null if it would divide by zero."""
     rows = [
         {
             "class_index": numbers.index,
@@ -96,7 +96,7 @@ def per_class_table(evaluation: Evaluation) -> pa.Table:
 
 
 def confusion_table(evaluation: Evaluation) -> pa.Table:
-    """A row for each pair of a true class and a wrong answer that occurs, the most frequent first."""
+    """Return one row per pair of a true class and a wrong prediction that occurs, most frequent first."""
     rows = []
     for pair in evaluation.confusions:
         row: dict[str, Any] = {"count": pair.count}
@@ -108,7 +108,7 @@ def confusion_table(evaluation: Evaluation) -> pa.Table:
 
 
 def summary_json(evaluation: Evaluation, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The counts, and the fractions that come of them; `provenance` says of what."""
+    """Return the counts and their fractions as JSON; `provenance` names what was evaluated."""
     accuracy, real = evaluation.accuracy, evaluation.real
     return {
         "provenance": dict(provenance),

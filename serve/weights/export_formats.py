@@ -1,4 +1,4 @@
-"""The formats that a checkpoint can be exported in: how each is written, checked and described."""
+"""The export formats of a checkpoint: how each is written, checked and described. A new one is an entry in FORMATS."""
 
 import json
 from collections.abc import Callable
@@ -24,10 +24,10 @@ ONNX_LIMIT, MINDIR_LIMIT = 1e-4, 1e-5  # of the largest logit; 1e-6 and 4e-7 wer
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is options for.
+    """What a user chooses for an export.
 
-    `format` is a key of FORMATS. `preprocessing` puts the normalisation of uint8 pixels into an ONNX graph; `names` are
-    those of the parameters in a safetensors file, "facebook" or "timm".
+    `format` is a key of FORMATS. `preprocessing` puts the normalisation of uint8 pixels into an ONNX graph. `names` is
+    the program whose parameter names a safetensors file uses, "facebook" or "timm".
     """
 
     format: str
@@ -37,10 +37,11 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Format:
-    """`write` makes the file at a path, proves it, and returns all files that belong to it, itself last.
+    """One export format.
 
-    `interface` and `example` are what the card says of it: (what, meaning), and Python that runs a file of this name.
-    `check` raises ModelError when the export cannot be made at all.
+    `write` makes the file at a path, checks its answers and returns all files that belong to it, the model last.
+    `interface` returns rows (what, meaning) of the model card, `example` Python that runs a file of this name.
+    `check` raises ModelError when the export cannot be made at all, such as without a package.
     """
 
     title: str
@@ -108,7 +109,10 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path, options: ExportOption
     ours = checkpoint.arrays
     is_same = not others and read_back.keys() == ours.keys()
     if not is_same or any(read_back[name].tobytes() != ours[name].tobytes() for name in ours):
-        raise ModelError(f"{path.name}: read back, it does not hold the checkpoint's values; it is not published")
+        raise ModelError(
+            f"{path.name}: when read back, it does not hold the checkpoint's values, so it is not published; "
+            f"please report this with the versions of the packages"
+        )
     return [path]
 
 
@@ -116,7 +120,7 @@ def _safetensors_interface(checkpoint: Checkpoint, options: ExportOptions) -> li
     return [
         ("names", f"{scheme_named(options.names).title}"),
         ("output", _output(checkpoint)),
-        ("checked", "read back: bit by bit the values that it is made from"),
+        ("checked", "read back: the same values as in the checkpoint, bit for bit"),
     ]
 
 
@@ -129,13 +133,13 @@ def _pixels(side: int) -> str:
 
 
 def _output(checkpoint: Checkpoint) -> str:
-    return f"logits, float32 (N, {len(checkpoint.card.classes)}): softmax makes them probabilities"
+    return f"logits, float32 (N, {len(checkpoint.card.classes)}); apply softmax to get probabilities"
 
 
 def _checked(limit: float) -> tuple[str, str]:
     return (
         "checked",
-        f"on random pixels against the network that it is made from: within {limit:.0e} of the largest logit",
+        f"on random pixels, against the network: within {limit:.0e} of the largest logit",
     )
 
 

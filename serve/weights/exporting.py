@@ -1,4 +1,4 @@
-"""A checkpoint -> one file for other programs and the card beside it, proven to answer as the network does."""
+"""Writes a checkpoint as a file for other programs with a model card beside it, after checking the file's answers."""
 
 import contextlib
 import shutil
@@ -16,10 +16,11 @@ from convnext_imagenet.serve.weights.export_formats import FORMATS, ExportOption
 
 
 def export_weights(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> bool:
-    """Write `out` and its card, `out`.md; False when the same export is there already, whole.
+    """Write `out` and its card, `out`.md; return False if the same export exists already.
 
-    Raises ServeError for an `out` that cannot be written or holds something else, ModelError when a package is missing,
-    or when the export does not answer as the network does. Nothing is there under a final name then.
+    Equal cards mean equal exports (DECISIONS, 2026-11-26). Raises ServeError for an `out` that has a wrong ending or
+    holds something else, ModelError when a package is missing or the export's answers differ from the network's. After
+    an error, no file has a final name.
     """
     _check_output_path(out, options)
     FORMATS[options.format].check()
@@ -27,10 +28,10 @@ def export_weights(checkpoint: Checkpoint, out: Path, options: ExportOptions) ->
     if out.exists():
         if card.is_file() and card.read_text("utf-8", "replace") == _card(checkpoint, options, _files_of(out)):
             return False
-        raise ServeError(f"{out}: is there already, and not the same export; delete it, or choose another --out")
+        raise ServeError(f"{out}: exists and is another export; delete it, or choose another --out")
     for beside in (card, out.with_name(out.name + DATA_SUFFIX)):
         if beside.exists():
-            raise ServeError(f"{beside}: is in the way of {out.name} and its files; delete it, or choose another --out")
+            raise ServeError(f"{beside}: exists, but {out.name} needs this name; delete it, or choose another --out")
     with _staging(out) as folder:
         files = FORMATS[options.format].write(checkpoint, folder / out.name, options)
         text = _card(checkpoint, options, files)
@@ -40,7 +41,7 @@ def export_weights(checkpoint: Checkpoint, out: Path, options: ExportOptions) ->
 
 
 def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what the receipt beside a checkpoint of a RUN says of it: epoch, step, top-1 on val; empty without one."""
+    """Return epoch, step and top-1 on val from the receipt beside a checkpoint of a RUN; empty without a receipt."""
     unit = checkpoint.path.name.split(".")[0]
     try:
         receipt = read_json(checkpoint.path.with_name(f"{unit}.json"))
@@ -53,7 +54,7 @@ def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _card(checkpoint: Checkpoint, options: ExportOptions, files: Sequence[Path]) -> str:
-    """The card of an export with these files, that of the model last."""
+    """Return the card of an export with these files, the model last."""
     made = FORMATS[options.format]
     facts = ExportFacts(
         title=made.title,
@@ -76,17 +77,17 @@ def _check_output_path(out: Path, options: ExportOptions) -> None:
     suffix = f".{options.format}"
     if out.suffix != suffix or out.stem.startswith("."):
         raise ServeError(
-            f"{out}: a file of --format {options.format} has a name that ends in {suffix}; choose such a name"
+            f"{out}: a file of --format {options.format} must end in {suffix} and not be hidden; choose another --out"
         )
     if out.is_dir():
-        raise ServeError(f"{out}: a folder is in the way; choose another --out")
+        raise ServeError(f"{out}: exists and is a folder; choose another --out")
     if not out.parent.is_dir():
-        raise ServeError(f"{out.parent}: there is no such folder; make it, or choose another --out")
+        raise ServeError(f"{out.parent}: no such folder; create it, or choose another --out")
 
 
 @contextlib.contextmanager
 def _staging(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out` for files under their final names; it is gone at the end, however that comes."""
+    """Yield a hidden folder beside `out` for files with their final names; remove it at the end, even after errors."""
     folder = out.with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,14 +96,14 @@ def _staging(out: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None:
             raise
-        # what a library raises may name no file
+        # the error of a library may lack the file's name
         raise OSError(error.errno, f"cannot be written ({error.strerror})", str(out)) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(staged: Sequence[Path], folder: Path) -> None:
-    """Move the files, the model last: whoever sees it has the others."""
+    """Move the files to `folder`, the model last: whoever sees the model finds the other files, too."""
     for path in staged:
         make_readable(path)
         sync_file(path)

@@ -1,9 +1,10 @@
-"""Weights of another program become a checkpoint of ours: their tensors, classes, evaluation transform, provenance."""
+"""Converts weights of another program to a checkpoint of ours: tensors, classes, evaluation transform, provenance."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from convnext_imagenet.base.files import publish_new, sha256_file
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import read_finished
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.exchange.class_names import ClassTable, imagenet_classes, read_classes, unnamed_classes
@@ -17,14 +18,15 @@ from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.settings import TransformOptions
 
-IMAGENET_CLASSES = 1000
+IMAGENET_CLASSES = 1000  # an unnamed classifier of this many outputs is ILSVRC2012's (DECISIONS, 2026-11-26)
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the user decides about an import; None leaves it to the file.
+    """What the user chooses for an import; None means what the file holds.
 
-    `scheme` is whose names the user expects, `use` "raw" or "ema", `classes` a RECORDS directory or a list of classes.
+    `scheme` is the program whose names the user expects, `use` "raw" or "ema", `classes` a RECORDS directory or a list
+    of classes.
     """
 
     scheme: str | None = None
@@ -36,7 +38,7 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class Imported:
-    """What was made of a file: its card, and lines about it for the user."""
+    """An imported file: its model card, and lines about the import for the user."""
 
     card: ModelCard
     lines: tuple[str, ...]
@@ -45,8 +47,8 @@ class Imported:
 def import_weights(source: Path, out: Path, options: ImportOptions) -> Imported:
     """Read `source`, check that it is one whole ConvNeXt, and write it to `out` as a checkpoint of ours.
 
-    An existing `out` stays when it has the same bytes. Raises ServeError or ModelError, and writes nothing, otherwise,
-    and for whatever is wrong with the source, the classes or the transform.
+    An existing `out` with the same bytes is kept. Raises ServeError or ModelError, and writes nothing, for any other
+    existing `out` and for a source, classes or a transform that cannot be used.
     """
     listed = _listed_classes(options)
     file = read_source(source)
@@ -57,18 +59,18 @@ def import_weights(source: Path, out: Path, options: ImportOptions) -> Imported:
     stated_transform, reason = find_transform(source, scheme.name, made.outputs)
     transform = changed(stated_transform, options.transform.changes())
     if transform != stated_transform:
-        reason += ", changed by options"
+        reason += ", changed by options"  # stored in the card: other words would be other bytes
     origin = {"file": source.name, "sha256": sha256_file(source), "scheme": scheme.name, "weights": used_weights}
     origin |= {"head": "new" if made.is_head_new else "from the file", "transform": reason}
     card = ModelCard(made.config, classes, transform, {"imported": origin})
     is_new = publish_new(out, weights_payload(out, made.arrays, card))
     lines = [
-        f"{source}: {describe(made.config)} in {scheme.title} names, {len(made.arrays)} parameters"
-        + (f", {made.ignored} other tensors left aside" if made.ignored else ""),
+        f"{source}: {describe(made.config)}, {scheme.title} names, {len(made.arrays)} parameters"
+        + (f", {plural(made.ignored, 'other tensor')} ignored" if made.ignored else ""),
         *_remarks(made, used_weights, file.holds_both),
         f"classes: {named_by}",
-        f"evaluated at {describe_transform(transform)} ({reason})",
-        f"{out}: " + ("written" if is_new else "there already, the same bytes"),
+        f"evaluation transform: {describe_transform(transform)} ({reason})",
+        f"{out}: " + ("written" if is_new else "there already with the same bytes"),
     ]
     return Imported(card, tuple(lines))
 
@@ -77,21 +79,19 @@ def _remarks(made: Translation, used_weights: str, holds_both: bool) -> list[str
     lines = []
     if holds_both:
         which, other = ("the moving average", "raw") if used_weights == "ema" else ("the weights as trained", "ema")
-        lines.append(f"holds weights and their moving average: took {which} (--use {other} takes the other)")
+        lines.append(f"the file holds two sets of weights: took {which} (--use {other} takes the other set)")
     if made.is_head_new:
-        lines.append("the classifier is new and knows nothing yet: fine-tune by `convnext-train run --init-from`")
+        lines.append("the classifier is new and untrained: fine-tune it by `convnext-train run --init-from`")
     if made.scheme.remark:
         lines.append(made.scheme.remark)
     return lines
 
 
 def _listed_classes(options: ImportOptions) -> ClassTable | None:
-    """The classes that the user named, from records or from a text."""
+    """Return the classes that the user listed, from RECORDS or from a text file."""
     if options.classes is None:
         if options.fresh_head:
-            raise ServeError(
-                "--fresh-head makes a classifier for the classes that --classes names; pass --classes, too"
-            )
+            raise ServeError("--fresh-head needs the classes of the new classifier; pass --classes, too")
         return None
     if options.classes.is_dir():
         manifest = Manifest.from_json(read_finished(options.classes, "records"))
@@ -103,10 +103,11 @@ def _classes(source: Path, outputs: int, listed: ClassTable | None, options: Imp
     if listed is not None:
         if len(listed) != outputs:
             raise ServeError(
-                f"{source}: its classifier has {outputs} outputs, {options.classes} names {len(listed)} classes; give "
-                f"the list of those {outputs}, or pass --fresh-head for a new classifier to be fine-tuned"
+                f"{source}: its classifier has {plural(outputs, 'output')}, but {options.classes} lists "
+                f"{plural(len(listed), 'class')}; pass a list of {outputs}, or --fresh-head for a new classifier to be "
+                f"fine-tuned"
             )
-        return listed, f"{outputs} of {options.classes}"
+        return listed, f"{outputs} from {options.classes}"
     if outputs == IMAGENET_CLASSES:
-        return imagenet_classes(), "the 1000 of ILSVRC2012, as it has 1000 outputs"
-    return unnamed_classes(outputs), f"{outputs} without names; `eval` needs them: pass --classes RECORDS or a list"
+        return imagenet_classes(), "the 1000 of ILSVRC2012, because the file has 1000 outputs"
+    return unnamed_classes(outputs), f"{outputs} without names; `eval` needs names: pass --classes RECORDS or a list"

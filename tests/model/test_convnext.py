@@ -80,9 +80,9 @@ def test_parameters_carry_facebooks_names(config):
     assert all(parameter.name == name for name, parameter in ConvNeXt(config).parameters_and_names())
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (52, 71)], ids=["whole patches", "rows left over"])
-def test_features_and_logits_equal_the_reference(config, height, width, make_arrays, reference):
-    arrays, x = make_arrays(config), images(2, height, width)
+def test_features_and_logits_equal_the_reference(config, make_arrays, reference):
+    """Rows or columns are left over before three of four stages; the next tests have whole patches."""
+    arrays, x = make_arrays(config), images(2, 52, 71)
     network = network_with(config, arrays)
 
     def both(x_NHWC):

@@ -25,7 +25,7 @@ def test_an_unknown_device_names_the_known_ones():
 
 
 def test_a_device_that_cannot_be_used_names_the_way_out():
-    with pytest.raises(ModelError, match=r"device target GPU cannot be used: .* Use device target CPU"):
+    with pytest.raises(ModelError, match=r"device target GPU cannot be used: .* Pass --device-target CPU"):
         prepare("GPU")  # absent, or refused because this process runs on the CPU already
 
 
@@ -36,7 +36,7 @@ def test_other_devices_use_mindspores_own_operators_and_say_so_once(monkeypatch,
         assert runtime.cpu_kernels() is None
         assert runtime.cpu_kernels() is None
     assert [record.getMessage() for record in caplog.records] == [
-        "MindSpore's own operators run on Ascend; our kernels are for the CPU"
+        "MindSpore's own operators run on Ascend; our kernels are only for the CPU"
     ]
 
 

@@ -43,8 +43,8 @@ def test_every_variant_is_recognised_by_its_arrays(variant):
 )
 def test_weights_of_another_network_name_both_and_the_way_out(weights, network):
     message = refusal(blank(weights), network)
-    assert f"the weights are of {weights.variant} with {weights.num_classes} classes" in message
-    assert f"the network is {network.variant} with {network.num_classes} classes" in message
+    assert f"weights of {weights.variant} with {weights.num_classes:,} classes, but" in message
+    assert f"the network is {network.variant} with {network.num_classes:,} classes" in message
     assert "set model.variant and model.num_classes" in message
 
 

@@ -117,7 +117,10 @@ def test_safetensors_of_another_program_are_refused(tmp_path, arrays):
     path = tmp_path / "model.safetensors"
     for metadata in (None, {"format": "pt"}):
         path.write_bytes(safetensors.numpy.save(arrays, metadata=metadata))
-        assert "without a model card, written by another program" in refusal(path)
+        assert (
+            "without our model card; import weights of another program by `convnext-serve weights import`"
+            in refusal(path)
+        )
 
 
 def rewrite(path, arrays=None, **changes) -> None:
@@ -130,7 +133,7 @@ def rewrite(path, arrays=None, **changes) -> None:
 
 def test_another_version_is_refused(saved):
     rewrite(saved, version=2)
-    assert "weights of version 2, this program reads version 1" in refusal(saved)
+    assert "format version 2, this program reads version 1" in refusal(saved)
 
 
 @pytest.mark.parametrize("header", ["{", "[]", "{}"])

@@ -67,7 +67,7 @@ def test_weights_choose_between_the_best_epochs_own_and_their_average(run, point
 
 
 def test_an_average_that_a_run_does_not_keep_is_said(run):
-    with pytest.raises(ServeError, match=r"no epoch-0001\.ema\.safetensors .*the run keeps no average"):
+    with pytest.raises(ServeError, match=r"holds no epoch-0001\.ema\.safetensors; the run keeps no moving average"):
         resolve_checkpoint(run, "ema")
 
 
@@ -117,8 +117,8 @@ def _entries(wnids):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda wnids: wnids[:-1], "knows 7 classes, .* has 6; .* index 6: n00000006 in .*, nothing in the records"),
-        (lambda wnids: [*wnids, "n00000009"], "has 8; .* index 7: nothing in .*, n00000009 in the records"),
+        (lambda wnids: wnids[:-1], "has 7 classes, .* has 6. .* index 6: n00000006 in .*, nothing in the records"),
+        (lambda wnids: [*wnids, "n00000009"], "has 8. .* index 7: nothing in .*, n00000009 in the records"),
         (lambda wnids: wnids[::-1], "index 0: n00000000 in .*, n00000006 in the records"),
         (lambda wnids: [*wnids[:3], "n00000099", *wnids[4:]], "index 3: n00000003 .*, n00000099 in the records"),
     ],

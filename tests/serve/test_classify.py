@@ -78,7 +78,7 @@ def test_where_pictures_go(tmp_path, monkeypatch, files, out, pictures):
         (["a.jpg"], "p.gif", r"\.jpg, \.jpeg, \.png"),
         (["a.jpg"], "x/../a.jpg", "never overwritten"),
         (["here/a.jpg", "b.jpg"], "here", "never overwritten"),
-        (["a.jpg"], "file", "a file is in the way"),
+        (["a.jpg"], "file", "exists and is a file"),
     ],
 )
 def test_places_that_are_refused(tmp_path, monkeypatch, files, out, text):
@@ -143,4 +143,4 @@ def test_json_lines_alone_go_to_standard_output_and_the_exit_code_stays(checkpoi
 def test_a_folder_of_readable_files_ends_with_0(checkpoint_file, folder):
     result = CliRunner().invoke(main, ["infer", str(checkpoint_file), str(folder / "b")])
     assert result.exit_code == 0, result.output
-    assert "3 named" in result.stderr
+    assert "3 images classified" in result.stderr

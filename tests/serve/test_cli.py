@@ -153,7 +153,7 @@ BAD = [
     ("eval MISSING --records RECORDS", 1, "no such file or directory"),
     ("eval CUT --records RECORDS", 1, "truncated, damaged"),
     ("eval RUN --records RECORDS", 1, "no epoch has finished"),
-    ("eval SIX --records RECORDS", 1, "knows 6 classes"),
+    ("eval SIX --records RECORDS", 1, "has 6 classes"),
     ("eval GOOD --records MISSING", 1, "no such directory"),
     ("eval GOOD --records BROKEN", 1, "0 bytes, expected"),
     ("eval GOOD --records UNFINISHED", 1, "convnext-ingest build"),
@@ -167,7 +167,7 @@ BAD = [
     ("predict GOOD IMAGES --out GOOD", 1, "a file is in the way"),
     ("predict GOOD IMAGES --out OUT --topk 0", 2, "--topk"),
     ("predict GOOD IMAGES --out OUT --device-target TPU", 2, "TPU"),
-    ("predict GOOD IMAGES --out OUT --device-target Ascend", 1, "use device target CPU"),
+    ("predict GOOD IMAGES --out OUT --device-target Ascend", 1, "or --device-target CPU"),
     ("infer GOOD", 2, "FILE"),
     ("infer GOOD MISSING", 1, "read_error"),
     ("infer GOOD MISSING IMAGES --out PICTURE", 1, "one picture cannot show"),
@@ -215,7 +215,7 @@ def test_ctrl_c_and_sigkill_then_the_same_command_ends_with_the_same_bytes(check
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 75, errors
-    assert f"the same command goes on in {out}" in errors
+    assert f"the same command resumes in {out}" in errors
     second = _start("predict", checkpoint_file, root, "--out", out, *options)
     _wait_for_parts(second, out, len(list(out.glob("_part-*.json"))) + 2)
     second.kill()
@@ -238,7 +238,7 @@ def test_ranks_and_a_cluster_together_are_wrong_usage(checkpoint_file, folder, t
     arguments = ["predict", str(checkpoint_file), str(folder), "--out", str(tmp_path / "out"), "--engine", "ray"]
     result = CliRunner().invoke(main, [*arguments, *words])
     assert result.exit_code == 2
-    assert f"{words[0]}: --engine ray takes what the cluster has" in result.output
+    assert f"{words[0]}: --engine ray uses the devices of the cluster" in result.output
 
 
 def test_a_cluster_without_ray_names_the_extra_and_writes_nothing(checkpoint_file, folder, tmp_path, monkeypatch):

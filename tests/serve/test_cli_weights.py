@@ -22,8 +22,11 @@ def test_an_export_and_the_same_again(checkpoint_file, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--format", "mindir", "--preprocessing"), "--preprocessing belongs to --format onnx; a mindir always takes"),
-        (("--format", "onnx", "--names", "timm"), "--names belongs to --format safetensors"),
+        (
+            ("--format", "mindir", "--preprocessing"),
+            "--preprocessing works only with --format onnx (mindir always takes",
+        ),
+        (("--format", "onnx", "--names", "timm"), "--names works only with --format safetensors"),
         (("--format", "tflite"), "'tflite' is not one of 'onnx', 'mindir', 'safetensors'"),
     ],
 )
@@ -45,4 +48,4 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(checkpoint_file, tmp_path):
     result = _call(checkpoint_file, "--out", tmp_path / "absent" / "m.onnx", "--format", "onnx")
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1].startswith(f"Error: {tmp_path / 'absent'}: there is no such folder")
+    assert result.stderr.splitlines()[-1].startswith(f"Error: {tmp_path / 'absent'}: no such folder")

@@ -101,7 +101,7 @@ def test_an_answer_that_is_no_number_names_its_input(bad, flip):
         score_samples(network_engine(network), _samples(100, None), CLASSES, 1, 4, flip)[0].guesses[0]["class_index"]
         == 0
     )
-    with pytest.raises(ServeError, match=r"^2\.jpg: the network answers with NaN or infinity"):
+    with pytest.raises(ServeError, match=r"^2\.jpg: the network returns NaN or infinity"):
         score_samples(network_engine(network), _samples(None, 100, 150), CLASSES, 1, 4, flip)
 
 

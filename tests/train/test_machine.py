@@ -25,7 +25,7 @@ def test_a_compiler_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("CXX", "no-such-compiler")
     machine = read_machine(CPU, [])
     assert machine.compiler == ""
-    assert "CXX=no-such-compiler is not to be found" in machine.no_compiler
+    assert "CXX=no-such-compiler is not found" in machine.no_compiler
 
 
 @pytest.mark.parametrize(("limit_mib", "left_mib"), [(None, 4000), ("max", 4000), (3000, 1000), (9000, 4000)], ids=str)

@@ -25,9 +25,9 @@ def test_a_list_may_have_comments_and_lack_names(tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"tench\n", "line 1: 'tench' is no wnid such as n01440764"),
-        (b"n00000001 a\nn00000001 b\n", "line 2: 'n00000001' stands there twice"),
-        (b"# nothing\n", "names no classes"),
+        (b"tench\n", "line 1: 'tench' is not a wnid such as n01440764"),
+        (b"n00000001 a\nn00000001 b\n", "line 2: 'n00000001' is listed twice"),
+        (b"# nothing\n", "lists no classes"),
         (b"\xff\xfe\x00", "cannot be read as a list of classes"),
     ],
 )

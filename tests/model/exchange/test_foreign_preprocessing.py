@@ -70,7 +70,7 @@ def test_timms_config_decides(tmp_path, config, expected):
     [{"mean": [float("nan"), 0, 0]}, {"mean": ["a", "b", "c"]}, {"input_size": [3, 224.0, 224.0]}, {"std": [0] * 3}],
 )
 def test_values_that_are_no_transform_are_an_error(tmp_path, change):
-    with pytest.raises(ModelError, match=r"config\.json: how images are prepared cannot be told"):
+    with pytest.raises(ModelError, match=r"config\.json: does not describe a supported transform"):
         beside(tmp_path, "config.json", {"pretrained_cfg": TIMM | change}, "timm")
 
 
@@ -128,9 +128,7 @@ def test_a_config_of_another_program_is_not_read(tmp_path):
     ],
 )
 def test_a_config_that_cannot_be_followed_is_an_error(tmp_path, config):
-    with pytest.raises(
-        ModelError, match=r"config\.json: how images are prepared cannot be told from it .* pass --size"
-    ):
+    with pytest.raises(ModelError, match=r"config\.json: does not describe a supported transform .* pass --size"):
         beside(tmp_path, "config.json", config, "timm")
 
 
@@ -140,5 +138,5 @@ def test_a_preprocessor_that_does_not_resize_is_an_error(tmp_path):
 
 
 def test_transforms_are_told_in_words():
-    assert describe_transform(USUAL) == "short side 256 px, bicubic, centre 224 px"
-    assert describe_transform(EvalTransform(384, 1.0, "squash")) == "all of the image resized to 384 px, bicubic"
+    assert describe_transform(USUAL) == "short side resized to 256 px, bicubic, centre crop 224 px"
+    assert describe_transform(EvalTransform(384, 1.0, "squash")) == "the whole image resized to 384 px, bicubic"

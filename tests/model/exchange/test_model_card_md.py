@@ -34,22 +34,22 @@ def test_a_card_tells_files_checkpoint_network_classes_and_training(config):
         f"| network | ConvNeXt {'V2' if config.grn else 'V1'}, depths (1, 2, 1, 1), dims (8, 16, 24, 32) |",
         f"| classes | 5, SHA-256 of their list `{'e' * 64}` |",
         "| input | `pixels` |",
-        "In its run: epoch 3, top-1 on val 0.5. The checkpoint says of itself:",
+        "From its training run: epoch 3, top-1 on val 0.5. The checkpoint states:",
         "config.train.epochs = 7",
         "start = null",
         "| 4 | n00000004 | a \\| 4 |",
         "print(1)",
     ):
         assert line in lines
-    assert "No accuracy is known" in card_markdown(_card(config), _facts(training={}))
+    assert "accuracy of this checkpoint is not known" in card_markdown(_card(config), _facts(training={}))
 
 
 def test_the_transform_is_spelled_out(config):
     crop = card_markdown(_card(config, size_px=288, crop_pct=0.95, interpolation="bilinear"), _facts())
-    assert "the short side is 303 pixels (288 / 0.95, rounded down)" in crop
+    assert "the short side to 303 pixels (288 / 0.95, rounded down)" in crop
     assert "antialiased bilinear filter" in crop
-    assert "Cut the central 288 x 288 pixels out." in crop
+    assert "Crop the central 288 x 288 pixels." in crop
     assert "mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225" in crop
     squash = card_markdown(_card(config, size_px=384, mode="squash"), _facts())
     assert "Resize the whole image to 384 x 384 pixels" in squash
-    assert "Cut the central" not in squash
+    assert "Crop the central" not in squash

@@ -109,5 +109,7 @@ def test_a_wrapped_model_keeps_its_names():
 
 
 def test_an_unknown_program_is_refused_with_those_that_are_known():
-    with pytest.raises(ModelError, match="no names called 'keras'; choose one of facebook, timm, transformers, mindcv"):
+    with pytest.raises(
+        ModelError, match="no naming scheme 'keras' is known; choose one of facebook, timm, transformers, mindcv"
+    ):
         scheme_named("keras")

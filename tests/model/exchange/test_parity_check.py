@@ -20,8 +20,8 @@ def test_the_difference_is_a_share_of_the_largest_logit():
     [
         (LOGITS + 1, LOGITS, r"the file differs from the network by 1.2e-01 .*more than 1e-04"),
         (LOGITS * np.nan, LOGITS, r"the file differs from the network by nan"),
-        (LOGITS[:1], LOGITS, r"the file answers with shape \(1, 2\) instead of \(2, 2\)"),
-        (LOGITS, LOGITS * np.inf, r"the network answers with NaN or infinity"),
+        (LOGITS[:1], LOGITS, r"the file returns shape \(1, 2\) instead of \(2, 2\)"),
+        (LOGITS, LOGITS * np.inf, r"the network returns NaN or infinity"),
     ],
 )
 def test_other_answers_are_refused(found, expected, message):

@@ -35,7 +35,7 @@ def refusal(path) -> str:
         (b"\n<!DOCTYPE html>\n<html><body>404</body></html>", "a web page, not weights"),
         (b"{'model': 3}\n" * 9, "text, not weights; give a .safetensors, a PyTorch .pth or a MindSpore .ckpt"),
         (bytes(range(7, 256)), "truncated, damaged or of another format, not weights"),
-        (b"\n3\n\x08a.weight\x12'\x08\x02\x08", "truncated, damaged or no MindSpore checkpoint; copy it again"),
+        (b"\n3\n\x08a.weight\x12'\x08\x02\x08", "truncated, damaged or not a MindSpore checkpoint; copy it again"),
         (struct.pack("<Q", 3) + b"{]}" + bytes(9), "truncated or damaged"),
     ],
     ids=["empty", "lfs", "html", "text", "bytes", "cut ckpt", "bad header"],
@@ -47,7 +47,7 @@ def test_what_holds_no_weights_is_named(tmp_path, content, expected):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    assert "there is no such file" in refusal(tmp_path / "absent.pth")
+    assert "no such file" in refusal(tmp_path / "absent.pth")
     assert "a folder" in refusal(tmp_path)
 
 
@@ -139,7 +139,7 @@ def test_a_truncated_mindspore_checkpoint_is_refused_without_noise(tmp_path, kep
     save_ckpt(tmp_path / "w.ckpt", {"a": np.zeros((50, 50), np.float32)})
     data = (tmp_path / "w.ckpt").read_bytes()
     (tmp_path / "w.ckpt").write_bytes(data[: int(len(data) * kept)])
-    assert "truncated, damaged or no MindSpore checkpoint" in refusal(tmp_path / "w.ckpt")
+    assert "truncated, damaged or not a MindSpore checkpoint" in refusal(tmp_path / "w.ckpt")
     assert capfd.readouterr() == ("", "")
 
 

@@ -99,7 +99,7 @@ def test_a_whole_model_is_refused_with_the_way_out(tmp_path):
     torch.save(torch.nn.Linear(2, 3), tmp_path / "w")
     message = refusal(tmp_path / "w")
     assert "holds more than weights (torch.nn.modules.linear.Linear)" in message
-    assert "save its state_dict() alone" in message
+    assert "save only its state_dict()" in message
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.95])
@@ -108,7 +108,7 @@ def test_a_truncated_file_is_refused(tmp_path, kept, is_zip):
     torch.save({"a": torch.zeros(999)}, tmp_path / "w", _use_new_zipfile_serialization=is_zip)
     data = (tmp_path / "w").read_bytes()
     (tmp_path / "w").write_bytes(data[: int(len(data) * kept)])
-    assert "truncated, damaged or no PyTorch weights" in refusal(tmp_path / "w")
+    assert "truncated, damaged or not PyTorch weights" in refusal(tmp_path / "w")
 
 
 @pytest.mark.parametrize(
@@ -126,4 +126,4 @@ def test_what_is_no_state_dict_is_refused(tmp_path, value, expected):
 
 def test_a_zip_of_something_else_is_refused(tmp_path):
     np.savez(tmp_path / "w.npz", a=np.zeros(3))
-    assert "truncated, damaged or no PyTorch weights" in refusal(tmp_path / "w.npz")
+    assert "truncated, damaged or not PyTorch weights" in refusal(tmp_path / "w.npz")

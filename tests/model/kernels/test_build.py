@@ -14,7 +14,8 @@ from convnext_imagenet.model.kernels import build
 
 _PROBE = (
     "import logging, sys; logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stdout)\n"
-    "from convnext_imagenet.model.kernels.build import kernels_library; print(kernels_library())"
+    "import os; from pathlib import Path; from convnext_imagenet.model.kernels import build\n"
+    "build.SOURCES = Path(os.environ['PROBE_SOURCES']); print(build.kernels_library())"
 )
 
 
@@ -58,9 +59,9 @@ def test_two_lines_say_that_a_build_takes_place_and_which_path_runs(cache, quick
         _library()
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 3
-    assert "building the CPU kernels" in lines[0]
+    assert "compiling the CPU kernels" in lines[0]
     assert lines[1] == lines[2]
-    assert lines[1].startswith("CPU kernels on (AVX")
+    assert lines[1].startswith("CPU kernels are on (AVX")
     assert lines[1].endswith(str(library))
 
 
@@ -132,9 +133,16 @@ def test_a_read_only_cache(cache, quick_sources):
     assert _library() is not None
 
 
-@pytest.mark.slow
-def test_processes_that_build_at_once_agree(cache):
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+def test_processes_that_build_at_once_agree(cache, quick_sources):
+    compiler = cache / "slow-compiler"  # so slow that all three have begun before the first has finished
+    compiler.write_text('#!/bin/sh\nsleep 1\nexec c++ "$@"\n')
+    compiler.chmod(0o755)
+    environment = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(cache),
+        "CXX": str(compiler),
+        "PROBE_SOURCES": str(quick_sources),
+    }
 
     def run(_: int) -> str:
         command = [sys.executable, "-c", _PROBE]

@@ -179,10 +179,10 @@ def test_paths_of_a_list_begin_at_its_folder_and_may_be_missing(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (b"a\nb\0c\n", "line 2 is no path"),
-        (b"a\n" + b"x" * 4097, "line 2 is no path"),
-        (random.Random(0).randbytes(5000), r"line \d+ is no path"),
-        ("a\nb".encode("utf-16"), "line 1 is no path"),
+        (b"a\nb\0c\n", "line 2 is not a path"),
+        (b"a\n" + b"x" * 4097, "line 2 is not a path"),
+        (random.Random(0).randbytes(5000), r"line \d+ is not a path"),
+        ("a\nb".encode("utf-16"), "line 1 is not a path"),
         (b"\r\n\n", "holds no files"),
         (b"", "holds no files"),
     ],

@@ -151,7 +151,7 @@ def test_tars_of_a_folder_come_in_the_order_of_their_names(place):
         ("archive.tar.gz", ServeError, r"none of \.tar"),
         ("empty", ServeError, "no files"),
         ("hidden", ServeError, "no files"),
-        ("t.parquet", ServeError, "--column among: image, mask"),
+        ("t.parquet", ServeError, "--column with one of: image, mask"),
         ("nope://x", ServeError, "cannot be listed"),
         ("://", ServeError, "cannot be listed"),
         ("file:///no/such/folder", ServeError, "no such file or directory"),
@@ -170,7 +170,7 @@ def test_results_inside_a_folder_of_tars_or_tables_would_change_what_it_means(pl
 
 
 def test_a_column_of_what_is_no_table_is_refused(place):
-    with pytest.raises(ServeError, match="--column 'image' chooses among a table's columns"):
+    with pytest.raises(ServeError, match="not a table, so --column 'image' has nothing to choose"):
         open_inputs(str(place / "images"), WNIDS, column="image")
 
 

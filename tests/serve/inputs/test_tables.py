@@ -172,9 +172,9 @@ def test_which_column_is_meant(tmp_path, columns, asked, chosen):
 @pytest.mark.parametrize(
     ("columns", "asked", "says"),
     [
-        ({"image": [b"a"], "mask": [b"a"]}, "", "cannot tell which .* by --column among: image, mask$"),
-        ({"file": ["a"], "wnid": ["n0"]}, "", "cannot tell which .* by --column among: file, wnid$"),
-        ({"image": [b"a"], "n": [1]}, "picture", "no column 'picture' .* by --column among: image$"),
+        ({"image": [b"a"], "mask": [b"a"]}, "", "not clear which .* --column with one of: image, mask$"),
+        ({"file": ["a"], "wnid": ["n0"]}, "", "not clear which .* --column with one of: file, wnid$"),
+        ({"image": [b"a"], "n": [1]}, "picture", "no column 'picture' .* --column with one of: image$"),
         ({"image": [b"a"], "n": [1]}, "n", "no column 'n' of image bytes or paths"),
         ({"n": [1], "x": [0.5]}, "", "none of its columns fits"),
         ({"image": STRUCT_OF_TEXT}, "", "none of its columns fits"),

@@ -63,7 +63,7 @@ def test_a_node_that_sees_other_inputs_refuses_its_part(spec: PredictionSpec, fo
     with open_job(loaded, inputs, spec.out, spec.options) as job:
         (folder / "new.jpg").write_bytes(b"x")
         task = PartTask(spec, 0, job.writer.parts[0], protocol.staging(job.out) / "part")
-        with pytest.raises(ServeError, match=r"node .* sees another job .*inputs.count, inputs.sha256"):
+        with pytest.raises(ServeError, match=r"node .* opens another job .*inputs.count, inputs.sha256"):
             score_part(task, lambda count: None)
     assert not list(spec.out.glob("part-*"))
 

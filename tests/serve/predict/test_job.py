@@ -133,6 +133,16 @@ def test_a_job_stopped_anywhere_and_run_again_ends_with_the_same_bytes(
     assert not (out / ".staging").exists()
 
 
+def test_what_a_kill_in_the_middle_of_a_receipt_leaves_is_removed(fake, folder, tmp_path):
+    out = tmp_path / "out"
+    _predict(fake, folder, out)
+    whole = _bytes(out)
+    (out / "_part-00001.json").unlink()
+    (out / "._part-00001.json.4711.tmp").write_text("{")
+    _predict(fake, folder, out)
+    assert _bytes(out) == whole
+
+
 def test_a_finished_job_is_not_scored_again_and_a_damaged_part_is(fake, folder, tmp_path):
     out = tmp_path / "out"
     _predict(fake, folder, out)
@@ -181,7 +191,7 @@ def test_predictions_inside_the_inputs_or_in_a_foreign_directory_are_refused(fak
     assert not (folder / "out").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(ArtefactError, match=r"not empty .*thesis"):
+    with pytest.raises(ArtefactError, match=r"not empty, and not created by this program .*thesis"):
         _predict(fake, folder, tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 

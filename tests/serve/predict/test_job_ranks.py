@@ -71,7 +71,7 @@ def test_a_rank_that_is_stopped_stops_all_and_the_job_goes_on_by_any_number(fake
 
     def rank_is_interrupted(ranks):
         with (
-            pytest.raises(Interrupted, match=r"stopped by a signal; the same command goes on in .*out$"),
+            pytest.raises(Interrupted, match=r"stopped by a signal; the same command resumes in .*out$"),
             open_job(fake, list_folder(folder), out, OPTIONS, ranks) as job,
         ):
             job.run(lambda count: None, LocalRunner(lambda: is_stopped(ranks.own)))
@@ -111,7 +111,7 @@ def test_a_part_that_is_lost_while_others_work_is_told_by_all(fake, folder, tmp_
             return False
 
         with (
-            pytest.raises(ServeError, match=r"part-00000\.parquet changed during the run; run it again"),
+            pytest.raises(ServeError, match=r"part-00000\.parquet changed during the run; run the same command again"),
             open_job(fake, list_folder(folder), out, OPTIONS, ranks) as job,
         ):
             job.run(lose, LocalRunner(publish))

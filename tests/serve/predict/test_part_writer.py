@@ -43,7 +43,7 @@ def test_predictions_of_other_rules_are_refused_and_the_ways_out_lead_out(
             _run(fake, folder, out)
         assert f"(differs in: rules.{rule}): rules.{rule} is 1 there, 2 here; choose another" in str(refused.value)
         assert _run(fake, folder, tmp_path / "another").parts_made == first.parts_made
-    assert _run(fake, folder, out).parts_made == 0, "what began it goes on with it"
+    assert _run(fake, folder, out).parts_made == 0, "what began it resumes it"
     shutil.rmtree(out)
     with monkeypatch.context() as newer:
         newer.setattr(part_writer, constant, 2)
@@ -81,7 +81,7 @@ def test_a_report_of_other_records_is_refused_and_deleting_it_leads_out(fake, tm
     with pytest.raises(ArtefactError) as refused:
         _report(fake, other, report)
     assert str(refused.value).startswith(f"{report}: belongs to another run (differs in: inputs.sha256): ")
-    assert str(refused.value).endswith("; choose another --report, or delete this one")
+    assert str(refused.value).endswith("; choose another --report, or delete this folder")
     _report(fake, other, tmp_path / "another")
     shutil.rmtree(report)
     _report(fake, other, report)

@@ -81,8 +81,8 @@ def test_two_parts_in_each_others_places_are_found(out):
     assert [problem.split(":")[0] for problem in problems] == [str(first), str(second)]
     _reseal(out)
     assert verify_predictions(out).problems == (
-        f"{first}: its inputs are not number 0 to 2 in order",
-        f"{second}: its inputs are not number 3 to 6 in order",
+        f"{first}: its rows are not inputs 0 to 2 in order",
+        f"{second}: its rows are not inputs 3 to 6 in order",
     )
 
 
@@ -104,7 +104,7 @@ def test_an_edited_receipt_is_found(out, change):
 def test_a_foreign_table_that_readers_would_take_for_a_part_is_found(out, name):
     (out / name).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(_part(out, 0), out / name)
-    assert verify_predictions(out).problems == (f"{out / name}: not a part of these predictions",)
+    assert verify_predictions(out).problems == (f"{out / name}: not a part that the manifest lists",)
 
 
 def test_an_edited_manifest_is_refused(out):
@@ -117,8 +117,8 @@ def test_an_edited_manifest_is_refused(out):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"rows": 12}, "11 rows, the manifest says 12, the inputs were 11"),
-        ({"statuses": {"ok": 11}}, r"statuses \{.*'ok': 6.*\}, the manifest says \{'ok': 11\}"),
+        ({"rows": 12}, "holds 11 rows, the manifest lists 12 rows of 11 inputs"),
+        ({"statuses": {"ok": 11}}, r"the statuses are \{.*'ok': 6.*\}, the manifest lists \{'ok': 11\}"),
     ],
 )
 def test_counts_that_are_not_those_of_the_rows_are_found(out, change, says):
@@ -141,12 +141,12 @@ def _with_ids(table, ids):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda table: _with_ids(table, [3, 4, 4, 6]), "not number 3 to 6 in order"),
-        (lambda table: _with_ids(table, [4, 3, 5, 6]), "not number 3 to 6 in order"),
-        (lambda table: table.replace_schema_metadata({}), "its provenance is not the manifest's"),
+        (lambda table: _with_ids(table, [3, 4, 4, 6]), "not inputs 3 to 6 in order"),
+        (lambda table: _with_ids(table, [4, 3, 5, 6]), "not inputs 3 to 6 in order"),
+        (lambda table: table.replace_schema_metadata({}), "its provenance differs from the manifest's"),
         (
             lambda table: table.replace_schema_metadata({"convnext_imagenet": json.dumps({"inputs": 11})}),
-            "its provenance is not the manifest's",
+            "its provenance differs from the manifest's",
         ),
     ],
     ids=["repeated", "out of order", "no provenance", "other provenance"],
@@ -162,7 +162,7 @@ def test_a_lost_row_is_found_even_where_all_hashes_agree(out):
     _rewrite(_part(out, 2), lambda table: table.slice(0, 2))
     _reseal(out)
     (problem,) = verify_predictions(out).problems
-    assert "part-00002.parquet: its inputs are not number 7 to 10 in order" in problem
+    assert "part-00002.parquet: its rows are not inputs 7 to 10 in order" in problem
 
 
 def test_a_part_that_the_manifest_leaves_out_is_found(out):
@@ -170,9 +170,9 @@ def test_a_part_that_the_manifest_leaves_out_is_found(out):
     write_json(out / "_manifest.json", manifest | {"parts": manifest["parts"][:2]})
     _reseal(out)
     rows, statuses, stranger = verify_predictions(out).problems
-    assert "7 rows, the manifest says 11, the inputs were 11" in rows
-    assert "the manifest says" in statuses
-    assert "part-00002.parquet: not a part of these predictions" in stranger
+    assert "holds 7 rows, the manifest lists 11 rows of 11 inputs" in rows
+    assert "the manifest lists" in statuses
+    assert "part-00002.parquet: not a part that the manifest lists" in stranger
 
 
 def test_unfinished_foreign_and_missing_directories_are_refused(out, tmp_path):

@@ -129,7 +129,7 @@ def test_the_page_is_whole_and_shows_the_mistakes_of_the_worst_class(fake, recor
     for place in wrong:
         assert f"val_{place}" in reader.text
         assert f"name {scored.guesses[place, 0]} {scored.confidences[place]:.1%}" in reader.text
-        assert f"is name {scored.labels[place]}" in reader.text
+        assert f"true class: name {scored.labels[place]}" in reader.text
     assert f"{found.calibration_error:.4f}" in reader.text
 
 
@@ -152,7 +152,7 @@ def test_rows_that_are_not_the_records_are_a_bug(fake, records, tmp_path):
     part = tmp_path / "report" / "predictions" / "part-00000.parquet"
     for changed in (table.slice(0, 22), table.take([*range(22), 0]), table.take([1, 0, *range(2, 23)])):
         pq.write_table(changed, part)
-        with pytest.raises(RuntimeError, match="the manifest says 23"):
+        with pytest.raises(RuntimeError, match="the manifest lists 23"):
             read_scored(part.parent, split)
     labels = table.set_column(table.column_names.index("label"), "label", [[0] * 23])
     pq.write_table(labels.cast(table.schema), part)
@@ -170,7 +170,7 @@ def test_an_image_that_cannot_be_decoded_is_no_accuracy(fake, tmp_path):
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda root: root.write_text(""), "a file is in the way"),
+        (lambda root: root.write_text(""), "exists and is a file"),
         (lambda root: (root / "mine").mkdir(parents=True), "holds 'mine'"),
         (lambda root: ((root / "predictions").mkdir(parents=True), (root / "predictions" / "x").touch()), "holds 'x'"),
     ],
@@ -229,7 +229,7 @@ def test_real_labels_count_what_is_right_to_see(thousand, tmp_path):
     real.write_text(json.dumps(entries))
     result = _call(*command, "--real", real)
     assert result.exit_code == 0, result.output
-    assert "ReaL top-1 3/5 (60.00%), 1 images without ReaL labels" in result.stdout
+    assert "ReaL top-1 3/5 (60.00%), 1 image without ReaL labels" in result.stdout
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
     assert summary["real"] == {"rows": 5, "correct": 3, "without_labels": 1, "accuracy": 0.6}
     assert summary["provenance"]["real labels"] == hashlib.sha256(real.read_bytes()).hexdigest()
@@ -244,7 +244,10 @@ def test_what_real_labels_cannot_be_used_for_is_said_before_the_network_runs(
     report = ("--report", tmp_path / "report", "--real", real)
     nameless = build_records(tmp_path / "nameless", IMAGES[:2], [0, 1], classes=1000)
     for command, match in [
-        ((checkpoint_file, "--records", records, *report), "knows 7 classes that are not the official 1,000"),
+        (
+            (checkpoint_file, "--records", records, *report),
+            "the wnids of the network (7 classes) are not the official 1,000",
+        ),
         ((checkpoint, "--records", nameless, *report), "'val_0' is not the key of a val image"),
         ((checkpoint, "--records", of_thousand, *report[:-1], records), "Is a directory"),
     ]:

@@ -56,23 +56,23 @@ def test_the_same_export_again_changes_nothing_and_another_is_refused(checkpoint
     before = out.stat().st_mtime_ns
     assert not export_weights(checkpoint, out, SAFETENSORS)
     assert out.stat().st_mtime_ns == before
-    with pytest.raises(ServeError, match=r"is there already, and not the same export; delete it, or choose"):
+    with pytest.raises(ServeError, match=r"exists and is another export; delete it, or choose"):
         export_weights(checkpoint, out, ExportOptions("safetensors", names="timm"))
     out.write_bytes(out.read_bytes()[:-1] + b"\x00")
-    with pytest.raises(ServeError, match="not the same export"):
+    with pytest.raises(ServeError, match="is another export"):
         export_weights(checkpoint, out, SAFETENSORS)
     out.unlink()
-    with pytest.raises(ServeError, match=r"m\.safetensors\.md: is in the way"):
+    with pytest.raises(ServeError, match=r"m\.safetensors\.md: exists, but m\.safetensors needs this name"):
         export_weights(checkpoint, out, SAFETENSORS)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("m.onnx", r"a file of --format safetensors has a name that ends in \.safetensors"),
-        (".safetensors", r"a name that ends in"),
-        ("absent/m.safetensors", r"absent: there is no such folder; make it"),
-        ("folder.safetensors", r"a folder is in the way"),
+        ("m.onnx", r"a file of --format safetensors must end in \.safetensors"),
+        (".safetensors", r"must end in"),
+        ("absent/m.safetensors", r"absent: no such folder; create it"),
+        ("folder.safetensors", r"exists and is a folder"),
     ],
 )
 def test_a_place_that_cannot_be_is_refused(checkpoint, tmp_path, name, message):
@@ -88,7 +88,7 @@ def test_values_that_are_not_read_back_are_never_published(checkpoint, tmp_path,
 
     named = export_formats.renamed_payload
     monkeypatch.setattr(export_formats, "renamed_payload", damaged)
-    with pytest.raises(ModelError, match="read back, it does not hold the checkpoint's values; it is not published"):
+    with pytest.raises(ModelError, match="read back, it does not hold the checkpoint's values, so it is not published"):
         export_weights(checkpoint, tmp_path / "m.safetensors", SAFETENSORS)
     assert _names(tmp_path) == []
 
@@ -141,7 +141,7 @@ def test_onnx_files_say_what_they_are_and_a_second_file_belongs_to_them(
     assert props["checkpoint_sha256"] == checkpoint.sha256
     assert not export_weights(checkpoint, out, options)
     (tmp_path / "m.onnx.data").write_bytes(b"")
-    with pytest.raises(ServeError, match="not the same export"):
+    with pytest.raises(ServeError, match="is another export"):
         export_weights(checkpoint, out, options)
 
 

@@ -63,10 +63,10 @@ def test_the_command_says_what_it_made_and_why(tmp_path, source):
     code, said, error = run(source, "--out", out)
     assert (code, error) == (0, f"Next: convnext-serve eval {out} --records RECORDS\n")
     assert said.splitlines() == [
-        f"{source}: ConvNeXt V1 (depths (1, 1, 1, 1), dims (8, 16, 24, 32)) with 7 classes in timm's names, "
+        f"{source}: ConvNeXt V1 (depths (1, 1, 1, 1), dims (8, 16, 24, 32)) with 7 classes, timm's names, "
         "56 parameters",
-        "classes: 7 without names; `eval` needs them: pass --classes RECORDS or a list",
-        "evaluated at short side 256 px, bicubic, centre 224 px "
+        "classes: 7 without names; `eval` needs names: pass --classes RECORDS or a list",
+        "evaluation transform: short side resized to 256 px, bicubic, centre crop 224 px "
         "(the usual 224 px, as nothing beside it or in its name tells another)",
         f"{out}: written",
     ]
@@ -94,7 +94,7 @@ def test_the_same_import_again_is_no_error_and_another_one_is(tmp_path, source):
     run(source, "--out", out)
     before = out.stat().st_mtime_ns, out.read_bytes()
     code, said, _ = run(source, "--out", out)
-    assert (code, said.splitlines()[-1]) == (0, f"{out}: there already, the same bytes")
+    assert (code, said.splitlines()[-1]) == (0, f"{out}: there already with the same bytes")
     code, _, error = run(source, "--out", out, "--size", "288")
     assert (code, error.count("\n")) == (1, 1)
     assert "exists and holds something else; choose another name" in error
@@ -110,7 +110,7 @@ def test_options_change_the_transform_that_was_found(tmp_path, source):
     assert found.transform == EvalTransform(288, 0.95, **half)
     code, said, _ = run(source, "--out", tmp_path / "b", "--size", "384", "--crop-pct", "1.0", "--resize", "squash")
     assert code == 0
-    assert "all of the image resized to 384 px, bicubic (config.json beside it, changed by options)" in said
+    assert "the whole image resized to 384 px, bicubic (config.json beside it, changed by options)" in said
     assert load_weights(tmp_path / "b")[1].transform == EvalTransform(384, 1.0, "squash", **half)
 
 
@@ -118,7 +118,7 @@ def test_a_thousand_outputs_are_imagenets(tmp_path):
     source = write_timm(tmp_path / "w.safetensors", classes=1000)
     imported = import_weights(source, tmp_path / "ours", ImportOptions())
     assert imported.card.classes[0] == ("n01440764", "tench, Tinca tinca")
-    assert "classes: the 1000 of ILSVRC2012, as it has 1000 outputs" in imported.lines
+    assert "classes: the 1000 of ILSVRC2012, because the file has 1000 outputs" in imported.lines
 
 
 @pytest.fixture
@@ -144,14 +144,14 @@ def test_classes_come_from_records_and_eval_accepts_them(tmp_path, source, recor
 
 def test_eval_refuses_classes_without_names(tmp_path, source, records):
     import_weights(source, tmp_path / "ours", ImportOptions())
-    with pytest.raises(ServeError, match=r"its 7 classes have no wnids.*import the weights again with --classes"):
+    with pytest.raises(ServeError, match=r"has 7 classes without wnids.*import the weights again with --classes"):
         check_classes(load_checkpoint(tmp_path / "ours"), Records.open(records).classes, records)
 
 
 def test_a_list_of_another_length_is_refused(tmp_path, listed):
     source = write_timm(tmp_path / "w.safetensors", classes=1000)
     message = refusal(tmp_path, source, "--classes", listed)
-    assert f"its classifier has 1000 outputs, {listed} names 7 classes; give the list of those 1000" in message
+    assert f"its classifier has 1,000 outputs, but {listed} lists 7 classes; pass a list of 1000" in message
 
 
 def test_a_fresh_head_is_for_the_classes_that_are_named(tmp_path, listed):
@@ -159,9 +159,7 @@ def test_a_fresh_head_is_for_the_classes_that_are_named(tmp_path, listed):
     imported = import_weights(source, tmp_path / "ours", ImportOptions(classes=listed, fresh_head=True))
     assert len(imported.card.classes) == imported.card.config.num_classes == 7
     assert imported.card.provenance["imported"]["head"] == "new"
-    assert (
-        "the classifier is new and knows nothing yet: fine-tune by `convnext-train run --init-from`" in imported.lines
-    )
+    assert "the classifier is new and untrained: fine-tune it by `convnext-train run --init-from`" in imported.lines
     assert "pass --classes, too" in refusal(tmp_path, source, "--fresh-head")
 
 
@@ -177,14 +175,16 @@ def test_a_fresh_head_keeps_the_transform_that_timms_config_states(tmp_path, lis
 
 def test_a_crop_of_what_is_squashed_is_refused(tmp_path):
     source = write_timm(tmp_path / "w_384.safetensors")
-    assert "--crop-pct: nothing is cropped" in refusal(tmp_path, source, "--crop-pct", "0.875")
+    assert "--crop-pct: squash resizes the whole image and crops nothing" in refusal(
+        tmp_path, source, "--crop-pct", "0.875"
+    )
     code, said, _ = run(source, "--out", tmp_path / "ours", "--crop-pct", "0.875", "--resize", "crop")
     assert (code, "changed by options" in said) == (0, True)
 
 
 def test_a_checkpoint_of_ours_is_refused_before_its_card_is_lost(tmp_path, source):
     import_weights(source, tmp_path / "ours", ImportOptions())
-    assert "a checkpoint of ours already; use it as it is" in refusal(tmp_path, tmp_path / "ours")
+    assert "already a checkpoint of this program; use it as it is" in refusal(tmp_path, tmp_path / "ours")
 
 
 def test_the_average_is_taken_and_said(tmp_path):
@@ -195,7 +195,7 @@ def test_the_average_is_taken_and_said(tmp_path):
     imported = import_weights(tmp_path / "w.ckpt", tmp_path / "ours", ImportOptions())
     assert imported.card.provenance["imported"]["weights"] == "ema"
     assert load_weights(tmp_path / "ours")[0]["head.bias"].tolist() == [1.0] * 7
-    assert any("took the moving average (--use raw takes the other)" in line for line in imported.lines)
+    assert any("took the moving average (--use raw takes the other set)" in line for line in imported.lines)
     assert any("nn.GELU" in line for line in imported.lines)
     import_weights(tmp_path / "w.ckpt", tmp_path / "raw", ImportOptions(use="raw"))
     assert load_weights(tmp_path / "raw")[0]["head.bias"].tolist() == [0.0] * 7
