@@ -76,7 +76,7 @@ def test_records_of_one_plan_with_other_rows_are_others_to_runs_and_predictions(
             _let_one_time_out(patch, f"{key}.JPEG")
             made.append(_build(raw_tree, tmp_path / key))
     assert [records.manifest.splits["train"].rows for records in made] == [18, 18, 17, 17]
-    assert len({records.manifest.plan_id for records in made}) == 1, "the plan tells what was asked for alone"
+    assert len({records.manifest.plan_id for records in made}) == 1, "the plan tells only what was asked for"
 
     config = load_config("paper-tiny")
     runs = [run_plan(config, records, None) for records in made]
