@@ -215,7 +215,8 @@ def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
         click.echo(f"in quarantine: {len(outcome.quarantined):,}, listed in {out / 'quarantine.parquet'}")
     for entry in outcome.quarantined[:_MOST_CASES]:
         click.echo(f"  {entry.path}  {entry.reason}: {entry.detail}")
-    click.echo(f"{out}: finished, {rows} images; each was decoded, stored and read back")
+    click.echo(f"{out}: finished, {rows} images")
+    click.echo("  every stored image was decoded and read back")
     click.echo(f"  {_how_to_check(out)}")
     click.echo(f"  to train: make train RECORDS={out}")
     click.echo(f"        or: convnext-train run CONFIG --records {out} --out RUN")
