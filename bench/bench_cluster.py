@@ -1,8 +1,8 @@
-"""`make bench PART=cluster`: what Ray costs over the local pool on the same work and cores, and a cluster on paper.
+"""`make bench PART=cluster`: the cost of Ray over the local pool for the same work, and an estimate for clusters.
 
-Both run the same command over the same tree with as many workers as this process has cores, in turn, from start to
-finished records; `start` is the same for a handful of images, so `units` is what the work itself took. The table on
-paper takes the measured rate a core and puts it against what the nodes would share.
+Both run the same command over the same tree with one worker per core of this process, in turn, from start to finished
+records. `start` is the time for a handful of images, so `units` is the time of the work itself. The estimate compares
+the measured rate per core with the limits of what the nodes share.
 """
 
 import math
@@ -28,14 +28,14 @@ ENGINES = {"local pool": (), "Ray": ("--engine", "ray")}
 IMAGE_BYTES = 110e3
 NODE_CORES, NODE_DEVICES = 32, 8
 NODE_LINK = 25e9 / 8  # bytes/s of a node to the shared storage
-STORAGE = 10e9  # bytes/s that the shared storage gives to all
+STORAGE = 10e9  # bytes/s of the shared storage for all nodes together
 DEVICE_RATE = 4205 / 8  # images/s, published for training ConvNeXt-T on 8 Ascend 910; scoring is faster
-DECODE_RATE = 400.0  # images/s a core, decode and evaluation transform (bench PART=load)
+DECODE_RATE = 400.0  # images/s per core, decode and evaluation transform (bench PART=load)
 MOST_SHARDS, PART_ROWS = 64, 4096
 
 
 def main() -> None:
-    """Time both engines in turn, then report the medians and the table on paper."""
+    """Time both engines in turn, then report the medians and the estimate."""
     if subprocess.run([sys.executable, "-c", "import ray"], capture_output=True, check=False).returncode:
         print("Ray is not installed: pip install 'convnext_imagenet[ray]'", file=sys.stderr)
         return
@@ -81,11 +81,11 @@ def _cases() -> list[tuple[str, float, int]]:
 
 
 def paper_row(what: str, images: float, nodes: int, ingest_rate_a_core: float) -> dict[str, Any]:
-    """Hours for so many images on so many nodes, and which of the things that they share or lack ends the scaling."""
+    """Return the estimated hours for `images` images on `nodes` nodes, and the resource that limits the rate first."""
     units = MOST_SHARDS if what == "ingest" else math.ceil(images / PART_ROWS)
     workers = nodes * (NODE_CORES if what == "ingest" else NODE_DEVICES)
     rate_a_worker = ingest_rate_a_core if what == "ingest" else DEVICE_RATE
-    rounds = math.ceil(units / workers)  # in the last of them workers idle
+    rounds = math.ceil(units / workers)  # some workers are idle in the last round
     computing = "cores" if what == "ingest" else "devices"
     limits = {
         "number of units" if units < workers else computing: units / rounds * rate_a_worker,

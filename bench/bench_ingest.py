@@ -1,9 +1,9 @@
-"""`make bench PART=ingest`: fully verified ingest of full-size JPEGs at 2 workers, beside its limit and its peers.
+"""`make bench PART=ingest`: fully verified ingest of full-size JPEGs with 2 workers, compared with its limit and peers.
 
-The limit is decode-check and SHA-256 alone in two warm processes. Each other case runs as a program of its own, from
-start to finished data set; `sustained` leaves out what the same program takes for a handful of images (importing
-MindSpore, starting workers), which a run over 1.3 million images does not feel. CPU seconds count all processes of a
-case and stay comparable when something else runs on the machine.
+The limit is only decode-check and SHA-256 in two warm processes. Every other case runs as a separate program, from
+start to finished data set. `sustained` subtracts the time that the same program takes for a handful of images
+(importing MindSpore, starting workers), which does not matter for 1.3 million images. CPU seconds count all processes
+of a case, so they stay comparable when something else runs on the machine.
 """
 
 import os
@@ -28,7 +28,7 @@ from limit_ingest import check_and_hash
 IMAGES = int(os.environ.get("CONVNEXT_BENCH_IMAGES", "4000"))
 ROUNDS = int(os.environ.get("CONVNEXT_BENCH_ROUNDS", "3"))
 WORKERS = 2
-HANDFUL = 40
+HANDFUL = 40  # two images for each class: enough to start everything
 CLASSES = 20
 LIMIT = "limit: decode-check + sha256, 2 processes"
 OURS = "convnext-ingest build, 2 workers"
@@ -36,7 +36,7 @@ OURS = "convnext-ingest build, 2 workers"
 
 @dataclass
 class Timed:
-    """A case: `run(tree)` does the work for the images of a tree; wall and CPU seconds of each counted round."""
+    """A case: `run(tree)` does the work for the images of a tree; lists have the seconds of each counted round."""
 
     what: str
     run: Callable[[Path], object]
@@ -46,7 +46,7 @@ class Timed:
 
 
 def main() -> None:
-    """Run every case in turn, round after round, and report medians."""
+    """Run all cases in turns, several rounds, and report medians."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-ingest-") as folder,
         ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool,
@@ -58,13 +58,13 @@ def main() -> None:
         cases = list(_cases(root, pool))
         for number in range(ROUNDS + 1):
             for case in cases:
-                _round(case, tree, handful, is_counted=number > 0)
+                _round(case, tree, handful, is_counted=number > 0)  # the first round warms the page cache
         print(f"{IMAGES} images ({kind}), {size / IMAGES / 1e3:.0f} kB on average, {WORKERS} workers")
         report("ingest", _rows(cases, kind, size))
 
 
 def lay_out(tree: Path, images: int) -> tuple[str, int]:
-    """Class folders with `images` full-size JPEGs, hard links or copies of the research images where they are."""
+    """Make class folders with `images` full-size JPEGs (linked, copied or drawn); return kind and size in bytes."""
     sources = _full_size_images() or _made_images(tree.parent / "made")
     size = 0
     for number in range(images + CLASSES):
@@ -111,7 +111,7 @@ def _cases(root: Path, pool: ProcessPoolExecutor) -> Iterator[Timed]:
             continue
         python = sys.executable if name in peers.WITH_MINDSPORE else python_with(peers.IMPORTS[name])
         if python is None:
-            print(f"{name}: not installed, left out", file=sys.stderr)
+            print(f"{name}: skipped, not installed", file=sys.stderr)
             continue
         yield Timed(name, lambda tree, p=program, py=python: _peer(py, p, tree, root / "peer"), [], [], [])
 
@@ -129,7 +129,7 @@ def _build(tree: Path, out: Path, commands: Path) -> None:
 
 
 def _peer(python: str, program: str, tree: Path, out: Path) -> None:
-    script = out.with_name("peer.py")  # a file, since a program given by -c cannot be imported by spawned workers
+    script = out.with_name("peer.py")  # a file, because spawned workers cannot import a program given by -c
     script.write_text(program)
     _run([python, str(script), str(tree / "train"), str(out), str(WORKERS)], out)
 
@@ -155,7 +155,7 @@ def _round(case: Timed, tree: Path, handful: Path, is_counted: bool) -> None:
 
 
 def _cpu_seconds() -> float:
-    """CPU seconds of this process and of every child, the living ones of the limit included."""
+    """Return the CPU seconds of this process and all its children, including the living ones of the limit."""
     ended = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     tick = os.sysconf("SC_CLK_TCK")
     living = 0
@@ -167,7 +167,7 @@ def _cpu_seconds() -> float:
 
 
 def _rows(cases: list[Timed], kind: str, size: int) -> list[dict[str, Any]]:
-    """One row for each case; its ratios are those of the sustained rates."""
+    """Return one row for each case; the ratios compare sustained rates."""
     rates = {case.what: _sustained(case) for case in cases}
     return [
         {

@@ -1,9 +1,9 @@
-"""`make bench PART=load`: records to ready uint8 batches of 64 at 224 px with 2 workers, beside the limit and peers.
+"""`make bench PART=load`: records to uint8 batches of 64 at 224 px with 2 workers, compared with the limit and peers.
 
-The limit is a full decode by OpenCV in two processes. Every case is a process of its own that stays, and answers with
-the rate of a pass between its first and its last batch; all take turns, a pass each. Processor time is that of the
-whole pass, with the start of its threads or processes. A peer runs in the first interpreter of
-CONVNEXT_BENCH_PEERS_PYTHON, a list with colons, that can import what it needs.
+The limit is a full decode by OpenCV in two processes. Each case runs in its own process, which stays alive; the cases
+take turns, one pass each, and report the rate between the first and the last batch of a pass. Processor time is that of
+the complete pass, including the start of its threads or processes. A peer runs in the first interpreter of
+CONVNEXT_BENCH_PEERS_PYTHON, a list separated by colons, that can import what it needs.
 """
 
 import os
@@ -36,7 +36,7 @@ OURS = {
     f"ours: crop + flip + {POLICY}": POLICY,
 }
 MINDSPORE = {"MindSpore RandomCropDecodeResize + flip": "mindspore"}
-PEERS = {  # module, its case, what else this imports
+PEERS = {  # module, its case, and what else the module imports
     "DataLoader + OpenCV: crop + flip": ("load_peers_torch", "opencv", "cv2, torchvision"),
     "DataLoader + torchvision: crop + flip": ("load_peers_torch", "torchvision", "torchvision"),
     "timm: crop + flip": ("load_peers_torch", "timm", "timm"),
@@ -50,18 +50,18 @@ PEERS = {  # module, its case, what else this imports
 
 @dataclass(frozen=True)
 class Pass:
-    """A case: `run` makes one pass and returns its images/s; `processes` do the work."""
+    """A case: `run` makes one pass and returns its images/s; `processes` returns the processes that do the work."""
 
     run: Callable[[], float]
     processes: Callable[[], list[psutil.Process]]
 
     def cpu_s(self) -> float:
-        """The processor time that its processes and their ended children have taken so far."""
+        """Return the processor seconds that its processes and their ended children have used so far."""
         return sum(sum(process.cpu_times()[:4]) for process in self.processes())
 
 
 def main() -> None:
-    """Run every case in turn, round after round, and report medians."""
+    """Run all cases in turn, round after round, and report medians."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-load-") as folder,
         ProcessPoolExecutor(2, get_context("spawn")) as pool,
@@ -76,7 +76,7 @@ def main() -> None:
             for what, case in cases.items():
                 before = case.cpu_s()
                 found = case.run()
-                if number:
+                if number:  # the first round warms caches and does not count
                     rates[what].append(found)
                     cpu_s[what].append(case.cpu_s() - before)
         limit = statistics.median(rates[LIMIT])
@@ -112,7 +112,7 @@ def _cases(root: Path, pool: ProcessPoolExecutor) -> dict[str, Pass]:
         if python := python_with(f"import {module}, {imports}"):
             cases[what] = _passes([python, str(HERE / f"{module}.py"), case, str(root / "tree" / "train")])
         else:
-            print(f"{what}: {imports} not installed, left out", file=sys.stderr)
+            print(f"{what}: {imports} not installed, skipped", file=sys.stderr)
     return cases
 
 
@@ -129,7 +129,7 @@ def _pool_processes() -> list[psutil.Process]:
 
 
 def _passes(command: list[str]) -> Pass:
-    """The passes of a command's process, which is started now and stays."""
+    """Return the passes of a command's process, which starts now and stays alive."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     ask, answer = process.stdin, process.stdout
     assert ask is not None

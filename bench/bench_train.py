@@ -1,7 +1,7 @@
-"""`make bench PART=train`: ConvNeXt-T's whole training step at 224 px, and what augmentation in the graph takes of it.
+"""`make bench PART=train`: ConvNeXt-T's complete training step at 224 px, and the share of augmentation in the graph.
 
-All cases take turns in one process; BENCH_BATCH names another batch than 32, BENCH_ROUNDS another number of rounds
-than 5. `percent_of_step` is a case's time beside that of the step with the recipe.
+All cases take turns in one process. BENCH_BATCH sets the batch size (32), BENCH_ROUNDS the number of rounds (5).
+`percent_of_step` is the time of a case as a percentage of the step with the recipe.
 """
 
 import os
@@ -31,7 +31,7 @@ IN_GRAPH = ("augment.device=all",)
 
 
 class AugmentAndTargets(nn.Cell):
-    """What a step does before the network, as a graph of its own."""
+    """The part of a step before the network, as a separate graph."""
 
     def __init__(self, config: Config, card: ModelCard) -> None:
         super().__init__(auto_prefix=False)
@@ -43,7 +43,7 @@ class AugmentAndTargets(nn.Cell):
 
 
 def main() -> None:
-    """Time the steps and the cells, and report each beside the step with the recipe."""
+    """Time the steps and the cells, and report each relative to the step with the recipe."""
     prepare()
     recipe, plain, in_graph = _config(), _config(*PLAIN), _config(*IN_GRAPH)
     cases = [

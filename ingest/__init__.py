@@ -1,1 +1,1 @@
-"""A raw ImageNet tree becomes a plan, and the plan becomes checked shards."""
+"""Turns a raw ImageNet tree into a plan, and the plan into verified shards."""

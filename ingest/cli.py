@@ -1,4 +1,4 @@
-"""`convnext-ingest`: from a raw ImageNet tree to verified records."""
+"""`convnext-ingest`: turns a raw ImageNet tree into verified records. Only options and output are here."""
 
 import contextlib
 import os
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from convnext_imagenet.base.console import expected_errors, progress
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_option, on_cluster, refuse_unused
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from convnext_imagenet.ingest.source.scan_types import TreeScan
     from convnext_imagenet.launch.executor import Executor
 
-_MOST_CASES = 10
+_MOST_CASES = 10  # lines of quarantine on the screen; the Parquet file lists all
 
 
 @click.group()
@@ -34,29 +35,31 @@ def main() -> None:
     default="all",
     show_default=True,
     metavar="all|found|FILE",
-    help="all: the official 1000, complete. found: the class folders of train/, however many. "
-    "FILE: those that a text file names, one wnid a line.",
+    help="all: the official 1000 classes, complete. found: every class that has a folder in train/. "
+    "FILE: the classes listed in a text file, one wnid per line.",
 )
-@click.option("--unverified", is_flag=True, help="Take folder names as labels; for trees without a devkit.")
-@click.option("--devkit", type=click.Path(path_type=Path), help="The devkit (tar.gz or folder) if not in DATA.")
+@click.option(
+    "--unverified", is_flag=True, help="Use folder names as labels without any check, for trees without devkit."
+)
+@click.option("--devkit", type=click.Path(path_type=Path), help="Devkit (tar.gz or folder), if it is not in DATA.")
 @click.option("--check-archives", is_flag=True, help="First check the archives' MD5 against the official values.")
-@click.option("--follow-links", is_flag=True, help="Follow symbolic links that lead out of DATA, and links to images.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, over all nodes.  [default: one a core]")
+@click.option("--follow-links", is_flag=True, help="Follow symbolic links out of DATA, and links to images.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes on all nodes.  [default: one per core]")
 @engine_option
 @address_option
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Shuffles train over its shards."
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the order of training images."
 )
 @click.option(
     "--max-side",
     type=click.IntRange(min=16, max=30_000),
     metavar="PIXELS",
-    help="Make images with a longer side smaller, and encode them again as JPEG.  [default: every file as it is]",
+    help="Shrink images with a longer side to this size, as JPEG.  [default: keep every file unchanged]",
 )
 @click.option(
     "--quality",
     type=click.IntRange(1, 100),
-    help="The JPEG quality of images that --max-side makes smaller.  [default: 90]",
+    help="JPEG quality of images that --max-side shrinks.  [default: 90]",
 )
 @click.option(
     "--image-timeout",
@@ -64,7 +67,7 @@ def main() -> None:
     default=60,
     show_default=True,
     metavar="SECONDS",
-    help="An image that takes longer to decode goes to quarantine.",
+    help="Quarantine an image that takes longer to decode.",
 )
 @click.option(
     "--image-memory",
@@ -72,12 +75,12 @@ def main() -> None:
     default=1024,
     show_default=True,
     metavar="MIB",
-    help="An image that takes more memory to decode goes to quarantine.",
+    help="Quarantine an image that needs more memory to decode.",
 )
 @click.option(
     "--max-quarantine",
     type=click.IntRange(min=0),
-    help="How many bad images are tolerated.  [default: 0 with --classes all, else 1 %, at least 1]",
+    help="Number of bad images to allow.  [default: 0 with --classes all, else 1 %, at least 1]",
 )
 def build(
     data: Path,
@@ -99,12 +102,14 @@ def build(
 ) -> None:
     """Verify the labels and images of DATA and write them to RECORDS.
 
-    DATA holds train/WNID/, val/ (flat or in class folders), and the devkit; or the official tars, which are read in
-    place; or Kaggle's ILSVRC/ and LOC_*. It is only read. Run the same command again to resume an ingest that was
-    stopped.
+    DATA has one of three layouts: train/WNID/, val/ (flat or in class folders) and the devkit; the official tars, which
+    are not unpacked; or Kaggle's ILSVRC/ and LOC_*. DATA is never changed. To resume a stopped ingest, run the same
+    command again.
     """
     if quality is not None and max_side is None:
-        raise click.UsageError("--quality: only images that are made smaller are encoded again; pass --max-side too")
+        raise click.UsageError(
+            "--quality has no effect without --max-side; pass --max-side too, or leave --quality out"
+        )
     refuse_unused(engine, address=address)
     with expected_errors():
         from convnext_imagenet.base.signals import interruptible
@@ -126,14 +131,16 @@ def build(
             with open_build(plan, data, out) as job:
                 units = job.unfinished()
                 if job.is_finished and not units:
-                    click.echo(f"{out}: finished already from this source, nothing to do; {_how_to_check(out)}")
+                    click.echo(f"{out}: already finished from this source, nothing to do")
+                    click.echo(f"  {_how_to_check(out)}")
                     return
                 if job.outdated:
                     click.echo(
-                        f"{out}: source files have changed since {', '.join(job.outdated)} was written; written again"
+                        f"{out}: source files have changed since these shards were written, writing them again: "
+                        f"{', '.join(job.outdated)}"
                     )
                 if len(units) < job.shards:
-                    click.echo(f"{out}: {job.shards - len(units)} of {job.shards} shards are there already")
+                    click.echo(f"{out}: resuming, {job.shards - len(units)} of {job.shards} shards are finished")
                 rows, shards = sum(unit.rows for unit in units), f"of {len(units)} shards"
                 with progress(rows, "ingest", units=shards) as bar:
                     job.write(units, executor, bar, bar.count_unit)
@@ -143,7 +150,7 @@ def build(
 
 @contextlib.contextmanager
 def _executor(engine: str, address: str, workers: int | None, data: Path, out: Path) -> "Iterator[Executor]":
-    """Where shards are written; a cluster is examined first."""
+    """Yield the executor that writes the shards; check a cluster first."""
     if engine == RAY:
         from convnext_imagenet.base.protocol import check_begun_or_empty
         from convnext_imagenet.launch.cluster.nodes import WorkerResources
@@ -165,24 +172,22 @@ def _check_archives(data: Path) -> None:
     archives = find_archives(data)
     with progress(sum(path.stat().st_size for path in archives), "md5", unit="B") as advance:
         check_archives(archives, advance)
-    click.echo(f"{data}: {', '.join(path.name for path in archives)}: the md5 is the official one")
+    click.echo(f"{data}: the MD5 is the official one: {', '.join(path.name for path in archives)}")
 
 
 def _print_tree(data: Path, tree: "TreeScan") -> None:
     click.echo(f"{data}:")
     for split in (tree.train, tree.val):
         count = "" if split.is_flat else f"{len(split.folders):,} "
-        click.echo(f"  {split.name}: {count}{split.shape}, {split.files:,} images, {split.bytes / 2**20:,.1f} MiB")
+        images = plural(split.files, "image")
+        click.echo(f"  {split.name}: {count}{split.shape}, {images}, {split.bytes / 2**20:,.1f} MiB")
     click.echo(f"  devkit: {tree.devkit.name if tree.devkit else 'none'}")
     if tree.kaggle:
         click.echo("  Kaggle's layout")
     if (ignored := tree.notes.ignored).count:
-        click.echo(f"  ignored: {ignored.count:,} hidden or other files, such as {ignored.first!r}")
+        click.echo(f"  ignored, hidden or not an image: {ignored.count:,}, such as {ignored.first!r}")
     if (not_plain := tree.notes.not_plain).count:
-        click.echo(
-            f"  no plain files, so they end in quarantine: {not_plain.count:,} links, pipes or devices, "
-            f"such as {not_plain.first!r}"
-        )
+        click.echo(f"  to be quarantined, links, pipes or devices: {not_plain.count:,}, such as {not_plain.first!r}")
 
 
 def _print_labels(plan: "IngestPlan") -> None:
@@ -191,25 +196,28 @@ def _print_labels(plan: "IngestPlan") -> None:
     if source["verified"]:
         against = "the devkit" if source["devkit_sha256"] else "the official val labels, without a devkit"
         state = f"verified against {against}"
-    click.echo(f"{len(plan.classes):,} classes, {plan.images:,} images; labels {state}")
+    click.echo(f"{plural(len(plan.classes), 'class')}, {plural(plan.images, 'image')}; labels {state}")
     for split, count in source["left_out"].items():
         if count:
-            click.echo(f"  {split}: left out, since of other classes: {count:,} images")
+            click.echo(f"  {split}: {plural(count, 'image')} of other classes left out")
     if source["verified"] and not source["devkit_sha256"]:
-        click.echo(f"  train: images counted: {source['train_counts']}; only the devkit tells the number in each class")
+        checked = "only their total was checked" if source["classes"] == "all" else "their number was not checked"
+        click.echo(f"  train images: {checked}; only the devkit states the number for each class")
     if source["incomplete_classes"]:
-        click.echo(f"  train: {source['incomplete_classes']:,} classes have fewer images than the devkit counts")
+        incomplete = plural(source["incomplete_classes"], "class")
+        click.echo(f"  train: fewer images than the devkit states in {incomplete}")
 
 
 def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
     rows = ", ".join(f"{count:,} {split}" for split, count in outcome.rows.items())
-    click.echo(f"{out}: finished, {rows} images; each was decoded, stored and read back")
     if outcome.quarantined:
-        click.echo(f"  left out as bad: {len(outcome.quarantined):,}, listed in {out / 'quarantine.parquet'}")
+        click.echo(f"in quarantine: {len(outcome.quarantined):,}, listed in {out / 'quarantine.parquet'}")
     for entry in outcome.quarantined[:_MOST_CASES]:
-        click.echo(f"    {entry.path}  {entry.reason}: {entry.detail}")
+        click.echo(f"  {entry.path}  {entry.reason}: {entry.detail}")
+    click.echo(f"{out}: finished, {rows} images; each was decoded, stored and read back")
     click.echo(f"  {_how_to_check(out)}")
-    click.echo(f"  to train: make train RECORDS={out}, or convnext-train run CONFIG --records {out} --out RUN")
+    click.echo(f"  to train: make train RECORDS={out}")
+    click.echo(f"        or: convnext-train run CONFIG --records {out} --out RUN")
 
 
 def _how_to_check(out: Path) -> str:

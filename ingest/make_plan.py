@@ -1,4 +1,4 @@
-"""From a scanned tree to a plan: the devkit is read, the labels are verified, the versions are noted."""
+"""From a scanned tree to a plan: reads the devkit, has the labels verified, notes the versions. Opens no image."""
 
 import functools
 import importlib.metadata
@@ -26,11 +26,12 @@ def make_plan(
     seed: int,
     image_policy: ImagePolicy = DEFAULT_IMAGE_POLICY,
 ) -> IngestPlan:
-    """The plan for a scanned tree, its labels verified unless `unverified`.
+    """Return the plan for a scanned tree; its labels are verified unless `unverified`.
 
-    The devkit is the authority for labels; where Kaggle's solution lies beside it both must agree, and where that lies
-    alone, it must be the official one. `classes` is all, found, or a file of wnids; `devkit` overrides the one that the
-    scan found. Raises IngestError when neither is there, and when folders, names, labels or counts contradict them.
+    The devkit is the authority for labels. If Kaggle's solution is there, too, both must agree; without a devkit, the
+    solution must be the official one (DECISIONS, 2026-11-23). `classes` is all, found, or a file of wnids; `devkit`
+    overrides the one that the scan found. Raises IngestError when there is neither devkit nor solution, and when
+    folders, names, labels or counts contradict them.
     """
     rule = read_class_rule(classes)
     layout = {split.name: split.shape for split in (tree.train, tree.val)}
@@ -55,13 +56,13 @@ def make_plan(
         authority = read_kaggle(tree.kaggle)
         return plan(label_tree(tree, authority, rule), devkit_sha256=None, kaggle_sha256=authority.sha256)
     raise IngestError(
-        "no devkit lies beside train and val: put ILSVRC2012_devkit_t12.tar.gz there or name it with --devkit; "
-        "to take the folder names as labels without any check, pass --unverified"
+        "found no devkit beside train and val; put ILSVRC2012_devkit_t12.tar.gz there or pass --devkit PATH; "
+        "to use folder names as labels without any check, pass --unverified"
     )
 
 
 def tool_versions() -> dict[str, str]:
-    """The versions of the libraries that decide the bytes of the records."""
+    """Return the versions of the libraries that decide the bytes of the records."""
     return {
         "mindspore": importlib.metadata.version("mindspore"),
         "numpy": np.__version__,

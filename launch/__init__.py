@@ -1,1 +1,1 @@
-"""One command as several processes: starts ranks, watches them, and lets them add numbers up."""
+"""Runs one command as several processes: starts ranks, watches them, and lets them add up numbers."""

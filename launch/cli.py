@@ -1,4 +1,4 @@
-"""The options by which any command runs as several ranks, and how it becomes one of them or their launcher."""
+"""The options that make any command run as several ranks, and the choice of a process to be rank or launcher."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from convnext_imagenet.launch.ranks.heartbeat import own_heartbeat, tie_to_launc
 from convnext_imagenet.launch.ranks.launcher import LaunchPlan, run_job
 from convnext_imagenet.launch.ranks.rank import Layout, Rank, check_layout, own_rank, parse_rendezvous
 
-if TYPE_CHECKING:  # importing it takes seconds, which --help must not
+if TYPE_CHECKING:  # importing it takes seconds, and --help must answer at once
     from convnext_imagenet.launch.ranks.collectives import Ranks
 
 device_target_option = click.option(
@@ -25,7 +25,7 @@ device_target_option = click.option(
     type=click.Choice([AUTO, *TARGETS]),
     default=AUTO,
     show_default=True,
-    help="Where to compute; auto takes the first of Ascend, GPU and CPU that is available.",
+    help="Device type to compute on; auto takes the first of Ascend, GPU and CPU that is available.",
 )
 _OPTIONS = (
     device_target_option,
@@ -34,11 +34,11 @@ _OPTIONS = (
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
-        help="Number of devices of this machine to use.",
+        help="Number of devices to use on this machine.",
     ),
     click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Number of machines."),
     click.option(
-        "--node-rank", type=click.IntRange(min=0), default=0, show_default=True, help="Number of this machine, from 0."
+        "--node-rank", type=click.IntRange(min=0), default=0, show_default=True, help="Index of this machine, from 0."
     ),
     click.option(
         "--rendezvous",
@@ -53,7 +53,7 @@ _OPTIONS = (
         type=click.IntRange(min=0),
         default=0,
         show_default=True,
-        help="How often to restart the job after a rank has failed.",
+        help="How many times to restart the job when a rank fails.",
     ),
     click.option(
         "--heartbeat-timeout",
@@ -78,11 +78,11 @@ def launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def enter_ranks(
     choices: dict[str, Any], logs: Path | None = None, before: Callable[[], None] = lambda: None
 ) -> "tuple[Ranks, str]":
-    """Return the ranks of this command with this process as one of them, ready to compute, and its device target.
+    """Return the ranks of this command, with this process as one of them and ready to compute, and its device target.
 
-    `choices` holds the values of `launch_options`. Where there are several ranks, the process that the user started
-    becomes their launcher: this call does not return, it exits with the exit code of the job. `before` checks what can
-    be checked before `logs` is created and ranks start; without `logs` they are kept only when the job fails.
+    `choices` holds the values of `launch_options`. If there are several ranks, the process that the user started
+    becomes their launcher: this call does not return, but exits with the exit code of the job. `before` runs the
+    command's own checks before `logs` is created and ranks start. Without `logs`, logs are kept only if the job fails.
 
     Raises LaunchError for a layout that does not fit this machine, ModelError for a device that cannot be used.
     """
@@ -100,7 +100,7 @@ def enter_ranks(
 
 @contextlib.contextmanager
 def announcing_exit() -> Iterator[None]:
-    """Around all of a command: tell its launcher the exit code that follows; that of a bug is not announced."""
+    """Wrap a whole command: announce its exit code to its launcher. The exit code of a bug is not announced."""
     try:
         yield
     except SystemExit as end:
@@ -153,7 +153,7 @@ def _launch(layout: Layout, choices: dict[str, Any], cores: list[int], logs: Pat
     folder = logs or Path(tempfile.mkdtemp(prefix="convnext-logs-"))
     command = [sys.executable, *sys.argv]
     where = f"{layout.devices} on this machine" if layout.nodes > 1 else f"cores {cores[0]} to {cores[-1]}"
-    _echo(f"{layout.world} ranks on {layout.target} ({where}); their logs are in {folder}")
+    _echo(f"{layout.world} ranks on {layout.target} ({where}); logs in {folder}")
     plan = LaunchPlan(layout, command, folder, cores, choices["heartbeat_timeout"], choices["restarts"])
     code = run_job(plan, _echo)
     if logs is None and code == 0:

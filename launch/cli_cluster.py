@@ -1,4 +1,4 @@
-"""The options by which a command runs its units of work on a Ray cluster, and the connection to that cluster."""
+"""The options that make a command run its units of work on a Ray cluster, and the connection to that cluster."""
 
 import contextlib
 import os
@@ -20,35 +20,35 @@ engine_option = click.option(
     type=click.Choice([LOCAL, RAY]),
     default=LOCAL,
     show_default=True,
-    help="Where the work runs: on this machine, or on a Ray cluster (extra `ray`); the bytes are the same.",
+    help="Run the work on this machine or on a Ray cluster (extra `ray`); the results have the same bytes.",
 )
 address_option = click.option(
     "--address",
     default="",
     metavar="HOST:PORT",
-    help="With --engine ray: the head of the cluster, or auto for the one that runs on this machine.  "
-    "[default: RAY_ADDRESS, else one started here for the job]",
+    help="With --engine ray: head node of the cluster, or auto for the cluster that runs on this machine.  "
+    "[default: RAY_ADDRESS, else a new one on this machine]",
 )
 
 
 def is_given(name: str) -> bool:
-    """Return whether the user gave an option of the running command, rather than its default."""
+    """Return whether the user gave this option of the running command; false if it has only its default."""
     source = click.get_current_context().get_parameter_source(name)
     return source not in (None, click.core.ParameterSource.DEFAULT)
 
 
 def is_usual(name: str, value: Any) -> bool:
-    """Return whether an option of the running command has its default value, given or not: `make` gives all of them."""
+    """Return whether this option of the running command has its default value; `make` always gives every option."""
     context = click.get_current_context()
     return any(option.name == name and option.get_default(context) == value for option in context.command.params)
 
 
 def refuse_unused(engine: str, **values: Any) -> None:
-    """Raise UsageError for an option that only --engine ray understands."""
+    """Raise UsageError for an option that works only with --engine ray."""
     for name, value in values.items():
         if value and engine != RAY:
             raise click.UsageError(
-                f"--{name.replace('_', '-')}: works only with --engine ray; add that, or leave it out"
+                f"--{name.replace('_', '-')}: works only with --engine ray; add --engine ray, or remove this option"
             )
 
 
@@ -61,7 +61,7 @@ def on_cluster(
     max_workers: int | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> "Iterator[ClusterExecutor]":
-    """Connect to the cluster, check its nodes, print how many workers they hold, and yield the executor.
+    """Connect to the cluster, check its nodes, print how many workers fit, and yield the executor.
 
     `choose_resources` returns what one worker takes, given the nodes. Raises LaunchError for an unusable cluster.
     """

@@ -1,6 +1,7 @@
-"""What differs between Ascend, GPU and CPU: how a device is detected, and how long its collectives wait.
+"""Everything that differs between Ascend, GPU and CPU: detecting devices, and how long their collectives wait.
 
-The only module with lines for a certain device. Only those for the CPU have been run; the others rely on public names.
+No other module has lines for a specific device. Only the lines for the CPU have been run; those for Ascend and GPU rely
+on documented names.
 """
 
 import importlib.util
@@ -12,52 +13,53 @@ from pathlib import Path
 TARGETS = ("Ascend", "GPU", "CPU")
 AUTO = "auto"
 _NODES = {"Ascend": "davinci[0-9]*", "GPU": "nvidia[0-9]*"}  # device files of the drivers, one for each device
-_PLUGINS = {"Ascend": "ascend*", "GPU": "gpu*"}  # in mindspore/lib/plugin
+_PLUGINS = {"Ascend": "ascend*", "GPU": "gpu*"}  # in mindspore/lib/plugin: what the installed MindSpore supports
 
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """The target that a command runs on, and why."""
+    """The device target that a command runs on, and why."""
 
     target: str
     reason: str
 
 
 def devices_seen(target: str, dev: Path = Path("/dev")) -> int:
-    """Return how many devices of a target the drivers show; the CPU counts as one."""
+    """Return how many devices of the target the drivers show; the CPU counts as one."""
     return 1 if target == "CPU" else len(list(dev.glob(_NODES[target])))
 
 
 def choose_target(asked: str, dev: Path = Path("/dev"), plugins: Path | None = None) -> DeviceChoice:
-    """Return the target asked for; for "auto" the first of Ascend, GPU and CPU that driver and MindSpore both have."""
+    """Return the requested target; for "auto" the first of Ascend, GPU, CPU that both driver and MindSpore have."""
     if asked != AUTO:
-        return DeviceChoice(asked, "asked for")
+        return DeviceChoice(asked, "requested")
     plugins = plugins or _plugin_folder()
     reasons = []
     for target in ("Ascend", "GPU"):
         seen = devices_seen(target, dev)
         if seen and any(plugins.glob(_PLUGINS[target])):
-            return DeviceChoice(target, f"{seen} {target} devices found")
+            return DeviceChoice(target, f"{seen} {target} device{'s' * (seen > 1)} found")
         missing = "the installed MindSpore is not built for it" if seen else f"no {dev / _NODES[target]}"
         reasons.append(f"no {target} ({missing})")
     return DeviceChoice("CPU", ", ".join(reasons))
 
 
 def collective_environment(timeout_s: int) -> dict[str, str]:
-    """Return the variables by which a device's collectives wait `timeout_s` for a slow rank; the launcher ends hangs.
+    """Return the variables that make a device's collectives wait `timeout_s` seconds for a slow rank.
 
-    The default on the CPU is 30 s, and one rank may take longer than that to compile after another has.
+    The default on the CPU is 30 s, and one rank may compile for longer than that after another has finished. The
+    launcher, not the collective, ends a rank that hangs.
     """
     return {"MS_CPU_COMM_OP_TIMEOUT": str(timeout_s), "HCCL_EXEC_TIMEOUT": str(timeout_s)}
 
 
 def driver_versions(target: str, root: Path = Path("/")) -> dict[str, str]:
-    """Return the versions of what MindSpore needs besides itself, "" for what is not in its usual folder."""
+    """Return the versions of the drivers and toolkits that MindSpore needs, "" for one not in its usual folder."""
     if target == "Ascend":
         toolkit = Path(os.environ.get("ASCEND_HOME_PATH") or root / "usr/local/Ascend/ascend-toolkit/latest")
         return {
             "driver": _first_match(root / "usr/local/Ascend/driver/version.info", r"(?i)^version=(.+)"),
-            "CANN": _first_match(toolkit / "compiler/version.info", r"(?i)^version=(.+)")  # what MindSpore looks at
+            "CANN": _first_match(toolkit / "compiler/version.info", r"(?i)^version=(.+)")  # MindSpore reads this, too
             or _first_match(toolkit / "version.cfg", r"\[(?:[^:\]]*:)?([^\]]+)\]"),
         }
     if target == "GPU":

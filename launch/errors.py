@@ -4,7 +4,7 @@ from convnext_imagenet.base.errors import ExpectedError, FailedError
 
 
 class LaunchError(ExpectedError):
-    """Devices, nodes or a target that are not available here, or ranks that do not agree."""
+    """Devices, nodes or a target that are not available here, or ranks that differ."""
 
 
 class FailedLaunchError(LaunchError):

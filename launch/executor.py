@@ -1,4 +1,4 @@
-"""The interface between what is done (write shard k, score part k) and where it runs: here, or on a cluster."""
+"""The interface between the work (write shard k, score part k) and where it runs: this machine or a cluster."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, Self
@@ -7,14 +7,14 @@ OnProgress = Callable[[int], None]
 
 
 class Unit(Protocol):
-    """A unit of work that can be retried: done iff its receipt exists, and twice it leaves the same bytes."""
+    """A unit of work that can be retried. It is done iff its receipt exists; done twice, it writes the same bytes."""
 
     @property
     def title(self) -> str:
-        """Its name in messages, by which the user finds its inputs."""
+        """Return its name in messages, which leads the user to its inputs."""
 
     def attempt(self, number: int) -> Self:
-        """Return the same unit with a staging folder of its own: an attempt that was given up may still be writing."""
+        """Return the same unit with its own staging folder, because an abandoned attempt may still be writing."""
 
 
 class Executor(Protocol):
@@ -28,4 +28,4 @@ class Executor(Protocol):
         on_progress: OnProgress,
         on_unit: Callable[[], None] = ...,
     ) -> None:
-        """Call `function(task, on_progress)` for each of `count` tasks and `on_unit()` after each of them."""
+        """Call `function(task, on_progress)` for each of the `count` tasks, and `on_unit()` after each."""

@@ -1,1 +1,1 @@
-"""Configuration, input pipeline, augmentation, optimizer and the loop that trains."""
+"""Training: configuration, input pipeline, augmentation, optimizers and the training loop."""

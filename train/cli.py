@@ -13,7 +13,7 @@ from convnext_imagenet.base.console import RenamedOption, expected_errors, show_
 from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options
 from convnext_imagenet.train.progress import Screen
 
-if TYPE_CHECKING:  # importing it takes seconds, which --help must not
+if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
     from convnext_imagenet.train.doctor import Finding
     from convnext_imagenet.train.run.run import RunSummary
 
@@ -26,13 +26,13 @@ def main() -> None:
 
 @main.command()
 @click.argument("config")
-@click.option("--records", type=click.Path(path_type=Path), required=True, help="The RECORDS directory to train on.")
+@click.option("--records", type=click.Path(path_type=Path), required=True, help="RECORDS directory to train on.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="The RUN directory; an existing one resumes."
+    "--out", type=click.Path(path_type=Path), required=True, help="RUN directory; an unfinished one is resumed."
 )
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one key of CONFIG.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Threads of a rank that prepare batches.  [default: its cores]"
+    "--workers", type=click.IntRange(min=1), help="Threads per rank that prepare batches.  [default: the rank's cores]"
 )
 @click.option(
     "--init-from",
@@ -40,11 +40,14 @@ def main() -> None:
     "init_from",
     cls=RenamedOption,
     type=click.Path(path_type=Path),
-    help="Weights to start from: a file, or a RUN (its best).",
+    help="Weights to start from: a weights file, or a RUN directory (its best checkpoint).",
 )
 @click.option("--save-steps", type=click.IntRange(min=1), help="Also save a checkpoint every N steps.", metavar="N")
 @click.option(
-    "--save-minutes", type=click.FloatRange(min=0, min_open=True), help="Also save one every M minutes.", metavar="M"
+    "--save-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Also save a checkpoint every M minutes.",
+    metavar="M",
 )
 @launch_options
 def run(
@@ -58,10 +61,10 @@ def run(
     save_minutes: float | None,
     **launch: Any,
 ) -> None:
-    """Train CONFIG, a preset's name or the path of a .toml file.
+    """Train CONFIG, the name of a preset or the path of a .toml file.
 
-    The same command on an interrupted RUN resumes from its last checkpoint: one at the end of each epoch, one when
-    SIGTERM, SIGINT or SIGUSR1 stop it, and those that --save-steps and --save-minutes ask for.
+    To resume an interrupted RUN from its last checkpoint, run the same command again. A checkpoint is saved after each
+    epoch, when SIGTERM, SIGINT or SIGUSR1 stops the run, and as often as --save-steps and --save-minutes say.
     """
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
     from convnext_imagenet.train.config.source import load_config
@@ -96,13 +99,15 @@ def run(
 
 @main.command()
 @click.argument("config")
-@click.option("--records", type=click.Path(path_type=Path), required=True, help="The RECORDS directory.")
-@click.option("--sample", "key", required=True, metavar="KEY", help="The image's key, such as n01440764_10026.")
-@click.option("--epoch", type=click.IntRange(min=1), required=True, help="Which epoch, from 1.")
+@click.option("--records", type=click.Path(path_type=Path), required=True, help="RECORDS directory.")
+@click.option("--sample", "key", required=True, metavar="KEY", help="Image key, such as n01440764_10026.")
+@click.option("--epoch", type=click.IntRange(min=1), required=True, help="Epoch, counted from 1.")
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one key of CONFIG.")
-@click.option("--out", type=click.Path(path_type=Path), default="replay.png", show_default=True, help="The picture.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="replay.png", show_default=True, help="Picture to write."
+)
 def replay(config: str, records: Path, key: str, epoch: int, overrides: tuple[str, ...], out: Path) -> None:
-    """Write the picture that the network saw of one image: CONFIG is a preset, a .toml file or a RUN."""
+    """Draw one training image as the network saw it. CONFIG is a preset, a .toml file or a RUN."""
     with expected_errors():
         from convnext_imagenet.model.runtime import prepare
         from convnext_imagenet.train.config.source import load_config
@@ -128,14 +133,19 @@ def replay(config: str, records: Path, key: str, epoch: int, overrides: tuple[st
 
 
 @main.command()
-@click.option("--records", type=click.Path(path_type=Path), help="A RECORDS directory to look into.")
-@click.option("--out", type=click.Path(path_type=Path), help="The RUN directory that is going to be written.")
-@click.option("--quick", is_flag=True, help="Neither start ranks nor train: seconds, and only what is not ok is shown.")
+@click.option("--records", type=click.Path(path_type=Path), help="Also check this RECORDS directory.")
+@click.option("--out", type=click.Path(path_type=Path), help="Also check that this RUN directory can be written.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Skip the training step and the sum over ranks (takes seconds); show only warnings and errors.",
+)
 @launch_options
 def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -> None:
-    """Examine this machine: versions, devices, memory, disk, records, one training step and one sum over the ranks.
+    """Check this machine: versions, devices, memory, disk, records, one training step and one sum over the ranks.
 
-    Each line is ok, warning or error, with what to do. Exits with 1 when there is an error.
+    Each line begins with ok, warning or error. A warning or an error says what to do. The exit code is 1 if there is an
+    error.
     """
     from convnext_imagenet.launch.devices import choose_target
     from convnext_imagenet.train.doctor import ERROR, OK, TESTED, examine
@@ -154,7 +164,7 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
         machine = read_machine(choose_target(launch["device_target"]), TESTED)
         levels = show(examine(machine, launch["devices"], records, out))
         if quick:
-            click.echo(f"doctor: {levels.count(OK)} of {len(levels)} checks ok; `convnext-train doctor` tells more")
+            click.echo(f"doctor: {levels.count(OK)} of {len(levels)} checks ok; `convnext-train doctor` shows them all")
         if ERROR in levels:
             sys.exit(1)
 
@@ -173,9 +183,9 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
 
 @main.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The picture.  [default: RUN/curves.png]")
+@click.option("--out", type=click.Path(path_type=Path), help="Picture to write.  [default: RUN/curves.png]")
 def plot(run_folder: Path, out: Path | None) -> None:
-    """Draw loss, learning rate and accuracy of a RUN so far."""
+    """Draw the loss, learning rate and accuracy of a RUN, finished or not."""
     with expected_errors():
         from convnext_imagenet.base.files import write_atomically
         from convnext_imagenet.train.errors import TrainError
@@ -184,10 +194,10 @@ def plot(run_folder: Path, out: Path | None) -> None:
 
         metrics = read_metrics(run_folder / "metrics.jsonl")
         if not metrics:
-            raise TrainError(f"{run_folder}: no finished epoch in metrics.jsonl; give a RUN that has trained one")
+            raise TrainError(f"{run_folder}: no finished epoch in metrics.jsonl; give a RUN with at least one")
         picture = out or run_folder / "curves.png"
         write_atomically(picture, curves_png(metrics))
-        click.echo(f"{picture}: {len(metrics)} epochs")
+        click.echo(f"{picture}: {len(metrics)} epoch{'s' * (len(metrics) != 1)}")
 
 
 def _check_request(records: Path, workers: int | None) -> None:
@@ -198,15 +208,16 @@ def _check_request(records: Path, workers: int | None) -> None:
         raise TrainError(f"--workers {workers}: must not exceed the {cores} cores of this process")
     if not records.exists():
         raise TrainError(
-            f"{records}: no such RECORDS directory; make one by `make records DATA=/path/to/imagenet`, "
-            f"or see the whole path on small images by `make demo`"
+            f"{records}: no such RECORDS directory; create one with `make records DATA=/path/to/imagenet`, "
+            f"or try everything on small images with `make demo`"
         )
 
 
 def _print_summary(summary: "RunSummary", records: Path) -> None:
-    state = "was finished before; nothing to do" if summary.was_finished else "is finished"
-    click.echo(f"{summary.run}: {state}, {summary.last.epoch} epochs, {summary.last.step} steps")
-    best, kind = summary.best, " of the average" if summary.best.best_weights == "ema" else ""
+    state = "already finished, nothing to do" if summary.was_finished else "finished"
+    epochs = summary.last.epoch
+    click.echo(f"{summary.run}: {state}; {epochs} epoch{'s' * (epochs != 1)}, {summary.last.step} steps")
+    best, kind = summary.best, " (EMA weights)" if summary.best.best_weights == "ema" else ""
     click.echo(f"best top-1 on val{kind}: {best.best_top1:.5f} (epoch {best.epoch})")
     click.echo(f"curves: {summary.run / 'curves.png'}")
     click.echo(f"next: make eval RUN={summary.run} RECORDS={records}")

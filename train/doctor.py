@@ -1,4 +1,7 @@
-"""Whether a machine can train: what it offers, the records, the RUN directory, one tiny step and one sum over ranks."""
+"""Checks whether a machine can train: its hardware and software, the records, the RUN directory, one step, one sum.
+
+`machine.py` reads the machine; the functions here judge what it read. This module must not print.
+"""
 
 import math
 from collections.abc import Iterator
@@ -23,12 +26,12 @@ from convnext_imagenet.train.step.parameters import evaluation_transform, networ
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 TESTED = {"mindspore": "2.10.", "numpy": "1.26.", "opencv-python-headless": "4.11.", "pyarrow": "25.", "pillow": "13."}
-_LEAST_MEMORY_MIB, _LEAST_DISK_MIB = 2048, 4096
-_SPARE_FILES = 256
-# The network of the tiny step.
+_LEAST_MEMORY_MIB, _LEAST_DISK_MIB = 2048, 4096  # five checkpoints of ConvNeXt-T take 2,300 MiB
+_SPARE_FILES = 256  # libraries, logs, checkpoints and pipes, beside the shards
+# A network that compiles in seconds and still has every layer of a ConvNeXt.
 _CLASSES, _SIZE_PX, _ROWS_A_RANK = 4, 32, 4
 _MODEL = {"variant": "convnext_atto", "depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32], "drop_path_rate": 0.0}
-_BLAME = "see the lines above, and MindSpore's installation guide for this device"
+_DEVICE_ADVICE = "see the lines above, and MindSpore's installation guide for this device"
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Finding:
 
 
 def examine(machine: Machine, devices: int, records: Path | None, run: Path | None) -> Iterator[Finding]:
-    """Yield whether this machine can do a job of `devices` ranks with these directories, one check after the other."""
+    """Yield, check by check, whether this machine can run a job of `devices` ranks with these directories."""
     yield from judge_machine(machine, devices)
     if records is not None:
         yield from _examine_records(records, machine.open_files)
@@ -51,7 +54,7 @@ def examine(machine: Machine, devices: int, records: Path | None, run: Path | No
 
 
 def judge_machine(machine: Machine, devices: int) -> Iterator[Finding]:
-    """Yield whether what the machine offers is enough for `devices` ranks."""
+    """Yield, check by check, whether the machine is good enough for `devices` ranks."""
     for name, tested in TESTED.items():
         yield _judge_package(name, machine.packages[name], tested, machine.python)
     yield from _judge_devices(machine, devices)
@@ -61,7 +64,7 @@ def judge_machine(machine: Machine, devices: int) -> Iterator[Finding]:
 
 
 def judge_open_files(open_files: int | None, shards: int) -> Finding:
-    """Return whether the limit, None for none, is enough for two open files a shard."""
+    """Return whether the limit of open files (None: no limit) is enough: MindRecord opens two files per shard."""
     needed = 2 * shards + _SPARE_FILES
     if open_files is None:
         return Finding(OK, "open files", "no limit")
@@ -71,35 +74,35 @@ def judge_open_files(open_files: int | None, shards: int) -> Finding:
 
 
 def judge_disk(disk: Disk) -> Finding:
-    """Return whether a RUN directory can be written to the disk, and has room there."""
+    """Return whether a RUN directory can be written to the disk, and whether the disk has room for it."""
     if not disk.is_writable:
-        advice = "choose another RUN, or change its permissions"
+        advice = "choose another RUN directory, or change its permissions"
         return Finding(ERROR, "run", f"{disk.folder} cannot be written", advice)
     level = OK if disk.free_mib >= _LEAST_DISK_MIB else WARNING
-    advice = "a checkpoint of ConvNeXt-T takes 460 MiB, and five may be kept: make room"
+    advice = "a checkpoint of ConvNeXt-T takes 460 MiB, and a run may keep five: free some space"
     return Finding(level, "free disk", f"{disk.free_mib} MiB at {disk.folder}", advice)
 
 
 def judge_step(loss: float, gradient_norm: float) -> Finding:
-    """Return whether the loss of an untrained network is at chance level, and its gradients are finite."""
+    """Return whether the loss of an untrained network is at chance level, ln(classes), and its gradients are finite."""
     chance = math.log(_CLASSES)
     is_sane = math.isfinite(gradient_norm) and abs(loss - chance) < 0.1 * chance
     text = f"loss {loss:.4f}, ln({_CLASSES}) = {chance:.4f}, gradient norm {gradient_norm:.3g}"
-    return Finding(OK if is_sane else ERROR, "training step", text, _BLAME)
+    return Finding(OK if is_sane else ERROR, "training step", text, _DEVICE_ADVICE)
 
 
 def try_sum(ranks: Ranks) -> Finding:
-    """Add up the ranks' numbers, 0 + 1 + 2 + ..., by one all-reduce."""
+    """Return whether one all-reduce adds up the numbers of the ranks, 0 + 1 + 2 + ..., correctly."""
     count = ranks.own.world
     if count == 1:
-        return Finding(OK, "all-reduce", "not needed by one rank")
+        return Finding(OK, "all-reduce", "not needed with one rank")
     total, expected = int(ranks.sum(np.array(ranks.own.number))), count * (count - 1) // 2
     level = OK if total == expected else ERROR
-    return Finding(level, "all-reduce", f"{total} over {count} ranks, expected {expected}", _BLAME)
+    return Finding(level, "all-reduce", f"{total} over {count} ranks, expected {expected}", _DEVICE_ADVICE)
 
 
 def try_step(ranks: Ranks) -> Finding:
-    """Train a network of four tiny blocks for one step on random images, through the same graph as a run."""
+    """Return whether one training step of a tiny network on random images works, through the same graph as a run."""
     config = config_from_mapping({"model": _MODEL, "data": {"size_px": _SIZE_PX, "eval_size_px": _SIZE_PX}})
     network = network_config(config.model, _CLASSES)
     classes = tuple((f"n{index:08d}", f"class {index}") for index in range(_CLASSES))
@@ -118,7 +121,7 @@ def _judge_package(name: str, version: str | None, tested: str, python: str) -> 
         return Finding(ERROR, name, "not installed", "run `make setup`, or pip install this project again")
     if version.startswith(tested):
         return Finding(OK, name, f"{version}, Python {python}" if name == "mindspore" else version)
-    level = ERROR if name == "numpy" and version[0] != "1" else WARNING
+    level = ERROR if name == "numpy" and version[0] != "1" else WARNING  # MindSpore 2.10 needs NumPy 1
     return Finding(level, name, version, f"tested with {tested}x; `make setup` installs it")
 
 
@@ -129,7 +132,8 @@ def _judge_devices(machine: Machine, devices: int) -> Iterator[Finding]:
         return
     level = OK if machine.devices >= devices else ERROR
     advice = f"{devices} are requested: check that the driver is loaded and the devices are passed into the container"
-    yield Finding(level, "device target", f"{target}, {machine.devices} devices ({reason})", advice)
+    count = f"{machine.devices} device{'s' * (machine.devices != 1)}"
+    yield Finding(level, "device target", f"{target}, {count} ({reason})", advice)
     for name, version in machine.drivers.items():
         missing = f"MindSpore needs {name} for {target}; see its installation guide for 2.10"
         yield Finding(OK if version else WARNING, name, version or "not found", missing)
@@ -137,13 +141,13 @@ def _judge_devices(machine: Machine, devices: int) -> Iterator[Finding]:
 
 def _judge_cores(cores: int, devices: int) -> Finding:
     level = OK if cores >= devices else ERROR
-    advice = f"{devices} ranks share them: on the CPU each rank needs one, and images are decoded by the others"
+    advice = f"each of {devices} ranks needs a core of its own on the CPU, and decoding needs more: lower --devices"
     return Finding(level, "cores", f"{cores} for {devices} rank{'s' * (devices > 1)}", advice)
 
 
 def _judge_memory(memory_mib: int, devices: int) -> Finding:
     level = OK if memory_mib >= devices * _LEAST_MEMORY_MIB else WARNING
-    advice = f"a rank needs {_LEAST_MEMORY_MIB} MiB and more: end other programs, or lower data.global_batch_size"
+    advice = f"a rank needs at least {_LEAST_MEMORY_MIB} MiB: end other programs, or lower data.global_batch_size"
     return Finding(level, "memory", f"{memory_mib} MiB available", advice)
 
 
@@ -152,16 +156,15 @@ def _judge_compiler(machine: Machine) -> Finding:
         return Finding(OK, "compiler", f"not needed on {machine.choice.target}")
     if machine.compiler:
         return Finding(OK, "compiler", machine.compiler)
-    return Finding(
-        WARNING, "compiler", machine.no_compiler, "without the CPU kernels a step takes several times as long"
-    )
+    advice = "without a compiler there are no CPU kernels, and a training step takes several times as long"
+    return Finding(WARNING, "compiler", machine.no_compiler, advice)
 
 
 def _examine_records(records: Path, open_files: int | None) -> Iterator[Finding]:
     try:
         manifest = Manifest.from_json(read_finished(records, "records"))
     except ArtefactError as error:
-        yield Finding(ERROR, "records", str(error), "make them by `make records DATA=/path/to/imagenet`")
+        yield Finding(ERROR, "records", str(error), "create them with `make records DATA=/path/to/imagenet`")
         return
     rows = ", ".join(f"{split.rows} {name}" for name, split in manifest.splits.items())
     labels = f"labels checked against {manifest.verified_against}" if manifest.verified_against else "labels unverified"
@@ -174,4 +177,4 @@ def _examine_run(run: Path) -> Finding:
         check_begun_or_empty(run, "run")
         return judge_disk(read_disk(run))
     except (ArtefactError, OSError) as error:
-        return Finding(ERROR, "run", str(error), "choose another RUN")
+        return Finding(ERROR, "run", str(error), "choose another RUN directory")

@@ -4,7 +4,7 @@ from convnext_imagenet.base.errors import ExpectedError
 
 
 class TrainError(ExpectedError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class ConfigError(TrainError):

@@ -1,4 +1,4 @@
-"""What a machine offers to a training job, read once; whether that is enough is judged elsewhere (`doctor.py`)."""
+"""Reads what a machine offers to a training job. `doctor.py` judges whether that is enough."""
 
 import os
 import platform
@@ -19,9 +19,9 @@ _MIB = 1 << 20
 class Machine:
     """This machine, as this process may use it; memory in MiB.
 
-    `packages` maps names to versions, None for one that is not installed; `drivers` the same, "" for one that is not
-    found. `open_files` is the hard limit, None for no limit. `compiler` is a C++ compiler's command, or empty, and then
-    `no_compiler` says why.
+    `packages` maps names to versions, None if a package is not installed. `drivers` maps names to versions, "" if a
+    driver was not found. `open_files` is the hard limit, None for no limit. `compiler` is the command of a C++
+    compiler; if it is empty, `no_compiler` says why.
     """
 
     python: str
@@ -38,7 +38,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Disk:
-    """The disk of a folder that may be absent yet: the nearest folder that exists, and what it takes."""
+    """The disk of a folder that may not exist yet: its nearest existing parent, and the free space there in MiB."""
 
     folder: Path
     free_mib: int
@@ -47,7 +47,7 @@ class Disk:
 
 def read_machine(choice: DeviceChoice, packages: Iterable[str]) -> Machine:
     """Return this machine with the versions of `packages`, for a job on the target of `choice`."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # the reader of records raises the soft limit to it
     compiler, no_compiler = _compiler()
     return Machine(
         python=platform.python_version(),
@@ -64,13 +64,13 @@ def read_machine(choice: DeviceChoice, packages: Iterable[str]) -> Machine:
 
 
 def read_disk(folder: Path) -> Disk:
-    """Return the disk that `folder` is on or will be on; raises OSError when it cannot be read."""
+    """Return the disk that `folder` is on or will be on. Raises OSError when it cannot be read."""
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     return Disk(existing, shutil.disk_usage(existing).free // _MIB, os.access(existing, os.W_OK))
 
 
 def available_memory_mib(root: Path = Path("/")) -> int:
-    """Return what the system says is available, or what the control group leaves of its limit, if that is less."""
+    """Return the available memory in MiB: the system's, or what the control group's limit leaves if that is less."""
     lines = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) // 1024
     try:

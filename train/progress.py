@@ -1,4 +1,7 @@
-"""What a training run shows while it works: a bar over the whole run, lines for each epoch, TensorBoard events."""
+"""What a training run shows while it works: a progress bar over the whole run, lines per epoch, TensorBoard events.
+
+The loop knows only the protocol `RunReporter`; everything that prints is here.
+"""
 
 import time
 from pathlib import Path
@@ -7,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
-if TYPE_CHECKING:  # importing these takes seconds, which --help must not
+if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
     from convnext_imagenet.train.config.schedule import StepPlan
     from convnext_imagenet.train.run.checkpoint import Position
     from convnext_imagenet.train.run.epoch import EpochReport, FirstStep, StepReport
 
 
 class Screen:
-    """A bar over the whole run on standard error, a few lines for each epoch on standard output, TensorBoard events."""
+    """The reporter of a run on a terminal: progress bar and warnings on standard error, epochs on standard output."""
 
     def __init__(self, run: Path, begin: float) -> None:
         self._run = run
@@ -41,7 +44,9 @@ class Screen:
         images = plan.global_batch_size
         if done.step:
             click.echo(f"resuming after epoch {done.epoch} of {plan.epochs}, step {done.step} of {plan.total_steps}")
-        click.echo(f"{plan.epochs} epochs of {plan.steps_per_epoch} steps of {images} images; compiling the first step")
+        epochs = f"{plan.epochs} epoch{'s' * (plan.epochs != 1)}"
+        steps = f"{plan.steps_per_epoch} step{'s' * (plan.steps_per_epoch != 1)}"
+        click.echo(f"{epochs}, {steps} per epoch, {images} images per step; compiling the first step")
         self._bar = tqdm(
             total=plan.total_steps * images,
             initial=done.step * images,
@@ -52,8 +57,8 @@ class Screen:
         )
 
     def on_first_step(self, first: "FirstStep") -> None:
-        how = "read from the cache" if first.was_cached else "compiled"
-        with tqdm.external_write_mode():
+        how = "loaded from the cache" if first.was_cached else "compiled"
+        with tqdm.external_write_mode():  # clears the bar first, so that the line is not written into it
             click.echo(
                 f"start {self._start_s:.1f} s, step {how} in {first.compile_s:.1f} s, first step {first.step_s:.2f} s"
             )
@@ -65,7 +70,7 @@ class Screen:
             self._events.on_step(report)
 
     def on_initial_weights(self, origin: str) -> None:
-        click.echo(f"start: {origin}")
+        click.echo(f"initial weights: {origin}")
 
     def on_warning(self, text: str) -> None:
         with tqdm.external_write_mode():
@@ -75,6 +80,7 @@ class Screen:
         if self._events is not None:
             self._events.on_epoch(report)
         milliseconds = report.train_s * 1000
+        # The format of the MindSpore example's log lines, which scripts search for.
         lines = [
             f"epoch: {report.epoch} step: {report.steps_per_epoch}, loss is {report.last_loss:.6g}",
             f"epoch time: {milliseconds:.3f} ms, per step time: {milliseconds / report.steps_per_epoch:.3f} ms",

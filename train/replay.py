@@ -1,4 +1,4 @@
-"""What the network saw of one sample in one epoch, made again from nothing but the configuration and the records."""
+"""Replays what the network saw of one sample in one epoch, from only the configuration and the records."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,8 @@ from convnext_imagenet.train.step.parameters import evaluation_transform
 class ReplayedSample:
     """One sample as it entered the network: uint8 pixels (S, S, 3), rounded, and the shares of its target.
 
-    `step` counts the epoch's optimizer steps from 1; `shares` are (key, weight in the target), the sample's own first.
+    `step` counts the epoch's optimizer steps from 1. `shares` holds (key, weight in the target), the sample itself
+    first.
     """
 
     pixels: np.ndarray
@@ -32,12 +33,12 @@ class ReplayedSample:
 def replay_sample(config: Config, records: Records, key: str, epoch: int) -> ReplayedSample:
     """Return what the network saw of the training sample `key` in `epoch`, which counts from 1.
 
-    Raises ArtefactError for an unknown key, TrainError for a row of val, an epoch that the run does not have, and a row
-    that the epoch leaves out because its last batch is not full.
+    Raises ArtefactError for an unknown key. Raises TrainError for a row of val, for an epoch that the run does not
+    have, and for a row that the epoch drops because its last batch is incomplete.
     """
     split, row = find_key(records, key)
     if split != "train":
-        raise TrainError(f"{key}: is in split {split!r}; training sees only the rows of train")
+        raise TrainError(f"{key}: is in split {split!r}; training uses only the rows of train")
     if not 1 <= epoch <= config.train.epochs:
         raise TrainError(f"--epoch {epoch}: the run has the epochs 1..{config.train.epochs}")
     plan = plan_steps(config, records.split("train").rows)
@@ -45,7 +46,7 @@ def replay_sample(config: Config, records: Records, key: str, epoch: int) -> Rep
     step, index, pair = _pair_of(order, row, plan, key, epoch)
     rows = list(records.split("train").read(pair, ("image", "sample_id", "key")))
     sample_ids, size_px = np.array([row["sample_id"] for row in rows]), config.data.size_px
-    draws = device_draws(config, epoch, step, sample_ids, drop_path_rates=())
+    draws = device_draws(config, epoch, step, sample_ids, drop_path_rates=())  # drop path changes no pixel
     pixels = np.empty((len(rows), size_px, size_px, 3), np.uint8)
     training_pixels([row["image"] for row in rows], config, epoch, sample_ids, pixels)
     seen = _through_the_graph(config, pixels, draws)[index]
@@ -60,7 +61,9 @@ def _pair_of(order: np.ndarray, row: int, plan: StepPlan, key: str, epoch: int) 
     batch = plan.global_batch_size
     step, position = divmod(int(np.flatnonzero(order == row)[0]), batch)
     if step >= plan.steps_per_epoch:
-        raise TrainError(f"{key}: epoch {epoch} leaves it out, its last batch is not full; try another epoch")
+        raise TrainError(
+            f"{key}: epoch {epoch} skips this image, which falls into its last, incomplete batch; try another epoch"
+        )
     first, last = sorted((position, batch - 1 - position))
     return step, int(position == last and first != last), order[step * batch + np.array([first, last])]
 

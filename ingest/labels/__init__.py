@@ -1,1 +1,1 @@
-"""Which class each image has, and who says so."""
+"""Which class each image has, and which source says so."""

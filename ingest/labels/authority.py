@@ -1,4 +1,4 @@
-"""Who says which class an image has: what the devkit and Kaggle's files have in common."""
+"""What the devkit and Kaggle's files both state about labels. Knows nothing of their formats."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LabelAuthority:
-    """A source of true labels; messages call it `title`, and `sha256` is of what it says.
+    """A source of true labels; messages call it `title`, and `sha256` covers its content.
 
-    `names` are the names of each class by wnid, for display only. `val_wnids` has the wnid of val image n at n - 1.
-    `train_images` is the true number of train images by wnid, None when the source does not tell.
+    `names` has the names of each class by wnid, for display only. `val_wnids` has the wnid of val image n at n - 1.
+    `train_images` has the true number of train images by wnid, None when the source does not state it.
     """
 
     title: str

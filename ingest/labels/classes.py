@@ -1,4 +1,7 @@
-"""Which classes a RECORDS directory holds, and the class index of each: `--classes all`, `found` or a file."""
+"""Which classes a RECORDS directory has, and their class indices: `--classes all`, `found` or a file.
+
+Knows nothing of single images.
+"""
 
 import difflib
 from collections.abc import Mapping
@@ -10,21 +13,21 @@ from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.labels.devkit import OFFICIAL_CLASSES
 from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, printable
 
-_LARGEST_CLASS_FILE_BYTES = 16 << 20
+_LARGEST_CLASS_FILE_BYTES = 16 << 20  # a path to an image by mistake must not fill the memory
 
 
 @dataclass(frozen=True)
 class ClassRule:
-    """How the classes are chosen; `names` holds the lines of the file when the kind is "file"."""
+    """How the classes are chosen; `names` has the lines of the file when the kind is "file"."""
 
     kind: Literal["all", "found", "file"]
     names: tuple[str, ...] = ()
 
 
 def read_class_rule(text: str) -> ClassRule:
-    """The rule that a value of `--classes` stands for; reads the file when it names one.
+    """Return the rule for a value of `--classes`; read the file if it names one.
 
-    Raises IngestError for a file that cannot be read, names no class, or one twice.
+    Raises IngestError for a file that cannot be read, lists no class, or lists one twice.
     """
     if text == "all":
         return ClassRule("all")
@@ -35,27 +38,27 @@ def read_class_rule(text: str) -> ClassRule:
             lines = file.read(_LARGEST_CLASS_FILE_BYTES).decode().splitlines()
     except OSError as error:
         raise IngestError(
-            f"--classes {text}: neither all nor found, and as a file it cannot be read ({error.strerror})"
+            f"--classes {text}: cannot be read as a file ({error.strerror}); pass all, found, or a file of wnids"
         ) from None
     except UnicodeDecodeError:
-        raise IngestError(f"--classes {text}: not a text file; it must hold one wnid a line") from None
+        raise IngestError(f"--classes {text}: not a text file; list one wnid per line") from None
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
-        raise IngestError(f"--classes {text}: names no class; it must hold one wnid a line")
+        raise IngestError(f"--classes {text}: lists no class; list one wnid per line")
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise IngestError(f"--classes {text}: names a class twice: {first_few(twice)}; one wnid a line, each once")
+        raise IngestError(f"--classes {text}: lists a class twice: {first_few(twice)}; list each wnid once")
     return ClassRule("file", names)
 
 
 def choose_classes(
     rule: ClassRule, train: SplitScan, leaves: Mapping[str, object] | None, authority: str = "the devkit"
 ) -> tuple[str, ...]:
-    """The chosen classes in ASCII order, so that the class index is the position.
+    """Return the chosen classes in ASCII order; the class index is the position.
 
-    The keys of `leaves` are the wnids that `authority` knows; None stands for a tree without a devkit, where any folder
-    name is a class. Raises IngestError for a folder that is no leaf, an empty one, and whatever the rule does not
-    allow.
+    The keys of `leaves` are the wnids that `authority` knows; without a devkit pass None: then every folder name is a
+    class. Raises IngestError for a folder that is not a leaf, for an empty folder, and for anything else that the rule
+    does not allow.
     """
     if rule.kind == "all" and leaves is not None:
         _check_all_there(train, leaves, authority)
@@ -67,12 +70,12 @@ def choose_classes(
         if name not in folders:
             raise IngestError(
                 f"--classes: {name} has no folder in train/{_did_you_mean(name, folders)}; "
-                f"take it off the list, or add its folder"
+                f"remove it from the list, or add its folder"
             )
         if not folders[name].names:
             raise IngestError(
-                f"{folders[name].path}: holds no images; fetch them, "
-                f"or list the classes to take in a file and pass --classes FILE"
+                f"{folders[name].path}: contains no images; download them, "
+                f"or list the other classes in a file and pass --classes FILE"
             )
     return tuple(sorted(chosen))
 
@@ -80,7 +83,7 @@ def choose_classes(
 def _check_all_there(train: SplitScan, leaves: Mapping[str, object], authority: str) -> None:
     if len(leaves) != OFFICIAL_CLASSES:
         raise IngestError(
-            f"{authority} has {len(leaves)} classes, --classes all stands for the official {OFFICIAL_CLASSES}; "
+            f"{authority} has {len(leaves)} classes, but --classes all requires the official {OFFICIAL_CLASSES}; "
             f"pass --classes found"
         )
     missing = sorted(leaves.keys() - {folder.class_name for folder in train.folders})
@@ -88,7 +91,7 @@ def _check_all_there(train: SplitScan, leaves: Mapping[str, object], authority: 
     if missing and not strange:
         raise IngestError(
             f"train/ lacks {len(missing)} of the {len(leaves)} classes ({first_few(missing)}); "
-            f"fetch them, or pass --classes found to ingest a subset"
+            f"download them, or pass --classes found to ingest a subset"
         )
 
 
@@ -96,14 +99,14 @@ def _no_leaf_message(
     rule: ClassRule, name: str, folder: Folder | None, leaves: Mapping[str, object], authority: str
 ) -> str:
     if rule.kind == "file" or folder is None:
-        return f"--classes: {name!a} is no class of {authority}{_did_you_mean(name, leaves)}"
+        return f"--classes: {name!a} is not a class of {authority}{_did_you_mean(name, leaves)}"
     if named := {file.partition("_")[0] for file in folder.names} & leaves.keys():
-        hint = f"; its files are named for {first_few(sorted(named))}, so rename the folder"
+        hint = f"; its files have the names of {first_few(sorted(named))}, so rename the folder"
     else:
         hint = _did_you_mean(name, leaves)
     return (
-        f"{printable(folder.path)}: {name!a} is no class of {authority}{hint}; "
-        f"to leave it out pass --classes FILE, for other class names than ImageNet's pass --unverified"
+        f"{printable(folder.path)}: {name!a} is not a class of {authority}{hint}; "
+        f"to leave it out, pass --classes FILE; if the classes are not ImageNet's, pass --unverified"
     )
 
 

@@ -1,7 +1,7 @@
 """The ILSVRC2012 development kit: which classes exist, and which class each validation image has.
 
-Reads `data/meta.mat` and the ground truth into memory, out of the tar.gz or out of the unpacked folder; nothing
-is ever extracted to disk. Knows nothing of image files.
+Reads `data/meta.mat` and the ground truth into memory, from the tar.gz or from the unpacked folder; nothing is ever
+extracted to disk. Knows nothing of image files.
 """
 
 import gzip
@@ -23,22 +23,23 @@ from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.labels.authority import LabelAuthority
 from convnext_imagenet.ingest.source.safe_open import kind_of_file, open_source
 
+# Russakovsky et al. 2015 (arXiv:1409.0575), table 2.
 OFFICIAL_CLASSES = 1000
 OFFICIAL_TRAIN_IMAGES = 1_281_167
 OFFICIAL_VAL_PER_CLASS = 50
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
-_LARGEST_MEMBER_BYTES = 64 << 20
+_LARGEST_MEMBER_BYTES = 64 << 20  # the packed devkit has 2.5 MB: more is damaged or an attack
 _LARGEST_DEVKIT_BYTES = 64 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _WNID = re.compile(r"n[0-9]{8}")
-_MOST_DIGITS = 9
-_FETCH_HINT = "fetch ILSVRC2012_devkit_t12.tar.gz again"
+_MOST_DIGITS = 9  # refuses absurd numbers before int() spends time on them
+_FETCH_HINT = "download ILSVRC2012_devkit_t12.tar.gz again"
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A class that has images: ILSVRC2012_ID (from 1), WordNet id, names, and the true count of train images."""
+    """A class that has images: ILSVRC2012_ID (from 1), WordNet id, names, and the true number of train images."""
 
     ilsvrc_id: int
     wnid: str
@@ -48,9 +49,9 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Devkit:
-    """The leaves by ascending ILSVRC2012_ID; the ILSVRC2012_ID of val image n at `ground_truth[n - 1]`.
+    """The leaves by ascending ILSVRC2012_ID; `ground_truth[n - 1]` is the ILSVRC2012_ID of val image n.
 
-    `sha256` covers the content of both members, not how they are packed.
+    `sha256` covers the content of both files, not how they are packed.
     """
 
     leaves: tuple[Leaf, ...]
@@ -59,7 +60,7 @@ class Devkit:
 
     @cached_property
     def authority(self) -> LabelAuthority:
-        """What the devkit says of labels, by wnid."""
+        """What the devkit states about labels, by wnid."""
         wnid_of = {leaf.ilsvrc_id: leaf.wnid for leaf in self.leaves}
         return LabelAuthority(
             title="the devkit",
@@ -71,7 +72,7 @@ class Devkit:
 
 
 def read_devkit(path: Path) -> Devkit:
-    """The devkit in a tar.gz (or tar), or in the folder that the tar.gz unpacks to.
+    """Return the devkit in a tar.gz (or tar), or in the folder of an unpacked tar.gz.
 
     Raises IngestError when it cannot be read, or is not ILSVRC2012's classification devkit.
     """
@@ -83,34 +84,34 @@ def read_devkit(path: Path) -> Devkit:
 
 
 def parse_meta(data: bytes, origin: str = _META) -> tuple[Leaf, ...]:
-    """The leaves (num_children == 0) of a meta.mat, by ascending ILSVRC2012_ID.
+    """Return the leaves (num_children == 0) of a meta.mat, by ascending ILSVRC2012_ID.
 
-    Raises IngestError for anything else, and for a class that is invalid or there twice.
+    Raises IngestError for other data, and for a class that is invalid or listed twice.
     """
     try:
         synsets = scipy.io.loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
         leaves = [_leaf(synset) for synset in synsets.reshape(-1) if int(synset["num_children"]) == 0]
-    except Exception as error:  # damaged bytes make SciPy raise a dozen types, all with the same meaning here
+    except Exception as error:  # SciPy raises a dozen types for damaged bytes, all with the same meaning here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise IngestError(f"{origin}: not the meta.mat of a devkit ({reason}); {_FETCH_HINT}") from error
+        raise IngestError(f"{origin}: not a devkit's meta.mat ({reason}); {_FETCH_HINT}") from error
     leaves.sort(key=lambda leaf: leaf.ilsvrc_id)
     if not leaves:
-        raise IngestError(f"{origin}: names no class without children; {_FETCH_HINT}")
+        raise IngestError(f"{origin}: contains no class without children; {_FETCH_HINT}")
     for leaf in leaves:
         if not _WNID.fullmatch(leaf.wnid) or leaf.ilsvrc_id < 1 or leaf.train_images < 0:
-            raise IngestError(f"{origin}: not a valid class: {leaf}; {_FETCH_HINT}")
+            raise IngestError(f"{origin}: an invalid class, {leaf}; {_FETCH_HINT}")
     for field in ("ilsvrc_id", "wnid"):
         value, count = Counter(getattr(leaf, field) for leaf in leaves).most_common(1)[0]
         if count > 1:
-            raise IngestError(f"{origin}: {field} {value} stands for {count} classes; {_FETCH_HINT}")
+            raise IngestError(f"{origin}: {count} classes have the same {field} {value}; {_FETCH_HINT}")
     return tuple(leaves)
 
 
 def parse_ground_truth(data: bytes, leaves: tuple[Leaf, ...], origin: str = _GROUND_TRUTH) -> tuple[int, ...]:
-    """The ILSVRC2012_ID of each val image, by ascending number in its file name.
+    """Return the ILSVRC2012_ID of each val image, by ascending number in its file name.
 
-    With the official 1000 leaves there must be 50 lines of each; a smaller devkit may have any number. Raises
-    IngestError for other counts, and for a line that is no ILSVRC2012_ID of the leaves.
+    With the official 1000 leaves each must have 50 lines; a smaller devkit may have any number. Raises IngestError for
+    other counts, and for a line that is not an ILSVRC2012_ID of the leaves.
     """
     known = {leaf.ilsvrc_id for leaf in leaves}
     ids = []
@@ -121,7 +122,7 @@ def parse_ground_truth(data: bytes, leaves: tuple[Leaf, ...], origin: str = _GRO
             raise IngestError(f"{origin}: line {number} is {shown}, expected an ILSVRC2012_ID; {_FETCH_HINT}")
         if int(text) not in known:
             raise IngestError(
-                f"{origin}: line {number} is {int(text)}, which is no class of meta.mat "
+                f"{origin}: line {number} is {int(text)}, which is not a class of meta.mat "
                 f"(ILSVRC2012_ID {min(known)} to {max(known)}); {_FETCH_HINT}"
             )
         ids.append(int(text))
@@ -133,11 +134,11 @@ def parse_ground_truth(data: bytes, leaves: tuple[Leaf, ...], origin: str = _GRO
 def _check_official_counts(ids: list[int], origin: str) -> None:
     expected = OFFICIAL_CLASSES * OFFICIAL_VAL_PER_CLASS
     if len(ids) != expected:
-        raise IngestError(f"{origin}: {len(ids):,} lines, expected {expected:,}; {_FETCH_HINT}")
+        raise IngestError(f"{origin}: has {len(ids):,} lines, expected {expected:,}; {_FETCH_HINT}")
     for ilsvrc_id, count in sorted(Counter(ids).items()):
         if count != OFFICIAL_VAL_PER_CLASS:
             raise IngestError(
-                f"{origin}: ILSVRC2012_ID {ilsvrc_id} stands on {count} lines, "
+                f"{origin}: ILSVRC2012_ID {ilsvrc_id} is on {count} lines, "
                 f"expected {OFFICIAL_VAL_PER_CLASS}; {_FETCH_HINT}"
             )
 
@@ -152,7 +153,7 @@ def _leaf(synset: Any) -> Leaf:
 
 
 def read_small_file(path: Path, way_out: str) -> bytes:
-    """The bytes of a plain file of at most 64 MiB. Raises IngestError, ending in `way_out`, when it is none."""
+    """Return the bytes of a plain file of at most 64 MiB. Raises IngestError, ending in `way_out`, for others."""
     with _open_plain(path, way_out) as file:
         return _capped(file.read(_LARGEST_MEMBER_BYTES + 1), str(path))
 
@@ -162,7 +163,7 @@ def _from_folder(path: Path) -> dict[str, bytes]:
 
 
 def _from_tar(path: Path) -> dict[str, bytes]:
-    """Both members; at most so many bytes are unpacked, whatever the archive claims."""
+    """Return both members; never unpack more than 64 MiB, whatever the archive claims."""
     contents: dict[str, bytes] = {}
     with _open_plain(path, _FETCH_HINT) as packed:
         is_gzip = packed.read(2) == _GZIP_MAGIC
@@ -184,7 +185,7 @@ def _from_tar(path: Path) -> dict[str, bytes]:
             raise IngestError(f"{path}: cannot be read ({error.strerror or error}); {_FETCH_HINT}") from None
     for name in (_META, _GROUND_TRUTH):
         if name not in contents:
-            raise IngestError(f"{path}: holds no {name}; it is not the classification devkit, {_FETCH_HINT}")
+            raise IngestError(f"{path}: contains no {name}, so it is not the classification devkit; {_FETCH_HINT}")
     return contents
 
 
@@ -193,12 +194,12 @@ def _read_to_end(file: Seekable) -> None:
     for _ in range(_LARGEST_DEVKIT_BYTES >> 20):
         if not file.read(1 << 20):
             return
-    raise BadTar("it goes on after its end")
+    raise BadTar("more data after its end")
 
 
 def _open_plain(path: Path, way_out: str) -> BinaryIO:
     try:
-        descriptor = open_source(path, follow_links=True)  # the user named it, or the scan has checked it
+        descriptor = open_source(path, follow_links=True)  # the user named the path, or the scan has checked it
     except OSError as error:
         raise IngestError(f"{path}: cannot be read ({error.strerror or error}); {way_out}") from None
     if descriptor is None:

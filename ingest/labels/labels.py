@@ -1,4 +1,7 @@
-"""Each image's label, checked against folder, file name, ground truth and counts. Pure: names in, labels out."""
+"""The label of each image, checked against folder, file name, ground truth and counts. Pure: names in, labels out.
+
+Reads no file; where images are stored is decided later.
+"""
 
 import itertools
 import re
@@ -16,8 +19,8 @@ from convnext_imagenet.records.manifest import ClassEntry
 
 _TRAIN_NAME = re.compile(r"(n[0-9]{8})_[0-9]+\.(?:JPEG|JPG|jpeg|jpg)")
 _VAL_NAME = re.compile(r"ILSVRC2012_val_([0-9]{8})\.(?:JPEG|JPG|jpeg|jpg)")
-_FETCH = "fetch them, or pass --classes found to ingest what is there"
-_NOT_IMAGENET = "for a tree with other file names than ImageNet's pass --unverified"
+_FETCH = "download them, or pass --classes found to ingest the images that are there"
+_NOT_IMAGENET = "if the tree does not have ImageNet's file names, pass --unverified"
 
 
 @dataclass
@@ -26,7 +29,7 @@ class LabelledSplit:
 
     `paths` are below DATA, `keys` name the rows in the records, `sizes` are in bytes, `labels` are class indices.
     `left_out` counts images of classes that were not chosen. `offsets` in a tar and `modified_ns` are as in Folder;
-    left empty they stand for plain files of unknown age.
+    if empty, all are -1.
     """
 
     name: str
@@ -47,7 +50,7 @@ class LabelledSplit:
 class LabelledTree:
     """The classes by index and both splits.
 
-    `incomplete_classes` counts those with fewer train images than the devkit says, None without a devkit.
+    `incomplete_classes` counts classes with fewer train images than the devkit states, None without a devkit.
     """
 
     classes: tuple[ClassEntry, ...]
@@ -58,7 +61,7 @@ class LabelledTree:
 
 
 def label_tree(tree: TreeScan, authority: LabelAuthority, rule: ClassRule) -> LabelledTree:
-    """The labels of a tree in ImageNet's shape, verified against the devkit or Kaggle's files.
+    """Return the labels of a tree with ImageNet's layout, verified against the devkit or Kaggle's files.
 
     Raises IngestError at the first contradiction between folder, file name, ground truth and counts.
     """
@@ -73,12 +76,14 @@ def label_tree(tree: TreeScan, authority: LabelAuthority, rule: ClassRule) -> La
 
 
 def label_plain_tree(tree: TreeScan, rule: ClassRule) -> LabelledTree:
-    """The labels of a class-folder tree without a devkit: the folder is the label and nothing can verify it.
+    """Return the labels of a class-folder tree without a devkit: the folder is the label, and nothing can verify it.
 
-    Raises IngestError for a flat val, a val class that train has not, and names that cannot be keys.
+    Raises IngestError for a flat val, a val class that train does not have, and names that cannot be keys.
     """
     if tree.val.is_flat:
-        raise IngestError("val/ is flat, and without a devkit its labels are unknown; sort it into class folders")
+        raise IngestError(
+            "val/ is flat, so its labels are unknown without a devkit; sort its images into class folders"
+        )
     chosen = choose_classes(rule, tree.train, leaves=None)
     index_of = {name: index for index, name in enumerate(chosen)}
     if rule.kind != "file":
@@ -86,7 +91,7 @@ def label_plain_tree(tree: TreeScan, rule: ClassRule) -> LabelledTree:
         if unknown:
             raise IngestError(
                 f"{first_few(unknown)}: in val/ but not in train/; "
-                f"list the classes to take in a file and pass --classes FILE"
+                f"list the classes to ingest in a file and pass --classes FILE"
             )
     train, val = (_label_split(split, index_of, _folder_names) for split in (tree.train, tree.val))
     for split in (train, val):
@@ -94,14 +99,14 @@ def label_plain_tree(tree: TreeScan, rule: ClassRule) -> LabelledTree:
         unprintable = [repr(path) for path in split.paths if not path.isprintable()]
         if unprintable:
             raise IngestError(
-                f"{first_few(unprintable)}: not printable UTF-8; rename {len(unprintable)} such files or folders"
+                f"{first_few(unprintable)}: not printable UTF-8; rename these files or folders ({len(unprintable)})"
             )
     classes = tuple(ClassEntry(index, name, name) for name, index in index_of.items())
     return _require_images(LabelledTree(classes, train, val, incomplete_classes=0, is_verified=False))
 
 
 def _class_entries(index_of: Mapping[str, int], authority: LabelAuthority) -> tuple[ClassEntry, ...]:
-    """The classes by index, with the devkit's counts where the devkit is the authority."""
+    """Return the classes by index, with the devkit's counts if the devkit is the authority."""
     if authority.train_images is None:
         return tuple(ClassEntry(index, wnid, authority.names[wnid]) for wnid, index in index_of.items())
     train, val = authority.train_images, Counter(authority.val_wnids)
@@ -113,10 +118,10 @@ def _class_entries(index_of: Mapping[str, int], authority: LabelAuthority) -> tu
 def _label_split(
     scan: SplitScan, index_of: Mapping[str, int], wnids_of: Callable[[Folder], Iterator[str]]
 ) -> LabelledSplit:
-    """Each image of the chosen classes with its label; `wnids_of` gives the wnid of each image of a folder."""
+    """Return each image of the chosen classes with its label; `wnids_of` yields the wnid of each image of a folder."""
     split = LabelledSplit(scan.name)
     for folder in scan.folders:
-        # A flat val is one folder of all classes, so only in train whole folders can be left out, unread.
+        # A flat val is one folder of all classes, so only in train can a whole folder be skipped unread.
         if scan.name == "train" and folder.class_name not in index_of:
             split.left_out += len(folder.names)
             continue
@@ -151,8 +156,8 @@ def _train_wnids(folder: Folder) -> Iterator[str]:
         other, _ = wrong.most_common(1)[0]
         first = next(name for name in folder.names if name.startswith(f"{other}_"))
         raise IngestError(
-            f"{folder.path}: {wrong.total():,} of its {len(folder.names):,} images are named for another class, "
-            f"such as {first}; rename the folder to {other} if it is that class, or move the images"
+            f"{folder.path}: {wrong.total():,} of its {len(folder.names):,} images have the name of another class, "
+            f"such as {first}; move them, or rename the folder to {other} if it is that class"
         )
     return _folder_names(folder)
 
@@ -168,13 +173,13 @@ def _val_wnids(folder: Folder, is_flat: bool, authority: LabelAuthority) -> Iter
         number = int(match[1])
         if not 1 <= number <= len(val_wnids):
             raise IngestError(
-                f"{folder.path}/{name}: the ground truth has lines for images 1 to {len(val_wnids):,}; "
-                f"is the devkit of another set? give the right one with --devkit"
+                f"{folder.path}/{name}: the ground truth has only images 1 to {len(val_wnids):,}; "
+                f"if the devkit belongs to another set, pass the right one with --devkit"
             )
         wnid = val_wnids[number - 1]
         if not is_flat and wnid != folder.class_name:
             raise IngestError(
-                f"{folder.path}/{name}: the folder says {folder.class_name}, the ground truth says {wnid}; "
+                f"{folder.path}/{name}: the folder says {folder.class_name}, but the ground truth says {wnid}; "
                 f"unpack ILSVRC2012_img_val.tar again and leave it flat"
             )
         yield wnid
@@ -183,14 +188,15 @@ def _val_wnids(folder: Folder, is_flat: bool, authority: LabelAuthority) -> Iter
 def _check_train_counts(
     train: LabelledSplit, chosen: tuple[str, ...], authority: LabelAuthority, must_be_complete: bool
 ) -> int | None:
-    """The number of classes with too few images, None when the authority does not tell how many there must be.
+    """Return the number of classes with too few images, None when the authority does not state how many there are.
 
-    Too many are an error, and so are too few for the whole set, where at least the total is known.
+    Raises IngestError for too many images in a class, and for too few if the set must be complete. Without counts by
+    class, a complete set must have the official total.
     """
     if authority.train_images is None:
         if must_be_complete and len(train.labels) != OFFICIAL_TRAIN_IMAGES:
             raise IngestError(
-                f"train/: {len(train.labels):,} images, the official set has {OFFICIAL_TRAIN_IMAGES:,}; {_FETCH}"
+                f"train/: {len(train.labels):,} images, but the official set has {OFFICIAL_TRAIN_IMAGES:,}; {_FETCH}"
             )
         return None
     counts = Counter(train.labels)
@@ -199,14 +205,13 @@ def _check_train_counts(
         expected = authority.train_images[wnid]
         if counts[index] > expected:
             raise IngestError(
-                f"train/{wnid}: {counts[index]:,} images, the devkit counts {expected:,}; remove those that were added"
+                f"train/{wnid}: {counts[index]:,} images, but the devkit states {expected:,}; remove the added ones"
             )
         if counts[index] < expected:
             incomplete.append(f"{wnid} has {counts[index]:,} of {expected:,}")
     if incomplete and must_be_complete:
         raise IngestError(
-            f"train/: images are missing in {len(incomplete)} of {len(chosen)} classes ({first_few(incomplete)}); "
-            f"fetch them, or pass --classes found to ingest what is there"
+            f"train/: {len(incomplete)} of {len(chosen)} classes lack images ({first_few(incomplete)}); {_FETCH}"
         )
     return len(incomplete)
 
@@ -219,19 +224,19 @@ def _check_val_counts(val: LabelledSplit, chosen: tuple[str, ...]) -> None:
         if counts[index] != OFFICIAL_VAL_PER_CLASS
     ]
     if wrong:
-        raise IngestError(
-            f"val/: images are missing in {len(wrong)} of {len(chosen)} classes ({first_few(wrong)}); "
-            f"fetch them, or pass --classes found to ingest what is there"
-        )
+        raise IngestError(f"val/: {len(wrong)} of {len(chosen)} classes lack images ({first_few(wrong)}); {_FETCH}")
 
 
 def _require_images(tree: LabelledTree) -> LabelledTree:
-    """The tree as it is. Raises IngestError for a split without images, and for a key that two images have."""
+    """Return the tree unchanged. Raises IngestError for a split without images, and for a key that two images have."""
     for split in (tree.train, tree.val):
         if not split.paths:
-            raise IngestError(f"{split.name}/: holds no image of the {len(tree.classes)} chosen classes")
+            raise IngestError(
+                f"{split.name}/: contains no image of the {len(tree.classes)} chosen classes; "
+                f"add images, or choose others with --classes"
+            )
         if len(set(split.keys)) != len(split.keys):
             key, count = Counter(split.keys).most_common(1)[0]
             paths = [path for path, other in zip(split.paths, split.keys, strict=True) if other == key]
-            raise IngestError(f"{first_few(paths)}: {count} images with the same name {key}; keep one of them")
+            raise IngestError(f"{first_few(paths)}: {count} images have the same name {key}; keep one of them")
     return tree

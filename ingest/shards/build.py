@@ -1,4 +1,7 @@
-"""A plan becomes a RECORDS directory: the shards that are missing are written, and the whole is marked as finished."""
+"""From a plan to a RECORDS directory: has the missing shards written, and marks the directory as finished.
+
+Opens no image; how a shard is written is in `shard_writer.py`, where it is written is up to the executor.
+"""
 
 import contextlib
 import shutil
@@ -26,14 +29,14 @@ Receipts = Mapping[str, Sequence[Mapping[str, Any]]]  # the receipts of all shar
 
 @contextlib.contextmanager
 def open_build(plan: IngestPlan, data: Path, out: Path) -> "Iterator[RecordsBuild]":
-    """Hold `out` for this plan; nothing half-written is left in it when the block ends, however it ends.
+    """Lock `out` for this plan; remove everything half-written when the block ends, even by an exception.
 
-    Raises IngestError when `out` lies inside the raw tree, ArtefactError when it holds something else, belongs to
-    another plan or to another writer.
+    Raises IngestError when `out` is inside the raw tree, ArtefactError when it contains something else, belongs to
+    another plan, or is locked by another process.
     """
     data, out = data.resolve(), out.resolve()
     if out == data or any(out.is_relative_to(data / split) for split in ("train", "val", "ILSVRC")):
-        raise IngestError(f"--out {out}: lies inside the raw tree {data}; choose a directory outside")
+        raise IngestError(f"--out {out}: is inside the raw tree {data}; choose a directory outside of it")
     require_utf8(out)
     with exclusive(out):
         plan_id = begin(out, "records", plan.document)
@@ -64,7 +67,7 @@ class ShardUnit:
 
 @dataclass(frozen=True)
 class BuildOutcome:
-    """What a finished ingest stored: rows by split, and the images that it did not store."""
+    """The result of a finished ingest: rows by split, and the images that were not stored."""
 
     rows: dict[str, int]
     quarantined: tuple[Quarantined, ...]
@@ -72,9 +75,9 @@ class BuildOutcome:
 
 @dataclass(frozen=True)
 class RecordsBuild:
-    """A RECORDS directory in the making, held against other writers; `open_build` makes it.
+    """An unfinished RECORDS directory that is locked against other writers; `open_build` makes it.
 
-    `outdated` are shards that have to be written again since their source files have changed.
+    `outdated` are shards that must be written again because their source files have changed.
     """
 
     plan: IngestPlan
@@ -85,16 +88,16 @@ class RecordsBuild:
 
     @property
     def shards(self) -> int:
-        """The number of shards in all."""
+        """The number of shards of all splits."""
         return sum(split.shard_count for split in self.plan.splits)
 
     @property
     def is_finished(self) -> bool:
-        """True once the directory is marked as finished."""
+        """Whether the directory is marked as finished."""
         return is_finished(self.out)
 
     def unfinished(self) -> list[ShardUnit]:
-        """The shards without a valid receipt of this plan."""
+        """Return the shards without a valid receipt of this plan."""
         units = (ShardUnit(split, index) for split in self.plan.splits for index in range(split.shard_count))
         return [unit for unit in units if self._receipt(unit) is None]
 
@@ -105,9 +108,10 @@ class RecordsBuild:
         on_progress: OnProgress,
         on_unit: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write the shards where `executor` runs them; `on_progress` hears of images read, `on_unit` of shards.
+        """Write the shards in the processes of `executor`.
 
-        Raises FailedIngestError when the source, a worker or the disk fails; finished shards are kept.
+        `on_progress` gets the number of images read, `on_unit` is called after each shard. Raises FailedIngestError
+        when the source, a worker or the disk fails; finished shards are kept.
         """
         folder = staging(self.out)
         tasks = (self._task(unit, folder) for unit in units)
@@ -116,8 +120,8 @@ class RecordsBuild:
     def finish(self, allowed: int) -> BuildOutcome:
         """Write quarantine, index and report, and mark the records as finished.
 
-        Raises QuarantineError when more than `allowed` images are bad: the three files are there by then, and tell
-        which. Raises IngestError when a shard is missing, or a split holds no image that can be read.
+        Raises QuarantineError when more than `allowed` images are bad; by then the three files exist and show which
+        (DECISIONS, 2026-11-23). Raises IngestError when a shard is missing, or no image of a split can be read.
         """
         receipts = {split.name: self._receipts(split) for split in self.plan.splits}
         quarantined = sorted(_quarantined(receipts))
@@ -144,16 +148,18 @@ class RecordsBuild:
     def _split_entry(self, split: SplitPlan, receipts: Sequence[Mapping[str, Any]]) -> SplitEntry:
         entry = split_entry(receipts, len(self.plan.classes))
         if entry.rows + entry.quarantined != len(split.keys):
-            raise RuntimeError(f"{split.name}: {entry.rows} + {entry.quarantined} of {len(split.keys)} accounted for")
+            raise RuntimeError(
+                f"{split.name}: {entry.rows} stored + {entry.quarantined} quarantined images are not {len(split.keys)}"
+            )
         if not entry.rows:
-            raise IngestError(f"{split.name}/: none of its {entry.quarantined} images can be read; fetch them again")
+            raise IngestError(f"{split.name}/: none of its {entry.quarantined} images can be read; download them again")
         return entry
 
     def _receipts(self, split: SplitPlan) -> list[dict[str, Any]]:
         receipts = []
         for index, shard in enumerate(split.shard_names):
             if (receipt := self._receipt(ShardUnit(split, index))) is None:
-                raise IngestError(f"{self.out / split.name / shard}: not there; run the same command again to make it")
+                raise IngestError(f"{self.out / split.name / shard}: missing; run the same command again to write it")
             receipts.append(receipt)
         return receipts
 
@@ -178,7 +184,7 @@ class RecordsBuild:
 
     @cached_property
     def _pictured(self) -> frozenset[int]:
-        """The train images that the report shows: a few of each class."""
+        """The sample ids of the train images that the report shows: a few of each class."""
         train = next(split for split in self.plan.splits if split.name == "train")
         return train.first_of_each_class(thumbnails_per_class(len(self.plan.classes)))
 
@@ -190,7 +196,7 @@ def _quarantined(receipts: Receipts) -> Iterator[Quarantined]:
 
 
 def _clear_leftovers(out: Path, plan: IngestPlan) -> None:
-    """Remove what processes that were killed were writing."""
+    """Remove temporary files of killed processes."""
     for folder in (out, *(out / split.name for split in plan.splits)):
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""Images decoded in a process of their own, so that one that crashes the decoder, hangs it or swallows all memory
-costs that image and not the run.
+"""Decodes images in another process: one that crashes the decoder, hangs it or fills the memory costs only itself.
 
-The process lives as long as its `DecodeClient`; a batch of images reaches it through shared memory, so the cost over
-decoding in place is one copy of the bytes and two short messages a batch. An image of which it dies is tried once
-more, alone in a fresh process: a stray signal or a stalled machine must not decide what is stored.
+The process lives as long as its `DecodeClient`. Batches of images reach it through shared memory, so a batch costs only
+one copy of its bytes and two short messages. An image that kills the process is tried once more by itself in a fresh
+process: a stray signal or a stalled machine must not decide what is stored (DECISIONS, 2026-11-24). This file does not
+know where images come from.
 """
 
 import contextlib
@@ -27,15 +27,15 @@ from convnext_imagenet.ingest.shards.image_policy import ImagePolicy
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, Reason
 
 PROGRAM = ("-m", "convnext_imagenet.ingest.shards.decode_worker")
-BATCH_BYTES = 4 << 20
-BATCH_IMAGES = 64
+BATCH_BYTES = 4 << 20  # 40 images of ImageNet: the messages then cost 70 us an image, 5 % of its decoding
+BATCH_IMAGES = 64  # bounds what must be asked again after a crash
 _SHARED_BYTES = COUNTER.size + BATCH_BYTES + LARGEST_FILE_BYTES  # a batch ends with the image that fills BATCH_BYTES
-_START_SECONDS = 60  # OpenCV and Pillow are loaded, from a cold disk and on a busy machine
-_MOST_STARTS = 3
+_START_SECONDS = 60  # the process loads OpenCV and Pillow, perhaps from a cold disk on a busy machine
+_MOST_STARTS = 3  # one failure may be a stray signal; three mean that the machine cannot start it
 
 
 class DecodeRequest(NamedTuple):
-    """The bytes of an image to decode, and whether a small picture of it is wanted."""
+    """The bytes of an image to decode, and whether to make a thumbnail."""
 
     image: bytes
     wants_thumbnail: bool = False
@@ -51,7 +51,7 @@ class _LostError(Exception):
 
 
 class DecodeClient:
-    """Decodes images in another process, a run of Python with `program`; its end is the end of the with block."""
+    """Decodes images in another process, Python with the arguments `program`; the with block ends the process."""
 
     def __init__(self, policy: ImagePolicy, program: Sequence[str] = PROGRAM) -> None:
         self._policy = policy
@@ -75,18 +75,18 @@ class DecodeClient:
         os.close(self._descriptor)
 
     def check(self, questions: Sequence[DecodeRequest | BadImage]) -> list[DecodedImage | BadImage]:
-        """For each question what is to be stored, or why it is not; at most `BATCH_BYTES` and one image at a time.
+        """Return for each question what to store, or why not; pass at most `BATCH_BYTES` and one image more.
 
-        A question that is a BadImage already, since its bytes could not be read, is its own answer. Raises
+        A question that is already a BadImage, because its bytes could not be read, is its own answer. Raises
         FailedIngestError when the process does not start.
         """
         self.begin(questions)
         return self.results()
 
     def begin(self, questions: Sequence[DecodeRequest | BadImage]) -> None:
-        """Let a batch be decoded while this process does something else; `results` gives its answers.
+        """Start to decode a batch while this process does something else; `results` returns its answers.
 
-        A batch before it whose answers nobody took is given up. Raises FailedIngestError as `check` does.
+        An earlier batch whose answers were not taken is dropped. Raises FailedIngestError as `check` does.
         """
         if _requests(self._questions):
             self._stop()
@@ -99,14 +99,17 @@ class DecodeClient:
             self._is_lost = True
 
     def results(self) -> list[DecodedImage | BadImage]:
-        """What `check` gives, for the batch that was begun last: as many answers as there were questions, in order."""
+        """Return the answers of the batch that was started last, one for each question, in order.
+
+        Raises FailedIngestError as `check` does.
+        """
         questions, self._questions = self._questions, ()
         positions = [n for n, question in enumerate(questions) if isinstance(question, DecodeRequest)]
         decoded = dict(zip(positions, self._decoded(_requests(questions)), strict=True))
         return [decoded[n] if isinstance(question, DecodeRequest) else question for n, question in enumerate(questions)]
 
     def _decoded(self, requests: Sequence[DecodeRequest]) -> list[DecodedImage | BadImage]:
-        """The answers to requests that were sent; those that the process did not survive are asked again."""
+        """Return the answers to requests that were sent; ask again after the process died."""
         if not requests:
             return []
         try:
@@ -115,7 +118,7 @@ class DecodeClient:
         except _LostError:
             pass
         self._stop()
-        # The counter names the image that was being decoded: it is suspected, the others are asked without it.
+        # The counter is the position of the image that was being decoded: ask it and the others separately.
         suspect = min(COUNTER.unpack_from(self._shared)[0], len(requests) - 1)
         alone = self._check_alone(requests[suspect])
         return [*self.check(requests[:suspect]), alone, *self.check(requests[suspect + 1 :])]
@@ -145,7 +148,7 @@ class DecodeClient:
         return unpack_answers(reply, [request.image for request in requests])
 
     def _receive(self, seconds: float) -> bytes:
-        """The next message, waited for as long as at least one image is answered in each span of `seconds`."""
+        """Return the next message; wait as long as at least one image is answered every `seconds`."""
         answered = 0
         while not self._connection.poll(seconds):
             before, (answered,) = answered, COUNTER.unpack_from(self._shared)
@@ -165,7 +168,7 @@ class DecodeClient:
     @property
     def _connection(self) -> Connection:
         if self._socket is None:
-            raise RuntimeError("the client is used outside its with block")
+            raise RuntimeError("use DecodeClient inside its with block")
         return self._socket
 
     def _start(self) -> None:
@@ -180,7 +183,7 @@ class DecodeClient:
         arguments = [*map(str, descriptors), str(_SHARED_BYTES), json.dumps(options)]
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", *self._program, *arguments],
+                [sys.executable, "-P", *self._program, *arguments],  # -P: modules of the working folder hide no library
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -194,7 +197,7 @@ class DecodeClient:
             if len(failures) == _MOST_STARTS:
                 raise FailedIngestError(
                     f"the process that decodes images does not start ({failures[-1]}); "
-                    f"is memory short, or the number of processes limited? then pass a smaller --workers"
+                    f"if memory is short or the number of processes limited, pass a smaller --workers"
                 )
             if self._socket is None:
                 self._start()
@@ -219,9 +222,9 @@ class DecodeClient:
 
 @functools.cache
 def lasting_client(policy: ImagePolicy) -> DecodeClient:
-    """The client of this process, started once: a process for each shard would cost as much as 250 images.
+    """Return the client of this process, started once: starting it for each shard would cost as much as 250 images.
 
-    It ends with this process: at its exit, or, when it is killed, because the socket closes.
+    It ends with this process: at its exit, or, if it is killed, because the socket closes.
     """
     client = DecodeClient(policy).__enter__()
     Finalize(None, client.__exit__, exitpriority=0)  # workers of a pool never reach atexit

@@ -1,9 +1,9 @@
-"""The process in which untrusted images are decoded: it may crash, hang or run out of memory, and costs one image.
+"""The process that decodes untrusted images: if it crashes, hangs or runs out of memory, only one image is lost.
 
-`decode_client.DecodeClient` starts it and gives it a socket and a piece of memory that both share. A batch arrives over
-the socket, for each image [length, whether a thumbnail is wanted]; the bytes of the images lie one after the other in
-the memory. While it works, the process counts the answered images at the start of the memory. One reply ends the batch,
-see `pack_answers`.
+`decode_client.DecodeClient` starts it and gives it a socket and shared memory. A batch arrives over the socket, for
+each image [length, whether to make a thumbnail]; the bytes of the images follow one another in the memory. While it
+works, the process counts the answered images at the start of the memory. One reply ends the batch, see `pack_answers`.
+This file knows nothing of shards and labels.
 """
 
 import io
@@ -28,14 +28,14 @@ from convnext_imagenet.records.images import BadImage, ImageInfo, Reason, check_
 from convnext_imagenet.records.thumbnails import thumbnail
 
 COUNTER = struct.Struct("=q")
-_WORST_BYTES_PER_SAMPLE = 2  # a coefficient of a progressive JPEG
+_WORST_BYTES_PER_SAMPLE = 2  # a progressive JPEG keeps a 16-bit coefficient for each sample
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image that was decoded whole: the bytes to store, what they are, and whether they are not the file's.
+    """An image that was decoded completely: the bytes to store, what they are, and whether they were encoded again.
 
-    `thumbnail` is a small JPEG, None where none was asked for or Pillow cannot draw one.
+    `thumbnail` is a small JPEG, None if none was asked for or Pillow cannot make one.
     """
 
     image: bytes
@@ -47,9 +47,9 @@ class DecodedImage:
 def decode(
     image: bytes, wants_thumbnail: bool, reencoding: Reencoding | None, memory_bytes: int
 ) -> DecodedImage | BadImage:
-    """Decode one image whole; returns what is to be stored, or why it is not stored.
+    """Decode one image completely; return what to store, or why not.
 
-    Raises MemoryError where Python runs out of memory, not the decoder.
+    Raises MemoryError when Python runs out of memory, not the decoder.
     """
     try:
         info, stored = check_image(image), image
@@ -62,15 +62,16 @@ def decode(
 
 
 def worst_decoder_bytes(info: ImageInfo) -> int:
-    """What a decoder may take: a progressive JPEG keeps 16-bit coefficients of every sample until the end."""
+    """Return the bytes that a decoder may need: a progressive JPEG keeps 16-bit coefficients of all samples."""
     return info.width * info.height * len(info.mode) * _WORST_BYTES_PER_SAMPLE
 
 
 def pack_answers(answers: Sequence[DecodedImage | BadImage]) -> bytes:
-    """The reply to a batch: a line of JSON, for each image [verdict, stored bytes, thumbnail bytes], then those bytes.
+    """Return the reply to a batch: a line of JSON with [outcome, stored bytes, thumbnail bytes] for each image, then
+    these bytes.
 
-    A verdict is ["ok", format, mode, width, height] or ["bad", reason, detail]. An image whose own bytes are to be
-    stored is not sent back: its number of stored bytes is 0.
+    An outcome is ["ok", format, mode, width, height] or ["bad", reason, detail]. An image that is stored unchanged is
+    not sent back: its number of stored bytes is 0.
     """
     line: list[Any] = []
     payload: list[bytes] = []
@@ -85,13 +86,13 @@ def pack_answers(answers: Sequence[DecodedImage | BadImage]) -> bytes:
 
 
 def unpack_answers(reply: bytes, images: Sequence[bytes]) -> list[DecodedImage | BadImage]:
-    """The answers in a reply of `pack_answers`; `images` are the bytes that were sent, in order."""
+    """Return the answers in a reply of `pack_answers`; `images` are the bytes that were sent, in order."""
     line, _, payload = reply.partition(b"\n")
     answers: list[DecodedImage | BadImage] = []
     rest = io.BytesIO(payload)
-    for image, ((verdict, *values), stored_bytes, thumbnail_bytes) in zip(images, json.loads(line), strict=True):
+    for image, ((outcome, *values), stored_bytes, thumbnail_bytes) in zip(images, json.loads(line), strict=True):
         stored, picture = rest.read(stored_bytes), rest.read(thumbnail_bytes)
-        if verdict == "bad":
+        if outcome == "bad":
             answers.append(BadImage(*values))
         else:
             answers.append(DecodedImage(stored or image, ImageInfo(*values), bool(stored), picture or None))
@@ -99,7 +100,7 @@ def unpack_answers(reply: bytes, images: Sequence[bytes]) -> list[DecodedImage |
 
 
 def limit_memory(memory_bytes: int) -> None:
-    """Let this process take `memory_bytes` more than it has now, and no more; leave no core file when it dies."""
+    """Limit this process to `memory_bytes` more than it has now, and let it leave no core file."""
     has_now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     limits = [has_now + memory_bytes, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
@@ -108,7 +109,7 @@ def limit_memory(memory_bytes: int) -> None:
 
 
 def serve(socket: Connection, memory: mmap.mmap, reencoding: Reencoding | None, memory_bytes: int) -> None:
-    """Answer batches until the other side hangs up."""
+    """Answer batches until the other side closes the socket."""
     while True:
         try:
             batch = json.loads(socket.recv_bytes())
@@ -119,7 +120,7 @@ def serve(socket: Connection, memory: mmap.mmap, reencoding: Reencoding | None, 
         for length, wants_thumbnail in batch:
             try:
                 answers.append(decode(memory[start : start + length], wants_thumbnail, reencoding, memory_bytes))
-            except MemoryError:  # also of the copy out of the shared memory
+            except MemoryError:  # the copy from the shared memory may raise it, too
                 answers.append(BadImage("memory", f"needs more than {memory_bytes >> 20} MiB"))
             COUNTER.pack_into(memory, 0, len(answers))
             start += length
@@ -127,21 +128,21 @@ def serve(socket: Connection, memory: mmap.mmap, reencoding: Reencoding | None, 
 
 
 def main(arguments: list[str]) -> None:
-    """Set the limits, say that all is ready, and serve."""
+    """Set the limits, send "ready", and serve."""
     socket_number, memory_number, shared_bytes = map(int, arguments[:3])
     options = json.loads(arguments[3])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the worker decides when to end
     threading.Thread(target=_end_with_parent, args=(options["parent"],), daemon=True).start()
     socket = Connection(socket_number)
     memory = mmap.mmap(memory_number, shared_bytes)
-    limit_memory(options["memory_bytes"])
+    limit_memory(options["memory_bytes"])  # after all imports and the mapping: the limit is for images only
     socket.send_bytes(b"ready")
     reencoding = options["reencoding"] and Reencoding(**options["reencoding"])
     serve(socket, memory, reencoding, options["memory_bytes"])
 
 
 def _reason(image: bytes, error: BadImage, memory_bytes: int) -> Reason:
-    """The reason; libjpeg does not tell damage from a lack of memory, so the worst need of such an image decides."""
+    """Return the reason. libjpeg reports a lack of memory as damage, so the image's largest possible need decides."""
     if error.reason != "damaged":
         return error.reason
     try:
@@ -152,7 +153,7 @@ def _reason(image: bytes, error: BadImage, memory_bytes: int) -> Reason:
 
 
 def _end_with_parent(parent: int) -> None:
-    """End also in the middle of a long image when the worker is gone; a closed socket alone would go unnoticed."""
+    """End when the worker is gone, even during a long image, when the closed socket would go unnoticed."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

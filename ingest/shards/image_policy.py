@@ -1,17 +1,17 @@
-"""What is done to each image before it is stored: the limits of its check, and whether it is made smaller."""
+"""What happens to each image before it is stored: the limits of its check, and whether it is shrunk. Values only."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES
 
-_BYTES_PER_PIXEL = 3
+_BYTES_PER_PIXEL = 3  # uncompressed RGB: no JPEG of a real image is larger
 _JPEG_HEADER_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Reencoding:
-    """Images with a side above `max_side_px` are made smaller and encoded as JPEG of this `quality` (1..100)."""
+    """Images with a side above `max_side_px` are shrunk and encoded as JPEG of this `quality` (1..100)."""
 
     max_side_px: int
     quality: int
@@ -19,14 +19,14 @@ class Reencoding:
 
 @dataclass(frozen=True)
 class ImagePolicy:
-    """Limits for decoding one image, and `reencoding`, None when the bytes of all images are kept."""
+    """Limits for decoding one image, and `reencoding`, None if all images keep their bytes."""
 
     timeout_seconds: int = 60
     memory_mib: int = 1024
     reencoding: Reencoding | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The policy as it stands in the plan and, under `source.treatment`, in the manifest."""
+        """Return the policy as the plan and, under `source.treatment`, the manifest store it."""
         reencoding = self.reencoding and {
             "max_side_px": self.reencoding.max_side_px,
             "quality": self.reencoding.quality,
@@ -39,7 +39,7 @@ class ImagePolicy:
         }
 
     def largest_row_bytes(self, largest_file_bytes: int) -> int:
-        """The size of the largest image that can come out of it, when the largest file has `largest_file_bytes`."""
+        """Return the size of the largest image to store, in bytes, if the largest file has `largest_file_bytes`."""
         if self.reencoding is None:
             return largest_file_bytes
         return max(largest_file_bytes, largest_reencoded_bytes(self.reencoding))
@@ -49,6 +49,6 @@ DEFAULT_IMAGE_POLICY = ImagePolicy()
 
 
 def largest_reencoded_bytes(reencoding: Reencoding) -> int:
-    """Above this size an image that was encoded again is not stored; no real image comes near."""
+    """Return the size in bytes above which an image that was encoded again is not stored; no real image is so large."""
     pixels = reencoding.max_side_px**2
     return min(LARGEST_FILE_BYTES, _BYTES_PER_PIXEL * pixels + _JPEG_HEADER_BYTES)

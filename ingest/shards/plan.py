@@ -1,7 +1,7 @@
-"""What is going to be written where, decided before anything is written. Pure: labels and a seed in, a plan out.
+"""What will be written where, decided before anything is written. Pure: labels and a seed in, a plan out.
 
-The plan depends only on the source, the classes, the seed, the image policy and versions: not on workers, absolute
-paths, locale or hash seed.
+The plan depends only on the source, the classes, the seed, the image policy and the versions of rules and libraries:
+not on workers, absolute paths, locale or hash seed.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ from convnext_imagenet.records.keyed_random import keyed_rng
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.schema import SCHEMA_VERSION, WRITING_VERSION, shard_name
 
-# Raise when the same images go to other shards, or stand there in another order.
+# Raise when the same images go to other shards, or to other positions in them (DECISIONS, 2026-11-28).
 SHARD_ORDER_VERSION = 1
 _SHARD_BYTES = 2 << 30
 _MOST_SHARDS = 64  # a reader opens each shard once for every worker thread
 _SHARDS_FOR_PARALLELISM = 8
-_ROWS_WORTH_A_SHARD = 512  # beginning a shard costs as much as some hundred images
+_ROWS_WORTH_A_SHARD = 512  # starting a shard takes as long as some hundred images
 
 
 class PlannedRow(NamedTuple):
-    """One image to store, as the scan saw it.
+    """One image to store, as the scan found it.
 
-    `path` is below DATA and goes on into a tar for an image that lies in one; `offset` is its first byte in that tar,
-    -1 for a file of its own. `modified_ns` is the time of the file or of the tar, -1 when it is not known.
+    `path` is below DATA; for an image in a tar it continues inside the tar, and `offset` is its first byte there, -1
+    for a separate file. `modified_ns` is the modification time of the file or the tar in ns, -1 when not known.
     """
 
     sample_id: int
@@ -44,18 +44,21 @@ class PlannedRow(NamedTuple):
 
     @property
     def is_member(self) -> bool:
-        """True when the image lies in a tar."""
+        """Whether the image is in a tar."""
         return self.offset >= 0
 
     @property
     def archive(self) -> str:
-        """The path below DATA of the outermost tar that the image lies in."""
+        """The path below DATA of the outermost tar that contains the image."""
         return self.path[: self.path.index(".tar/") + len(".tar")]
 
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """One split: its images by sample_id (the rank of the key), and the order in which shards hold them."""
+    """One split: its images by sample_id (the rank of the key), and `order`, the sample ids in stored order.
+
+    `sizes` (bytes), `offsets`, `modified_ns` and `order` are int64 (images,), `labels` is int32 (images,).
+    """
 
     name: str
     paths: tuple[str, ...]
@@ -69,27 +72,27 @@ class SplitPlan:
 
     @property
     def shard_names(self) -> list[str]:
-        """The shards' file names, in order."""
+        """The file names of the shards, in order."""
         return [shard_name(self.name, index, self.shard_count) for index in range(self.shard_count)]
 
     @property
     def largest_row_bytes(self) -> int:
-        """The size of the largest image that can be stored."""
+        """The size in bytes of the largest image that can be stored."""
         return int(self.sizes[self.sizes <= LARGEST_FILE_BYTES].max(initial=1))
 
     @property
     def largest_shard_bytes(self) -> int:
-        """The size of the images of the largest shard."""
+        """The size in bytes of all images of the largest shard."""
         return max(int(self.sizes[self.sample_ids(index)].sum()) for index in range(self.shard_count))
 
     def first_of_each_class(self, count: int) -> frozenset[int]:
-        """The sample ids of the first `count` images of each class, by key."""
+        """Return the sample ids of the first `count` images of each class, by key."""
         by_label = np.argsort(self.labels, kind="stable")
         starts = np.searchsorted(self.labels[by_label], self.labels[by_label])
         return frozenset(by_label[np.arange(len(by_label)) - starts < count].tolist())
 
     def shard_rows(self, index: int) -> list[PlannedRow]:
-        """The images of shard `index`, in stored order."""
+        """Return the images of shard `index`, in stored order."""
         ids = self.sample_ids(index)
         columns = (column[ids].tolist() for column in (self.labels, self.sizes, self.offsets, self.modified_ns))
         return [
@@ -98,14 +101,14 @@ class SplitPlan:
         ]
 
     def sample_ids(self, index: int) -> np.ndarray:
-        """The sample ids of shard `index`, in stored order."""
+        """Return the sample ids of shard `index`, in stored order, int64 (images of the shard,)."""
         rows = len(self.order)
         return self.order[index * rows // self.shard_count : (index + 1) * rows // self.shard_count]
 
 
 @dataclass(frozen=True)
 class IngestPlan:
-    """The whole ingest; `source` says where labels come from and goes into the manifest as it is."""
+    """The whole ingest; `source` says where images and labels come from, and the manifest has it unchanged."""
 
     classes: tuple[ClassEntry, ...]
     splits: tuple[SplitPlan, ...]
@@ -149,9 +152,9 @@ def plan_tree(
     kaggle_sha256: str | None = None,
     image_policy: ImagePolicy = DEFAULT_IMAGE_POLICY,
 ) -> IngestPlan:
-    """The plan for a labelled tree; train is shuffled over its shards by `seed`, val keeps the order of its keys.
+    """Return the plan for a labelled tree; `seed` shuffles train over its shards, val keeps the order of its keys.
 
-    `devkit_sha256` and `kaggle_sha256` name the files that the labels were verified against.
+    `devkit_sha256` and `kaggle_sha256` identify the files that the labels were verified against.
     """
     splits = (plan_split(tree.train, seed, is_shuffled=True), plan_split(tree.val, seed, is_shuffled=False))
     source = {
@@ -173,14 +176,14 @@ def plan_tree(
 
 
 def _train_counts(tree: LabelledTree, rule: ClassRule) -> str:
-    """How far the number of train images was checked, in the words of the manifest."""
+    """Return how the number of train images was checked, in the stored words of plan and manifest."""
     if tree.incomplete_classes is not None and tree.is_verified:
         return "each class against the devkit"
     return "the total alone" if tree.is_verified and rule.kind == "all" else "not checked"
 
 
 def plan_split(split: LabelledSplit, seed: int, is_shuffled: bool) -> SplitPlan:
-    """One split sorted by key, with its stored order and number of shards."""
+    """Return the plan of one split: sorted by key, with its stored order and number of shards."""
     by_key = sorted(range(len(split.keys)), key=split.keys.__getitem__)
     rows = len(by_key)
     sizes = np.asarray(split.sizes, dtype=np.int64)[by_key]
@@ -199,14 +202,14 @@ def plan_split(split: LabelledSplit, seed: int, is_shuffled: bool) -> SplitPlan:
 
 
 def count_shards(rows: int, total_bytes: int) -> int:
-    """The number of shards: about 2 GiB each and at most 64, but enough of them to keep eight workers busy."""
+    """Return the number of shards: 2 GiB each and at most 64, but enough to keep eight workers busy."""
     for_size = -(-total_bytes // _SHARD_BYTES)
     for_parallelism = min(_SHARDS_FOR_PARALLELISM, -(-rows // _ROWS_WORTH_A_SHARD))
     return min(_MOST_SHARDS, max(for_size, for_parallelism, 1))
 
 
 def fingerprint(split: SplitPlan) -> str:
-    """The SHA-256 of path, size and label of each image, in the order of the keys."""
+    """Return the SHA-256 of path, size and label of each image, in the order of the keys."""
     digest = hashlib.sha256()
     for path, size, label in zip(split.paths, split.sizes.tolist(), split.labels.tolist(), strict=True):
         digest.update(f"{path}\0{size}\0{label}\n".encode())

@@ -1,6 +1,6 @@
-"""Work spread over processes that can be stopped at any moment: no orphans, no lost progress, no tracebacks.
+"""Runs units of work in processes that can be stopped at any moment: no orphans, no lost progress, no tracebacks.
 
-Killing a worker is safe because a unit of work counts only once its receipt is there.
+Killing a worker is safe because a unit of work counts only once it has a receipt. This file knows nothing of shards.
 """
 
 import concurrent.futures
@@ -21,17 +21,17 @@ from convnext_imagenet.ingest.errors import FailedIngestError
 from convnext_imagenet.launch.executor import OnProgress
 
 Task = TypeVar("Task")
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.2  # how often the progress bar moves
 _WORKER_DIED = (
-    "a worker process died (out of memory, or killed from outside); finished shards are kept: "
-    "run the same command again, with a smaller --workers if memory is short"
+    "a worker process died (out of memory, or killed); finished shards are kept; "
+    "run the same command again to resume, with a smaller --workers if memory is short"
 )
-_progress_of_unit: Any = None
+_progress_of_unit: Any = None  # in a worker: counters in shared memory, which a spawned process gets only at its start
 
 
 @dataclass(frozen=True)
 class LocalPool:
-    """Runs units in up to `workers` processes of this machine; an `Executor`."""
+    """An `Executor` that runs units in up to `workers` processes of this machine."""
 
     workers: int
 
@@ -43,7 +43,7 @@ class LocalPool:
         on_progress: OnProgress,
         on_unit: Callable[[], None] = lambda: None,
     ) -> None:
-        """See `run_units`."""
+        """Run `count` tasks, see `run_units`. Raises FailedIngestError when a worker dies."""
         run_units(function, tasks, count, self.workers, on_progress, on_unit)
 
 
@@ -57,12 +57,12 @@ def run_units(
 ) -> None:
     """Call `function(task, on_progress)` for each of `count` tasks in up to `workers` fresh processes.
 
-    Tasks are drawn as workers take them; `on_unit` is called as each is done. The first exception of a worker stops
-    the others and is raised here; a worker that dies raises FailedIngestError.
+    Tasks are drawn as workers take them; `on_unit` is called after each. The first exception of a worker stops the
+    others and is raised here. Raises FailedIngestError when a worker dies.
     """
     if not count:
         return
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")  # threads of OpenCV or MindSpore do not survive a fork
     done = context.RawArray(ctypes.c_int64, count)
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(workers, count), context, _start_worker, (done,))
@@ -79,7 +79,7 @@ def run_units(
 
 
 class _Meter:
-    """Adds up what the workers have done and reports the difference since the last report."""
+    """Sums what the workers have done and reports the difference since the last report."""
 
     def __init__(self, done: Iterable[int], on_progress: OnProgress) -> None:
         self._done = done
@@ -104,7 +104,7 @@ def _run(
     while True:
         while len(waiting) < most_waiting and (item := next(tasks, None)) is not None:
             unit, task = item
-            with blocked():
+            with blocked():  # `submit` starts processes: Ctrl-C must reach only this one, which then kills them
                 waiting.add(pool.submit(_work, function, unit, task))
         if not waiting:
             return
@@ -120,7 +120,7 @@ def _run(
 def _start_worker(progress_of_unit: Any) -> None:
     global _progress_of_unit
     _progress_of_unit = progress_of_unit
-    os.environ.setdefault("GLOG_v", "3")
+    os.environ.setdefault("GLOG_v", "3")  # MindSpore then prints errors only
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

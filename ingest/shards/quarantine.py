@@ -1,4 +1,4 @@
-"""Images that are not stored: how many are allowed, and the table that lists each with its reason."""
+"""Images that are not stored: how many are allowed, and the table that lists each with its reason. Decodes nothing."""
 
 import io
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from pathlib import Path
 from convnext_imagenet.ingest.errors import QuarantineError, first_few
 from convnext_imagenet.records.schema import QUARANTINE_FILE
 
-_ALLOWED_SHARE = 0.01
+_ALLOWED_SHARE = 0.01  # of a subset; the official set must be complete (DECISIONS, 2026-11-23)
 
 
 @dataclass(frozen=True, order=True)
 class Quarantined:
-    """An image left out of the records: `path` is below DATA, `label` its class index, `reason` a short code."""
+    """An image that is not stored: `path` is below DATA, `label` is its class index, `reason` a code of REASONS."""
 
     split: str
     key: str
@@ -24,14 +24,14 @@ class Quarantined:
 
 
 def allowed_number(option: int | None, class_rule: str, images: int) -> int:
-    """How many images may be bad: what the option says, else none of the official set and 1 % of any other."""
+    """Return how many images may be bad: the option, else 0 of the official set and 1 % of any other, at least 1."""
     if option is not None:
         return option
     return 0 if class_rule == "all" else max(1, int(images * _ALLOWED_SHARE))
 
 
 def table_bytes(entries: Sequence[Quarantined]) -> bytes:
-    """The Parquet file of the entries, sorted; equal entries give equal bytes."""
+    """Return the Parquet file of the entries, sorted; equal entries give equal bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -45,13 +45,13 @@ def table_bytes(entries: Sequence[Quarantined]) -> bytes:
 
 
 def refuse_too_many(entries: Sequence[Quarantined], allowed: int, out: Path) -> None:
-    """Raise QuarantineError when more images are bad than were allowed."""
+    """Raise QuarantineError when more images are bad than `allowed`."""
     if len(entries) <= allowed:
         return
     cases = [f"{entry.path} ({entry.reason}: {entry.detail})" for entry in sorted(entries)]
     raise QuarantineError(
         f"too many bad images: {len(entries)} in quarantine, {allowed} allowed: {first_few(cases)}; "
-        f"all are listed in {out / QUARANTINE_FILE}. Every shard is written but the records are not marked as "
-        f"finished: to accept them without these images, run the same command with --max-quarantine "
-        f"{len(entries)}; or mend the images and build into another directory"
+        f"{out / QUARANTINE_FILE} lists all. Every shard is written, but the records are not marked as finished. "
+        f"To accept them without these images, run the same command with --max-quarantine {len(entries)}; "
+        f"otherwise replace the images and build into another directory"
     )

@@ -1,4 +1,4 @@
-"""Images made smaller before they are stored, the same bytes on every machine with the same Pillow.
+"""Shrinks images before they are stored; machines with the same Pillow write the same bytes.
 
 EXIF orientation is ignored here as everywhere: the pixels keep the orientation in which they are stored.
 """
@@ -12,9 +12,9 @@ from convnext_imagenet.records.images import BadImage, ImageInfo, decode_rgb
 
 
 def reencode(image: bytes, info: ImageInfo, how: Reencoding) -> tuple[bytes, ImageInfo] | None:
-    """The smaller image and what it is; None when no side is above the limit, so that the file is kept as it is.
+    """Return the smaller image and what it is; None when no side is above the limit: then the file is kept unchanged.
 
-    Gray stays gray, everything else becomes RGB. Raises BadImage when the image cannot be decoded.
+    Gray stays gray, everything else becomes RGB. Raises BadImage when the image cannot be decoded or stays too large.
     """
     if max(info.width, info.height) <= how.max_side_px:
         return None
@@ -30,10 +30,10 @@ def reencode(image: bytes, info: ImageInfo, how: Reencoding) -> tuple[bytes, Ima
 
 
 def fitted_sides(width: int, height: int, max_side_px: int) -> tuple[int, int]:
-    """The sides in the same proportion, rounded, with the longer one equal to `max_side_px` and none below 1."""
+    """Return the sides in the same proportion, rounded, the longer one equal to `max_side_px` and none below 1."""
     longer = max(width, height)
 
     def fitted(side: int) -> int:
-        return max(1, (2 * side * max_side_px + longer) // (2 * longer))
+        return max(1, (2 * side * max_side_px + longer) // (2 * longer))  # integers round alike on every machine
 
     return fitted(width), fitted(height)

@@ -1,7 +1,7 @@
-"""One shard, from source files to published records; runs in a worker process and knows nothing of the others.
+"""One shard, from source files to published records; runs in a worker process and knows nothing of other shards.
 
-Each file is read once, decoded whole in a process of its own before it is stored, and the finished shard is read
-back and compared with what was meant, row by row, before it gets its final name.
+Each file is read once, and decoded completely in a separate process before it is stored. The finished shard is read
+back and compared row by row with what was written, before it gets its final name.
 """
 
 import itertools
@@ -33,9 +33,9 @@ from convnext_imagenet.records.schema import Row
 
 @dataclass(frozen=True)
 class ShardTask:
-    """All that a worker needs for one shard; `staging` is this shard's own folder, it need not exist.
+    """All that a worker needs for one shard; `staging` is a folder for this shard only, which need not exist.
 
-    `pictured` holds the sample ids of which a thumbnail is kept for the report.
+    `pictured` has the sample ids of the images whose thumbnails the report shows.
     """
 
     data: Path
@@ -53,17 +53,17 @@ class ShardTask:
 
     @property
     def title(self) -> str:
-        """The shard, and between which images its own lie."""
+        """The shard with its first and last image, for messages."""
         return f"{self.shard} ({self.rows[0].path} to {self.rows[-1].path})" if self.rows else self.shard
 
     def attempt(self, number: int) -> Self:
-        """The same shard, staged in another folder."""
+        """Return the same task with another staging folder: a lost node may still write to the old one."""
         return replace(self, staging=self.staging.with_name(f"{self.staging.name}.{number}"))
 
 
 @dataclass
 class _ShardTally:
-    """What became of the images of one shard: what it must give back row by row, and what is not in it."""
+    """The outcome for the images of one shard: the stored ones, row by row, and those that are not stored."""
 
     stored: list[IndexEntry] = field(default_factory=list)
     bad: list[Quarantined] = field(default_factory=list)
@@ -77,10 +77,10 @@ class _ShardTally:
 
 
 def write_unit(task: ShardTask, on_progress: Callable[[int], None]) -> None:
-    """Write, read back, publish and mark one shard; images that fail their check go into the receipt's facts.
+    """Write, read back, publish and mark one shard; its receipt lists images that fail their check.
 
-    Raises FailedIngestError when a source file has changed since the plan or cannot be read, and when the shard does
-    not read back as it was written.
+    Raises FailedIngestError when a source file has changed since the plan or cannot be read, and when the shard reads
+    back other than it was written.
     """
     shutil.rmtree(task.staging, ignore_errors=True)
     task.staging.mkdir(parents=True)
@@ -93,7 +93,7 @@ def write_unit(task: ShardTask, on_progress: Callable[[int], None]) -> None:
 def _write_files(
     task: ShardTask, client: DecodeClient, tally: _ShardTally, on_progress: Callable[[int], None]
 ) -> list[Path]:
-    # Imported here since MindSpore takes seconds to load, and the parent process has no need of it.
+    # Imported here because MindSpore takes seconds to load, and the parent process does not need it.
     from convnext_imagenet.records.shards import page_layout, read_back, write_shard
 
     rows = _accepted_rows(task, client, tally, on_progress)
@@ -109,7 +109,7 @@ def _write_files(
 def _accepted_rows(
     task: ShardTask, client: DecodeClient, tally: _ShardTally, on_progress: Callable[[int], None]
 ) -> Iterator[Row]:
-    """The rows of the images that pass their check; notes in `tally` what was stored and what was not."""
+    """Yield the rows of the images that pass their check; note in `tally` what was stored and what was not."""
     for planned, decoded in _decoded_images(task, client):
         if isinstance(decoded, BadImage):
             named = (task.split, planned.key, planned.path, planned.label)
@@ -124,7 +124,7 @@ def _accepted_rows(
 
 
 def _decoded_images(task: ShardTask, client: DecodeClient) -> Iterator[tuple[PlannedRow, DecodedImage | BadImage]]:
-    """Each image as it was decoded, in order; a batch is decoded while others are read and stored."""
+    """Yield each planned image with its result, in order; one batch is decoded while others are read and stored."""
     with SourceReader(task.data, task.follow_links) as reader:
         rows = iter(task.rows)
         batch, questions = _read_batch(reader, rows, task.pictured)
@@ -140,7 +140,7 @@ def _decoded_images(task: ShardTask, client: DecodeClient) -> Iterator[tuple[Pla
 def _read_batch(
     reader: SourceReader, rows: Iterator[PlannedRow], pictured: frozenset[int]
 ) -> tuple[list[PlannedRow], list[DecodeRequest | BadImage]]:
-    """The next rows of the shard, and for each its bytes to decode, or why they cannot be read."""
+    """Return the next rows of the shard, and for each the bytes to decode, or why they cannot be read."""
     batch: list[PlannedRow] = []
     questions: list[DecodeRequest | BadImage] = []
     size = 0
@@ -163,8 +163,8 @@ def _require_same_rows(shard: str, rows: Iterator[Row], stored: list[IndexEntry]
     for number, (entry, expected) in enumerate(itertools.zip_longest(entries, expected_entries)):
         if entry != expected:
             raise FailedIngestError(
-                f"{shard}: row {number} reads back as {_describe(entry)}, meant was {_describe(expected)}; "
-                f"the disk may be full or failing: look at it and run the same command again"
+                f"{shard}: row {number} reads back as {_describe(entry)}, but {_describe(expected)} was written; "
+                f"the disk may be full or failing: check it and run the same command again"
             )
 
 

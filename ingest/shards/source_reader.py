@@ -1,7 +1,7 @@
-"""The bytes of one planned image, out of a file or out of a tar, read by a worker that trusts nothing it opens.
+"""Reads the bytes of one planned image from a file or a tar, and trusts nothing that it opens.
 
-Opening never blocks on a pipe, never follows a link unless told to, and never writes. An image that is no plain file
-is bad, which costs that image; a file that has changed since the plan stops the ingest.
+Opening never blocks on a pipe, never follows a link unasked, and never writes. An image that is not a plain file is
+bad, which costs only that image; a file that has changed since the plan stops the ingest. Decodes nothing.
 """
 
 import os
@@ -14,12 +14,12 @@ from convnext_imagenet.ingest.shards.plan import PlannedRow
 from convnext_imagenet.ingest.source.safe_open import kind_of_file, open_source
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
 
-_MOST_OPEN_ARCHIVES = 64
-_RESUME = "mend it and run the same command again, finished shards are kept"
+_MOST_OPEN_ARCHIVES = 64  # train may be 1000 class tars, and a process often has only 1024 descriptors
+_RESUME = "fix this and run the same command again to resume; finished shards are kept"
 
 
 class SourceReader:
-    """Reads images below DATA; keeps the archives open that it reads from. Use it in one process, as a context."""
+    """Reads images below DATA and keeps its archives open. Use it in one process, as a context."""
 
     def __init__(self, data: Path, follow_links: bool = False) -> None:
         self._data = data
@@ -35,9 +35,10 @@ class SourceReader:
         self._archives.clear()
 
     def read(self, row: PlannedRow) -> bytes:
-        """The image's bytes; BadImage when it is no plain file or too large.
+        """Return the bytes of the image.
 
-        Raises FailedIngestError when the source cannot be read, or is not what it was when the plan was made.
+        Raises BadImage when it is not a plain file or is too large, FailedIngestError when the source cannot be read
+        or has changed since the plan was made.
         """
         try:
             return self._read_member(row) if row.is_member else self._read_file(row)
@@ -50,7 +51,7 @@ class SourceReader:
             raise too_large(row.size)
         image = _read_fully(descriptor, row.size, row.offset)
         if len(image) != row.size or _modified_since(row, os.fstat(descriptor)):
-            raise _changed(self._data / row.archive, "another time or size than planned")
+            raise _changed(self._data / row.archive, "its modification time or size differs from the plan")
         return image
 
     def _archive(self, row: PlannedRow) -> int:
@@ -60,7 +61,7 @@ class SourceReader:
                 os.close(self._archives.popitem(last=False)[1])
             descriptor = open_source(self._data / name, follow_links=True)  # the scan has checked where it leads
             if descriptor is None:
-                raise _changed(self._data / name, "no plain file any more")
+                raise _changed(self._data / name, "it is no longer a plain file")
             self._archives[name] = descriptor
         self._archives.move_to_end(name)
         return self._archives[name]
@@ -73,6 +74,7 @@ class SourceReader:
         try:
             status = os.fstat(descriptor)
             size = status.st_size
+            # One byte more than expected shows whether the file grows; a second look at its time, whether it changed.
             image = b"" if size > LARGEST_FILE_BYTES else _read_fully(descriptor, size + 1, 0)
             status_after = os.fstat(descriptor)
         finally:
@@ -80,14 +82,14 @@ class SourceReader:
         if size != row.size or (image and len(image) != size):
             raise _changed(path, f"{row.size} bytes planned, {max(size, len(image))} found")
         if _modified_since(row, status) or _modified_since(row, status_after):
-            raise _changed(path, "the same size, another time of modification")
+            raise _changed(path, "same size, but another modification time")
         if size > LARGEST_FILE_BYTES:
             raise too_large(size)
         return image
 
 
 def _read_fully(descriptor: int, size: int, offset: int) -> bytes:
-    """Up to `size` bytes, fewer only at the end of the file; some file systems give less than was asked for."""
+    """Return `size` bytes, fewer only at the end of the file; one call of `pread` may return fewer anywhere."""
     data = os.pread(descriptor, size, offset)
     while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
         data += more
@@ -100,5 +102,5 @@ def _modified_since(row: PlannedRow, status: os.stat_result) -> bool:
 
 def _changed(path: Path, how: str) -> FailedIngestError:
     return FailedIngestError(
-        f"{path}: changed during the ingest ({how}); let nothing write there, and build into another directory"
+        f"{path}: changed during the ingest ({how}); stop whatever writes there, and build into another directory"
     )

@@ -1,7 +1,7 @@
-"""Whether source files changed between two runs of one ingest, as far as their sizes do not tell.
+"""Finds source files that changed between two runs of one ingest but kept their size.
 
-Times of modification must not be part of the plan: a copy of the source gives the same records. So they are kept
-beside it, one digest a shard, until the records are finished.
+Modification times must not be part of the plan, because a copy of the source must give the same records. So they are
+kept beside it, one digest for each shard, until the records are finished (DECISIONS, 2026-11-23). Opens no source file.
 """
 
 import hashlib
@@ -15,9 +15,10 @@ _STAMPS_FILE = ".stamps.json"
 
 
 def forget_changed_shards(out: Path, plan: IngestPlan) -> list[str]:
-    """Drop the receipts of shards whose source files were modified since, and note the present state; their names.
+    """Remove the receipts of shards whose source files have changed, note the present times, return the shards' names.
 
-    Receipts go before the note is renewed, so a crash in between loses no change.
+    Receipts are removed before the note is renewed, so a crash in between loses no change. Raises ArtefactError when
+    the note is damaged.
     """
     path = out / _STAMPS_FILE
     if is_finished(out):
@@ -38,12 +39,12 @@ def forget_changed_shards(out: Path, plan: IngestPlan) -> list[str]:
 
 
 def forget_stamps(out: Path) -> None:
-    """Remove the note, once the records are finished."""
+    """Remove the note after the records are finished."""
     (out / _STAMPS_FILE).unlink(missing_ok=True)
 
 
 def _stamps(split: SplitPlan) -> dict[str, str]:
-    """By shard, the SHA-256 of when its source files were modified and where they lie."""
+    """Return for each shard the SHA-256 of the modification times and offsets of its source files."""
     stamps = {}
     for index, shard in enumerate(split.shard_names):
         ids = split.sample_ids(index)

@@ -1,1 +1,1 @@
-"""The raw tree as it is: which files it holds, never what they mean."""
+"""The raw tree: which files it contains, never what they mean."""

@@ -1,6 +1,7 @@
-"""Class folders and flat folders of images on disk, listed without opening or following anything unasked.
+"""Class folders and flat folders of images on disk, listed without opening a file or following a link unasked.
 
-Ends at `SPLIT/CLASS/FILE`: the depth is fixed, so that even links that are followed cannot lead in circles.
+The scan ends at `SPLIT/CLASS/FILE`: with a fixed depth, even links that are followed cannot lead in circles.
+Knows nothing of labels.
 """
 
 import os
@@ -12,12 +13,13 @@ from pathlib import Path
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.scan_types import Folder, ScanNotes, SplitScan, printable
 
+# Also kinds that are not decoded: such a file shall appear in quarantine instead of being ignored.
 IMAGE_ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-EXPECTED = "expected train/ and val/ in DATA, as in train/n01440764/n01440764_10026.JPEG"
+EXPECTED = "expected train/ and val/ in DATA, with files such as train/n01440764/n01440764_10026.JPEG"
 
 
 class Links:
-    """Which symbolic links may be followed: those that stay in DATA, and with `follow` all of them."""
+    """Which symbolic links may be followed: those that stay inside DATA, or with `follow` all."""
 
     def __init__(self, root: Path, follow: bool) -> None:
         self._root = root.resolve()
@@ -30,17 +32,17 @@ class Links:
         try:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError):
-            raise IngestError(f"{printable(path)}: a link to nowhere or in a circle; mend or remove it") from None
+            raise IngestError(f"{printable(path)}: a broken or circular link; fix or remove it") from None
         if not self.follow and not target.is_relative_to(self._root):
             raise IngestError(
-                f"{printable(path)}: a link out of DATA, to {printable(target)}; if that is meant, pass --follow-links"
+                f"{printable(path)}: a link out of DATA, to {printable(target)}; to follow it, pass --follow-links"
             )
 
 
 def scan_folders(root: Path, name: str, path: str, links: Links, notes: ScanNotes) -> SplitScan:
-    """The split `name` in the folder `path` below `root`, flat or in class folders.
+    """Return the split `name` in the folder `path` below `root`, flat or in class folders.
 
-    Raises IngestError when it holds no images, class folders and loose images side by side, folders inside class
+    Raises IngestError when it contains no images, class folders and loose images side by side, folders inside class
     folders, links that may not be followed, or names that cannot be printed; and when it cannot be listed.
     """
     subfolders: list[os.DirEntry] = []
@@ -49,19 +51,19 @@ def scan_folders(root: Path, name: str, path: str, links: Links, notes: ScanNote
         if _is_folder(entry):
             subfolders.append(entry)
         elif entry.is_symlink() and not _is_named_as_image(entry):
-            links.check(Path(entry.path))  # a class folder that has gone is not to be left aside in silence
+            links.check(Path(entry.path))  # a broken link may stand for a class folder: never ignore it silently
             notes.ignored.add(f"{path}/{entry.name}")
         else:
             loose.append(entry)
     flat = _folder(path, loose, links, notes)
     if not subfolders:
         if not flat.names:
-            raise IngestError(f"{root / path}: holds no images and no class folders; {EXPECTED}")
+            raise IngestError(f"{root / path}: contains no images and no class folders; {EXPECTED}")
         return SplitScan(name, True, (flat,))
     if flat.names:
         raise IngestError(
-            f"{root / path}: holds both class folders, such as {subfolders[0].name!r}, "
-            f"and loose images, such as {flat.names[0]!r}; it must be one or the other"
+            f"{root / path}: contains both class folders, such as {subfolders[0].name!r}, "
+            f"and loose images, such as {flat.names[0]!r}; move either of them elsewhere"
         )
     for entry in subfolders:
         links.check(Path(entry.path))
@@ -72,7 +74,7 @@ def scan_folders(root: Path, name: str, path: str, links: Links, notes: ScanNote
 
 
 def list_folder(root: Path, relative: str, notes: ScanNotes) -> Iterator[os.DirEntry]:
-    """The entries of a folder in byte order of their names, without the hidden ones, which `notes` counts.
+    """Yield the entries of a folder in byte order of their names; `notes` counts the hidden ones, which are ignored.
 
     Raises IngestError when it cannot be listed.
     """
@@ -81,7 +83,7 @@ def list_folder(root: Path, relative: str, notes: ScanNotes) -> Iterator[os.DirE
             entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
     except OSError as error:
         raise IngestError(
-            f"{printable(root / relative)}: cannot be listed ({error.strerror}); mend its rights"
+            f"{printable(root / relative)}: cannot be listed ({error.strerror}); check its permissions"
         ) from None
     for entry in entries:
         if entry.name.startswith("."):
@@ -112,7 +114,7 @@ def _folder(relative: str, entries: list[os.DirEntry], links: Links, notes: Scan
 
 
 def _status(entry: os.DirEntry, follow: bool) -> os.stat_result:
-    """What an entry is; a link that leads nowhere is a link, whether followed or not."""
+    """Return the status of an entry; of a broken link, the status of the link."""
     try:
         try:
             return entry.stat(follow_symlinks=follow)
@@ -121,9 +123,7 @@ def _status(entry: os.DirEntry, follow: bool) -> os.stat_result:
                 raise
             return entry.stat(follow_symlinks=False)
     except OSError as error:
-        raise IngestError(
-            f"{printable(entry.path)}: cannot be looked at ({error.strerror}); mend or remove it"
-        ) from None
+        raise IngestError(f"{printable(entry.path)}: cannot be examined ({error.strerror}); fix or remove it") from None
 
 
 def _is_named_as_image(entry: os.DirEntry) -> bool:
@@ -133,7 +133,7 @@ def _is_named_as_image(entry: os.DirEntry) -> bool:
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle
+    except OSError:  # a circular link
         return False
 
 
@@ -144,5 +144,5 @@ def _refuse_same_folder_twice(entries: list[os.DirEntry]) -> None:
         first = seen.setdefault((status.st_dev, status.st_ino), entry.path)
         if first != entry.path:
             raise IngestError(
-                f"{printable(entry.path)}: leads to the same folder as {printable(first)}; remove one of the two links"
+                f"{printable(entry.path)}: links to the same folder as {printable(first)}; remove one of the two"
             )

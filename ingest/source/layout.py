@@ -1,7 +1,7 @@
-"""Which of the layouts that people have lies in DATA, and its scan; looks at names and sizes and opens no image.
+"""Which of the known layouts DATA has, and its scan; reads names and sizes and opens no image.
 
-Each split is a folder or an official tar, independently of the other. Beside them lies the devkit; in Kaggle's
-layout, its solution and its synset mapping.
+Each split is a folder or an official tar, independently of the other. The devkit is beside them; in Kaggle's layout,
+the solution and the synset mapping are.
 """
 
 import os
@@ -27,14 +27,14 @@ _DEVKIT_ENDINGS = (".tar.gz", ".tgz", ".tar")
 
 
 def scan_tree(root: Path, follow_links: bool = False) -> TreeScan:
-    """The layout of the raw data at `root`.
+    """Return what a scan of the raw data at `root` finds.
 
-    Raises IngestError when it is not one that is known, when names cannot be keys or links lead out, and when a folder
-    or tar cannot be read.
+    Raises IngestError when the layout is not a known one, a name cannot be a key, a link leads out of `root`, or a
+    folder or tar cannot be read.
     """
     if not root.is_dir():
         problem = "not a folder" if root.exists() else "no such folder"
-        raise IngestError(f"{root}: {problem}; give the folder of a raw ImageNet tree, or try `make demo`")
+        raise IngestError(f"{root}: {problem}; pass the folder of a raw ImageNet tree, or try `make demo`")
     links, notes = Links(root, follow_links), ScanNotes()
     kaggle = root if (root / KAGGLE_FOLDER).is_dir() else None
     for name in ("train", "val"):
@@ -43,7 +43,7 @@ def scan_tree(root: Path, follow_links: bool = False) -> TreeScan:
     train, val = (_scan_split(root, name, f"{prefix}{name}", links, notes) for name in ("train", "val"))
     if train.is_flat:
         raise IngestError(
-            f"{root}: train/ holds images outside class folders, such as {train.folders[0].names[0]!r}; {EXPECTED}"
+            f"{root}: train/ contains images outside class folders, such as {train.folders[0].names[0]!r}; {EXPECTED}"
         )
     if (devkit := find_devkit(root)) is not None:
         links.check(devkit)
@@ -51,7 +51,7 @@ def scan_tree(root: Path, follow_links: bool = False) -> TreeScan:
 
 
 def find_devkit(root: Path) -> Path | None:
-    """The devkit beside train/ and val/: a folder or tar whose name holds "devkit", the t12 one first."""
+    """Return the devkit beside train/ and val/, or None: a folder or tar with "devkit" in its name, preferably t12."""
 
     def preference(path: Path) -> tuple[bool, bool, bytes]:
         return "_t12" not in path.name, path.is_dir(), os.fsencode(path.name)
@@ -61,10 +61,12 @@ def find_devkit(root: Path) -> Path | None:
 
 
 def find_archives(root: Path) -> list[Path]:
-    """The archives in `root` that bear an official name. Raises IngestError when there is none."""
+    """Return the archives in `root` that have an official name. Raises IngestError when there is none."""
     paths = [root / name for name in OFFICIAL_MD5 if (root / name).is_file()]
     if not paths:
-        raise IngestError(f"{root}: holds no official archive ({', '.join(OFFICIAL_MD5)}); leave --check-archives out")
+        raise IngestError(
+            f"{root}: contains no official archive ({', '.join(OFFICIAL_MD5)}); leave --check-archives out"
+        )
     return paths
 
 
@@ -77,9 +79,11 @@ def _may_be_devkit(path: Path) -> bool:
 def _check_there(root: Path, name: str, kaggle: Path | None) -> None:
     if kaggle is not None:
         if not (root / KAGGLE_FOLDER / name).is_dir():
-            raise IngestError(f"{root}: Kaggle's layout without {KAGGLE_FOLDER}/{name}/; unpack the archive again")
+            raise IngestError(
+                f"{root}: Kaggle's layout, but {KAGGLE_FOLDER}/{name}/ is missing; unpack the archive again"
+            )
     elif not (root / name).is_dir() and not os.path.lexists(root / _TARS[name]):
-        hint = "; Kaggle's layout is read from the folder that holds ILSVRC/" if _is_inside_kaggle(root) else ""
+        hint = "; for Kaggle's layout, pass the folder that contains ILSVRC/" if _is_inside_kaggle(root) else ""
         raise IngestError(f"{root}: has no folder {name}/ and no {_TARS[name]}; {EXPECTED}{hint}")
 
 

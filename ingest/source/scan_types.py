@@ -1,6 +1,6 @@
-"""What a scan of the raw data found: names, sizes and places of images, before anybody asks for labels.
+"""What a scan of the raw data finds: names, sizes and positions of images. Knows nothing of labels.
 
-Built for 1.3 million files: names in tuples, numbers in arrays.
+For 1.3 million files: names are in tuples, numbers in arrays.
 """
 
 import os
@@ -11,10 +11,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Folder:
-    """Images that lie together, in a folder or in a tar: their path below DATA, names, and sizes in bytes.
+    """The images of one folder or one tar: its path below DATA, their names, and their sizes in bytes.
 
-    `offsets` are the images' first bytes in the outermost tar, -1 for files of their own; `modified_ns` are the times
-    of modification, -1 when not known. Left empty, both stand for -1 throughout.
+    `offsets` are the positions of the images' first bytes in the outermost tar, -1 for separate files; `modified_ns`
+    are the modification times in ns, -1 when not known. If empty, all are -1.
     """
 
     path: str
@@ -36,7 +36,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class SplitScan:
-    """One split: `is_flat` when the images lie in one heap, not by class. `archive` says how a tar holds them."""
+    """One split: `is_flat` if all images are in one folder. `archive` says in words how a tar contains them."""
 
     name: str
     is_flat: bool
@@ -55,26 +55,26 @@ class SplitScan:
 
     @property
     def bytes(self) -> int:
-        """The size of all images."""
+        """The size of all images in bytes."""
         return sum(sum(folder.sizes) for folder in self.folders)
 
 
 @dataclass
 class EntryCount:
-    """How many entries there were of some kind, and the first of them."""
+    """The number of entries of some kind, and the first of them."""
 
     count: int = 0
     first: str = ""
 
     def add(self, path: str) -> None:
-        """Count one more entry."""
+        """Count one entry."""
         self.first = self.first or printable(path)
         self.count += 1
 
 
 @dataclass(frozen=True)
 class ScanNotes:
-    """What a scan notes on its way: entries left aside (hidden, no images), and images that are no plain files."""
+    """What a scan notes: ignored entries (hidden, or not an image), and images that are not plain files."""
 
     ignored: EntryCount = field(default_factory=EntryCount)
     not_plain: EntryCount = field(default_factory=EntryCount)
@@ -82,7 +82,7 @@ class ScanNotes:
 
 @dataclass(frozen=True)
 class TreeScan:
-    """The raw data: both splits, the files that tell the labels (None when not there), and what the scan noted."""
+    """The raw data: both splits, the sources of labels (None if missing), and the notes of the scan."""
 
     train: SplitScan
     val: SplitScan
@@ -93,6 +93,6 @@ class TreeScan:
 
 
 def printable(path: os.PathLike[str] | str) -> str:
-    """A path or name as it can be printed on one line of any terminal."""
+    """Return a path or name in a form that every terminal can print on one line."""
     name = os.fspath(path)
     return name if name.isprintable() else ascii(name)

@@ -1,1 +1,1 @@
-"""Units of work over a Ray cluster; Ray itself is an optional extra."""
+"""Runs units of work on a Ray cluster; Ray itself is an optional extra."""

@@ -1,4 +1,4 @@
-"""What a job requires of the nodes of a cluster, as pure functions: room for workers, and the same software.
+"""What a job requires of the nodes of a cluster, as pure functions: room for workers and equal software.
 
 This module must not import Ray.
 """
@@ -17,12 +17,12 @@ _PACKAGES = (
     "convnext_imagenet", "ray", "mindspore", "numpy", "opencv-python-headless", "pyarrow", "pillow", "scipy",
 )  # fmt: skip
 _SOURCES = "sources of convnext_imagenet"
-_DEVICES = {"GPU": "GPU", "Ascend": "NPU"}  # by Ray's names, which it finds on a node by itself
+_DEVICES = {"GPU": "GPU", "Ascend": "NPU"}  # our names -> Ray's, which detects them on a node by itself
 
 
 @dataclass(frozen=True)
 class Node:
-    """A living node of the cluster and all that it has, used or not: {"CPU": 8.0, "NPU": 8.0, ...}."""
+    """A live node of the cluster and all of its resources, used or free: {"CPU": 8.0, "NPU": 8.0, ...}."""
 
     identity: str
     host: str
@@ -33,7 +33,7 @@ class Node:
 class WorkerResources:
     """What one worker takes of its node: cores, GPUs, and amounts of other resources such as NPU.
 
-    `keeps_cores` binds it to as many cores as it takes, for libraries that start a thread for each core they see.
+    `keeps_cores` binds it to that number of cores, because some libraries start one thread for each core they see.
     """
 
     cpus: float = 1
@@ -43,12 +43,12 @@ class WorkerResources:
 
     @property
     def amounts(self) -> dict[str, float]:
-        """All amounts by Ray's names, without zeros."""
+        """Return all amounts by Ray's names, without zeros."""
         return {name: amount for name, amount in {"CPU": self.cpus, "GPU": self.gpus, **self.others}.items() if amount}
 
 
 def room_for(per_worker: WorkerResources, nodes: Iterable[Node]) -> int:
-    """Return how many workers the nodes hold at once when nothing else uses them."""
+    """Return how many workers fit on the nodes at once if nothing else uses them."""
     return sum(_room_on(node, per_worker.amounts) for node in nodes)
 
 
@@ -57,11 +57,11 @@ def _room_on(node: Node, resources: Mapping[str, float]) -> int:
 
 
 def network_resources(target: str, amounts: Sequence[str], nodes: Sequence[Node]) -> WorkerResources:
-    """Return what a worker with one network on a device target takes; `amounts` are words such as CPU=4, GPU=1, NPU=1.
+    """Return what a worker with one network takes on a device target; `amounts` are words such as CPU=4, GPU=1, NPU=1.
 
-    Without words it is one device and its even share of the cores of the node that has the fewest for each; on the
-    CPU, which is one device, all cores of the smallest node. Raises LaunchError for a word that is no amount, and for
-    a name that comes twice.
+    By default it takes one device and an even share of cores, that of the node with the fewest cores per device. The
+    CPU is one device: there a worker takes all cores of the smallest node. Raises LaunchError for a word that is not
+    an amount, and for a repeated name.
     """
     found = _amounts(amounts)
     device = _DEVICES.get(target)
@@ -85,19 +85,19 @@ def _amounts(words: Sequence[str]) -> dict[str, float]:
         except ValueError:
             value = math.nan
         if not name or name in found or not 0 < value < math.inf:
-            raise LaunchError(f"--per-actor {text!r}: expected NAME=AMOUNT once for each name, such as CPU=8 or NPU=1")
+            raise LaunchError(f"--per-actor {text!r}: expected NAME=AMOUNT once per name, such as CPU=8 or NPU=1")
         found[name] = value
     return found
 
 
 def refuse_without_room(per_worker: WorkerResources, nodes: Sequence[Node]) -> None:
-    """Raise LaunchError when no node can hold one worker."""
+    """Raise LaunchError when no node has room for one worker."""
     if not room_for(per_worker, nodes):
         wanted = ", ".join(f"{name} {amount:g}" for name, amount in per_worker.amounts.items())
         available = "; ".join(_describe(node, per_worker) for node in nodes[:3])
         raise LaunchError(
-            f"a worker needs {wanted}, and none of the cluster's {len(nodes)} nodes has it ({available}); "
-            f"ask for less, or start nodes that have it"
+            f"a worker needs {wanted}, but no node of the cluster has that "
+            f"({len(nodes)} node{'s' * (len(nodes) != 1)}, {available}); request less, or start nodes that have it"
         )
 
 
@@ -106,7 +106,10 @@ def _describe(node: Node, per_worker: WorkerResources) -> str:
 
 
 def software_here() -> dict[str, str]:
-    """Versions of all that decides bytes, and a digest of our own sources: two checkouts may bear one version."""
+    """Return the versions of everything that decides bytes, and a digest of our sources.
+
+    The digest is needed because two checkouts may have the same version.
+    """
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -117,7 +120,7 @@ def software_here() -> dict[str, str]:
 
 
 def refuse_other_software(host: str, here: Mapping[str, str], there: Mapping[str, str]) -> None:
-    """Raise LaunchError when the node `host` has other versions than this process."""
+    """Raise LaunchError when versions on the node `host` differ from those of this process."""
     differing = [
         f"{name} {there.get(name, 'missing')} instead of {here.get(name, 'missing')}"
         for name in sorted(here.keys() | there.keys())
@@ -125,6 +128,6 @@ def refuse_other_software(host: str, here: Mapping[str, str], there: Mapping[str
     ]
     if differing:
         raise LaunchError(
-            f"node {host}: other software than on this one ({', '.join(differing)}), so its bytes might differ; "
+            f"node {host}: its software differs ({', '.join(differing)}), so its results might differ; "
             f"install the same environment on all nodes"
         )

@@ -1,4 +1,4 @@
-"""Checks, before any work, that every node of a cluster sees the job's folders and has this node's software.
+"""Checks before any work that every node of a cluster sees the job's folders and has the same software as this node.
 
 `inspect_node` runs on the nodes, `check_nodes` on the driver. This module must not import Ray.
 """
@@ -17,14 +17,14 @@ from convnext_imagenet.base.files import make_folder
 from convnext_imagenet.launch.cluster.nodes import Node, refuse_other_software, software_here
 from convnext_imagenet.launch.errors import LaunchError
 
-_HEAD_BYTES = 64 << 10
-_VISIBLE_SECONDS = 5.0  # network file systems remember for some seconds that a file was not there
+_HEAD_BYTES = 64 << 10  # enough to tell two files apart; inputs have many GB
+_VISIBLE_SECONDS = 5.0  # network file systems cache for some seconds that a file does not exist
 _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a node has to do: read the question in `out`, write an answer beside it, and read from the inputs."""
+    """The test for a node: read the question in `out`, write an answer beside it, and read the inputs."""
 
     out: Path
     token: str
@@ -32,17 +32,17 @@ class Probe:
 
     @property
     def question(self) -> Path:
-        """The file that the driver has written, named as a temporary file, which the next run would remove."""
+        """Return the driver's file; it is named like a temporary file, so that a later run removes it after a crash."""
         return self.out / f".probe-{self.token}.tmp"
 
     def answer(self, node: str) -> Path:
-        """The file that a node writes."""
+        """Return the file that a node writes."""
         return self.out / f".probe-{self.token}-{node}.tmp"
 
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a node sees: its software, its inputs, and why it cannot use the output folder, "" when it can."""
+    """What a node sees: its software, its inputs, and why it cannot use the output folder ("" if it can)."""
 
     host: str
     software: Mapping[str, str]
@@ -51,7 +51,7 @@ class NodeReport:
 
 
 def inspect_node(probe: Probe, node: str) -> NodeReport:
-    """Return, on a node, what that node sees. Never raises OSError."""
+    """Return what this node sees; runs on the node. Never raises OSError."""
     try:
         problem = "" if _read_when_visible(probe.question) == probe.token else "holds another probe file"
         if not problem:
@@ -66,20 +66,21 @@ def inspect_node(probe: Probe, node: str) -> NodeReport:
 
 
 def fingerprint(path: Path) -> str:
-    """Return a short text of what a file or folder holds, which differs where another file or folder is seen.
+    """Return a short text that identifies the content of a file or folder, to compare what two nodes see.
 
-    A file: its size and its first 64 KiB. A folder: the names in it, and the first file among them.
+    For a file: its size and a digest of its first 64 KiB. For a folder: a digest of the names in it, and its first
+    file. Never raises OSError.
     """
     try:
         if not path.is_dir():
             with path.open("rb") as file:
                 head = hashlib.sha256(file.read(_HEAD_BYTES)).hexdigest()[:12]
-            return f"{path.stat().st_size} bytes that begin {head}"
+            return f"{path.stat().st_size} bytes with digest {head}"
         with os.scandir(path) as entries:
             listing = sorted((entry.name, entry.is_file()) for entry in entries)
         names = "\0".join(name for name, _ in listing).encode(errors="surrogateescape")
         first = next((name for name, is_file in listing if is_file), None)
-        return f"{len(listing)} entries {hashlib.sha256(names).hexdigest()[:12]}" + (
+        return f"{len(listing)} entries with digest {hashlib.sha256(names).hexdigest()[:12]}" + (
             f", {first}: {fingerprint(path / first)}" if first else ""
         )
     except OSError as error:
@@ -89,8 +90,8 @@ def fingerprint(path: Path) -> str:
 def check_nodes(out: Path, inputs: Iterable[Path], ask: Callable[[Probe], Iterator[tuple[Node, NodeReport]]]) -> None:
     """Raise LaunchError unless every node reads and writes `out`, sees the `inputs`, and has this node's software.
 
-    `ask` runs `inspect_node` on the nodes and yields each node's report. A folder that this made is removed when it
-    raises.
+    `ask` runs `inspect_node` on the nodes and yields each node's report. If this call created `out` and raises, it
+    removes the folder again.
     """
     with _question(out, tuple(inputs)) as probe:
         here = software_here()
@@ -112,14 +113,14 @@ def _question(out: Path, inputs: tuple[Path, ...]) -> Iterator[Probe]:
         for leftover in out.glob(f".probe-{probe.token}*.tmp"):
             leftover.unlink(missing_ok=True)
         if is_new:
-            with suppress(OSError):  # by now it holds something
+            with suppress(OSError):  # it is no longer empty
                 out.rmdir()
 
 
 def _refuse_other_folders(
     name: str, node: Node, probe: Probe, seen_here: Mapping[str, str], report: NodeReport
 ) -> None:
-    way_out = "all nodes need it as one shared folder under one path"
+    way_out = "mount it as a shared folder under the same path on all nodes"
     if report.problem:
         raise LaunchError(f"node {name}: cannot use the output folder {probe.out} ({report.problem}); {way_out}")
     try:
@@ -127,10 +128,10 @@ def _refuse_other_folders(
     except OSError:
         answer = ""
     if answer != f"{probe.token} {node.identity}":
-        raise LaunchError(f"node {name}: what it writes to {probe.out} is not seen here; {way_out}")
+        raise LaunchError(f"node {name}: files that it writes to {probe.out} do not appear on this node; {way_out}")
     for path, here in seen_here.items():
         if (there := report.inputs.get(path)) != here:
-            raise LaunchError(f"node {name}: sees {path} as {there}, this node as {here}; {way_out}")
+            raise LaunchError(f"node {name}: finds {there} at {path}, but this node finds {here}; {way_out}")
 
 
 def _name(node: Node, report: NodeReport) -> str:

@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster for the time of one job: to an existing one, or to one started on this machine.
+"""Connects to a Ray cluster for one job: an existing cluster, or one that is started on this machine.
 
 Only this file and units.py import Ray, inside functions: it is an optional extra.
 """
@@ -21,20 +21,20 @@ from convnext_imagenet.launch.errors import LaunchError
 log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5.0
-_NODE_SECONDS = 120.0
+_NODE_SECONDS = 120.0  # a node may first have to start a Python process and import our packages
 _POLL_SECONDS = 0.2
-_STORE_BYTES = 80 << 20  # plans and receipts pass through Ray's store, images never do
+_STORE_BYTES = 80 << 20  # close to Ray's minimum: plans and receipts pass through Ray's store, images never do
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ENVIRONMENT = "RAY_ADDRESS"
 
 
 def import_ray() -> Any:
-    """Return the module `ray`. Raises LaunchError, which names the extra, where it is not installed."""
+    """Return the module `ray`. Raises LaunchError, which names the extra, if it cannot be imported."""
     try:
         import ray
     except ImportError as error:
         raise LaunchError(
-            f"--engine ray: Ray cannot be imported ({error}); pip install 'convnext_imagenet[ray]'"
+            f"--engine ray: Ray cannot be imported ({error}); run pip install 'convnext_imagenet[ray]'"
         ) from None
     return ray
 
@@ -43,8 +43,9 @@ def import_ray() -> Any:
 def connected_to_ray(address: str, cores: int) -> Iterator[Any]:
     """Yield the module `ray`, connected to the cluster at `address` HOST:PORT, and disconnect at the end.
 
-    "auto" is the cluster that runs on this machine. Without an address it is what RAY_ADDRESS says, else one of `cores`
-    cores that is started here and ended with the job. Raises LaunchError when the cluster does not answer.
+    "auto" is the cluster that runs on this machine. Without an address, use RAY_ADDRESS; without that, start a cluster
+    with `cores` cores here and stop it at the end (DECISIONS, 2026-11-26). Raises LaunchError when the cluster does not
+    answer.
     """
     ray = import_ray()
     address = address or os.environ.get(_ENVIRONMENT, "")
@@ -69,8 +70,8 @@ def _connect(ray: Any, address: str, cores: int) -> None:
     except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         where = "Ray on this machine" if address in ("", "auto") else f"the cluster at {address}"
         raise LaunchError(
-            f"{where}: cannot be used ({_first_line(error)}); run this on a node of a cluster that was started by "
-            f"`ray start` from the same environment"
+            f"{where}: cannot be used ({_first_line(error)}); run this on a node of a cluster that was started with "
+            f"`ray start` in the same environment"
         ) from None
 
 
@@ -79,24 +80,24 @@ def _first_line(error: Exception) -> str:
 
 
 def _refuse_unreachable(address: str) -> None:
-    """Raise LaunchError at once for an address where nothing answers; Ray would try for a minute and print pages."""
+    """Raise LaunchError at once if nothing answers at the address; Ray would try for a minute and print pages."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise LaunchError(
-            f"--address {address!r}: expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379, "
-            f"and this machine as one of its nodes"
+            f"--address {address!r}: expected HOST:PORT of the cluster's head node, such as 10.0.0.1:6379; "
+            f"this machine must be one of its nodes"
         )
     try:
         socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
     except OSError as error:
         raise LaunchError(
             f"--address {address}: does not answer ({error.strerror or error}); "
-            f"`ray start --head --port {port}` starts a cluster there, `ray status` looks for one"
+            f"start a cluster there with `ray start --head --port {port}`, or look for one with `ray status`"
         ) from None
 
 
 def live_nodes(ray: Any) -> list[Node]:
-    """Return the nodes that are alive."""
+    """Return the live nodes of the cluster."""
     return [
         Node(node["NodeID"], node["NodeManagerAddress"], dict(node["Resources"]))
         for node in ray.nodes()
@@ -105,7 +106,7 @@ def live_nodes(ray: Any) -> list[Node]:
 
 
 def preflight(ray: Any, nodes: list[Node], per_worker: WorkerResources, out: Path, inputs: list[Path]) -> None:
-    """Raise LaunchError unless the cluster can hold a worker and every node that can passes `check_nodes`."""
+    """Raise LaunchError unless a node has room for a worker and every such node passes `check_nodes`."""
     refuse_without_room(per_worker, nodes)
     able = [node for node in nodes if room_for(per_worker, [node])]
     with postponed() as is_stopped:
@@ -129,15 +130,15 @@ def _ask(
             yield node, ray.get(answer, timeout=0)
         except ray.exceptions.RayTaskError as error:
             raise LaunchError(
-                f"node {node.host}: cannot run our code ({_last_line(error)}); "
+                f"node {node.host}: cannot run convnext_imagenet ({_last_line(error)}); "
                 f"install the same environment on all nodes"
             ) from None
         except ray.exceptions.RayError as error:
             if all(other.identity != node.identity for other in live_nodes(ray)):
-                log.warning("node %s: died while it was checked; the job continues without it", node.host)
+                log.warning("node %s: died during the check; the job continues without it", node.host)
                 continue
             raise LaunchError(
-                f"node {node.host}: does not answer ({type(error).__name__}); see `ray status`, or end that node"
+                f"node {node.host}: does not answer ({type(error).__name__}); check `ray status`, or stop that node"
             ) from None
 
 
@@ -146,7 +147,7 @@ def _last_line(error: Exception) -> str:
 
 
 def pinned_to(node: str) -> Any:
-    """Return Ray's scheduling strategy for: on this node and no other."""
+    """Return Ray's scheduling strategy that allows only this node."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node, soft=False)

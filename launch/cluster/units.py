@@ -1,6 +1,6 @@
-"""Runs units of work on the workers of a Ray cluster; a unit whose worker died is done again by another.
+"""Runs units of work on the workers of a Ray cluster, and retries a unit on another worker if its worker died.
 
-The driver holds plans and counts. What a unit reads and writes passes only through the shared folder.
+The driver holds plans and counts. The data of a unit passes only through the shared folder (DECISIONS, 2026-11-26).
 """
 
 import itertools
@@ -24,9 +24,9 @@ from convnext_imagenet.launch.executor import OnProgress
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 3  # a unit that kills three workers has an input that kills them
 _POLL_SECONDS = 0.2
-_NAME_SECONDS = 10.0
+_NAME_SECONDS = 10.0  # how long Ray may take to release the name of a killed job's tally
 _NAMESPACE = "convnext_imagenet"
 
 
@@ -34,9 +34,9 @@ _NAMESPACE = "convnext_imagenet"
 class ClusterExecutor:
     """An `Executor` on at most `max_workers` workers of the cluster, each of which takes `per_worker`.
 
-    A unit whose worker or node dies is retried, MAX_ATTEMPTS times in all, and then FailedLaunchError names it.
-    `is_stopped` is called several times a second; True, or a stop signal, raises Interrupted. `out` is the folder that
-    only this job writes.
+    A unit whose worker or node dies is retried, up to MAX_ATTEMPTS attempts in total; then FailedLaunchError names it.
+    `is_stopped` is called several times a second; if it returns True, or on a stop signal, Interrupted is raised.
+    `out` is the folder that only this job writes.
     """
 
     ray: Any
@@ -53,7 +53,11 @@ class ClusterExecutor:
         on_progress: OnProgress,
         on_unit: Callable[[], None] = lambda: None,
     ) -> None:
-        """Do all units; no worker is left when this returns or raises."""
+        """Do all units; no worker is left when this returns or raises.
+
+        Raises what a unit raises, FailedLaunchError when workers keep dying or find no room, ArtefactError when
+        another job writes to the same folder, and Interrupted when the job is stopped.
+        """
         if not count:
             return
         with postponed() as is_signalled:
@@ -65,11 +69,11 @@ class ClusterExecutor:
             finally:
                 run.end()
         if run.left:
-            raise Interrupted(f"stopped by a signal; the same command resumes in {self.out}")
+            raise Interrupted(f"stopped by a signal; run the same command again to resume in {self.out}")
 
 
 class _ClusterRun:
-    """One call of `ClusterExecutor.run`: the units that wait, those in work, and their progress."""
+    """One call of `ClusterExecutor.run`: waiting units, running units, and their progress."""
 
     def __init__(
         self, executor: ClusterExecutor, function: Callable[..., None], attempts: Iterator[Attempt], count: int
@@ -80,11 +84,11 @@ class _ClusterRun:
         self._tally = _named_tally(executor)
         self._pool = WorkerPool(executor.ray, executor.per_worker, executor.max_workers, self._tally, executor.out)
         self._finished = self._reported = 0
-        self._pending_counts: Any = None  # the request to the tally that is under way
+        self._pending_counts: Any = None  # the request to the tally that has no answer yet
         self._counts: dict[int, int] = {}  # unit -> inputs done, as the tally last answered
 
     def step(self, on_unit: Callable[[], None]) -> None:
-        """Give units to idle workers, wait a moment, and handle the answers that have arrived."""
+        """Give units to idle workers, wait a moment, and handle the answers that arrived."""
         pool = self._pool
         pool.resize(self.left)
         while pool.idle and (attempt := self._next()) is not None:
@@ -102,7 +106,7 @@ class _ClusterRun:
             self._handle_answer(answer, on_unit)
 
     def advance(self) -> int:
-        """Return the inputs done since the last call; never negative, though a retried unit starts from none."""
+        """Return the inputs done since the last call; never negative, although a retried unit starts again at 0."""
         self._update_counts()
         in_work = (attempt.unit for _, attempt in self._pool.busy.values())
         total = self._finished + sum(self._counts.get(unit, 0) for unit in in_work)
@@ -146,8 +150,8 @@ class _ClusterRun:
         reason = f"{cause_of(error)} after about {done} of its inputs"
         if number >= MAX_ATTEMPTS:
             raise FailedLaunchError(
-                f"{title}: its worker died {number} times, the last time {reason}; look at these inputs, at the memory "
-                f"of the nodes and into Ray's logs; finished units are kept, run the same command again"
+                f"{title}: its worker died {number} times, the last time {reason}; check these inputs, the memory "
+                f"of the nodes and Ray's logs; finished units are kept: run the same command again to resume"
             )
         log.warning("%s: its worker died (%s); retried, attempt %d of %d", title, reason, number + 1, MAX_ATTEMPTS)
         self._retries.append(replace(failed, task=failed.task.attempt(number), number=number))
@@ -158,15 +162,16 @@ class _ClusterRun:
             return
         ready, _ = self._ray.wait([self._pending_counts], timeout=0)
         if ready:
-            with suppress(self._ray.exceptions.RayError):  # a missing count of progress does not end the job
+            with suppress(self._ray.exceptions.RayError):  # a missing count must not end the job
                 self._counts = self._ray.get(self._pending_counts)
             self._pending_counts = None
 
 
 def _named_tally(executor: ClusterExecutor) -> Any:
-    """Return the job's tally, on this node, named after the output folder so that only one job can write there.
+    """Return the job's tally on this node, named after the output folder so that only one job can write there.
 
-    The name that a killed driver used is free again after a moment, for which this waits. Raises ArtefactError.
+    The name of a killed driver's tally becomes free after a moment; this waits for it. Raises ArtefactError when
+    another job has the name.
     """
     ray = executor.ray
     here = ray.get_runtime_context().get_node_id()

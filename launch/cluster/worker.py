@@ -1,4 +1,4 @@
-"""What runs on the nodes of a cluster: workers that do units one after another, and a tally of their progress.
+"""The processes on the nodes of a cluster: workers that do one unit after another, and a tally of their progress.
 
 The classes are plain; the driver makes actors of them. This module must not import Ray or MindSpore.
 """
@@ -20,18 +20,18 @@ _REPORT_SECONDS = 1.0
 
 
 class ProgressTally:
-    """The progress of the units in work, {unit: inputs done}; of a retried unit only the last attempt counts."""
+    """The progress of the running units, {unit: inputs done}; only the last attempt of a retried unit counts."""
 
     def __init__(self) -> None:
         self._done: dict[int, tuple[int, int]] = {}
 
     def report(self, unit: int, attempt: int, done: int) -> None:
-        """Store that an attempt has done so many inputs; reports of an earlier attempt are ignored."""
+        """Store that an attempt has done `done` inputs; reports of an earlier attempt are ignored."""
         if attempt >= self._done.get(unit, (0, 0))[0]:
             self._done[unit] = (attempt, done)
 
     def read(self) -> dict[int, int]:
-        """Return the inputs done of each unit that was reported and not dropped."""
+        """Return the inputs done for each unit that was reported and not dropped."""
         return {unit: done for unit, (_, done) in self._done.items()}
 
     def drop(self, unit: int) -> None:
@@ -40,7 +40,7 @@ class ProgressTally:
 
 
 class Worker:
-    """A process on a node that does units; what is expensive to set up stays in it from one unit to the next."""
+    """A process on a node that does units; expensive objects, such as a network, stay in it between units."""
 
     def __init__(self) -> None:
         self._tally: Any = None
@@ -49,23 +49,23 @@ class Worker:
     def set_up(self, software: Mapping[str, str], tally: Any, cores: int, out: str) -> str:
         """Get ready for units and return the host's name.
 
-        With `cores`, this process runs on so many cores of its node that no other worker of ours uses. Raises
+        With `cores`, bind this process to that many cores of its node, shared with no other worker of ours. Raises
         LaunchError when this node has other software than the driver or does not see its output folder.
         """
         refuse_other_software(socket.gethostname(), software, software_here())
         if not Path(out).is_dir():
             raise LaunchError(
                 f"node {socket.gethostname()}: does not see the output folder {out}; mount it under that path, "
-                f"or end that node; finished units are kept, run the same command again"
+                f"or stop that node; finished units are kept: run the same command again to resume"
             )
-        os.environ.setdefault("GLOG_v", "3")
+        os.environ.setdefault("GLOG_v", "3")  # hides MindSpore's warnings
         self._tally = tally
         if cores:
             self._core_lock = take_cores(cores, Path(tempfile.gettempdir()))
         return socket.gethostname()
 
     def run_unit(self, function: Callable[[Any, OnProgress], None], task: Any, unit: int, attempt: int) -> int:
-        """Do one unit and return the number of inputs done; about once a second it reports them to the tally."""
+        """Do one unit and return the number of inputs done; report the number to the tally about once a second."""
         done, last_report_s = 0, time.monotonic()
 
         def advance(count: int) -> None:
@@ -80,9 +80,9 @@ class Worker:
 
 
 def take_cores(count: int, folder: Path) -> Any:
-    """Bind this process to `count` cores that no other process has taken by this function; return their lock.
+    """Bind this process to `count` cores that no other process has taken with this function, and return their lock.
 
-    The kernel releases the lock when the process ends. Where no such cores are left, return None and bind to none.
+    The kernel releases the lock when the process ends. If no such cores are left, bind to none and return None.
     """
     cores = sorted(os.sched_getaffinity(0))
     for slot in range(len(cores) // count):

@@ -1,4 +1,4 @@
-"""The workers of a job on a Ray cluster: started where nodes have room, grouped by what they do, ended with the job."""
+"""The workers of a job on a Ray cluster: starts them where nodes have room, keeps track of them, and ends them."""
 
 import math
 import time
@@ -14,8 +14,8 @@ from convnext_imagenet.launch.errors import FailedLaunchError
 from convnext_imagenet.launch.executor import Unit
 
 _CHECK_SECONDS = 2.0  # asking for the nodes of the cluster is not free
-_NO_ROOM_SECONDS = 60.0
-_MAX_FAILURES = 20  # workers of a node that is about to die fail in turn
+_NO_ROOM_SECONDS = 60.0  # gives a cluster time to replace its only node
+_MAX_FAILURES = 20  # all workers of a node that is about to die fail one after another; that must not end the job
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,20 @@ class Attempt:
 
 
 class WorkerPool:
-    """The workers of a job: those that set up, those that do a unit, and those that wait for one."""
+    """The workers of a job: `starting` ones, `busy` ones with their units, and `idle` ones."""
 
     def __init__(self, ray: Any, per_worker: WorkerResources, max_workers: int | None, tally: Any, out: Path) -> None:
         self._ray, self._per_worker, self._max_workers = ray, per_worker, max_workers
         self._tally, self._software, self._out = tally, software_here(), str(out)
         self._class = self._ray.remote(Worker)
-        self.starting: dict[Any, Any] = {}  # the answer that is waited for -> the worker
+        self.starting: dict[Any, Any] = {}  # the answer that we wait for -> the worker
         self.busy: dict[Any, tuple[Any, Attempt]] = {}
         self.idle: list[Any] = []
         self._checked = self._had_room = -math.inf
         self._failures = 0
 
     def resize(self, units_left: int) -> None:
-        """Start workers for the units that are left, as many as the nodes of the moment have room for.
+        """Start workers for the remaining units, as many as fit on the nodes that the cluster has now.
 
         Raises FailedLaunchError when no node has had room for a minute.
         """
@@ -54,8 +54,8 @@ class WorkerPool:
             self._had_room = now
         elif now - self._had_room > _NO_ROOM_SECONDS:
             raise FailedLaunchError(
-                f"for {_NO_ROOM_SECONDS:g} s no node of the cluster could hold a worker; finished units are kept: "
-                f"start nodes and run the same command again"
+                f"no node of the cluster had room for a worker for {_NO_ROOM_SECONDS:g} s; finished units are kept: "
+                f"start nodes and run the same command again to resume"
             )
         wanted = min(room, units_left, self._max_workers or room)
         for _ in range(wanted - len(self.starting) - len(self.busy) - len(self.idle)):
@@ -73,27 +73,27 @@ class WorkerPool:
         self.starting[worker.set_up.remote(self._software, self._tally, cores, self._out)] = worker
 
     def note_start(self, error: Exception | None) -> None:
-        """Count that a worker is ready, or that it died before; raise FailedLaunchError when too many die in turn."""
+        """Count a worker that got ready, or died before. Raises FailedLaunchError when too many die in a row."""
         self._failures = 0 if error is None else self._failures + 1
         if self._failures >= _MAX_FAILURES:
             raise FailedLaunchError(
-                f"{self._failures} workers in turn died before their first unit ({cause_of(error)}); "
-                f"look at the memory of the nodes and into Ray's logs; finished units are kept, run the command again"
+                f"{self._failures} workers in a row died before their first unit ({cause_of(error)}); check the memory "
+                f"of the nodes and Ray's logs; finished units are kept: run the same command again to resume"
             )
 
     def end(self, worker: Any) -> None:
-        """End a worker at once, whatever it does."""
+        """Kill a worker at once, whatever it is doing."""
         with suppress(Exception):  # it may be dead, or Ray gone
             self._ray.kill(worker)
 
     def end_all(self) -> None:
-        """End all workers."""
+        """Kill all workers."""
         for worker in (*self.starting.values(), *(worker for worker, _ in self.busy.values()), *self.idle):
             self.end(worker)
 
 
 def cause_of(error: Exception | None) -> str:
-    """Return in a few words why a worker died; Ray's own message fills a page."""
+    """Return in a few words why a worker died; Ray's own message is a page long."""
     text = " ".join(str(error).split()).lower()
     if "out_of_memory" in text or "outofmemory" in type(error).__name__.lower():
         return "out of memory"

@@ -1,1 +1,1 @@
-"""One job as several processes of one or more machines: started, watched, stopped; exact sums over them."""
+"""Runs one job as several processes on one or more machines: starts, watches and stops them, and sums over them."""

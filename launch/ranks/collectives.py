@@ -1,6 +1,6 @@
-"""What the ranks of a job exchange: sums of whole numbers, and whether they hold the same bytes.
+"""The exchange between the ranks of a job: exact sums of whole numbers, and checks that ranks hold the same bytes.
 
-Everything goes through one all-reduce of float32, the one type that MindSpore adds up on every device.
+Everything uses one all-reduce of float32, the only type that MindSpore sums on every device (DECISIONS, 2026-11-25).
 """
 
 import atexit
@@ -23,9 +23,9 @@ _SUM_LIMIT = 1 << (_DIGIT_BITS * _DIGITS)
 
 
 class Ranks:
-    """The processes of one job; `own` is this one. A single rank exchanges nothing.
+    """The ranks of one job; `own` is this one. A single rank exchanges nothing.
 
-    Every rank has to call the same methods in the same order. `all_reduce` replaces that of the device in tests.
+    All ranks must call the same methods in the same order. `all_reduce` replaces the device's all-reduce in tests.
     """
 
     def __init__(self, rank: Rank = SINGLE_RANK, all_reduce: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
@@ -35,17 +35,17 @@ class Ranks:
     def sum(self, counts: np.ndarray) -> np.ndarray:
         """Return the exact sum over ranks of whole numbers in [0, 2^60), int64 of the same shape.
 
-        Raises ValueError for others.
+        Raises ValueError for numbers outside that range.
         """
         counts = np.asarray(counts, np.int64)
         if self.own.world == 1:
             return counts
         if counts.size and (counts.min() < 0 or counts.max() >= _SUM_LIMIT):
-            raise ValueError(f"counts from {counts.min()} to {counts.max()}: must be in [0, 2^60)")
+            raise ValueError(f"counts range from {counts.min()} to {counts.max()}: must be in [0, 2^60)")
         return _from_digits(self._all_reduce(_to_digits(counts.reshape(-1)))).reshape(counts.shape)
 
     def check_same(self, what: str, digest: bytes) -> None:
-        """Raise LaunchError, on every rank, unless all ranks call with the same bytes."""
+        """Raise LaunchError on every rank unless all ranks call with the same bytes; `what` names them."""
         if self.own.world == 1:
             return
         table = np.zeros((self.own.world, len(digest)), np.int64)
@@ -54,8 +54,8 @@ class Ranks:
         different = [rank for rank, row in enumerate(table) if not np.array_equal(row, table[0])]
         if different:
             raise LaunchError(
-                f"{what}: rank {', '.join(map(str, different))} differs from rank 0; ranks have to compute the same "
-                f"bits, so look for a faulty device or for different software on the nodes, then run the command again"
+                f"{what}: rank {', '.join(map(str, different))} differs from rank 0, but all ranks must compute the "
+                f"same bits; check for a faulty device or different software on the nodes, then run the command again"
             )
 
     def wait_for_all(self) -> None:
@@ -63,7 +63,7 @@ class Ranks:
         self.sum(np.zeros(1, np.int64))
 
     def first_rank_first(self, work: Callable[[], Result]) -> Result:
-        """Return `work()`, which the first rank of each machine does before the others, so that they use its caches."""
+        """Return `work()`; each machine's first rank does it before the others, so that they find its caches."""
         if self.own.device:
             self.wait_for_all()
             return work()
@@ -85,9 +85,9 @@ SINGLE = Ranks()
 
 
 def join(rank: Rank) -> Ranks:
-    """Return the ranks of this job, connected, which takes MindSpore some seconds.
+    """Return the connected ranks of this job; connecting takes some seconds.
 
-    Call it after `prepare`, before any tensor.
+    Call it after `prepare` and before any tensor is created.
     """
     if rank.world > 1:
         from mindspore.communication import init
@@ -98,7 +98,7 @@ def join(rank: Rank) -> Ranks:
 
 
 def _silence_stderr() -> None:
-    """Hide what MindSpore prints while it exits, whatever its log level; by then our own output is complete."""
+    """Hide what MindSpore prints at exit at any log level; our own output is complete by then."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 

@@ -1,6 +1,6 @@
-"""Heartbeats: a rank writes down what it is doing, its launcher reads how long ago. No rank outlives its launcher.
+"""Heartbeats: a rank writes what it is doing, and its launcher reads how old that is. No rank outlives its launcher.
 
-A rank writes only where its work advances, never from a thread of its own: a rank that hangs stops writing.
+A rank writes only where its work advances, never from a separate thread, so a rank that hangs stops writing.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ HEARTBEAT_FILE, LAUNCHER_PIPE = "CONVNEXT_HEARTBEAT", "CONVNEXT_LAUNCHER_PIPE"
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A rank's last heartbeat: the steps finished so far, what it was doing, and how many seconds ago that was."""
+    """A rank's last heartbeat: the steps finished so far, what it was doing, and the heartbeat's age in seconds."""
 
     steps: int
     doing: str
@@ -34,21 +34,21 @@ class HeartbeatWriter:
         self._steps = 0
 
     def beat(self, doing: str, steps: int = 0) -> None:
-        """Write that this process has finished `steps` more steps and is `doing` something."""
+        """Write a heartbeat: this process has finished `steps` more steps and is now `doing` something."""
         self._steps += steps
         if self._path is not None:
             new = self._path.with_name(f"{self._path.name}.new")
             try:
                 new.write_text(f"{self._steps} {doing}\n")
-                new.replace(self._path)  # a file read half-written would show no steps
-            except OSError:  # a full disk does not stop a run, and a new time stamp takes no space
+                new.replace(self._path)  # the launcher must never read a half-written file
+            except OSError:  # a full disk must not stop a run, and a new time stamp takes no space
                 with contextlib.suppress(OSError):
                     os.utime(self._path)
 
     def announce_exit(self, code: int) -> None:
-        """Write that all work is done or saved and the process is about to exit with `code`.
+        """Write that all work is done or saved, and that the process is about to exit with `code`.
 
-        MindSpore tears itself down after that; a crash or a hang then does not count.
+        MindSpore shuts down after that; a crash or a hang in its shutdown does not count. Raises OSError.
         """
         if self._path is not None:
             _exit_file(self._path).write_text(f"{code}\n")
@@ -61,7 +61,10 @@ def own_heartbeat(environment: Mapping[str, str] = os.environ) -> HeartbeatWrite
 
 
 def read_heartbeat(path: Path, started: float) -> Heartbeat:
-    """Return the last heartbeat of a process that began at time `started`; before its first it is "starting"."""
+    """Return the last heartbeat of a process that began at time `started`; before its first it is "starting".
+
+    An old file of an earlier attempt does not count as older than the process.
+    """
     try:
         changed, text = path.stat().st_mtime, path.read_text()
     except FileNotFoundError:
@@ -71,7 +74,7 @@ def read_heartbeat(path: Path, started: float) -> Heartbeat:
 
 
 def read_announced_exit(path: Path) -> int | None:
-    """Return the exit code that a process has announced by `announce_exit`, None before."""
+    """Return the exit code that a process announced with `announce_exit`, or None if it has not."""
     try:
         text = _exit_file(path).read_text().strip()
     except FileNotFoundError:
@@ -80,19 +83,19 @@ def read_announced_exit(path: Path) -> int | None:
 
 
 def tie_to_launcher(environment: Mapping[str, str] = os.environ) -> None:
-    """From now on die, with all children, when the launcher does, however it ends: its end of a pipe closes then.
+    """Let the kernel kill this process and its children when the launcher ends, because its end of a pipe then closes.
 
-    The kernel kills; a thread that reads the pipe would wait for the interpreter, which a rank in an all-reduce holds.
+    A thread that reads the pipe would not do: it waits for the interpreter, which a rank in an all-reduce holds.
     """
     descriptor = environment.get(LAUNCHER_PIPE)
     if not descriptor:
         return
-    # Opened anew, because the settings of the inherited descriptor are shared by all ranks.
+    # Opened again, because all ranks share the settings of the inherited descriptor.
     pipe, group = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY), os.getpgrp()
     fcntl.fcntl(pipe, fcntl.F_SETOWN, -group)
     fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(pipe, fcntl.F_SETFL, os.O_ASYNC)
-    if select.select([pipe], [], [], 0)[0]:  # closed before the kernel was asked
+    if select.select([pipe], [], [], 0)[0]:  # it closed before we asked the kernel
         os.killpg(group, signal.SIGKILL)
 
 

@@ -1,6 +1,7 @@
-"""Starts the ranks of a job on this machine, watches them, and kills what still runs once there is an outcome.
+"""Starts the ranks of a job on this machine, watches them, and kills the rest once the job has an outcome.
 
-MindSpore's own msrun does not serve here, see DECISIONS.md; ranks find each other by the same documented variables.
+It replaces MindSpore's msrun, which notices a dead rank late (DECISIONS, 2026-11-25), and sets the same documented
+variables.
 """
 
 import signal
@@ -25,9 +26,9 @@ _LAST_LINES = 20
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """What a launcher is to do: run `command` once a rank, with logs in `logs`, on `cores` of this machine.
+    """The task of a launcher: run `command` once per rank, with logs in `logs`, on `cores` of this machine.
 
-    A rank without a heartbeat for `timeout_s` seconds counts as hung; a failed job is restarted `restarts` times.
+    A rank without a heartbeat for `timeout_s` seconds is hung. A failed job is restarted up to `restarts` times.
     """
 
     layout: Layout
@@ -39,9 +40,9 @@ class LaunchPlan:
 
 
 def run_job(plan: LaunchPlan, echo: Callable[[str], None]) -> int:
-    """Run the job to its end and return its exit code; `echo` gets each line that the user should read.
+    """Run the job to its end and return its exit code; `echo` gets each line for the user.
 
-    The code is 75 when signals stopped the job, else that of the first rank that failed; no process is left behind.
+    The code is 75 if a signal stopped the job, else that of the first rank that failed. No process is left behind.
     Raises LaunchError when ranks cannot be started.
     """
     with StopSignals(_ADVICE, more=(signal.SIGHUP,)) as stop:
@@ -49,15 +50,15 @@ def run_job(plan: LaunchPlan, echo: Callable[[str], None]) -> int:
             outcome, steps = _run_once(plan, attempt, stop, echo)
             if outcome.code in FINISHED:
                 break
-            echo(f"Error: {outcome.reason}; all ranks are stopped")
+            echo(f"Error: {outcome.reason}; all ranks were stopped")
             if attempt == plan.restarts or stop.received or not may_restart(outcome, steps):
                 break
-            echo(f"starting again from the last checkpoint ({attempt + 1} of {plan.restarts} restarts)")
+            echo(f"restarting from the last checkpoint (restart {attempt + 1} of {plan.restarts})")
     return outcome.code
 
 
 def free_port() -> int:
-    """Return a TCP port on which nothing listens at the moment."""
+    """Return a TCP port on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -68,7 +69,7 @@ def _run_once(plan: LaunchPlan, attempt: int, stop: StopSignals, echo: Callable[
     with ExitStack() as stack:
         layout = plan.layout
         if layout.nodes == 1:
-            layout = replace(layout, port=free_port())
+            layout = replace(layout, port=free_port())  # so that two jobs on one machine do not collide
         link = stack.enter_context(open_link(layout, attempt))
         processes = stack.enter_context(_started_ranks(plan, layout))
         outcome = _watch(processes, link, plan.timeout_s, stop, echo)
@@ -102,11 +103,11 @@ def _watch(
     while True:
         elsewhere = link.receive()
         if stop.count > 1:
-            echo("stopped by a second signal, without waiting for a checkpoint")
+            echo("stopped by a second signal, without saving a checkpoint")
             return JobOutcome(INTERRUPTED)
         if not is_stopping and (stop.received or link.is_stopped_elsewhere):
             is_stopping = True
-            echo("stopping: the ranks finish their step and save (a second signal ends them at once)")
+            echo("stopping: each rank finishes its step and saves (a second signal stops at once)")
             link.send_stop()
             processes.request_stop()
         outcome = decide_outcome(processes.states(), timeout_s, is_stopping)
@@ -120,7 +121,7 @@ def _watch(
 def _show_last_lines(processes: Processes, rank: int, echo: Callable[[str], None]) -> None:
     if rank == processes.screen_rank:
         return
-    echo(f"--- the last lines of rank {rank}, more in {processes.log(rank)}")
+    echo(f"--- last lines of rank {rank}; its whole log is {processes.log(rank)}")
     for line in processes.last_lines(rank, _LAST_LINES):
         echo(f"    {line}")
     echo("---")

@@ -1,8 +1,8 @@
-"""The connection between the launchers of several machines: a user stops the job, or it has ended.
+"""Connects the launchers of several machines, so that all of them learn when a user stops the job or it has ended.
 
-Machine 0's launcher listens one port above MindSpore's scheduler, the others connect, and it forwards what it receives.
-Messages are lines of text: hello, welcome, stop, end. A launcher that disconnects without "end" has failed, and with it
-the job. One that gets no "welcome" connects again: machine 0 may still be busy with an earlier attempt.
+Machine 0's launcher listens one port above MindSpore's scheduler; the others connect, and it forwards what it receives.
+Messages are lines of text: hello, welcome, stop, end. A launcher that disconnects without "end" has failed, and so has
+the job. A launcher that gets no "welcome" connects again: machine 0 may still be busy with an earlier attempt.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ from convnext_imagenet.launch.ranks.job_outcome import FINISHED, JobOutcome
 from convnext_imagenet.launch.ranks.rank import Layout
 
 _RETRY_SECONDS = 1.0
-_LONGEST_LINE_BYTES = 200
+_LONGEST_LINE_BYTES = 200  # a longer line comes from no launcher, and must not fill the memory
 
 
 @dataclass(eq=False)
 class _Peer:
-    """A connection to the launcher of another machine; `node` is None until that has named itself."""
+    """A connection to the launcher of another machine; `node` is None until that launcher has sent its number."""
 
     connection: socket.socket
     node: int | None = None
@@ -31,7 +31,7 @@ class _Peer:
 
 @dataclass
 class Link:
-    """This launcher's connections; without other machines it has none. A call blocks for a second at most."""
+    """This launcher's connections to the other machines. A call blocks for one second at most."""
 
     layout: Layout
     attempt: int
@@ -43,24 +43,24 @@ class Link:
     _has_sent_outcome: bool = False
 
     def receive(self) -> JobOutcome | None:
-        """Read what has arrived; return how the job ended on another machine, or None."""
+        """Read what has arrived, and return how the job ended on another machine, or None."""
         self._connect()
         for peer in list(self._peers):
             self._read(peer)
         return self._outcome
 
     def send_stop(self) -> None:
-        """Tell the other machines that a user stops the job."""
+        """Send to the other machines that a user stops the job."""
         self._send("stop")
 
     def send_outcome(self, outcome: JobOutcome) -> None:
-        """Tell the other machines how the job ended here; only the first call does."""
+        """Send to the other machines how the job ended here; only the first call sends."""
         if not self._has_sent_outcome:
             self._has_sent_outcome = True
             self._send(f"end {outcome.code} {int(outcome.was_refused)}")
 
     def close(self) -> None:
-        """Disconnect; to machines that have received no outcome it is a failure."""
+        """Disconnect. Machines that have received no outcome treat this as a failure."""
         for connection in (self.listener, *(peer.connection for peer in self._peers)):
             if connection is not None:
                 connection.close()
@@ -92,7 +92,7 @@ class Link:
             self._drop(peer)
 
     def _handle(self, peer: _Peer, words: list[str]) -> bool:
-        """Act on a line; return False for one that no launcher of this job would send."""
+        """Handle one line; return False if no launcher of this job would send it."""
         match words:
             case ["hello", nodes, node, attempt] if self.listener is not None:
                 if (nodes, attempt) == (str(self.layout.nodes), str(self.attempt)) and node.isdecimal():
@@ -117,14 +117,14 @@ class Link:
         peer.connection.close()
         self._peers.remove(peer)
         if peer.node is not None:
-            self._record(JobOutcome(1, None, f"the launcher of machine {peer.node} is gone"), peer)
+            self._record(JobOutcome(1, None, f"lost the connection to the launcher of machine {peer.node}"), peer)
 
     def _record(self, outcome: JobOutcome, source: _Peer) -> None:
         if self._outcome is None or self._outcome.code in FINISHED:
             self._outcome = outcome
         if outcome.code not in FINISHED:
             self._send(f"end {outcome.code} {int(outcome.was_refused)}", skip=source)
-        source.node = None  # that it disconnects after its outcome is no failure
+        source.node = None  # to disconnect after the outcome is no failure
 
     def _send(self, line: str, skip: _Peer | None = None) -> None:
         for peer in self._peers:

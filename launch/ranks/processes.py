@@ -19,11 +19,11 @@ from convnext_imagenet.launch.ranks.job_outcome import RankState
 from convnext_imagenet.launch.ranks.rank import Layout, rank_environment, scheduler_environment
 
 _SCHEDULER = "convnext_imagenet.launch.ranks.scheduler"
-_SCHEDULER_SECONDS = 60.0  # how long it may take to see that all ranks of all machines have exited
+_SCHEDULER_SECONDS = 60.0  # how long it may take to notice that all ranks of all machines have exited
 _COPIER_SECONDS = 5.0  # how long the output of killed ranks may take to arrive
-_TEARDOWN_SECONDS = 10.0  # how long a rank may take to exit after it has announced that it will
+_TEARDOWN_SECONDS = 10.0  # how long a rank may take to exit after it has announced its exit
 _LONGEST_LINE_BYTES = 1 << 20
-_TAIL_BYTES = 64 << 10
+_TAIL_BYTES = 64 << 10  # a log may have gigabytes
 
 
 @dataclass
@@ -35,7 +35,7 @@ class _Rank:
 
 
 class Processes:
-    """All processes of one attempt; each rank leads a process group of its own, so nothing that it starts survives it.
+    """All processes of one attempt. Each rank leads its own process group, so that its children die with it.
 
     The first rank of this machine prints to the screen and to its log, the others only to their logs.
     """
@@ -50,11 +50,11 @@ class Processes:
 
     @property
     def screen_rank(self) -> int:
-        """The rank whose output is on the screen."""
+        """Return the rank whose output is shown on the screen."""
         return self._layout.local_ranks.start
 
     def start(self, timeout_s: float) -> None:
-        """Start the scheduler on the first machine, and this machine's ranks on their cores."""
+        """Start the scheduler (on the first machine only) and this machine's ranks on their cores. Raises OSError."""
         if self._layout.node_rank == 0:
             environment = scheduler_environment(self._layout, int(timeout_s))
             with (self._logs / "scheduler.log").open("ab") as log:
@@ -75,7 +75,7 @@ class Processes:
                 rank.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill every process that still runs, with all that it has started, and wait for it."""
+        """Kill every process that still runs, with its children, and wait for its end."""
         all_processes = [rank.process for rank in self._ranks.values()] + ([self._scheduler] if self._scheduler else [])
         for process in all_processes:
             with contextlib.suppress(ProcessLookupError):
@@ -83,21 +83,21 @@ class Processes:
         for process in all_processes:
             process.wait()
         for copier in self._copiers:
-            copier.join(_COPIER_SECONDS)  # a process that left the rank's group may hold its output open for ever
+            copier.join(_COPIER_SECONDS)  # a process outside the rank's group may keep the pipe open
         os.close(self._launcher_end)
         os.close(self._ranks_end)
         self._heartbeats.cleanup()
 
     def states(self) -> list[RankState]:
-        """Return what each rank of this machine does, the first one first."""
+        """Return the state of each rank of this machine, in order."""
         return [self._state(number, rank) for number, rank in self._ranks.items()]
 
     def log(self, rank: int) -> Path:
-        """Return the file that keeps a rank's output."""
+        """Return the log file of a rank."""
         return self._logs / f"rank-{rank}.log"
 
     def last_lines(self, rank: int, count: int) -> list[str]:
-        """Return the last lines, blank ones left out, of the last 64 KiB that a rank has written."""
+        """Return the last `count` lines, without blank ones, of the last 64 KiB of a rank's log."""
         path = self.log(rank)
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
@@ -105,7 +105,7 @@ class Processes:
         return [line for line in text.splitlines() if line.strip()][-count:]
 
     def wait_for_scheduler(self) -> None:
-        """Let the scheduler serve the ranks of other machines until they have exited."""
+        """Wait until the ranks of other machines have exited; until then the scheduler must serve them."""
         if self._scheduler is not None and self._layout.nodes > 1:
             try:
                 self._scheduler.wait(_SCHEDULER_SECONDS)
@@ -155,7 +155,10 @@ class Processes:
 
 
 def _copy(source: IO[bytes], screen: IO[str], log: Path) -> None:
-    """Copy a rank's output to the screen as it comes; the log gets whole lines, of a progress bar its last state."""
+    """Copy a rank's output to the screen at once, and to its log in whole lines: a progress bar leaves its last state.
+
+    The log has no carriage returns, so that it can be searched and its last lines can be shown.
+    """
     line, decoder = b"", codecs.getincrementaldecoder("utf-8")("replace")
     with log.open("ab") as file:
         while chunk := source.read1(1 << 16):  # type: ignore[attr-defined]
@@ -163,7 +166,7 @@ def _copy(source: IO[bytes], screen: IO[str], log: Path) -> None:
                 screen.write(decoder.decode(chunk))
                 screen.flush()
             *ended, line = (line + chunk).split(b"\n")
-            line = line[-_LONGEST_LINE_BYTES:]  # a progress bar is one line for days
+            line = line[-_LONGEST_LINE_BYTES:]  # a progress bar may be one line for days
             for whole in ended:
                 file.write(whole.rstrip(b"\r").rsplit(b"\r", 1)[-1] + b"\n")
             file.flush()

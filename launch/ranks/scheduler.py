@@ -1,4 +1,4 @@
-"""MindSpore's scheduler as a process: ranks find each other through it, and it ends when they have ended.
+"""Runs MindSpore's scheduler as a process: ranks find each other through it, and it exits after them.
 
 Run as `python -m convnext_imagenet.launch.ranks.scheduler` with the environment of `rank.scheduler_environment`.
 """

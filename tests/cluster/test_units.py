@@ -140,7 +140,7 @@ def test_a_stop_raises_interrupted_and_leaves_no_worker(jobs, executor, tmp_path
 
     asked = iter([False] * 5)
     stopping = replace(executor, is_stopped=lambda: next(asked, True))
-    with pytest.raises(Interrupted, match="the same command resumes"):
+    with pytest.raises(Interrupted, match="run the same command again to resume in"):
         stopping.run(jobs.touch, iter(_tasks(jobs, tmp_path, 500)), 500, lambda count: None)
     end = time.monotonic() + 30
     while executor.ray.available_resources().get("CPU", 0) < 2:

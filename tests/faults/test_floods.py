@@ -60,7 +60,7 @@ FLOODS: dict[str, tuple[str, Callable[[], Iterator[bytes]], str]] = {
     "one image again and again": ("scan_val_tar", lambda: _repeated(_TEMPLATE), f"{MEMBERS} images"),
     "folders": ("scan_val_tar", lambda: _repeated(_header("folder/", tarfile.DIRTYPE)), f"{MEMBERS} ignored"),
     "hidden files": ("scan_train_tar", lambda: _repeated(_header("._n00000010.tar")), f"{MEMBERS} ignored"),
-    "empty class tars": ("scan_train_tar", lambda: _repeated(_header("n00000010.tar")), "n00000010.tar: there twice"),
+    "empty class tars": ("scan_train_tar", lambda: _repeated(_header("n00000010.tar")), "n00000010.tar: appears twice"),
 }
 
 

@@ -97,7 +97,7 @@ def test_killed_ingest_goes_on_to_the_same_bytes(reference: Path, wide_tree: Pat
     assert not (out / "_SUCCESS").exists()
     result = _run(wide_tree, *_options(out, workers=1))
     assert result.exit_code == 0, result.output
-    assert "of 4 shards are there already" in result.output
+    assert "of 4 shards are finished" in result.output
     assert _digests(out) == _digests(reference)
 
 
@@ -133,7 +133,7 @@ def test_finished_records_are_left_alone(reference: Path, wide_tree: Path):
     before = {path: path.stat().st_mtime_ns for path in reference.rglob("*") if path.name != ".lock"}
     result = _run(wide_tree, *_options(reference, workers=1))
     assert result.exit_code == 0
-    assert "finished already" in result.output
+    assert "already finished" in result.output
     after = {path: path.stat().st_mtime_ns for path in reference.rglob("*") if path.name != ".lock"}
     assert {path for path in before if path != reference and after[path] != before[path]} == set()
 
@@ -147,11 +147,11 @@ def test_output_says_what_was_found_and_done_and_what_comes_next(raw_tree: Path,
         "train: 3 class folders, 18 images",
         "val: flat, 8 images",
         "devkit: ILSVRC2012_devkit_t12.tar.gz",
-        "ignored: 1 hidden or other files, such as 'train/.DS_Store'",
+        "ignored, hidden or not an image: 1, such as 'train/.DS_Store'",
         "3 classes, 25 images; labels verified against the devkit",
-        "val: left out, since of other classes: 1 images",
+        "val: 1 image of other classes left out",
         "finished, 17 train, 7 val images",
-        "left out as bad: 1, listed in",
+        "in quarantine: 1, listed in",
         "train/n00000010/n00000010_0.JPEG  unsupported",
         f"make train RECORDS={tmp_path / 'out'}",
         "convnext-train run",
@@ -180,16 +180,16 @@ def _truncate_devkit(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "options", "message"),
     [
-        (shutil.rmtree, [], "no such folder; give the folder of a raw ImageNet tree, or try `make demo`"),
-        (lambda root: None, [], "the devkit has 4 classes, --classes all stands for the official 1000"),
-        (lambda root: None, ["--classes", "fond"], "--classes fond: neither all nor found"),
+        (shutil.rmtree, [], "no such folder; pass the folder of a raw ImageNet tree, or try `make demo`"),
+        (lambda root: None, [], "the devkit has 4 classes, but --classes all requires the official 1000"),
+        (lambda root: None, ["--classes", "fond"], "--classes fond: cannot be read as a file"),
         (lambda root: None, ["--classes", "found", "--devkit", "/nowhere.tar.gz"], "/nowhere.tar.gz: cannot be read"),
         (lambda root: None, ["--unverified"], "val/ is flat"),
         (_truncate_devkit, ["--classes", "found"], "truncated, or not a tar.gz file"),
         (
             lambda root: (root / "train/n00000010").rename(root / "train/n0000010"),
             ["--classes", "found"],
-            "its files are named for n00000010, so rename the folder",
+            "its files have the names of n00000010, so rename the folder",
         ),
     ],
 )

@@ -63,13 +63,13 @@ def test_gallery_draws_the_classes_asked_for(finished, tmp_path):
     with Image.open(sheet) as drawn:
         assert drawn.format == "PNG"
     done = _run(records, "gallery", finished, "--out", sheet, "--class", "n00000010", "--split", "val")
-    assert "3 images of 1 classes of val" in done.output
+    assert "3 images of 1 class of val" in done.output
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--class", "n99999999"], "no class of these records"),
+        (["--class", "n99999999"], "not a class of these records"),
         (["--per-class", 100_000], "megapixels"),
         (["--split", "test"], "test"),
     ],

@@ -105,7 +105,9 @@ def test_shards_of_two_programs_do_not_end_in_one_directory(
         assert f"(differs in: rules.{rule}): rules.{rule} is 1 there, 2 here" in str(refused.value)
         assert sorted(out.rglob("*")) == before
         another = _build(raw_tree, tmp_path / "another")
-    assert "choose another directory, or delete this one, or resume it with the versions that started it" in str(refused.value)
+    assert "choose another directory, or delete this one, or resume it with the versions that started it" in str(
+        refused.value
+    )
     assert _build(raw_tree, out).manifest.plan_id != another.manifest.plan_id, "finished by what began it"
     shutil.rmtree(out)
     with monkeypatch.context() as newer:

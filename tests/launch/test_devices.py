@@ -52,7 +52,7 @@ def test_auto_takes_the_first_that_driver_and_mindspore_both_have(
 
 @pytest.mark.parametrize("target", ["Ascend", "GPU", "CPU"])
 def test_what_is_asked_for_is_taken_without_a_look(tmp_path: Path, target: str) -> None:
-    assert choose_target(target, tmp_path / "absent", tmp_path / "absent") == DeviceChoice(target, "asked for")
+    assert choose_target(target, tmp_path / "absent", tmp_path / "absent") == DeviceChoice(target, "requested")
 
 
 def test_without_devices_auto_is_the_cpu(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ BAD = [
     ("predict GOOD IMAGES --out GOOD", 1, "a file is in the way"),
     ("predict GOOD IMAGES --out OUT --topk 0", 2, "--topk"),
     ("predict GOOD IMAGES --out OUT --device-target TPU", 2, "TPU"),
-    ("predict GOOD IMAGES --out OUT --device-target Ascend", 1, "use device target CPU"),
+    ("predict GOOD IMAGES --out OUT --device-target Ascend", 1, "or --device-target CPU"),
     ("infer GOOD", 2, "FILE"),
     ("infer GOOD MISSING", 1, "read_error"),
     ("infer GOOD MISSING IMAGES --out PICTURE", 1, "one picture cannot show"),

@@ -33,7 +33,7 @@ from convnext_imagenet.train.machine import Disk, Machine
 GOOD = Machine(
     python="3.11.9",
     packages={name: f"{tested}1" for name, tested in TESTED.items()},
-    choice=DeviceChoice("CPU", "asked for"),
+    choice=DeviceChoice("CPU", "requested"),
     devices=1,
     drivers={},
     cores=8,
@@ -88,10 +88,15 @@ def test_a_package_of_another_version_is_named(change: dict[str, str | None], wh
     ("change", "what", "level", "text"),
     [
         ({"memory_mib": 4096}, "memory", OK, "4096 MiB available"),
-        ({"memory_mib": 4095}, "memory", WARNING, "4095 MiB available; a rank needs 2048 MiB and more"),
+        ({"memory_mib": 4095}, "memory", WARNING, "4095 MiB available; a rank needs at least 2048 MiB"),
         ({"cores": 2}, "cores", OK, "2 for 2 ranks"),
-        ({"cores": 1}, "cores", ERROR, "1 for 2 ranks; 2 ranks share them"),
-        ({"compiler": "", "no_compiler": "no C++"}, "compiler", WARNING, "no C++; without the CPU kernels"),
+        ({"cores": 1}, "cores", ERROR, "1 for 2 ranks; each of 2 ranks needs a core of its own"),
+        (
+            {"compiler": "", "no_compiler": "no C++"},
+            "compiler",
+            WARNING,
+            "no C++; without a compiler there are no CPU kernels",
+        ),
     ],
 )
 def test_a_machine_that_offers_too_little_is_named(change: dict[str, object], what: str, level: str, text: str) -> None:
@@ -110,11 +115,11 @@ def test_a_machine_that_offers_too_little_is_named(change: dict[str, object], wh
 )
 def test_devices_and_what_they_need_are_looked_for(seen: int, drivers: dict[str, str], levels: list[str]) -> None:
     ascend = dataclasses.replace(
-        GOOD, choice=DeviceChoice("Ascend", "asked for"), devices=seen, drivers=drivers, compiler=""
+        GOOD, choice=DeviceChoice("Ascend", "requested"), devices=seen, drivers=drivers, compiler=""
     )
     findings = _examine(ascend, devices=2)
     assert [findings[what].level for what in ("device target", *drivers)] == levels
-    assert findings["device target"].result == f"Ascend, {seen} devices (asked for)"
+    assert findings["device target"].result == f"Ascend, {seen} device{'s' * (seen != 1)} (requested)"
     assert findings["compiler"].result == "not needed on Ascend"
 
 
@@ -224,7 +229,7 @@ def test_the_quick_command_shows_what_is_not_ok_and_fails_for_an_error(
     result = _doctor("--quick", "--records", records_root, "--out", tmp_path / "run")
     assert (result.exit_code, result.stdout) == (
         0,
-        "doctor: 12 of 12 checks ok; `convnext-train doctor` tells more\n",
+        "doctor: 12 of 12 checks ok; `convnext-train doctor` shows them all\n",
     )
     monkeypatch.setattr(machines, "read_machine", lambda *_: dataclasses.replace(GOOD, memory_mib=1))
     result = _doctor("--quick")
@@ -242,7 +247,7 @@ def test_the_whole_command_trains_a_step() -> None:
     """On this machine as it is; by one rank, which has nothing to add up."""
     result = _doctor()
     assert result.exit_code == 0, result.output
-    assert re.search(r"^ok       all-reduce +not needed by one rank$", result.stdout, re.MULTILINE)
+    assert re.search(r"^ok       all-reduce +not needed with one rank$", result.stdout, re.MULTILINE)
     loss, chance = re.search(
         r"^ok       training step +loss ([\d.]+), ln\(4\) = ([\d.]+)", result.stdout, re.M
     ).groups()

@@ -35,7 +35,7 @@ def test_a_stopped_job_leaves_with_75_and_goes_on_by_one_rank(
     code, said, _ = start(run, fault=("launcher SIGTERM", 6)).wait()
     assert code == 75, said
     assert (run / "last").read_text() in ("step-00000006\n", "step-00000007\n", "step-00000008\n")
-    assert "the same command goes on from the checkpoint that was saved" in said
+    assert "run the same command again to resume from the saved checkpoint" in said
     code, said, _ = start(run, devices=1).wait()
     assert code == 0, said
     assert "resuming after epoch" in said

@@ -78,5 +78,5 @@ def test_a_row_of_val_is_refused(whole: Config, make_records: Any, tmp_path: Pat
     build_records, make_rows = make_records
     rows = make_rows(20)
     records = Records.open(build_records(tmp_path / "records", rows[:16], rows[16:]))
-    with pytest.raises(TrainError, match=f"{rows[17].key}: is in split 'val'; training sees only the rows of train"):
+    with pytest.raises(TrainError, match=f"{rows[17].key}: is in split 'val'; training uses only the rows of train"):
         replay_sample(whole, records, rows[17].key, EPOCH)

@@ -130,6 +130,9 @@ def test_a_run_of_the_first_version_is_refused_by_its_missing_rules(
     plan["plan"]["records"] = "5" * 64
     plan["plan_id"] = sha256_json({name: plan[name] for name in ("kind", "protocol", "plan")})
     write_json(unfinished_run / "plan.json", plan)
-    words = r"rules\.draws is missing there, 1 here; .*resume it with the versions that started it: convnext_imagenet 0\.1\.0$"
+    words = (
+        r"rules\.draws is missing there, 1 here; .*resume it with the versions that started it: "
+        r"convnext_imagenet 0\.1\.0$"
+    )
     with pytest.raises(ArtefactError, match=words):
         train(config, RunRequest(records_root, unfinished_run, 1), recorder)

@@ -1,1 +1,1 @@
-"""Random draws, and what applies them to pixels on the host and in the compiled graph."""
+"""Augmentation: random draws, and the code that applies them to pixels on the host and in the compiled graph."""

@@ -1,4 +1,4 @@
-"""The random crop: its box and its resize filter; the host cuts the box out while it decodes (`host.py`)."""
+"""Draws the random crop: its box and its resize filter. `host.py` cuts the box out while it decodes."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import cast
 from convnext_imagenet.model.resize import Interpolation
 from convnext_imagenet.records.keyed_random import keyed_rng
 
-_TRIES = 10
+_TRIES = 10  # torchvision's and timm's
 
 
 def crop_box(
@@ -21,8 +21,9 @@ def crop_box(
 ) -> tuple[int, int, int, int]:
     """Return RandomResizedCrop's box (top, left, height, width) inside an image of `height` x `width`.
 
-    Area uniform in `scale`, width / height log-uniform in `ratio`; ten tries, then the largest centred box whose
-    ratio is within bounds (torchvision's RandomResizedCrop.get_params, which timm shares).
+    The share of the area is uniform in `scale`, width / height is log-uniform in `ratio`. After ten tries without a box
+    that fits, it is the largest centred box whose ratio is within bounds (torchvision's RandomResizedCrop.get_params,
+    which timm shares).
     """
     rng = keyed_rng(seed, epoch, sample_id, "crop")
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
@@ -39,7 +40,7 @@ def crop_box(
 
 
 def interpolation(seed: int, epoch: int, sample_id: int, choice: str) -> Interpolation:
-    """Return by which filter a sample is resized: the configuration's, or, for "random", one of two (as in timm)."""
+    """Return the resize filter of a sample: `choice`, or for "random" bicubic or bilinear, as in timm."""
     if choice != "random":
         return cast(Interpolation, choice)
     return "bicubic" if keyed_rng(seed, epoch, sample_id, "interpolation").random() < 0.5 else "bilinear"

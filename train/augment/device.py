@@ -1,8 +1,8 @@
-"""What is drawn for a batch on its way through the compiled step, and the cell that applies it to the pixels.
+"""Collects the random draws of a batch for the compiled step, and the cell that applies them to the pixels.
 
-Each augmentation has a file of its own, with its draws beside its cell; here they come together: a new one adds its
-fields to `DeviceDraws`, its draws to `device_draws` and its cell to `DeviceAugment`, and nothing else changes. Draws
-come from the host, so no cell holds randomness.
+Each augmentation has its own file, with its draws beside its cell. A new augmentation adds its fields to `DeviceDraws`,
+its draws to `device_draws` and its cell to `DeviceAugment`; nothing else changes. All draws are made on the host, so no
+cell is random.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.policy import parse_policy
 from convnext_imagenet.train.config.sections import AugmentSection
 
-# Part of a run's plan: raised when any draw of training changes, since a run resumed with other draws is another run.
+# Part of a run's plan. Raise it when any draw of training changes: a run that resumes with other draws is another run.
 DRAWS_VERSION = 1
 
 
 class DeviceDraws(NamedTuple):
-    """The draws of N rows in the order of their pixels; a field that the configuration never uses is None.
+    """The draws of N rows, in the order of their pixels; a field that the configuration never uses is None.
 
-    flip bool (N,); op_ids int32 and op_arguments float32 (N, count) of RandAugment; erase_boxes int32 (N, K, 4) and
-    erase_fill as `DeviceErase` takes it; mix_boxes int32 (N, 4), mix_blend and mix_lam float32 (N,); keep float32
-    (N, blocks), the multipliers of drop path, which the network applies.
+    flip: bool (N,). op_ids int32 and op_arguments float32 (N, count): RandAugment. erase_boxes int32 (N, K, 4), and
+    erase_fill as `DeviceErase` takes it. mix_boxes int32 (N, 4), mix_blend and mix_lam float32 (N,). keep: float32
+    (N, blocks), the drop-path multipliers, which the network applies.
     """
 
     flip: np.ndarray | None = None
@@ -51,8 +51,7 @@ def device_draws(
 ) -> DeviceDraws:
     """Return the draws of the rows `sample_ids` of the epoch's global batch `step`, which counts from 0.
 
-    The rows lie so that mirroring them gives each its partner: a whole global batch, or one part of
-    `schedule.local_positions`.
+    The rows are a whole global batch or one part of `schedule.local_positions`: row i and row N - 1 - i are partners.
     """
     augment, seed, size_px = config.augment, config.train.seed, config.data.size_px
     drawn: dict[str, np.ndarray | None] = {}
@@ -74,7 +73,11 @@ def device_draws(
 
 
 def drop_path_keep(seed: int, epoch: int, sample_ids: np.ndarray, rates: Sequence[float]) -> np.ndarray:
-    """Return the drop-path multipliers keep_NB, float32: 0 with probability rates[b], else 1 / (1 - rates[b])."""
+    """Return the drop-path multipliers keep_NB, float32: 0 with probability rates[b], else 1 / (1 - rates[b]).
+
+    Drawn on the host, so that no generator state is saved and any number of devices draws the same (DECISIONS,
+    2026-11-23).
+    """
     draws = [keyed_rng(seed, epoch, int(sample_id), "drop_path").random(len(rates)) for sample_id in sample_ids]
     rates_B = np.asarray(rates)
     keep_NB = (np.asarray(draws) >= rates_B) / (1.0 - rates_B)
@@ -82,19 +85,20 @@ def drop_path_keep(seed: int, epoch: int, sample_ids: np.ndarray, rates: Sequenc
 
 
 def graph_draws(draws: DeviceDraws) -> dict[str, Tensor]:
-    """Return the draws that are not None by their names in `DeviceDraws`: how the compiled graph takes them.
+    """Return the draws that are not None, by their names in `DeviceDraws`, in the form that the compiled graph takes.
 
-    A mutable dictionary: a graph takes the values of any other for constants and would be compiled for each batch, and
-    it reads a NamedTuple's fields through the interpreter.
+    The dictionary is mutable, because a graph treats the values of any other as constants and would be compiled again
+    for each batch. It is no NamedTuple, because a graph reads the fields of one through the interpreter.
     """
-    return ms.mutable({name: Tensor(drawn) for name, drawn in draws._asdict().items() if drawn is not None})
+    tensors = {name: Tensor(drawn) for name, drawn in draws._asdict().items() if drawn is not None}
+    return ms.mutable(tensors or {"nothing": Tensor(np.zeros(1, np.float32))})  # MindSpore 2.10 crashes on an empty one
 
 
 class DeviceAugment(nn.Cell):
     """uint8 pixels (N, S, S, 3) and `graph_draws` -> float32 pixels (N, S, S, 3) as the network sees them.
 
-    The order is timm's: flip, RandAugment, normalise, erase, mix. An absent draw leaves its part out of the graph.
-    `mean` and `std` of `transform` are per RGB channel, of pixels in [0, 1].
+    The order is timm's: flip, RandAugment, normalise, erase, mix. A draw that is absent removes its operation from the
+    graph. `mean` and `std` of `transform` are per RGB channel, for pixels in [0, 1].
     """
 
     def __init__(self, section: AugmentSection, transform: EvalTransform, seed: int) -> None:

@@ -10,12 +10,12 @@ from mindspore import Parameter, Tensor, nn, ops
 from convnext_imagenet.records.keyed_random import keyed_rng
 from convnext_imagenet.train.config.sections import AugmentSection
 
-_TRIES = 10
-NOISE_VALUES = 1 << 21  # of the bank that the device keeps: 14 images of 224 px
+_TRIES = 10  # timm's
+NOISE_VALUES = 1 << 21  # size of the noise bank on the device: as many values as 14 images of 224 px (2026-11-24)
 
 
 class EraseDraws(NamedTuple):
-    """The boxes of N samples, int32 (N, K, 4), and what fills them, None in mode "const" (`DeviceErase`)."""
+    """The boxes of N samples, int32 (N, K, 4), and their filling as `DeviceErase` takes it (None in mode "const")."""
 
     boxes: np.ndarray
     fill: np.ndarray | None
@@ -35,9 +35,9 @@ def erase_draws(section: AugmentSection, seed: int, epoch: int, sample_ids: np.n
 def erase_boxes(section: AugmentSection, seed: int, epoch: int, sample_id: int, size_px: int) -> np.ndarray:
     """Return a sample's boxes, int32 (count, 4) of top, left, bottom, right in pixels; an empty box is all 0.
 
-    With probability `erase_prob`, each of `erase_count` boxes gets its share of an area uniform in `erase_scale`, a
-    ratio of height to width log-uniform in `erase_ratio`, and a uniform position; it is strictly smaller than the
-    image, and left out when ten tries find none (arXiv 1708.04896, as in timm's RandomErasing).
+    With probability `erase_prob` the sample gets `erase_count` boxes. The share of the area that they cover together is
+    uniform in `erase_scale`, height / width is log-uniform in `erase_ratio`, and the position is uniform. A box is
+    strictly smaller than the image, and is empty if ten tries find none (arXiv 1708.04896, as in timm's RandomErasing).
     """
     rng = keyed_rng(seed, epoch, sample_id, "erase")
     boxes = np.zeros((section.erase_count, 4), np.int32)
@@ -49,20 +49,20 @@ def erase_boxes(section: AugmentSection, seed: int, epoch: int, sample_id: int, 
 
 
 def erase_colours(section: AugmentSection, seed: int, epoch: int, sample_id: int) -> np.ndarray:
-    """Return one N(0, 1) colour for each box, float32 (count, 3): what mode "rand" fills with."""
+    """Return one N(0, 1) colour for each box, float32 (count, 3); mode "rand" fills boxes with it."""
     rng = keyed_rng(seed, epoch, sample_id, "erase colour")
     return rng.standard_normal((section.erase_count, 3), np.float32)
 
 
 def noise_start(seed: int, epoch: int, sample_id: int) -> int:
-    """Return where in the noise bank the sample's own pixels begin: what mode "pixel" fills with."""
+    """Return the position in the noise bank where the sample's noise begins; mode "pixel" fills boxes with it."""
     return int(keyed_rng(seed, epoch, sample_id, "erase noise").integers(NOISE_VALUES))
 
 
 def noise_bank(seed: int) -> np.ndarray:
-    """Return the run's N(0, 1) values, float32 (NOISE_VALUES,); a sample reads them from its start on, around the end.
+    """Return the run's N(0, 1) values, float32 (NOISE_VALUES,); a sample reads them from its start and wraps around.
 
-    Sending each sample its own noise would be four times the bytes of its pixels.
+    Noise of its own for each sample would have four times the bytes of its pixels (DECISIONS, 2026-11-24).
     """
     return keyed_rng(seed, "erase noise bank").standard_normal(NOISE_VALUES, np.float32)
 
@@ -70,8 +70,8 @@ def noise_bank(seed: int) -> np.ndarray:
 class DeviceErase(nn.Cell):
     """Fill boxes (N, K, 4) of float32 pixels (N, S, S, 3) with 0, with a colour, or with noise.
 
-    `fill` is unused for "const", float32 colours (N, K, 3) for "rand", int32 starts in `bank` (N,) for "pixel". Of
-    boxes that overlap the later one wins.
+    `fill` is unused for "const", float32 colours (N, K, 3) for "rand", int32 positions in `bank` (N,) for "pixel". If
+    boxes overlap, the later one wins.
     """
 
     def __init__(self, section: AugmentSection, seed: int) -> None:
@@ -88,7 +88,7 @@ class DeviceErase(nn.Cell):
         return x_NHWC
 
     def filling(self, shape: tuple[int, ...], fill: Tensor, k: int) -> Tensor:
-        """What box k is filled with, over the whole batch."""
+        """Return the filling of box k for all pixels of the batch."""
         if self.mode == "const":
             return ops.zeros(shape, ms.float32)
         if self.mode == "rand":
@@ -98,9 +98,10 @@ class DeviceErase(nn.Cell):
 
 
 def box_mask(boxes_N4: Tensor, size_px: int) -> Tensor:
-    """Return float32 (N, S, S, 3): 1 inside of each sample's box of top, left, bottom, right, 0 elsewhere.
+    """Return float32 (N, S, S, 3): 1 inside each sample's box (top, left, bottom, right), 0 elsewhere.
 
-    A product of matrices, which are exact in 0 and 1: on the CPU it takes a tenth of a broadcast.
+    It is a matrix product of zeros and ones, which is exact on every device; on the CPU it takes a tenth of the time of
+    a broadcast (DECISIONS, 2026-11-24).
     """
     at_S = ops.expand_dims(ops.arange(0, size_px), 0)
     at_S3 = ops.expand_dims(ops.arange(0, 3 * size_px) // 3, 0)

@@ -1,4 +1,4 @@
-"""The random flip: its draws, and the cell that applies them; before RandAugment on the host, the host mirrors."""
+"""The random flip: its draws, and the cell that applies them. If RandAugment runs on the host, the host mirrors."""
 
 import mindspore as ms
 import numpy as np
@@ -8,19 +8,19 @@ from convnext_imagenet.records.keyed_random import keyed_rng
 
 
 def flips(seed: int, epoch: int, sample_ids: np.ndarray, probability: float) -> np.ndarray:
-    """Return one bool per sample: whether it is mirrored left to right."""
+    """Return bool (N,): whether each sample is mirrored left to right."""
     draws = [keyed_rng(seed, epoch, int(sample_id), "flip").random() for sample_id in sample_ids]
     return np.asarray(draws) < probability
 
 
 class DeviceFlip(nn.Cell):
-    """Mirror uint8 pixels (N, S, S, 3) left to right where flip_N, bool (N,), says so."""
+    """Mirror uint8 pixels (N, S, S, 3) left to right where flip_N, bool (N,), is true."""
 
     def __init__(self) -> None:
         super().__init__(auto_prefix=False)
 
     def construct(self, pixels_NHWC: Tensor, flip_N: Tensor) -> Tensor:
-        # Mirrors the first `width` or the first 1 columns of each sample: on the CPU 7 times faster than flipping the
-        # batch and selecting.
+        # Reverses the first `width` columns or only the first 1, which changes nothing: on the CPU 7 times faster than
+        # flipping the batch and selecting.
         mirrored_N = ops.cast(flip_N, ms.int32) * (pixels_NHWC.shape[2] - 1) + 1
         return ops.reverse_sequence(pixels_NHWC, mirrored_N, 2, 0)

@@ -1,4 +1,4 @@
-"""What the host does to training images: decode, random crop, resize, and RandAugment unless the device does it."""
+"""The host's work on training images: decode, random crop, resize, and RandAugment unless the device does it."""
 
 from collections.abc import Sequence
 
@@ -18,10 +18,10 @@ from convnext_imagenet.train.config.policy import parse_policy
 def training_pixels(
     images: Sequence[bytes], config: Config, epoch: int, sample_ids: np.ndarray, out_NHWC: np.ndarray
 ) -> None:
-    """Write samples' pixels before the device's part to `out_NHWC`, contiguous uint8 (N, S, S, 3).
+    """Write the samples' pixels, as the device takes them, to `out_NHWC`, contiguous uint8 (N, S, S, 3).
 
-    The crop is cut out before the antialiased resize, so no pixel outside of the box takes part, as in torchvision.
-    Raises BadImage with the sample's id.
+    The crop is cut out before the antialiased resize, so pixels outside the box have no influence, as in torchvision.
+    Raises BadImage with the sample's id for an image that does not decode.
     """
     augment, seed = config.augment, config.train.seed
     ids = [int(sample_id) for sample_id in sample_ids]

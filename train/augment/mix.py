@@ -13,10 +13,10 @@ from convnext_imagenet.train.config.sections import MixSection
 
 
 class Mix(NamedTuple):
-    """How the rows of a batch mix: the partner's pixels inside `boxes` as they are, elsewhere by `blend`.
+    """How the rows of a batch mix: the partner's pixels replace those inside `boxes`; elsewhere `blend` is its weight.
 
-    boxes int32 (N, 4) of top, left, bottom, right; blend float32 (N,), the partner's weight outside of the box; lam
-    float32 (N,), the weight of the row's own target.
+    boxes int32 (N, 4): top, left, bottom, right. blend float32 (N,): the partner's weight outside the box. lam float32
+    (N,): the weight of the row's own target.
     """
 
     boxes: np.ndarray
@@ -34,10 +34,10 @@ _NONE = _Draw((0, 0, 0, 0), 0.0, 1.0)
 
 
 def mix_draws(section: MixSection, seed: int, epoch: int, step: int, sample_ids: np.ndarray, size_px: int) -> Mix:
-    """Return the draws of the rows `sample_ids`, which lie so that each is mirrored to its partner.
+    """Return the draws of the N rows `sample_ids`; row i and row N - 1 - i are partners.
 
-    `step` counts the global batches of an epoch from 0. Mode "batch" draws once for the step, "pair" once for a pair
-    (keyed by the row in the first half), "elem" for each row by itself.
+    `step` counts the global batches of an epoch from 0. Mode "batch" draws once per step, "pair" once per pair (keyed
+    by the row in the first half), "elem" once per row (arXiv 1710.09412 and 1905.04899, as in timm's Mixup).
     """
     ids = [int(sample_id) for sample_id in sample_ids]
     if section.mode == "batch":
@@ -65,7 +65,7 @@ def _draw(section: MixSection, rng: np.random.Generator, size_px: int) -> _Draw:
 
 
 def _cutmix(section: MixSection, rng: np.random.Generator, size_px: int) -> _Draw:
-    """A box of the share 1 - lam around a uniform centre, cut at the border; lam is then what the box leaves."""
+    """Draw a box with area 1 - lam around a uniform centre and clip it; lam is then the share outside the box."""
     if section.cutmix_minmax:
         low, high = (int(size_px * share) for share in section.cutmix_minmax)
         height, width = (int(side) for side in rng.integers(low, max(high, low + 1), 2))
@@ -82,9 +82,9 @@ def _cutmix(section: MixSection, rng: np.random.Generator, size_px: int) -> _Dra
 
 
 class DeviceMix(nn.Cell):
-    """Replace float32 pixels (N, S, S, 3) inside a row's box by its partner's, and blend them in elsewhere.
+    """Replace float32 pixels (N, S, S, 3) inside a row's box with its partner's, and blend the partner in elsewhere.
 
-    boxes int32 (N, 4), blend float32 (N,): the partner's weight outside of the box (`mix_draws.Mix`).
+    boxes int32 (N, 4), blend float32 (N,): the partner's weight outside the box (`Mix`).
     """
 
     def __init__(self) -> None:
@@ -94,15 +94,15 @@ class DeviceMix(nn.Cell):
         rows = x_NHWC.shape[0]
         inside_NHWC = box_mask(boxes_N4, x_NHWC.shape[1])
         weight_NHWC = inside_NHWC + (1.0 - inside_NHWC) * ops.reshape(blend_N, (-1, 1, 1, 1))
-        # Rows are gathered, since on the CPU a reversal takes 15 times as long.
+        # Gathers the partners, because on the CPU a reversal takes 15 times as long (DECISIONS, 2026-11-24).
         partners_NHWC = ops.gather(x_NHWC, ops.arange(rows - 1, -1, -1), 0)
         return x_NHWC * (1.0 - weight_NHWC) + partners_NHWC * weight_NHWC
 
 
 class SoftTargets(nn.Cell):
-    """Labels (N,) int32 -> targets (N, K): each row's smoothed label by `lam`, its partner's by 1 - lam.
+    """Labels (N,) int32 -> targets (N, K): lam times the row's smoothed label plus 1 - lam times its partner's.
 
-    A label smoothed by s is s / K everywhere and 1 - s more at the class itself; without `lam` nothing is mixed.
+    A label smoothed by s is s / K everywhere, plus 1 - s at its class. Without `lam` nothing is mixed.
     """
 
     def __init__(self, num_classes: int, smoothing: float) -> None:

@@ -1,6 +1,6 @@
-"""RandAugment's policy and draws: which operations a sample gets, with which final arguments.
+"""Draws RandAugment: which operations a sample gets, and with which final arguments.
 
-The behaviour is that of timm 1.0's `rand-mM-mstdS-nN-incI` (arXiv 1909.13719): N operations, uniform over 15 with
+It follows timm 1.0's `rand-mM-mstdS-nN-incI` (arXiv 1909.13719): N operations, drawn uniformly from 15 with
 replacement, each applied with probability 0.5, at a magnitude ~ N(M, S) clipped to [0, 10].
 """
 
@@ -12,11 +12,11 @@ import numpy as np
 from convnext_imagenet.records.keyed_random import keyed_rng
 from convnext_imagenet.train.config.policy import TOP_MAGNITUDE, Policy
 
-_APPLY_PROB = 0.5
+_APPLY_PROB = 0.5  # timm's default; the paper always applies
 
 
 class Op(enum.IntEnum):
-    """The operations; the comment is the meaning of each one's argument."""
+    """The operations; each comment explains the argument."""
 
     NONE = 0
     AUTO_CONTRAST = 1
@@ -24,7 +24,7 @@ class Op(enum.IntEnum):
     INVERT = 3
     ROTATE = 4  # degrees counter-clockwise
     POSTERIZE = 5  # bits to keep, 0..4
-    SOLARIZE = 6  # levels from this on are inverted, 0..256
+    SOLARIZE = 6  # levels of at least this are inverted, 0..256
     SOLARIZE_ADD = 7  # added to levels below 128, 0..110
     COLOR = 8  # enhance factors, 0.1..1.9; 1 changes nothing
     CONTRAST = 9
@@ -40,7 +40,7 @@ Drawn = tuple[tuple[Op, float], ...]
 
 
 def draw_ops(policy: Policy, seed: int, epoch: int, sample_id: int) -> Drawn:
-    """Return a sample's operations with their final arguments, sign included; NONE where the coin says no."""
+    """Return a sample's operations with their final, signed arguments; NONE for one that is not applied."""
     rng = keyed_rng(seed, epoch, sample_id, "randaugment")
     drawn = []
     for _ in range(policy.count):

@@ -1,7 +1,7 @@
 """Affine resampling of a batch in the compiled graph: RandAugment's rotations, shears and translations.
 
-Bicubic as Pillow's `Image.transform` does it: cubic convolution with a = -1 over 4 x 4 pixels, those beyond the border
-repeated; positions outside of the image get the fill colour; results are cut down to whole levels.
+Bicubic like Pillow's `Image.transform`: cubic convolution with a = -1 over 4 x 4 pixels. Pixels at the border are
+repeated, positions outside the image get the fill colour, and results are rounded down to whole levels.
 """
 
 import math
@@ -17,7 +17,7 @@ _DEGREE = math.pi / 180.0
 
 
 class DeviceAffine(nn.Cell):
-    """Whole levels float32 (N, H, W, 3), ops int32 and arguments (N,) -> the same, resampled where one is affine."""
+    """Whole levels float32 (N, H, W, 3), ops int32 and arguments (N,) -> the same, resampled where the op is affine."""
 
     def __init__(self) -> None:
         super().__init__(auto_prefix=False)
@@ -45,14 +45,14 @@ class DeviceAffine(nn.Cell):
         return ops.select(ops.broadcast_to(ops.reshape(is_affine, (n, 1, 1, 1)), x_NHWC.shape), resampled, x_NHWC)
 
     def sources(self, op_N: Tensor, argument_N: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Where the pixels' centres come from, x and y, both (N, H * W); the same where no operation is affine."""
+        """Return the source x and y of the pixels' centres, both (N, H * W); unchanged where no operation is affine."""
         a, b, c, d, e, f = (ops.expand_dims(value, 1) for value in self.matrix(op_N, argument_N, height, width))
         x_1P = ops.cast(ops.reshape(ops.arange(0, height * width) % width, (1, -1)), ms.float32) + 0.5
         y_1P = ops.cast(ops.reshape(ops.floor_div(ops.arange(0, height * width), width), (1, -1)), ms.float32) + 0.5
         return a * x_1P + b * y_1P + c, d * x_1P + e * y_1P + f
 
     def matrix(self, op_N: Tensor, argument_N: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
-        """The six numbers of `randaugment_host.affine_matrix`, each (N,)."""
+        """Return the six numbers of `randaugment_host.affine_matrix`, each (N,)."""
         zero = ops.zeros_like(argument_N)
         angle = self.where(op_N, Op.ROTATE, argument_N * _DEGREE, zero)
         cosine, sine = ops.cos(angle), -ops.sin(angle)
@@ -64,16 +64,16 @@ class DeviceAffine(nn.Cell):
         return cosine, b, c, d, cosine, f
 
     def where(self, op_N: Tensor, op: int, value_N: Tensor, other_N: Tensor) -> Tensor:
-        """`value_N` where `op` was drawn."""
+        """Return `value_N` where `op` was drawn, else `other_N`."""
         return ops.select(ops.equal(op_N, int(op)), value_N, other_N)
 
     def cubic(self, values: list[Tensor], share: Tensor) -> Tensor:
-        """The curve through four values, `share` behind the second; exact where all are equal."""
+        """Return the cubic through four values at `share` (0..1) after the second; exact if all are equal."""
         v1, v2, v3, v4 = values
         return v2 + share * (v3 - v1 + share * (2.0 * (v1 - v2) + v3 - v4 + share * (v2 - v1 + v4 - v3)))
 
     def is_inside(self, from_x: Tensor, from_y: Tensor, height: int, width: int) -> Tensor:
-        """Bool (N, H * W, 3): positions within the image."""
+        """Return bool (N, H * W, 3): whether positions are within the image."""
         across = ops.logical_and(from_x >= 0.0, from_x < float(width))
         down = ops.logical_and(from_y >= 0.0, from_y < float(height))
         both = ops.expand_dims(ops.logical_and(across, down), 2)

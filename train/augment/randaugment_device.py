@@ -1,9 +1,9 @@
 """RandAugment in the compiled graph: the operations of `randaugment_host` on a whole batch.
 
-Each operation is one of three things, and each layer does all three to every sample, with nothing to do where another
-operation was drawn: an affine resampling, a blend with a poorer image, a map of levels. Levels and blends equal the
-host's bit by bit; the resampling computes positions in float32, the host in float64. Built from elementwise operators,
-gather, reductions, cumulative sums and unsorted_segment_sum, which MindSpore has for Ascend, GPU and CPU.
+Each operation is of one of three kinds: an affine resampling, a blend with a degraded image, or a map of levels. Each
+layer does all three kinds to every sample; a kind that was not drawn changes nothing. Levels and blends equal the
+host's bit by bit. The resampling computes positions in float32, the host in float64. All operators (elementwise,
+gather, reductions, cumulative sums, unsorted_segment_sum) exist in MindSpore for Ascend, GPU and CPU.
 """
 
 import mindspore as ms
@@ -13,13 +13,13 @@ from mindspore import Tensor, nn, ops
 from convnext_imagenet.train.augment.randaugment import Op
 from convnext_imagenet.train.augment.randaugment_affine import DeviceAffine
 
-_GRAY = (19595, 38470, 7471)
+_GRAY = (19595, 38470, 7471)  # Pillow's weights of R, G, B, in 1 / 65536
 
 
 class DeviceRandAugment(nn.Cell):
     """uint8 pixels (N, S, S, 3), op ids int32 and arguments float32 (N, count) -> float32 whole levels, same shape.
 
-    No value of the ids or arguments recompiles the graph.
+    The graph is not compiled again for other ids or arguments.
     """
 
     def __init__(self) -> None:
@@ -43,19 +43,19 @@ def _is(op_N: Tensor, op: int) -> Tensor:
 
 
 def _cut(x: Tensor) -> Tensor:
-    """Whole levels as Image.blend leaves them: clipped, and cut down."""
+    """Return whole levels as Image.blend makes them: clipped to 0..255 and rounded down."""
     return ops.floor(ops.clip_by_value(x, 0.0, 255.0))
 
 
 def _gray(x_NHWC: Tensor) -> Tensor:
-    """(N, H, W, 1): Pillow's gray of whole levels; the products stay below 2^24, so float32 holds them exactly."""
+    """Return Pillow's gray (N, H, W, 1) of whole levels, computed in int32: the products need 24 bits."""
     red, green, blue = (ops.cast(x_NHWC[..., channel : channel + 1], ms.int32) for channel in range(3))
     weighted = red * _GRAY[0] + green * _GRAY[1] + blue * _GRAY[2] + 0x8000
     return ops.cast(ops.floor_div(weighted, 65536), ms.float32)
 
 
 class _Blend(nn.Cell):
-    """Color and Sharpness: poorer + factor * (image - poorer)."""
+    """Color and Sharpness: degraded + factor * (image - degraded)."""
 
     def construct(self, x_NHWC: Tensor, op_N: Tensor, argument_N: Tensor) -> Tensor:
         is_color, is_sharp = _is(op_N, int(Op.COLOR)), _is(op_N, int(Op.SHARPNESS))
@@ -65,7 +65,7 @@ class _Blend(nn.Cell):
         return _cut(poorer + ops.reshape(factor_N, (-1, 1, 1, 1)) * (x_NHWC - poorer))
 
     def smoothed(self, x_NHWC: Tensor) -> Tensor:
-        """Thirteenths 1 1 1 / 1 5 1 / 1 1 1, rounded; the border stays."""
+        """Return Pillow's SMOOTH filter: 1 1 1 / 1 5 1 / 1 1 1, divided by 13, rounded; the border stays."""
         rows = x_NHWC[:, :-2] + x_NHWC[:, 1:-1] + x_NHWC[:, 2:]
         sums = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4.0 * x_NHWC[:, 1:-1, 1:-1]
         inner = ops.cast(ops.floor_div(ops.cast(sums, ms.int32) * 2 + 13, 26), ms.float32)
@@ -74,7 +74,7 @@ class _Blend(nn.Cell):
 
 
 class _Levels(nn.Cell):
-    """Operations that map levels: a table (N, 3, 256) for each batch, and one look-up."""
+    """Operations that map levels: one table (N, 3, 256) for the batch, and one look-up."""
 
     def __init__(self) -> None:
         super().__init__(auto_prefix=False)
@@ -91,7 +91,7 @@ class _Levels(nn.Cell):
         return ops.reshape(ops.gather(ops.reshape(table, (-1,)), ops.reshape(bins, (-1,)), 0), x_NHWC.shape)
 
     def table(self, x_NHWC: Tensor, bins: Tensor, op_N: Tensor, argument: Tensor) -> Tensor:
-        """The table of each sample and channel, float32 (N, 3, 256)."""
+        """Return the table of each sample and channel, float32 (N, 3, 256)."""
         n, height, width, _ = x_NHWC.shape
         ones = ops.ones((n * height * width * 3,), ms.float32)
         counts = ops.reshape(self.counts(ones, ops.reshape(bins, (-1,)), n * 3 * 256), (n, 3, 256))
@@ -112,12 +112,12 @@ class _Levels(nn.Cell):
         return table
 
     def posterized(self, bits: Tensor) -> Tensor:
-        """The highest bits alone."""
+        """Return the table that keeps only the highest `bits` bits."""
         step = ops.exp2(8.0 - bits)
         return ops.floor(self.levels / step) * step
 
     def contrasted(self, x_NHWC: Tensor, factor: Tensor) -> Tensor:
-        """A blend with the rounded mean of the gray image."""
+        """Return the table of a blend with the rounded mean of the gray image."""
         n, height, width, _ = x_NHWC.shape
         total = ops.reduce_sum(ops.cast(_gray(x_NHWC), ms.int32), (1, 2, 3))
         pixels = height * width
@@ -126,19 +126,19 @@ class _Levels(nn.Cell):
         return _cut(mean + factor * (self.levels - mean))
 
     def stretched(self, counts: Tensor) -> Tensor:
-        """From the lowest level that occurs to the highest, spread over 0..255."""
+        """Return the table that stretches the lowest..highest level of the image to 0..255."""
         levels = self.spread(counts)
         low = self.lowest(ops.select(counts > 0.0, levels, ops.ones_like(counts) * 255.0), -1)
         high = self.highest(ops.select(counts > 0.0, levels, ops.zeros_like(counts)), -1)
         span = ops.maximum(high - low, 1.0)
-        # In whole numbers: cutting the host's doubles down gives the same, since a quotient is whole or far from it.
+        # In whole numbers. Rounding the host's doubles down gives the same: a quotient is whole or far from whole.
         shifted = ops.cast((self.levels - low) * 255.0, ms.int32)
         stretched = ops.cast(ops.floor_div(shifted, ops.cast(span, ms.int32)), ms.float32)
         can = ops.broadcast_to(high > low, levels.shape)
         return ops.select(can, ops.clip_by_value(stretched, 0.0, 255.0), levels)
 
     def equalized(self, counts: Tensor, pixels: int) -> Tensor:
-        """Levels spread so that each of 255 steps holds as many pixels."""
+        """Return the table of histogram equalization in 255 steps, as Pillow's ImageOps.equalize computes it."""
         occurs = counts > 0.0
         high = self.highest(ops.select(occurs, self.spread(counts), ops.zeros_like(counts)), -1)
         of_highest = self.total(ops.select(self.spread(counts) == high, counts, ops.zeros_like(counts)), -1)
@@ -150,5 +150,5 @@ class _Levels(nn.Cell):
         return ops.select(can, levels, self.spread(counts))
 
     def spread(self, like: Tensor) -> Tensor:
-        """0..255 in the shape of a table."""
+        """Return the levels 0..255 in the shape of a table."""
         return ops.broadcast_to(self.levels, like.shape)

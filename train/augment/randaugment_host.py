@@ -1,7 +1,6 @@
-"""RandAugment's operations on the host; each equals Pillow's bit by bit (what timm calls), with and without kernels.
+"""RandAugment's operations on the host. Each equals Pillow's, which timm calls, bit by bit, with and without kernels.
 
-Every operation is one of three things: a map of levels; a blend with a poorer version of the image; an affine
-resampling.
+Each operation is of one of three kinds: a map of levels, a blend with a degraded image, or an affine resampling.
 """
 
 import math
@@ -20,7 +19,7 @@ _LEVELS = np.arange(256)
 
 
 def augment_images(pixels_NHWC: np.ndarray, drawn: Sequence[Drawn]) -> None:
-    """Apply each image's operations in turn, in place, to contiguous uint8 (N, H, W, 3) RGB pixels."""
+    """Apply each image's operations in order, in place, to contiguous uint8 (N, H, W, 3) RGB pixels."""
     height, width = pixels_NHWC.shape[1:3]
     ops_NK = np.zeros((len(drawn), max(map(len, drawn), default=0)), PIXEL_OP)
     for of_image, ops_K in zip(drawn, ops_NK, strict=True):
@@ -37,7 +36,7 @@ def augment_images(pixels_NHWC: np.ndarray, drawn: Sequence[Drawn]) -> None:
 
 
 def apply_ops(pixels_HWC: np.ndarray, drawn: Drawn) -> np.ndarray:
-    """Return uint8 (H, W, 3) RGB pixels after the operations, by OpenCV and Pillow; the input is left as it is."""
+    """Return uint8 (H, W, 3) RGB pixels after the operations, computed by OpenCV and Pillow; the input is unchanged."""
     for op, argument in drawn:
         if op in _AFFINE_OPS:
             pixels_HWC = _resampled(pixels_HWC, op, argument)
@@ -51,14 +50,14 @@ def apply_ops(pixels_HWC: np.ndarray, drawn: Drawn) -> np.ndarray:
 
 
 def blend(poorer: np.ndarray, image: np.ndarray, factor: float) -> np.ndarray:
-    """Return poorer + factor * (image - poorer) in float32, cut down to whole levels and clipped, as Image.blend."""
+    """Return poorer + factor * (image - poorer) in float32, clipped and rounded down to uint8, like Image.blend."""
     start = poorer.astype(np.float32)
     mixed = start + np.float32(factor) * (image.astype(np.float32) - start)
     return np.clip(mixed, 0, 255).astype(np.uint8)
 
 
 def level_table(pixels_HWC: np.ndarray, op: Op, argument: float) -> np.ndarray:
-    """Return the table, uint8 (1, 256, 3), by which an operation that maps levels maps those of this image."""
+    """Return the table, uint8 (1, 256, 3), of an operation that maps levels, for this image."""
     if op == Op.AUTO_CONTRAST:
         return _per_channel(pixels_HWC, _stretched)
     if op == Op.EQUALIZE:
@@ -104,7 +103,7 @@ _PLAIN_TABLES: dict[Op, Callable[[float], np.ndarray]] = {
 
 
 def _smoothed(pixels_HWC: np.ndarray) -> np.ndarray:
-    """Pillow's SMOOTH filter: thirteenths 1 1 1 / 1 5 1 / 1 1 1, rounded; the border stays."""
+    """Return Pillow's SMOOTH filter: 1 1 1 / 1 5 1 / 1 1 1, divided by 13, rounded; the border stays."""
     smooth = pixels_HWC.copy()
     if min(pixels_HWC.shape[:2]) > 2:
         sums = cv2.boxFilter(pixels_HWC, cv2.CV_32S, (3, 3), normalize=False) + 4 * pixels_HWC.astype(np.int32)

@@ -1,6 +1,6 @@
 """Typed configuration: from nested mappings to frozen sections, every value checked, and the rules between keys.
 
-The sections and their keys stand in `sections.py`. This module must not know TOML, presets, records or MindSpore.
+The sections and their keys are in `sections.py`. This module must not know TOML, presets, records or MindSpore.
 """
 
 import difflib
@@ -45,7 +45,7 @@ class Config:
 
 
 def config_from_mapping(values: Mapping[str, Any]) -> Config:
-    """Return the configuration that `values` (sections of keys) states, defaults for the rest.
+    """Return the configuration that `values` (sections of keys) states, with defaults for the other keys.
 
     Raises ConfigError for an unknown section or key (naming the nearest), a wrong type, a value out of
     range, or keys that contradict each other.
@@ -64,13 +64,13 @@ def config_from_mapping(values: Mapping[str, Any]) -> Config:
 
 
 def dotted_keys() -> dict[str, Any]:
-    """Every key as `section.key` with its type."""
+    """Return every key as `section.key` with its type."""
     sections: list[tuple[str, Any]] = [(section.name, section.type) for section in fields(Config)]
     return {f"{name}.{declared.name}": declared.type for name, kind in sections for declared in fields(kind)}
 
 
 def neutral_values(config: Config) -> dict[str, Any]:
-    """The neutral value of each `section.key` that was declared by `added_later`."""
+    """Return the neutral value of each `section.key` that was declared by `added_later` (DECISIONS, 2026-11-28)."""
     return {
         f"{section.name}.{declared.name}": declared.metadata[NEUTRAL]
         for section in fields(config)
@@ -80,7 +80,7 @@ def neutral_values(config: Config) -> dict[str, Any]:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Return an error text for `name`, with the nearest known name or, failing that, all of them."""
+    """Return an error text for `name`, with the nearest known name or, if none is near, all of them."""
     names = list(known)
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(names)}"
@@ -106,14 +106,14 @@ def _checked(name: str, declared: Field, value: Any) -> Any:
 
 
 def _typed(name: str, kind: Any, value: Any) -> Any:
-    """Return `value` as `kind`: whole numbers pass for fractions, lists for tuples, nothing else."""
+    """Return `value` as `kind`. A whole number may stand for a fraction, and a list for a tuple; nothing else may."""
     if get_origin(kind) is Literal:
         kind = str  # the rule names the words
     if get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{name} = {value!r}: must be a list of {_TYPE_NAMES[get_args(kind)[0]]}s")
         return tuple(_typed(name, get_args(kind)[0], item) for item in value)
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int:  # not isinstance: True is an int, too
         value = float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise ConfigError(f"{name} = {value!r}: must be {_article(kind)}{_TYPE_NAMES[kind]}")
@@ -166,6 +166,6 @@ def _nearest_multiple(value: int, of: int) -> int:
 def _check_precision(precision: PrecisionSection) -> None:
     if precision.level == "O0" and precision.loss_scale != "none":
         raise ConfigError(
-            f'precision.loss_scale = "{precision.loss_scale}": must be "none" with precision.level = "O0", which '
-            f"computes in float32 and cannot overflow for want of range"
+            f'precision.loss_scale = "{precision.loss_scale}": must be "none" with precision.level = "O0", because '
+            f"float32 needs no loss scale; pass --set precision.loss_scale=none or another precision.level"
         )

@@ -6,17 +6,17 @@ from functools import lru_cache
 
 from convnext_imagenet.train.errors import ConfigError
 
-TOP_MAGNITUDE = 10.0
-_MOST_OPERATIONS = 8
+TOP_MAGNITUDE = 10.0  # timm's _LEVEL_DENOM: magnitudes are tenths of an operation's range
+_MOST_OPERATIONS = 8  # timm's default is 2; more than 8 is a typing mistake
 _PART = re.compile(r"(m|mstd|n|inc)(\d+(?:\.\d+)?)")
 _GRAMMAR = "must be rand-mM-mstdS-nN-incI, in any order: 0 <= M <= 10, 0 <= S <= 10, 1 <= N <= 8, I 0 or 1"
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Magnitude and its standard deviation, operations for each sample, and which of timm's two sets.
+    """Magnitude (0..10) and its standard deviation, operations per sample, and which of timm's two sets.
 
-    With the increasing set a larger magnitude never makes an operation weaker.
+    In the increasing set a larger magnitude never makes an operation weaker.
     """
 
     magnitude: float = 10.0
@@ -27,16 +27,16 @@ class Policy:
 
 @lru_cache
 def parse_policy(text: str) -> Policy:
-    """Return the policy that `text` names; ConfigError when it is not of the grammar.
+    """Return the policy that `text` names. Raises ConfigError when it does not match the grammar.
 
-    `inc0` is off; in timm, whose code takes the text for true, it is on.
+    `inc0` switches the increasing set off. In timm it is on, because timm takes any text for true.
     """
     head, *parts = text.split("-")
     values: dict[str, float] = {}
     for part in parts:
         match = _PART.fullmatch(part)
         if match is None or match[1] in values:
-            raise ConfigError(f"{text!r}: {part!r} is unknown or there twice; it {_GRAMMAR}")
+            raise ConfigError(f"{text!r}: {part!r} is unknown or repeated; a policy {_GRAMMAR}")
         values[match[1]] = float(match[2])
     policy = Policy(
         magnitude=values.get("m", TOP_MAGNITUDE),

@@ -1,4 +1,4 @@
-"""How a configuration key is declared: its default, what its value must fulfil, and what older runs did without it."""
+"""How a configuration key is declared: its default, the rule for its value, and what older runs did without it."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ NEUTRAL = "neutral"  # the metadata of a key that was added later
 
 @dataclass(frozen=True)
 class Rule:
-    """What a key's value must fulfil, in words for the error and as a predicate."""
+    """The rule for a key's value: `text` for the error message, and the predicate `holds`."""
 
     text: str
     holds: Callable[[Any], bool]
@@ -22,52 +22,53 @@ def key(default: Any, text: str, holds: Callable[[Any], bool]) -> Any:
 
 
 def added_later(declared: Any, neutral: Any) -> Any:
-    """Declare a key that runs of older programs lack: `declared` as any other, `neutral` what these programs did.
+    """Declare a key that older programs did not have. `neutral` is the value that matches what they did.
 
-    A RUN whose plan lacks the key resumes if and only if the value asked for is `neutral`. It stays as it is when the
-    default changes. A key that no value makes neutral is declared without this, and older runs are refused.
+    A RUN whose plan lacks the key resumes only if the requested value is `neutral`. The default may change later, the
+    neutral value may not (DECISIONS, 2026-11-28). If no value matches the old behaviour, declare the key without this
+    function: older runs are then refused.
     """
     return field(default=declared.default, metadata={**declared.metadata, NEUTRAL: neutral})
 
 
 def at_least(default: Any, least: float) -> Any:
-    """Declare a key of numbers from `least` up."""
+    """Declare a key whose value is a number of at least `least`."""
     return key(default, f"must be at least {least}", lambda v: v >= least)
 
 
 def positive(default: float) -> Any:
-    """Declare a key of numbers above 0."""
+    """Declare a key whose value is a number greater than 0."""
     return key(default, "must be greater than 0", lambda v: v > 0)
 
 
 def probability(default: float) -> Any:
-    """Declare a key of probabilities."""
+    """Declare a key whose value is a probability, in [0, 1]."""
     return key(default, "must be in [0, 1]", lambda v: 0 <= v <= 1)
 
 
 def fraction(default: float) -> Any:
-    """Declare a key of numbers from 0 up to, but not including, 1."""
+    """Declare a key whose value is in [0, 1)."""
     return key(default, "must be in [0, 1)", lambda v: 0 <= v < 1)
 
 
 def choice(default: str) -> Any:
-    """Declare a key that takes one of the words of its type, a Literal."""
+    """Declare a key whose value is one of the words of its Literal type."""
     return field(default=default)
 
 
 def interval(default: tuple[float, float], of: str = "", most: float = math.inf) -> Any:
-    """Declare a key of two numbers, `of` something, the lower first, above 0 and up to `most`."""
+    """Declare a key whose value is [low, high] with 0 < low <= high <= `most`; `of` says what is measured."""
     bound = "" if math.isinf(most) else f" <= {most:g}"
     return key(default, f"must be [low, high]{of} with 0 < low <= high{bound}", lambda v: is_interval(v, most))
 
 
 def is_interval(value: tuple[float, ...], most: float = math.inf) -> bool:
-    """Whether the numbers are two, the lower first, above 0 and up to `most`."""
+    """Return whether `value` is (low, high) with 0 < low <= high <= `most`."""
     return len(value) == 2 and 0 < value[0] <= value[1] <= most
 
 
 def rule_of(declared: Field) -> Rule:
-    """Return the rule of a declared key; that of a Literal is to be one of its words."""
+    """Return the rule of a declared key; the value of a Literal must be one of its words."""
     if get_origin(declared.type) is Literal:
         words = get_args(declared.type)
         quoted = " or ".join(f'"{word}"' for word in words)

@@ -1,4 +1,7 @@
-"""Steps, epochs and learning rates of a run, as pure functions of the configuration and the number of rows."""
+"""Steps, epochs and learning rates of a run, as pure functions of the configuration and the number of rows.
+
+This module must not know records, weights or MindSpore.
+"""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from convnext_imagenet.train.errors import ConfigError
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The steps of a run; step s of an epoch takes rows order[s * G : (s + 1) * G], G the global batch."""
+    """The steps of a run. Step s of an epoch takes rows order[s * G : (s + 1) * G]; G is `global_batch_size`."""
 
     rows: int
     global_batch_size: int
@@ -25,8 +28,8 @@ class StepPlan:
 def plan_steps(config: Config, rows: int, ranks: int = 1) -> StepPlan:
     """Return the step counts of a run over `rows` training rows by `ranks` devices.
 
-    An epoch drops the last, incomplete global batch of its permutation: at most G - 1 rows, others in each
-    epoch. Raises ConfigError when not one batch can be filled, or when it cannot be divided by ranks and micro-batches.
+    An epoch drops the last, incomplete global batch of its permutation: at most G - 1 rows, different ones in each
+    epoch. Raises ConfigError when the rows do not fill one batch, or when ranks and micro-batches do not divide it.
     """
     batch = config.data.global_batch_size
     if rows < batch:
@@ -34,7 +37,7 @@ def plan_steps(config: Config, rows: int, ranks: int = 1) -> StepPlan:
             f"data.global_batch_size = {batch}: must not exceed the {rows} training rows; "
             f"pass --set data.global_batch_size={max(1, rows // 8)}"
         )
-    local_positions(batch, 0, ranks * config.optimizer.accumulate_steps)
+    local_positions(batch, 0, ranks * config.optimizer.accumulate_steps)  # raises if the parts do not divide the batch
     steps_per_epoch = rows // batch
     return StepPlan(
         rows=rows,
@@ -47,11 +50,11 @@ def plan_steps(config: Config, rows: int, ranks: int = 1) -> StepPlan:
 
 
 def local_positions(batch_size: int, part: int, parts: int) -> np.ndarray:
-    """Return which positions of a global batch make its part `part` of `parts`, int64.
+    """Return the positions, int64, of part `part` of `parts` in a global batch.
 
-    A part takes a slice of the first half, and the positions that mirror it in the second, so that mirroring the part
-    pairs each row with its partner in the *global* batch (row i with row G - 1 - i). Raises ConfigError when the batch
-    does not divide by 2 x parts; a single part is the whole batch, whatever its size.
+    A part takes a slice of the first half and the mirrored slice of the second half. So mirroring the part pairs each
+    row with its partner in the *global* batch: row i with row G - 1 - i (DECISIONS, 2026-11-24). A single part is the
+    whole batch, of any size. Raises ConfigError when 2 x parts does not divide the batch.
     """
     if parts == 1:
         return np.arange(batch_size)
@@ -67,11 +70,11 @@ def local_positions(batch_size: int, part: int, parts: int) -> np.ndarray:
 
 
 def learning_rate(step: int, plan: StepPlan, schedule: ScheduleSection) -> float:
-    """Return the rate of optimizer step `step` (0 .. total_steps - 1).
+    """Return the learning rate of optimizer step `step` (0 .. total_steps - 1).
 
-    Warm-up is linspace(warmup_lr, base_lr, warmup_steps), both ends included; the cosine then starts at base_lr
-    and would reach min_lr at step total_steps (facebookresearch/ConvNeXt, utils.cosine_scheduler). Steps of the kind
-    "step" are counted from the beginning of the run, as in timm.
+    Warm-up is linspace(warmup_lr, base_lr, warmup_steps), both ends included. The cosine then starts at base_lr and
+    would reach min_lr at step total_steps (facebookresearch/ConvNeXt, utils.cosine_scheduler). The kind "step" counts
+    its epochs from the beginning of the run, as timm does. Raises ValueError for a step outside the run.
     """
     if not 0 <= step < plan.total_steps:
         raise ValueError(f"step {step} is outside 0..{plan.total_steps - 1}")
@@ -88,7 +91,10 @@ def learning_rate(step: int, plan: StepPlan, schedule: ScheduleSection) -> float
 
 
 def ema_decay(step: int, ema: EmaSection) -> float:
-    """Return by how much the average keeps of itself after optimizer step `step`, which counts from 0."""
+    """Return the decay of the weight average at optimizer step `step`, which counts from 0.
+
+    Warm-up is TensorFlow's ExponentialMovingAverage with num_updates: min(decay, (1 + t) / (10 + t)).
+    """
     if not ema.warmup:
         return ema.decay
     return min(ema.decay, (1 + step) / (10 + step))

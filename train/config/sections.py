@@ -1,7 +1,8 @@
 """The keys of a configuration by section: defaults and rules.
 
-What changes the numbers is a key here; where things are is on the command line. The defaults are the ConvNeXt paper's
-(arXiv 2201.03545, table 5, and facebookresearch/ConvNeXt), so a TOML file states only what differs.
+A setting that changes numbers is a key here; paths and workers are options of the command line. The defaults are those
+of the ConvNeXt paper (arXiv 2201.03545, table 5, and facebookresearch/ConvNeXt), so a TOML file states only what
+differs.
 """
 
 from dataclasses import dataclass
@@ -39,12 +40,13 @@ def _is_policy(value: str) -> bool:
 
 @dataclass(frozen=True)
 class ModelSection:
-    """The network; `depths` and `dims` replace the variant's, `num_classes = 0` takes the records' count.
+    """The network. `depths` and `dims` replace those of the variant; `num_classes = 0` uses the records' class count.
 
-    The stem and the first `frozen_stages` stages, with the down-samplers between them, stay as `--init-from` gave them.
+    The stem and the first `frozen_stages` stages, with the down-samplers between them, keep the weights of
+    `--init-from`.
     """
 
-    variant: str = key("convnext_tiny", "must name a variant", bool)
+    variant: str = key("convnext_tiny", "must name a variant", bool)  # `network_config` checks the name
     depths: tuple[int, ...] = key((), _FOUR_OR_NONE, _is_four_or_none)
     dims: tuple[int, ...] = key((), _FOUR_OR_NONE, _is_four_or_none)
     num_classes: int = key(0, "must be 0 (as many as the records hold) or at least 2", lambda v: v == 0 or v >= 2)
@@ -56,10 +58,10 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class DataSection:
-    """Sizes of what the network sees, and in which order; `global_batch_size` is the rows of one optimizer step.
+    """Sizes and order of the images that the network sees; `global_batch_size` counts the rows of one optimizer step.
 
-    With `shuffle_block_rows` above 0 an epoch permutes blocks of that many neighbouring rows, then rows within
-    windows of 64 blocks: for disks that dislike random reads.
+    With `shuffle_block_rows` above 0, an epoch shuffles blocks of that many neighbouring rows, then the rows within
+    windows of 64 blocks. Use it on disks with slow random reads.
     """
 
     size_px: int = at_least(224, 32)
@@ -73,11 +75,11 @@ class DataSection:
 
 @dataclass(frozen=True)
 class AugmentSection:
-    """What is done to each training image by itself: RandomResizedCrop, flip, RandAugment, erasing.
+    """Augmentation of single training images: RandomResizedCrop, flip, RandAugment, erasing.
 
-    `device = "all"` computes RandAugment in the compiled graph, "rest" on the host; everything after it is in the
-    graph either way. `erase_scale` is the area of all boxes of an image together, `erase_ratio` that of height to
-    width.
+    `device = "all"` computes RandAugment in the compiled graph, "rest" on the host; all later augmentations are in the
+    graph in both cases. `erase_scale` is the share of the image that all its boxes together cover, `erase_ratio` is
+    height / width of a box.
     """
 
     crop_scale: tuple[float, ...] = interval((0.08, 1.0), most=1)
@@ -94,17 +96,17 @@ class AugmentSection:
 
     @property
     def is_on_host(self) -> bool:
-        """Whether RandAugment, and therefore the flip before it, is done on the host."""
+        """Return whether the host does RandAugment, and therefore also the flip before it."""
         return bool(self.auto_augment) and self.device != "all"
 
 
 @dataclass(frozen=True)
 class MixSection:
-    """What is done to pairs of training images and to their targets: mixup, cutmix, label smoothing.
+    """Augmentation of pairs of training images and their targets: mixup, cutmix, label smoothing.
 
-    Row i of a global batch of G mixes with row G - 1 - i. An alpha of 0 switches its kind off; with both on,
-    `switch_prob` is the probability of cutmix. `mode` says for how many rows one draw holds. `cutmix_minmax` replaces
-    cutmix's Beta draw by sides uniform in [low, high] of the image's.
+    Row i of a global batch of G rows mixes with row G - 1 - i. An alpha of 0 switches mixup or cutmix off; if both are
+    on, `switch_prob` is the probability of cutmix. `mode` says whether a draw is for the batch, a pair or a row.
+    `cutmix_minmax` replaces cutmix's Beta draw with sides uniform in [low, high] of the image's side.
     """
 
     mixup_alpha: float = at_least(0.8, 0)
@@ -119,21 +121,22 @@ class MixSection:
 
     @property
     def has_cutmix(self) -> bool:
-        """Whether cutmix can be drawn at all."""
+        """Return whether cutmix can be drawn."""
         return self.cutmix_alpha > 0 or bool(self.cutmix_minmax)
 
     @property
     def is_on(self) -> bool:
-        """Whether any pair can be mixed."""
+        """Return whether any pair can be mixed."""
         return self.prob > 0 and (self.mixup_alpha > 0 or self.has_cutmix)
 
 
 @dataclass(frozen=True)
 class OptimizerSection:
-    """One optimizer step: which rule, over how many micro-batches, with which gradients and rates.
+    """One optimizer step: its rule, its micro-batches, gradient clipping and layer-wise learning rates.
 
     "adamw_uncorrected" is MindSpore's AdamWeightDecay, without bias correction. `clip_norm = 0` does not clip.
-    `layer_decay` below 1 scales the rates down towards the stem, by ConvNeXt's "twelve" groups or by "blocks".
+    `layer_decay` below 1 gives layers nearer the stem lower learning rates, by ConvNeXt's "twelve" groups or by
+    "blocks".
     """
 
     name: Literal["adamw", "adamw_uncorrected", "sgd", "lamb"] = choice("adamw")
@@ -151,10 +154,10 @@ class OptimizerSection:
 
 @dataclass(frozen=True)
 class ScheduleSection:
-    """The learning rate of each optimizer step: linear from `warmup_lr` to `base_lr`, then by `kind`.
+    """The learning rate of each optimizer step: linear from `warmup_lr` to `base_lr`, then as `kind` says.
 
-    "cosine" falls to `min_lr` at the end, "step" is multiplied by `decay_rate` every `decay_epochs`, never below
-    `min_lr`, and "constant" stays.
+    "cosine" falls to `min_lr` at the end. "step" multiplies the rate by `decay_rate` every `decay_epochs`, but never
+    goes below `min_lr`. "constant" stays at `base_lr`.
     """
 
     kind: Literal["cosine", "step", "constant"] = choice("cosine")
@@ -168,9 +171,10 @@ class ScheduleSection:
 
 @dataclass(frozen=True)
 class EmaSection:
-    """A moving average of the weights, per optimizer step; `decay = 0` keeps none.
+    """A moving average of the weights, updated after each optimizer step; `decay = 0` keeps none.
 
-    With `warmup` the decay is at most (1 + t) / (10 + t) at step t, so that a short run's average forgets its start.
+    With `warmup` the decay at step t is at most (1 + t) / (10 + t), so that a short run's average forgets the initial
+    weights.
     """
 
     decay: float = fraction(0.0)
@@ -179,23 +183,24 @@ class EmaSection:
 
 @dataclass(frozen=True)
 class PrecisionSection:
-    """Mixed precision: O0 is float32, O1 lowers the products, O2 and O3 all but the norms, auto follows amp's lists.
+    """Mixed precision: O0 is float32, O1 lowers matrix products and convolutions, O2 and O3 lower all but the norms.
 
-    LayerNorm and GRN compute in float32 at every level. "static" keeps `scale_init`; "dynamic" divides it by
-    `scale_factor` on an overflow and multiplies after `scale_window` steps without.
+    "auto" follows the lists of MindSpore's amp. LayerNorm and GRN compute in float32 at every level. The loss scale
+    "static" stays at `scale_init`; "dynamic" is divided by `scale_factor` after an overflow, and multiplied by it after
+    `scale_window` steps without one.
     """
 
     level: Literal["O0", "O1", "O2", "O3", "auto"] = choice("O0")
     dtype: Literal["float16", "bfloat16"] = choice("float16")
     loss_scale: Literal["none", "static", "dynamic"] = choice("none")
-    scale_init: float = at_least(2.0**24, 1)
+    scale_init: float = at_least(2.0**24, 1)  # MindSpore's default, and the MindSpore example's
     scale_factor: float = key(2.0, "must be greater than 1", lambda v: v > 1)
     scale_window: int = at_least(2000, 1)
 
 
 @dataclass(frozen=True)
 class TrainSection:
-    """The length of the run, its seed, and what it leaves behind."""
+    """The length of the run, its seed, how often it evaluates, and which checkpoints it keeps."""
 
     epochs: int = at_least(300, 1)
     seed: int = key(0, "must be in [0, 2**63)", lambda v: 0 <= v < 2**63)

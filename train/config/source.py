@@ -1,6 +1,6 @@
-"""Configurations in and out of TOML: presets by name, files by path, `--set` on top, and back to text.
+"""Reads configurations from TOML (a preset's name or a path, then `--set` overrides) and writes them back as TOML.
 
-The emitter writes what `config.py` can hold: strings, booleans, whole numbers, fractions and flat lists.
+It writes only the types that `config.py` has: strings, booleans, whole numbers, fractions and flat lists.
 """
 
 import importlib.resources
@@ -19,7 +19,7 @@ _PRESETS = "convnext_imagenet.train.presets"
 
 
 def preset_names() -> list[str]:
-    """The names of the presets that come with the package, sorted."""
+    """Return the names of the presets in the package, sorted."""
     files = importlib.resources.files(_PRESETS).iterdir()
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
@@ -27,7 +27,7 @@ def preset_names() -> list[str]:
 def load_config(name_or_path: str, overrides: Iterable[str] = ()) -> Config:
     """Return a preset, or the configuration in a `.toml` file, with `section.key=value` overrides applied.
 
-    Raises ConfigError for an unknown preset, an unreadable file, bad TOML, and all that `config.py` refuses.
+    Raises ConfigError for an unknown preset, an unreadable file, bad TOML, and whatever `config.py` refuses.
     """
     values = _parse(_read(name_or_path), name_or_path)
     for override in overrides:
@@ -37,7 +37,7 @@ def load_config(name_or_path: str, overrides: Iterable[str] = ()) -> Config:
 
 
 def to_toml(config: Config) -> str:
-    """Return the configuration as TOML: every key, so that reading it back gives an equal configuration."""
+    """Return the configuration as TOML with every key; reading it back gives an equal configuration."""
     lines = []
     for section in fields(config):
         content = getattr(config, section.name)
@@ -74,7 +74,7 @@ def _parse(text: str, source: str) -> dict[str, Any]:
 
 
 def _parse_override(text: str) -> tuple[str, str, Any]:
-    """Split `section.key=value`; the value is TOML, except that a string key takes bare words too."""
+    """Split `section.key=value`. The value is TOML; a string key also takes a word without quotes."""
     target, equals, value = text.partition("=")
     section, dot, name = target.strip().partition(".")
     if not (equals and dot and section and name):
@@ -94,5 +94,5 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML forbids a bare DEL
     return repr(value)

@@ -1,1 +1,1 @@
-"""Rows of records to batches of uint8 pixels and draws."""
+"""Input: turns rows of records into batches of uint8 pixels and draws."""

@@ -1,8 +1,8 @@
-"""Records to ready uint8 batches: the host's part of the input, decode + crop + resize, once per pixel.
+"""Turns records into uint8 batches on the host: read, decode, crop, resize.
 
-One thread reads rows in our order, others decode and resize them straight into their batch (both release the
-interpreter lock), a few batches ahead of the device. What a batch holds depends only on (seed, epoch, step), never on
-the number of workers, so a run can resume at any step of any epoch.
+One thread reads rows in the order of the epoch, others decode and resize them straight into their batch (both release
+the interpreter lock), a few batches ahead of the device. The content of a batch depends only on (seed, epoch, step),
+never on the number of workers, so a run can resume at any step of any epoch.
 """
 
 import queue
@@ -26,14 +26,14 @@ from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import StepPlan, local_positions
 from convnext_imagenet.train.errors import TrainError
 
-_BATCHES_AHEAD = 2
-_IMAGES_A_TASK = 8
-_POLL_SECONDS = 0.1
+_BATCHES_AHEAD = 2  # not more: 4096 rows of 224 px take 588 MiB
+_IMAGES_A_TASK = 8  # one image per call left 11 to 14 % of the cores idle (DECISIONS, 2026-11-24)
+_POLL_SECONDS = 0.1  # how late a stop signal may be noticed
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: uint8 pixels (N, S, S, 3), int32 labels, int64 sample ids, and what is drawn for the device."""
+    """One micro-batch: uint8 pixels (N, S, S, 3), int32 labels (N,), int64 sample ids (N,), and the device's draws."""
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -43,7 +43,7 @@ class Batch:
 
 @dataclass
 class StageTimes:
-    """Seconds that the stages of the pipeline have worked: one reader, and all decoders together."""
+    """Seconds that the stages of the pipeline have worked: the reader, and all decoders together."""
 
     read_s: float = 0.0
     decode_s: float = 0.0
@@ -51,12 +51,12 @@ class StageTimes:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add_decoding(self, seconds: float) -> None:
-        """Add what a task took; callable from any thread."""
+        """Add the seconds of a task; callable from any thread."""
         with self._lock:
             self.decode_s += seconds
 
     def slowest(self) -> str:
-        """The stage that holds the others up."""
+        """Return the name of the stage that is the bottleneck."""
         return "reading" if self.read_s > self.decode_s / self.decoders else "decoding and resizing"
 
 
@@ -72,10 +72,11 @@ def batches(
     times: StageTimes | None = None,
     on_wait: Callable[[], None] = lambda: None,
 ) -> Iterator[Batch]:
-    """Yield the micro-batches of `epoch` from its step `first_step` on: `optimizer.accumulate_steps` of them a step.
+    """Yield the micro-batches of `epoch` from step `first_step` on, `optimizer.accumulate_steps` of them per step.
 
-    Of each global batch only the share of `rank` is made. `workers` threads decode. While the caller waits `on_wait` is
-    called several times a second; what it raises ends the pipeline. Raises TrainError for a row that does not decode.
+    Only the share of `rank` is made of each global batch. `workers` threads decode. While the caller waits, `on_wait`
+    is called several times a second; an exception that it raises ends the pipeline. Raises TrainError for a row that
+    does not decode.
     """
     times = times or StageTimes()
     times.decoders = workers
@@ -132,7 +133,7 @@ class _Producer:
         self._thread.start()
 
     def take(self, on_wait: Callable[[], None]) -> Batch | None:
-        """The next batch, or None after the last; raises what a thread has raised."""
+        """Return the next batch, or None after the last. Raises what a thread has raised."""
         item = _poll(partial(self._queue.get, timeout=_POLL_SECONDS), queue.Empty, on_wait)
         if item is None:
             return None
@@ -144,11 +145,11 @@ class _Producer:
         return batch
 
     def close(self) -> None:
-        """Stop both, wherever they are."""
+        """Stop the reader and the decoders, whatever they are doing."""
         self._is_closed.set()
         self._pool.shutdown(cancel_futures=True)
         while self._thread.is_alive():
-            with self._queue.mutex:
+            with self._queue.mutex:  # the reader may be blocked on a full queue
                 self._queue.queue.clear()
                 self._queue.not_full.notify_all()
             self._thread.join(_POLL_SECONDS)
@@ -166,7 +167,7 @@ class _Producer:
                 self._queue.put(error)
 
     def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """The rows of all batches, one after the other, as MindSpore gives them."""
+        """Yield the rows of all batches in order, as MindSpore reads them."""
         if not self._planned:
             return
         order = np.concatenate([planned.rows for planned in self._planned])
@@ -175,7 +176,7 @@ class _Producer:
         yield from dataset.create_tuple_iterator(columns, num_epochs=1, output_numpy=True)
 
     def _start(self, planned: _PlannedBatch, rows: Iterator) -> tuple[Batch, list[Future]] | None:
-        """Read a batch's rows and let them be decoded; None when the pipeline is closed meanwhile."""
+        """Read a batch's rows and submit them for decoding; return None when the pipeline was closed meanwhile."""
         count, size_px = len(planned.rows), self._config.data.size_px
         pixels = np.empty((count, size_px, size_px, 3), np.uint8)
         labels, sample_ids = np.empty(count, np.int32), np.empty(count, np.int64)
@@ -201,7 +202,7 @@ class _Producer:
 
 
 def _poll(get: Callable[[], Any], not_yet: type[Exception], on_wait: Callable[[], None]) -> Any:
-    """Return what `get` returns, called again, with `on_wait` before each call, for as long as it raises `not_yet`."""
+    """Call `on_wait` and `get` until `get` does not raise `not_yet`, and return its result."""
     while True:
         on_wait()
         try:

@@ -1,1 +1,1 @@
-"""One RUN directory from its first file to `_SUCCESS`."""
+"""Makes one RUN directory, from its first file to `_SUCCESS`."""

@@ -1,9 +1,9 @@
 """Checkpoints of a RUN: a unit per finished epoch, one rotating unit within an epoch, and the pointers to them.
 
-A unit is `epoch-0003.weights.safetensors` and, when the run averages its weights, `epoch-0003.ema.safetensors` (models
-with their card), `epoch-0003.state.safetensors` (what else the next step depends on) and a receipt; within an epoch it
-is named by its step, `step-00001234`. It is published first and pointed to afterwards, so that a pointer always names
-a whole unit; `best` ends in `.ema` where the average is the better model of its unit.
+A unit consists of `epoch-0003.weights.safetensors`, `epoch-0003.ema.safetensors` if the run averages its weights (both
+models with their card), `epoch-0003.state.safetensors` (everything else that the next step depends on) and a receipt.
+Within an epoch it is named after its step, `step-00001234`. A unit is published before a pointer names it, so that a
+pointer always names a complete unit. `best` ends in `.ema` if the average is the better model of its unit.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ _BEST, _LAST = "best", "last"
 
 @dataclass(frozen=True)
 class Position:
-    """Where a checkpoint stands: finished epochs and optimizer steps done.
+    """The position of a checkpoint in its run: finished epochs and finished optimizer steps.
 
-    `top1` and `ema_top1` are accuracies of the weights and of their average, None where not evaluated. `within` holds
-    the sums over an unfinished epoch so far; None at the end of one.
+    `top1` and `ema_top1` are the accuracies (0..1) of the weights and of their average, None if not evaluated. `within`
+    holds the sums of an unfinished epoch; it is None at the end of an epoch.
     """
 
     epoch: int
@@ -41,30 +41,30 @@ class Position:
 
     @property
     def unit(self) -> str:
-        """The name of the checkpoint's unit."""
+        """Return the name of the checkpoint's unit."""
         return f"epoch-{self.epoch:04d}" if self.within is None else f"step-{self.step:08d}"
 
     @property
     def best_top1(self) -> float | None:
-        """The higher of the two accuracies."""
+        """Return the higher of the two accuracies, None if neither was evaluated."""
         return max((value for value in (self.top1, self.ema_top1) if value is not None), default=None)
 
     @property
     def best_weights(self) -> str:
-        """Which of the unit's models has the higher accuracy: "weights" or "ema"."""
+        """Return which of the unit's models has the higher accuracy: "weights" or "ema"."""
         return "ema" if self.ema_top1 is not None and self.ema_top1 > (self.top1 or 0.0) else "weights"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a run needs to go on: weights, the rest of the state, and the weights' average (or nothing)."""
+    """Everything that a run needs to resume: weights, their average (or nothing), and the rest of the state."""
 
     weights: Mapping[str, np.ndarray]
     state: Mapping[str, np.ndarray]
     average: Mapping[str, np.ndarray]
 
     def digest(self) -> bytes:
-        """The SHA-256 of every name and bit of it."""
+        """Return the SHA-256 of all names and bytes of the snapshot."""
         sha256 = hashlib.sha256()
         for part in (self.weights, self.state, self.average):
             for name, array in sorted(part.items()):
@@ -74,7 +74,7 @@ class Snapshot:
 
 
 class Checkpoints:
-    """The checkpoints of one run; of the epochs' it keeps the `keep_best` best and the `keep` latest, 0 for all."""
+    """The checkpoints of one run. It keeps those of the `keep_best` best and the `keep` latest epochs (0: of all)."""
 
     def __init__(self, run: Path, plan_id: str, keep: int, keep_best: int) -> None:
         self.run = run
@@ -84,9 +84,9 @@ class Checkpoints:
         self.keep_best = keep_best
 
     def save(self, position: Position, snapshot: Snapshot, card: ModelCard) -> None:
-        """Publish a checkpoint, move the pointers, and remove what is no longer kept.
+        """Publish a checkpoint, move the pointers, and remove the checkpoints that are no longer kept.
 
-        Raises TrainError when the disk does not take it; the checkpoint before stays as it was.
+        Raises TrainError when it cannot be written; the previous checkpoint then stays as it was.
         """
         try:
             publish(self._write(position, snapshot, card), self.folder, position.unit, self.plan_id, _facts(position))
@@ -97,20 +97,20 @@ class Checkpoints:
             self._remove_old(position)
         except (OSError, ModelError) as error:
             raise TrainError(
-                f"{self.folder}: {position.unit} could not be saved ({error}); the checkpoint before it is whole: "
-                f"make room, then run the same command again"
+                f"{self.folder}: {position.unit} could not be saved ({error}); the previous checkpoint is intact: "
+                f"free disk space, then run the same command again to resume"
             ) from error
 
     def last(self) -> Position | None:
-        """Return where the run stands, or None before its first checkpoint; TrainError when that is damaged."""
-        return self._pointed_to(_LAST, deep=True)
+        """Return the position of the last checkpoint, or None before the first. Raises TrainError if it is damaged."""
+        return self._pointed_to(_LAST, deep=True)  # a run resumes from it, so its hashes are checked
 
     def best(self) -> Position | None:
-        """Return the checkpoint of the highest top-1, or None before the first."""
+        """Return the position with the highest top-1, or None before the first. Raises TrainError if it is damaged."""
         return self._pointed_to(_BEST, deep=False)
 
     def load(self, position: Position) -> Snapshot:
-        """Return the content of a checkpoint that `last` or `best` found whole."""
+        """Return the content of a checkpoint that `last` or `best` returned."""
         base = self.folder / position.unit
         average = base.with_name(f"{position.unit}.ema.safetensors")
         return Snapshot(
@@ -156,7 +156,7 @@ class Checkpoints:
     def _remove_old(self, last: Position) -> None:
         kept = {last.unit, *self._kept_epochs()}
         for unit in set(self._units()) - kept:
-            (self.folder / f"{unit}.json").unlink()
+            (self.folder / f"{unit}.json").unlink()  # the receipt first: without it the unit does not count
             for path in self.folder.glob(f"{unit}.*.safetensors"):
                 path.unlink()
 

@@ -1,8 +1,9 @@
-"""The compiled training step kept in RUN, so that a resumed run starts sooner; MindSpore's cache, made safe.
+"""Keeps the compiled training step in RUN, so that a resumed run starts sooner; makes MindSpore's cache safe to use.
 
-MindSpore tells cached graphs apart by the order in which they were compiled and by nothing else: another network, other
-constants, even a damaged file would be taken without a word. So the cache is open while the training step compiles and
-for nothing else, its folder is named after all that makes that graph, and its files count only as they were sealed.
+MindSpore identifies cached graphs only by the order in which they were compiled. It would silently load a graph of
+another network, with other constants, or from a damaged file. So the cache is open only while the training step
+compiles, its folder is named after everything that determines the graph, and its files are used only if they still have
+their recorded SHA-256 (DECISIONS, 2026-11-25).
 """
 
 import contextlib
@@ -20,11 +21,11 @@ from convnext_imagenet.base.host import sources_digest
 
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 _SEAL = "sealed.json"
-_ROOMS = ("base", "launch", "model", "train")  # whose code becomes part of the graph
+_ROOMS = ("base", "launch", "model", "train")  # packages whose code can change the graph
 
 
 def graph_identity(plan_id: str, ranks: int, kernels: Path | None) -> dict[str, Any]:
-    """Return all that makes the graph of a run's step: its plan, how many ranks, our CPU kernels, and the code."""
+    """Return everything that determines the graph of a run's step: plan, number of ranks, CPU kernels, Python, code."""
     return {
         "plan": plan_id,
         "ranks": ranks,
@@ -37,7 +38,7 @@ def graph_identity(plan_id: str, ranks: int, kernels: Path | None) -> dict[str, 
 class CompileCache:
     """The cache of rank number `rank` for the graph of `identity` (`graph_identity`).
 
-    `is_compiled` tells that the step is compiled, `was_hit` that it was read from here.
+    `is_compiled`: the step is compiled; `was_hit`: it was loaded from this cache.
     """
 
     def __init__(self, run: Path, rank: int, identity: Mapping[str, Any]) -> None:
@@ -47,9 +48,9 @@ class CompileCache:
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
-        """While entered, let MindSpore read the graph that compiles, or write it; without a disk it only compiles."""
-        has_script = Path(sys.argv[0]).is_file()  # which MindSpore reads for its cache, and fails without
-        is_usable = not os.environ.get(_ENABLE) and has_script and self._prepare()  # the user's own setting stands
+        """While entered, let MindSpore load or store the graph that it compiles. If the folder fails, only compile."""
+        has_script = Path(sys.argv[0]).is_file()  # MindSpore's cache reads this file, and fails without it
+        is_usable = not os.environ.get(_ENABLE) and has_script and self._prepare()  # the user's own setting wins
         before = os.environ.get(_PATH)
         if is_usable:
             os.environ |= {_ENABLE: "1", _PATH: str(self._folder)}
@@ -65,7 +66,7 @@ class CompileCache:
                 write_json(self._folder / _SEAL, self._digests())
 
     def _prepare(self) -> bool:
-        """Find out whether the folder is as it was sealed, and empty it if not, with those of earlier graphs."""
+        """Set `was_hit` if the folder is as it was sealed; else empty it. Remove the folders of earlier graphs."""
         with contextlib.suppress(OSError, ArtefactError):
             self.was_hit = read_json(self._folder / _SEAL) == self._digests() != {}
         try:

@@ -1,4 +1,4 @@
-"""All that a training loop works with, and how the ranks of a run save together."""
+"""What the training loop works with, and how the ranks of a run save a checkpoint together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,23 +18,23 @@ from convnext_imagenet.train.step.learner import Learner
 
 @dataclass(frozen=True)
 class Interval:
-    """How often a checkpoint is saved within an epoch: every so many steps, every so many seconds, 0 for never."""
+    """How often a checkpoint is saved within an epoch: every `steps` steps, every `seconds` seconds; 0 is never."""
 
     steps: int = 0
     seconds: float = 0.0
 
     def is_due(self, steps_done: int) -> bool:
-        """Whether the run's `steps_done`-th step is followed by a checkpoint; all ranks agree."""
+        """Return whether a checkpoint follows step `steps_done` of the run; the same on all ranks."""
         return self.steps > 0 and steps_done % self.steps == 0
 
     def is_overdue(self, last_save: float, now: float) -> bool:
-        """Whether the time for a checkpoint has come; each rank has a clock of its own."""
+        """Return whether it is time for a checkpoint (clock values in seconds). Ranks may disagree: clocks differ."""
         return self.seconds > 0 and now - last_save >= self.seconds
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """All that the loop needs; `workers` threads prepare batches and change no number."""
+    """Everything that the loop needs. `workers` threads prepare batches; their number changes no result."""
 
     config: Config
     plan: StepPlan
@@ -54,11 +54,14 @@ class RunContext:
 
     @property
     def is_single_rank(self) -> bool:
-        """Whether no other rank waits for this one, so that it may stop without asking."""
+        """Return whether this rank is the only one, and so may stop without asking the others."""
         return self.ranks.own.world == 1
 
     def save(self, position: Position) -> None:
-        """Let the first rank save a checkpoint, once all ranks have proven that they hold the same bits."""
+        """Save a checkpoint on the first rank, after checking that all ranks hold the same bits.
+
+        Raises LaunchError when the ranks differ, TrainError when the checkpoint cannot be written.
+        """
         self.heartbeat.beat("saving a checkpoint")
         snapshot = Snapshot(self.learner.weights(), self.learner.state(), self.learner.average())
         if not self.is_single_rank:

@@ -1,4 +1,7 @@
-"""A run's metrics as one picture: loss, learning rate and accuracy over the epochs."""
+"""Draws the metrics of a run as one picture: loss, learning rate and accuracy over the epochs.
+
+This module must not read files.
+"""
 
 import io
 import math
@@ -9,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 _WIDTH_PX, _PANEL_PX, _LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 900, 260, 84, 24, 40, 34
-_FINER = 2  # drawn this much larger, then reduced, so that lines are smooth
+_FINER = 2  # drawn twice as large, then reduced, so that lines are smooth
 _INK, _FAINT, _GRID, _PAPER = (32, 34, 38), (110, 114, 122), (226, 228, 232), (255, 255, 255)
 _COLOURS = ((28, 100, 200), (214, 96, 20), (30, 140, 80))
 _TICKS = 5
@@ -33,7 +36,7 @@ class Panel:
 
 
 def curves_png(metrics: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return a PNG of the lines of metrics.jsonl; values that are null or absent are left out."""
+    """Return a PNG, 900 px wide, of the lines of metrics.jsonl; null and missing values are skipped."""
     panels = _panels(metrics)
     last = max((point[0] for panel in panels for line in panel.lines for point in line.points), default=1)
     sheet = Image.new("RGB", (_WIDTH_PX * _FINER, _PANEL_PX * len(panels) * _FINER), _PAPER)
@@ -49,7 +52,7 @@ def _panels(metrics: Sequence[Mapping[str, Any]]) -> list[Panel]:
         values = [(entry["epoch"], entry.get(key)) for entry in metrics]
         return Line(name, [(epoch, value) for epoch, value in values if value is not None and math.isfinite(value)])
 
-    accuracies = (line("val top-1", "val_top1"), line("average's", "ema_val_top1"), line("train top-1", "train_top1"))
+    accuracies = (line("val top-1", "val_top1"), line("EMA top-1", "ema_val_top1"), line("train top-1", "train_top1"))
     return [
         Panel("Training loss", [line("loss", "train_loss")], "{:.3g}"),
         Panel("Learning rate", [line("rate", "learning_rate")], "{:.1e}"),

@@ -1,4 +1,7 @@
-"""What an epoch adds up to: exact sums, the report of a step and of an epoch, metrics.jsonl."""
+"""The sums of an epoch, the reports of a step and of an epoch, and the file metrics.jsonl.
+
+This module must not know MindSpore's networks or the loop.
+"""
 
 import dataclasses
 import json
@@ -16,7 +19,7 @@ from convnext_imagenet.train.step.learner import StepOutcome
 
 @dataclass(frozen=True)
 class EpochSums:
-    """What an epoch has added up after `steps` optimizer steps; times in seconds."""
+    """The sums of an epoch after `steps` optimizer steps; times in seconds."""
 
     steps: int = 0
     loss_sum: float = 0.0
@@ -40,16 +43,16 @@ class EpochSums:
         )
 
     def with_times(self, data_wait_s: float, train_s: float) -> "EpochSums":
-        """Return the sums with more time spent."""
+        """Return the sums with these seconds added."""
         return dataclasses.replace(self, data_wait_s=self.data_wait_s + data_wait_s, train_s=self.train_s + train_s)
 
     def to_json(self) -> dict[str, Any]:
-        """The sums as JSON values; floats come back bit by bit."""
+        """Return the sums as JSON values; every float survives the round trip exactly."""
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "EpochSums":
-        """The sums that `to_json` gave."""
+        """Return the sums that `to_json` wrote."""
         return EpochSums(**values)
 
 
@@ -70,10 +73,11 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One finished epoch; loss and top-1 of training are means over its steps, `last_loss` is the last step's.
+    """One finished epoch. `train_loss` and `train_top1` are means over its steps, `last_loss` is the last step's.
 
-    `train_top1` counts rows whose best class is their own label, mixed or not. `skipped` counts steps that overflowed.
-    `data_wait_s` is how long the loop waited for batches, `train_s` and `eval_s` what the two parts took.
+    `train_top1` is the share of rows whose best class is their own label, even if they were mixed with another row.
+    `skipped` counts steps that overflowed. `data_wait_s` is the time that the loop waited for batches, `train_s` and
+    `eval_s` are the times of training and evaluation.
     """
 
     epoch: int
@@ -94,7 +98,7 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class FirstStep:
-    """How long this process took to compile its first step (`was_cached`: to read it) and to take it, in seconds."""
+    """Seconds that this process took to compile its first step (`was_cached`: to load it) and to run it."""
 
     compile_s: float
     step_s: float
@@ -102,23 +106,23 @@ class FirstStep:
 
 
 class Reporter(Protocol):
-    """What the loop tells its caller while it runs."""
+    """What the loop reports to its caller while it runs."""
 
     def on_first_step(self, first: FirstStep) -> None:
-        """The first step of this process has finished."""
+        """Called when the first step of this process has finished."""
 
     def on_step(self, report: StepReport) -> None:
-        """A step has finished."""
+        """Called when a step has finished."""
 
     def on_epoch(self, report: EpochReport) -> None:
-        """An epoch has finished and is saved."""
+        """Called when an epoch has finished and is saved."""
 
     def on_warning(self, text: str) -> None:
-        """Something in the run's numbers deserves attention."""
+        """Called when the numbers of the run deserve a warning."""
 
 
 def metrics_line(report: EpochReport) -> dict[str, Any]:
-    """Return the epoch as a line of metrics.jsonl; the val_ values are null where it was not evaluated."""
+    """Return the epoch as a line of metrics.jsonl; the val_ values are null if it was not evaluated."""
     accuracy, average = report.accuracy, report.ema_accuracy
     return {
         "epoch": report.epoch,
@@ -142,7 +146,7 @@ def metrics_line(report: EpochReport) -> dict[str, Any]:
 
 
 def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
-    """Add one epoch's line and force it to disk."""
+    """Append one epoch's line and flush it to disk."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
         file.flush()
@@ -150,7 +154,7 @@ def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines that were written whole, in order; none when there is no file."""
+    """Return the complete lines in order; an empty list when there is no file."""
     if not path.exists():
         return []
     lines = []
@@ -158,11 +162,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         try:
             lines.append(json.loads(text))
         except ValueError:
-            break  # a line that a crash cut short; what follows it does not count either
+            break  # a crash cut this line short; later lines do not count either
     return lines
 
 
 def truncate_metrics(path: Path, last_epoch: int) -> None:
-    """Drop the lines of epochs after `last_epoch`, which a resumed run is going to write again."""
+    """Drop the lines of epochs after `last_epoch`; a resumed run writes them again."""
     kept = [line for line in read_metrics(path) if line["epoch"] <= last_epoch]
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())

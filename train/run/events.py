@@ -1,4 +1,7 @@
-"""TensorBoard events of a run, where the extra `tensorboard` is installed; the numbers are those of metrics.jsonl."""
+"""Writes TensorBoard events of a run if the extra `tensorboard` is installed; same numbers as metrics.jsonl.
+
+TensorBoard is an extra because its writer needs gRPC and the packages of a web server (DECISIONS, 2026-11-24).
+"""
 
 import importlib.util
 from collections.abc import Mapping
@@ -9,12 +12,12 @@ from convnext_imagenet.train.run.epoch import EpochReport, StepReport, metrics_l
 
 
 def has_tensorboard() -> bool:
-    """Whether the extra is installed."""
+    """Return whether the extra is installed."""
     return importlib.util.find_spec("tensorboard") is not None
 
 
 class Events:
-    """Writes RUN/events; a resumed run makes TensorBoard forget the steps after `done`, which are taken again."""
+    """Writes RUN/events. A resumed run makes TensorBoard forget the steps after `done`, because they run again."""
 
     def __init__(self, run: Path, done: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -26,19 +29,19 @@ class Events:
         self._writer.add_event(Event(session_log=SessionLog(status=SessionLog.START), step=done + 1))
 
     def on_step(self, report: StepReport) -> None:
-        """Loss, rate, gradient norm and loss scale of a step."""
+        """Write loss, learning rate, gradient norm and loss scale of a step."""
         values = {"step/loss": report.loss, "step/learning_rate": report.learning_rate}
         values |= {"step/gradient_norm": report.gradient_norm, "step/loss_scale": report.loss_scale}
         self._add(values, report.steps_done)
 
     def on_epoch(self, report: EpochReport) -> None:
-        """Every number of the epoch's line in metrics.jsonl."""
+        """Write every number of the epoch's line in metrics.jsonl."""
         values = {f"epoch/{name}": value for name, value in metrics_line(report).items() if value is not None}
         self._add(values, report.step)
         self._writer.flush()
 
     def close(self) -> None:
-        """Force what is left to disk."""
+        """Write the remaining events to disk and close the file."""
         self._writer.close()
 
     def _add(self, values: Mapping[str, Any], step: int) -> None:

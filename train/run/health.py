@@ -1,4 +1,4 @@
-"""The health of a run: what of its numbers deserves a warning, as pure state without input or output."""
+"""The health of a run: decides which of its numbers deserve a warning. This module must not read, write or print."""
 
 import math
 from collections import deque
@@ -8,18 +8,21 @@ from convnext_imagenet.train.config.sections import DataSection, ScheduleSection
 from convnext_imagenet.train.data.pipeline import StageTimes
 from convnext_imagenet.train.run.epoch import EpochReport, StepReport
 
-_WINDOW_STEPS = 50
+_WINDOW_STEPS = 50  # the loss of a single step is too noisy
 _STUCK_SHARE = 0.02  # of ln(classes): a network at chance level stays within 2 % of it
-_STARVED_SHARE = 0.2
-_MOST_SKIPPED_IN_A_ROW = 20
-_SIDE_MULTIPLE = 32  # the stem's 4 and three times 2: what is left over at the border is dropped
+_STARVED_SHARE = 0.2  # of the training time, spent waiting for images
+_MOST_SKIPPED_IN_A_ROW = 20  # a dynamic loss scale needs some overflows to come down from 2^24
+_SIDE_MULTIPLE = 32  # the stem divides by 4, three down-samplers by 2 each; the rest at the border is dropped
 
 
 def size_warnings(data: DataSection) -> list[str]:
-    """Return what the configured image sizes cost; ten classes at 80 instead of 64 px lost 7 points of top-1."""
+    """Return a warning for each image size that loses border pixels.
+
+    In a run with ten classes, 80 px instead of 64 px lost 7 points of top-1.
+    """
     sizes = {"data.size_px": data.size_px, "data.eval_size_px": data.eval_size_px}
     return [
-        f"{key} = {size}: not a multiple of {_SIDE_MULTIPLE}, so the network drops pixels at two borders; "
+        f"{key} = {size}: not a multiple of {_SIDE_MULTIPLE}, so the network ignores pixels at two borders; "
         f"the nearest is {max(1, round(size / _SIDE_MULTIPLE)) * _SIDE_MULTIPLE}"
         for key, size in sizes.items()
         if size % _SIDE_MULTIPLE
@@ -27,7 +30,7 @@ def size_warnings(data: DataSection) -> list[str]:
 
 
 class RunHealth:
-    """Warnings about a run, each given once until its cause has gone."""
+    """Warnings about a run; each is given once until its cause has gone."""
 
     def __init__(self, schedule: ScheduleSection, classes: int, plan: StepPlan) -> None:
         self._chance_loss = math.log(classes)
@@ -38,17 +41,17 @@ class RunHealth:
         self._base_lr = schedule.base_lr
 
     def after_step(self, report: StepReport) -> list[str]:
-        """Return the warnings that this step gives rise to."""
+        """Return the warnings that this step causes."""
         return [*self._overflows(report), *self._stuck_loss(report)]
 
     def after_epoch(self, report: EpochReport, times: StageTimes) -> list[str]:
-        """Return a warning when the epoch's steps waited for data, naming the slowest stage."""
+        """Return a warning that names the slowest stage if the epoch's steps waited for images."""
         share = report.data_wait_s / report.train_s
         if share < _STARVED_SHARE:
             return []
         return [
-            f"epoch {report.epoch}: the steps waited for images {100 * share:.0f} % of the time; "
-            f"{times.slowest()} takes longest: give more --workers, faster storage, or a smaller data.size_px"
+            f"epoch {report.epoch}: training waited for images {100 * share:.0f} % of the time; the slowest stage is "
+            f"{times.slowest()}: raise --workers, use faster storage, or lower data.size_px"
         ]
 
     def _overflows(self, report: StepReport) -> list[str]:
@@ -57,7 +60,8 @@ class RunHealth:
             return []
         return [
             f"epoch {report.epoch} step {report.step}: the gradients of {_MOST_SKIPPED_IN_A_ROW} steps in a row "
-            f"overflowed, the loss scale is {report.loss_scale:g}; lower schedule.base_lr, or compute in O0"
+            f"overflowed, and the loss scale is {report.loss_scale:g}; lower schedule.base_lr, or train in float32 "
+            f"(precision.level = O0)"
         ]
 
     def _stuck_loss(self, report: StepReport) -> list[str]:
@@ -71,8 +75,8 @@ class RunHealth:
         if was_stuck or not self._is_stuck:
             return []
         return [
-            f"epoch {report.epoch} step {report.step}: the mean loss of {_WINDOW_STEPS} steps after warm-up is "
-            f"{mean:.3f}, chance level is ln(classes) = {self._chance_loss:.3f}: the network does not learn; "
-            f"lower schedule.base_lr = {self._base_lr:g}, lengthen schedule.warmup_epochs, or look at the labels "
-            f"by `convnext-train replay`"
+            f"epoch {report.epoch} step {report.step}: the network is not learning: the mean loss of the last "
+            f"{_WINDOW_STEPS} steps is {mean:.3f}, chance level is ln(classes) = {self._chance_loss:.3f}; "
+            f"lower schedule.base_lr = {self._base_lr:g}, raise schedule.warmup_epochs, or check the labels "
+            f"with `convnext-train replay`"
         ]

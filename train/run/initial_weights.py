@@ -1,4 +1,7 @@
-"""What training starts from: weights drawn from the seed, or given ones, whose head may have to be new."""
+"""Chooses the initial weights: drawn from the seed, or given by a file, with a new head if the classes differ.
+
+This module must not read files.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ _HEAD = ("head.weight", "head.bias")
 
 @dataclass(frozen=True)
 class GivenWeights:
-    """A weights file to start from: its path, its parameters by name and what they mean."""
+    """A weights file to start from: its path, its parameters by name and its card."""
 
     path: Path
     arrays: Mapping[str, np.ndarray]
@@ -26,9 +29,9 @@ class GivenWeights:
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Every parameter that training starts from, in words where they come from, and warnings about them.
+    """Every parameter that training starts from, their origin in words, and warnings about them.
 
-    `origin` is empty when all are drawn.
+    `origin` is empty when all parameters are drawn from the seed.
     """
 
     arrays: dict[str, np.ndarray]
@@ -37,11 +40,11 @@ class InitialWeights:
 
 
 def initial_weights(config: Config, card: ModelCard, given: GivenWeights | None) -> InitialWeights:
-    """Return what the network of `card` starts from: drawn from the seed, or `given`.
+    """Return the initial weights of the network of `card`: drawn from the seed, or `given`.
 
-    A given head stays when its classes are the card's, by wnid, and its rows are put in the card's order; any other
-    head is drawn. Raises TrainError for the weights of another network, ConfigError for frozen stages that nothing was
-    given for.
+    A given head is kept only if it has the card's classes, compared by wnid; its rows are put in the card's order. Any
+    other head is drawn (DECISIONS, 2026-11-26). Raises TrainError for weights of another network, ConfigError for
+    frozen stages without given weights.
     """
     drawn = init_parameters(card.config, config.train.seed)
     if given is None:
@@ -53,12 +56,12 @@ def initial_weights(config: Config, card: ModelCard, given: GivenWeights | None)
     if sorted(known) == sorted(wanted) and not is_untrained:
         rows = [known.index(wnid) for wnid in wanted]
         head = {name: given.arrays[name][rows] for name in _HEAD}
-        origin = f"{len(drawn)} of {len(drawn)} tensors from {given.path}, its {len(wanted)} classes are the records'"
+        origin = f"{len(drawn)} of {len(drawn)} tensors from {given.path}; its {len(wanted)} classes are the records'"
     else:
         head = {name: drawn[name] for name in _HEAD}
         origin = (
             f"{len(drawn) - len(head)} of {len(drawn)} tensors from {given.path}; head.* new: "
-            f"{'nobody has trained it' if is_untrained else _change(known, wanted)}"
+            f"{'the given head is untrained' if is_untrained else _change(known, wanted)}"
         )
     return InitialWeights({**given.arrays, **head}, origin, _warnings(given, card))
 
@@ -66,7 +69,7 @@ def initial_weights(config: Config, card: ModelCard, given: GivenWeights | None)
 def _check_nothing_frozen(stages: int) -> None:
     if stages:
         raise ConfigError(
-            f"model.frozen_stages = {stages}: without --init-from they would stay as they were drawn; "
+            f"model.frozen_stages = {stages}: without --init-from these stages would keep random weights; "
             f"pass --init-from WEIGHTS, or --set model.frozen_stages=0"
         )
 
@@ -78,7 +81,7 @@ def _check_network(given: GivenWeights, network: ConvNeXtConfig) -> None:
         raise TrainError(
             f"--init-from {given.path}: weights of {describe(given.card.config)} do not fit {describe(network)}: "
             f"{', '.join(faults)}; give weights of that network, or set model.variant (model.depths, model.dims) to "
-            f"that of the weights"
+            f"match the weights"
         )
 
 
@@ -87,10 +90,10 @@ def _body_shapes(config: ConvNeXtConfig) -> dict[str, Shape]:
 
 
 def _change(known: Sequence[str], wanted: Sequence[str]) -> str:
-    """Return the class counts or, where they are equal, how many of the classes are others."""
+    """Return the two class counts or, if they are equal, how many of the classes differ."""
     if len(known) != len(wanted):
         return f"{len(known)} -> {len(wanted)} classes"
-    return f"{len(set(wanted) - set(known))} of the {len(wanted)} classes are others"
+    return f"{len(set(wanted) - set(known))} of the {len(wanted)} classes differ"
 
 
 def _warnings(given: GivenWeights, card: ModelCard) -> tuple[str, ...]:
@@ -98,6 +101,6 @@ def _warnings(given: GivenWeights, card: ModelCard) -> tuple[str, ...]:
     if (theirs.mean, theirs.std) == (ours.mean, ours.std):
         return ()
     return (
-        f"{given.path} was trained on pixels normalised by mean {theirs.mean} and std {theirs.std}, this run uses "
-        f"{ours.mean} and {ours.std}: the first steps have to make up for it",
+        f"{given.path} was trained on pixels normalised by mean {theirs.mean} and std {theirs.std}, but this run uses "
+        f"{ours.mean} and {ours.std}: the network must first adapt to them",
     )

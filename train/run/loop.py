@@ -1,7 +1,7 @@
-"""The loop: epochs of steps, evaluation, metrics and checkpoints; it must not print.
+"""The training loop: epochs of steps, evaluation, metrics and checkpoints. This module must not print.
 
-Epochs count from 1, optimizer steps from 0. All that a later step depends on is in a checkpoint, so a run may stop
-after any step, and resume, without a trace in its numbers.
+Epochs count from 1, optimizer steps from 0. A checkpoint holds everything that a later step depends on, so a run that
+stops after any step and resumes has the same numbers as one that never stopped.
 """
 
 import math
@@ -24,9 +24,9 @@ from convnext_imagenet.train.run.step_pipe import FinishedStep, StepPipe
 
 
 def run_epochs(context: RunContext, done: Position) -> None:
-    """Train from the position `done` to the end; each epoch ends in a metrics line and a checkpoint.
+    """Train from the position `done` to the end; each epoch ends with a metrics line and a checkpoint.
 
-    Raises Interrupted on a stop signal, with a checkpoint saved, and TrainError on a loss that is not finite.
+    Raises Interrupted on a stop signal, after saving a checkpoint, and TrainError when the loss is not finite.
     """
     health = RunHealth(context.config.schedule, context.card.config.num_classes, context.plan)
     sums = EpochSums() if done.within is None else EpochSums.from_json(done.within)
@@ -40,10 +40,10 @@ def run_epochs(context: RunContext, done: Position) -> None:
 
 
 class _Epoch:
-    """One epoch, from its beginning or from `sums` on.
+    """One epoch, from its beginning or from the step where `sums` ends.
 
-    What a rank asks for, to stop or to save, goes with its next step to all ranks, which read the answer with the
-    outcome and act alike.
+    A rank that wants to stop or save asks all ranks in its next step. They read the answer with the step's outcome and
+    act alike; a rank that acted by itself would leave the others waiting in their all-reduce (DECISIONS, 2026-11-25).
     """
 
     def __init__(self, context: RunContext, epoch: int, sums: EpochSums, health: RunHealth) -> None:
@@ -58,7 +58,7 @@ class _Epoch:
         self._waited_s = 0.0
 
     def run(self) -> EpochReport:
-        """Run the steps that are left and, where it is due, the evaluation."""
+        """Run the remaining steps and, if it is due, the evaluation."""
         try:
             self._train()
             begin = time.perf_counter()
@@ -93,17 +93,17 @@ class _Epoch:
         )  # fmt: skip
 
     def _stop_if_signalled(self) -> None:
-        """Raise Interrupted on a stop signal to a single rank; several agree on it by their steps."""
+        """Raise Interrupted on a stop signal to a single rank; several ranks agree on it through their steps."""
         if self.context.is_single_rank:
             self.context.stop.check()
 
     def _stop_if_asked(self, finished: FinishedStep | None) -> None:
-        """Raise Interrupted when any rank had asked to stop as the step began."""
+        """Raise Interrupted if any rank had asked to stop when the step began."""
         if finished is not None and finished.outcome.asked_stop:
             raise self.context.stop.interruption()
 
     def _timed(self, source: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
-        """Yield from `source` and add up how long it took to answer."""
+        """Yield from `source` and add up how long the loop waited for it."""
         while True:
             begin = time.perf_counter()
             group = next(source, None)
@@ -113,7 +113,7 @@ class _Epoch:
             yield group
 
     def _add_up(self, finished: FinishedStep | None) -> FinishedStep | None:
-        """Add a finished step to the sums, report it and return it; TrainError when its loss is not finite."""
+        """Add a finished step to the sums, report it and return it. Raises TrainError if its loss is not finite."""
         if finished is None:
             return None
         outcome = finished.outcome
@@ -122,8 +122,8 @@ class _Epoch:
         steps = self.sums.steps
         if outcome.taken and not math.isfinite(outcome.loss):
             raise TrainError(
-                f"epoch {self.epoch} step {steps}: the loss is {outcome.loss}; the checkpoint before is whole; "
-                f"train into another directory with a lower schedule.base_lr or a longer schedule.warmup_epochs"
+                f"epoch {self.epoch} step {steps}: the loss is {outcome.loss}; the previous checkpoint is intact; "
+                f"train into another directory with a lower schedule.base_lr or a higher schedule.warmup_epochs"
             )
         report = StepReport(
             epoch=self.epoch, step=steps, steps_done=self.first_step + steps,
@@ -136,8 +136,8 @@ class _Epoch:
         return finished
 
     def _save(self) -> FinishedStep | None:
-        """Save where the run stands within the epoch, unless that is its beginning; return the step waited for."""
-        finished = self._add_up(self.pipe.drain())
+        """Save a checkpoint within the epoch, unless no step has finished; return the step that was in flight."""
+        finished = self._add_up(self.pipe.drain())  # a checkpoint must not miss the step in flight
         self._add_times()
         self._saved_at = time.perf_counter()
         if self.sums.steps:

@@ -1,4 +1,4 @@
-"""One RUN directory from its first file to `_SUCCESS`: checks, fingerprint, resume, loop, manifest."""
+"""Makes one RUN directory, from its first file to `_SUCCESS`: checks, plan, resume, loop, manifest."""
 
 import contextlib
 import dataclasses
@@ -39,15 +39,15 @@ from convnext_imagenet.train.step.parameters import evaluation_transform, networ
 from convnext_imagenet.train.step.precision import check_precision
 from convnext_imagenet.train.step.step import STEP_VERSION
 
-# What changes a number when its version changes.
+# Packages whose version can change a number of the run.
 _VERSIONED = ("mindspore", "numpy", "pillow", "opencv-python-headless")
 
-_ADVICE = "the same command goes on from the checkpoint that was saved"
+_ADVICE = "run the same command again to resume from the saved checkpoint"
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a run ended; `was_finished` says that there was nothing left to do."""
+    """How a run ended; `was_finished` is true if there was nothing left to do."""
 
     run: Path
     last: Position
@@ -56,21 +56,21 @@ class RunSummary:
 
 
 class RunReporter(Reporter, Protocol):
-    """A reporter that also learns how much work lies ahead."""
+    """A reporter that also learns where the run begins and how much work there is."""
 
     def on_start(self, plan: StepPlan, done: Position) -> None:
-        """Training begins after the position `done`."""
+        """Called when training begins after the position `done`."""
 
     def on_initial_weights(self, origin: str) -> None:
-        """Training begins with weights that were given; `origin` says which of its tensors are theirs."""
+        """Called when training begins with given weights; `origin` says which tensors come from them."""
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a run is given besides its configuration: where things are, and what changes no number.
+    """The request for a run besides its configuration: paths, and settings that change no number.
 
-    `init_from` is a weights file to start from; its SHA-256 is part of the run's fingerprint. `ranks` share the work;
-    only the first of them writes.
+    `init_from` is a weights file to start from; its SHA-256 is part of the run's plan. `ranks` share the work; only the
+    first of them writes.
     """
 
     records: Path
@@ -82,11 +82,12 @@ class RunRequest:
 
 
 def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSummary:
-    """Train `config` on the records into the RUN directory, or finish what an earlier call began there.
+    """Train `config` on the records into the RUN directory, or resume what an earlier call began there.
 
-    Everything is checked before the first file is written. Raises ConfigError and ArtefactError for what does not
-    fit, ModelError for damaged weights to start from, TrainError for those of another network, a damaged checkpoint or
-    a loss that is not finite, Interrupted on a stop signal.
+    Everything is checked before the first file is written. Raises ConfigError for a configuration that does not fit
+    the records, ArtefactError for damaged records or a RUN of another plan, ModelError for damaged initial weights,
+    TrainError for weights of another network, a damaged checkpoint or a loss that is not finite, LaunchError for ranks
+    that differ, and Interrupted on a stop signal.
     """
     run, ranks = request.run, request.ranks
     records = ranks.first_rank_first(lambda: Records.open(request.records))
@@ -149,7 +150,7 @@ def _held(run: Path, ranks: Ranks) -> contextlib.AbstractContextManager[None]:
 
 
 def _begin(run: Path, fingerprint: Mapping[str, Any], config: Config, ranks: Ranks) -> str:
-    """Declare the run once, by its first rank, and return its plan's id, on which all ranks have to agree."""
+    """Declare the run once, on its first rank, and return the id of its plan, which all ranks must share."""
     neutral = {f"config.{key}": value for key, value in neutral_values(config).items()}
     if ranks.own.is_first:
         begin(run, "run", fingerprint, neutral)
@@ -158,11 +159,11 @@ def _begin(run: Path, fingerprint: Mapping[str, Any], config: Config, ranks: Ran
 
 
 def run_plan(config: Config, records: Records, init_from: Path | None) -> dict[str, Any]:
-    """Return what makes two runs the same run: configuration, records, first weights, rules and versions.
+    """Return what makes two runs the same run: configuration, records, initial weights, rules and versions.
 
-    Every key of the configuration is in it. The plan of an existing RUN is compared with this one by value: a
-    configuration key that it lacks, because the key was added later, counts as the neutral value that `added_later`
-    declares. Such a RUN resumes under its own plan id; any other difference refuses it.
+    It holds every key of the configuration. The plan of an existing RUN is compared with it by value. A configuration
+    key that the existing plan lacks counts as the neutral value that `added_later` declares; such a RUN resumes under
+    its own plan id. With any other difference the RUN is refused (DECISIONS, 2026-11-28).
     """
     return {
         "config": dataclasses.asdict(config),
@@ -180,7 +181,7 @@ def run_plan(config: Config, records: Records, init_from: Path | None) -> dict[s
 
 def _resume(learner: Learner, checkpoints: Checkpoints, ranks: Ranks) -> Position:
     done = checkpoints.last() or Position(epoch=0, step=0)
-    ranks.check_same(f"the checkpoint to go on from ({done.unit})", hashlib.sha256(done.unit.encode()).digest())
+    ranks.check_same(f"the checkpoint to resume from ({done.unit})", hashlib.sha256(done.unit.encode()).digest())
     if done.step:
         snapshot = checkpoints.load(done)
         learner.restore(snapshot.weights, snapshot.state, snapshot.average)

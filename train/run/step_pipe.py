@@ -1,4 +1,4 @@
-"""Optimizer steps in flight: a step is started before the one before it is read, so the device never waits for us."""
+"""Keeps one optimizer step in flight: a step starts before the previous one is read, so the device never idles."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,16 +14,16 @@ from convnext_imagenet.train.step.learner import Learner, StepOutcome, read_outc
 
 @dataclass(frozen=True)
 class FinishedStep:
-    """A step that the device has finished: what it reported, and the learning rate it took."""
+    """A step that the device has finished: what it reported, and its learning rate."""
 
     outcome: StepOutcome
     rate: float
 
 
 class StepPipe:
-    """Starts the steps of `learner` and returns each one's outcome when the next is started, or on `drain`.
+    """Starts the steps of `learner`; the outcome of a step is returned when the next one starts, or on `drain`.
 
-    The first step of this process is compiled through `cache`, waited for and reported to `on_first_step`.
+    The first step of this process is compiled through `cache`, finished and reported to `on_first_step`.
     """
 
     def __init__(self, learner: Learner, cache: CompileCache, on_first_step: Callable[[FirstStep], None]) -> None:
@@ -32,13 +32,13 @@ class StepPipe:
 
     @property
     def in_flight(self) -> int:
-        """How many steps are started and not yet returned: 0 or 1."""
+        """Return how many steps are started and not yet returned: 0 or 1."""
         return int(self._running is not None)
 
     def start(
         self, batches: Sequence[Batch], rate: float, decay: float, ask_stop: bool = False, ask_save: bool = False
     ) -> FinishedStep | None:
-        """Start a step over its micro-batches and return the one before it, None when there is none to return."""
+        """Start a step over its micro-batches and return the previous one, or None if there is none."""
         if self._cache.is_compiled:
             running = self._learner.learn(batches, rate, decay, ask_stop, ask_save)
         else:
@@ -48,7 +48,7 @@ class StepPipe:
         return finished
 
     def drain(self) -> FinishedStep | None:
-        """Wait for the step in flight and return it; None when there is none."""
+        """Wait for the step in flight and return it, or None if there is none."""
         if self._running is None:
             return None
         (running, rate), self._running = self._running, None

@@ -1,4 +1,4 @@
-"""Networks, optimizer and compiled step of a run, and their whole state as NumPy arrays by name."""
+"""The networks, optimizer and compiled step of a run, and their complete state as NumPy arrays by name."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -22,10 +22,10 @@ from convnext_imagenet.train.step.update import Update
 
 
 class StepOutcome(NamedTuple):
-    """What an optimizer step reports: mean loss, rows whose best class is their own label, gradient norm, and the rest.
+    """The report of an optimizer step: mean loss, number of rows whose best class is their own label, gradient norm.
 
-    `taken` is False for a step that was skipped because its gradients overflowed at `loss_scale`. `asked_stop` and
-    `asked_save` tell whether any rank had asked for it when the step began. All ranks read the same.
+    `taken` is False if the step was skipped because its gradients overflowed at `loss_scale`. `asked_stop` and
+    `asked_save` are true if any rank had asked for it when the step began. All ranks read the same values.
     """
 
     loss: float
@@ -38,10 +38,10 @@ class StepOutcome(NamedTuple):
 
 
 class Learner:
-    """What learns in a run, from `initial` weights on or restored, together with the learners of the other ranks.
+    """The learning part of a run: starts from `initial` weights or a restored state, and works with the other ranks.
 
-    Evaluation has a network of its own, in float32 and exactly as `convnext-serve` builds it, that takes the weights
-    or their average on demand.
+    Evaluation has its own network, in float32 and exactly as `convnext-serve` builds it, which takes the weights or
+    their average on demand (DECISIONS, 2026-11-24).
     """
 
     def __init__(self, config: Config, card: ModelCard, initial: Mapping[str, np.ndarray], ranks: int = 1) -> None:
@@ -83,7 +83,7 @@ class Learner:
     def learn(
         self, batches: Sequence[Batch], rate: float, decay: float, ask_stop: bool = False, ask_save: bool = False
     ) -> Tensor:
-        """Start one optimizer step over its micro-batches; `read_outcome` waits for what it returns."""
+        """Start one optimizer step over its micro-batches; `read_outcome` waits for the returned tensor."""
         numbers = _numbers(rate, decay, ask_stop, ask_save)
         if self.micro_batches == 1:
             (batch,) = batches
@@ -97,28 +97,28 @@ class Learner:
         return _copies(self.everything)
 
     def average(self) -> dict[str, np.ndarray]:
-        """Return a copy of the weights' moving average by the same names; empty when none is kept.
+        """Return a copy of the weights' moving average by the same names; empty if none is kept.
 
-        What is frozen is its own average.
+        A frozen weight equals its average.
         """
         return _copies(self._average())
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return a copy of all that is no weight and no average and that the next step depends on."""
+        """Return a copy of everything that the next step depends on besides the weights and their average."""
         return _copies(self.update.state())
 
     def show_to_evaluation(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Let `classifier` be the network with these weights."""
+        """Load these weights into `classifier`, the network for evaluation."""
         assign_parameters(self._evaluated, arrays)
 
     def restore(
         self, weights: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray], average: Mapping[str, np.ndarray]
     ) -> None:
-        """Take the whole of a saved state; raises TrainError when it is not exactly this learner's."""
+        """Load a complete saved state. Raises TrainError when names, shapes or types differ from this learner's."""
         own = (self.everything, weights), (self.update.state(), state), (self._average(), average)
         for parameters, saved in own:
             _check_fit(parameters, saved)
-        for parameters, saved in reversed(own):  # what is frozen is among the average's, too: the weights have it
+        for parameters, saved in reversed(own):  # a frozen weight is in the average, too: the weights win
             for name, parameter in parameters.items():
                 parameter.set_data(Tensor(saved[name]))
 
@@ -128,7 +128,7 @@ class Learner:
 
 
 def read_outcome(running: Tensor) -> StepOutcome:
-    """Wait for a step and return what it reports."""
+    """Wait for a step and return its outcome."""
     loss, correct, norm, taken, scale, stop, save = running.asnumpy().tolist()
     return StepOutcome(loss, correct, norm, taken > 0, scale, stop > 0, save > 0)
 

@@ -1,4 +1,4 @@
-"""The optimizers of the compiled step: AdamW, SGD, LAMB."""
+"""The optimizers of the compiled step: AdamW, SGD, LAMB. This module must not know loss scales or averages."""
 
 import functools
 import math
@@ -20,23 +20,23 @@ _lamb_update = ops.MultitypeFuncGraph("lamb_update")
 def make_optimizer(
     parameters: Mapping[str, Parameter], section: OptimizerSection, factors: Sequence[float]
 ) -> "Optimizer":
-    """Return the optimizer that the configuration names over `parameters`, whose rates are scaled by `factors`."""
+    """Return the optimizer that `section` names, over `parameters`; `factors` scale their learning rates."""
     return _OPTIMIZERS[section.name](parameters, section, factors)
 
 
 def is_decayed(name: str, shape: Sequence[int]) -> bool:
-    """Return whether weight decay applies: not to vectors, biases, layer scale, nor GRN's gamma and beta.
+    """Return whether weight decay applies: not to vectors, biases, layer scale, or GRN's gamma and beta.
 
-    GRN's parameters have the shape (1, 1, 1, 4C), so the shape alone does not tell (arXiv 2301.00808).
+    The shape is not enough, because GRN's parameters have the shape (1, 1, 1, 4C) (arXiv 2301.00808).
     """
     return len(shape) > 1 and not name.endswith((".bias", ".gamma", ".beta"))
 
 
 class Optimizer(nn.Cell):
-    """(gradients, rate, whether the step is taken, None for always) -> a value that is there once all is updated.
+    """(gradients, rate, whether the step is taken or None for always) -> a value that exists once all is updated.
 
-    A step that is not taken leaves weights, moments and step count as they are; its gradients are 0. `factors` multiply
-    each parameter's rate. Subclasses say in `update` how weights and moments move.
+    A step that is not taken changes neither weights, moments nor step count; its gradients must be 0. `factors`
+    multiply each parameter's rate. Subclasses move weights and moments in `update`.
     """
 
     def __init__(
@@ -62,21 +62,21 @@ class Optimizer(nn.Cell):
         return ops.depend(ops.assign(self.step, self.step + ops.cast(gate, ms.int32)), done)
 
     def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:
-        """Move weights and moments; `gate` is 1, or 0 for a step that is not taken, and then `rate` is 0, too."""
+        """Move weights and moments. `gate` is 1 for a step that is taken, else 0, and then `rate` is 0, too."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Parameter]:
-        """The optimizer's own parameters by name: step count and the moments of every weight."""
+        """Return the optimizer's own parameters by name: step count and the moments of every weight."""
         return {parameter.name: parameter for parameter in (self.step, *self.first, *self.second)}
 
 
 class AdamW(Optimizer):
     """p <- p - rate * (m / (sqrt(v) + eps) + decay * p), with m and v bias-corrected if `is_corrected`.
 
-    arXiv 1711.05101, algorithm 2, in PyTorch's convention (the rate scales the decay). Uncorrected it is MindSpore's
-    AdamWeightDecay. MindSpore's own AdamW-like cells correct in float32 or not at all; here the decay and both
-    corrections are ours, and `ops.Adam` only moves moments and parameter, as one kernel where separate operators take
-    six times as long on a CPU.
+    arXiv 1711.05101, algorithm 2, in PyTorch's convention (the rate scales the decay). Without correction it is
+    MindSpore's AdamWeightDecay. MindSpore's own cells correct in float32 or not at all, so the decay and both
+    corrections are computed here. `ops.Adam` only moves moments and parameter: one kernel, six times as fast on a CPU
+    as separate operators.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class AdamW(Optimizer):
         self.adam = ops.Adam()
 
     def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:
-        """Move weights and moments; betas of 1 keep the moments, which the kernel moves in place."""
+        """Move weights and moments. In a step that is not taken, betas of 1 make the kernel keep the moments."""
         correction1, root2 = self.corrections(ops.cast(self.step + 1, ms.float32))
         beta1, beta2 = _gated(gate, self.beta1, 1.0), _gated(gate, self.beta2, 1.0)
         scalars = (root2 / correction1, beta1, beta2, self.eps * root2)
@@ -101,11 +101,11 @@ class AdamW(Optimizer):
         return self.map(update, self.decays, self.factors, self.weights, gradients, self.first, self.second)
 
     def corrections(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return 1 - beta1^t and the root of 1 - beta2^t, or ones."""
+        """Return 1 - beta1^t and the square root of 1 - beta2^t, or ones without correction."""
         if not self.is_corrected:
             return ops.ones_like(steps), ops.ones_like(steps)
-        # Through expm1: in float32 the difference would lose five digits at t = 1. Multiplying numerator and
-        # denominator by the root leaves plain Adam with another rate and another eps.
+        # With expm1, because in float32 the difference would lose five digits at t = 1. Multiplying numerator and
+        # denominator by the root gives plain Adam with another rate and another eps.
         return -ops.expm1(steps * self.log_beta1), ops.sqrt(-ops.expm1(steps * self.log_beta2))
 
 
@@ -159,7 +159,7 @@ def _adam_update_one(adam, rate, scalars, decay, factor, weight, gradient, first
     if decay > 0:
         ops.assign(weight, weight * (1.0 - own_rate * decay))
     correction, beta1, beta2, eps = scalars
-    # Zero powers of beta: the kernel's own correction is off.
+    # Powers of beta that are 0 switch off the kernel's own correction.
     return adam(weight, first, second, 0.0, 0.0, own_rate * correction, beta1, beta2, eps, gradient)[0]
 
 

@@ -1,4 +1,4 @@
-"""Which networks a configuration means, which of their parameters learn, and at which rates."""
+"""The networks of a configuration, which of their parameters learn, and their layer-wise learning rates."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,23 +14,23 @@ from convnext_imagenet.train.config.config import Config, unknown_name
 from convnext_imagenet.train.config.sections import DataSection, ModelSection
 from convnext_imagenet.train.errors import ConfigError
 
-_TWELVE = 12
-_BLOCKS_PER_GROUP = 3  # of the third stage
+_TWELVE = 12  # groups of facebookresearch/ConvNeXt, optim_factory.get_num_layer_for_convnext
+_BLOCKS_PER_GROUP = 3  # of the third stage, as there
 
 Value = TypeVar("Value")
 
 
 def network_config(section: ModelSection, classes: int) -> ConvNeXtConfig:
-    """Return the network that `section` asks for over `classes` classes of the records.
+    """Return the network that `section` describes, for the records' `classes` classes.
 
-    Raises ConfigError for an unknown variant and for a stated class count that is not the records'.
+    Raises ConfigError for an unknown variant, and for a class count that differs from the records'.
     """
     if section.variant not in VARIANTS:
         raise ConfigError(f"model.variant: {unknown_name('variant', section.variant, VARIANTS)}")
     if section.num_classes not in (0, classes):
         raise ConfigError(
-            f"model.num_classes = {section.num_classes}: the records hold {classes} classes; give other records, "
-            f"or pass --set model.num_classes=0 to take their count"
+            f"model.num_classes = {section.num_classes}: the records hold {classes} classes; use other records, "
+            f"or pass --set model.num_classes=0 to use their count"
         )
     variant = VARIANTS[section.variant]
     return dataclasses.replace(
@@ -45,12 +45,12 @@ def network_config(section: ModelSection, classes: int) -> ConvNeXtConfig:
 
 
 def evaluation_transform(section: DataSection) -> EvalTransform:
-    """Return the evaluation transform of the configuration; its mean and std serve in training too."""
+    """Return the evaluation transform of the configuration; training uses its mean and std, too."""
     return EvalTransform(size_px=section.eval_size_px, crop_pct=section.eval_crop_pct, mode=section.eval_mode)
 
 
 def training_network(config: Config, card: ModelCard, initial: Mapping[str, np.ndarray]) -> ConvNeXt:
-    """Return the network that learns, filled with `initial`: on our CPU kernels only in float32, which they are."""
+    """Return the network that learns, filled with `initial`; only in float32 does it use our CPU kernels."""
     frozen = config.model.frozen_stages
     if config.precision.level == "O0":
         return build_network(card, initial, frozen)
@@ -60,7 +60,7 @@ def training_network(config: Config, card: ModelCard, initial: Mapping[str, np.n
 
 
 def set_train(network: ConvNeXt) -> None:
-    """Let the network learn, except for its frozen stages, which compute as in evaluation and keep nothing."""
+    """Set the network to training mode, except for its frozen stages (DECISIONS, 2026-11-26)."""
     network.set_train(True)
     for stage in range(network.frozen_stages):
         network.downsample_layers[stage].set_train(False)
@@ -68,7 +68,7 @@ def set_train(network: ConvNeXt) -> None:
 
 
 def without_frozen(values: Mapping[str, Value], stages: int) -> dict[str, Value]:
-    """Return what `values`, by Facebook's names, holds outside the stem and the first `stages` stages."""
+    """Return `values`, by Facebook's names, without those of the stem and the first `stages` stages."""
     return {name: value for name, value in values.items() if not _is_frozen(name, stages)}
 
 
@@ -81,9 +81,9 @@ def trained_drop_path_rates(config: ConvNeXtConfig, stages: int) -> tuple[float,
 def layer_factors(
     names: Iterable[str], decay: float, groups: Literal["twelve", "blocks"], depths: Sequence[int]
 ) -> dict[str, float]:
-    """Return what each parameter's rate is multiplied by: 1 for norm and head, `decay` more for each group below.
+    """Return the factor of each parameter's learning rate: 1 for norm and head, times `decay` for each group below.
 
-    `names` are Facebook's, `depths` the blocks of each stage; ValueError for a name that is no ConvNeXt's.
+    `names` are Facebook's, `depths` the blocks of each stage. Raises ValueError for a name that no ConvNeXt has.
     """
     top = (_TWELVE if groups == "twelve" else sum(depths)) + 1
     group_of = _group_of_twelve if groups == "twelve" else _group_by_block

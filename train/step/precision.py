@@ -1,7 +1,7 @@
 """Mixed precision for the training network, through MindSpore's amp; LayerNorm and GRN always compute in float32.
 
 amp's own "O1", and any white list, rewrite the network's source code into the working directory and fail on a package
-whose folder is no Python identifier; so O1 is defined here by what stays in float32.
+whose folder is no Python identifier. So O1 is defined here by the cells that stay in float32 (DECISIONS, 2026-11-24).
 """
 
 import mindspore as ms
@@ -16,7 +16,7 @@ _DTYPES = {"float16": ms.float16, "bfloat16": ms.bfloat16}
 
 
 def check_precision(section: PrecisionSection, device_target: str) -> None:
-    """Raise ConfigError for what the device cannot compute."""
+    """Raise ConfigError for a precision that the device cannot compute."""
     if section.level != "O0" and section.dtype == "bfloat16" and device_target == "CPU":
         raise ConfigError(
             'precision.dtype = "bfloat16": MindSpore does not compile it for the CPU; use a GPU or Ascend, or pass '
@@ -27,8 +27,8 @@ def check_precision(section: PrecisionSection, device_target: str) -> None:
 def lower_precision(network: nn.Cell, section: PrecisionSection) -> nn.Cell:
     """Return the network with its cells at `section.level`; parameters stay float32 and keep their names.
 
-    O1 lowers only the products and convolutions, O2 all but the norms, O3 the same (a ConvNeXt has no batch norm, in
-    which amp's two differ), "auto" follows amp's lists of operators.
+    O1 lowers only matrix products and convolutions, O2 all but the norms. O3 is the same: amp's O2 and O3 differ in
+    batch norm, which a ConvNeXt does not have. "auto" follows amp's lists of operators.
     """
     dtype = _DTYPES[section.dtype]
     if section.level == "O0":

@@ -1,7 +1,7 @@
 """One training step as one compiled graph: augment, forward, loss, gradients, update.
 
-With several micro-batches to an optimizer step there are two graphs instead: one that adds gradients up, one that
-uses their mean. Ranks exchange what they have between the gradients and the update.
+With several micro-batches per optimizer step there are two graphs instead: one adds up gradients, one uses their mean.
+Ranks exchange gradients and numbers between the gradients and the update.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ class Gradients(nn.Cell):
     def scaled_loss(
         self, x_NHWC: Tensor, labels_N: Tensor, targets_NK: Tensor, keep_NB: Tensor | None, scale: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mean cross entropy with the soft targets, scaled and as it is, and the count of rows right."""
+        """Return the mean cross entropy with the soft targets, scaled and unscaled, and the number of correct rows."""
         logits_NK = ops.cast(self.network(x_NHWC, keep_NB), ms.float32)
         loss = -ops.reduce_mean(ops.reduce_sum(targets_NK * ops.log_softmax(logits_NK, -1), -1))
         correct_N = ops.equal(ops.argmax(logits_NK, -1), labels_N)
@@ -62,10 +62,10 @@ class Gradients(nn.Cell):
 
 
 class AllReduce(nn.Cell):
-    """This rank's gradients and numbers in, those of the global batch out; with one rank nothing changes.
+    """Gradients and numbers of this rank -> those of the global batch; a single rank changes nothing.
 
-    Gradients and loss are means over equal shares of the batch, so their means over the ranks are those of the batch;
-    counts and requests are summed.
+    Gradients and loss are means over equal shares of the batch, so the mean over the ranks is that of the batch. Counts
+    and requests are summed.
     """
 
     def __init__(self, parameters: Sequence[Parameter], ranks: int) -> None:
@@ -87,7 +87,7 @@ class AllReduce(nn.Cell):
 class TrainStep(nn.Cell):
     """One optimizer step over one micro-batch: returns float32 (7,), see `StepOutcome`.
 
-    `asked` (2,) is what this rank asks of all, to stop and to save: 0 or 1 each.
+    `asked` float32 (2,) holds this rank's requests to all ranks, to stop and to save: 0 or 1 each.
     """
 
     def __init__(self, gradients: Gradients, allreduce: AllReduce, update: Update) -> None:
@@ -105,7 +105,7 @@ class TrainStep(nn.Cell):
 
 
 class AccumulateStep(nn.Cell):
-    """Add one micro-batch's loss, count and gradients to the sums; `UseSums` takes them."""
+    """Add one micro-batch's loss, count and gradients to the sums, which `UseSums` uses."""
 
     def __init__(self, gradients: Gradients, update: Update, parameters: Mapping[str, Parameter]) -> None:
         super().__init__(auto_prefix=False)
@@ -125,7 +125,7 @@ class AccumulateStep(nn.Cell):
 
 
 class UseSums(nn.Cell):
-    """One optimizer step with the mean of the sums of `count` micro-batches, which start again at zero."""
+    """One optimizer step with the mean over `count` micro-batches; then the sums start again at zero."""
 
     def __init__(self, accumulate: AccumulateStep, allreduce: AllReduce, update: Update, count: int) -> None:
         super().__init__(auto_prefix=False)

@@ -10,7 +10,7 @@ from convnext_imagenet.train.step.optimizers import make_optimizer
 from convnext_imagenet.train.step.parameters import layer_factors
 
 _SCALE, _GOOD_STEPS, _AVERAGE = "loss_scale.value", "loss_scale.good_steps", "ema."
-_CLIP_MARGIN = 1e-6  # torch.nn.utils.clip_grad_norm_
+_CLIP_MARGIN = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 _times = ops.MultitypeFuncGraph("times")
 _zero_unless = ops.MultitypeFuncGraph("zero_unless")
@@ -20,9 +20,9 @@ _average = ops.MultitypeFuncGraph("average")
 class Update(nn.Cell):
     """(gradients, rate, decay of the average) -> (global norm of the gradients, whether the step was taken).
 
-    Gradients are those of the loss times `self.scale`. A step whose gradients are not finite is skipped when there is
-    a loss scale: weights, moments, average and step count stay, and a dynamic scale shrinks. Without one it is taken,
-    and the loss tells.
+    Gradients are those of the loss times `self.scale`. With a loss scale, a step whose gradients are not finite is
+    skipped: weights, moments, average and step count stay, and a dynamic scale shrinks. Without one the step is taken,
+    and the loop stops at a loss that is not finite.
     """
 
     def __init__(self, parameters: Mapping[str, Parameter], config: Config, depths: Sequence[int]) -> None:
@@ -65,7 +65,7 @@ class Update(nn.Cell):
         return ops.depend(norm, done), taken
 
     def move_scale(self, taken: Tensor) -> Tensor:
-        """Shrink the loss scale after an overflow, at least to 1; let it grow after `window` good steps."""
+        """Shrink the loss scale after an overflow, but not below 1; let it grow after `window` good steps."""
         good_steps = (self.good_steps + 1) * ops.cast(taken, ms.int32)
         grows = good_steps >= self.window
         grown = ops.select(grows, self.scale * self.factor, self.scale * 1.0)
@@ -74,12 +74,12 @@ class Update(nn.Cell):
         return ops.depend(ops.assign(self.good_steps, ops.select(grows, ops.zeros_like(good_steps), good_steps)), done)
 
     def state(self) -> dict[str, Parameter]:
-        """All that the next step depends on besides the weights and their average, by name."""
+        """Return everything that the next step depends on besides the weights and their average, by name."""
         scale = (self.scale, self.good_steps) if self.is_dynamic else ()
         return self.optimizer.state() | {parameter.name: parameter for parameter in scale}
 
     def average(self) -> dict[str, Parameter]:
-        """The moving average by the weights' names; empty when none is kept."""
+        """Return the moving average by the weights' names; empty if none is kept."""
         return {parameter.name.removeprefix(_AVERAGE): parameter for parameter in self.averages}
 
 

@@ -34,9 +34,9 @@ def test_file_holds_one_wnid_a_line(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "neither all nor found, and as a file it cannot be read"),
-        (b"\n\n", "names no class"),
-        (b"n1\nn2\nn1\n", "names a class twice: n1"),
+        (None, "cannot be read as a file .*; pass all, found, or a file of wnids"),
+        (b"\n\n", "lists no class"),
+        (b"n1\nn2\nn1\n", "lists a class twice: n1"),
         (b"\xff\xfe\x00", "not a text file"),
     ],
 )
@@ -72,27 +72,27 @@ def test_all_needs_the_official_devkit(pieces):
 
 def test_misspelt_folder_gets_the_nearest_name(pieces):
     train = pieces.split("train", {"n0000001O": ["x.JPEG"]})
-    with pytest.raises(IngestError, match="'n0000001O' is no class of the devkit; did you mean n00000010"):
+    with pytest.raises(IngestError, match="'n0000001O' is not a class of the devkit; did you mean n00000010"):
         choose_classes(FOUND, train, _leaves(pieces))
 
 
 def test_misspelt_folder_gets_the_name_that_its_files_bear(pieces):
     train = pieces.split("train", {"n00000011": ["n00000020_1.JPEG"]})
-    with pytest.raises(IngestError, match="files are named for n00000020, so rename the folder"):
+    with pytest.raises(IngestError, match="files have the names of n00000020, so rename the folder"):
         choose_classes(FOUND, train, _leaves(pieces))
 
 
 def test_misspelt_folder_of_the_whole_set_is_named_rather_than_the_missing_class(pieces):
     wnids = [wnid for wnid in THOUSAND if wnid != "n00000007"]
     train = pieces.split("train", {wnid: [f"{wnid}_1.JPEG"] for wnid in wnids} | {"n0000007": ["n00000007_1.JPEG"]})
-    with pytest.raises(IngestError, match=r"train/n0000007: .* named for n00000007"):
+    with pytest.raises(IngestError, match=r"train/n0000007: .* have the names of n00000007"):
         choose_classes(ClassRule("all"), train, THOUSAND)
 
 
 @pytest.mark.parametrize(
     ("listed", "message"),
     [
-        (("n00000010", "n00000012"), "'n00000012' is no class of the devkit; did you mean"),
+        (("n00000010", "n00000012"), "'n00000012' is not a class of the devkit; did you mean"),
         (("n00000010", "n00000040"), "n00000040 has no folder in train/"),
     ],
 )
@@ -108,7 +108,7 @@ def test_list_passes_over_folders_that_are_no_classes(pieces):
 
 def test_empty_class_folder_is_refused(pieces):
     train = pieces.split("train", {"n00000010": ["n00000010_1.JPEG"], "n00000020": []})
-    with pytest.raises(IngestError, match="train/n00000020: holds no images"):
+    with pytest.raises(IngestError, match="train/n00000020: contains no images"):
         choose_classes(FOUND, train, _leaves(pieces))
 
 

@@ -67,8 +67,8 @@ def test_official_ground_truth_is_accepted(pieces):
     [
         (FIFTY_OF_EACH[:-1], "49,999 lines, expected 50,000"),
         ((*FIFTY_OF_EACH, 7), "50,001 lines, expected 50,000"),
-        ((2, *FIFTY_OF_EACH[1:]), "ILSVRC2012_ID 1 stands on 49 lines, expected 50"),
-        ((*FIFTY_OF_EACH[:-1], 1001), "line 50000 is 1001, which is no class"),
+        ((2, *FIFTY_OF_EACH[1:]), "ILSVRC2012_ID 1 is on 49 lines, expected 50"),
+        ((*FIFTY_OF_EACH[:-1], 1001), "line 50000 is 1001, which is not a class"),
     ],
 )
 def test_wrong_official_ground_truth_is_refused(pieces, ids, message):
@@ -78,7 +78,7 @@ def test_wrong_official_ground_truth_is_refused(pieces, ids, message):
 
 @pytest.mark.parametrize("line", [b"tench", b"1.5", b"-1", b"", b"\xff", b"9" * 400])
 def test_line_that_is_no_number_is_named(pieces, line: bytes):
-    with pytest.raises(IngestError, match=r"line 2 is .*fetch .* again"):
+    with pytest.raises(IngestError, match=r"line 2 is .*download .* again"):
         parse_ground_truth(b"1\n" + line + b"\n2\n", pieces.leaves)
 
 
@@ -88,7 +88,7 @@ def test_windows_line_ends_are_read(pieces):
 
 @pytest.mark.parametrize("data", [b"", b"not a mat file", b"MATLAB 5.0 MAT-file".ljust(4000, b"\0")])
 def test_what_is_no_mat_file_is_refused(data: bytes):
-    with pytest.raises(IngestError, match=r"not the meta\.mat of a devkit"):
+    with pytest.raises(IngestError, match=r"not a devkit's meta\.mat"):
         parse_meta(data)
 
 
@@ -101,10 +101,10 @@ def test_cut_mat_file_is_refused(pieces):
 @pytest.mark.parametrize(
     ("leaf", "message"),
     [
-        (Leaf(1, "n00000040", "again", 5), "ilsvrc_id 1 stands for 2 classes"),
-        (Leaf(9, "n00000030", "again", 5), "wnid n00000030 stands for 2 classes"),
-        (Leaf(9, "tench", "no wnid", 5), "not a valid class"),
-        (Leaf(0, "n00000050", "no id", 5), "not a valid class"),
+        (Leaf(1, "n00000040", "again", 5), "2 classes have the same ilsvrc_id 1"),
+        (Leaf(9, "n00000030", "again", 5), "2 classes have the same wnid n00000030"),
+        (Leaf(9, "tench", "no wnid", 5), "an invalid class"),
+        (Leaf(0, "n00000050", "no id", 5), "an invalid class"),
     ],
 )
 def test_contradicting_classes_are_refused(pieces, leaf: Leaf, message: str):
@@ -116,7 +116,7 @@ def test_contradicting_classes_are_refused(pieces, leaf: Leaf, message: str):
 def test_missing_member_is_named(pieces, tmp_path: Path, lost: str):
     members = pieces.devkit_members(pieces.leaves, pieces.ground_truth)
     members[lost.replace("/data/", "/other/")] = members.pop(lost)
-    with pytest.raises(IngestError, match=f"holds no {lost.removeprefix('kit/')}"):
+    with pytest.raises(IngestError, match=f"contains no {lost.removeprefix('kit/')}"):
         read_devkit(pieces.tar_gz(tmp_path / "kit.tar.gz", members))
 
 
@@ -125,7 +125,7 @@ def test_truncated_tar_is_refused(pieces, tmp_path: Path, keep: float):
     path = pieces.tar_gz(tmp_path / "kit.tar.gz", pieces.devkit_members(pieces.leaves, pieces.ground_truth * 500))
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * keep)])
-    with pytest.raises(IngestError, match=r"kit\.tar\.gz: .*fetch ILSVRC2012_devkit_t12\.tar\.gz again"):
+    with pytest.raises(IngestError, match=r"kit\.tar\.gz: .*download ILSVRC2012_devkit_t12\.tar\.gz again"):
         read_devkit(path)
 
 
@@ -165,7 +165,7 @@ def test_changed_byte_in_a_packed_devkit_is_noticed(pieces, tmp_path: Path):
         if _unpacks_to(bytes(data)) == content:
             assert read_devkit(path) == expected
             continue
-        with pytest.raises(IngestError, match=r"kit\.tar\.gz: .*fetch ILSVRC2012_devkit_t12\.tar\.gz again"):
+        with pytest.raises(IngestError, match=r"kit\.tar\.gz: .*download ILSVRC2012_devkit_t12\.tar\.gz again"):
             read_devkit(path)
         refused += 1
     assert refused > 0.9 * len(places)
@@ -235,7 +235,7 @@ def test_link_in_place_of_a_member_is_not_followed(pieces, tmp_path: Path, membe
     info = tarfile.TarInfo(member)
     info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
     path.write_bytes(gzip.compress(info.tobuf() + data))
-    with pytest.raises(IngestError, match=r"holds no data/"):
+    with pytest.raises(IngestError, match=r"contains no data/"):
         read_devkit(path)
 
 

@@ -76,7 +76,7 @@ def test_devkit_beside_kaggles_files_is_compared_with_them(raw_tree: Path, kaggl
         "ILSVRC2012_val_00000003,n00000020 1 2 30 40 n00000020",
         "ILSVRC2012_val_00000003,n00000010 1 2 30 40 n00000010",
     )
-    with pytest.raises(IngestError, match="image 3 is n00000010, the devkit says n00000020"):
+    with pytest.raises(IngestError, match="image 3 is n00000010, but the devkit says n00000020"):
         _make_plan(kaggle_tree)
 
 
@@ -88,7 +88,7 @@ def test_devkit_alone_suffices_in_kaggles_layout(raw_tree: Path, kaggle_tree: Pa
 
 def test_image_beyond_the_ground_truth_is_a_contradiction(kaggle_tree: Path, pieces):
     _edit(kaggle_tree / SOLUTION, "val_00000008,", "val_00000009,")
-    with pytest.raises(IngestError, match="image 9 is n00000010, the devkit says no label"):
+    with pytest.raises(IngestError, match="image 9 is n00000010, but the devkit says no label"):
         cross_check(kaggle_tree, pieces.devkit)
 
 
@@ -111,32 +111,35 @@ def test_number_that_is_missing_is_noticed(kaggle_tree: Path, official: str):
 
 def test_mapping_of_other_classes_is_refused(kaggle_tree: Path, official: str):
     _edit(kaggle_tree / MAPPING, "n00000040", "n00000041")
-    with pytest.raises(IngestError, match="other classes than the solution's: n00000040, n00000041"):
+    with pytest.raises(IngestError, match="its classes differ from the solution's: n00000040, n00000041"):
         read_kaggle(kaggle_tree)
 
 
 @pytest.mark.parametrize("name", [SOLUTION, MAPPING])
 def test_missing_file_is_named(kaggle_tree: Path, official: str, name: str):
     (kaggle_tree / name).unlink()
-    with pytest.raises(IngestError, match=rf"{name}: cannot be read .*; fetch it from Kaggle again"):
+    with pytest.raises(IngestError, match=rf"{name}: cannot be read .*; download it from Kaggle again"):
         read_kaggle(kaggle_tree)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "does not begin with"),
-        ("ImageId,PredictionString\n", "holds no labels"),
-        ("id,label\n", "does not begin with ImageId,PredictionString"),
-        ("ILSVRC2012_val_00000001,n00000010 1 2 3 4\n", "does not begin with"),
+        ("", "does not start with"),
+        ("ImageId,PredictionString\n", "contains no labels"),
+        ("id,label\n", "does not start with ImageId,PredictionString"),
+        ("ILSVRC2012_val_00000001,n00000010 1 2 3 4\n", "does not start with"),
         ("{}ILSVRC2012_val_00000001,n00000010 1 2 3\n", "line 2 is .*expected an image of one class"),
         ("{}ILSVRC2012_val_00000001,\n", "expected an image of one class"),
         ("{}ILSVRC2012_val_00000001,n00000010 1 2 3 4 n00000020 1 2 3 4\n", "expected an image of one class"),
-        ("{}ILSVRC2012_val_00000001,cat 1 2 3 4\n", "'cat' is no wnid"),
+        ("{}ILSVRC2012_val_00000001,cat 1 2 3 4\n", "'cat' is not a wnid"),
         ("{}ILSVRC2012_val_00000000,n00000010 1 2 3 4\n", "expected an image"),
         ("{}ILSVRC2012_val_1,n00000010 1 2 3 4\n", "expected an image"),
         ("{}../../etc/passwd,n00000010 1 2 3 4\n", "expected an image"),
-        ("{0}ILSVRC2012_val_00000001,n00000010 1 2 3 4\nILSVRC2012_val_00000001,n00000010 1 2 3 4\n", "is there twice"),
+        (
+            "{0}ILSVRC2012_val_00000001,n00000010 1 2 3 4\nILSVRC2012_val_00000001,n00000010 1 2 3 4\n",
+            "is listed twice",
+        ),
         ("{}" + "\0" * 50, "expected an image"),
         ("{}" + "x" * 200_000, "expected an image"),
     ],
@@ -150,7 +153,7 @@ def test_damaged_solution_is_refused(tmp_path: Path, text: str, message: str):
 @pytest.mark.parametrize("text", ["tench\n", "n00000010\n", "n00000010 a\nn00000010 b\n", "n1 a\n", "\n"])
 def test_damaged_mapping_is_refused(tmp_path: Path, text: str):
     (tmp_path / MAPPING).write_text(text)
-    with pytest.raises(IngestError, match=r"line \d is .*expected a wnid and its names, once"):
+    with pytest.raises(IngestError, match=r"line \d is .*expected a new wnid and its names"):
         read_mapping(tmp_path / MAPPING)
 
 
@@ -163,13 +166,13 @@ def test_file_that_is_no_text_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_kaggle_layout_without_a_split_is_refused(kaggle_tree: Path, split: str):
     shutil.rmtree(kaggle_tree / "ILSVRC" / "Data" / "CLS-LOC" / split)
-    with pytest.raises(IngestError, match=f"Kaggle's layout without ILSVRC/Data/CLS-LOC/{split}/"):
+    with pytest.raises(IngestError, match=f"Kaggle's layout, but ILSVRC/Data/CLS-LOC/{split}/ is missing"):
         scan_tree(kaggle_tree)
 
 
 @pytest.mark.parametrize("inner", ["ILSVRC", "ILSVRC/Data"])
 def test_folder_inside_kaggles_layout_is_named(kaggle_tree: Path, inner: str):
-    with pytest.raises(IngestError, match="Kaggle's layout is read from the folder that holds ILSVRC/"):
+    with pytest.raises(IngestError, match="for Kaggle's layout, pass the folder that contains ILSVRC/"):
         scan_tree(kaggle_tree / inner)
 
 
@@ -179,7 +182,7 @@ def test_whole_set_is_checked_by_its_total(pieces, official: str, kaggle_tree: P
     monkeypatch.setattr("convnext_imagenet.ingest.labels.labels.OFFICIAL_VAL_PER_CLASS", 2)
     train = {wnid: [f"{wnid}_{n}.JPEG" for n in range(3)] for wnid in sorted(authority.names)}
     val = {"": [f"ILSVRC2012_val_{n:08d}.JPEG" for n in range(1, 9)]}
-    with pytest.raises(IngestError, match="train/: 12 images, the official set has 1,281,167"):
+    with pytest.raises(IngestError, match="train/: 12 images, but the official set has 1,281,167"):
         label_tree(pieces.tree(train, val), authority, ClassRule("all"))
 
 

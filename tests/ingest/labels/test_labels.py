@@ -75,7 +75,7 @@ def test_foldered_val_gives_the_same_labels_as_flat(pieces):
 def test_foldered_val_is_checked_against_the_ground_truth(pieces):
     wrong = ["n00000020", *VAL_WNIDS[1:]]
     with pytest.raises(
-        IngestError, match=r"val_00000001\.JPEG: the folder says n00000020, the ground truth says n00000010"
+        IngestError, match=r"val_00000001\.JPEG: the folder says n00000020, but the ground truth says n00000010"
     ):
         label_tree(pieces.tree(TRAIN, _foldered(wrong)), pieces.devkit, FOUND)
 
@@ -84,7 +84,7 @@ def test_swapped_class_folders_are_refused(pieces):
     swapped = TRAIN | {"n00000010": TRAIN["n00000020"], "n00000020": TRAIN["n00000010"]}
     with pytest.raises(
         IngestError,
-        match=r"train/n00000010: 5 of its 5 images are named for another class, such as n00000020_0.*n00000020",
+        match=r"train/n00000010: 5 of its 5 images have the name of another class, such as n00000020_0.*n00000020",
     ):
         label_tree(pieces.tree(swapped, FLAT_VAL), pieces.devkit, FOUND)
 
@@ -103,16 +103,16 @@ def test_single_stray_image_is_found(pieces):
         ({"n00000010": ["n00000010_x.JPEG"]}, FLAT_VAL, "not named WNID"),
         (TRAIN, {"": ["ILSVRC2012_val_1.JPEG"]}, "not named ILSVRC2012_val_"),
         (TRAIN, {"": ["ILSVRC2012_test_00000001.JPEG"]}, "not named ILSVRC2012_val_"),
-        (TRAIN, {"": [_val_name(9)]}, "lines for images 1 to 8;.*--devkit"),
-        (TRAIN, {"": [_val_name(0)]}, "lines for images 1 to 8"),
-        (TRAIN, {"": [_val_name(5)]}, "val/: holds no image of the 3 chosen classes"),
-        (TRAIN | _train({"n00000010": 8}), FLAT_VAL, "train/n00000010: 8 images, the devkit counts 7"),
+        (TRAIN, {"": [_val_name(9)]}, "the ground truth has only images 1 to 8;.*--devkit"),
+        (TRAIN, {"": [_val_name(0)]}, "the ground truth has only images 1 to 8"),
+        (TRAIN, {"": [_val_name(5)]}, "val/: contains no image of the 3 chosen classes"),
+        (TRAIN | _train({"n00000010": 8}), FLAT_VAL, "train/n00000010: 8 images, but the devkit states 7"),
         (
             {"n00000010": ["n00000010_1.JPEG", "n00000010_1.jpg"]},
             FLAT_VAL,
-            "2 images with the same name n00000010_1; keep one",
+            "2 images have the same name n00000010_1; keep one",
         ),
-        (TRAIN, {"": [_val_name(1), "ILSVRC2012_val_00000001.jpeg"]}, "2 images with the same name"),
+        (TRAIN, {"": [_val_name(1), "ILSVRC2012_val_00000001.jpeg"]}, "2 images have the same name"),
         ({"n00000010": ["n00000010_0.JPEG"], "n0000020": []}, FLAT_VAL, "did you mean n00000020"),
     ],
 )
@@ -154,14 +154,14 @@ def test_complete_set_is_accepted_as_all(pieces, official):
 def test_all_refuses_a_missing_train_image(pieces, official):
     devkit, train, val = official
     train = train | {"n00000123": ["n00000123_0.JPEG"]}
-    message = re.escape("missing in 1 of 1000 classes (n00000123 has 1 of 2); fetch them, or pass --classes found")
+    message = re.escape("1 of 1000 classes lack images (n00000123 has 1 of 2); download them, or pass --classes found")
     with pytest.raises(IngestError, match=message):
         label_tree(pieces.tree(train, val), devkit, ALL)
 
 
 def test_all_refuses_a_missing_val_image(pieces, official):
     devkit, train, val = official
-    with pytest.raises(IngestError, match=r"val/: images are missing in 1 of 1000 classes \(n00000999 has 49 of 50\)"):
+    with pytest.raises(IngestError, match=r"val/: 1 of 1000 classes lack images \(n00000999 has 49 of 50\)"):
         label_tree(pieces.tree(train, {"": val[""][1:]}), devkit, ALL)
 
 
@@ -180,9 +180,9 @@ def test_plain_tree_takes_folders_as_labels(pieces):
 @pytest.mark.parametrize(
     ("val", "rule", "message"),
     [
-        ({"": ["a.jpg"]}, ALL, "val/ is flat, and without a devkit its labels are unknown"),
+        ({"": ["a.jpg"]}, ALL, "val/ is flat, so its labels are unknown without a devkit"),
         ({"cats": ["a.jpg"], "birds": ["b.jpg"]}, ALL, "val/birds: in val/ but not in train/"),
-        ({"cats": []}, ALL, "val/: holds no image"),
+        ({"cats": []}, ALL, "val/: contains no image"),
         ({"cats": ["a\n.jpg"]}, ALL, "not printable"),
         ({"cats": ["a.jpg"]}, ClassRule("file", ("cat",)), "cat has no folder in train/; did you mean cats"),
     ],

@@ -139,7 +139,7 @@ def test_shard_that_reads_back_differently_is_not_published(pieces, make_task, m
     task = make_task([pieces.jpeg(1), pieces.jpeg(2)])
     write = shards.write_shard
     monkeypatch.setattr(shards, "write_shard", lambda path, rows, layout: write(path, list(rows)[:1], layout))
-    with pytest.raises(IngestError, match="row 1 reads back as nothing, meant was key_1"):
+    with pytest.raises(IngestError, match="row 1 reads back as nothing, but key_1"):
         write_unit(task, lambda count: None)
     assert not task.folder.exists()
 

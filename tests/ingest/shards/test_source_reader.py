@@ -92,7 +92,7 @@ def test_file_that_changes_while_it_is_read_stops_the_ingest(image: Path, monkey
         return real_read(*arguments)
 
     monkeypatch.setattr(os, "pread", overwrite_and_read)
-    with pytest.raises(IngestError, match="another time of modification"):
+    with pytest.raises(IngestError, match="another modification time"):
         _read(image, row)
 
 
@@ -169,7 +169,7 @@ def test_unreadable_file_stops_the_ingest_with_the_way_out(image: Path, monkeypa
         raise error
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(IngestError, match=rf"image\.JPEG: cannot be read \(.*{message}\); mend it and run the same"):
+    with pytest.raises(IngestError, match=rf"image\.JPEG: cannot be read \(.*{message}\); fix this and run the same"):
         _read(image, _row(image))
 
 

@@ -147,11 +147,11 @@ def _put_loose_image_in_train(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_link_class_folder_twice, "n00000040: leads to the same folder as .*n00000010"),
+        (_link_class_folder_twice, "n00000040: links to the same folder as .*n00000010"),
         (_link_back_to_train, "loop: a folder inside a class folder"),
         (_link_class_to_train, "a folder inside a class folder"),
-        (_lose_class_folder, "n00000010: a link to nowhere"),
-        (_link_class_folder_to_itself, "n00000040: a link to nowhere or in a circle"),
+        (_lose_class_folder, "n00000010: a broken or circular link"),
+        (_link_class_folder_to_itself, "n00000040: a broken or circular link"),
         (_nest_folder, "images: a folder inside a class folder"),
         (_put_loose_image_in_train, "both class folders, .* and loose images, such as 'n00000010_77.JPEG'"),
     ],

@@ -37,8 +37,8 @@ def _empty_val(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_flatten_train, "train/ holds images outside class folders"),
-        (_empty_val, "val: holds no images and no class folders"),
+        (_flatten_train, "train/ contains images outside class folders"),
+        (_empty_val, "val: contains no images and no class folders"),
         (lambda root: shutil.rmtree(root / "val"), "has no folder val/"),
         (lambda root: shutil.rmtree(root / "train"), "has no folder train/"),
         (lambda root: shutil.rmtree(root), "raw: no such folder; .* try `make demo`"),

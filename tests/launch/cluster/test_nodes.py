@@ -55,12 +55,14 @@ def test_a_node_with_fewer_cores_than_devices_still_gives_each_network_one():
 
 @pytest.mark.parametrize("words", [("CPU",), ("=2",), ("CPU=0",), ("CPU=-1",), ("GPU=nan",), ("CPU=1", "CPU=2")])
 def test_words_that_are_no_amounts_are_refused(words):
-    with pytest.raises(LaunchError, match=r"--per-actor '.*expected NAME=AMOUNT once"):
+    with pytest.raises(LaunchError, match=r"--per-actor '.*expected NAME=AMOUNT once per name"):
         network_resources("CPU", words, [_node(CPU=8)])
 
 
 def test_a_need_that_no_node_meets_is_refused_with_what_the_nodes_have():
-    with pytest.raises(LaunchError, match=r"needs CPU 1, NPU 2, and none of the cluster's 1 nodes .*a: CPU 8, NPU 1"):
+    with pytest.raises(
+        LaunchError, match=r"needs CPU 1, NPU 2, but no node of the cluster .*\(1 node, a: CPU 8, NPU 1"
+    ):
         refuse_without_room(WorkerResources(others={"NPU": 2}), [_node(CPU=8, NPU=1)])
     refuse_without_room(WorkerResources(others={"NPU": 1}), [_node(CPU=8, NPU=1)])
 

@@ -55,7 +55,7 @@ def test_a_node_whose_writing_is_not_seen_here_is_refused(data: Path, tmp_path: 
         shutil.copytree(probe.out, elsewhere)
         return inspect_node(dataclasses.replace(probe, out=elsewhere), "2")
 
-    with pytest.raises(LaunchError, match=r"node second .*: what it writes to .*out is not seen here"):
+    with pytest.raises(LaunchError, match=r"node second .*: files that it writes to .*out do not appear on this node"):
         _check(tmp_path / "out", [data], stale)
 
 
@@ -64,7 +64,9 @@ def test_other_inputs_under_the_same_path_are_refused(data: Path, tmp_path: Path
         (data / "kit.tar").write_bytes(b"abd")
         return inspect_node(probe, "2")
 
-    with pytest.raises(LaunchError, match=r"node second .*: sees .*kit.tar as 3 bytes .*, this node as 3 bytes"):
+    with pytest.raises(
+        LaunchError, match=r"node second .*: finds 3 bytes .* at .*kit.tar, but this node finds 3 bytes"
+    ):
         _check(tmp_path / "out", [data / "kit.tar"], other)
 
 
@@ -73,7 +75,7 @@ def test_other_software_is_refused(data: Path, tmp_path: Path):
         report = inspect_node(probe, "2")
         return dataclasses.replace(report, software={**report.software, "pillow": "1.0"})
 
-    with pytest.raises(LaunchError, match=r"node second .*: other software .*pillow 1.0 instead of"):
+    with pytest.raises(LaunchError, match=r"node second .*: its software differs .*pillow 1.0 instead of"):
         _check(tmp_path / "out", [data], older)
 
 

@@ -99,7 +99,7 @@ def test_a_silent_job_is_blamed_on_the_rank_furthest_behind(beats: tuple, rank: 
         steps, age_s = beats[outcome.rank]
         assert outcome.code == 1
         assert not outcome.was_refused
-        assert f"rank {rank} gave no heartbeat for {age_s:.0f} s (after {steps} steps, training)" in outcome.reason
+        assert f"rank {rank} sent no heartbeat for {age_s:.0f} s (after {steps} steps, training)" in outcome.reason
 
 
 def test_a_rank_that_has_ended_does_not_hang() -> None:

@@ -15,7 +15,7 @@ from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.ranks.launcher import LaunchPlan, run_job
 from convnext_imagenet.launch.ranks.rank import Layout, divide_cores
 
-STOPPED = "stopping: the ranks finish their step and save (a second signal ends them at once)"
+STOPPED = "stopping: each rank finishes its step and saves (a second signal stops at once)"
 # Ranks that are ready say so; rank 1 then has the launcher stopped.
 STOP_LAUNCHER = """
 import threading
@@ -69,7 +69,7 @@ def test_a_rank_that_hangs_ends_the_job(run) -> None:
         timeout_s=1,
     )
     assert ended.code == 1
-    assert re.search(r"rank 1 gave no heartbeat for \d+ s \(after 2 steps, training\)", ended.said[-1]), ended.said
+    assert re.search(r"rank 1 sent no heartbeat for \d+ s \(after 2 steps, training\)", ended.said[-1]), ended.said
 
 
 def test_what_a_rank_has_started_ends_with_it(run, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_second_signal_ends_ranks_that_do_not_stop(run) -> None:
         + "if rank == 1: os.kill(os.getppid(), signal.SIGTERM)\n"
         + "time.sleep(600)"
     )
-    assert (ended.code, ended.said) == (75, [STOPPED, "stopped by a second signal, without waiting for a checkpoint"])
+    assert (ended.code, ended.said) == (75, [STOPPED, "stopped by a second signal, without saving a checkpoint"])
 
 
 FAIL_TWICE = """
@@ -122,9 +122,9 @@ def test_a_job_is_started_again_as_often_as_asked(run, tmp_path: Path, restarts:
     ended = run(FAIL_TWICE, restarts=restarts)
     assert ended.code == code
     assert (tmp_path / "attempts-0").read_text() == "x" * attempts
-    again = [line for line in ended.said if line.startswith("starting again")]
+    again = [line for line in ended.said if line.startswith("restarting")]
     assert again == [
-        f"starting again from the last checkpoint ({count} of {restarts} restarts)" for count in range(1, attempts)
+        f"restarting from the last checkpoint (restart {count} of {restarts})" for count in range(1, attempts)
     ]
     assert (ended.logs / "rank-1.log").read_text().count("--- rank 1, ") == attempts, "logs of all attempts"
 
@@ -147,7 +147,7 @@ def test_bad_input_is_not_tried_again_but_bad_luck_is(run, program: str, attempt
 def test_the_last_lines_of_a_failed_rank_are_shown_unless_they_were_on_the_screen(run) -> None:
     program = "if rank == {}:\n    for line in range(30): print('line', line)\n    sys.exit(1)\ntime.sleep(600)"
     first, *shown, last, error = run(program.format(1)).said
-    assert first.startswith("--- the last lines of rank 1, more in ")
+    assert first.startswith("--- last lines of rank 1; its whole log is ")
     assert first.endswith("rank-1.log")
     assert shown == [f"    line {line}" for line in range(10, 30)]
     assert last == "---"

@@ -130,7 +130,9 @@ def test_a_launcher_that_disconnects_without_an_outcome_ends_the_job(lost: int) 
         _poll(others, lambda: all(link.receive() for link in others))
         outcomes = [link.receive() for link in others]
         assert {outcome.code for outcome in outcomes if outcome} == {1}
-        assert f"the launcher of machine {lost} is gone" in {outcome.reason for outcome in outcomes if outcome}
+        assert f"lost the connection to the launcher of machine {lost}" in {
+            outcome.reason for outcome in outcomes if outcome
+        }
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,10 @@ def _is_closed(connection: socket.socket) -> bool:
 def test_a_known_launcher_that_sends_nonsense_is_gone() -> None:
     with _links(2) as links:
         links[1]._peers[0].connection.sendall(b"no such\nword here\n")
-        _poll(links[:1], lambda: links[0].receive() == JobOutcome(1, None, "the launcher of machine 1 is gone"))
+        _poll(
+            links[:1],
+            lambda: links[0].receive() == JobOutcome(1, None, "lost the connection to the launcher of machine 1"),
+        )
 
 
 def test_a_launcher_waits_for_the_first_machine() -> None:

@@ -48,7 +48,7 @@ def test_a_worker_is_the_rank_that_its_environment_says() -> None:
 @pytest.mark.parametrize("value", [None, "", "one", "1.5"])
 def test_a_worker_without_a_whole_number_is_refused(name: str, value: str | None) -> None:
     environment = {key: text for key, text in {**WORKER, name: value}.items() if text is not None}
-    with pytest.raises(LaunchError, match="RANK_ID, RANK_SIZE, DEVICE_ID are not whole numbers; start ranks by"):
+    with pytest.raises(LaunchError, match="RANK_ID, RANK_SIZE, DEVICE_ID are not whole numbers; start ranks with"):
         own_rank(environment)
 
 
@@ -97,7 +97,7 @@ def test_a_layout_that_fits_is_accepted(layout: Layout, cores: int, devices_here
     [
         (Layout(1, "CPU", nodes=2, node_rank=2), None, "--node-rank 2: must be below --nodes 2"),
         (Layout(5, "CPU"), None, "--devices 5: must not exceed the 4 cores of this process"),
-        (Layout(2, "Ascend"), 1, r"--devices 2 --device-target Ascend: the drivers show 1 .*device target CPU"),
+        (Layout(2, "Ascend"), 1, r"--devices 2 --device-target Ascend: the drivers show 1 .*--device-target CPU"),
         (Layout(1, "GPU"), 0, r"--devices 1 --device-target GPU: the drivers show 0 .*doctor"),
     ],
 )

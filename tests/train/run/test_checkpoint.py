@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "publish", full)
-    with pytest.raises(TrainError, match=r"epoch-0003 could not be saved .*No space left.* the checkpoint before"):
+    with pytest.raises(TrainError, match=r"epoch-0003 could not be saved .*No space left.* the previous checkpoint"):
         checkpoints.save(Position(3, 30, 0.9), _snapshot(3), CARD)
     assert checkpoints.last() == Position(2, 20, 0.6)
     assert checkpoints.best() == Position(2, 20, 0.6)

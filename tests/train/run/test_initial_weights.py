@@ -64,7 +64,7 @@ def test_the_same_classes_keep_their_head(config: Config) -> None:
     given = _given(config, OURS)
     first = initial_weights(config, _card(config, OURS), given)
     total = len(given.arrays)
-    assert first.origin == f"{total} of {total} tensors from given.safetensors, its 3 classes are the records'"
+    assert first.origin == f"{total} of {total} tensors from given.safetensors; its 3 classes are the records'"
     assert first.arrays.keys() == given.arrays.keys()
     for name, value in given.arrays.items():
         np.testing.assert_array_equal(first.arrays[name], value, err_msg=name)
@@ -74,7 +74,7 @@ def test_a_head_that_nobody_has_trained_is_drawn_as_the_run_asks(config: Config)
     given = _given(config, OURS)
     untrained = dataclasses.replace(given.card, provenance={"imported": {"head": "new"}})
     first = initial_weights(config, _card(config, OURS), dataclasses.replace(given, card=untrained))
-    assert first.origin.endswith("head.* new: nobody has trained it")
+    assert first.origin.endswith("head.* new: the given head is untrained")
     drawn = init_parameters(given.card.config, config.train.seed)
     np.testing.assert_array_equal(first.arrays["head.weight"], drawn["head.weight"])
 
@@ -90,7 +90,7 @@ def test_the_same_classes_in_another_order_keep_their_rows(config: Config) -> No
     ("wnids", "words"),
     [
         (("n00000008", "n00000009"), "2 -> 3 classes"),
-        ((OURS[0], "n00000008", OURS[2]), "1 of the 3 classes are others"),
+        ((OURS[0], "n00000008", OURS[2]), "1 of the 3 classes differ"),
     ],
 )
 def test_other_classes_get_a_new_head_drawn_from_the_seed(config: Config, wnids: tuple[str, ...], words: str) -> None:

@@ -112,8 +112,8 @@ def test_a_run_that_was_killed_and_stopped_ends_bit_identical(
     stopped = _train_until((signal.SIGTERM, 2, 3), records_root, run, tiny)
     assert stopped.returncode == 75, stopped.stderr
     assert "resuming after epoch 0 of 4, step 2 of 16" in stopped.stdout
-    assert "step read from the cache in" in stopped.stdout
-    assert "the same command goes on from the checkpoint that was saved" in stopped.stderr
+    assert "step loaded from the cache in" in stopped.stdout
+    assert "run the same command again to resume from the saved checkpoint" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert (run / "last").read_text() in ("step-00000007\n", "step-00000008\n")
 

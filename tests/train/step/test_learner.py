@@ -1,6 +1,7 @@
 """The compiled step: loss, gradients, drop path, determinism; and the network that the configuration means."""
 
 import dataclasses
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from mindspore import Tensor
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import init_parameters
 from convnext_imagenet.train.augment.device import device_draws, graph_draws
-from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.config.config import Config, config_from_mapping
 from convnext_imagenet.train.config.schedule import local_positions
 from convnext_imagenet.train.config.sections import ModelSection, PrecisionSection
 from convnext_imagenet.train.config.source import load_config
@@ -142,6 +143,41 @@ def test_bfloat16_is_refused_on_the_cpu(level: str) -> None:
     with pytest.raises(ConfigError, match=r"does not compile it for the CPU; .*precision\.dtype=float16"):
         check_precision(section, "CPU")
     check_precision(section, "Ascend")
+
+
+@pytest.mark.parametrize(
+    "draws",
+    [
+        pytest.param((), id="no draw"),
+        pytest.param(("flip",), marks=pytest.mark.slow),
+        pytest.param(("op_ids", "op_arguments"), marks=pytest.mark.slow),
+        pytest.param(("erase_boxes", "erase_fill"), marks=pytest.mark.slow),
+        pytest.param(("mix_boxes", "mix_blend", "mix_lam"), marks=pytest.mark.slow),
+        pytest.param(("keep",), marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
+def test_the_step_takes_any_selection_of_draws(config: Config, draws: tuple[str, ...]) -> None:
+    only = make_learner(
+        config_from_mapping(
+            {
+                "model": asdict(config.model) | {"drop_path_rate": 0.2 if "keep" in draws else 0.0},
+                "data": asdict(config.data),
+                "augment": {
+                    "device": "all",
+                    "flip_prob": 0.5 if "flip" in draws else 0.0,
+                    "auto_augment": "rand-m9-n1" if "op_ids" in draws else "",
+                    "erase_prob": 1.0 if "erase_boxes" in draws else 0.0,
+                },
+                "mix": {"prob": 1.0 if "mix_lam" in draws else 0.0},
+                "schedule": {"warmup_epochs": 0},
+            }
+        )
+    )
+    batches = make_batches(only, epoch=1)
+    assert {name for name, drawn in batches[0].draws._asdict().items() if drawn is not None} == set(draws)
+    losses = [read_outcome(only.learn(batches, rate=3e-3, decay=0.9)).loss for _ in range(5)]
+    assert losses[-1] < losses[0]
 
 
 def test_no_value_compiles_the_step_again(learner: Learner) -> None:
