@@ -1,7 +1,9 @@
 """`convnext-records`: show, verify, print and draw what a RECORDS directory contains."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -38,14 +40,23 @@ def show(records: Path, as_json: bool) -> None:
                 f"  {name}: {plural(split.rows, 'row')} in {plural(len(split.shards), 'shard')}, {mib:,.1f} MiB, "
                 f"{split.quarantined:,} in quarantine"
             )
-        for key, value in {"seed": manifest.seed, **manifest.source, **manifest.versions}.items():
+        for key, value in _flat({"seed": manifest.seed, **manifest.source, **manifest.versions}):
             click.echo(f"  {key}: {value}")
+
+
+def _flat(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield name and value of each fact; a mapping gives a line for each of its keys, so that no line is long."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat({f"{name}.{key}": inner for key, inner in value.items()})
+        else:
+            yield name, "none" if value is None else str(value)
 
 
 @main.command()
 @click.argument("records", type=click.Path(path_type=Path))
 def verify(records: Path) -> None:
-    """Read all of RECORDS again and check SHA-256, counts, labels and every image."""
+    """Read and check all of RECORDS: hashes, counts, labels, images."""
     with expected_errors():
         from convnext_imagenet.base.protocol import read_finished
         from convnext_imagenet.records.manifest import Manifest

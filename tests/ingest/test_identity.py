@@ -108,7 +108,7 @@ def test_shards_of_two_programs_do_not_end_in_one_directory(
     assert "choose another directory, or delete this one, or resume it with the versions that started it" in str(
         refused.value
     )
-    assert _build(raw_tree, out).manifest.plan_id != another.manifest.plan_id, "finished by what began it"
+    assert _build(raw_tree, out).manifest.plan_id != another.manifest.plan_id, "resumed by the program that started it"
     shutil.rmtree(out)
     with monkeypatch.context() as newer:
         newer.setattr(RULES[rule], 2)
