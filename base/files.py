@@ -71,7 +71,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise ArtefactError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:
-        raise ArtefactError(f"{path}: not valid JSON ({error}); the file is damaged") from None
+        raise ArtefactError(f"{path}: not valid JSON ({error}); the file is damaged, restore it from a copy") from None
 
 
 def require_utf8(path: Path) -> None:

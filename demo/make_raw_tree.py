@@ -220,7 +220,7 @@ def main() -> None:
     train = sum(1 for _ in (out / "train").glob("*/*"))
     print(
         f"{out}: {'created' if is_new else 'exists already'}, {train:,} train and {VAL_IMAGES} val images\n"
-        f"  unusual files in train: a CMYK and a gray JPEG, a PNG named .JPEG, a truncated JPEG"
+        f"  unusual in train: a CMYK and a gray JPEG, a PNG named .JPEG, a truncated JPEG"
     )
 
 

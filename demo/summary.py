@@ -17,7 +17,7 @@ def summary(out: Path) -> str:
     rows = {name: split["rows"] for name, split in manifest["splits"].items()}
     states = Counter(row["status"] for row in predictions)
     lines = [
-        f"records      {out / 'records'}: {rows['train']} train and {rows['val']} val rows, labels verified",
+        f"records      {out / 'records'}: {rows['train']:,} train and {rows['val']:,} val rows, labels verified",
         *(f"quarantine   {row['key']}: {row['reason']} ({row['detail']})" for row in quarantine),
         f"run          {out / 'run'}: epoch {last['epoch']}, top-1 {100 * last['val_top1']:.2f} % of val",
         f"predictions  {out / 'predictions'}: {', '.join(f'{count} {status}' for status, count in states.items())}",

@@ -140,10 +140,11 @@ def build(
                         f"{', '.join(job.outdated)}"
                     )
                 if len(units) < job.shards:
-                    click.echo(f"{out}: resuming, {job.shards - len(units)} of {job.shards} shards are finished")
-                rows, shards = sum(unit.rows for unit in units), f"of {len(units)} shards"
-                with progress(rows, "ingest", units=shards) as bar:
-                    job.write(units, executor, bar, bar.count_unit)
+                    click.echo(f"{out}: resuming, finished shards: {job.shards - len(units)} of {job.shards}")
+                rows, shards = sum(unit.rows for unit in units), f"of {plural(len(units), 'shard')}"
+                if units:  # only the summary is missing after a quarantine that was too large
+                    with progress(rows, "ingest", units=shards) as bar:
+                        job.write(units, executor, bar, bar.count_unit)
                 outcome = job.finish(allowed_number(max_quarantine, plan.source["classes"], plan.images))
             _print_outcome(out, outcome)
 
@@ -205,7 +206,7 @@ def _print_labels(plan: "IngestPlan") -> None:
         click.echo(f"  train images: {checked}; only the devkit states the number for each class")
     if source["incomplete_classes"]:
         incomplete = plural(source["incomplete_classes"], "class")
-        click.echo(f"  train: fewer images than the devkit states in {incomplete}")
+        click.echo(f"  train: in {incomplete}, fewer images than the devkit states")
 
 
 def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
@@ -214,7 +215,8 @@ def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
         click.echo(f"in quarantine: {len(outcome.quarantined):,}, listed in {out / 'quarantine.parquet'}")
     for entry in outcome.quarantined[:_MOST_CASES]:
         click.echo(f"  {entry.path}  {entry.reason}: {entry.detail}")
-    click.echo(f"{out}: finished, {rows} images; each was decoded, stored and read back")
+    click.echo(f"{out}: finished, {rows} images")
+    click.echo("  every stored image was decoded and read back")
     click.echo(f"  {_how_to_check(out)}")
     click.echo(f"  to train: make train RECORDS={out}")
     click.echo(f"        or: convnext-train run CONFIG --records {out} --out RUN")

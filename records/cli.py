@@ -1,7 +1,9 @@
 """`convnext-records`: show, verify, print and draw what a RECORDS directory contains."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -38,9 +40,17 @@ def show(records: Path, as_json: bool) -> None:
                 f"  {name}: {plural(split.rows, 'row')} in {plural(len(split.shards), 'shard')}, {mib:,.1f} MiB, "
                 f"{split.quarantined:,} in quarantine"
             )
-        for key, value in {"seed": manifest.seed, **manifest.source, **manifest.versions}.items():
-            listed = ", ".join(f"{name} {each}" for name, each in value.items()) if isinstance(value, dict) else value
-            click.echo(f"  {key}: {listed}")
+        for key, value in _flat({"seed": manifest.seed, **manifest.source, **manifest.versions}):
+            click.echo(f"  {key}: {value}")
+
+
+def _flat(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield name and value of each fact; a mapping gives a line for each of its keys, so that no line is long."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat({f"{name}.{key}": inner for key, inner in value.items()})
+        else:
+            yield name, "none" if value is None else str(value)
 
 
 @main.command()

@@ -148,8 +148,7 @@ def _receipt_damage(root: Path, manifest: Manifest) -> list[str]:
             receipt = read_receipt(path.parent, path.stem, manifest.plan_id)
             if receipt is None:
                 damage.append(
-                    f"{path}: the receipt is missing, damaged or of another plan, "
-                    f"or a file that it names is missing or damaged"
+                    f"{path}: the receipt is missing, damaged or of another plan, or a file named in it is damaged"
                 )
             elif receipt["files"][: len(shard.files)] != list(shard.files):
                 damage.append(f"{path}: the receipt contradicts the manifest")

@@ -63,7 +63,7 @@ def test_the_line_names_rule_and_library_with_both_values_and_its_ways_out_lead_
         f"choose another directory, or delete this one, "
         f"or resume it with the versions that started it: convnext_imagenet {version}, numpy 1.26.4"
     )
-    assert protocol.begin(root, "records", begun) == old, "finished with what began it"
+    assert protocol.begin(root, "records", begun) == old, "resumed with the versions that started it"
     new = protocol.begin(tmp_path / "another", "records", changed)
     shutil.rmtree(root)
     assert protocol.begin(root, "records", changed) == new != old

@@ -76,7 +76,7 @@ def test_records_of_one_plan_with_other_rows_are_others_to_runs_and_predictions(
             _let_one_time_out(patch, f"{key}.JPEG")
             made.append(_build(raw_tree, tmp_path / key))
     assert [records.manifest.splits["train"].rows for records in made] == [18, 18, 17, 17]
-    assert len({records.manifest.plan_id for records in made}) == 1, "the plan tells what was asked for alone"
+    assert len({records.manifest.plan_id for records in made}) == 1, "the plan tells only what was asked for"
 
     config = load_config("paper-tiny")
     runs = [run_plan(config, records, None) for records in made]
@@ -108,7 +108,7 @@ def test_shards_of_two_programs_do_not_end_in_one_directory(
     assert "choose another directory, or delete this one, or resume it with the versions that started it" in str(
         refused.value
     )
-    assert _build(raw_tree, out).manifest.plan_id != another.manifest.plan_id, "finished by what began it"
+    assert _build(raw_tree, out).manifest.plan_id != another.manifest.plan_id, "resumed by the program that started it"
     shutil.rmtree(out)
     with monkeypatch.context() as newer:
         newer.setattr(RULES[rule], 2)

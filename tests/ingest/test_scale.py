@@ -1,4 +1,4 @@
-"""A plan for the whole of ImageNet, from a listing that exists in memory alone."""
+"""A plan for the whole of ImageNet, from a listing that exists only in memory."""
 
 import resource
 from array import array

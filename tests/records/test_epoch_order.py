@@ -1,4 +1,4 @@
-"""Order is a function of (seed, epoch) alone; the golden values keep every later version to it."""
+"""Order is a function of (seed, epoch) only; the golden values keep every later version to it."""
 
 import hashlib
 
@@ -60,7 +60,7 @@ def test_block_order_reads_few_blocks_at_a_time_from_anywhere() -> None:
     window = WINDOW_BLOCKS * 16
     seen = [set(blocks[at : at + window]) for at in range(0, len(blocks), window)]
     assert {len(each) for each in seen[:-1]} == {WINDOW_BLOCKS}
-    assert sum(map(len, seen)) == 6250  # each block lies in one window alone
+    assert sum(map(len, seen)) == 6250  # each block is in one window only
     first = np.array(sorted(seen[0]))
     assert first.min() < 600
     assert first.max() > 5600

@@ -116,13 +116,14 @@ def test_the_ways_out_of_the_refusal_lead_out(
 ) -> None:
     with monkeypatch.context() as newer:
         newer.setattr(running, "STEP_VERSION", 2)
-        with pytest.raises(ArtefactError, match="choose another directory, or delete this one, or finish it with what"):
+        words = "choose another directory, or delete this one, or resume it with the versions that started it"
+        with pytest.raises(ArtefactError, match=words):
             train(config, RunRequest(records_root, unfinished_run, 1), recorder)
         another = unfinished_run.with_name("another")
         train(config, RunRequest(records_root, another, 1), recorder)
         assert (recorder.done.epoch, is_finished(another)) == (0, True)
     train(config, RunRequest(records_root, unfinished_run, 1), recorder)
-    assert (recorder.done.epoch, is_finished(unfinished_run)) == (3, True), "finished by what began it"
+    assert (recorder.done.epoch, is_finished(unfinished_run)) == (3, True), "the program that started it resumes it"
 
 
 def test_a_run_of_the_first_version_is_refused_by_its_missing_rules(

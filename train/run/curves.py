@@ -14,7 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 _WIDTH_PX, _PANEL_PX, _LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 900, 260, 84, 24, 40, 34
 _FINER = 2  # drawn twice as large, then reduced, so that lines are smooth
 _INK, _FAINT, _GRID, _PAPER = (32, 34, 38), (110, 114, 122), (226, 228, 232), (255, 255, 255)
-_COLOURS = ((28, 100, 200), (214, 96, 20), (30, 140, 80))
+_BLUE = (28, 100, 200)
+_COLOURS = {"val top-1": _BLUE, "EMA top-1": (30, 140, 80), "train top-1": (214, 96, 20)}  # the same in every picture
+_MOST_EPOCH_TICKS = 10
 _TICKS = 5
 
 
@@ -77,14 +79,16 @@ def _draw_panel(draw: ImageDraw.ImageDraw, panel: Panel, top_px: int, last_epoch
         y = at(1, tick)[1]
         draw.line((at(1, tick), at(last_epoch, tick)), _GRID, _FINER)
         draw.text(((_LEFT_PX - 8) * _FINER, y), panel.value_format.format(tick), _FAINT, font, anchor="rm")
-    for epoch in sorted({round(1 + part * (last_epoch - 1) / (_TICKS - 1)) for part in range(_TICKS)}):
-        x, y = at(epoch, low)
-        draw.text((x, y + 8 * _FINER), str(epoch), _FAINT, font, anchor="mt")
+    below = at(1, low)[1] + 8 * _FINER
+    draw.text(((_LEFT_PX - 14) * _FINER, below), "epoch", _FAINT, font, anchor="rt")
+    for epoch in epoch_ticks(int(last_epoch)):
+        draw.text((at(epoch, low)[0], below), str(epoch), _FAINT, font, anchor="mt")
     for number, line in enumerate(panel.lines):
-        _draw_line(draw, [at(*point) for point in line.points], _COLOURS[number])
+        colour = _COLOURS.get(line.name, _BLUE)
+        _draw_line(draw, [at(*point) for point in line.points], colour)
         right_px = _WIDTH_PX - _RIGHT_PX - 110 * (len(panel.lines) - 1 - number)
         if len(panel.lines) > 1:
-            draw.text((right_px * _FINER, (top_px + 12) * _FINER), line.name, _COLOURS[number], font, anchor="rt")
+            draw.text((right_px * _FINER, (top_px + 12) * _FINER), line.name, colour, font, anchor="rt")
 
 
 def _draw_line(draw: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], colour: tuple[int, int, int]) -> None:
@@ -92,6 +96,17 @@ def _draw_line(draw: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]],
     radius = 3 * _FINER
     for x, y in points if len(points) <= 40 else points[-1:]:
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
+
+
+def epoch_ticks(last: int) -> list[int]:
+    """Return the epochs to name below a panel: all of up to ten, else the first, the last and round ones between."""
+    if last <= _MOST_EPOCH_TICKS:
+        return list(range(1, last + 1))
+    rough = last / (_MOST_EPOCH_TICKS - 2)
+    magnitude = 10 ** math.floor(math.log10(rough))
+    step = next(magnitude * factor for factor in (1, 2, 5, 10) if magnitude * factor >= rough)
+    between = [epoch for epoch in range(step, last, step) if epoch > 1 and last - epoch >= step / 2]
+    return [1, *between, last]
 
 
 def nice_ticks(low: float, high: float) -> list[float]:

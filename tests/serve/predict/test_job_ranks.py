@@ -123,7 +123,9 @@ def test_a_part_that_is_lost_while_others_work_is_told_by_all(fake, folder, tmp_
 def test_a_rank_that_does_not_see_the_first_ones_directory_says_so(fake, folder, tmp_path):
     second = Ranks(Rank(1, 2), lambda numbers: numbers)
     with (
-        pytest.raises(ArtefactError, match=r"out: begun by the job's first process.*one shared folder"),
+        pytest.raises(
+            ArtefactError, match=r"out: the job's first process has created it, .* does not see it; .*all machines"
+        ),
         open_job(fake, list_folder(folder), tmp_path / "out", OPTIONS, second),
     ):
         pass

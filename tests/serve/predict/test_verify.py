@@ -60,7 +60,7 @@ def test_a_flipped_bit_is_found_in_its_own_part_alone(out, number):
         damaged[place] ^= 1
         _part(out, number).write_bytes(damaged)
         (problem,) = verify_predictions(out).problems
-        assert problem.startswith(f"{_part(out, number)}: the content has changed")
+        assert problem.startswith(f"{_part(out, number)}: its content has changed")
 
 
 @pytest.mark.parametrize("number", [0, 2])

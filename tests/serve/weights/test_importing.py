@@ -97,7 +97,7 @@ def test_the_same_import_again_is_no_error_and_another_one_is(tmp_path, source):
     assert (code, said.splitlines()[-1]) == (0, f"{out}: there already with the same bytes")
     code, _, error = run(source, "--out", out, "--size", "288")
     assert (code, error.count("\n")) == (1, 1)
-    assert "exists and holds something else; choose another name" in error
+    assert "exists with other content; choose another name" in error
     assert (out.stat().st_mtime_ns, out.read_bytes()) == before
 
 

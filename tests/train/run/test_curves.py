@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_imagenet.train.run.curves import curves_png, nice_ticks
+from convnext_imagenet.train.run.curves import curves_png, epoch_ticks, nice_ticks
 
 
 def _metrics(epochs: int, **changes: Any) -> list[dict[str, Any]]:
@@ -41,3 +41,26 @@ def test_values_that_are_missing_are_left_out(change: dict[str, Any]) -> None:
 )
 def test_ticks_are_round_and_cover_the_values(low: float, high: float, ticks: list[float]) -> None:
     assert nice_ticks(low, high) == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize(
+    ("last", "ticks"),
+    [
+        (1, [1]),
+        (8, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (30, [1, 5, 10, 15, 20, 25, 30]),
+        (90, [1, 20, 40, 60, 80, 90]),
+        (300, [1, 50, 100, 150, 200, 250, 300]),
+    ],
+)
+def test_epochs_are_named_by_whole_numbers_in_even_steps(last: int, ticks: list[int]) -> None:
+    assert epoch_ticks(last) == ticks
+
+
+def test_a_curve_keeps_its_colour_when_another_is_absent() -> None:
+    with_ema = curves_png(_metrics(3, ema_val_top1=0.9, train_top1=None))
+    without = curves_png(_metrics(3, train_top1=None))
+    blue = np.array((28, 100, 200))
+    for picture in (with_ema, without):
+        accuracy = np.asarray(Image.open(io.BytesIO(picture)))[520:].astype(int)
+        assert (np.abs(accuracy - blue).max(-1) < 30).sum() > 500
