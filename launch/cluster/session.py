@@ -21,9 +21,9 @@ from convnext_imagenet.launch.errors import LaunchError
 
 log = logging.getLogger(__name__)
 
-_CONNECT_SECONDS = 5.0
+_CONNECT_SECONDS = 5.0  # a host that drops packets would block until the system's own time-out
 _NODE_SECONDS = 120.0  # a node may first have to start a Python process and import our packages
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.2  # how late a stop signal may be noticed
 _STORE_BYTES = 80 << 20  # close to Ray's minimum: plans and receipts pass through Ray's store, images never do
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ENVIRONMENT = "RAY_ADDRESS"
