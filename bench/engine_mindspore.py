@@ -18,13 +18,16 @@ from convnext_imagenet.model.convnext import VARIANTS, init_parameters
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import build_network
-from convnext_imagenet.train.augment.device import DeviceDraws
+from convnext_imagenet.train.augment.device import device_draws
 from convnext_imagenet.train.config.config import config_from_mapping
 from convnext_imagenet.train.data.pipeline import Batch
 from convnext_imagenet.train.step.learner import Learner
 
 CONFIG = replace(VARIANTS["convnext_tiny"], drop_path_rate=0.0)
 CARD = ModelCard(CONFIG, tuple((f"n{k:08d}", str(k)) for k in range(1000)), EvalTransform(), {})
+TRAINING = config_from_mapping(  # draws only flips
+    {"model": {"drop_path_rate": 0.0}, "augment": {"erase_prob": 0.0, "auto_augment": ""}, "mix": {"prob": 0.0}}
+)
 
 
 class Answers:
@@ -38,8 +41,7 @@ class Answers:
 
     @functools.cached_property
     def learner(self) -> Learner:
-        config = config_from_mapping({"model": {"drop_path_rate": 0.0}, "augment": {"erase_prob": 0.0}})
-        return Learner(config, CARD, init_parameters(CONFIG, 0))
+        return Learner(TRAINING, CARD, init_parameters(CONFIG, 0))
 
     def forward(self, batch: int) -> None:
         pixels = np.random.default_rng(0).standard_normal((batch, 224, 224, 3), np.float32)
@@ -49,7 +51,7 @@ class Answers:
         """Flip and normalise, forward, gradients, AdamW."""
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (batch, 224, 224, 3), np.uint8)
-        draws = DeviceDraws(flip=np.zeros(batch, bool))
+        draws = device_draws(TRAINING, 1, 0, np.arange(batch), ())
         rows = Batch(pixels, rng.integers(0, 1000, batch), np.arange(batch), draws)
         self.learner.learn([rows], 1e-4, 1.0).asnumpy()
 

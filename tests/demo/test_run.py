@@ -22,6 +22,8 @@ def test_the_demo_ends_with_every_artefact_and_a_second_run_has_nothing_to_do(tm
     pytest.importorskip("sklearn", reason="its digits are the demo's images (extra demo)")
     first = _run(tmp_path / "out")
     assert first.returncode == 0, first.stderr[-2000:]
+    assert "ERROR" not in first.stderr
+    assert list((tmp_path / "out" / "run" / "compile").glob("*/sealed.json")), "the compiled step was not kept"
     assert "24 ok, 1 unsupported" in first.stdout
     for done in ("records/_SUCCESS", "run/_SUCCESS", "predictions/_SUCCESS"):
         assert (tmp_path / "out" / done).is_file()

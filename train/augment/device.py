@@ -84,6 +84,16 @@ def drop_path_keep(seed: int, epoch: int, sample_ids: np.ndarray, rates: Sequenc
     return keep_NB.astype(np.float32)
 
 
+def drawn_names(draws: DeviceDraws) -> tuple[str, ...]:
+    """Return the names of the draws that the configuration uses, in the order of `drawn_tensors`."""
+    return tuple(name for name, drawn in draws._asdict().items() if drawn is not None)
+
+
+def drawn_tensors(draws: DeviceDraws) -> tuple[Tensor, ...]:
+    """Return the draws that the configuration uses as tensors: how a compiled step takes them (`Gradients`)."""
+    return tuple(Tensor(drawn) for drawn in draws if drawn is not None)
+
+
 def graph_draws(draws: DeviceDraws) -> dict[str, Tensor]:
     """Return the draws that are not None, by their names in `DeviceDraws`, in the form that the compiled graph takes.
 

@@ -10,7 +10,7 @@ from mindspore import Parameter, Tensor, nn
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.network import Classifier
 from convnext_imagenet.model.weights import assign_parameters, build_network
-from convnext_imagenet.train.augment.device import DeviceAugment, graph_draws
+from convnext_imagenet.train.augment.device import DeviceAugment, device_draws, drawn_names, drawn_tensors
 from convnext_imagenet.train.augment.mix import SoftTargets
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.data.pipeline import Batch
@@ -54,11 +54,13 @@ class Learner:
         self.parameters = without_frozen(self.everything, frozen)
         self.augment = DeviceAugment(config.augment, card.transform, config.train.seed)
         self.update = Update(self.parameters, config, card.config.depths)
+        self._draw_names = drawn_names(device_draws(config, 1, 0, np.arange(2), self.drop_path_rates))
         gradients = Gradients(
             lower_precision(self.network, config.precision),
             self.parameters,
             self.augment,
             SoftTargets(card.config.num_classes, config.mix.label_smoothing),
+            self._draw_names,
         )
         self.micro_batches = config.optimizer.accumulate_steps
         allreduce = AllReduce(tuple(self.parameters.values()), ranks)
@@ -73,7 +75,7 @@ class Learner:
 
     def compile(self, batches: Sequence[Batch]) -> None:
         """Compile the graphs of `learn` for micro-batches of these shapes, and take no step."""
-        numbers, tensors = _numbers(0.0, 0.0, False, False), _tensors(batches[0])
+        numbers, tensors = _numbers(0.0, 0.0, False, False), self._tensors(batches[0])
         if self.micro_batches == 1:
             self.step.compile(*numbers, *tensors)
             return
@@ -87,9 +89,9 @@ class Learner:
         numbers = _numbers(rate, decay, ask_stop, ask_save)
         if self.micro_batches == 1:
             (batch,) = batches
-            return self.step(*numbers, *_tensors(batch))
+            return self.step(*numbers, *self._tensors(batch))
         for batch in batches:
-            self.accumulate(*_tensors(batch))
+            self.accumulate(*self._tensors(batch))
         return self.step(*numbers)
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -122,6 +124,12 @@ class Learner:
             for name, parameter in parameters.items():
                 parameter.set_data(Tensor(saved[name]))
 
+    def _tensors(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the graph's inputs. Raises ValueError for other draws than the configuration's: names go by order."""
+        if drawn_names(batch.draws) != self._draw_names:
+            raise ValueError(f"draws {drawn_names(batch.draws)}: the step was compiled for {self._draw_names}")
+        return Tensor(batch.pixels), Tensor(batch.labels, ms.int32), *drawn_tensors(batch.draws)
+
     def _average(self) -> dict[str, Parameter]:
         average = self.update.average()
         return self.everything | average if average else {}
@@ -140,10 +148,6 @@ def _copies(parameters: Mapping[str, Parameter]) -> dict[str, np.ndarray]:
 def _numbers(rate: float, decay: float, ask_stop: bool, ask_save: bool) -> tuple[Tensor, Tensor, Tensor]:
     asked = np.array([ask_stop, ask_save], np.float32)
     return Tensor(rate, ms.float32), Tensor(decay, ms.float32), Tensor(asked)
-
-
-def _tensors(batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    return Tensor(batch.pixels), Tensor(batch.labels, ms.int32), graph_draws(batch.draws)
 
 
 def _check_fit(own: Mapping[str, Parameter], saved: Mapping[str, np.ndarray]) -> None:

@@ -25,8 +25,8 @@ _take = ops.MultitypeFuncGraph("take_gradient")
 class Gradients(nn.Cell):
     """Micro-batch -> (loss, count of rows whose best class is the row's own label, gradients).
 
-    Inputs: uint8 pixels (N, S, S, 3), int32 labels (N,), and the draws by name (`graph_draws`). Gradients are those
-    of the mean loss times `scale`.
+    Inputs: uint8 pixels (N, S, S, 3), int32 labels (N,), and the draws `names`, one tensor each (`drawn_tensors`).
+    Gradients are those of the mean loss times `scale`.
     """
 
     def __init__(
@@ -35,8 +35,10 @@ class Gradients(nn.Cell):
         parameters: Mapping[str, Parameter],
         augment: DeviceAugment,
         targets: SoftTargets,
+        names: tuple[str, ...],
     ) -> None:
         super().__init__(auto_prefix=False)
+        self.names = names
         self.network = network
         self.augment = augment
         self.targets = targets
@@ -44,8 +46,10 @@ class Gradients(nn.Cell):
         self.loss_and_gradients = ms.value_and_grad(self.scaled_loss, None, weights, has_aux=True)
 
     def construct(
-        self, scale: Tensor, pixels_NHWC: Tensor, labels_N: Tensor, draws: dict[str, Tensor]
+        self, scale: Tensor, pixels_NHWC: Tensor, labels_N: Tensor, *drawn: Tensor
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        # Named in here: MindSpore cannot keep a compiled graph that takes a dictionary (DECISIONS, 2026-11-28).
+        draws = {self.names[i]: drawn[i] for i in range(len(self.names))}
         x_NHWC = self.augment(pixels_NHWC, draws)
         targets_NK = self.targets(labels_N, lam_N=draws.get("mix_lam"))
         (_, loss, correct), gradients = self.loss_and_gradients(x_NHWC, labels_N, targets_NK, draws.get("keep"), scale)

@@ -213,3 +213,10 @@ def test_the_evaluation_transform_is_the_configurations() -> None:
     transform = evaluation_transform(config.data)
     assert (transform.size_px, transform.mode, transform.crop_pct) == (384, "squash", 0.875)
     assert dataclasses.astuple(transform)[-2:] == (tuple(MEAN), tuple(STD))
+
+
+def test_a_batch_with_other_draws_than_the_configurations_is_refused(learner: Learner) -> None:
+    batches = make_batches(learner, 1)
+    other = dataclasses.replace(batches[0], draws=batches[0].draws._replace(keep=None))
+    with pytest.raises(ValueError, match="the step was compiled for"):
+        learner.learn([other, *batches[1:]], 1e-3, 0.9)

@@ -6,7 +6,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.train.augment.device import DeviceAugment, DeviceDraws, graph_draws
+from convnext_imagenet.train.augment.device import DeviceAugment, DeviceDraws, drawn_names, drawn_tensors
 from convnext_imagenet.train.augment.mix import SoftTargets
 from convnext_imagenet.train.config.sections import AugmentSection
 from convnext_imagenet.train.step.step import Gradients
@@ -64,8 +64,10 @@ def test_loss_count_and_gradients_are_numpys(scale: float) -> None:
     w = rng.standard_normal((3, CLASSES), np.float32)
     network = MeanColour(w)
     augment = DeviceAugment(AugmentSection(erase_prob=0.0), TRANSFORM, seed=0)
-    cell = Gradients(network, {"w": network.w}, augment, SoftTargets(CLASSES, SMOOTHING))
-    loss, correct, (gradient,) = cell(Tensor(scale, ms.float32), Tensor(pixels), Tensor(LABELS), graph_draws(_draws()))
+    draws = _draws()
+    cell = Gradients(network, {"w": network.w}, augment, SoftTargets(CLASSES, SMOOTHING), drawn_names(draws))
+    inputs = Tensor(scale, ms.float32), Tensor(pixels), Tensor(LABELS)
+    loss, correct, (gradient,) = cell(*inputs, *drawn_tensors(draws))
     expected = _by_numpy(pixels, w.astype(np.float64), _draws())
     assert float(loss.asnumpy()) == pytest.approx(expected[0], rel=1e-5)
     assert int(correct.asnumpy()) == expected[1]
