@@ -71,11 +71,29 @@ def progress(total: int | None, desc: str, unit: str = "img", units: str = "") -
         yield ProgressBar(bar, units)
 
 
+@contextlib.contextmanager
+def own_lines() -> Iterator[None]:
+    """Let lines that are printed inside stand apart from progress bars, on a terminal and in a file."""
+    bars = list(getattr(tqdm, "_instances", ()))  # tqdm's own external_write_mode misses bars once MindSpore has
+    if not sys.stderr.isatty():  # replaced sys.stderr, which it does while it compiles
+        if bars:
+            click.echo(err=True)  # a file cannot be cleared, so the bar's line ends here
+        yield
+        return
+    with tqdm.get_lock():
+        for bar in bars:
+            bar.clear(nolock=True)
+        yield
+        for bar in bars:
+            bar.refresh(nolock=True)
+
+
 class _Screen(logging.Handler):
-    """Prints log lines above a progress bar, on their own lines, to the current standard error."""
+    """Prints log lines on their own lines to the current standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)  # looked up now: tests and pipes replace sys.stderr
+        with own_lines():
+            click.echo(self.format(record), err=True)
 
 
 def show_log_lines() -> None:

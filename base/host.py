@@ -3,6 +3,8 @@
 import hashlib
 import importlib.util
 import os
+import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +28,11 @@ def cache_folder(name: str) -> Path:
     """
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "convnext_imagenet" / name
+
+
+def install_command(extra: str) -> str:
+    """Return the shell command that installs the optional packages `extra` into the running environment."""
+    return f"{shlex.quote(sys.executable)} -m pip install 'convnext_imagenet[{extra}]'"  # a bare `pip` may be another's
 
 
 def sources_digest(rooms: Iterable[str] = ROOMS) -> str:

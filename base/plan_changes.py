@@ -24,7 +24,7 @@ class Difference:
     wanted: Any
 
     def __str__(self) -> str:
-        return f"{self.key} is {_shown(self.stored)} there, {_shown(self.wanted)} here"
+        return f"{self.key} is {_shown(self.stored)} in the directory, now {_shown(self.wanted)}"
 
 
 def differences(

@@ -186,9 +186,9 @@ def _print_tree(data: Path, tree: "TreeScan") -> None:
     if tree.kaggle:
         click.echo("  Kaggle's layout")
     if (ignored := tree.notes.ignored).count:
-        click.echo(f"  ignored, hidden or not an image: {ignored.count:,}, such as {ignored.first!r}")
+        click.echo(f"  ignored (hidden or not an image): {ignored.count:,}, such as {ignored.first!r}")
     if (not_plain := tree.notes.not_plain).count:
-        click.echo(f"  to be quarantined, links, pipes or devices: {not_plain.count:,}, such as {not_plain.first!r}")
+        click.echo(f"  to be quarantined (links, pipes or devices): {not_plain.count:,}, such as {not_plain.first!r}")
 
 
 def _print_labels(plan: "IngestPlan") -> None:

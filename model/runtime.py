@@ -25,8 +25,7 @@ def prepare(device_target: str = "CPU", device_id: int = 0) -> None:
     """
     if device_target not in DEVICE_TARGETS:
         raise ModelError(f"device target {device_target!r} is unknown; use one of {', '.join(DEVICE_TARGETS)}")
-    for name, value in environment(processor_flags()).items():
-        os.environ.setdefault(name, value)
+    set_environment()
 
     import mindspore  # only now: it takes seconds, and reads the variables that were just set
 
@@ -39,6 +38,12 @@ def prepare(device_target: str = "CPU", device_id: int = 0) -> None:
             f"or install what MindSpore needs for {device_target}"
         ) from error
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
+def set_environment() -> None:
+    """Set the variables of `environment`; without effect on MindSpore's log if MindSpore was imported before."""
+    for name, value in environment(processor_flags()).items():
+        os.environ.setdefault(name, value)
 
 
 def cpu_kernels() -> Path | None:

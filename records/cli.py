@@ -13,7 +13,7 @@ from convnext_imagenet.base.console import expected_errors, progress
 @click.group()
 @click.version_option(package_name="convnext_imagenet")
 def main() -> None:
-    """Show what a RECORDS directory contains, and verify it."""
+    """Show what a RECORDS directory holds, and verify it."""
 
 
 @main.command()
@@ -56,7 +56,7 @@ def _flat(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 @main.command()
 @click.argument("records", type=click.Path(path_type=Path))
 def verify(records: Path) -> None:
-    """Read and check all of RECORDS: hashes, counts, labels, images."""
+    """Read RECORDS again and check every byte, count, label and image."""
     with expected_errors():
         from convnext_imagenet.base.protocol import read_finished
         from convnext_imagenet.records.manifest import Manifest
@@ -99,7 +99,7 @@ def peek(records: Path, split: str, row: int | None, key: str | None, count: int
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="PNG file to write.")
 @click.option("--split", default="train", show_default=True, help="Split to read from.")
 @click.option("--class", "wnids", multiple=True, metavar="WNID", help="Draw only this class; may be repeated.")
-@click.option("--per-class", default=4, show_default=True, type=click.IntRange(min=1), help="Images for each class.")
+@click.option("--per-class", default=4, show_default=True, type=click.IntRange(min=1), help="Images per class.")
 @click.option(
     "--side", default=96, show_default=True, type=click.IntRange(16, 1024), help="Side of each image in pixels."
 )

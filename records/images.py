@@ -44,15 +44,15 @@ REASONS: dict[Reason, str] = {
 # Raise when another image is refused, or the same one for another reason or with other words: the plans of RECORDS and
 # PREDICTIONS name it (DECISIONS, 2026-11-28).
 CHECKS_VERSION = 1
-LARGEST_FILE_BYTES = 64 << 20
+LARGEST_FILE_BYTES = 64 << 20  # bounds the memory that a file takes before anything is decoded
 LARGEST_PIXELS = 64_000_000  # 192 MB as RGB
-_LARGEST_SIDE_PX = 30_000
+_LARGEST_SIDE_PX = 30_000  # the limit of pixels alone would let a strip of 1 x 64,000,000 px pass
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
 _JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
-_SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
+_SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01  # JPEG markers, each after a byte 0xFF
 _RESTARTS = range(0xD0, 0xD8)
-_DECODABLE_FRAMES = (0xC0, 0xC1, 0xC2)
+_DECODABLE_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive: all decoders read these
 _MOST_SEGMENTS = 5_000  # libjpeg walks its list of segments for each one: 4 million take hours (DECISIONS, 2026-11-24)
 _SHORT_OF_MEMORY = ("(-4:", "bad_alloc")  # cv::Error::StsNoMem, and C++'s own exception
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # these three are DHT, JPG and DAC, not frames

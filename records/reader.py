@@ -191,5 +191,8 @@ def _raise_descriptor_limit(files: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
-            raise ArtefactError(f"{needed} open files needed, but the limit is {hard}; raise it (`ulimit -n {needed}`)")
+            raise ArtefactError(
+                f"{needed} open files needed, but the hard limit is {hard}; ask an administrator to raise it "
+                f"(`ulimit -Hn {needed}` as root)"
+            )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

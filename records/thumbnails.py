@@ -8,7 +8,7 @@ import io
 from PIL import Image
 
 THUMBNAIL_PX = 96
-_JPEG_QUALITY = 70
+_JPEG_QUALITY = 70  # enough to recognise a class at this size
 _MOST_THUMBNAILS = 2000  # the report stays at a few MB
 _MOST_PER_CLASS = 6
 

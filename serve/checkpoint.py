@@ -77,18 +77,18 @@ def resolve_checkpoint(path: Path, weights: Weights = "best") -> Path:
     pointer = path / "best"
     if not pointer.is_file():
         raise ServeError(
-            f"{path}: no epoch has finished yet (there is no `best`); resume it with the same `convnext-train run`, "
-            f"or give a weights file"
+            f"{path}: no epoch has finished yet (there is no `best`); run the same `convnext-train run` again to "
+            f"resume it, or give a weights file"
         )
     unit = pointer.read_text(errors="replace").strip()
     is_average = weights == "ema" or (weights == "best" and unit.endswith(_AVERAGE))
     epoch = unit.removesuffix(_AVERAGE)
     file = path / "checkpoints" / (f"{epoch}{_AVERAGE}.safetensors" if is_average else f"{epoch}{_SUFFIX}")
     if not unit or Path(unit).name != unit or not file.is_file():
-        hint = "; the run keeps no moving average (ema) of its weights" if weights == "ema" else ""
-        raise ServeError(
-            f"{pointer}: names {unit!r}, but {file.parent} holds no {file.name}{hint}; give a weights file"
-        )
+        way_out = "give a weights file"
+        if weights == "ema":
+            way_out = "the run keeps no moving average (ema) of its weights: pass --weights raw"
+        raise ServeError(f"{pointer}: names {unit!r}, but {file.parent} holds no {file.name}; {way_out}")
     return file
 
 

@@ -53,7 +53,7 @@ def eval_command(
     """Print the exact accuracy of CHECKPOINT over every row of a split.
 
     --report also writes one row per image (predictions/), accuracy by class, confused pairs, calibration, and an HTML
-    page with the worst classes and their images. If such a run is interrupted, the same command resumes it.
+    page with the worst classes and their images. To resume an interrupted report, run the same command again.
     """
     if real and not report:
         raise click.UsageError("--real needs --report DIRECTORY: the accuracy on ReaL labels is written there")
@@ -106,7 +106,7 @@ def _evaluate_into(
     from convnext_imagenet.serve.report.report import begin_report
 
     with (
-        StopSignals(f"the same command resumes in {report}", second_ends=True) as stop,
+        StopSignals(f"run the same command again to resume in {report}", second_ends=True) as stop,
         begin_report(report, loaded, rows, real, predict_options, ranks) as made,
     ):
         todo, started = report_finished_parts(made.job), time.monotonic()

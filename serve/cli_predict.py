@@ -68,7 +68,7 @@ def predict(
 
         predict_options = replace(predict_options, device_target=target, engine=engine.network)
         spec = PredictionSpec(checkpoint, weights, transform, images, split, column, out, predict_options)
-        with StopSignals(f"the same command resumes in {out}", second_ends=True) as stop:
+        with StopSignals(f"run the same command again to resume in {out}", second_ends=True) as stop:
             if engine.executor == RAY:
                 with _cluster(spec, cluster, stop) as executor:
                     summary, rows, seconds = _run(spec, ranks, stop, executor)

@@ -140,5 +140,6 @@ def _compare_with_manifest(split: Split, counted: _CountedRows, ranks: Ranks) ->
     if per_sample.max() > 1 or tuple(per_class.tolist()) != entry.rows_per_class:
         raise RuntimeError(
             f"split {split.name!r}: evaluated {per_class.sum()} rows ({(per_sample > 0).sum()} distinct), the manifest "
-            f"lists {split.rows}, or the labels differ from its counts per class"
+            f"lists {split.rows}, or the labels differ from its counts per class; "
+            f"run `convnext-records verify {split.folder.parent}`, and report this if it finds no fault"
         )

@@ -39,7 +39,7 @@ def summary_line(out: Path, summary: Summary, pace: str) -> str:
     counts = ", ".join(f"{count:,} {status}" for status, count in sorted(summary.statuses.items()))
     return (
         f"{out}: {plural(summary.rows, 'input')}, {plural(summary.rows, 'row')} ({counts}) in "
-        f"{plural(summary.parts, 'part')}, {summary.parts_made} of them written now in {pace}.\n"
+        f"{plural(summary.parts, 'part')}, {summary.parts_made:,} written by this command in {pace}.\n"
         f"Next: query {out}/part-*.parquet with any tool that reads Parquet"
     )
 

@@ -56,7 +56,7 @@ weights = click.option(
     type=click.Choice(["best", "raw", "ema"]),
     default="best",
     show_default=True,
-    help="Which weights of a RUN: as trained (raw), their moving average (ema), or the better of both (best).",
+    help="Which weights of a RUN: as trained (raw), their moving average (ema), or the better of the two (best).",
 )
 flip = click.option("--flip", is_flag=True, help="Average the outputs over the image and its mirror image.")
 max_errors = click.option(
@@ -64,15 +64,15 @@ max_errors = click.option(
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Error rows that are allowed; with more, the exit code is 3. All rows are written in any case.",
+    help="Number of error rows to allow; with more, all rows are written and the exit code is 3.",
 )
 engine = click.option(
     "--engine",
     type=click.Choice([*EXECUTORS, *NETWORKS]),
     multiple=True,
     callback=lambda context, option, words: _engine_choice(words),
-    help="Where to run: local, or ray for a cluster (extra `ray`). What computes: mindspore, or onnxruntime, which "
-    "needs no C++ compiler (CPU only, extra `onnx`). Repeat the option to choose both.  [default: local, mindspore]",
+    help="Where to run: local, or ray for a cluster (extra `ray`). Which library computes: mindspore, or onnxruntime "
+    "(CPU only, no C++ compiler needed, extra `onnx`). To choose both, repeat the option.  [default: local, mindspore]",
 )
 # The defaults are in the help texts: None means the value in the checkpoint, which click cannot show.
 _TRANSFORM = (
@@ -111,7 +111,7 @@ _PREDICTION = (
         type=click.IntRange(min=1),
         default=4096,
         show_default=True,
-        help="Most inputs in one Parquet file. The first files are smaller, so the first rows can be read in seconds.",
+        help="Maximum number of inputs in one Parquet file; the first files are smaller, to be readable in seconds.",
     ),
     click.option("--features", is_flag=True, help="Add a column with the pooled features before the head."),
     click.option("--logits", is_flag=True, help="Add a column with all logits."),

@@ -138,15 +138,19 @@ def replay(config: str, records: Path, key: str, epoch: int, overrides: tuple[st
 @click.option(
     "--quick",
     is_flag=True,
-    help="Skip the training step and the sum over ranks (takes seconds); show only warnings and errors.",
+    help="Skip the training step and the all-reduce, which take seconds; show only warnings and errors.",
 )
 @launch_options
 def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -> None:
-    """Check this machine: versions, devices, memory, disk, records, one training step and one sum over the ranks.
+    """Check this machine and print what it lacks for a run.
 
-    Each line begins with ok, warning or error. A warning or an error says what to do. The exit code is 1 if there is an
-    error.
+    It checks versions, devices, memory, disk, records, one training step and one all-reduce. Each line begins with ok,
+    warning or error. A warning or an error says what to do. The exit code is 1 if there is an error.
     """
+    from convnext_imagenet.model.runtime import set_environment
+
+    set_environment()  # before the next line imports MindSpore, which would print its own warnings among ours
+
     from convnext_imagenet.launch.devices import choose_target
     from convnext_imagenet.train.doctor import ERROR, OK, TESTED, examine
     from convnext_imagenet.train.machine import read_machine
@@ -185,7 +189,7 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Picture to write.  [default: RUN/curves.png]")
 def plot(run_folder: Path, out: Path | None) -> None:
-    """Draw the loss, learning rate and accuracy of a RUN, finished or not."""
+    """Draw loss, learning rate and accuracy of a RUN, finished or not."""
     with expected_errors():
         from convnext_imagenet.base.files import write_atomically
         from convnext_imagenet.train.errors import TrainError
@@ -220,4 +224,4 @@ def _print_summary(summary: "RunSummary", records: Path) -> None:
     best, kind = summary.best, " (EMA weights)" if summary.best.best_weights == "ema" else ""
     click.echo(f"best top-1 on val{kind}: {best.best_top1:.5f} (epoch {best.epoch})")
     click.echo(f"curves: {summary.run / 'curves.png'}")
-    click.echo(f"next: make eval RUN={summary.run} RECORDS={records}")
+    click.echo(f"Next: make eval RUN={summary.run} RECORDS={records}")

@@ -69,7 +69,7 @@ def judge_open_files(open_files: int | None, shards: int) -> Finding:
     if open_files is None:
         return Finding(OK, "open files", "no limit")
     level = OK if open_files >= needed else ERROR
-    advice = f"raise the limit: `ulimit -Hn {needed}`"
+    advice = f"raise the hard limit: `ulimit -Hn {needed}` as root"
     return Finding(level, "open files", f"{open_files} allowed, {needed} needed", advice)
 
 
@@ -118,7 +118,7 @@ def try_step(ranks: Ranks) -> Finding:
 
 def _judge_package(name: str, version: str | None, tested: str, python: str) -> Finding:
     if version is None:
-        return Finding(ERROR, name, "not installed", "run `make setup`, or pip install this project again")
+        return Finding(ERROR, name, "not installed", "run `make setup`, or install this project again with pip")
     if version.startswith(tested):
         return Finding(OK, name, f"{version}, Python {python}" if name == "mindspore" else version)
     level = ERROR if name == "numpy" and version[0] != "1" else WARNING  # MindSpore 2.10 needs NumPy 1
@@ -128,12 +128,12 @@ def _judge_package(name: str, version: str | None, tested: str, python: str) -> 
 def _judge_devices(machine: Machine, devices: int) -> Iterator[Finding]:
     target, reason = machine.choice.target, machine.choice.reason
     if target == "CPU":
-        yield Finding(OK, "device target", f"CPU ({reason})")
+        yield Finding(OK, "device target", f"CPU: {reason}")
         return
     level = OK if machine.devices >= devices else ERROR
     advice = f"{devices} are requested: check that the driver is loaded and the devices are passed into the container"
     count = f"{machine.devices} device{'s' * (machine.devices != 1)}"
-    yield Finding(level, "device target", f"{target}, {count} ({reason})", advice)
+    yield Finding(level, "device target", f"{target}, {count}: {reason}", advice)
     for name, version in machine.drivers.items():
         missing = f"MindSpore needs {name} for {target}; see its installation guide for 2.10"
         yield Finding(OK if version else WARNING, name, version or "not found", missing)
@@ -148,7 +148,7 @@ def _judge_cores(cores: int, devices: int) -> Finding:
 def _judge_memory(memory_mib: int, devices: int) -> Finding:
     level = OK if memory_mib >= devices * _LEAST_MEMORY_MIB else WARNING
     advice = f"a rank needs at least {_LEAST_MEMORY_MIB} MiB: end other programs, or lower data.global_batch_size"
-    return Finding(level, "memory", f"{memory_mib} MiB available", advice)
+    return Finding(level, "memory", f"{memory_mib:,} MiB available", advice)
 
 
 def _judge_compiler(machine: Machine) -> Finding:
@@ -166,7 +166,7 @@ def _examine_records(records: Path, open_files: int | None) -> Iterator[Finding]
     except ArtefactError as error:
         yield Finding(ERROR, "records", str(error), "create them with `make records DATA=/path/to/imagenet`")
         return
-    rows = ", ".join(f"{split.rows} {name}" for name, split in manifest.splits.items())
+    rows = ", ".join(f"{split.rows:,} {name}" for name, split in manifest.splits.items())
     labels = f"labels checked against {manifest.verified_against}" if manifest.verified_against else "labels unverified"
     yield Finding(OK, "records", f"{records}: {rows} rows, {len(manifest.classes)} classes, {labels}")
     yield judge_open_files(open_files, max(len(split.shards) for split in manifest.splits.values()))

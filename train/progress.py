@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
+from convnext_imagenet.base.console import own_lines
+
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
     from convnext_imagenet.train.config.schedule import StepPlan
     from convnext_imagenet.train.run.checkpoint import Position
@@ -58,7 +60,7 @@ class Screen:
 
     def on_first_step(self, first: "FirstStep") -> None:
         how = "loaded from the cache" if first.was_cached else "compiled"
-        with tqdm.external_write_mode():  # clears the bar first, so that the line is not written into it
+        with own_lines():
             click.echo(
                 f"start {self._start_s:.1f} s, step {how} in {first.compile_s:.1f} s, first step {first.step_s:.2f} s"
             )
@@ -73,7 +75,7 @@ class Screen:
         click.echo(f"initial weights: {origin}")
 
     def on_warning(self, text: str) -> None:
-        with tqdm.external_write_mode():
+        with own_lines():
             click.echo(f"Warning: {text}", err=True)
 
     def on_epoch(self, report: "EpochReport") -> None:
@@ -93,5 +95,5 @@ class Screen:
             lines.append(
                 f"epoch: {report.epoch} EMA Top1-Acc: {average.top1:.5f}, Top{average.guesses}-Acc: {average.top5:.5f}"
             )
-        with tqdm.external_write_mode():
+        with own_lines():
             click.echo("\n".join(lines))

@@ -38,9 +38,9 @@ def replay_sample(config: Config, records: Records, key: str, epoch: int) -> Rep
     """
     split, row = find_key(records, key)
     if split != "train":
-        raise TrainError(f"{key}: is in split {split!r}; training uses only the rows of train")
+        raise TrainError(f"{key}: is in split {split!r}, but training uses only train; choose a key of train")
     if not 1 <= epoch <= config.train.epochs:
-        raise TrainError(f"--epoch {epoch}: the run has the epochs 1..{config.train.epochs}")
+        raise TrainError(f"--epoch {epoch}: the run has only epochs 1 to {config.train.epochs}; choose one of them")
     plan = plan_steps(config, records.split("train").rows)
     order = epoch_order(plan.rows, config.train.seed, epoch, config.data.shuffle_block_rows)
     step, index, pair = _pair_of(order, row, plan, key, epoch)

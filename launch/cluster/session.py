@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from convnext_imagenet.base.host import install_command
 from convnext_imagenet.base.signals import postponed
 from convnext_imagenet.launch.cluster.nodes import Node, WorkerResources, refuse_without_room, room_for
 from convnext_imagenet.launch.cluster.preflight import NodeReport, Probe, check_nodes, inspect_node
@@ -20,9 +21,9 @@ from convnext_imagenet.launch.errors import LaunchError
 
 log = logging.getLogger(__name__)
 
-_CONNECT_SECONDS = 5.0
+_CONNECT_SECONDS = 5.0  # a host that drops packets would block until the system's own time-out
 _NODE_SECONDS = 120.0  # a node may first have to start a Python process and import our packages
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.2  # how late a stop signal may be noticed
 _STORE_BYTES = 80 << 20  # close to Ray's minimum: plans and receipts pass through Ray's store, images never do
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ENVIRONMENT = "RAY_ADDRESS"
@@ -33,9 +34,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise LaunchError(
-            f"--engine ray: Ray cannot be imported ({error}); run pip install 'convnext_imagenet[ray]'"
-        ) from None
+        raise LaunchError(f"--engine ray: Ray cannot be imported ({error}); run `{install_command('ray')}`") from None
     return ray
 
 

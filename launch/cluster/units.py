@@ -25,7 +25,7 @@ from convnext_imagenet.launch.executor import OnProgress
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # a unit that kills three workers has an input that kills them
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.2  # how late a stop signal may be noticed
 _NAME_SECONDS = 10.0  # how long Ray may take to release the name of a killed job's tally
 _NAMESPACE = "convnext_imagenet"
 

@@ -16,7 +16,7 @@ from convnext_imagenet.launch.cluster.nodes import refuse_other_software, softwa
 from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.executor import OnProgress
 
-_REPORT_SECONDS = 1.0
+_REPORT_SECONDS = 1.0  # one message to the tally per second, not per image
 
 
 class ProgressTally:

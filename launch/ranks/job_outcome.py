@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from convnext_imagenet.launch.ranks.heartbeat import Heartbeat
 from convnext_imagenet.launch.ranks.rank import START_FACTOR
 
-INTERRUPTED = 75
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 FINISHED = (0, 3, INTERRUPTED)  # done, done with error rows, saved; the job's code is the greatest code of its ranks
 _REFUSED = (1, 2)  # bad input, wrong usage: before the first step a restart would be refused again
 _EXIT_SECONDS = 5.0  # how long the other ranks may take to exit after the first has saved and exited

@@ -20,8 +20,8 @@ from convnext_imagenet.launch.ranks.processes import Processes
 from convnext_imagenet.launch.ranks.rank import Layout, divide_cores
 
 _ADVICE = "run the same command again to resume"
-_POLL_SECONDS = 0.1
-_LAST_LINES = 20
+_POLL_SECONDS = 0.1  # how late a dead rank is noticed; the others wait in their all-reduce until then
+_LAST_LINES = 20  # a traceback usually fits
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.ranks.job_outcome import FINISHED, JobOutcome
 from convnext_imagenet.launch.ranks.rank import Layout
 
-_RETRY_SECONDS = 1.0
+_RETRY_SECONDS = 1.0  # machine 0 may be started after the others
 _LONGEST_LINE_BYTES = 200  # a longer line comes from no launcher, and must not fill the memory
 
 

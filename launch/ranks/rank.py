@@ -14,7 +14,7 @@ from convnext_imagenet.launch.errors import LaunchError
 ROLE, WORKER, SCHEDULER = "MS_ROLE", "MS_WORKER", "MS_SCHED"
 _RANK_VARIABLES = ("RANK_ID", "RANK_SIZE", "DEVICE_ID")  # the fields of Rank, in their order
 
-DEFAULT_PORT = 8118
+DEFAULT_PORT = 8118  # that of MindSpore's msrun; the next port is for the launchers
 START_FACTOR = 6  # times the heartbeat time-out: before its first step a rank checks all records and compiles
 
 

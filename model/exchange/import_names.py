@@ -46,7 +46,7 @@ def recognise_scheme(names: Iterable[str], what: str, wanted: str | None = None)
     if sparse := next((name for name in names if re.search(r"\.kernel$|^mask_token$|^decoder\.", name)), None):
         raise ModelError(
             f"{what}: a pre-training checkpoint of ConvNeXt V2 (FCMAE: it holds {sparse}), with another layout and no "
-            f"classifier; give fine-tuned weights"
+            f"classifier; give fine-tuned weights, or dense ones (as timm has) with --fresh-head and --classes"
         )
     scheme = max(SCHEMES, key=lambda scheme: sum(scheme.ours(name) is not None for name in names))
     if not any(scheme.ours(name) == "downsample_layers.0.0.weight" for name in names):

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from convnext_imagenet.base.host import install_command
 from convnext_imagenet.model.errors import ModelError
 
-EXTRA = "convnext_imagenet[onnx]"
 LARGEST_BYTES = 2**31 - 1  # of one protobuf message
 DATA_SUFFIX = ".data"
 _ROOM_BYTES = 4 << 20  # more than the nodes of any variant take beside the constants
@@ -92,4 +92,4 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.split(".")[0]
-        raise ModelError(f"{package} cannot be imported ({error}); run pip install '{EXTRA}'") from error
+        raise ModelError(f"{package} cannot be imported ({error}); run `{install_command('onnx')}`") from error

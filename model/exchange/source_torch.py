@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from convnext_imagenet.base.host import install_command
 from convnext_imagenet.model.errors import ModelError
-
-EXTRA = "pip install 'convnext_imagenet[torch]'"
 
 # Keys under which checkpoints hold a state dict: those of Facebook's main.py and timm's train.py, then others.
 _RAW_KEYS = ("model", "state_dict", "module", "model_state_dict")
@@ -43,7 +42,8 @@ def _load(path: Path) -> Any:
         import torch
     except ImportError:
         raise ModelError(
-            f"{path}: a PyTorch file, and PyTorch is not installed: {EXTRA}, or give the weights as .safetensors"
+            f"{path}: a PyTorch file, but PyTorch is not installed; run `{install_command('torch')}`, or give the "
+            f"weights as .safetensors"
         ) from None
     try:
         # Checkpoints of Facebook's and timm's training carry their arguments: names and plain values.

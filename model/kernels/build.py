@@ -19,6 +19,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ NEEDED_CPU_FLAGS = frozenset({"avx2", "fma"})  # the narrowest vectors that simd
 COMPILERS = ("c++", "g++", "clang++")
 BUILD_SECONDS = 300  # about ten are usual; beyond, the compiler hangs
 LIBRARY = "kernels.so"
+_ONE_THREAD = threading.Lock()  # threads that ask at the same time would compile and log twice
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +42,18 @@ class NoKernels(Exception):
     """The reason why there is no library; `kernels_library` catches and logs it."""
 
 
-@functools.cache
 def kernels_library() -> Path | None:
     """Return the path of the compiled library, or None without one; log once which, and why."""
+    with _ONE_THREAD:
+        return _choose_library()
+
+
+@functools.cache
+def _choose_library() -> Path | None:
     try:
         library = _find_or_build()
     except NoKernels as reason:
-        log.warning("CPU kernels are off, MindSpore's own, slower operators run instead: %s", reason)
+        log.warning("CPU kernels are off (%s); MindSpore's own operators run instead, which are slower", reason)
         return None
     log.info("CPU kernels are on (%s): %s", "AVX-512" if "avx512f" in processor_flags() else "AVX2", library)
     return library

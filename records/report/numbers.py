@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 INDEX_COLUMNS = ("split", "key", "wnid", "bytes", "width", "height", "mode", "sha256")
 HISTOGRAM_COLUMNS = ("width", "height", "bytes")
-_BINS = 40
+_BINS = 40  # bars of 8 px in a chart of 320 px
 _SHARE_IN_BINS = 0.99  # a few huge images must not squeeze all others into the first bin
 
 

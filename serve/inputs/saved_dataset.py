@@ -36,8 +36,8 @@ def open_saved_dataset(root: StoredFile, column: str = "", folder: Path | None =
         return None
     if state.get("_indices_data_files"):
         raise ServeError(
-            f"{root}: a Hugging Face data set whose rows are chosen by an index; write it again by `flatten_indices()` "
-            f"and `save_to_disk`"
+            f"{root}: a Hugging Face data set whose rows are chosen by an index; write it again with "
+            f"`flatten_indices()` and `save_to_disk`"
         )
     return open_tables([root / str(name) for name in names], column, folder)
 

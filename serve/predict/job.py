@@ -104,7 +104,7 @@ class PredictionJob:
         is_whole = not made or runner.run(self, on_progress)
         stopped, made = self.ranks.sum(np.array([not is_whole, made])).tolist()
         if stopped:
-            raise Interrupted(f"stopped by a signal; the same command resumes in {self.out}")
+            raise Interrupted(f"stopped by a signal; run the same command again to resume in {self.out}")
         receipts = self._receipts()
         statuses: Counter[str] = Counter()
         for receipt in receipts:

@@ -117,7 +117,8 @@ def read_scored(predictions: Path, split: Split) -> ScoredRows:
     if not is_complete or tuple(counts.tolist()) != split.entry.rows_per_class:
         raise RuntimeError(
             f"{predictions}: holds {len(table)} rows, the manifest lists {split.rows} of split {split.name!r}, or the "
-            f"labels differ from its counts per class"
+            f"labels differ from its counts per class; run `convnext-records verify {split.folder.parent}`, "
+            f"and report this if it finds no fault"
         )
     guesses = table["topk"].combine_chunks().flatten().field("class_index").to_numpy()
     return ScoredRows(

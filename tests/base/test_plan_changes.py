@@ -58,7 +58,8 @@ def test_the_line_names_rule_and_library_with_both_values_and_its_ways_out_lead_
         protocol.begin(root, "records", changed)
     assert str(refused.value) == (
         f"{root}: belongs to another run (differs in: rules.writing, topk, versions.numpy): "
-        f'rules.writing is 1 there, 2 here; topk is 1 there, 2 here; versions.numpy is "1.26.4" there, "2.1.0" here; '
+        f"rules.writing is 1 in the directory, now 2; topk is 1 in the directory, now 2; "
+        f'versions.numpy is "1.26.4" in the directory, now "2.1.0"; '
         f"choose another directory, or delete this one, "
         f"or resume it with the versions that started it: convnext_imagenet {version}, numpy 1.26.4"
     )
@@ -74,7 +75,8 @@ def test_a_plan_of_a_program_without_rules_is_refused_by_each_rule_and_names_tha
     del stored["begun_by"]
     write_json(tmp_path / "plan.json", stored)
     words = (
-        r"rules\.shard_order, rules\.writing\): .*rules\.writing is missing there, 1 here; .*convnext_imagenet 0\.1\.0$"
+        r"rules\.shard_order, rules\.writing\): .*rules\.writing is missing in the directory, now 1; "
+        r".*convnext_imagenet 0\.1\.0$"
     )
     with pytest.raises(ArtefactError, match=words):
         protocol.begin(tmp_path, "records", {"seed": 0, "rules": {"writing": 1, "shard_order": 1}})
@@ -84,7 +86,9 @@ def test_long_values_are_cut_and_a_rule_is_shown_before_them(tmp_path):
     protocol.begin(tmp_path, "records", {"a": "x" * 64, "b": 1, "c": 1, "d": 1, "rules": {"writing": 1}})
     with pytest.raises(ArtefactError) as refused:
         protocol.begin(tmp_path, "records", {"a": "y" * 64, "b": 2, "c": 2, "d": 2, "rules": {"writing": 2}})
-    assert '(differs in: a, b, c, d, rules.writing): rules.writing is 1 there, 2 here; a is "xxx' in str(refused.value)
+    assert '(differs in: a, b, c, d, rules.writing): rules.writing is 1 in the directory, now 2; a is "xxx' in str(
+        refused.value
+    )
     assert "x" * 40 not in str(refused.value)
     assert "d is" not in str(refused.value)
 
@@ -100,5 +104,7 @@ def test_a_plan_that_was_changed_by_hand_is_not_believed(tmp_path):
 def test_another_protocol_is_another_run(tmp_path, monkeypatch):
     protocol.begin(tmp_path, "records", {"seed": 0})
     monkeypatch.setattr(protocol, "PROTOCOL_VERSION", 2)
-    with pytest.raises(ArtefactError, match=r"differs in: protocol version\): protocol version is 1 there, 2 here"):
+    with pytest.raises(
+        ArtefactError, match=r"differs in: protocol version\): protocol version is 1 in the directory, now 2"
+    ):
         protocol.begin(tmp_path, "records", {"seed": 0})

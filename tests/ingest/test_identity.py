@@ -102,7 +102,7 @@ def test_shards_of_two_programs_do_not_end_in_one_directory(
         newer.setattr(RULES[rule], 2)
         with pytest.raises(ArtefactError) as refused:
             _build(raw_tree, out)
-        assert f"(differs in: rules.{rule}): rules.{rule} is 1 there, 2 here" in str(refused.value)
+        assert f"(differs in: rules.{rule}): rules.{rule} is 1 in the directory, now 2" in str(refused.value)
         assert sorted(out.rglob("*")) == before
         another = _build(raw_tree, tmp_path / "another")
     assert "choose another directory, or delete this one, or resume it with the versions that started it" in str(

@@ -80,7 +80,7 @@ def test_images_that_are_no_plain_files_cost_one_image_each(raw_tree: Path, tmp_
     os.mkfifo(folder / "n00000010_0.JPEG")
     (folder / "n00000010_1.JPEG").symlink_to("n00000010_2.JPEG")
     output = _build(raw_tree, tmp_path / "out", "--max-quarantine", "2")
-    assert "to be quarantined, links, pipes or devices: 2, such as" in output
+    assert "to be quarantined (links, pipes or devices): 2, such as" in output
     assert "n00000010_0.JPEG  not_a_file: a pipe" in output
     assert "n00000010_1.JPEG  not_a_file: a symbolic link; with --follow-links" in output
     assert Records.open(tmp_path / "out").manifest.splits["train"].rows == 16

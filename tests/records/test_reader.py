@@ -109,5 +109,7 @@ def test_too_few_open_files_are_refused_before_mindspore_opens_one(records_root,
     split = Records.open(records_root).split("train")
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 261))
     monkeypatch.setattr(ds, "MindDataset", lambda *_, **__: pytest.fail("MindSpore was given the files"))
-    with pytest.raises(ArtefactError, match=r"262 open files needed, but the limit is 261; .*`ulimit -n 262`"):
+    with pytest.raises(
+        ArtefactError, match=r"262 open files needed, but the hard limit is 261; .*`ulimit -Hn 262` as root"
+    ):
         split.dataset([0], workers=2)

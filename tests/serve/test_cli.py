@@ -215,7 +215,7 @@ def test_ctrl_c_and_sigkill_then_the_same_command_ends_with_the_same_bytes(check
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 75, errors
-    assert f"the same command resumes in {out}" in errors
+    assert f"run the same command again to resume in {out}" in errors
     second = _start("predict", checkpoint_file, root, "--out", out, *options)
     _wait_for_parts(second, out, len(list(out.glob("_part-*.json"))) + 2)
     second.kill()

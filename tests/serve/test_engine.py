@@ -102,5 +102,5 @@ def test_without_the_extra_one_line_names_it_and_nothing_is_begun(
     )
     assert result.exit_code == 1
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error")]
-    assert line.endswith("pip install 'convnext_imagenet[onnx]'")
+    assert line.endswith(f"run `{sys.executable} -m pip install 'convnext_imagenet[onnx]'`")
     assert not (out / "_plan.json").exists()

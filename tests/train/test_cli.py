@@ -55,7 +55,7 @@ def test_a_run_prints_the_examples_lines_and_what_comes_next(finished_output: Re
     assert re.search(r"^best top-1 on val( \(EMA weights\))?: [01]\.\d+ \(epoch [34]\)$", said, re.MULTILINE)
     assert f"curves: {finished_run / 'curves.png'}" in said
     assert (finished_run / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert f"next: make eval RUN={finished_run} RECORDS=" in said
+    assert f"Next: make eval RUN={finished_run} RECORDS=" in said
     assert "img/s" in finished_output.stderr
 
 
@@ -87,7 +87,7 @@ def test_the_picture_that_the_network_saw_can_be_drawn_again(
     ("sample", "epoch", "out", "said"),
     [
         ("n00000009_1", "1", "a.png", "no such row"),
-        ("n00000002_1", "9", "a.png", "--epoch 9: the run has the epochs 1..4"),
+        ("n00000002_1", "9", "a.png", "--epoch 9: the run has only epochs 1 to 4; choose one of them"),
         ("n00000002_1", "1", "a.gif", "must end in .jpg"),
     ],
 )

@@ -87,8 +87,8 @@ def test_a_package_of_another_version_is_named(change: dict[str, str | None], wh
 @pytest.mark.parametrize(
     ("change", "what", "level", "text"),
     [
-        ({"memory_mib": 4096}, "memory", OK, "4096 MiB available"),
-        ({"memory_mib": 4095}, "memory", WARNING, "4095 MiB available; a rank needs at least 2048 MiB"),
+        ({"memory_mib": 4096}, "memory", OK, "4,096 MiB available"),
+        ({"memory_mib": 4095}, "memory", WARNING, "4,095 MiB available; a rank needs at least 2048 MiB"),
         ({"cores": 2}, "cores", OK, "2 for 2 ranks"),
         ({"cores": 1}, "cores", ERROR, "1 for 2 ranks; each of 2 ranks needs a core of its own"),
         (
@@ -119,7 +119,7 @@ def test_devices_and_what_they_need_are_looked_for(seen: int, drivers: dict[str,
     )
     findings = _examine(ascend, devices=2)
     assert [findings[what].level for what in ("device target", *drivers)] == levels
-    assert findings["device target"].result == f"Ascend, {seen} device{'s' * (seen != 1)} (requested)"
+    assert findings["device target"].result == f"Ascend, {seen} device{'s' * (seen != 1)}: requested"
     assert findings["compiler"].result == "not needed on Ascend"
 
 

@@ -84,7 +84,9 @@ def test_a_run_that_has_a_key_which_this_program_lacks_is_refused(
     plan["plan"]["config"]["train"]["later"] = 0.0
     plan["plan_id"] = sha256_json({name: plan[name] for name in ("kind", "protocol", "plan")})
     write_json(unfinished_run / "plan.json", plan)
-    with pytest.raises(ArtefactError, match=r"config\.train\.later is 0\.0 there, missing here; choose another"):
+    with pytest.raises(
+        ArtefactError, match=r"config\.train\.later is 0\.0 in the directory, now missing; choose another"
+    ):
         train(config, RunRequest(records_root, unfinished_run, 1), recorder)
 
 
@@ -102,7 +104,8 @@ def test_a_run_of_other_rules_is_refused_by_the_rule(
         newer.setattr(running, f"{rule.upper()}_VERSION", 2)
         with pytest.raises(ArtefactError) as refused:
             train(config, RunRequest(records_root, unfinished_run, 1), recorder)
-    words = f"(differs in: rules.{rule}): rules.{rule} is 1 there, 2 here; choose another directory, or delete this one"
+    words = f"rules.{rule} is 1 in the directory, now 2; choose another directory, or delete this one"
+    words = f"(differs in: rules.{rule}): {words}"
     assert words in str(refused.value)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -132,7 +135,7 @@ def test_a_run_of_the_first_version_is_refused_by_its_missing_rules(
     plan["plan_id"] = sha256_json({name: plan[name] for name in ("kind", "protocol", "plan")})
     write_json(unfinished_run / "plan.json", plan)
     words = (
-        r"rules\.draws is missing there, 1 here; .*resume it with the versions that started it: "
+        r"rules\.draws is missing in the directory, now 1; .*resume it with the versions that started it: "
         r"convnext_imagenet 0\.1\.0$"
     )
     with pytest.raises(ArtefactError, match=words):

@@ -69,7 +69,7 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+        raise ConfigError(f"{source}: not valid TOML: {error}; correct the file") from None
     return {name: dict(content) if isinstance(content, Mapping) else content for name, content in values.items()}
 
 
@@ -84,7 +84,9 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
         return section, name, tomllib.loads(f"value = {value.strip()}")["value"]
     except tomllib.TOMLDecodeError:
         if kind in _NUMERIC:
-            raise ConfigError(f"--set {text}: {value.strip()!r} is not a TOML value; lists are [1, 2]") from None
+            raise ConfigError(
+                f"--set {text}: {value.strip()!r} is not a TOML value; write a number as 0.1, a list as [1, 2]"
+            ) from None
         return section, name, value.strip()
 
 

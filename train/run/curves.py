@@ -16,7 +16,7 @@ _FINER = 2  # drawn twice as large, then reduced, so that lines are smooth
 _INK, _FAINT, _GRID, _PAPER = (32, 34, 38), (110, 114, 122), (226, 228, 232), (255, 255, 255)
 _BLUE = (28, 100, 200)
 _COLOURS = {"val top-1": _BLUE, "EMA top-1": (30, 140, 80), "train top-1": (214, 96, 20)}  # the same in every picture
-_MOST_EPOCH_TICKS = 10
+_MOST_EPOCH_TICKS = 10  # more labels would overlap
 _TICKS = 5
 
 

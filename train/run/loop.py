@@ -32,6 +32,7 @@ def run_epochs(context: RunContext, done: Position) -> None:
     sums = EpochSums() if done.within is None else EpochSums.from_json(done.within)
     for epoch in range(done.epoch + 1, context.config.train.epochs + 1):
         report = _Epoch(context, epoch, sums, health).run()
+        # The line comes before the checkpoint: resuming removes a line too many, but cannot write a missing one.
         if context.ranks.own.is_first:
             append_metrics(context.metrics_path, metrics_line(report))
         context.save(Position(epoch, report.step, _top1(report.accuracy), _top1(report.ema_accuracy)))
@@ -77,6 +78,7 @@ class _Epoch:
             self._stop_if_signalled()
             step = self.first_step + self.sums.steps + self.pipe.in_flight
             rate, decay = learning_rate(step, plan, config.schedule), ema_decay(step, config.ema)
+            # Before the step starts, so that its all-reduce carries the question to all ranks.
             ask_save = interval.is_overdue(self._saved_at, time.perf_counter())
             finished = self._add_up(self.pipe.start(group, rate, decay, stop.received, ask_save))
             self._stop_if_asked(finished)

@@ -62,6 +62,6 @@ class StepPipe:
             self._learner.compile(batches)
         compiled = time.perf_counter()
         running = self._learner.learn(batches, rate, decay, ask_stop, ask_save)
-        read_outcome(running)
+        read_outcome(running)  # waits, so that the first step's time is measured
         self._on_first_step(FirstStep(compiled - begin, time.perf_counter() - compiled, self._cache.was_hit))
         return running

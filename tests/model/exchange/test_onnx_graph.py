@@ -85,5 +85,5 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, package, importe
         importer()
     message = str(caught.value)
     assert message.startswith(f"{package} cannot be imported")
-    assert message.endswith("pip install 'convnext_imagenet[onnx]'")
+    assert message.endswith(f"run `{sys.executable} -m pip install 'convnext_imagenet[onnx]'`")
     assert "\n" not in message

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import struct
+import sys
 
 import mindspore as ms
 import numpy as np
@@ -163,4 +164,6 @@ def test_what_a_file_does_not_hold_cannot_be_chosen(tmp_path):
 @pytest.mark.parametrize("head", [b"PK\x03\x04", b"\x80\x02\x8a"], ids=["zip", "pickle"])
 def test_pytorchs_files_need_the_extra(tmp_path, head):
     (tmp_path / "w.pth").write_bytes(head + bytes(99))
-    assert "PyTorch is not installed: pip install 'convnext_imagenet[torch]'" in refusal(tmp_path / "w.pth")
+    assert f"PyTorch is not installed; run `{sys.executable} -m pip install 'convnext_imagenet[torch]'`" in refusal(
+        tmp_path / "w.pth"
+    )

@@ -25,9 +25,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.skip("another processor")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(build.SWITCH, raising=False)
-    build.kernels_library.cache_clear()
+    build._choose_library.cache_clear()
     yield tmp_path
-    build.kernels_library.cache_clear()
+    build._choose_library.cache_clear()
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def quick_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _library() -> Path | None:
-    build.kernels_library.cache_clear()
+    build._choose_library.cache_clear()
     return build.kernels_library()
 
 

@@ -71,7 +71,7 @@ def test_a_rank_that_is_stopped_stops_all_and_the_job_goes_on_by_any_number(fake
 
     def rank_is_interrupted(ranks):
         with (
-            pytest.raises(Interrupted, match=r"stopped by a signal; the same command resumes in .*out$"),
+            pytest.raises(Interrupted, match=r"stopped by a signal; run the same command again to resume in .*out$"),
             open_job(fake, list_folder(folder), out, OPTIONS, ranks) as job,
         ):
             job.run(lambda count: None, LocalRunner(lambda: is_stopped(ranks.own)))

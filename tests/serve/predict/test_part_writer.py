@@ -41,7 +41,9 @@ def test_predictions_of_other_rules_are_refused_and_the_ways_out_lead_out(
         newer.setattr(part_writer, constant, 2)
         with pytest.raises(ArtefactError) as refused:
             _run(fake, folder, out)
-        assert f"(differs in: rules.{rule}): rules.{rule} is 1 there, 2 here; choose another" in str(refused.value)
+        assert f"(differs in: rules.{rule}): rules.{rule} is 1 in the directory, now 2; choose another" in str(
+            refused.value
+        )
         assert _run(fake, folder, tmp_path / "another").parts_made == first.parts_made
     assert _run(fake, folder, out).parts_made == 0, "what began it resumes it"
     shutil.rmtree(out)
