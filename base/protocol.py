@@ -11,7 +11,6 @@ folder as Parquet and skip such names.
 
 import contextlib
 import fcntl
-import importlib.metadata
 import json
 import logging
 import shutil
@@ -93,7 +92,9 @@ def begin(root: Path, kind: str, plan: Mapping[str, Any], neutral: Mapping[str, 
     if not path.exists():
         _refuse_foreign_files(root)
         # Only for the error line: as a part of the id it would refuse every directory after every edit of the code.
-        begun_by = importlib.metadata.version("convnext_imagenet")
+        from importlib.metadata import version  # here: every worker of an ingest imports this file, and begins nothing
+
+        begun_by = version("convnext_imagenet")
         content = {"kind": kind, "protocol": PROTOCOL_VERSION, "plan_id": plan_id, "plan": plan, "begun_by": begun_by}
         write_json(path, content)
         return plan_id

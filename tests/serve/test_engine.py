@@ -81,7 +81,7 @@ def test_the_version_of_mindspore_is_that_of_its_engine():
 
 def test_onnxruntime_is_refused_for_a_device_that_it_does_not_run_on():
     pytest.importorskip("onnxruntime")
-    with pytest.raises(ServeError, match=r"only on the CPU, not on Ascend; pass --device-target CPU"):
+    with pytest.raises(ServeError, match=r"runs only on the CPU, not on Ascend; pass --device-target CPU"):
         engine_facts("onnxruntime", "Ascend")
 
 
