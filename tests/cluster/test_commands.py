@@ -195,7 +195,7 @@ def test_nodes_with_other_sources_are_refused_before_any_work(build, two_nodes, 
     two_nodes.add(PYTHONPATH=path)
     try:
         _wait_for_nodes(two_nodes, 2)
-        _refused(build(tmp_path / "out", *_on(two_nodes)), ("other software", "sources of convnext_imagenet"))
+        _refused(build(tmp_path / "out", *_on(two_nodes)), ("its software differs", "sources of convnext_imagenet"))
         assert not (tmp_path / "out").exists()
     finally:
         two_nodes.kill()
