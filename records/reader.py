@@ -77,7 +77,7 @@ class Records:
     """An opened RECORDS directory: finished, of a version that this program reads, every file as the manifest says.
 
     `manifest_sha256` identifies what is stored, because the manifest has the SHA-256 of every shard and table. The id
-    of the plan identifies only what was asked for (DECISIONS, 2026-11-28).
+    of the plan identifies only what was requested (DECISIONS, 2026-11-28).
     """
 
     root: Path

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import check_begun_or_empty, read_finished
 from convnext_imagenet.launch.ranks.collectives import Ranks
 from convnext_imagenet.model.card import ModelCard
@@ -70,7 +71,7 @@ def judge_open_files(open_files: int | None, shards: int) -> Finding:
         return Finding(OK, "open files", "no limit")
     level = OK if open_files >= needed else ERROR
     advice = f"raise the hard limit: `ulimit -Hn {needed}` as root"
-    return Finding(level, "open files", f"{open_files} allowed, {needed} needed", advice)
+    return Finding(level, "open files", f"{open_files:,} allowed, {needed:,} needed", advice)
 
 
 def judge_disk(disk: Disk) -> Finding:
@@ -167,8 +168,10 @@ def _examine_records(records: Path, open_files: int | None) -> Iterator[Finding]
         yield Finding(ERROR, "records", str(error), "create them with `make records DATA=/path/to/imagenet`")
         return
     rows = ", ".join(f"{split.rows:,} {name}" for name, split in manifest.splits.items())
-    labels = f"labels checked against {manifest.verified_against}" if manifest.verified_against else "labels unverified"
-    yield Finding(OK, "records", f"{records}: {rows} rows, {len(manifest.classes)} classes, {labels}")
+    against = manifest.verified_against
+    labels = f"verified against {against}" if against else "NOT verified"
+    classes = plural(len(manifest.classes), "class")
+    yield Finding(OK, "records", f"{records}: {rows} rows, {classes}, labels {labels}")
     yield judge_open_files(open_files, max(len(split.shards) for split in manifest.splits.values()))
 
 

@@ -1,10 +1,13 @@
-"""Options under a new name: the old one works and is not shown."""
+"""Options under a new name: the old one works and is not shown. Lines beside a progress bar stand on their own."""
+
+import io
+import sys
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from convnext_imagenet.base.console import RenamedOption
+from convnext_imagenet.base.console import RenamedOption, own_lines, progress
 
 
 @click.command()
@@ -32,3 +35,31 @@ def test_help_shows_the_new_name_only() -> None:
     assert "--init-from FILE  Weights." in text
     assert "--start" not in text
     assert command.params[0].opts == ["--init-from", "--start"], "showing help does not take the old name away"
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_line_beside_a_bar_has_its_own_line_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", file)
+    with progress(2, "work"), own_lines():
+        click.echo("a warning", err=True)
+    assert "a warning" in file.getvalue().split("\n"), "the bar is neither before nor after it"
+
+
+def test_a_terminal_is_cleared_before_a_line_even_if_stderr_was_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, replaced = _Terminal(), _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress(2, "work"):
+        monkeypatch.setattr(sys, "stderr", replaced)  # as MindSpore does
+        with own_lines():
+            before = terminal.getvalue()
+            click.echo("a warning", err=True)
+        after = terminal.getvalue()
+    assert before.endswith("\r")
+    assert not before.split("\r")[-2].strip(), "spaces over the bar"
+    assert "work" in after.removeprefix(before), "the bar is drawn again"
+    assert replaced.getvalue() == "a warning\n"

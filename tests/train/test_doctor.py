@@ -63,7 +63,7 @@ def test_a_good_machine_is_ok_throughout(records_root: Path, tmp_path: Path) -> 
     disk = findings.pop("free disk")
     assert _levels(findings) == {OK}
     assert list(findings) == [*TESTED, "device target", "cores", "memory", "compiler", "records", "open files"]
-    assert "34 train, 7 val rows, 3 classes, labels checked against the devkit" in findings["records"].result
+    assert "34 train, 7 val rows, 3 classes, labels verified against the devkit" in findings["records"].result
     assert disk.result.endswith(f" MiB at {tmp_path}"), "the nearest folder that exists"
     assert list(tmp_path.iterdir()) == [], "nothing is written"
 
@@ -156,7 +156,7 @@ def finished_copy(records_root: Path, tmp_path: Path) -> Path:
 def test_labels_that_nothing_verified_are_named(finished_copy: Path) -> None:
     manifest = protocol.read_finished(finished_copy, "records")
     protocol.finish(finished_copy, "records", manifest | {"source": {"verified": False}})
-    assert "labels unverified" in _examine(records=finished_copy)["records"].result
+    assert "labels NOT verified" in _examine(records=finished_copy)["records"].result
 
 
 def test_a_run_that_cannot_be_written_is_an_error(records_root: Path, tmp_path: Path) -> None:

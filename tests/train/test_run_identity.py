@@ -72,7 +72,7 @@ def test_another_value_of_the_key_is_another_run(
 ) -> None:
     for values in ({}, {"later": 0.25}):
         with pytest.raises(
-            ArtefactError, match=r"differs in: config\.train\.later\): config\.train\.later is 0\.0 there"
+            ArtefactError, match=r"differs in: config\.train\.later\): config\.train\.later is 0\.0 in the directory"
         ):
             train(_later(config, **values), RunRequest(records_root, unfinished_run, 1), recorder)
 

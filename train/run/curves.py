@@ -80,9 +80,9 @@ def _draw_panel(draw: ImageDraw.ImageDraw, panel: Panel, top_px: int, last_epoch
         draw.line((at(1, tick), at(last_epoch, tick)), _GRID, _FINER)
         draw.text(((_LEFT_PX - 8) * _FINER, y), panel.value_format.format(tick), _FAINT, font, anchor="rm")
     below = at(1, low)[1] + 8 * _FINER
-    draw.text(((_LEFT_PX - 14) * _FINER, below), "epoch", _FAINT, font, anchor="rt")
     for epoch in epoch_ticks(int(last_epoch)):
-        draw.text((at(epoch, low)[0], below), str(epoch), _FAINT, font, anchor="mt")
+        name = f"epoch {epoch}" if epoch == 1 else str(epoch)
+        draw.text((at(epoch, low)[0], below), name, _FAINT, font, anchor="mt")
     for number, line in enumerate(panel.lines):
         colour = _COLOURS.get(line.name, _BLUE)
         _draw_line(draw, [at(*point) for point in line.points], colour)
