@@ -192,11 +192,11 @@ def _print_tree(data: Path, tree: "TreeScan") -> None:
 
 
 def _print_labels(plan: "IngestPlan") -> None:
+    from convnext_imagenet.records.manifest import verified_against
+
     source = plan.source
-    state = "NOT verified: the folder names are the labels"
-    if source["verified"]:
-        against = "the devkit" if source["devkit_sha256"] else "the official val labels, without a devkit"
-        state = f"verified against {against}"
+    against = verified_against(source)
+    state = f"verified against {against}" if against else "NOT verified: the folder names are the labels"
     click.echo(f"{plural(len(plan.classes), 'class')}, {plural(plan.images, 'image')}; labels {state}")
     for split, count in source["left_out"].items():
         if count:

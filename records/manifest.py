@@ -1,6 +1,7 @@
 """The manifest of a RECORDS directory: what it contains, from where, and how to check it. Reads no file."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,14 @@ class SplitEntry:
     shards: tuple[ShardEntry, ...]
 
 
+def verified_against(source: Mapping[str, Any]) -> str | None:
+    """Return what the labels of a `source`, as plan and manifest have it, were verified against; None if nothing."""
+    if not source.get("verified"):
+        return None
+    is_kaggle = source.get("kaggle_sha256") and not source.get("devkit_sha256")
+    return "the official val labels, without a devkit" if is_kaggle else "the devkit"
+
+
 @dataclass(frozen=True)
 class Manifest:
     """A whole RECORDS directory; `source` has layout, fingerprint, class mode and whether labels were verified.
@@ -75,10 +84,7 @@ class Manifest:
     @property
     def verified_against(self) -> str | None:
         """What the labels were verified against; None when they were not."""
-        if not self.source.get("verified"):
-            return None
-        is_kaggle = self.source.get("kaggle_sha256") and not self.source.get("devkit_sha256")
-        return "the official val labels, without a devkit" if is_kaggle else "the devkit"
+        return verified_against(self.source)
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON objects, lists, numbers and strings."""

@@ -16,6 +16,7 @@ import pytest
 
 from convnext_imagenet.base.console import RenamedOption
 from convnext_imagenet.base.errors import ExpectedError
+from convnext_imagenet.serve.inputs.kinds import FILE_KINDS
 from convnext_imagenet.train.config.config import dotted_keys
 from convnext_imagenet.train.config.source import load_config, preset_names
 
@@ -110,6 +111,16 @@ def _exit_codes() -> set[int]:
         kinds += kind.__subclasses__()
         codes.add(kind.exit_code)
     return codes
+
+
+def test_every_kind_of_input_file_is_documented():
+    page, predict = (ROOT / "docs" / "predictions.md").read_text(), dict(_commands())["convnext-serve predict"]
+    for kind in FILE_KINDS:
+        missing = [ending for ending in kind.endings if f"`{ending}`" not in page]
+        assert not missing, f"docs/predictions.md does not name {missing}"
+        assert any(ending.removeprefix(".") in predict.help for ending in kind.endings), (
+            f"the help of IMAGES names none of {kind.endings}"
+        )
 
 
 def test_the_readme_lists_exactly_the_exit_codes_that_the_commands_use():

@@ -17,8 +17,9 @@ from convnext_imagenet.ingest.labels.devkit import OFFICIAL_TRAIN_IMAGES, OFFICI
 from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, TreeScan, printable
 from convnext_imagenet.records.manifest import ClassEntry
 
-_TRAIN_NAME = re.compile(r"(n[0-9]{8})_[0-9]+\.(?:JPEG|JPG|jpeg|jpg)")
-_VAL_NAME = re.compile(r"ILSVRC2012_val_([0-9]{8})\.(?:JPEG|JPG|jpeg|jpg)")
+_ENDING = r"\.(?:JPEG|JPG|jpeg|jpg)"
+_TRAIN_NAME = re.compile(rf"(n[0-9]{{8}})_[0-9]+{_ENDING}")
+_VAL_NAME = re.compile(rf"ILSVRC2012_val_([0-9]{{8}}){_ENDING}")
 _FETCH = "download them, or pass --classes found to ingest the images that are there"
 _NOT_IMAGENET = "if the tree does not have ImageNet's file names, pass --unverified"
 

@@ -11,6 +11,7 @@ from convnext_imagenet.base.files import sha256_file
 from convnext_imagenet.base.plan_changes import differences
 from convnext_imagenet.ingest.errors import QuarantineError
 from convnext_imagenet.ingest.make_plan import make_plan
+from convnext_imagenet.ingest.shards import plan as shards_plan
 from convnext_imagenet.ingest.shards.build import RecordsBuild, open_build
 from convnext_imagenet.ingest.shards.plan import IngestPlan, PlannedRow
 from convnext_imagenet.ingest.shards.pool import LocalPool
@@ -23,9 +24,9 @@ from convnext_imagenet.train.config.source import load_config
 from convnext_imagenet.train.run.run import run_plan
 
 RULES = {
-    "image_checks": "convnext_imagenet.ingest.shards.plan.CHECKS_VERSION",
-    "shard_order": "convnext_imagenet.ingest.shards.plan.SHARD_ORDER_VERSION",
-    "writing": "convnext_imagenet.ingest.shards.plan.WRITING_VERSION",
+    "image_checks": "CHECKS_VERSION",
+    "shard_order": "SHARD_ORDER_VERSION",
+    "writing": "WRITING_VERSION",
 }
 
 
@@ -99,10 +100,13 @@ def test_shards_of_two_programs_do_not_end_in_one_directory(
         _build(raw_tree, out, allowed=0)
     before = sorted(out.rglob("*"))
     with monkeypatch.context() as newer:
-        newer.setattr(RULES[rule], 2)
+        now = getattr(shards_plan, RULES[rule])
+        newer.setattr(shards_plan, RULES[rule], now + 1)
         with pytest.raises(ArtefactError) as refused:
             _build(raw_tree, out)
-        assert f"(differs in: rules.{rule}): rules.{rule} is 1 in the directory, now 2" in str(refused.value)
+        assert f"(differs in: rules.{rule}): rules.{rule} is {now} in the directory, now {now + 1}" in str(
+            refused.value
+        )
         assert sorted(out.rglob("*")) == before
         another = _build(raw_tree, tmp_path / "another")
     assert "choose another directory, or delete this one, or resume it with the versions that started it" in str(
@@ -111,5 +115,5 @@ def test_shards_of_two_programs_do_not_end_in_one_directory(
     assert _build(raw_tree, out).manifest.plan_id != another.manifest.plan_id, "resumed by the program that started it"
     shutil.rmtree(out)
     with monkeypatch.context() as newer:
-        newer.setattr(RULES[rule], 2)
+        newer.setattr(shards_plan, RULES[rule], now + 1)
         assert _build(raw_tree, out).manifest_sha256 == another.manifest_sha256

@@ -3,7 +3,9 @@
 import pytest
 from click.testing import CliRunner
 
+from convnext_imagenet.model.exchange.naming import SCHEMES
 from convnext_imagenet.serve.cli import main
+from convnext_imagenet.serve.cli_weights import import_command
 
 
 def _call(*words):
@@ -17,6 +19,11 @@ def test_an_export_and_the_same_again(checkpoint_file, tmp_path):
         assert result.exit_code == 0, result.output
         assert result.stdout == f"{tmp_path / 'm.safetensors'}: 0.1 MiB, {said}\n"
         assert f"Next: read {tmp_path / 'm.safetensors'}.md" in result.stderr
+
+
+def test_every_family_of_names_can_be_stated():
+    (stated,) = [option.type.choices for option in import_command.params if "--from" in option.opts]
+    assert list(stated) == ["auto", *dict.fromkeys(scheme.name for scheme in SCHEMES)]
 
 
 @pytest.mark.parametrize(

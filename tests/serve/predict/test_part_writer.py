@@ -35,20 +35,21 @@ def _run(checkpoint, folder, out):
 def test_predictions_of_other_rules_are_refused_and_the_ways_out_lead_out(
     fake, folder, tmp_path, monkeypatch, rule, constant
 ):
-    out = tmp_path / "out"
+    out, now = tmp_path / "out", getattr(part_writer, constant)
     first = _run(fake, folder, out)
     with monkeypatch.context() as newer:
-        newer.setattr(part_writer, constant, 2)
+        newer.setattr(part_writer, constant, now + 1)
         with pytest.raises(ArtefactError) as refused:
             _run(fake, folder, out)
-        assert f"(differs in: rules.{rule}): rules.{rule} is 1 in the directory, now 2; choose another" in str(
-            refused.value
+        assert (
+            f"(differs in: rules.{rule}): rules.{rule} is {now} in the directory, now {now + 1}; choose another"
+            in str(refused.value)
         )
         assert _run(fake, folder, tmp_path / "another").parts_made == first.parts_made
     assert _run(fake, folder, out).parts_made == 0, "what began it resumes it"
     shutil.rmtree(out)
     with monkeypatch.context() as newer:
-        newer.setattr(part_writer, constant, 2)
+        newer.setattr(part_writer, constant, now + 1)
         assert _run(fake, folder, out).parts_made == first.parts_made
 
 

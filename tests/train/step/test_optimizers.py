@@ -1,5 +1,7 @@
 """The optimizers against an independent reference in float64, and which parameters decay."""
 
+from typing import get_args, get_type_hints
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -7,8 +9,10 @@ from mindspore import Parameter, Tensor
 
 from convnext_imagenet.model.convnext import VARIANTS, parameter_shapes
 from convnext_imagenet.train.config.sections import OptimizerSection
+from convnext_imagenet.train.step import optimizers
 from convnext_imagenet.train.step.optimizers import is_decayed, make_optimizer
 
+NAMES = get_args(get_type_hints(OptimizerSection)["name"])
 SHAPES = {"a.weight": (7, 5), "a.bias": (7,), "grn.gamma": (1, 1, 1, 6), "wide.weight": (40, 3, 2, 2)}
 
 
@@ -62,18 +66,23 @@ def _random(rng: np.random.Generator, scale: float) -> dict[str, np.ndarray]:
     return {name: (rng.standard_normal(shape) * scale).astype(np.float32) for name, shape in SHAPES.items()}
 
 
+SECTIONS = [
+    OptimizerSection(),
+    OptimizerSection(beta1=0.8, beta2=0.95, eps=1e-3, weight_decay=0.5),  # eps as large as the gradients
+    OptimizerSection(beta1=0.0, beta2=0.9, weight_decay=0.0),
+    OptimizerSection(name="adamw_uncorrected"),
+    OptimizerSection(name="sgd"),
+    OptimizerSection(name="sgd", nesterov=True, momentum=0.5),
+    OptimizerSection(name="lamb"),
+]
+
+
+def test_every_name_of_the_configuration_has_an_optimizer_and_a_comparison() -> None:
+    assert set(NAMES) == optimizers._OPTIMIZERS.keys() == {section.name for section in SECTIONS}
+
+
 @pytest.mark.parametrize(
-    "section",
-    [
-        OptimizerSection(),
-        OptimizerSection(beta1=0.8, beta2=0.95, eps=1e-3, weight_decay=0.5),  # eps as large as the gradients
-        OptimizerSection(beta1=0.0, beta2=0.9, weight_decay=0.0),
-        OptimizerSection(name="adamw_uncorrected"),
-        OptimizerSection(name="sgd"),
-        OptimizerSection(name="sgd", nesterov=True, momentum=0.5),
-        OptimizerSection(name="lamb"),
-    ],
-    ids=lambda section: f"{section.name}-{section.weight_decay}-{section.nesterov}",
+    "section", SECTIONS, ids=lambda section: f"{section.name}-{section.weight_decay}-{section.nesterov}"
 )
 def test_every_rule_equals_the_reference(section: OptimizerSection) -> None:
     rng = np.random.default_rng(0)
@@ -91,7 +100,7 @@ def test_every_rule_equals_the_reference(section: OptimizerSection) -> None:
     assert int(optimizer.state()["optimizer.step"].asnumpy()) == 6
 
 
-@pytest.mark.parametrize("name", ["adamw", "adamw_uncorrected", "sgd", "lamb"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_step_that_is_not_ok_leaves_everything_and_factors_scale_the_rate(name: str) -> None:
     rng = np.random.default_rng(0)
     section = OptimizerSection(name=name, weight_decay=0.0, momentum=0.0)
