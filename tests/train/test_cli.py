@@ -68,6 +68,7 @@ def test_a_finished_run_says_so(finished_run: Path, records_root: Path, tiny: tu
     assert "config.train.epochs" in other.stderr
 
 
+@pytest.mark.slow
 def test_the_picture_that_the_network_saw_can_be_drawn_again(
     finished_run: Path, records_root: Path, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ def epoch(whole: Config, records: Records) -> list[Batch]:
     return list(batches(split, whole, plan_steps(whole, split.rows), EPOCH, workers=1))
 
 
+@pytest.mark.slow
 def test_the_picture_and_the_target_are_those_of_the_runs_batch(
     whole: Config, records: Records, epoch: list[Batch]
 ) -> None:

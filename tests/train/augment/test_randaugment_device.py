@@ -67,6 +67,7 @@ def test_every_operation_is_the_hosts(cell: DeviceRandAugment, seed: int) -> Non
             assert (difference > 1).mean() <= MOST_OFF, f"{op.name} {argument}"
 
 
+@pytest.mark.slow
 def test_layers_follow_one_another(cell: DeviceRandAugment) -> None:
     pixels = _batch(1)[:4]
     drawn = [

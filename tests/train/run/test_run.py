@@ -230,6 +230,7 @@ def test_what_does_not_fit_the_records_is_refused_before_anything_is_written(
     assert not run.exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     records_root: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Any
 ) -> None:

@@ -79,6 +79,7 @@ def test_the_step_has_the_loss_that_numpy_finds_and_learns(learner: Learner) -> 
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 def test_a_restored_learner_repeats_its_steps_bit_by_bit(learner: Learner) -> None:
     saved = learner.weights(), learner.state(), learner.average()
     ends = []

@@ -82,7 +82,9 @@ def test_every_name_of_the_configuration_has_an_optimizer_and_a_comparison() -> 
 
 
 @pytest.mark.parametrize(
-    "section", SECTIONS, ids=lambda section: f"{section.name}-{section.weight_decay}-{section.nesterov}"
+    "section",
+    [pytest.param(each, marks=pytest.mark.slow if each.name in ("sgd", "lamb") else ()) for each in SECTIONS],
+    ids=lambda section: f"{section.name}-{section.weight_decay}-{section.nesterov}",
 )
 def test_every_rule_equals_the_reference(section: OptimizerSection) -> None:
     rng = np.random.default_rng(0)

@@ -52,6 +52,7 @@ def test_the_average_follows_the_weights_after_each_step() -> None:
     assert update.average().keys() == SHAPES.keys()
 
 
+@pytest.mark.slow
 def test_an_overflow_changes_nothing_but_the_scale() -> None:
     dynamic = PrecisionSection("O2", "float16", "dynamic", scale_init=8.0, scale_factor=2.0, scale_window=3)
     update, parameters = _update(precision=dynamic, ema=EmaSection(decay=0.9))
@@ -74,6 +75,7 @@ def test_an_overflow_changes_nothing_but_the_scale() -> None:
     assert {"loss_scale.value", "loss_scale.good_steps"} <= update.state().keys()
 
 
+@pytest.mark.slow
 def test_an_overflow_starts_the_count_of_good_steps_again() -> None:
     dynamic = PrecisionSection("O2", "float16", "dynamic", scale_init=8.0, scale_factor=2.0, scale_window=3)
     update, _ = _update(precision=dynamic)
