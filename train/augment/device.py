@@ -95,10 +95,10 @@ def drawn_tensors(draws: DeviceDraws) -> tuple[Tensor, ...]:
 
 
 def graph_draws(draws: DeviceDraws) -> dict[str, Tensor]:
-    """Return the draws that are not None, by their names in `DeviceDraws`, in the form that the compiled graph takes.
+    """Return the draws that are not None by name, for `DeviceAugment` called by itself; a step takes `drawn_tensors`.
 
     The dictionary is mutable, because a graph treats the values of any other as constants and would be compiled again
-    for each batch. It is no NamedTuple, because a graph reads the fields of one through the interpreter.
+    for each batch.
     """
     tensors = {name: Tensor(drawn) for name, drawn in draws._asdict().items() if drawn is not None}
     return ms.mutable(tensors or {"nothing": Tensor(np.zeros(1, np.float32))})  # MindSpore 2.10 crashes on an empty one
