@@ -44,6 +44,15 @@ def choose_target(asked: str, dev: Path = Path("/dev"), plugins: Path | None = N
     return DeviceChoice("CPU", ", ".join(reasons))
 
 
+def joined_tensors(target: str) -> int | None:
+    """Return how many tensors an operator of the training step may join or add; None where there is no gain in it.
+
+    An Ascend pays for each kernel and each all-reduce, and CANN cuts an AddN of more than 62 inputs in graphs, which
+    MindSpore's kernel-by-kernel mode does not do for it; 32 is far below.
+    """
+    return 32 if target == "Ascend" else None
+
+
 def collective_environment(timeout_s: int) -> dict[str, str]:
     """Return the variables that make a device's collectives wait `timeout_s` seconds for a slow rank.
 

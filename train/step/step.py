@@ -97,33 +97,36 @@ class TrainStep(nn.Cell):
     def __init__(self, gradients: Gradients, allreduce: AllReduce, update: Update) -> None:
         super().__init__(auto_prefix=False)
         self.gradients = gradients
+        self.join = update.buckets
         self.allreduce = allreduce
         self.update = update
 
     def construct(self, rate: Tensor, decay: Tensor, asked: Tensor, *batch: Any) -> Tensor:
         scale = self.update.scale * 1.0
         loss, correct, gradients = self.gradients(scale, *batch)
-        gradients, loss, correct, asked = self.allreduce(gradients, loss, correct, asked)
+        gradients, loss, correct, asked = self.allreduce(self.join(gradients), loss, correct, asked)
         norm, taken = self.update(gradients, rate, decay)
         return _outcome(loss, correct, norm, taken, scale, asked)
 
 
 class AccumulateStep(nn.Cell):
-    """Add one micro-batch's loss, count and gradients to the sums, which `UseSums` uses."""
+    """Add one micro-batch's loss, count and gradients to the sums, one for each bucket, which `UseSums` uses."""
 
-    def __init__(self, gradients: Gradients, update: Update, parameters: Mapping[str, Parameter]) -> None:
+    def __init__(self, gradients: Gradients, update: Update) -> None:
         super().__init__(auto_prefix=False)
         self.gradients = gradients
         self.update = update
+        self.join = update.buckets
+        buckets = zip(update.buckets.plan, update.buckets.buffers, strict=True)
         self.sums = ParameterTuple(
-            tuple(_zeros(parameter.shape, f"gradient_sum.{name}") for name, parameter in parameters.items())
+            tuple(_zeros(buffer.shape, f"gradient_sum.{bucket.name}") for bucket, buffer in buckets)
         )
         self.loss, self.correct = _zeros((), "loss_sum"), _zeros((), "correct_sum")
         self.map = ops.HyperMap()
 
     def construct(self, *batch: Any) -> Tensor:
         loss, correct, gradients = self.gradients(self.update.scale * 1.0, *batch)
-        done = self.map(_add, self.sums, gradients)
+        done = self.map(_add, self.sums, self.join(gradients))
         done = ops.depend(ops.assign_add(self.loss, loss), done)
         return ops.depend(ops.assign_add(self.correct, correct), done)
 
