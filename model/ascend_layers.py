@@ -11,6 +11,7 @@ from mindspore import Tensor, mint, ops
 from convnext_imagenet.model.layers import (
     DEPTHWISE_SIZE,
     EPSILON,
+    Columns,
     DepthwiseConv,
     Gelu,
     LayerNorm,
@@ -70,6 +71,14 @@ class AscendResidual(Residual):
         return x_NHWC + branch_NHWC * ops.cast(scale, x_NHWC.dtype)
 
 
+class AscendColumns(Columns):
+    """Columns as views of the transposed matrix, in place of a kernel for each."""
+
+    def construct(self, keep_NB: Tensor) -> tuple[Tensor, ...]:
+        rows_BN = mint.split(ops.transpose(keep_NB, (1, 0)), 1)
+        return tuple([ops.reshape(row, (-1,)) for row in rows_BN])
+
+
 ASCEND = LayerSet(
     linear=AscendLinear,
     patch_conv=AscendPatchConv,
@@ -77,4 +86,5 @@ ASCEND = LayerSet(
     layer_norm=AscendLayerNorm,
     gelu=AscendGelu,
     residual=AscendResidual,
+    columns=AscendColumns,
 )

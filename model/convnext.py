@@ -118,6 +118,7 @@ class ConvNeXt(nn.Cell):
                 for dim, depth in zip(dims, config.depths, strict=True)
             ]
         )
+        self.columns = layers.columns()
         self.norm = layers.layer_norm(dims[-1])
         self.head = layers.linear(dims[-1], config.num_classes)
 
@@ -126,11 +127,12 @@ class ConvNeXt(nn.Cell):
 
     def features(self, x_NHWC: Tensor, keep_NB: Tensor | None = None) -> Tensor:
         """Return the pooled and normalised features (N, C) that the head classifies."""
+        keep = None if keep_NB is None else self.columns(keep_NB)
         index = 0
         for stage in range(STAGES):
             x_NHWC = self.downsample_layers[stage](x_NHWC)
             for block in self.stages[stage]:
-                x_NHWC = block(x_NHWC, None if keep_NB is None else keep_NB[:, index])
+                x_NHWC = block(x_NHWC, None if keep is None else keep[index])
                 index += 1
             if stage + 1 == self.frozen_stages:
                 x_NHWC = ops.stop_gradient(x_NHWC)

@@ -153,6 +153,13 @@ class Residual(nn.Cell):
         return x_NHWC + branch_NHWC * scale
 
 
+class Columns(nn.Cell):
+    """(N, B) -> its B columns, each (N,): what drop path keeps of each block's branch."""
+
+    def construct(self, keep_NB: Tensor) -> tuple[Tensor, ...]:
+        return tuple([keep_NB[:, block] for block in range(keep_NB.shape[1])])
+
+
 class LayerSet(NamedTuple):
     """The classes that a network is built of. Those of another set have the same parameters and the same function."""
 
@@ -163,6 +170,7 @@ class LayerSet(NamedTuple):
     gelu: type[Gelu] = Gelu
     response_norm: type[GlobalResponseNorm] = GlobalResponseNorm
     residual: type[Residual] = Residual
+    columns: type[Columns] = Columns
 
 
 PLAIN = LayerSet()

@@ -108,12 +108,11 @@ class Buckets(nn.Cell):
         return done
 
     def publish_one(self, bucket: int, done: Tensor) -> Tensor:
-        """Do the same for one bucket."""
-        values = ops.cast(ops.depend(self.buffers[bucket], done), self.types[bucket])
-        parts = mint.split(ops.reshape(values, (-1,)), self.sizes[bucket])
+        """Do the same for one bucket; `copy_` casts, too."""
+        parts = mint.split(ops.reshape(ops.depend(self.buffers[bucket], done), (-1,)), self.sizes[bucket])
         for part, index in enumerate(self.indices[bucket]):
             copy = self.copies[index]
-            done = ops.depend(done, ops.assign(copy, ops.reshape(parts[part], copy.shape)))
+            done = ops.depend(done, copy.copy_(ops.reshape(parts[part], copy.shape)))
         return done
 
     def refresh(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import mindspore as ms
 from mindspore import Parameter, amp, nn
 
+from convnext_imagenet.model.blocks import Block
 from convnext_imagenet.model.layers import PLAIN, LayerSet
 from convnext_imagenet.train.config.sections import PrecisionSection
 from convnext_imagenet.train.errors import ConfigError
@@ -38,8 +39,9 @@ def lowered_parameters(
     if section.level not in _KEPT or layers == PLAIN:
         return {}
     products = (layers.linear, layers.patch_conv, layers.depthwise_conv)
-    cells = [cell for _, cell in network.cells_and_names() if isinstance(cell, products)]
-    low = {id(parameter) for cell in cells for parameter in (cell.weight, cell.bias)}
+    cells = [cell for _, cell in network.cells_and_names()]
+    low = {id(parameter) for cell in cells if isinstance(cell, products) for parameter in (cell.weight, cell.bias)}
+    low |= {id(cell.gamma) for cell in cells if isinstance(cell, Block)}  # layer scale
     return {name: _DTYPES[section.dtype] for name, parameter in parameters.items() if id(parameter) in low}
 
 

@@ -66,26 +66,31 @@ class Gradients(nn.Cell):
 
 
 class AllReduce(nn.Cell):
-    """Gradients and numbers of this rank -> those of the global batch; a single rank changes nothing.
+    """Gradients of this rank -> those of the global batch; a single rank changes nothing.
 
     Gradients and loss are means over equal shares of the batch, so the mean over the ranks is that of the batch. Counts
     and requests are summed.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], ranks: int) -> None:
+    def __init__(self, buffers: Sequence[Parameter], ranks: int) -> None:
         super().__init__(auto_prefix=False)
         self.ranks = ranks
         if ranks > 1:
-            self.mean = nn.DistributedGradReducer(tuple(parameters), mean=True, degree=ranks)
+            self.mean = nn.DistributedGradReducer(tuple(buffers), mean=True, degree=ranks)
             self.sum = ops.AllReduce()
 
-    def construct(
-        self, gradients: tuple[Tensor, ...], loss: Tensor, correct: Tensor, asked: Tensor
-    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
+    def construct(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return gradients if self.ranks == 1 else self.mean(gradients)
+
+    def numbers(
+        self, loss: Tensor, correct: Tensor, half_squares: Tensor, asked: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the numbers of all ranks: all ranks then clip by the same norm, to the last bit."""
         if self.ranks == 1:
-            return gradients, loss, correct, asked
-        numbers = self.sum(ops.concat((ops.stack((loss / self.ranks, correct)), asked)))
-        return self.mean(gradients), numbers[0], numbers[1], numbers[2:]
+            return loss, correct, half_squares, asked
+        means = ops.stack((loss / self.ranks, correct, half_squares / self.ranks))
+        numbers = self.sum(ops.concat((means, asked)))
+        return numbers[0], numbers[1], numbers[2], numbers[3:]
 
 
 class TrainStep(nn.Cell):
@@ -104,8 +109,10 @@ class TrainStep(nn.Cell):
     def construct(self, rate: Tensor, decay: Tensor, asked: Tensor, *batch: Any) -> Tensor:
         scale = self.update.scale * 1.0
         loss, correct, gradients = self.gradients(scale, *batch)
-        gradients, loss, correct, asked = self.allreduce(self.join(gradients), loss, correct, asked)
-        norm, taken = self.update(gradients, rate, decay)
+        gradients = self.update.unscaled(self.allreduce(self.join(gradients)))
+        half_squares = self.update.half_squares(gradients)
+        loss, correct, half_squares, asked = self.allreduce.numbers(loss, correct, half_squares, asked)
+        norm, taken = self.update(gradients, half_squares, rate, decay)
         return _outcome(loss, correct, norm, taken, scale, asked)
 
 
@@ -146,8 +153,10 @@ class UseSums(nn.Cell):
         scale = self.update.scale * 1.0
         loss, correct = self.loss * self.share, self.correct * 1.0
         gradients = self.map(ops.partial(_take, self.share), self.sums)
-        gradients, loss, correct, asked = self.allreduce(gradients, loss, correct, asked)
-        norm, taken = self.update(gradients, rate, decay)
+        gradients = self.update.unscaled(self.allreduce(gradients))
+        half_squares = self.update.half_squares(gradients)
+        loss, correct, half_squares, asked = self.allreduce.numbers(loss, correct, half_squares, asked)
+        norm, taken = self.update(gradients, half_squares, rate, decay)
         outcome = _outcome(loss, correct, norm, taken, scale, asked)
         for total in (*self.sums, self.loss, self.correct):
             outcome = ops.depend(outcome, ops.assign(total, ops.depend(ops.zeros_like(total), outcome)))

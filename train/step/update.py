@@ -43,16 +43,16 @@ def make_buckets(
 
 
 class Update(nn.Cell):
-    """(gradients, rate, decay of the average) -> (global norm of the gradients, whether the step was taken).
+    """(gradients, half their sum of squares, rate, decay of the average) -> (their global norm, whether it took the step).
 
-    Gradients are one for each of the `buckets`, those of the loss times `self.scale`. At most `summands` tensors are
-    added by one operator; None is any number. With a loss scale, a step whose gradients are not finite is
+    `unscaled` and `half_squares` give the first two; the ranks agree on the second in between. Gradients are one for
+    each of the `buckets`. At most `summands` tensors are added by one operator; None is any number. With a loss scale, a step whose gradients are not finite is
     skipped: weights, moments, average and step count stay, and a dynamic scale shrinks. Without one the step is taken,
     and the loop stops at a loss that is not finite.
     """
 
     def __init__(
-        self, buckets: Buckets, config: Config, depths: Sequence[int], ranks: int = 1, summands: int | None = None
+        self, buckets: Buckets, config: Config, depths: Sequence[int], summands: int | None = None
     ) -> None:
         super().__init__(auto_prefix=False)
         section = config.optimizer
@@ -77,10 +77,18 @@ class Update(nn.Cell):
         self.map = ops.HyperMap()
         self.half_square = ops.L2Loss()
 
-    def construct(self, gradients: tuple[Tensor, ...], rate: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
-        if self.has_scale:
-            gradients = self.map(ops.partial(_times, 1.0 / self.scale), gradients)
-        norm = ops.sqrt(2.0 * self.sum(self.map(self.half_square, gradients)))
+    def unscaled(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the gradients of the loss from those of the loss times `self.scale`."""
+        return self.map(ops.partial(_times, 1.0 / self.scale), gradients) if self.has_scale else gradients
+
+    def half_squares(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """Return half the sum of the gradients' squares, float32."""
+        return self.sum(self.map(self.half_square, gradients))
+
+    def construct(
+        self, gradients: tuple[Tensor, ...], half_squares: Tensor, rate: Tensor, decay: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        norm = ops.sqrt(2.0 * half_squares)
         taken = ops.isfinite(norm)
         ok = None
         if self.has_scale:
