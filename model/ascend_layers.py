@@ -1,9 +1,9 @@
 """The layers of `layers.py` on operators that CANN computes in one launch: the same parameters, the same function.
 
-MindSpore compiles these operators for Ascend alone. Matrix product and bias, the exact GELU and LayerNorm are one kernel
-each, and each rounds its result once, to the type of its input. So they compute in the network's low precision at every
-level of mixed precision; LayerNorm's means, deviations and parameters are float32 all the same. The dry run of
-`tests/ascend/` has selected their kernels; no device has run them.
+MindSpore compiles these operators for Ascend alone. Matrix product and bias, the exact GELU and LayerNorm are one
+kernel each, and each rounds its result once, to the type of its input. So they compute in the network's low precision
+at every level of mixed precision; LayerNorm's means, deviations and parameters are float32 all the same. The dry run
+of `tests/ascend/` has selected their kernels; no device has run them.
 """
 
 from mindspore import Tensor, mint, ops

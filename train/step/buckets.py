@@ -88,7 +88,7 @@ class Buckets(nn.Cell):
             parameters[name].set_dtype(kind)
 
     def construct(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        joined = ()
+        joined: tuple[Tensor, ...] = ()
         for indices in self.indices:
             joined = (*joined, self.join(gradients, indices))
         return joined

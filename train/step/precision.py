@@ -15,7 +15,7 @@ from convnext_imagenet.train.config.sections import PrecisionSection
 from convnext_imagenet.train.errors import ConfigError
 
 _NORMS = ("layer_norm", "response_norm")
-# The layers that a level keeps in float32. One that rounds its result only once (`ascend_layers.py`) needs no such care.
+# The layers that a level keeps in float32. One that rounds its result only once (`ascend_layers.py`) is not kept.
 _KEPT = {"O1": (*_NORMS, "gelu", "residual"), "O2": _NORMS, "O3": _NORMS}
 _DTYPES = {"float16": ms.float16, "bfloat16": ms.bfloat16}
 

@@ -43,17 +43,16 @@ def make_buckets(
 
 
 class Update(nn.Cell):
-    """(gradients, half their sum of squares, rate, decay of the average) -> (their global norm, whether it took the step).
+    """(gradients, half their sum of squares, rate, decay of the average) -> (their global norm, whether it was taken).
 
     `unscaled` and `half_squares` give the first two; the ranks agree on the second in between. Gradients are one for
-    each of the `buckets`. At most `summands` tensors are added by one operator; None is any number. With a loss scale, a step whose gradients are not finite is
-    skipped: weights, moments, average and step count stay, and a dynamic scale shrinks. Without one the step is taken,
-    and the loop stops at a loss that is not finite.
+    each of the `buckets`, those of the loss times `self.scale`. At most `summands` tensors are added by one operator;
+    None is any number. With a loss scale, a step whose gradients are not finite is skipped: weights, moments, average
+    and step count stay, and a dynamic scale shrinks. Without one the step is taken, and the loop stops at a loss that
+    is not finite.
     """
 
-    def __init__(
-        self, buckets: Buckets, config: Config, depths: Sequence[int], summands: int | None = None
-    ) -> None:
+    def __init__(self, buckets: Buckets, config: Config, depths: Sequence[int], summands: int | None = None) -> None:
         super().__init__(auto_prefix=False)
         section = config.optimizer
         firsts = {bucket.names[0]: bucket.shapes[0] for bucket in buckets.plan}
