@@ -94,7 +94,8 @@ class ConvNeXt(nn.Cell):
     Its parameters start at zero: fill them by `weights.assign_parameters`. `keep_NB` multiplies the branch of block b
     for sample n by 0 or 1 / (1 - rate of b), which the caller draws (DECISIONS, 2026-11-23); without it no branch is
     dropped. `kernels` is the library of `kernels.build`, or None for MindSpore's own operators in the form of
-    `layers` (`weights.device_layers`): the same parameters, and the same numbers up to rounding. No gradient flows into the stem and the first `frozen_stages` stages.
+    `layers` (`weights.device_layers`): the same parameters, and the same numbers up to rounding. No gradient flows
+    into the stem and the first `frozen_stages` stages.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ from convnext_imagenet.train.run.compile_cache import CompileCache, graph_identi
 from convnext_imagenet.train.run.context import Interval, RunContext
 from convnext_imagenet.train.run.curves import curves_png
 from convnext_imagenet.train.run.epoch import Reporter, read_metrics, truncate_metrics
-from convnext_imagenet.train.run.health import size_warnings
+from convnext_imagenet.train.run.health import augment_warnings, size_warnings
 from convnext_imagenet.train.run.initial_weights import GivenWeights, initial_weights
 from convnext_imagenet.train.run.loop import run_epochs
 from convnext_imagenet.train.step.learner import Learner
@@ -92,7 +92,8 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
     run, ranks = request.run, request.ranks
     records = ranks.first_rank_first(lambda: Records.open(request.records))
     plan = plan_steps(config, records.split("train").rows, ranks.own.world)
-    check_precision(config.precision, mindspore.get_context("device_target"))
+    target = mindspore.get_context("device_target")
+    check_precision(config.precision, target)
     network = network_config(config.model, len(records.classes))
     given = None if request.init_from is None else GivenWeights(request.init_from, *load_weights(request.init_from))
     fingerprint = run_plan(config, records, request.init_from)
@@ -118,7 +119,8 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
         if first.origin and not done.step:
             reporter.on_initial_weights(first.origin)
         reporter.on_start(plan, done)
-        for warning in (*first.warnings, *size_warnings(config.data)):
+        unmeasured = augment_warnings(config.augment, target)
+        for warning in (*first.warnings, *size_warnings(config.data), *unmeasured):
             reporter.on_warning(warning)
         context = RunContext(
             config=config,
