@@ -13,7 +13,7 @@ from pathlib import Path
 TARGETS = ("Ascend", "GPU", "CPU")
 AUTO = "auto"
 _NODES = {"Ascend": "davinci[0-9]*", "GPU": "nvidia[0-9]*"}  # device files of the drivers, one for each device
-# Set for MindSpore to compile, plan and run without a device (docs/devices.md); RANK_SIZE is then the number of devices.
+# Set for MindSpore to compile, plan and run without a device (docs/devices.md); RANK_SIZE then counts the devices.
 SIMULATION_LEVEL = "MS_SIMULATION_LEVEL"
 _PLUGINS = {"Ascend": "ascend*", "GPU": "gpu*"}  # in mindspore/lib/plugin: what the installed MindSpore supports
 

@@ -12,22 +12,35 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.base.files import write_json
+from convnext_imagenet.base.protocol import read_finished
+from convnext_imagenet.launch.devices import AUTO
 from convnext_imagenet.launch.dry_run.dumps import dump_variables, read_kernels
 from convnext_imagenet.launch.dry_run.kernels import ACLOP, HCCL, Kernel
 from convnext_imagenet.launch.dry_run.simulation import simulate
 from convnext_imagenet.launch.dry_run.standins import CHIP
+from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.config.schedule import local_positions, plan_steps
 from convnext_imagenet.train.errors import TrainError
 
-TARGETS = ("Ascend", "CPU")  # MindSpore simulates no GPU
-USUAL_CLASSES = 1000  # those of ImageNet, for a configuration that leaves the number to the records
+_TARGETS = ("Ascend", "CPU")  # MindSpore simulates no GPU, and compiles for the CPU anywhere
+_USUAL_CLASSES = 1000  # those of ImageNet, for a configuration that leaves the number to the records
 NOT_PROVEN = "the numbers (a simulation computes none), what CANN itself refuses, and time on a device"
+
+
+@dataclass(frozen=True)
+class DryRunPlan:
+    """What to compile for: a device target, the number of devices of the whole run, the number of classes."""
+
+    target: str
+    devices: int
+    classes: int
 
 
 @dataclass(frozen=True)
@@ -110,30 +123,50 @@ class DryRunReport:
         }
 
 
-def dry_run(config: Config, target: str, devices: int, classes: int) -> DryRunReport:
-    """Return what a run of `config` on `devices` devices needs. Raises as `dry_runs` does."""
-    return dry_runs([config], target, devices, classes)[0]
+def plan_dry_run(config: Config, records: Path | None, device_target: str, devices: int) -> DryRunPlan:
+    """Return the plan of a dry run for a run with these options, checked as the run would be; "auto" means Ascend.
+
+    The records tell the number of classes and of rows. Without them the number of classes is the configuration's, or
+    1000. Raises TrainError for a target or a number of devices that cannot be simulated, ConfigError for a
+    configuration that does not fit, ArtefactError for records that are not finished.
+    """
+    target = "Ascend" if device_target == AUTO else device_target
+    if target not in _TARGETS:
+        raise TrainError(
+            f"--device-target {target}: a dry run is not possible, because MindSpore simulates only Ascend; "
+            f"pass --device-target Ascend, or CPU"
+        )
+    if target == "CPU" and devices > 1:
+        raise TrainError(
+            f"--devices {devices}: a dry run for the CPU compiles one rank; pass --devices 1, or --device-target Ascend"
+        )
+    if records is None:
+        local_positions(config.data.global_batch_size, 0, devices * config.optimizer.accumulate_steps)
+        return DryRunPlan(target, devices, config.model.num_classes or _USUAL_CLASSES)
+    manifest = Manifest.from_json(read_finished(records, "records"))
+    plan_steps(config, manifest.splits["train"].rows, devices)
+    return DryRunPlan(target, devices, len(manifest.classes))
 
 
-def dry_runs(configs: Sequence[Config], target: str, devices: int, classes: int) -> list[DryRunReport]:
+def dry_run(config: Config, plan: DryRunPlan) -> DryRunReport:
+    """Return what a run of `config` needs. Raises as `dry_runs` does."""
+    return dry_runs([config], plan)[0]
+
+
+def dry_runs(configs: Sequence[Config], plan: DryRunPlan) -> list[DryRunReport]:
     """Return what runs of `configs` need, from one child process; only the first one's memory is its own peak.
 
-    Raises TrainError for a target or number of devices that cannot be simulated, and for a graph that MindSpore does
-    not compile; LaunchError for stand-ins that cannot be made; ConfigError for a configuration that does not fit.
+    Raises TrainError for a graph that MindSpore does not compile, LaunchError for stand-ins that cannot be made.
     """
-    if target not in TARGETS:
-        raise TrainError(f"a dry run for {target} is not possible: MindSpore simulates only Ascend; pass one of {TARGETS}")
-    if target == "CPU" and devices > 1:
-        raise TrainError(f"--devices {devices}: a dry run for the CPU compiles one rank; pass --devices 1, or Ascend")
     variables, libraries = {}, "this machine"
-    if target == "Ascend":
-        simulation = simulate(devices)
+    if plan.target == "Ascend":
+        simulation = simulate(plan.devices)
         variables, libraries = dict(simulation.variables), f"{CHIP}, {simulation.libraries}"
     folder = Path(tempfile.mkdtemp(prefix="convnext-dry-run-"))
-    job = {"target": target, "devices": devices, "classes": classes, "configs": [*map(dataclasses.asdict, configs)]}
+    job = {**dataclasses.asdict(plan), "configs": [*map(dataclasses.asdict, configs)]}
     runs, log = _run_child(job, variables, folder)
-    graphs = iter(read_kernels(folder / "graphs", log, target))
-    reports = [_report(run, graphs, config, job, libraries) for run, config in zip(runs, configs, strict=True)]
+    graphs = iter(read_kernels(folder / "graphs", log, plan.target))
+    reports = [_report(run, graphs, config, plan, libraries) for run, config in zip(runs, configs, strict=True)]
     shutil.rmtree(folder, ignore_errors=True)
     return reports
 
@@ -149,7 +182,9 @@ def _run_child(job: dict[str, Any], variables: dict[str, str], folder: Path) -> 
     text = (folder / "log").read_text(encoding="utf-8", errors="replace")
     if done.returncode:
         last = [line for line in text.splitlines() if line and not line.startswith("[")][-1:]
-        raise TrainError(f"the dry run failed with code {done.returncode}: {''.join(last)}; all of it: {folder / 'log'}")
+        raise TrainError(
+            f"the dry run failed with code {done.returncode}: {''.join(last)}; all of it: {folder / 'log'}"
+        )
     result = json.loads((folder / "result.json").read_text())
     if "error" in result:
         shutil.rmtree(folder, ignore_errors=True)
@@ -158,22 +193,22 @@ def _run_child(job: dict[str, Any], variables: dict[str, str], folder: Path) -> 
 
 
 def _report(
-    run: dict[str, Any], graphs: Any, config: Config, job: dict[str, Any], libraries: str
+    run: dict[str, Any], graphs: Iterator[tuple[Kernel, ...]], config: Config, plan: DryRunPlan, libraries: str
 ) -> DryRunReport:
     rows, micro_batches = run["rows"], run["micro_batches"]
     if micro_batches == 1:
-        training = (GraphReport("training step", rows, 1, next(graphs)),)
+        training = [GraphReport("training step", rows, 1, next(graphs))]
     else:
-        training = (
+        training = [
             GraphReport("micro-batch", rows, micro_batches, next(graphs)),
             GraphReport("update", 0, 1, next(graphs)),
-        )
+        ]
     evaluation = GraphReport("evaluation", config.data.eval_batch_size, 0, next(graphs))
     return DryRunReport(
-        target=job["target"],
+        target=plan.target,
         libraries=libraries,
-        devices=job["devices"],
-        classes=job["classes"],
+        devices=plan.devices,
+        classes=plan.classes,
         graphs=(*training, evaluation),
         train_compile_s=run["train_compile_s"],
         eval_compile_s=run["eval_compile_s"],

@@ -1,7 +1,7 @@
 """The child process of a dry run: compiles the graphs of configurations as rank 0 of a job, on a device or simulated.
 
-`python -m convnext_imagenet.train.dry_run_process JOB RESULT` reads JOB (JSON of `DryRunJob`) and writes RESULT (JSON of
-a `ProcessResult`). In a simulation each graph is also called once; what it computes is meaningless.
+`python -m convnext_imagenet.train.dry_run_process JOB RESULT` reads the JSON file JOB and writes RESULT, another; `main`
+says what they hold. In a simulation each graph is also called once; what it computes is meaningless.
 """
 
 import dataclasses
@@ -82,7 +82,10 @@ def compile_run(config: Config, classes: int, ranks: int, is_simulated: bool) ->
 
 
 def main(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the runs of a job need, as JSON: {"runs": [...]}, or {"error": text, "exit_code": n}."""
+    """Return what the runs of a job need, as JSON: {"runs": [`CompiledRun`, ...]}, or {"error": text}.
+
+    `job` holds target, devices, classes, and configs: a list of configurations as nested mappings.
+    """
     is_simulated = job["target"] != "CPU"
     try:
         prepare(job["target"])
@@ -93,7 +96,7 @@ def main(job: Mapping[str, Any]) -> dict[str, Any]:
             check_precision(config.precision, job["target"])
             runs.append(dataclasses.asdict(compile_run(config, job["classes"], job["devices"], is_simulated)))
     except ExpectedError as error:
-        return {"error": str(error), "exit_code": error.exit_code}
+        return {"error": str(error)}
     return {"runs": runs}
 
 

@@ -30,7 +30,7 @@ AI_CORE = frozenset(
 
 
 def ai_cpu_primitives(lib: Path) -> frozenset[str]:
-    """Return the primitives that the MindSpore with its libraries in `lib` registers for the AI CPU, without AI_CORE."""
+    """Return what the MindSpore whose libraries lie in `lib` registers for the AI CPU, without AI_CORE."""
     folder = lib.parent / "ops" / "_op_impl" / "aicpu"
     texts = (path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     return frozenset(name for text in texts for name in re.findall(r'AiCPURegOp\("(\w+)"\)', text)) - AI_CORE

@@ -66,7 +66,7 @@ long convnext_zero() { return 0; }
 
 @dataclass(frozen=True)
 class Wanted:
-    """What MindSpore wants of CANN: names of libraries, functions that it is linked with, functions that it looks up."""
+    """What MindSpore wants of CANN: names of libraries, functions that it is linked with, and that it looks up."""
 
     libraries: tuple[str, ...]
     linked: tuple[str, ...]
@@ -147,8 +147,8 @@ def _definition(symbol: str) -> str:
         return _SPECIAL[symbol].format(symbol)
     *scopes, name = _scoped_name(symbol)[0]
     if name == _CONSTRUCTOR and not _EMPTY_CLASSES.search(scopes[-1]):
-        words = range(_OWN_WORDS.get(scopes[-1], 2))
-        return f"void* {symbol}(void** self) {{ {' '.join(f'self[{i}] = 0;' for i in words)} return self; }}"
+        cleared = " ".join(f"self[{word}] = 0;" for word in range(_OWN_WORDS.get(scopes[-1], 2)))
+        return f"void* {symbol}(void** self) {{ {cleared} return self; }}"
     if words := _RETURNED_WORDS.get(name, 0) if scopes[:1] == ["ge"] else 0:
         return f"{'Three' if words == 3 else 'Two'} {symbol}() {{ return {{}}; }}"
     if scopes == ["ge", "Operator"] and not name.startswith("Get"):

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shutil
 import subprocess
@@ -110,9 +109,8 @@ def _compile(source: str, library: Path) -> None:
 def _cache_key() -> str:
     """Return a hash of MindSpore's version, of the processor's kind and of the code that makes the stand-ins."""
     parts = hashlib.sha256()
-    for module in (elf, standins):
-        parts.update(Path(module.__file__).read_bytes())
-    parts.update(Path(__file__).read_bytes())
+    for path in (elf.__file__, standins.__file__, __file__):
+        parts.update(Path(path).read_bytes())
     parts.update(f"{importlib.metadata.version('mindspore')} {platform.machine()}".encode())
     return parts.hexdigest()[:24]
 
