@@ -1,7 +1,7 @@
-"""The child process of a dry run: compiles the graphs of configurations as rank 0 of a job, on a device or simulated.
+"""The child process of a dry run: compiles the graphs of configurations as rank 0 of a job.
 
-`python -m convnext_imagenet.train.dry_run_process JOB RESULT` reads the JSON file JOB and writes RESULT, another; `main`
-says what they hold. In a simulation each graph is also called once; what it computes is meaningless.
+`python -m convnext_imagenet.train.dry_run_process JOB RESULT` reads and writes JSON files; `main` says what they hold.
+In a simulation the graphs of a run are also called once; what they compute is meaningless.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from convnext_imagenet.launch.ranks.rank import Rank
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import init_parameters
 from convnext_imagenet.model.runtime import prepare
-from convnext_imagenet.train.augment.device import device_draws
+from convnext_imagenet.train.augment.device import device_draws, graph_draws
 from convnext_imagenet.train.config.config import Config, config_from_mapping
 from convnext_imagenet.train.config.schedule import local_positions
 from convnext_imagenet.train.data.pipeline import Batch
@@ -49,7 +49,7 @@ class CompiledRun:
 
 
 def compile_run(config: Config, classes: int, ranks: int, is_simulated: bool) -> CompiledRun:
-    """Compile the graphs of a run of `ranks` devices in this process, the training step first, then evaluation."""
+    """Compile the graphs of a run of `ranks` devices in this process: training, augmentation alone, evaluation."""
     learner = _learner(config, classes, ranks)
     positions = local_positions(config.data.global_batch_size, 0, ranks * learner.micro_batches)
     pixels = np.zeros((len(positions), config.data.size_px, config.data.size_px, 3), np.uint8)
@@ -62,6 +62,7 @@ def compile_run(config: Config, classes: int, ranks: int, is_simulated: bool) ->
     if is_simulated:
         learner.learn(batches, rate=1e-3, decay=0.9).asnumpy()
     train_memory = _peak_memory(is_simulated)
+    learner.augment.compile(ms.Tensor(pixels), graph_draws(draws))
 
     begin = time.perf_counter()
     side = config.data.eval_size_px

@@ -53,8 +53,8 @@ class TensorType:
 class Kernel:
     """One kernel of a graph: its primitive, its kind (`ACLNN` and so on), its tensors without scalar attributes.
 
-    `scope` is the path of cells that it was called in. The dump names lines of source code, too, but wrong ones for
-    operators such as +: those of the first place that used them.
+    `scope` is the path of cells that it was called in; an operator such as + may have that of its first use. The same
+    holds for lines of source code, which the dump names, too.
     """
 
     primitive: str
