@@ -13,6 +13,8 @@ from pathlib import Path
 TARGETS = ("Ascend", "GPU", "CPU")
 AUTO = "auto"
 _NODES = {"Ascend": "davinci[0-9]*", "GPU": "nvidia[0-9]*"}  # device files of the drivers, one for each device
+# Set for MindSpore to compile, plan and run without a device (docs/devices.md); RANK_SIZE then counts the devices.
+SIMULATION_LEVEL = "MS_SIMULATION_LEVEL"
 _PLUGINS = {"Ascend": "ascend*", "GPU": "gpu*"}  # in mindspore/lib/plugin: what the installed MindSpore supports
 
 
@@ -25,7 +27,9 @@ class DeviceChoice:
 
 
 def devices_seen(target: str, dev: Path = Path("/dev")) -> int:
-    """Return how many devices of the target the drivers show; the CPU counts as one."""
+    """Return how many devices of the target the drivers show; the CPU counts as one, a simulation has what it needs."""
+    if target == "Ascend" and os.environ.get(SIMULATION_LEVEL):
+        return int(os.environ.get("RANK_SIZE") or 1)
     return 1 if target == "CPU" else len(list(dev.glob(_NODES[target])))
 
 

@@ -1,5 +1,6 @@
 """`convnext-train`: the command line of training."""
 
+import json
 import os
 import sys
 import time
@@ -26,10 +27,8 @@ def main() -> None:
 
 @main.command()
 @click.argument("config")
-@click.option("--records", type=click.Path(path_type=Path), required=True, help="RECORDS directory to train on.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="RUN directory; an unfinished one is resumed."
-)
+@click.option("--records", type=click.Path(path_type=Path), help="RECORDS directory to train on.  [required]")
+@click.option("--out", type=click.Path(path_type=Path), help="RUN directory; an unfinished one is resumed.  [required]")
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one key of CONFIG.")
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Threads per rank that prepare batches.  [default: the rank's cores]"
@@ -49,16 +48,27 @@ def main() -> None:
     help="Also save a checkpoint every M minutes.",
     metavar="M",
 )
+@click.option(
+    "--dry-run",
+    "is_dry_run",
+    is_flag=True,
+    help="Only compile and plan, without a device, and print kernels, memory and bytes. Needs no --records or --out.",
+)
+@click.option(
+    "--json", "report", type=click.Path(path_type=Path), help="With --dry-run: also write every kernel to this file."
+)
 @launch_options
 def run(
     config: str,
-    records: Path,
-    out: Path,
+    records: Path | None,
+    out: Path | None,
     overrides: tuple[str, ...],
     workers: int | None,
     init_from: Path | None,
     save_steps: int | None,
     save_minutes: float | None,
+    is_dry_run: bool,
+    report: Path | None,
     **launch: Any,
 ) -> None:
     """Train CONFIG, the name of a preset or the path of a .toml file.
@@ -66,6 +76,14 @@ def run(
     To resume an interrupted RUN from its last checkpoint, run the same command again. A checkpoint is saved after each
     epoch, when SIGTERM, SIGINT or SIGUSR1 stops the run, and as often as --save-steps and --save-minutes say.
     """
+    if is_dry_run:
+        _dry_run(config, overrides, records, report, launch)
+        return
+    if report is not None:
+        raise click.UsageError("--json needs --dry-run.")
+    if records is None or out is None:
+        raise click.UsageError(f"Missing option '{'--out' if records else '--records'}'.")
+
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
     from convnext_imagenet.train.config.source import load_config
 
@@ -202,6 +220,27 @@ def plot(run_folder: Path, out: Path | None) -> None:
         picture = out or run_folder / "curves.png"
         write_atomically(picture, curves_png(metrics))
         click.echo(f"{picture}: {len(metrics)} epoch{'s' * (len(metrics) != 1)}")
+
+
+def _dry_run(
+    config: str, overrides: tuple[str, ...], records: Path | None, report: Path | None, launch: dict[str, Any]
+) -> None:
+    from convnext_imagenet.train.config.source import load_config
+
+    with expected_errors():
+        resolved = load_config(config, overrides)
+
+        from convnext_imagenet.base.files import write_output
+        from convnext_imagenet.train.dry_run import dry_run, plan_dry_run
+        from convnext_imagenet.train.dry_run_table import report_lines
+
+        plan = plan_dry_run(resolved, records, launch["device_target"], launch["devices"] * launch["nodes"])
+        click.echo(f"compiling for {plan.target}, which takes a minute or two", err=True)
+        found = dry_run(resolved, plan)
+        for line in report_lines(found, config):
+            click.echo(line)
+        if report is not None:
+            write_output(report, json.dumps(found.to_json(), indent=1).encode() + b"\n")
 
 
 def _check_request(records: Path, workers: int | None) -> None:
