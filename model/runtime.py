@@ -11,7 +11,7 @@ from pathlib import Path
 
 from convnext_imagenet.base.host import processor_flags
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.model.kernels.build import kernels_library
+from convnext_imagenet.model.kernels.build import network_library
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def cpu_kernels() -> Path | None:
 
     device_target = mindspore.get_context("device_target")
     if device_target == "CPU":
-        return kernels_library()
+        return network_library()
     _log_own_operators(device_target)
     return None
 
