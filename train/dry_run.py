@@ -210,6 +210,6 @@ def _report(
         graphs=(*training, augmentation, evaluation),
         train_compile_s=run["train_compile_s"],
         eval_compile_s=run["eval_compile_s"],
-        train_memory=run["train_memory"],
-        memory=run["memory"],
+        train_memory=run.get("train_memory"),
+        memory=run.get("memory"),
     )

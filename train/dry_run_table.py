@@ -6,6 +6,7 @@ from convnext_imagenet.launch.dry_run.kernels import ACLNN, ACLOP, AI_CPU, CPU, 
 from convnext_imagenet.train.dry_run import DryRunReport, GraphReport
 
 _USUAL = {"Ascend": (ACLNN, ACLOP, AI_CPU, HOST, HCCL), "CPU": (CPU,)}  # a kind that is not here shows if it occurs
+_CARD_BYTES = 61_430 << 20  # MindSpore's own line for the simulated card: 65536M, of which it uses 61430M
 _NOT_PROVEN = {
     "Ascend": "numbers (all results are zeros), what CANN itself refuses, and time on a device",
     "CPU": "numbers, memory and time, because nothing was computed",
@@ -24,6 +25,8 @@ def report_lines(report: DryRunReport, what: str) -> Iterator[str]:
     yield f"{total}, {first.rows * max(1, first.runs):,} images"
     if report.memory is not None and report.train_memory is not None:
         yield f"peak device memory: {_gb(report.train_memory)} GB in training, {_gb(report.memory)} GB with evaluation"
+        if report.memory > _CARD_BYTES:
+            yield f"  more than the {_gb(_CARD_BYTES)} GB that MindSpore uses of a card of 64 GiB"
     if report.online_compilations:
         yield f"compiled by CANN at first use: {report.online_compilations:,} different aclop kernels"
     seconds = f"{report.train_compile_s:.0f} s for training, {report.eval_compile_s:.0f} s for evaluation"

@@ -116,7 +116,13 @@ def _kernels_of(
             node.scope,
         )
         for node in launched
+        if not _is_view(node.primitive, chosen[node.primitive])
     )
+
+
+def _is_view(primitive: str, kind: str) -> bool:
+    """Return whether a node that MindSpore counts on the host only gives a part of a tensor another shape and offset."""
+    return kind == HOST and primitive.endswith("View")
 
 
 def _logged_counts(log: str) -> Iterator[dict[str, int]]:

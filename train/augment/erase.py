@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, mint, nn, ops
 
 from convnext_imagenet.records.keyed_random import keyed_rng
 from convnext_imagenet.train.config.sections import AugmentSection
@@ -131,8 +131,11 @@ def box_mask(boxes_N4: Tensor, size_px: int) -> Tensor:
     """
     at_S = ops.expand_dims(int32_range(size_px), 0)
     at_S3 = ops.expand_dims(int32_range(3 * size_px) // 3, 0)
-    rows_NS = ops.logical_and(at_S >= boxes_N4[:, 0:1], at_S < boxes_N4[:, 2:3])
-    columns_NS3 = ops.logical_and(at_S3 >= boxes_N4[:, 1:2], at_S3 < boxes_N4[:, 3:4])
+    # Views of one transposed tensor: on an Ascend each slice would be a kernel.
+    sides = mint.split(ops.transpose(boxes_N4, (1, 0)), 1)
+    top_N1, left_N1, bottom_N1, right_N1 = [ops.reshape(side, (-1, 1)) for side in sides]
+    rows_NS = ops.logical_and(at_S >= top_N1, at_S < bottom_N1)
+    columns_NS3 = ops.logical_and(at_S3 >= left_N1, at_S3 < right_N1)
     down_NS1 = ops.expand_dims(ops.cast(rows_NS, ms.float32), 2)
     across_N1S3 = ops.expand_dims(ops.cast(columns_NS3, ms.float32), 1)
     return ops.reshape(ops.bmm(down_NS1, across_N1S3), (-1, size_px, size_px, 3))

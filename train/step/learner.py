@@ -67,10 +67,10 @@ class Learner:
             self._draw_names,
         )
         self.micro_batches = config.optimizer.accumulate_steps
-        allreduce = AllReduce(tuple(buckets.buffers), ranks)
+        allreduce = AllReduce(ranks)
         self.step: nn.Cell = TrainStep(gradients, allreduce, self.update)
         if self.micro_batches > 1:
-            self.accumulate = AccumulateStep(gradients, self.update).set_train(True)
+            self.accumulate = AccumulateStep(gradients, allreduce, self.update).set_train(True)
             self.step = UseSums(self.accumulate, allreduce, self.update, self.micro_batches)
         self.step.set_train(True)
         set_train(self.network)
@@ -143,7 +143,7 @@ class Learner:
 
 def read_outcome(running: Tensor) -> StepOutcome:
     """Wait for a step and return its outcome."""
-    loss, correct, norm, taken, scale, stop, save = running.asnumpy().tolist()
+    loss, correct, _, stop, save, norm, taken, scale = running.asnumpy().tolist()
     return StepOutcome(loss, correct, norm, taken > 0, scale, stop > 0, save > 0)
 
 

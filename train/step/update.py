@@ -115,11 +115,14 @@ class Update(nn.Cell):
         return ops.depend(ops.assign(self.good_steps, ops.select(grows, ops.zeros_like(good_steps), good_steps)), done)
 
     def sum(self, values: tuple[Tensor, ...]) -> Tensor:
-        """Return the sum of the values, of one shape, by additions of at most `summands` each."""
-        while len(values) > self.summands:
-            starts = range(0, len(values), self.summands)
-            values = tuple([ops.addn(values[start : start + self.summands]) for start in starts])
-        return ops.addn(values)
+        """Return the sum of the values, of one shape, by additions of at most `summands` each.
+
+        Their sums are added by pairs, because MindSpore would merge an AddN of AddNs into one.
+        """
+        total = ops.addn(values[: self.summands])
+        for start in range(self.summands, len(values), self.summands):
+            total = total + ops.addn(values[start : start + self.summands])
+        return total
 
     def state(self) -> dict[str, np.ndarray]:
         """Return copies of everything that the next step depends on besides the weights and their average, by name."""
