@@ -39,7 +39,7 @@ class CountingLearner:
         self.rates.append(rate)
         n = self.started
         asked = (n in self.stops or ask_stop, n in self.saves or ask_save)
-        return Tensor(np.array([self.losses.get(n, 1.0), 1, 0, 1, 1, *asked], np.float32))
+        return Tensor(np.array([self.losses.get(n, 1.0), 1, 0, *asked, 0, 1, 1], np.float32))
 
     def weights(self) -> dict[str, np.ndarray]:
         return {}

@@ -237,7 +237,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     steps = iter(range(100))
 
     def learn(self: Learner, *inputs: Any) -> Tensor:
-        return Tensor(np.array([1.5 if next(steps) < 4 else np.nan, 3, 1, 1, 1, 0, 0], np.float32))
+        return Tensor(np.array([1.5 if next(steps) < 4 else np.nan, 3, 0.5, 0, 0, 1, 1, 1], np.float32))
 
     monkeypatch.setattr(Learner, "learn", learn)
     with pytest.raises(TrainError, match=r"epoch 2 step 1: the loss is nan; .*lower schedule\.base_lr"):
