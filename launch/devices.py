@@ -5,10 +5,11 @@ on documented names.
 """
 
 import importlib.util
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from convnext_imagenet.base.cann import toolkit_folders
 
 TARGETS = ("Ascend", "GPU", "CPU")
 AUTO = "auto"
@@ -56,11 +57,9 @@ def collective_environment(timeout_s: int) -> dict[str, str]:
 def driver_versions(target: str, root: Path = Path("/")) -> dict[str, str]:
     """Return the versions of the drivers and toolkits that MindSpore needs, "" for one not in its usual folder."""
     if target == "Ascend":
-        toolkit = Path(os.environ.get("ASCEND_HOME_PATH") or root / "usr/local/Ascend/ascend-toolkit/latest")
         return {
             "driver": _first_match(root / "usr/local/Ascend/driver/version.info", r"(?i)^version=(.+)"),
-            "CANN": _first_match(toolkit / "compiler/version.info", r"(?i)^version=(.+)")  # MindSpore reads this, too
-            or _first_match(toolkit / "version.cfg", r"\[(?:[^:\]]*:)?([^\]]+)\]"),
+            "CANN": next(filter(None, map(_cann_version, toolkit_folders(root=root))), ""),
         }
     if target == "GPU":
         return {
@@ -70,6 +69,12 @@ def driver_versions(target: str, root: Path = Path("/")) -> dict[str, str]:
             ),
         }
     return {}
+
+
+def _cann_version(toolkit: Path) -> str:
+    return _first_match(toolkit / "compiler/version.info", r"(?i)^version=(.+)") or _first_match(  # as MindSpore does
+        toolkit / "version.cfg", r"\[(?:[^:\]]*:)?([^\]]+)\]"
+    )
 
 
 def _first_match(path: Path, pattern: str) -> str:

@@ -9,6 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from convnext_imagenet.base.cann import sourcing_advice
 from convnext_imagenet.base.host import processor_flags
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.kernels.build import kernels_library
@@ -32,10 +33,10 @@ def prepare(device_target: str = "CPU", device_id: int = 0) -> None:
     try:
         mindspore.set_device(device_target, None if device_target == "CPU" else device_id)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        advice = sourcing_advice() if device_target == "Ascend" else f"install what MindSpore needs for {device_target}"
         raise ModelError(
-            f"device target {device_target} cannot be used: {reason} Pass --device-target CPU, "
-            f"or install what MindSpore needs for {device_target}"
+            f"device target {device_target} cannot be used: {_reason(str(error), device_target)} "
+            f"To use it, {advice}; or pass --device-target CPU"
         ) from error
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
@@ -55,6 +56,13 @@ def cpu_kernels() -> Path | None:
         return kernels_library()
     _log_own_operators(device_target)
     return None
+
+
+def _reason(message: str, device_target: str) -> str:
+    """Return the line of MindSpore's `message` that names a library that the target lacks, else its first line."""
+    lines = [line.strip() for line in message.strip().splitlines()]
+    plugin = f"libmindspore_{device_target.lower()}.so"  # other libraries fail only because this one did
+    return next((line for line in lines if line.startswith("Load dynamic library") and plugin in line), lines[0])
 
 
 @functools.cache
