@@ -33,11 +33,7 @@ def prepare(device_target: str = "CPU", device_id: int = 0) -> None:
     try:
         mindspore.set_device(device_target, None if device_target == "CPU" else device_id)
     except RuntimeError as error:
-        advice = sourcing_advice() if device_target == "Ascend" else f"install what MindSpore needs for {device_target}"
-        raise ModelError(
-            f"device target {device_target} cannot be used: {_reason(str(error), device_target)} "
-            f"To use it, {advice}; or pass --device-target CPU"
-        ) from error
+        raise ModelError(_unusable(str(error), device_target)) from error
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
 
@@ -58,11 +54,15 @@ def cpu_kernels() -> Path | None:
     return None
 
 
-def _reason(message: str, device_target: str) -> str:
-    """Return the line of MindSpore's `message` that names a library that the target lacks, else its first line."""
+def _unusable(message: str, device_target: str) -> str:
+    """Return why the target cannot be used, and what to do: MindSpore's line on a missing library, else its first."""
     lines = [line.strip() for line in message.strip().splitlines()]
     plugin = f"libmindspore_{device_target.lower()}.so"  # other libraries fail only because this one did
-    return next((line for line in lines if line.startswith("Load dynamic library") and plugin in line), lines[0])
+    missing = next((line for line in lines if line.startswith("Load dynamic library") and plugin in line), None)
+    is_sourcing = device_target == "Ascend" and missing is not None
+    advice = sourcing_advice() if is_sourcing else f"install what MindSpore needs for {device_target}"
+    reason = (missing or lines[0]).rstrip(".")
+    return f"device target {device_target} cannot be used: {reason}; {advice}, or pass --device-target CPU"
 
 
 @functools.cache

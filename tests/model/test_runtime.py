@@ -27,7 +27,7 @@ def test_an_unknown_device_names_the_known_ones():
 
 
 def test_a_device_that_cannot_be_used_names_the_way_out():
-    with pytest.raises(ModelError, match=r"device target GPU cannot be used: .*; or pass --device-target CPU$"):
+    with pytest.raises(ModelError, match=r"device target GPU cannot be used: .*, or pass --device-target CPU$"):
         prepare("GPU")  # absent, or refused because this process runs on the CPU already
 
 
@@ -55,7 +55,7 @@ mindspore/core/utils/ms_context.cc:291 SetDeviceTargetFromInner
             "Ascend",
             r"Load dynamic library: libmindspore_ascend\.so\.2 failed\. libge_runner\.so: cannot open",
         ),
-        (UNSUPPORTED, "GPU", r"Unsupported device target GPU\."),
+        (UNSUPPORTED, "GPU", r"Unsupported device target GPU\. This"),
         (
             "The 'mindspore.set_device' can not be modified.",
             "Ascend",
@@ -70,7 +70,7 @@ def test_the_missing_library_is_named(monkeypatch, message, target, reason):
     monkeypatch.setattr("mindspore.set_device", fail)
     with pytest.raises(ModelError, match=f"^device target {target} cannot be used: {reason}") as error:
         prepare(target)
-    assert ("set_env.sh" in str(error.value)) == (target == "Ascend")
+    assert ("set_env.sh" in str(error.value)) == ("Load dynamic" in reason)
     assert "\n" not in str(error.value)
 
 
