@@ -105,9 +105,9 @@ def _why_not_connected(error: RuntimeError, target: str) -> str:
     """Return MindSpore's reason with its cause, such as a module that is absent, and what to do."""
     reason = str(error).strip().splitlines()[0].rstrip(".")
     cause = f" ({error.__cause__})" if error.__cause__ else ""
-    advice = (
-        sourcing_advice() if target == "Ascend" else "for details run `convnext-train doctor` with the same options"
-    )
+    advice = "for details run `convnext-train doctor` with the same options"
+    if target == "Ascend" and absent_modules():
+        advice = sourcing_advice()
     return f"the ranks cannot be connected on {target}: {reason}{cause}; {advice}"
 
 
