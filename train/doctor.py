@@ -179,11 +179,11 @@ def _judge_memory(memory_mib: int, devices: int) -> Finding:
 
 
 def _judge_compiler(machine: Machine) -> Finding:
-    if machine.choice.target != "CPU":
-        return Finding(OK, "compiler", f"not needed on {machine.choice.target}")
+    """Return whether the host's kernels can be built: with every target the host crops and resizes."""
     if machine.compiler:
         return Finding(OK, "compiler", machine.compiler)
-    advice = "without a compiler there are no CPU kernels, and a training step takes several times as long"
+    slower = "a training step takes" if machine.choice.target == "CPU" else "cropping and resizing on the host take"
+    advice = f"install a C++ compiler: without the kernels that it builds, {slower} several times as long"
     return Finding(WARNING, "compiler", machine.no_compiler, advice)
 
 

@@ -95,7 +95,7 @@ def test_a_package_of_another_version_is_named(change: dict[str, str | None], wh
             {"compiler": "", "no_compiler": "no C++"},
             "compiler",
             WARNING,
-            "no C++; without a compiler there are no CPU kernels",
+            "no C++; install a C++ compiler: without the kernels that it builds, a training step takes several times",
         ),
     ],
 )
@@ -114,13 +114,10 @@ def test_a_machine_that_offers_too_little_is_named(change: dict[str, object], wh
     ],
 )
 def test_devices_and_what_they_need_are_looked_for(seen: int, drivers: dict[str, str], levels: list[str]) -> None:
-    ascend = dataclasses.replace(
-        GOOD, choice=DeviceChoice("Ascend", "requested"), devices=seen, drivers=drivers, compiler=""
-    )
+    ascend = dataclasses.replace(GOOD, choice=DeviceChoice("Ascend", "requested"), devices=seen, drivers=drivers)
     findings = _examine(ascend, devices=2)
     assert [findings[what].level for what in ("device target", *drivers)] == levels
     assert findings["device target"].result == f"Ascend, {seen} device{'s' * (seen != 1)}: requested"
-    assert findings["compiler"].result == "not needed on Ascend"
 
 
 ASCEND = dataclasses.replace(
@@ -130,6 +127,14 @@ ASCEND = dataclasses.replace(
     drivers={"driver": "24.1", "CANN": "8.5.0"},
     cann=Cann((), (), "run `source /opt/cann/set_env.sh`"),
 )
+
+
+@pytest.mark.parametrize("target", ["Ascend", "GPU"])
+def test_a_compiler_is_needed_for_the_host_on_every_target(target: str) -> None:
+    machine = dataclasses.replace(ASCEND, choice=DeviceChoice(target, "requested"), compiler="", no_compiler="no C++")
+    finding = _examine(machine)["compiler"]
+    assert (finding.level, finding.result) == (WARNING, "no C++")
+    assert "cropping and resizing on the host take several times as long" in finding.advice
 
 
 @pytest.mark.parametrize(
