@@ -19,10 +19,11 @@ log = logging.getLogger(__name__)
 DEVICE_TARGETS = ("CPU", "GPU", "Ascend")
 
 
-def prepare(device_target: str = "CPU", device_id: int = 0) -> None:
+def prepare(device_target: str = "CPU", device_id: int = 0, is_deterministic: bool = True) -> None:
     """Set up MindSpore for graph mode on a device; call it before any other MindSpore work.
 
-    Calling it again with the same arguments changes nothing. Raises ModelError for an unknown or absent device.
+    Without `is_deterministic`, Ascend and GPU may compute the same sum with other last bits each time; the CPU never
+    does. Calling it again with the same arguments changes nothing. Raises ModelError for an unknown or absent device.
     """
     if device_target not in DEVICE_TARGETS:
         raise ModelError(f"device target {device_target!r} is unknown; use one of {', '.join(DEVICE_TARGETS)}")
@@ -34,7 +35,30 @@ def prepare(device_target: str = "CPU", device_id: int = 0) -> None:
         mindspore.set_device(device_target, None if device_target == "CPU" else device_id)
     except RuntimeError as error:
         raise ModelError(_unusable(str(error), device_target)) from error
+    _set_numbers(device_target, is_deterministic)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
+@functools.cache  # MindSpore refuses to be told twice
+def _set_numbers(device_target: str, is_deterministic: bool) -> None:
+    """Make the same sums give the same bits each time, unless a user trades this for speed.
+
+    MindSpore's default is not deterministic. It must be told before ranks are connected, because it sets
+    HCCL_DETERMINISTIC (CANN's collectives) and TE_PARALLEL_COMPILER besides its own kernels.
+    """
+    import mindspore
+
+    if device_target == "CPU":
+        return
+    if is_deterministic:
+        mindspore.set_deterministic(True)
+
+
+def is_deterministic() -> bool:
+    """Return whether this process gets the same bits each time: on the CPU always, elsewhere as `prepare` was told."""
+    import mindspore
+
+    return mindspore.get_context("device_target") == "CPU" or mindspore.get_context("deterministic") == "ON"
 
 
 def set_environment() -> None:

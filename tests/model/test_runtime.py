@@ -70,6 +70,30 @@ def test_the_missing_library_is_named(monkeypatch, message, target, reason):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("target", "is_deterministic", "told"),
+    [("Ascend", True, [True]), ("GPU", True, [True]), ("Ascend", False, []), ("GPU", False, []), ("CPU", True, [])],
+)
+def test_a_device_is_told_once_to_be_deterministic_unless_that_is_traded(monkeypatch, target, is_deterministic, told):
+    calls = []
+    monkeypatch.setattr("mindspore.set_device", lambda *_: None)
+    monkeypatch.setattr("mindspore.set_deterministic", calls.append)
+    runtime._set_numbers.cache_clear()
+    for _ in range(2):
+        prepare(target, 0, is_deterministic)
+    assert calls == told
+    runtime._set_numbers.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("target", "setting", "expected"), [("CPU", "OFF", True), ("Ascend", "ON", True), ("Ascend", "OFF", False)]
+)
+def test_the_cpu_is_always_deterministic_and_devices_as_they_were_told(monkeypatch, target, setting, expected):
+    values = {"device_target": target, "deterministic": setting}
+    monkeypatch.setattr("mindspore.get_context", values.__getitem__)
+    assert runtime.is_deterministic() == expected
+
+
 def test_other_devices_use_mindspores_own_operators_and_say_so_once(monkeypatch, caplog):
     monkeypatch.setattr("mindspore.get_context", lambda _: "Ascend")
     runtime._log_own_operators.cache_clear()
