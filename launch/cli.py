@@ -76,13 +76,17 @@ def launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def enter_ranks(
-    choices: dict[str, Any], logs: Path | None = None, before: Callable[[], None] = lambda: None
+    choices: dict[str, Any],
+    logs: Path | None = None,
+    before: Callable[[], None] = lambda: None,
+    is_deterministic: bool = True,
 ) -> "tuple[Ranks, str]":
     """Return the ranks of this command, with this process as one of them and ready to compute, and its device target.
 
     `choices` holds the values of `launch_options`. If there are several ranks, the process that the user started
     becomes their launcher: this call does not return, but exits with the exit code of the job. `before` runs the
     command's own checks before `logs` is created and ranks start. Without `logs`, logs are kept only if the job fails.
+    `is_deterministic` is passed to `prepare`.
 
     Raises LaunchError for a layout that does not fit this machine, ModelError for a device that cannot be used.
     """
@@ -91,7 +95,7 @@ def enter_ranks(
 
     from convnext_imagenet.model.runtime import prepare
 
-    prepare(target, device_id=rank.device)
+    prepare(target, rank.device, is_deterministic)
 
     from convnext_imagenet.launch.ranks.collectives import join
 

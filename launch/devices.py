@@ -4,11 +4,15 @@ No other module has lines for a specific device. Only the lines for the CPU have
 on documented names.
 """
 
+import contextlib
 import importlib.util
-import os
+import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from convnext_imagenet.base.cann import toolkit_folders
+from convnext_imagenet.base.host import cache_folder
 
 TARGETS = ("Ascend", "GPU", "CPU")
 AUTO = "auto"
@@ -58,22 +62,39 @@ def joined_tensors(target: str) -> int | None:
 
 
 def collective_environment(timeout_s: int) -> dict[str, str]:
-    """Return the variables that make a device's collectives wait `timeout_s` seconds for a slow rank.
+    """Return the variables that make ranks wait `timeout_s` seconds for a slow one, to connect and in a collective.
 
-    The default on the CPU is 30 s, and one rank may compile for longer than that after another has finished. The
-    launcher, not the collective, ends a rank that hangs.
+    One rank may compile for minutes after another has finished. The launcher ends a rank that hangs, not the collective
+    (on the CPU after 30 s without this). CANN accepts 120 to 7200 s for HCCL_CONNECT_TIMEOUT.
     """
-    return {"MS_CPU_COMM_OP_TIMEOUT": str(timeout_s), "HCCL_EXEC_TIMEOUT": str(timeout_s)}
+    return {
+        "MS_TOPO_TIMEOUT": str(timeout_s),  # as msrun sets it, for 600 s
+        "MS_CPU_COMM_OP_TIMEOUT": str(timeout_s),
+        "HCCL_EXEC_TIMEOUT": str(timeout_s),
+        "HCCL_CONNECT_TIMEOUT": str(min(max(timeout_s, 120), 7200)),
+    }
+
+
+def device_folders(target: str, of_rank: Path) -> dict[str, Path]:
+    """Return variables for a rank that name folders, which must exist: on Ascend those of CANN, elsewhere none.
+
+    The ranks of a machine share the operators that CANN compiles (DECISIONS, 2026-11-29); `of_rank` takes the files
+    that CANN writes for one process. CANN accepts only letters, digits and `_-.` in a path; another folder is left out.
+    """
+    if target != "Ascend":
+        return {}
+    folders = {"ASCEND_WORK_PATH": of_rank.absolute()}
+    with contextlib.suppress(RuntimeError):  # no home directory: then CANN's own default
+        folders["ASCEND_CACHE_PATH"] = cache_folder("cann").absolute() / platform.node()
+    return {name: folder for name, folder in folders.items() if re.fullmatch(r"[\w./-]+", str(folder), re.ASCII)}
 
 
 def driver_versions(target: str, root: Path = Path("/")) -> dict[str, str]:
     """Return the versions of the drivers and toolkits that MindSpore needs, "" for one not in its usual folder."""
     if target == "Ascend":
-        toolkit = Path(os.environ.get("ASCEND_HOME_PATH") or root / "usr/local/Ascend/ascend-toolkit/latest")
         return {
             "driver": _first_match(root / "usr/local/Ascend/driver/version.info", r"(?i)^version=(.+)"),
-            "CANN": _first_match(toolkit / "compiler/version.info", r"(?i)^version=(.+)")  # MindSpore reads this, too
-            or _first_match(toolkit / "version.cfg", r"\[(?:[^:\]]*:)?([^\]]+)\]"),
+            "CANN": next(filter(None, map(_cann_version, toolkit_folders(root=root))), ""),
         }
     if target == "GPU":
         return {
@@ -83,6 +104,12 @@ def driver_versions(target: str, root: Path = Path("/")) -> dict[str, str]:
             ),
         }
     return {}
+
+
+def _cann_version(toolkit: Path) -> str:
+    return _first_match(toolkit / "compiler/version.info", r"(?i)^version=(.+)") or _first_match(  # as MindSpore does
+        toolkit / "version.cfg", r"\[(?:[^:\]]*:)?([^\]]+)\]"
+    )
 
 
 def _first_match(path: Path, pattern: str) -> str:

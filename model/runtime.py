@@ -9,6 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from convnext_imagenet.base.cann import sourcing_advice
 from convnext_imagenet.base.host import processor_flags
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.kernels.build import network_library
@@ -18,10 +19,11 @@ log = logging.getLogger(__name__)
 DEVICE_TARGETS = ("CPU", "GPU", "Ascend")
 
 
-def prepare(device_target: str = "CPU", device_id: int = 0) -> None:
+def prepare(device_target: str = "CPU", device_id: int = 0, is_deterministic: bool = True) -> None:
     """Set up MindSpore for graph mode on a device; call it before any other MindSpore work.
 
-    Calling it again with the same arguments changes nothing. Raises ModelError for an unknown or absent device.
+    Without `is_deterministic`, Ascend and GPU may compute the same sum with other last bits each time; the CPU never
+    does. Calling it again with the same arguments changes nothing. Raises ModelError for an unknown or absent device.
     """
     if device_target not in DEVICE_TARGETS:
         raise ModelError(f"device target {device_target!r} is unknown; use one of {', '.join(DEVICE_TARGETS)}")
@@ -32,12 +34,31 @@ def prepare(device_target: str = "CPU", device_id: int = 0) -> None:
     try:
         mindspore.set_device(device_target, None if device_target == "CPU" else device_id)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"device target {device_target} cannot be used: {reason} Pass --device-target CPU, "
-            f"or install what MindSpore needs for {device_target}"
-        ) from error
+        raise ModelError(_unusable(str(error), device_target)) from error
+    _set_numbers(device_target, is_deterministic)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
+@functools.cache  # MindSpore refuses to be told twice
+def _set_numbers(device_target: str, is_deterministic: bool) -> None:
+    """Make the same sums give the same bits each time, unless a user trades this for speed.
+
+    MindSpore's default is not deterministic. It must be told before ranks are connected, because it sets
+    HCCL_DETERMINISTIC (CANN's collectives) and TE_PARALLEL_COMPILER besides its own kernels.
+    """
+    import mindspore
+
+    if device_target == "CPU":
+        return
+    if is_deterministic:
+        mindspore.set_deterministic(True)
+
+
+def is_deterministic() -> bool:
+    """Return whether this process gets the same bits each time: on the CPU always, elsewhere as `prepare` was told."""
+    import mindspore
+
+    return mindspore.get_context("device_target") == "CPU" or mindspore.get_context("deterministic") == "ON"
 
 
 def set_environment() -> None:
@@ -55,6 +76,17 @@ def cpu_kernels() -> Path | None:
         return network_library()
     _log_own_operators(device_target)
     return None
+
+
+def _unusable(message: str, device_target: str) -> str:
+    """Return why the target cannot be used, and what to do: MindSpore's line on a missing library, else its first."""
+    lines = [line.strip() for line in message.strip().splitlines()]
+    plugin = f"libmindspore_{device_target.lower()}.so"  # other libraries fail only because this one did
+    missing = next((line for line in lines if line.startswith("Load dynamic library") and plugin in line), None)
+    is_sourcing = device_target == "Ascend" and missing is not None
+    advice = sourcing_advice() if is_sourcing else f"install what MindSpore needs for {device_target}"
+    reason = (missing or lines[0]).rstrip(".")
+    return f"device target {device_target} cannot be used: {reason}; {advice}, or pass --device-target CPU"
 
 
 @functools.cache

@@ -57,6 +57,12 @@ def main() -> None:
 @click.option(
     "--json", "report", type=click.Path(path_type=Path), help="With --dry-run: also write every kernel to this file."
 )
+@click.option(
+    "--nondeterministic",
+    is_flag=True,
+    help="On Ascend and GPU: let the same sum have other last bits each time, which may be faster. A resumed run is "
+    "then not bit-identical, and a checkpoint may find that ranks differ.",
+)
 @launch_options
 def run(
     config: str,
@@ -69,6 +75,7 @@ def run(
     save_minutes: float | None,
     is_dry_run: bool,
     report: Path | None,
+    nondeterministic: bool,
     **launch: Any,
 ) -> None:
     """Train CONFIG, the name of a preset or the path of a .toml file.
@@ -93,10 +100,12 @@ def run(
         resolved = load_config(config, overrides)
 
         def before() -> None:
+            if nondeterministic:
+                _check_nondeterministic(launch["device_target"])
             _check_request(records, workers)
             check_begun_or_empty(out, "run")
 
-        ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before)
+        ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before, not nondeterministic)
 
         from convnext_imagenet.serve.checkpoint import resolve_checkpoint
         from convnext_imagenet.train.run.context import Interval
@@ -254,6 +263,22 @@ def _check_request(records: Path, workers: int | None) -> None:
             f"{records}: no such RECORDS directory; create one with `make records DATA=/path/to/imagenet`, "
             f"or try everything on small images with `make demo`"
         )
+
+
+def _check_nondeterministic(device_target: str) -> None:
+    """Say what is lost. Raises TrainError on the CPU, where nothing would change."""
+    from convnext_imagenet.launch.devices import choose_target
+    from convnext_imagenet.train.errors import TrainError
+
+    if choose_target(device_target).target == "CPU":
+        raise TrainError(
+            "--nondeterministic: the CPU is always deterministic, and this makes it no faster; leave it out"
+        )
+    click.echo(
+        "--nondeterministic: a resumed run will not be bit-identical, and a checkpoint may find that ranks differ, "
+        "which ends the run",
+        err=True,
+    )
 
 
 def _print_summary(summary: "RunSummary", records: Path) -> None:

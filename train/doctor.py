@@ -4,12 +4,15 @@
 """
 
 import math
+import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from convnext_imagenet.base.cann import ACCEPTED_VERSIONS, is_accepted
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import check_begun_or_empty, read_finished
@@ -21,7 +24,7 @@ from convnext_imagenet.train.augment.device import device_draws
 from convnext_imagenet.train.config.config import config_from_mapping
 from convnext_imagenet.train.config.schedule import local_positions
 from convnext_imagenet.train.data.pipeline import Batch
-from convnext_imagenet.train.machine import Disk, Machine, read_disk
+from convnext_imagenet.train.machine import Cann, Disk, Machine, read_disk
 from convnext_imagenet.train.step.learner import Learner, read_outcome
 from convnext_imagenet.train.step.parameters import evaluation_transform, network_config
 
@@ -136,8 +139,31 @@ def _judge_devices(machine: Machine, devices: int) -> Iterator[Finding]:
     count = f"{machine.devices} device{'s' * (machine.devices != 1)}"
     yield Finding(level, "device target", f"{target}, {count}: {reason}", advice)
     for name, version in machine.drivers.items():
+        yield _judge_driver(target, name, version)
+    if machine.cann is not None:
+        yield from _judge_cann(machine.cann, devices)
+
+
+def _judge_driver(target: str, name: str, version: str) -> Finding:
+    if not version:
         missing = f"MindSpore needs {name} for {target}; see its installation guide for 2.10"
-        yield Finding(OK if version else WARNING, name, version or "not found", missing)
+        return Finding(WARNING, name, "not found", missing)
+    if name == "CANN" and not is_accepted(version):
+        advice = f"MindSpore 2.10 accepts {', '.join(ACCEPTED_VERSIONS)}: install one of these"
+        return Finding(WARNING, name, version, advice)
+    return Finding(OK, name, version)
+
+
+def _judge_cann(cann: Cann, devices: int) -> Iterator[Finding]:
+    """Yield whether CANN's modules and what these import are there; a simulation runs without them."""
+    absent = [name for name in cann.absent_modules if name != "hccl" or devices > 1]  # one device connects to nobody
+    level = OK if not absent else WARNING if cann.is_simulated else ERROR
+    found = f"{', '.join(absent)} cannot be imported" if absent else "can be imported"
+    yield Finding(level, "CANN for Python", found, cann.sourcing)
+    needs = cann.absent_needs
+    advice = f"CANN's own modules import them: `{shlex.quote(sys.executable)} -m pip install {' '.join(needs)}`"
+    found = f"{', '.join(needs)} not installed" if needs else "installed"
+    yield Finding(WARNING if needs else OK, "CANN's needs", found, advice)
 
 
 def _judge_cores(cores: int, devices: int) -> Finding:
@@ -153,11 +179,11 @@ def _judge_memory(memory_mib: int, devices: int) -> Finding:
 
 
 def _judge_compiler(machine: Machine) -> Finding:
-    if machine.choice.target != "CPU":
-        return Finding(OK, "compiler", f"not needed on {machine.choice.target}")
+    """Return whether the host's kernels can be built: with every target the host crops and resizes."""
     if machine.compiler:
         return Finding(OK, "compiler", machine.compiler)
-    advice = "without a compiler there are no CPU kernels, and a training step takes several times as long"
+    slower = "a training step takes" if machine.choice.target == "CPU" else "cropping and resizing on the host take"
+    advice = f"install a C++ compiler: without the kernels that it builds, {slower} several times as long"
     return Finding(WARNING, "compiler", machine.no_compiler, advice)
 
 

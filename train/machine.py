@@ -9,10 +9,21 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from convnext_imagenet.base.cann import absent_modules, absent_needs, is_simulated, sourcing_advice
 from convnext_imagenet.launch.devices import DeviceChoice, devices_seen, driver_versions
 from convnext_imagenet.model.kernels.build import NoKernels, find_compiler
 
 _MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Cann:
+    """What this process lacks of CANN: modules of its own, packages that these import; and how to find CANN."""
+
+    absent_modules: tuple[str, ...]
+    absent_needs: tuple[str, ...]
+    sourcing: str
+    is_simulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -21,7 +32,7 @@ class Machine:
 
     `packages` maps names to versions, None if a package is not installed. `drivers` maps names to versions, "" if a
     driver was not found. `open_files` is the hard limit, None for no limit. `compiler` is the command of a C++
-    compiler; if it is empty, `no_compiler` says why.
+    compiler; if it is empty, `no_compiler` says why. `cann` is None if the target is not Ascend.
     """
 
     python: str
@@ -34,6 +45,7 @@ class Machine:
     open_files: int | None
     compiler: str = ""
     no_compiler: str = ""
+    cann: Cann | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,7 @@ def read_machine(choice: DeviceChoice, packages: Iterable[str]) -> Machine:
         open_files=None if hard == resource.RLIM_INFINITY else hard,
         compiler=compiler,
         no_compiler=no_compiler,
+        cann=_read_cann() if choice.target == "Ascend" else None,
     )
 
 
@@ -78,6 +91,10 @@ def available_memory_mib(root: Path = Path("/")) -> int:
         return min(free, (int(limit) - int(used)) // _MIB)
     except (OSError, ValueError):
         return free
+
+
+def _read_cann() -> Cann:
+    return Cann(absent_modules(), absent_needs(), sourcing_advice(), is_simulated())
 
 
 def _version(package: str) -> str | None:

@@ -13,6 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from convnext_imagenet.base.cann import absent_modules, sourcing_advice
 from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.ranks.rank import SINGLE_RANK, Rank
 
@@ -87,14 +88,27 @@ SINGLE = Ranks()
 def join(rank: Rank) -> Ranks:
     """Return the connected ranks of this job; connecting takes some seconds.
 
-    Call it after `prepare` and before any tensor is created.
+    Call it after `prepare` and before any tensor is created. Raises LaunchError if MindSpore cannot connect them.
     """
     if rank.world > 1:
         from mindspore.communication import init
 
-        init()
+        try:
+            init()
+        except RuntimeError as error:
+            raise LaunchError(_why_not_connected(error, ms.get_context("device_target"))) from error
         atexit.register(_silence_stderr)
     return Ranks(rank)
+
+
+def _why_not_connected(error: RuntimeError, target: str) -> str:
+    """Return MindSpore's reason with its cause, such as a module that is absent, and what to do."""
+    reason = str(error).strip().splitlines()[0].rstrip(".")
+    cause = f" ({error.__cause__})" if error.__cause__ else ""
+    advice = "for details run `convnext-train doctor` with the same options"
+    if target == "Ascend" and absent_modules():
+        advice = sourcing_advice()
+    return f"the ranks cannot be connected on {target}: {reason}{cause}; {advice}"
 
 
 def _silence_stderr() -> None:

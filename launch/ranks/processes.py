@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from convnext_imagenet.launch.devices import device_folders
 from convnext_imagenet.launch.ranks.heartbeat import HEARTBEAT_FILE, LAUNCHER_PIPE, read_announced_exit, read_heartbeat
 from convnext_imagenet.launch.ranks.job_outcome import RankState
-from convnext_imagenet.launch.ranks.rank import Layout, rank_environment, scheduler_environment
+from convnext_imagenet.launch.ranks.rank import Layout, default_environment, rank_environment, scheduler_environment
 
 _SCHEDULER = "convnext_imagenet.launch.ranks.scheduler"
 _SCHEDULER_SECONDS = 60.0  # how long it may take to notice that all ranks of all machines have exited
@@ -45,6 +46,7 @@ class Processes:
         self._ranks: dict[int, _Rank] = {}
         self._scheduler: subprocess.Popen[bytes] | None = None
         self._copiers: list[threading.Thread] = []
+        self._defaults: Mapping[str, str] = {}
         self._heartbeats = tempfile.TemporaryDirectory(prefix="convnext-heartbeat-")
         self._ranks_end, self._launcher_end = os.pipe()
 
@@ -55,14 +57,15 @@ class Processes:
 
     def start(self, timeout_s: float) -> None:
         """Start the scheduler (on the first machine only) and this machine's ranks on their cores. Raises OSError."""
+        self._defaults = default_environment(int(timeout_s))
         if self._layout.node_rank == 0:
-            environment = scheduler_environment(self._layout, int(timeout_s))
+            environment = scheduler_environment(self._layout)
             with (self._logs / "scheduler.log").open("ab") as log:
                 command = [sys.executable, "-m", _SCHEDULER]
                 self._scheduler = self._spawn(command, environment, log, log)
         for rank, cores in zip(self._layout.local_ranks, self._cores, strict=True):
             heartbeat = Path(self._heartbeats.name) / str(rank)
-            environment = rank_environment(self._layout, rank, int(timeout_s)) | {HEARTBEAT_FILE: str(heartbeat)}
+            environment = rank_environment(self._layout, rank) | {HEARTBEAT_FILE: str(heartbeat)}
             process = self._start_rank(rank, environment)
             with contextlib.suppress(ProcessLookupError):  # it has ended already; its exit code says why
                 os.sched_setaffinity(process.pid, cores)
@@ -113,6 +116,7 @@ class Processes:
                 return
 
     def _start_rank(self, rank: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        environment = {**self._folders(rank), **environment}
         with self.log(rank).open("ab") as log:
             log.write(f"--- rank {rank}, {time.strftime('%Y-%m-%d %H:%M:%S')}: {self._command[1:]}\n".encode())
             log.flush()
@@ -125,12 +129,21 @@ class Processes:
             self._copiers.append(copier)
         return process
 
+    def _folders(self, rank: int) -> dict[str, str]:
+        """Create the folders that a rank's device needs, and return their variables; not those that the user set."""
+        folders = device_folders(self._layout.target, self._logs / f"rank-{rank}-files")
+        folders = {name: folder for name, folder in folders.items() if name not in os.environ}
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        return {name: str(folder) for name, folder in folders.items()}
+
     def _spawn(
         self, command: Sequence[str], environment: Mapping[str, str], out: IO[bytes] | int, err: IO[bytes] | int
     ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command,
             env={
+                **self._defaults,
                 **os.environ,
                 **environment,
                 LAUNCHER_PIPE: str(self._ranks_end),

@@ -116,13 +116,18 @@ def parse_rendezvous(text: str, nodes: int = 1) -> tuple[str, int]:
     return host, int(port or DEFAULT_PORT)
 
 
-def rank_environment(layout: Layout, rank: int, timeout_s: int) -> dict[str, str]:
-    """Return the environment variables from which MindSpore and `own_rank` read the rank of a process.
+def default_environment(timeout_s: int) -> dict[str, str]:
+    """Return the variables of all processes that a user may have set otherwise, and then the user's value stands.
 
-    `timeout_s` is the heartbeat time-out: collectives wait as long as the launcher does.
+    `timeout_s` is the heartbeat time-out: ranks wait for each other as long as the launcher does.
     """
+    return collective_environment(START_FACTOR * timeout_s)
+
+
+def rank_environment(layout: Layout, rank: int) -> dict[str, str]:
+    """Return the environment variables from which MindSpore and `own_rank` read the rank of a process."""
     return {
-        **_cluster_environment(layout, timeout_s),
+        **_cluster_environment(layout),
         ROLE: WORKER,
         "MS_NODE_ID": str(rank),
         "RANK_ID": str(rank),
@@ -131,9 +136,9 @@ def rank_environment(layout: Layout, rank: int, timeout_s: int) -> dict[str, str
     }
 
 
-def scheduler_environment(layout: Layout, timeout_s: int) -> dict[str, str]:
+def scheduler_environment(layout: Layout) -> dict[str, str]:
     """Return the environment of the scheduler, the process through which ranks find each other."""
-    return {**_cluster_environment(layout, timeout_s), ROLE: SCHEDULER}
+    return {**_cluster_environment(layout), ROLE: SCHEDULER}
 
 
 def divide_cores(cores: Sequence[int], devices: int) -> list[tuple[int, ...]]:
@@ -143,10 +148,9 @@ def divide_cores(cores: Sequence[int], devices: int) -> list[tuple[int, ...]]:
     return [tuple(cores[i * len(cores) // devices : (i + 1) * len(cores) // devices]) for i in range(devices)]
 
 
-def _cluster_environment(layout: Layout, timeout_s: int) -> dict[str, str]:
+def _cluster_environment(layout: Layout) -> dict[str, str]:
     return {
         "MS_WORKER_NUM": str(layout.world),
         "MS_SCHED_HOST": layout.host,
         "MS_SCHED_PORT": str(layout.port),
-        **collective_environment(START_FACTOR * timeout_s),
     }

@@ -12,6 +12,7 @@ from convnext_imagenet.launch.devices import (
     DeviceChoice,
     choose_target,
     collective_environment,
+    device_folders,
     devices_seen,
     driver_versions,
 )
@@ -64,8 +65,46 @@ def test_devices_are_counted_without_the_drivers_other_files(tmp_path: Path, tar
     assert devices_seen(target, _folder(tmp_path / "dev", (*ASCEND, *NVIDIA))) == count
 
 
-def test_no_collective_gives_up_before_the_launcher_does() -> None:
-    assert collective_environment(3600) == {"MS_CPU_COMM_OP_TIMEOUT": "3600", "HCCL_EXEC_TIMEOUT": "3600"}
+@pytest.mark.parametrize(("asked", "connect"), [(3600, 3600), (6, 120), (120, 120), (7200, 7200), (36_000, 7200)])
+def test_no_rank_gives_up_before_the_launcher_does_as_far_as_cann_allows(asked: int, connect: int) -> None:
+    assert collective_environment(asked) == {
+        "MS_TOPO_TIMEOUT": str(asked),
+        "MS_CPU_COMM_OP_TIMEOUT": str(asked),
+        "HCCL_EXEC_TIMEOUT": str(asked),
+        "HCCL_CONNECT_TIMEOUT": str(connect),
+    }
+
+
+def test_ranks_of_a_machine_share_what_cann_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    monkeypatch.setattr("platform.node", lambda: "node-7.cluster")
+    shared = Path("/cache/convnext_imagenet/cann/node-7.cluster")
+    for rank in ("rank-0", "rank-1"):
+        folders = device_folders("Ascend", Path("/run") / rank)
+        assert folders == {"ASCEND_CACHE_PATH": shared, "ASCEND_WORK_PATH": Path("/run") / rank}
+    monkeypatch.chdir(tmp_path)
+    assert device_folders("Ascend", Path("logs"))["ASCEND_WORK_PATH"] == tmp_path / "logs"
+
+
+@pytest.mark.parametrize("target", ["GPU", "CPU"])
+def test_other_targets_need_no_folders(target: str) -> None:
+    assert device_folders(target, Path("/run")) == {}
+
+
+@pytest.mark.parametrize("name", ["my run", "ré", "a,b", "a$b"])
+def test_a_folder_that_cann_refuses_is_left_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", f"/{name}")
+    assert device_folders("Ascend", Path("/run")) == {"ASCEND_WORK_PATH": Path("/run")}
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert list(device_folders("Ascend", Path(f"/{name}"))) == ["ASCEND_CACHE_PATH"]
+
+
+def test_without_a_home_directory_cann_takes_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> Path:
+        raise RuntimeError("no home directory")
+
+    monkeypatch.setattr("convnext_imagenet.launch.devices.cache_folder", fail)
+    assert list(device_folders("Ascend", Path("/run"))) == ["ASCEND_WORK_PATH"]
 
 
 ASCEND_DRIVER = """\

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.train.cli import main
 
 
@@ -28,6 +29,7 @@ def _overrides(tiny: tuple[str, ...]) -> list[str]:
         (["demo", "--nodes", "2"], ["--rendezvous '': expected HOST or HOST:PORT of machine 0"]),
         (["demo", "--nodes", "2", "--master", "h", "--node-rank", "2"], ["--node-rank 2: must be below --nodes 2"]),
         (["demo", "--workers", "999"], ["--workers 999: must not exceed the", "cores"]),
+        (["demo", "--nondeterministic"], ["--nondeterministic: the CPU is always deterministic", "leave it out"]),
         (["demo"], ["absent: no such RECORDS directory", "make records DATA=", "make demo"]),
     ],
 )
@@ -40,6 +42,27 @@ def test_a_mistake_is_one_line_and_writes_nothing(words: list[str], said: list[s
     for text in said:
         assert text in result.stderr
     assert not out.exists()
+
+
+def test_what_is_lost_without_deterministic_sums_is_said_and_passed_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With an Ascend that this machine lacks: up to the call that would set it up."""
+    told = []
+
+    def stop(*words: object) -> None:
+        told.append(words)
+        raise ModelError("as far as this machine goes")
+
+    monkeypatch.setattr("convnext_imagenet.launch.cli.devices_seen", lambda _: 1)
+    monkeypatch.setattr("convnext_imagenet.model.runtime.prepare", stop)
+    words = ["demo", "--device-target", "Ascend", "--records", tmp_path, "--out", tmp_path / "run"]
+    result = _run(*words, "--nondeterministic")
+    assert told == [("Ascend", 0, False)]
+    first, _ = result.stderr.splitlines()
+    assert first.startswith("--nondeterministic: a resumed run will not be bit-identical, and a checkpoint may find")
+    assert "nondeterministic" not in _run(*words).stderr
+    assert told[1:] == [("Ascend", 0, True)]
 
 
 def test_missing_options_are_a_usage_error() -> None:

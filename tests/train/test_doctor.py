@@ -28,7 +28,7 @@ from convnext_imagenet.train.doctor import (
     judge_step,
     try_sum,
 )
-from convnext_imagenet.train.machine import Disk, Machine
+from convnext_imagenet.train.machine import Cann, Disk, Machine
 
 GOOD = Machine(
     python="3.11.9",
@@ -95,7 +95,7 @@ def test_a_package_of_another_version_is_named(change: dict[str, str | None], wh
             {"compiler": "", "no_compiler": "no C++"},
             "compiler",
             WARNING,
-            "no C++; without a compiler there are no CPU kernels",
+            "no C++; install a C++ compiler: without the kernels that it builds, a training step takes several times",
         ),
     ],
 )
@@ -114,13 +114,68 @@ def test_a_machine_that_offers_too_little_is_named(change: dict[str, object], wh
     ],
 )
 def test_devices_and_what_they_need_are_looked_for(seen: int, drivers: dict[str, str], levels: list[str]) -> None:
-    ascend = dataclasses.replace(
-        GOOD, choice=DeviceChoice("Ascend", "requested"), devices=seen, drivers=drivers, compiler=""
-    )
+    ascend = dataclasses.replace(GOOD, choice=DeviceChoice("Ascend", "requested"), devices=seen, drivers=drivers)
     findings = _examine(ascend, devices=2)
     assert [findings[what].level for what in ("device target", *drivers)] == levels
     assert findings["device target"].result == f"Ascend, {seen} device{'s' * (seen != 1)}: requested"
-    assert findings["compiler"].result == "not needed on Ascend"
+
+
+ASCEND = dataclasses.replace(
+    GOOD,
+    choice=DeviceChoice("Ascend", "requested"),
+    devices=8,
+    drivers={"driver": "24.1", "CANN": "8.5.0"},
+    cann=Cann((), (), "run `source /opt/cann/set_env.sh`"),
+)
+
+
+@pytest.mark.parametrize("target", ["Ascend", "GPU"])
+def test_a_compiler_is_needed_for_the_host_on_every_target(target: str) -> None:
+    machine = dataclasses.replace(ASCEND, choice=DeviceChoice(target, "requested"), compiler="", no_compiler="no C++")
+    finding = _examine(machine)["compiler"]
+    assert (finding.level, finding.result) == (WARNING, "no C++")
+    assert "cropping and resizing on the host take several times as long" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("version", "level", "text"),
+    [
+        ("9.0.0.1", OK, "9.0.0.1"),
+        ("8.1.RC1", WARNING, "8.1.RC1; MindSpore 2.10 accepts 8.2, 8.3, 8.5, 9.0, 9.1: install one of these"),
+        ("", WARNING, "not found; MindSpore needs CANN for Ascend"),
+    ],
+)
+def test_a_cann_that_mindspore_does_not_accept_is_named(version: str, level: str, text: str) -> None:
+    finding = _examine(dataclasses.replace(ASCEND, drivers={"CANN": version}))["CANN"]
+    assert finding.level == level
+    assert text in f"{finding.result}; {finding.advice}"
+
+
+@pytest.mark.parametrize(
+    ("absent", "devices", "is_simulated", "level", "result"),
+    [
+        ((), 8, False, OK, "can be imported"),
+        (("te", "hccl"), 8, False, ERROR, "te, hccl cannot be imported"),
+        (("te", "hccl"), 1, False, ERROR, "te cannot be imported"),
+        (("hccl",), 1, False, OK, "can be imported"),
+        (("hccl",), 2, False, ERROR, "hccl cannot be imported"),
+        (("te", "hccl"), 8, True, WARNING, "te, hccl cannot be imported"),
+    ],
+)
+def test_modules_of_cann_are_needed_unless_devices_are_simulated(
+    absent: tuple[str, ...], devices: int, is_simulated: bool, level: str, result: str
+) -> None:
+    cann = Cann(absent, (), "run `source /opt/cann/set_env.sh`", is_simulated)
+    finding = _examine(dataclasses.replace(ASCEND, cann=cann), devices=devices)["CANN for Python"]
+    assert (finding.level, finding.result) == (level, result)
+    assert finding.advice == "run `source /opt/cann/set_env.sh`"
+
+
+def test_packages_that_cann_imports_are_named_with_the_command() -> None:
+    cann = Cann((), ("decorator", "absl-py"), "run `source /opt/cann/set_env.sh`")
+    finding = _examine(dataclasses.replace(ASCEND, cann=cann))["CANN's needs"]
+    assert (finding.level, finding.result) == (WARNING, "decorator, absl-py not installed")
+    assert finding.advice.endswith(" -m pip install decorator absl-py`")
 
 
 @pytest.mark.parametrize(("limit", "level"), [(None, OK), (1 << 20, OK), (258, OK), (257, ERROR), (64, ERROR)])

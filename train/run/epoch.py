@@ -77,7 +77,7 @@ class EpochReport:
 
     `train_top1` is the share of rows whose best class is their own label, even if they were mixed with another row.
     `skipped` counts steps that overflowed. `data_wait_s` is the time that the loop waited for batches, `train_s` and
-    `eval_s` are the times of training and evaluation.
+    `eval_s` are the times of training and evaluation. `is_deterministic`: the process that finished the epoch was.
     """
 
     epoch: int
@@ -94,6 +94,7 @@ class EpochReport:
     eval_s: float
     accuracy: Accuracy | None
     ema_accuracy: Accuracy | None
+    is_deterministic: bool = True
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def metrics_line(report: EpochReport) -> dict[str, Any]:
         "data_wait_s": round(report.data_wait_s, 3),
         "train_s": round(report.train_s, 3),
         "eval_s": round(report.eval_s, 3),
+        "deterministic": report.is_deterministic,
     }
 
 

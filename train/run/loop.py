@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from convnext_imagenet.base.errors import Interrupted
+from convnext_imagenet.model.runtime import is_deterministic
 from convnext_imagenet.serve.evaluate import Accuracy, evaluate
 from convnext_imagenet.train.config.schedule import ema_decay, learning_rate
 from convnext_imagenet.train.config.sections import TrainSection
@@ -188,6 +189,7 @@ class _Epoch:
             eval_s=eval_s,
             accuracy=accuracy,
             ema_accuracy=average,
+            is_deterministic=is_deterministic(),
         )
         for warning in self.health.after_epoch(report, self.times):
             self.context.reporter.on_warning(warning)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from convnext_imagenet.launch.errors import LaunchError
-from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
+from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks, join
 from convnext_imagenet.launch.ranks.rank import Rank
 
 from ..together import run_together
@@ -94,3 +94,28 @@ def test_alone_nothing_is_exchanged() -> None:
     ranks.wait_for_all()
     assert ranks.first_rank_first(lambda: "done") == "done"
     assert SINGLE.own == ranks.own == Rank(0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("target", "absent", "advice"),
+    [
+        ("Ascend", ("hccl",), r"set_env\.sh"),
+        ("Ascend", (), "for details run `convnext-train doctor`"),
+        ("CPU", ("te", "hccl"), "for details run `convnext-train doctor`"),
+    ],
+)
+def test_ranks_that_mindspore_cannot_connect_say_why_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, target: str, absent: tuple[str, ...], advice: str
+) -> None:
+    def fail() -> None:
+        cause = ModuleNotFoundError("No module named 'hccl'")
+        raise RuntimeError('"hccl" wheel was not installed correctly.\n\n- C++ Call Stack: ...') from cause
+
+    monkeypatch.setattr("mindspore.communication.init", fail)
+    monkeypatch.setattr("mindspore.get_context", lambda _: target)
+    monkeypatch.setattr("convnext_imagenet.launch.ranks.collectives.absent_modules", lambda: absent)
+    with pytest.raises(LaunchError, match=f"; .*{advice}") as error:
+        join(Rank(0, 2))
+    start = f"the ranks cannot be connected on {target}: "
+    assert str(error.value).startswith(f"{start}\"hccl\" wheel was not installed correctly (No module named 'hccl'); ")
+    assert "\n" not in str(error.value)

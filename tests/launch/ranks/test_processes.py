@@ -26,10 +26,10 @@ def start(tmp_path: Path, nothing_left: None) -> Iterator[Start]:
     """`start(program)` runs it as two ranks, of node `node_rank` of `nodes`."""
     started: list[Processes] = []
 
-    def start_program(program: str, nodes: int = 1, node_rank: int = 0) -> Processes:
+    def start_program(program: str, nodes: int = 1, node_rank: int = 0, target: str = "CPU") -> Processes:
         logs = tmp_path / "logs"
         logs.mkdir(exist_ok=True)
-        layout = Layout(2, "CPU", nodes=nodes, node_rank=node_rank)
+        layout = Layout(2, target, nodes=nodes, node_rank=node_rank)
         cores = sorted(os.sched_getaffinity(0))
         started.append(Processes([sys.executable, "-c", BEGIN + program], layout, logs, [cores, cores]))
         started[-1].start(60)
@@ -60,6 +60,33 @@ def _log(processes: Processes, rank: int) -> bytes:
     first, _, rest = processes.log(rank).read_bytes().partition(b"\n")
     assert first.startswith(b"--- rank %d, 20" % rank)
     return rest
+
+
+SHOW = "import os; print(*(os.environ.get(name, '-') for name in {names}))"
+WAITS = ("MS_TOPO_TIMEOUT", "HCCL_EXEC_TIMEOUT", "HCCL_CONNECT_TIMEOUT")
+
+
+def test_a_time_out_or_folder_that_the_user_has_set_stands(
+    start: Start, capfd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in (*WAITS, "ASCEND_CACHE_PATH", "ASCEND_WORK_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    program = SHOW.format(names=(*WAITS, "ASCEND_CACHE_PATH", "ASCEND_WORK_PATH"))
+    processes = start(program, target="Ascend")
+    _ended(processes)
+    *waits, cache, work = capfd.readouterr().out.split()
+    assert waits == ["360", "360", "360"], "six times the time-out"
+    assert Path(cache).is_relative_to(tmp_path / "cache")
+    assert work == str(tmp_path / "logs" / "rank-0-files")
+    assert _log(processes, 1).decode().split() == [*waits, cache, work.replace("rank-0", "rank-1")]
+    assert all(Path(folder).is_dir() for folder in (cache, work))
+    processes.kill()
+
+    for name, value in {"HCCL_CONNECT_TIMEOUT": "7", "ASCEND_CACHE_PATH": "/own", "MS_WORKER_NUM": "9"}.items():
+        monkeypatch.setenv(name, value)
+    _ended(start(program + "; print(os.environ['MS_WORKER_NUM'])", target="Ascend"))
+    assert capfd.readouterr().out.split() == ["360", "360", "7", "/own", work, "2"], "the number of ranks is ours"
 
 
 def test_the_first_rank_speaks_on_the_screen_and_all_into_their_logs(start: Start, capfd) -> None:

@@ -83,6 +83,7 @@ def test_a_finished_run_holds_what_it_promises(finished_run: Path, config: Confi
     assert [line["val_rows"] for line in lines] == [None, None, 7, 7]
     assert lines[-1]["val_top1"] == lines[-1]["val_top1_correct"] / 7
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+    assert {line["deterministic"] for line in lines} == {True}, "on the CPU"
     assert {"learning_rate", "images_per_s", "data_wait_s", "val_top5"} <= lines[0].keys()
     units = {path.name.split(".")[0] for path in (finished_run / "checkpoints").iterdir()}
     assert units == {"epoch-0003", "epoch-0004"}
