@@ -67,6 +67,7 @@ def run(
     epoch, when SIGTERM, SIGINT or SIGUSR1 stops the run, and as often as --save-steps and --save-minutes say.
     """
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
+    from convnext_imagenet.train.config.schedule import divide_batch
     from convnext_imagenet.train.config.source import load_config
 
     begin = time.perf_counter()
@@ -76,6 +77,7 @@ def run(
 
         def before() -> None:
             _check_request(records, workers)
+            divide_batch(resolved, launch["devices"] * launch["nodes"])
             check_begun_or_empty(out, "run")
 
         ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before)
