@@ -76,8 +76,8 @@ def run(
         resolved = load_config(config, overrides)
 
         def before() -> None:
-            _check_request(records, workers)
             divide_batch(resolved, launch["devices"] * launch["nodes"])
+            _check_request(records, workers)
             check_begun_or_empty(out, "run")
 
         ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before)

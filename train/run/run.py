@@ -14,6 +14,7 @@ import mindspore
 from convnext_imagenet.base.files import sha256_file, write_atomically
 from convnext_imagenet.base.protocol import begin, exclusive, finish, is_finished, join, read_finished
 from convnext_imagenet.base.signals import StopSignals
+from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.ranks.collectives import Ranks
 from convnext_imagenet.launch.ranks.heartbeat import own_heartbeat
 from convnext_imagenet.model.card import ModelCard
@@ -26,6 +27,7 @@ from convnext_imagenet.train.augment.device import DRAWS_VERSION
 from convnext_imagenet.train.config.config import Config, keys_outside_plan, neutral_values
 from convnext_imagenet.train.config.schedule import BatchParts, StepPlan, divide_batch, plan_steps
 from convnext_imagenet.train.config.source import to_toml
+from convnext_imagenet.train.errors import ConfigError
 from convnext_imagenet.train.run.checkpoint import Checkpoints, Position
 from convnext_imagenet.train.run.compile_cache import CompileCache, graph_identity
 from convnext_imagenet.train.run.context import Interval, RunContext
@@ -106,10 +108,9 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
     )
     first = initial_weights(config, card, given)
     is_first = ranks.own.is_first
+    check_same_parts(parts, ranks)
     with _held(run, ranks), StopSignals(_ADVICE) as stop:
         plan_id = _begin(run, fingerprint, config, ranks)
-        # The plan does not hold the division, and ranks of different divisions would miss some rows and repeat others.
-        ranks.check_same(f"the division of a batch ({parts})", hashlib.sha256(str(parts).encode()).digest())
         if is_finished(run):
             return _summary(run, was_finished=True)
         if is_first:
@@ -188,6 +189,19 @@ def run_plan(config: Config, records: Records, init_from: Path | None) -> dict[s
         "start": None if init_from is None else sha256_file(init_from),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
     }
+
+
+def check_same_parts(parts: BatchParts, ranks: Ranks) -> None:
+    """Raise ConfigError unless all ranks divide a batch alike; otherwise they would miss rows and repeat others.
+
+    Their plans can be equal, because a plan does not hold the division.
+    """
+    try:
+        ranks.check_same("the division of a batch", hashlib.sha256(str(parts).encode()).digest())
+    except LaunchError:
+        raise ConfigError(
+            f"{parts}: not on every rank; start the command with the same CONFIG and --set on every machine"
+        ) from None
 
 
 def _resume(learner: Learner, checkpoints: Checkpoints, ranks: Ranks) -> Position:
