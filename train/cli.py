@@ -92,6 +92,7 @@ def run(
         raise click.UsageError(f"Missing option '{'--out' if records else '--records'}'.")
 
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
+    from convnext_imagenet.train.config.schedule import divide_batch
     from convnext_imagenet.train.config.source import load_config
 
     begin = time.perf_counter()
@@ -102,6 +103,7 @@ def run(
         def before() -> None:
             if nondeterministic:
                 _check_nondeterministic(launch["device_target"])
+            divide_batch(resolved, launch["devices"] * launch["nodes"])
             _check_request(records, workers)
             check_begun_or_empty(out, "run")
 

@@ -30,6 +30,10 @@ def _overrides(tiny: tuple[str, ...]) -> list[str]:
         (["demo", "--nodes", "2", "--master", "h", "--node-rank", "2"], ["--node-rank 2: must be below --nodes 2"]),
         (["demo", "--workers", "999"], ["--workers 999: must not exceed the", "cores"]),
         (["demo", "--nondeterministic"], ["--nondeterministic: the CPU is always deterministic", "leave it out"]),
+        (
+            ["demo", "--nodes", "32", "--rendezvous", "h"],
+            ["data.global_batch_size = 32: 32 devices", "multiple of 64; pass --set data.global_batch_size=64"],
+        ),
         (["demo"], ["absent: no such RECORDS directory", "make records DATA=", "make demo"]),
     ],
 )
@@ -71,6 +75,7 @@ def test_missing_options_are_a_usage_error() -> None:
 
 def test_a_run_prints_the_examples_lines_and_what_comes_next(finished_output: Result, finished_run: Path) -> None:
     said = finished_output.stdout
+    assert "global batch 8 = 1 device x 2 micro-batches x 4 rows\n4 epochs, 4 steps per epoch, 8 images" in said
     assert re.search(r"^epoch: 1 step: 4, loss is \d+\.\d+$", said, re.MULTILINE)
     assert len(re.findall(r"^epoch time: [\d.]+ ms, per step time: [\d.]+ ms$", said, re.MULTILINE)) == 4
     assert len(re.findall(r"^epoch: [34] Top1-Acc: [01]\.\d+, Top3-Acc: 1\.0+$", said, re.MULTILINE)) == 2

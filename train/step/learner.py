@@ -45,7 +45,14 @@ class Learner:
     their average on demand (DECISIONS, 2026-11-24).
     """
 
-    def __init__(self, config: Config, card: ModelCard, initial: Mapping[str, np.ndarray], ranks: int = 1) -> None:
+    def __init__(
+        self,
+        config: Config,
+        card: ModelCard,
+        initial: Mapping[str, np.ndarray],
+        ranks: int = 1,
+        micro_batches: int = 1,
+    ) -> None:
         self.config = config
         frozen = config.model.frozen_stages
         self.drop_path_rates = trained_drop_path_rates(card.config, frozen)
@@ -66,7 +73,7 @@ class Learner:
             SoftTargets(card.config.num_classes, config.mix.label_smoothing),
             self._draw_names,
         )
-        self.micro_batches = config.optimizer.accumulate_steps
+        self.micro_batches = micro_batches
         allreduce = AllReduce(ranks)
         self.step: nn.Cell = TrainStep(gradients, allreduce, self.update)
         if self.micro_batches > 1:
