@@ -25,7 +25,7 @@ OTHER_TOKEN = b"a token of another job, 32 letters"
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -131,6 +131,8 @@ def test_a_flood_of_silent_connections_is_dropped_and_the_other_machine_joins(fi
     with contextlib.ExitStack() as stack:
         for _ in range(500):
             stack.enter_context(_connected(port))
+        first.receive()
+        assert len(first._peers) == module._MOST_UNPROVEN, "one call accepts many"
         most = 0
         with open_with_token(layout_of(port, node_rank=1)) as second:
 
@@ -352,6 +354,19 @@ def test_a_launcher_waits_for_the_file_of_its_own_job(
                 stranger.sendall(lines.sign("hello 2 1 0") + lines.sign("end 1 0"))
                 poll([first], lambda: first._dropped == 1)
             assert first.receive() is None
+
+
+def test_time_in_which_nobody_listens_is_not_counted(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as between another job that leaves the port and machine 0, which comes minutes later."""
+    with open_with_token(layout_of(port, node_rank=1)) as second:
+        with open_with_token(layout_of(port), token=OTHER_TOKEN) as other:
+            poll([other, second], lambda: other._dropped >= 1)
+        monkeypatch.setattr(module, "_PROOF_SECONDS", 0.5)
+        begin = time.monotonic()
+        poll([second], lambda: time.monotonic() - begin > 1.0)
+        monkeypatch.setattr(module, "_PROOF_SECONDS", SECONDS)
+        with open_with_token(layout_of(port)) as first:
+            poll([first, second], lambda: known(first) == [1] and known(second) == [0])
 
 
 def _first_line(connection: socket.socket) -> bytes:
