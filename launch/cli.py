@@ -158,7 +158,7 @@ def _launch(layout: Layout, choices: dict[str, Any], cores: list[int], logs: Pat
     command = [sys.executable, *sys.argv]
     where = f"{layout.devices} on this machine" if layout.nodes > 1 else f"cores {cores[0]} to {cores[-1]}"
     _echo(f"{layout.world} ranks on {layout.target} ({where}); logs in {folder}")
-    plan = LaunchPlan(layout, command, folder, cores, choices["heartbeat_timeout"], choices["restarts"])
+    plan = LaunchPlan(layout, command, folder, cores, choices["heartbeat_timeout"], choices["restarts"], logs)
     code = run_job(plan, _echo)
     if logs is None and code == 0:
         shutil.rmtree(folder, ignore_errors=True)
