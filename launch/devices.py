@@ -6,6 +6,7 @@ on documented names.
 
 import contextlib
 import importlib.util
+import os
 import platform
 import re
 from dataclasses import dataclass

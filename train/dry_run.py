@@ -26,7 +26,7 @@ from convnext_imagenet.launch.dry_run.simulation import simulate
 from convnext_imagenet.launch.dry_run.standins import CHIP
 from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.train.config.config import Config
-from convnext_imagenet.train.config.schedule import local_positions, plan_steps
+from convnext_imagenet.train.config.schedule import divide_batch, plan_steps
 from convnext_imagenet.train.errors import TrainError
 
 _TARGETS = ("Ascend", "CPU")  # MindSpore simulates no GPU, and compiles for the CPU anywhere
@@ -138,7 +138,7 @@ def plan_dry_run(config: Config, records: Path | None, device_target: str, devic
             f"--devices {devices}: a dry run for the CPU compiles one rank; pass --devices 1, or --device-target Ascend"
         )
     if records is None:
-        local_positions(config.data.global_batch_size, 0, devices * config.optimizer.accumulate_steps)
+        divide_batch(config, devices)
         return DryRunPlan(target, devices, config.model.num_classes or _USUAL_CLASSES)
     manifest = Manifest.from_json(read_finished(records, "records"))
     plan_steps(config, manifest.splits["train"].rows, devices)

@@ -27,7 +27,7 @@ from convnext_imagenet.model.convnext import init_parameters
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.train.augment.device import device_draws, graph_draws
 from convnext_imagenet.train.config.config import Config, config_from_mapping
-from convnext_imagenet.train.config.schedule import local_positions
+from convnext_imagenet.train.config.schedule import BatchParts, divide_batch, local_positions
 from convnext_imagenet.train.data.pipeline import Batch
 from convnext_imagenet.train.step.learner import Learner
 from convnext_imagenet.train.step.parameters import evaluation_transform, network_config
@@ -63,8 +63,9 @@ class CompiledRun:
 
 def compile_run(config: Config, classes: int, ranks: int) -> CompiledRun:
     """Compile the graphs of a run of `ranks` devices in this process: training, augmentation alone, evaluation."""
-    learner = _learner(config, classes, ranks)
-    positions = local_positions(config.data.global_batch_size, 0, ranks * learner.micro_batches)
+    parts = divide_batch(config, ranks)
+    learner = _learner(config, classes, parts)
+    positions = local_positions(config.data.global_batch_size, 0, parts.devices * parts.micro_batches)
     pixels = np.zeros((len(positions), config.data.size_px, config.data.size_px, 3), np.uint8)
     draws = device_draws(config, 1, 0, positions, learner.drop_path_rates)
     batches = [Batch(pixels, np.zeros(len(positions), np.int32), positions, draws)] * learner.micro_batches
@@ -72,7 +73,6 @@ def compile_run(config: Config, classes: int, ranks: int) -> CompiledRun:
     begin = time.perf_counter()
     learner.compile(batches)
     train_compile_s = time.perf_counter() - begin
-    t = time.time()
     learner.augment.compile(ms.Tensor(pixels), graph_draws(draws))
 
     begin = time.perf_counter()
@@ -114,11 +114,12 @@ def _let_polling_threads_wait() -> None:
                 os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
 
 
-def _learner(config: Config, classes: int, ranks: int) -> Learner:
+def _learner(config: Config, classes: int, parts: BatchParts) -> Learner:
     network = network_config(config.model, classes)
     table = tuple((f"n{index:08d}", f"class {index}") for index in range(classes))
     card = ModelCard(network, table, evaluation_transform(config.data))
-    return Learner(config, card, init_parameters(network, config.train.seed), ranks)
+    initial = init_parameters(network, config.train.seed)
+    return Learner(config, card, initial, parts.devices, parts.micro_batches)
 
 
 if __name__ == "__main__":

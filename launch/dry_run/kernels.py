@@ -121,7 +121,7 @@ def _kernels_of(
 
 
 def _is_view(primitive: str, kind: str) -> bool:
-    """Return whether a node that MindSpore counts on the host only gives a part of a tensor another shape and offset."""
+    """Return whether a node that MindSpore counts on the host only gives part of a tensor another shape or offset."""
     return kind == HOST and primitive.endswith("View")
 
 
