@@ -1,5 +1,6 @@
 """`convnext-train`: the command line of training."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -169,8 +170,9 @@ def replay(config: str, records: Path, key: str, epoch: int, overrides: tuple[st
     is_flag=True,
     help="Skip the training step and the all-reduce, which take seconds; show only warnings and errors.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print each check as a line of JSON, to be sent to somebody.")
 @launch_options
-def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -> None:
+def doctor(records: Path | None, out: Path | None, quick: bool, as_json: bool, **launch: Any) -> None:
     """Check this machine and print what it lacks for a run.
 
     It checks versions, devices, memory, disk, records, one training step and one all-reduce. Each line begins with ok,
@@ -188,7 +190,9 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
         levels = []
         for finding in findings:
             levels.append(finding.level)
-            if finding.level != OK or not quick:
+            if as_json:
+                click.echo(json.dumps(dataclasses.asdict(finding)))
+            elif finding.level != OK or not quick:
                 advice = "" if finding.level == OK else f"; {finding.advice}"
                 click.echo(f"{finding.level:8} {finding.what:22} {finding.result}{advice}")
         return levels
@@ -196,7 +200,7 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
     def before() -> None:
         machine = read_machine(choose_target(launch["device_target"]), TESTED)
         levels = show(examine(machine, launch["devices"], records, out))
-        if quick:
+        if quick and not as_json:
             click.echo(f"doctor: {levels.count(OK)} of {len(levels)} checks ok; `convnext-train doctor` shows them all")
         if ERROR in levels:
             sys.exit(1)
