@@ -69,21 +69,11 @@ class JobToken:
             self._path.unlink(missing_ok=True)
 
 
-@contextmanager
-def job_token(layout: Layout, shared: Path | None, environment: Mapping[str, str] = os.environ) -> Iterator[JobToken]:
-    """Yield the token of a job; `shared` is a folder that all machines see, or None. Removes the file at the end.
+def choose_token(layout: Layout, shared: Path | None, environment: Mapping[str, str] = os.environ) -> JobToken:
+    """Return the token of a job; `shared` is a folder that all machines see, or None.
 
-    Raises LaunchError for a token that is too short, and without a token or folder on several machines.
+    Raises LaunchError for a token that is too short, and on several machines without a token or folder.
     """
-    token = _choose(layout, shared, environment)
-    try:
-        yield token
-    finally:
-        with suppress(OSError):  # the next job replaces it
-            token.withdraw()
-
-
-def _choose(layout: Layout, shared: Path | None, environment: Mapping[str, str]) -> JobToken:
     if layout.nodes == 1:
         return JobToken(_draw())  # nothing listens
     given = environment.get(JOB_TOKEN)
@@ -100,6 +90,17 @@ def _choose(layout: Layout, shared: Path | None, environment: Mapping[str, str])
             f"{_HOW_TO_SET}"
         )
     return JobToken(_draw() if layout.node_rank == 0 else None, shared / TOKEN_FILE)
+
+
+@contextmanager
+def job_token(layout: Layout, shared: Path | None, environment: Mapping[str, str] = os.environ) -> Iterator[JobToken]:
+    """Yield `choose_token(...)`, and remove the token's file at the end."""
+    token = choose_token(layout, shared, environment)
+    try:
+        yield token
+    finally:
+        with suppress(OSError):  # the next job replaces it
+            token.withdraw()
 
 
 def _draw() -> bytes:
