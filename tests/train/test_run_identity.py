@@ -1,6 +1,7 @@
 """Which RUN resumes under which program: rules that changed refuse it by name, a neutral key added later does not."""
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from convnext_imagenet.train.run.run import RunRequest, train
 
 LAST = "epoch-0004"
 
-# Runs the command line in a process of its own that asks itself to stop after the last step of an epoch.
+# Runs the command line in a process of its own that asks itself to stop after epoch STOP. Always the same file:
+# MindSpore compiles again if the script has changed.
 STOPPED_AFTER = """
 import os, signal
 from convnext_imagenet.train import cli
@@ -34,7 +36,7 @@ on_epoch = Screen.on_epoch
 
 def on_epoch_then_stop(self, report):
     on_epoch(self, report)
-    if report.epoch == {epoch}:
+    if report.epoch == int(os.environ["STOP"]):
         os.kill(os.getpid(), signal.SIGTERM)
 
 Screen.on_epoch = on_epoch_then_stop
@@ -153,16 +155,17 @@ def test_an_older_run_is_still_refused_for_what_changes_numbers(
 def test_another_division_of_the_batch_never_loads_the_graph_of_the_first(
     records_root: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """One run, stopped after each epoch; the second part has the division of the first and loads its graph."""
+    """One run, stopped after each epoch; the second part has the division of the first, and loads its graph."""
     cached = []
+    script = tmp_path / "stopped.py"
+    script.write_text(STOPPED_AFTER)
     for epoch, rows in ((1, 4), (2, 4), (3, 2), (4, 8)):
-        script = tmp_path / "stopped.py"
-        script.write_text(STOPPED_AFTER.format(epoch=epoch))
         changes = [*tiny, "optimizer.accumulate_steps=0", f"data.device_batch_size={rows}"]
         overrides = [word for change in changes for word in ("--set", change)]
         words = ["run", "paper-tiny", "--records", str(records_root), "--out", str(tmp_path / "run"), "--workers", "1"]
         command = [sys.executable, str(script), *words, *overrides]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+        environment = os.environ | {"STOP": str(epoch)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=environment)
         assert done.returncode == (0 if epoch == 4 else 75), done.stderr
         assert f"x {rows} rows" in done.stdout
         cached.append("step loaded from the cache in" in done.stdout)
