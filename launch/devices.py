@@ -53,6 +53,16 @@ def choose_target(asked: str, dev: Path = Path("/dev"), plugins: Path | None = N
     return DeviceChoice("CPU", ", ".join(reasons))
 
 
+def is_first_generation(chip: str) -> bool:
+    """Return whether an Ascend chip is older than Atlas A2, by the name that CANN gives it; "" is unknown: False.
+
+    Atlas A2 and A3 are Ascend910B1 to B4 and Ascend910_93..; before them were Ascend910A, 910B (without a number), and
+    910ProA, 910ProB, 910PremiumA. On these an overflow gives the largest number, not infinity (CANN's
+    aclrtSetDeviceSatMode).
+    """
+    return re.fullmatch(r"(?i)ascend910(?!b\d|_).*", chip) is not None
+
+
 def joined_tensors(target: str) -> int | None:
     """Return how many tensors an operator of the training step may join or add; None where there is no gain in it.
 

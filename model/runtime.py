@@ -41,9 +41,10 @@ def prepare(device_target: str = "CPU", device_id: int = 0, is_deterministic: bo
 
 @functools.cache  # MindSpore refuses to be told twice
 def _set_numbers(device_target: str, is_deterministic: bool) -> None:
-    """Make the same sums give the same bits each time, unless a user trades this for speed.
+    """Make the same sums give the same bits each time, unless a user trades this for speed, and float32 be float32.
 
-    MindSpore's default is not deterministic. It must be told before ranks are connected, because it sets
+    On Ascend, MindSpore's default for float32 convolutions is HF32, which has 10 bits of fraction instead of 23. Its
+    default is not deterministic, either. It must be told before ranks are connected, because it sets
     HCCL_DETERMINISTIC (CANN's collectives) and TE_PARALLEL_COMPILER besides its own kernels.
     """
     import mindspore
@@ -52,6 +53,24 @@ def _set_numbers(device_target: str, is_deterministic: bool) -> None:
         return
     if is_deterministic:
         mindspore.set_deterministic(True)
+    if device_target == "Ascend":
+        from mindspore.device_context.ascend import op_precision
+
+        op_precision.conv_allow_hf32(False)
+        op_precision.matmul_allow_hf32(False)
+
+
+def chip_name() -> str:
+    """Return the name of this process's Ascend chip, such as "Ascend910B1"; "" for other devices and in a simulation."""
+    import mindspore
+
+    if mindspore.get_context("device_target") != "Ascend":
+        return ""
+    try:
+        return str(mindspore.hal.get_device_name(mindspore.get_context("device_id")))
+    except (RuntimeError, ValueError) as error:
+        log.info("MindSpore does not tell the name of the chip (%s)", error)
+        return ""
 
 
 def is_deterministic() -> bool:

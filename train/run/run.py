@@ -19,7 +19,7 @@ from convnext_imagenet.launch.ranks.collectives import Ranks
 from convnext_imagenet.launch.ranks.heartbeat import own_heartbeat
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import NETWORK_VERSION
-from convnext_imagenet.model.runtime import cpu_kernels
+from convnext_imagenet.model.runtime import chip_name, cpu_kernels
 from convnext_imagenet.model.transform import TRANSFORM_VERSION
 from convnext_imagenet.model.weights import load_weights
 from convnext_imagenet.records.reader import Records
@@ -97,7 +97,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
     plan = plan_steps(config, rows, ranks.own.world)
     parts = divide_batch(config, ranks.own.world, rows)
     target = mindspore.get_context("device_target")
-    check_precision(config.precision, target)
+    check_precision(config.precision, target, chip_name())
     network = network_config(config.model, len(records.classes))
     given = None if request.init_from is None else GivenWeights(request.init_from, *load_weights(request.init_from))
     fingerprint = run_plan(config, records, request.init_from)

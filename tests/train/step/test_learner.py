@@ -145,6 +145,16 @@ def test_bfloat16_is_refused_on_the_cpu(level: str) -> None:
     check_precision(section, "Ascend")
 
 
+@pytest.mark.parametrize("loss_scale", ["static", "dynamic"])
+def test_a_loss_scale_is_refused_where_an_overflow_saturates(loss_scale: str) -> None:
+    section = PrecisionSection("O1", "float16", loss_scale)  # type: ignore[arg-type]
+    check_precision(section, "Ascend", "Ascend910B1")
+    with pytest.raises(
+        ConfigError, match=rf'loss_scale = "{loss_scale}": Ascend910A turns an overflow .*loss_scale=none'
+    ):
+        check_precision(section, "Ascend", "Ascend910A")
+
+
 @pytest.mark.parametrize(
     "draws",
     [
