@@ -78,10 +78,14 @@ def test_a_device_is_told_once_to_be_deterministic_unless_that_is_traded(monkeyp
     calls = []
     monkeypatch.setattr("mindspore.set_device", lambda *_: None)
     monkeypatch.setattr("mindspore.set_deterministic", calls.append)
+    hf32 = []
+    for name in ("conv_allow_hf32", "matmul_allow_hf32"):
+        monkeypatch.setattr(f"mindspore.device_context.ascend.op_precision.{name}", hf32.append)
     runtime._set_numbers.cache_clear()
     for _ in range(2):
         prepare(target, 0, is_deterministic)
     assert calls == told
+    assert hf32 == ([False, False] if target == "Ascend" else [])
     runtime._set_numbers.cache_clear()
 
 
