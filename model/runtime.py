@@ -61,7 +61,7 @@ def _set_numbers(device_target: str, is_deterministic: bool) -> None:
 
 
 def chip_name() -> str:
-    """Return the name of this process's Ascend chip, such as "Ascend910B1"; "" for another device or a simulated one."""
+    """Return the name of this process's Ascend chip, such as "Ascend910B1"; "" for other and for simulated devices."""
     import mindspore
 
     if mindspore.get_context("device_target") != "Ascend":
