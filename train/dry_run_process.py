@@ -92,12 +92,13 @@ def main(job: Mapping[str, Any]) -> dict[str, Any]:
     try:
         prepare(job["target"])
         join(Rank(0, job["devices"], 0))
+        if job["target"] != "CPU":
+            _let_polling_threads_wait()
         runs = []
         for values in job["configs"]:
             config = config_from_mapping(values)
             check_precision(config.precision, job["target"])
             runs.append(compile_run(config, job["classes"], job["devices"]))
-            _let_polling_threads_wait()
     except ExpectedError as error:
         return {"error": str(error)}
     if job["target"] == "CPU":  # a step would really be computed
@@ -106,7 +107,8 @@ def main(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _let_polling_threads_wait() -> None:
-    """Let the threads that poll a simulated stream run only on idle processors: there a poll returns at once."""
+    """Let the threads that poll simulated streams run only on idle processors; there a poll returns at once."""
+    ms.runtime.synchronize()  # starts them
     own = threading.get_native_id()
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # a thread that has ended

@@ -7,8 +7,10 @@ registered. So an aclop primitive counts as AI CPU when MindSpore registers it t
 import re
 from pathlib import Path
 
-# Primitives of our graphs, and near ones, for which CANN 8.1 has an AI Core kernel on 910B in float16, float32 and
-# int32. From the list of AI Core operators of CANN 8.1.RC1, opp/built-in/op_impl/ai_core/tbe/config/ascend910b.
+# Primitives of our graphs for which CANN 8.1.RC1 brings AI Core kernels for 910B, by the names of the files in
+# opp/built-in/op_impl/ai_core/tbe/kernel/config/ascend910b (as the public copy leideng/CANN-8.1.RC1 lists them; some
+# names differ: arg_max_v2, concat_d, fill, gather_v2, pack). There is none for ReverseSequence. Types were compared
+# only for Argmax (float32 to int64 is there).
 AI_CORE = frozenset(
     {
         "AddN",
