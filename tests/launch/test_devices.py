@@ -66,6 +66,17 @@ def test_devices_are_counted_without_the_drivers_other_files(tmp_path: Path, tar
     assert devices_seen(target, _folder(tmp_path / "dev", (*ASCEND, *NVIDIA))) == count
 
 
+@pytest.mark.parametrize(("size", "count"), [("8", 8), ("", 1)])
+def test_a_simulation_has_as_many_devices_as_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, count: int
+) -> None:
+    monkeypatch.setenv("MS_SIMULATION_LEVEL", "1")
+    monkeypatch.setenv("RANK_SIZE", size)
+    assert devices_seen("Ascend", tmp_path) == count
+    assert devices_seen("GPU", tmp_path) == 0, "MindSpore simulates no GPU"
+    assert choose_target("auto", tmp_path, _folder(tmp_path / "plugins", PLUGINS)).target == "Ascend"
+
+
 @pytest.mark.parametrize(("asked", "connect"), [(3600, 3600), (6, 120), (120, 120), (7200, 7200), (36_000, 7200)])
 def test_no_rank_gives_up_before_the_launcher_does_as_far_as_cann_allows(asked: int, connect: int) -> None:
     assert collective_environment(asked) == {

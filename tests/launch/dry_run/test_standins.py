@@ -1,19 +1,34 @@
 """Stand-ins for CANN's libraries: what a library says of itself, and every way in which they cannot be made."""
 
 import ctypes
+import os
 import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from convnext_imagenet.launch.dry_run import standins_cache
 from convnext_imagenet.launch.dry_run.elf import find_words, read_library
-from convnext_imagenet.launch.dry_run.standins import PLUGIN, Wanted, find_wanted, standins_source
+from convnext_imagenet.launch.dry_run.standins import CHIP, PLUGIN, Wanted, find_wanted, standins_source
 from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.model.kernels.build import find_compiler
 
 Compile = Callable[..., Path]
+# Makes stand-ins in a process of its own, for a MindSpore that wants little; says when it begins.
+_PROBE = """
+from convnext_imagenet.launch.dry_run import standins_cache
+from convnext_imagenet.launch.dry_run.standins import Wanted
+
+def wanted(lib):
+    print("making")
+    return Wanted(("libascendcl.so",), ("aclInit",), ())
+
+standins_cache.find_wanted = wanted
+print(standins_cache.standins_folder())
+"""
 ROOTS = (PLUGIN, "libmindspore_ge_backend.so", "libhccl_plugin.so")
 
 
@@ -136,3 +151,42 @@ def test_stand_ins_are_made_once_and_again_when_damaged(cache: Path, monkeypatch
     assert standins_cache.standins_folder() == folder
     assert len(made) == 2
     assert main.stat().st_size > 100
+
+
+def test_processes_that_make_stand_ins_at_once_agree(cache: Path) -> None:
+    compiler = cache.parent / "slow-compiler"  # so slow that all three have begun before the first has finished
+    compiler.write_text(f'#!/bin/sh\nsleep 1\nexec {find_compiler()[0]} "$@"\n')
+    compiler.chmod(0o755)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "CXX": str(compiler)}
+
+    def run(_: int) -> list[str]:
+        command = [sys.executable, "-c", _PROBE]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    with ThreadPoolExecutor(3) as pool:
+        outputs = list(pool.map(run, range(3)))
+    assert sum("making" in output for output in outputs) == 1
+    [folder] = {output[-1] for output in outputs}
+    assert (Path(folder) / "lib64" / "libascendcl.so").is_file()
+    assert {path.name for path in Path(folder).parents[1].iterdir()} == {Path(folder).parent.name, "lock"}
+
+
+@pytest.mark.parametrize(
+    ("symbol", "definition"),
+    [
+        ("aclrtMalloc", 'long aclrtMalloc() __attribute__((alias("convnext_zero")));'),
+        ("_ZN2ge5ShapeC1Ev", "void* _ZN2ge5ShapeC1Ev(void** self) { self[0] = 0; self[1] = 0; return self; }"),
+        ("_ZN2ge8OperatorC2EPKc", "self[2] = 0; return self; }"),
+        ("_ZNK2ge5Shape7GetDimsEv", "Three _ZNK2ge5Shape7GetDimsEv() { return {}; }"),
+        ("_ZNK2ge10TensorDesc8GetShapeEv", "Two _ZNK2ge10TensorDesc8GetShapeEv() { return {}; }"),
+        ("_ZN2ge8Operator7SetAttrEPKcb", "void* _ZN2ge8Operator7SetAttrEPKcb(void* self) { return self; }"),
+        ("_ZNK2ge8Operator7GetNameEv", "alias"),
+        ("_ZN2ge23OperatorCreatorRegisterC1EPKc", "alias"),
+        ("_ZN2ge11GraphBufferD1Ev", "alias"),
+        ("aclrtGetSocName", f'const char* aclrtGetSocName() {{ return "{CHIP}"; }}'),
+    ],
+)
+def test_a_stand_in_returns_zero_an_empty_object_or_what_it_was_called_on(symbol: str, definition: str) -> None:
+    [line] = [line for line in standins_source(Wanted((), (symbol,), ())).splitlines() if symbol in line]
+    assert definition in line
