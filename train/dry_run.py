@@ -7,7 +7,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
-import shutil
+import re
 import subprocess
 import sys
 import tempfile
@@ -159,17 +159,15 @@ def dry_runs(configs: Sequence[Config], plan: DryRunPlan) -> list[DryRunReport]:
     if plan.target == "Ascend":
         simulation = simulate(plan.devices)
         variables, libraries = dict(simulation.variables), f"{CHIP}, {simulation.libraries}"
-    folder = Path(tempfile.mkdtemp(prefix="convnext-dry-run-"))
     job = {**dataclasses.asdict(plan), "configs": [*map(dataclasses.asdict, configs)]}
-    runs, log = _run_child(job, variables, folder)
-    graphs = iter(read_kernels(folder / "graphs", log, plan.target))
-    reports = [_report(run, graphs, config, plan, libraries) for run, config in zip(runs, configs, strict=True)]
-    shutil.rmtree(folder, ignore_errors=True)
-    return reports
+    with tempfile.TemporaryDirectory(prefix="convnext-dry-run-", ignore_cleanup_errors=True) as name:
+        runs, log = _run_child(job, variables, Path(name))
+        graphs = iter(read_kernels(Path(name) / "graphs", log, plan.target))
+    return [_report(run, graphs, config, plan, libraries) for run, config in zip(runs, configs, strict=True)]
 
 
 def _run_child(job: dict[str, Any], variables: dict[str, str], folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """Return the results of the child process and its standard error; `folder` is kept if it fails."""
+    """Return the results of the child process and its standard error, which is kept in a file if the process fails."""
     write_json(folder / "job.json", job)
     paths = [str(folder / name) for name in ("job.json", "result.json")]
     command = [sys.executable, "-m", "convnext_imagenet.train.dry_run_process", *paths]
@@ -178,15 +176,21 @@ def _run_child(job: dict[str, Any], variables: dict[str, str], folder: Path) -> 
         done = subprocess.run(command, env=environment, cwd=folder, stdout=output, stderr=log)
     text = (folder / "log").read_text(encoding="utf-8", errors="replace")
     if done.returncode:
-        last = [line for line in text.splitlines() if line and not line.startswith("[")][-1:]
-        raise TrainError(
-            f"the dry run failed with code {done.returncode}: {''.join(last)}; all of it: {folder / 'log'}"
-        )
+        handle, kept = tempfile.mkstemp(prefix="convnext-dry-run-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        raise TrainError(f"the dry run's process ended with code {done.returncode}: {_reason(text)}; its log: {kept}")
     result = json.loads((folder / "result.json").read_text())
     if "error" in result:
-        shutil.rmtree(folder, ignore_errors=True)
         raise TrainError(result["error"])
     return result["runs"], text
+
+
+def _reason(log: str) -> str:
+    """Return the exception that ended a Python process, or the last line that is not MindSpore's log."""
+    lines = [line for line in log.splitlines() if line.strip() and not line.startswith("[")]
+    raised = [line for line in lines if re.match(r"\w+(\.\w+)*(Error|Exception|Interrupt): ", line)]
+    return (raised or lines or ["no message"])[-1]
 
 
 def _report(

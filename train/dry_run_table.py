@@ -28,7 +28,7 @@ def report_lines(report: DryRunReport, what: str) -> Iterator[str]:
         if report.memory > _CARD_BYTES:
             yield f"  more than the {_gb(_CARD_BYTES)} GB that MindSpore uses of a card of 64 GiB"
     if report.online_compilations:
-        yield f"compiled by CANN at first use: {report.online_compilations:,} different aclop kernels"
+        yield f"different aclop kernels, compiled by CANN at first use: {report.online_compilations:,}"
     seconds = f"{report.train_compile_s:.0f} s for training, {report.eval_compile_s:.0f} s for evaluation"
     yield f"compile time of MindSpore on this machine: {seconds}"
     yield f"not proven by a dry run: {_NOT_PROVEN[report.target]}"

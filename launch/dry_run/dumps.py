@@ -16,6 +16,7 @@ def dump_variables(folder: Path) -> dict[str, str]:
         "MS_DEV_SAVE_GRAPHS": "1",
         "MS_DEV_SAVE_GRAPHS_PATH": str(folder),
         "MS_DEV_DUMP_IR_PASSES": "graph_build",
+        "MS_COMPILER_CACHE_ENABLE": "0",  # a graph from the cache would not be dumped
         "GLOG_v": "3",
         "MS_SUBMODULE_LOG_v": "{DEVICE:1}",
     }
