@@ -41,10 +41,11 @@ def prepare(device_target: str = "CPU", device_id: int = 0, is_deterministic: bo
 
 @functools.cache  # MindSpore refuses to be told twice
 def _set_numbers(device_target: str, is_deterministic: bool) -> None:
-    """Make the same sums give the same bits each time, unless a user trades this for speed.
+    """Make the same sums give the same bits each time, unless a user trades this for speed, and float32 be float32.
 
     MindSpore's default is not deterministic. It must be told before ranks are connected, because it sets
-    HCCL_DETERMINISTIC (CANN's collectives) and TE_PARALLEL_COMPILER besides its own kernels.
+    HCCL_DETERMINISTIC (CANN's collectives) and TE_PARALLEL_COMPILER besides its own kernels. By CANN's default,
+    convolutions of float32 round to HF32 first, which has 10 bits of fraction.
     """
     import mindspore
 
@@ -52,6 +53,10 @@ def _set_numbers(device_target: str, is_deterministic: bool) -> None:
         return
     if is_deterministic:
         mindspore.set_deterministic(True)
+    if device_target == "Ascend":
+        precision = mindspore.device_context.ascend.op_precision
+        precision.conv_allow_hf32(False)
+        precision.matmul_allow_hf32(False)
 
 
 def is_deterministic() -> bool:

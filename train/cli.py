@@ -84,6 +84,7 @@ def run(
         def before() -> None:
             if nondeterministic:
                 _check_nondeterministic(launch["device_target"])
+            _check_chip(resolved.precision.loss_scale, launch["device_target"])
             _check_request(records, workers)
             check_begun_or_empty(out, "run")
 
@@ -224,6 +225,14 @@ def _check_request(records: Path, workers: int | None) -> None:
             f"{records}: no such RECORDS directory; create one with `make records DATA=/path/to/imagenet`, "
             f"or try everything on small images with `make demo`"
         )
+
+
+def _check_chip(loss_scale: str, device_target: str) -> None:
+    from convnext_imagenet.launch.devices import choose_target
+    from convnext_imagenet.train.machine import check_loss_scale, read_chip
+
+    if loss_scale != "none" and choose_target(device_target).target == "Ascend":
+        check_loss_scale(loss_scale, read_chip())
 
 
 def _check_nondeterministic(device_target: str) -> None:

@@ -9,21 +9,33 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from convnext_imagenet.base.cann import absent_modules, absent_needs, is_simulated, sourcing_advice
+from convnext_imagenet.base.cann import (
+    absent_modules,
+    absent_needs,
+    is_first_generation,
+    is_simulated,
+    sourcing_advice,
+)
 from convnext_imagenet.launch.devices import DeviceChoice, devices_seen, driver_versions
+from convnext_imagenet.launch.npu_smi import read_cards
 from convnext_imagenet.model.kernels.build import NoKernels, find_compiler
+from convnext_imagenet.train.errors import TrainError
 
 _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Cann:
-    """What this process lacks of CANN: modules of its own, packages that these import; and how to find CANN."""
+    """What this process lacks of CANN: modules of its own, packages that these import; and how to find CANN.
+
+    `chip` is the name of the machine's chips, "" if npu-smi does not tell it.
+    """
 
     absent_modules: tuple[str, ...]
     absent_needs: tuple[str, ...]
     sourcing: str
     is_simulated: bool = False
+    chip: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,20 @@ def read_machine(choice: DeviceChoice, packages: Iterable[str]) -> Machine:
     )
 
 
+def read_chip() -> str:
+    """Return the name of this machine's Ascend chips, "" if npu-smi does not tell it."""
+    return next((card.name for card in read_cards()), "")
+
+
+def check_loss_scale(loss_scale: str, chip: str) -> None:
+    """Raise TrainError for a loss scale on a chip that hides overflow: it stores the largest number, not infinity."""
+    if loss_scale != "none" and is_first_generation(chip):
+        raise TrainError(
+            f'precision.loss_scale = "{loss_scale}": {chip} replaces an overflow by the largest number, so no overflow '
+            f"is seen and the scale is wrong; pass --set precision.loss_scale=none, or use an Atlas A2 or later"
+        )
+
+
 def read_disk(folder: Path) -> Disk:
     """Return the disk that `folder` is on or will be on. Raises OSError when it cannot be read."""
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
@@ -94,7 +120,7 @@ def available_memory_mib(root: Path = Path("/")) -> int:
 
 
 def _read_cann() -> Cann:
-    return Cann(absent_modules(), absent_needs(), sourcing_advice(), is_simulated())
+    return Cann(absent_modules(), absent_needs(), sourcing_advice(), is_simulated(), read_chip())
 
 
 def _version(package: str) -> str | None:

@@ -65,6 +65,21 @@ def test_what_is_lost_without_deterministic_sums_is_said_and_passed_on(
     assert told[1:] == [("Ascend", 0, True)]
 
 
+@pytest.mark.parametrize("target", ["Ascend", "CPU"])
+def test_a_loss_scale_is_refused_on_a_first_generation_chip_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target: str
+) -> None:
+    monkeypatch.setattr("convnext_imagenet.launch.cli.devices_seen", lambda _: 1)
+    monkeypatch.setattr("convnext_imagenet.train.machine.read_chip", lambda: "Ascend 910A")
+    words = ["demo", "--device-target", target, "--records", tmp_path / "absent", "--out", tmp_path / "run"]
+    words += ["--set", "precision.level=O1"]
+    result = _run(*words, "--set", "precision.loss_scale=dynamic")
+    assert result.exit_code == 1
+    said = "Ascend 910A replaces an overflow" if target == "Ascend" else "no such RECORDS directory"
+    assert said in result.stderr
+    assert "no such RECORDS directory" in _run(*words, "--set", "precision.loss_scale=none").stderr, "the way out"
+
+
 def test_missing_options_are_a_usage_error() -> None:
     assert _run("demo").exit_code == 2
 
