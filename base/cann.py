@@ -5,7 +5,6 @@ Reads files; imports nothing of CANN.
 
 import importlib.util
 import os
-import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -25,15 +24,6 @@ _SCRIPT = "set_env.sh"
 def is_accepted(version: str) -> bool:
     """Return whether MindSpore 2.10 accepts this version of CANN, such as "8.5.0.2.220" or "8.3.RC1"."""
     return ".".join(version.split(".")[:2]) in ACCEPTED_VERSIONS
-
-
-def is_first_generation(chip: str) -> bool:
-    """Return whether the name is that of an Ascend 910 of the first generation, such as "Ascend 910A" or "910ProB".
-
-    "910B" is one of them; the later chips are 910B1, 910B2C and so on. A bare "910" may be an Atlas A3: returns False.
-    """
-    name = re.sub(r"[\s_-]", "", chip).lower().removeprefix("ascend")
-    return re.fullmatch(r"910(a|b|pro[ab]|premiuma)", name) is not None
 
 
 def is_simulated(environment: Mapping[str, str] = os.environ) -> bool:

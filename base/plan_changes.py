@@ -1,7 +1,7 @@
 """How the plan in a directory differs from the plan of this program, in words. Pure: reads no file."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +28,18 @@ class Difference:
 
 
 def differences(
-    stored: Any, wanted: Any, neutral: Mapping[str, Any] | None = None, prefix: str = ""
+    stored: Any,
+    wanted: Any,
+    neutral: Mapping[str, Any] | None = None,
+    prefix: str = "",
+    outside: Collection[str] = (),
 ) -> list[Difference]:
     """Return the keys in which two JSON objects differ, sorted.
 
     `neutral` maps a dotted key to the value that stands for it in a stored plan without the key: what programs did
-    before the key was added (DECISIONS, 2026-11-28). A key that only the stored plan has always differs, because this
-    program cannot do what it asks for.
+    before the key was added (DECISIONS, 2026-11-28). A key that only the stored plan has differs, because this program
+    cannot do what it asks for; except the dotted keys `outside`, which were part of plans and decide nothing there
+    (DECISIONS, 2026-11-29).
     """
     if not isinstance(stored, dict) or not isinstance(wanted, dict):
         return [] if _text(stored) == _text(wanted) else [Difference(prefix or "plan", stored, wanted)]
@@ -42,12 +47,14 @@ def differences(
     for key in sorted(stored.keys() | wanted.keys()):
         name = f"{prefix}.{key}" if prefix else key
         there, here = stored.get(key, MISSING), wanted.get(key, MISSING)
+        if here is MISSING and name in outside:
+            continue
         if there is MISSING:
             # A new section counts as empty, so that each of its keys is compared with its own neutral value.
             there = {} if isinstance(here, dict) else (neutral or {}).get(name, MISSING)
         elif here is MISSING and isinstance(there, dict):
             here = {}
-        found += differences(there, here, neutral, name)
+        found += differences(there, here, neutral, name, outside)
     return found
 
 

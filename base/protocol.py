@@ -14,7 +14,7 @@ import fcntl
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +76,18 @@ class OtherPlanError(ArtefactError):
         self.reason, self.way_back = reason, way_back
 
 
-def begin(root: Path, kind: str, plan: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> str:
+def begin(
+    root: Path,
+    kind: str,
+    plan: Mapping[str, Any],
+    neutral: Mapping[str, Any] | None = None,
+    outside: Collection[str] = (),
+) -> str:
     """Write the plan of `root`, or compare it with the plan that is there; return the plan's id.
 
-    `neutral` maps a dotted key of `plan` to the value that stands for it in a stored plan without the key. A stored
-    plan that differs only by such keys keeps its file and its id, which its receipts name (DECISIONS, 2026-11-28).
+    `neutral` maps a dotted key of `plan` to the value that stands for it in a stored plan without the key. `outside`
+    names dotted keys that only stored plans may have, with any value. A stored plan that differs only by such keys
+    keeps its file and its id, which its receipts name (DECISIONS, 2026-11-28 and 2026-11-29).
 
     Raises OtherPlanError when the directory belongs to another plan (with the keys that differ), ArtefactError when it
     is of another kind, its plan was changed by hand, or it contains files that this protocol did not write.
@@ -104,7 +111,7 @@ def begin(root: Path, kind: str, plan: Mapping[str, Any], neutral: Mapping[str, 
             f"{path}: changed since it was written; restore it from a copy, choose another directory, "
             f"or delete this one"
         )
-    changed = differences(found["plan"], plan, json.loads(json.dumps(neutral or {})))
+    changed = differences(found["plan"], plan, json.loads(json.dumps(neutral or {})), outside=outside)
     if found["protocol"] != PROTOCOL_VERSION:
         changed.append(Difference("protocol version", found["protocol"], PROTOCOL_VERSION))
     if changed:
@@ -113,7 +120,13 @@ def begin(root: Path, kind: str, plan: Mapping[str, Any], neutral: Mapping[str, 
     return str(found["plan_id"])
 
 
-def join(root: Path, kind: str, plan: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> str:
+def join(
+    root: Path,
+    kind: str,
+    plan: Mapping[str, Any],
+    neutral: Mapping[str, Any] | None = None,
+    outside: Collection[str] = (),
+) -> str:
     """Return the id of `plan` in a directory that another process of the same job has started by `begin`.
 
     Raises ArtefactError when this process does not see the directory, or it has another plan.
@@ -123,7 +136,7 @@ def join(root: Path, kind: str, plan: Mapping[str, Any], neutral: Mapping[str, A
             f"{root}: the job's first process has created it, but this process does not see it; "
             f"choose a directory that all machines of the job share"
         )
-    return begin(root, kind, plan, neutral)
+    return begin(root, kind, plan, neutral, outside)
 
 
 def check_begun_or_empty(root: Path, kind: str) -> None:

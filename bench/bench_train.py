@@ -67,8 +67,7 @@ def main() -> None:
 
 
 def _config(*overrides: str) -> Config:
-    sizes = ("optimizer.accumulate_steps=1", f"data.global_batch_size={BATCH}")
-    return load_config("paper-tiny", (*sizes, *overrides))
+    return load_config("paper-tiny", (f"data.global_batch_size={BATCH}", *overrides))
 
 
 def _card(config: Config) -> ModelCard:

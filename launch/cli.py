@@ -14,6 +14,7 @@ import click
 from convnext_imagenet.base.console import RenamedOption
 from convnext_imagenet.launch.devices import AUTO, TARGETS, choose_target, devices_seen
 from convnext_imagenet.launch.ranks.heartbeat import own_heartbeat, tie_to_launcher
+from convnext_imagenet.launch.ranks.job_token import choose_token
 from convnext_imagenet.launch.ranks.launcher import LaunchPlan, run_job
 from convnext_imagenet.launch.ranks.rank import Layout, Rank, check_layout, own_rank, parse_rendezvous
 
@@ -86,7 +87,7 @@ def enter_ranks(
     `choices` holds the values of `launch_options`. If there are several ranks, the process that the user started
     becomes their launcher: this call does not return, but exits with the exit code of the job. `before` runs the
     command's own checks before `logs` is created and ranks start. Without `logs`, logs are kept only if the job fails.
-    `is_deterministic` is passed to `prepare`.
+    `is_deterministic` is passed to `prepare`. All machines of a job must see the same `logs`.
 
     Raises LaunchError for a layout that does not fit this machine, ModelError for a device that cannot be used.
     """
@@ -133,6 +134,7 @@ def _rank_or_launch(choices: dict[str, Any], logs: Path | None, before: Callable
     layout = _parse_layout(choices, choice.target)
     cores = sorted(os.sched_getaffinity(0))
     check_layout(layout, len(cores), None if layout.target == "CPU" else devices_seen(layout.target))
+    choose_token(layout, logs)  # refuses, before anything is checked or created
     before()
     if choices["device_target"] == AUTO:
         _echo(f"device target {choice.target}: {choice.reason}")
@@ -158,7 +160,7 @@ def _launch(layout: Layout, choices: dict[str, Any], cores: list[int], logs: Pat
     command = [sys.executable, *sys.argv]
     where = f"{layout.devices} on this machine" if layout.nodes > 1 else f"cores {cores[0]} to {cores[-1]}"
     _echo(f"{layout.world} ranks on {layout.target} ({where}); logs in {folder}")
-    plan = LaunchPlan(layout, command, folder, cores, choices["heartbeat_timeout"], choices["restarts"])
+    plan = LaunchPlan(layout, command, folder, cores, choices["heartbeat_timeout"], choices["restarts"], logs)
     code = run_job(plan, _echo)
     if logs is None and code == 0:
         shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,7 @@ been run; those for Ascend and GPU rely on documented names.
 
 import contextlib
 import importlib.util
+import os
 import platform
 import re
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from convnext_imagenet.base.host import cache_folder
 TARGETS = ("Ascend", "GPU", "CPU")
 AUTO = "auto"
 _NODES = {"Ascend": "davinci[0-9]*", "GPU": "nvidia[0-9]*"}  # device files of the drivers, one for each device
+# Set for MindSpore to compile, plan and run without a device (docs/devices.md); RANK_SIZE then counts the devices.
+SIMULATION_LEVEL = "MS_SIMULATION_LEVEL"
 _PLUGINS = {"Ascend": "ascend*", "GPU": "gpu*"}  # in mindspore/lib/plugin: what the installed MindSpore supports
 
 
@@ -29,7 +32,9 @@ class DeviceChoice:
 
 
 def devices_seen(target: str, dev: Path = Path("/dev")) -> int:
-    """Return how many devices of the target the drivers show; the CPU counts as one."""
+    """Return how many devices of the target the drivers show; the CPU counts as one, a simulation has what it needs."""
+    if target == "Ascend" and os.environ.get(SIMULATION_LEVEL):
+        return int(os.environ.get("RANK_SIZE") or 1)
     return 1 if target == "CPU" else len(list(dev.glob(_NODES[target])))
 
 
@@ -46,6 +51,25 @@ def choose_target(asked: str, dev: Path = Path("/dev"), plugins: Path | None = N
         missing = "the installed MindSpore is not built for it" if seen else f"no {dev / _NODES[target]}"
         reasons.append(f"no {target} ({missing})")
     return DeviceChoice("CPU", ", ".join(reasons))
+
+
+def is_first_generation(chip: str) -> bool:
+    """Return whether an Ascend chip is older than Atlas A2, by the name that CANN gives it; "" is unknown: False.
+
+    Atlas A2 and A3 are Ascend910B1 to B4 and Ascend910_93..; before them were Ascend910A, 910B (without a number), and
+    910ProA, 910ProB, 910PremiumA. On these an overflow gives the largest number, not infinity (CANN's
+    aclrtSetDeviceSatMode).
+    """
+    return re.fullmatch(r"(?i)ascend910(?!b\d|_).*", chip) is not None
+
+
+def joined_tensors(target: str) -> int | None:
+    """Return how many tensors an operator of the training step may join or add; None where there is no gain in it.
+
+    An Ascend pays for each kernel and each all-reduce, and CANN cuts an AddN of more than 62 inputs in graphs, which
+    MindSpore's kernel-by-kernel mode does not do for it; 32 is far below.
+    """
+    return 32 if target == "Ascend" else None
 
 
 def collective_environment(timeout_s: int) -> dict[str, str]:

@@ -44,6 +44,12 @@ def parse_cards(text: str) -> list[Card]:
     return sorted(cards, key=lambda card: card.number)
 
 
+def name_in_cann(name: str) -> str:
+    """Return CANN's name of a chip, such as Ascend910B3, from npu-smi's; "" for "Ascend910": it may be an Atlas A3."""
+    short = re.sub(r"\s|ascend", "", name, flags=re.IGNORECASE)
+    return "" if short in ("", "910") else f"Ascend{short}"
+
+
 def nodes_of_devices(
     devices: int, environment: Mapping[str, str] = os.environ, root: Path = Path("/")
 ) -> list[int] | None:

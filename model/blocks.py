@@ -1,17 +1,8 @@
-"""Stem, downsampling and block of a ConvNeXt on MindSpore's operators; `cpu_blocks.py` has them on our CPU kernels."""
+"""Stem, downsampling and block of a ConvNeXt from the layers of a `LayerSet`; `cpu_blocks.py` has our CPU kernels."""
 
 from mindspore import Tensor, nn
 
-from convnext_imagenet.model.layers import (
-    DepthwiseConv,
-    Gelu,
-    GlobalResponseNorm,
-    LayerNorm,
-    Linear,
-    PatchConv,
-    Residual,
-    zeros,
-)
+from convnext_imagenet.model.layers import PLAIN, LayerSet, zeros
 
 STEM_SIZE = 4  # pixels on each side of a patch
 DOWNSAMPLE_SIZE = 2  # the same, between two stages
@@ -21,30 +12,30 @@ EXPANSION = 4  # the hidden layer of a block has four times its channels
 class Stem(nn.SequentialCell):
     """Pixels (N, H, W, 3) to patches (N, H / 4, W / 4, C), normalised."""
 
-    def __init__(self, dim: int) -> None:
-        super().__init__(PatchConv(3, dim, STEM_SIZE), LayerNorm(dim))
+    def __init__(self, dim: int, layers: LayerSet = PLAIN) -> None:
+        super().__init__(layers.patch_conv(3, dim, STEM_SIZE), layers.layer_norm(dim))
 
 
 class Downsample(nn.SequentialCell):
     """(N, H, W, `narrow`) to (N, H / 2, W / 2, `wide`), after LayerNorm."""
 
-    def __init__(self, narrow: int, wide: int) -> None:
-        super().__init__(LayerNorm(narrow), PatchConv(narrow, wide, DOWNSAMPLE_SIZE))
+    def __init__(self, narrow: int, wide: int, layers: LayerSet = PLAIN) -> None:
+        super().__init__(layers.layer_norm(narrow), layers.patch_conv(narrow, wide, DOWNSAMPLE_SIZE))
 
 
 class Block(nn.Cell):
     """Depthwise 7x7 -> LayerNorm -> 4C -> GELU (-> GRN in V2) -> C (-> layer scale in V1), added to its input."""
 
-    def __init__(self, dim: int, grn: bool) -> None:
+    def __init__(self, dim: int, grn: bool, layers: LayerSet = PLAIN) -> None:
         super().__init__()
-        self.dwconv = DepthwiseConv(dim)
-        self.norm = LayerNorm(dim)
-        self.pwconv1 = Linear(dim, EXPANSION * dim)
-        self.act = Gelu()
-        self.grn = GlobalResponseNorm(EXPANSION * dim) if grn else None
-        self.pwconv2 = Linear(EXPANSION * dim, dim)
+        self.dwconv = layers.depthwise_conv(dim)
+        self.norm = layers.layer_norm(dim)
+        self.pwconv1 = layers.linear(dim, EXPANSION * dim)
+        self.act = layers.gelu()
+        self.grn = layers.response_norm(EXPANSION * dim) if grn else None
+        self.pwconv2 = layers.linear(EXPANSION * dim, dim)
         self.gamma = None if grn else zeros(dim)
-        self.residual = Residual()
+        self.residual = layers.residual()
 
     def construct(self, x_NHWC: Tensor, keep_N: Tensor | None = None) -> Tensor:
         branch = self.act(self.pwconv1(self.norm(self.dwconv(x_NHWC))))

@@ -18,7 +18,7 @@ from mindspore import Tensor, nn, ops
 from convnext_imagenet.model.blocks import DOWNSAMPLE_SIZE, EXPANSION, STEM_SIZE, Block, Downsample, Stem
 from convnext_imagenet.model.cpu_blocks import CpuBlock, CpuDownsample, CpuStem
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.model.layers import DEPTHWISE_SIZE, LayerNorm, Linear
+from convnext_imagenet.model.layers import DEPTHWISE_SIZE, PLAIN, LayerSet
 
 # Raise if the same weights and pixels give another answer, or the same seed other initial weights (DECISIONS,
 # 2026-11-28).
@@ -93,18 +93,21 @@ class ConvNeXt(nn.Cell):
 
     Its parameters start at zero: fill them by `weights.assign_parameters`. `keep_NB` multiplies the branch of block b
     for sample n by 0 or 1 / (1 - rate of b), which the caller draws (DECISIONS, 2026-11-23); without it no branch is
-    dropped. `kernels` is the library of `kernels.build`, or None for MindSpore's own operators: the same parameters,
-    and the same numbers up to rounding. No gradient flows into the stem and the first `frozen_stages` stages.
+    dropped. `kernels` is the library of `kernels.build`, or None for MindSpore's own operators in the form of
+    `layers` (`weights.device_layers`): the same parameters, and the same numbers up to rounding. No gradient flows
+    into the stem and the first `frozen_stages` stages.
     """
 
-    def __init__(self, config: ConvNeXtConfig, kernels: Path | None = None, frozen_stages: int = 0) -> None:
+    def __init__(
+        self, config: ConvNeXtConfig, kernels: Path | None = None, frozen_stages: int = 0, layers: LayerSet = PLAIN
+    ) -> None:
         super().__init__()
         self.config = config
         self.frozen_stages = frozen_stages
         dims = config.dims
-        stem: Callable[..., nn.Cell] = Stem
-        downsample: Callable[..., nn.Cell] = Downsample
-        block: Callable[..., nn.Cell] = Block
+        stem: Callable[..., nn.Cell] = partial(Stem, layers=layers)
+        downsample: Callable[..., nn.Cell] = partial(Downsample, layers=layers)
+        block: Callable[..., nn.Cell] = partial(Block, layers=layers)
         if kernels is not None:
             stem = partial(CpuStem, library=kernels)
             downsample = partial(CpuDownsample, library=kernels)
@@ -116,19 +119,21 @@ class ConvNeXt(nn.Cell):
                 for dim, depth in zip(dims, config.depths, strict=True)
             ]
         )
-        self.norm = LayerNorm(dims[-1])
-        self.head = Linear(dims[-1], config.num_classes)
+        self.columns = layers.columns()
+        self.norm = layers.layer_norm(dims[-1])
+        self.head = layers.linear(dims[-1], config.num_classes)
 
     def construct(self, x_NHWC: Tensor, keep_NB: Tensor | None = None) -> Tensor:
         return self.head(self.features(x_NHWC, keep_NB))
 
     def features(self, x_NHWC: Tensor, keep_NB: Tensor | None = None) -> Tensor:
         """Return the pooled and normalised features (N, C) that the head classifies."""
+        keep = None if keep_NB is None else self.columns(keep_NB)
         index = 0
         for stage in range(STAGES):
             x_NHWC = self.downsample_layers[stage](x_NHWC)
             for block in self.stages[stage]:
-                x_NHWC = block(x_NHWC, None if keep_NB is None else keep_NB[:, index])
+                x_NHWC = block(x_NHWC, None if keep is None else keep[index])
                 index += 1
             if stage + 1 == self.frozen_stages:
                 x_NHWC = ops.stop_gradient(x_NHWC)

@@ -1,9 +1,12 @@
 """The layers of a ConvNeXt on MindSpore's own operators, channels last.
 
 Parameters have Facebook's names and shapes. They are float32 and are cast to the input's type if that is lower. They
-start at zero; `weights.assign_parameters` fills them. This file knows no blocks and no kernels.
+start at zero; `weights.assign_parameters` fills them. This file knows no blocks and no kernels; `ascend_layers.py` has
+the same layers on the operators that an Ascend computes in one launch.
 N batch, H W positions, C channels in, D channels out, M = N * H * W.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from mindspore import Parameter, Tensor, float32, nn, ops
@@ -55,8 +58,12 @@ class PatchConv(nn.Cell):
         x = ops.reshape(x_NHWC, (n * h, k, w, k * channels))
         x_MP = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (n * h * w, k * k * channels))
         w_DP = ops.reshape(ops.transpose(self.weight, (0, 2, 3, 1)), (-1, k * k * channels))
-        y_MD = self.matmul(x_MP, ops.cast(w_DP, x_MP.dtype)) + ops.cast(self.bias, x_MP.dtype)
+        y_MD = self.product(x_MP, ops.cast(w_DP, x_MP.dtype), ops.cast(self.bias, x_MP.dtype))
         return ops.reshape(y_MD, (n, h, w, y_MD.shape[-1]))
+
+    def product(self, x_MP: Tensor, w_DP: Tensor, bias_D: Tensor) -> Tensor:
+        """Return x_MP @ w_DP.T + bias_D, all of one type."""
+        return self.matmul(x_MP, w_DP) + bias_D
 
 
 class DepthwiseConv(nn.Cell):
@@ -135,8 +142,35 @@ class Residual(nn.Cell):
         self, x_NHWC: Tensor, branch_NHWC: Tensor, gamma_C: Tensor | None = None, keep_N: Tensor | None = None
     ) -> Tensor:
         if keep_N is None:
-            return x_NHWC + (branch_NHWC if gamma_C is None else branch_NHWC * gamma_C)
+            return x_NHWC + branch_NHWC if gamma_C is None else self.add_scaled(x_NHWC, branch_NHWC, gamma_C)
         scale = ops.reshape(keep_N, (-1, 1, 1, 1))
         if gamma_C is not None:
             scale = scale * gamma_C
+        return self.add_scaled(x_NHWC, branch_NHWC, scale)
+
+    def add_scaled(self, x_NHWC: Tensor, branch_NHWC: Tensor, scale: Tensor) -> Tensor:
+        """Return x_NHWC + branch_NHWC * scale; `scale` is (C,), (N, 1, 1, 1) or (N, 1, 1, C)."""
         return x_NHWC + branch_NHWC * scale
+
+
+class Columns(nn.Cell):
+    """(N, B) -> its B columns, each (N,): what drop path keeps of each block's branch."""
+
+    def construct(self, keep_NB: Tensor) -> tuple[Tensor, ...]:
+        return tuple([keep_NB[:, block] for block in range(keep_NB.shape[1])])
+
+
+class LayerSet(NamedTuple):
+    """The classes that a network is built of. Those of another set have the same parameters and the same function."""
+
+    linear: type[Linear] = Linear
+    patch_conv: type[PatchConv] = PatchConv
+    depthwise_conv: type[DepthwiseConv] = DepthwiseConv
+    layer_norm: type[LayerNorm] = LayerNorm
+    gelu: type[Gelu] = Gelu
+    response_norm: type[GlobalResponseNorm] = GlobalResponseNorm
+    residual: type[Residual] = Residual
+    columns: type[Columns] = Columns
+
+
+PLAIN = LayerSet()

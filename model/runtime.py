@@ -12,7 +12,7 @@ from pathlib import Path
 from convnext_imagenet.base.cann import sourcing_advice
 from convnext_imagenet.base.host import processor_flags
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.model.kernels.build import kernels_library
+from convnext_imagenet.model.kernels.build import network_library
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,9 @@ def prepare(device_target: str = "CPU", device_id: int = 0, is_deterministic: bo
 def _set_numbers(device_target: str, is_deterministic: bool) -> None:
     """Make the same sums give the same bits each time, unless a user trades this for speed, and float32 be float32.
 
-    MindSpore's default is not deterministic. It must be told before ranks are connected, because it sets
-    HCCL_DETERMINISTIC (CANN's collectives) and TE_PARALLEL_COMPILER besides its own kernels. By CANN's default,
-    convolutions of float32 round to HF32 first, which has 10 bits of fraction.
+    On Ascend, MindSpore's default for float32 convolutions is HF32, which has 10 bits of fraction instead of 23. Its
+    default is not deterministic, either. It must be told before ranks are connected, because it sets
+    HCCL_DETERMINISTIC (CANN's collectives) and TE_PARALLEL_COMPILER besides its own kernels.
     """
     import mindspore
 
@@ -54,9 +54,23 @@ def _set_numbers(device_target: str, is_deterministic: bool) -> None:
     if is_deterministic:
         mindspore.set_deterministic(True)
     if device_target == "Ascend":
-        precision = mindspore.device_context.ascend.op_precision
-        precision.conv_allow_hf32(False)
-        precision.matmul_allow_hf32(False)
+        from mindspore.device_context.ascend import op_precision
+
+        op_precision.conv_allow_hf32(False)
+        op_precision.matmul_allow_hf32(False)
+
+
+def chip_name() -> str:
+    """Return the name of this process's Ascend chip, such as "Ascend910B1"; "" for other and for simulated devices."""
+    import mindspore
+
+    if mindspore.get_context("device_target") != "Ascend":
+        return ""
+    try:
+        return str(mindspore.hal.get_device_name(mindspore.get_context("device_id")))
+    except (RuntimeError, ValueError) as error:
+        log.info("MindSpore does not tell the name of the chip (%s)", error)
+        return ""
 
 
 def is_deterministic() -> bool:
@@ -78,7 +92,7 @@ def cpu_kernels() -> Path | None:
 
     device_target = mindspore.get_context("device_target")
     if device_target == "CPU":
-        return kernels_library()
+        return network_library()
     _log_own_operators(device_target)
     return None
 

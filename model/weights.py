@@ -9,15 +9,18 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import mindspore
 import numpy as np
 import safetensors.numpy
 from mindspore import Tensor
 from safetensors import SafetensorError, safe_open
 
 from convnext_imagenet.base.files import write_output
+from convnext_imagenet.model.ascend_layers import ASCEND
 from convnext_imagenet.model.card import ModelCard, card_from_json, card_to_json
 from convnext_imagenet.model.convnext import ConvNeXt
 from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.layers import PLAIN, LayerSet
 from convnext_imagenet.model.runtime import cpu_kernels
 from convnext_imagenet.model.weight_check import check_shapes
 
@@ -80,9 +83,14 @@ def build_network(card: ModelCard, arrays: Mapping[str, np.ndarray], frozen_stag
 
     Raises ModelError when the parameters do not fit.
     """
-    network = ConvNeXt(card.config, cpu_kernels(), frozen_stages)
+    network = ConvNeXt(card.config, cpu_kernels(), frozen_stages, device_layers())
     assign_parameters(network, arrays)
     return network
+
+
+def device_layers() -> LayerSet:
+    """Return the layers for the device of this process, which `runtime.prepare` has chosen."""
+    return ASCEND if mindspore.get_context("device_target") == "Ascend" else PLAIN
 
 
 def assign_parameters(network: ConvNeXt, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,5 +1,7 @@
 """`convnext-train`: the command line of training."""
 
+import dataclasses
+import json
 import os
 import sys
 import time
@@ -26,10 +28,8 @@ def main() -> None:
 
 @main.command()
 @click.argument("config")
-@click.option("--records", type=click.Path(path_type=Path), required=True, help="RECORDS directory to train on.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="RUN directory; an unfinished one is resumed."
-)
+@click.option("--records", type=click.Path(path_type=Path), help="RECORDS directory to train on.  [required]")
+@click.option("--out", type=click.Path(path_type=Path), help="RUN directory; an unfinished one is resumed.  [required]")
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one key of CONFIG.")
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Threads per rank that prepare batches.  [default: the rank's cores]"
@@ -50,6 +50,15 @@ def main() -> None:
     metavar="M",
 )
 @click.option(
+    "--dry-run",
+    "is_dry_run",
+    is_flag=True,
+    help="Only compile and plan, without a device, and print kernels, memory and bytes. Needs no --records or --out.",
+)
+@click.option(
+    "--json", "report", type=click.Path(path_type=Path), help="With --dry-run: also write every kernel to this file."
+)
+@click.option(
     "--nondeterministic",
     is_flag=True,
     help="On Ascend and GPU: let the same sum have other last bits each time, which may be faster. A resumed run is "
@@ -58,13 +67,15 @@ def main() -> None:
 @launch_options
 def run(
     config: str,
-    records: Path,
-    out: Path,
+    records: Path | None,
+    out: Path | None,
     overrides: tuple[str, ...],
     workers: int | None,
     init_from: Path | None,
     save_steps: int | None,
     save_minutes: float | None,
+    is_dry_run: bool,
+    report: Path | None,
     nondeterministic: bool,
     **launch: Any,
 ) -> None:
@@ -73,7 +84,16 @@ def run(
     To resume an interrupted RUN from its last checkpoint, run the same command again. A checkpoint is saved after each
     epoch, when SIGTERM, SIGINT or SIGUSR1 stops the run, and as often as --save-steps and --save-minutes say.
     """
+    if is_dry_run:
+        _dry_run(config, overrides, records, report, launch)
+        return
+    if report is not None:
+        raise click.UsageError("--json needs --dry-run.")
+    if records is None or out is None:
+        raise click.UsageError(f"Missing option '{'--out' if records else '--records'}'.")
+
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
+    from convnext_imagenet.train.config.schedule import divide_batch
     from convnext_imagenet.train.config.source import load_config
 
     begin = time.perf_counter()
@@ -84,7 +104,7 @@ def run(
         def before() -> None:
             if nondeterministic:
                 _check_nondeterministic(launch["device_target"])
-            _check_chip(resolved.precision.loss_scale, launch["device_target"])
+            divide_batch(resolved, launch["devices"] * launch["nodes"])
             _check_request(records, workers)
             check_begun_or_empty(out, "run")
 
@@ -150,8 +170,9 @@ def replay(config: str, records: Path, key: str, epoch: int, overrides: tuple[st
     is_flag=True,
     help="Skip the training step and the all-reduce, which take seconds; show only warnings and errors.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print each check as a line of JSON, to be sent to somebody.")
 @launch_options
-def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -> None:
+def doctor(records: Path | None, out: Path | None, quick: bool, as_json: bool, **launch: Any) -> None:
     """Check this machine and print what it lacks for a run.
 
     It checks versions, devices, memory, disk, records, one training step and one all-reduce. Each line begins with ok,
@@ -169,7 +190,9 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
         levels = []
         for finding in findings:
             levels.append(finding.level)
-            if finding.level != OK or not quick:
+            if as_json:
+                click.echo(json.dumps(dataclasses.asdict(finding)))
+            elif finding.level != OK or not quick:
                 advice = "" if finding.level == OK else f"; {finding.advice}"
                 click.echo(f"{finding.level:8} {finding.what:22} {finding.result}{advice}")
         return levels
@@ -177,7 +200,7 @@ def doctor(records: Path | None, out: Path | None, quick: bool, **launch: Any) -
     def before() -> None:
         machine = read_machine(choose_target(launch["device_target"]), TESTED)
         levels = show(examine(machine, launch["devices"], records, out))
-        if quick:
+        if quick and not as_json:
             click.echo(f"doctor: {levels.count(OK)} of {len(levels)} checks ok; `convnext-train doctor` shows them all")
         if ERROR in levels:
             sys.exit(1)
@@ -214,6 +237,27 @@ def plot(run_folder: Path, out: Path | None) -> None:
         click.echo(f"{picture}: {len(metrics)} epoch{'s' * (len(metrics) != 1)}")
 
 
+def _dry_run(
+    config: str, overrides: tuple[str, ...], records: Path | None, report: Path | None, launch: dict[str, Any]
+) -> None:
+    from convnext_imagenet.train.config.source import load_config
+
+    with expected_errors():
+        resolved = load_config(config, overrides)
+
+        from convnext_imagenet.base.files import write_output
+        from convnext_imagenet.train.dry_run import dry_run, plan_dry_run
+        from convnext_imagenet.train.dry_run_table import report_lines
+
+        plan = plan_dry_run(resolved, records, launch["device_target"], launch["devices"] * launch["nodes"])
+        click.echo(f"compiling for {plan.target}, which takes a minute or two", err=True)
+        found = dry_run(resolved, plan)
+        for line in report_lines(found, config):
+            click.echo(line)
+        if report is not None:
+            write_output(report, json.dumps(found.to_json(), indent=1).encode() + b"\n")
+
+
 def _check_request(records: Path, workers: int | None) -> None:
     from convnext_imagenet.train.errors import TrainError
 
@@ -225,14 +269,6 @@ def _check_request(records: Path, workers: int | None) -> None:
             f"{records}: no such RECORDS directory; create one with `make records DATA=/path/to/imagenet`, "
             f"or try everything on small images with `make demo`"
         )
-
-
-def _check_chip(loss_scale: str, device_target: str) -> None:
-    from convnext_imagenet.launch.devices import choose_target
-    from convnext_imagenet.train.machine import check_loss_scale, read_chip
-
-    if loss_scale != "none" and choose_target(device_target).target == "Ascend":
-        check_loss_scale(loss_scale, read_chip())
 
 
 def _check_nondeterministic(device_target: str) -> None:

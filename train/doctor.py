@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from convnext_imagenet.base.cann import ACCEPTED_VERSIONS, is_accepted, is_first_generation
+from convnext_imagenet.base.cann import ACCEPTED_VERSIONS, is_accepted
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import check_begun_or_empty, read_finished
+from convnext_imagenet.launch.devices import is_first_generation
+from convnext_imagenet.launch.npu_smi import name_in_cann
 from convnext_imagenet.launch.ranks.collectives import Ranks
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import init_parameters
@@ -173,7 +175,8 @@ def _judge_chip(chip: str) -> Finding:
     advice = (
         "use an Atlas A2 or later: on this chip MindSpore runs another, deprecated back end, and overflow is hidden"
     )
-    return Finding(WARNING if is_first_generation(chip) else OK, "chip", chip, advice)
+    level = WARNING if is_first_generation(name_in_cann(chip)) else OK
+    return Finding(level, "chip", chip, advice)
 
 
 def _judge_cores(cores: int, devices: int) -> Finding:

@@ -12,14 +12,12 @@ from pathlib import Path
 from convnext_imagenet.base.cann import (
     absent_modules,
     absent_needs,
-    is_first_generation,
     is_simulated,
     sourcing_advice,
 )
 from convnext_imagenet.launch.devices import DeviceChoice, devices_seen, driver_versions
 from convnext_imagenet.launch.npu_smi import read_cards
 from convnext_imagenet.model.kernels.build import NoKernels, find_compiler
-from convnext_imagenet.train.errors import TrainError
 
 _MIB = 1 << 20
 
@@ -91,15 +89,6 @@ def read_machine(choice: DeviceChoice, packages: Iterable[str]) -> Machine:
 def read_chip() -> str:
     """Return the name of this machine's Ascend chips, "" if npu-smi does not tell it."""
     return next((card.name for card in read_cards()), "")
-
-
-def check_loss_scale(loss_scale: str, chip: str) -> None:
-    """Raise TrainError for a loss scale on a chip that hides overflow: it stores the largest number, not infinity."""
-    if loss_scale != "none" and is_first_generation(chip):
-        raise TrainError(
-            f'precision.loss_scale = "{loss_scale}": {chip} replaces an overflow by the largest number, so no overflow '
-            f"is seen and the scale is wrong; pass --set precision.loss_scale=none, or use an Atlas A2 or later"
-        )
 
 
 def read_disk(folder: Path) -> Disk:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from convnext_imagenet.base.console import own_lines
 
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
-    from convnext_imagenet.train.config.schedule import StepPlan
+    from convnext_imagenet.train.config.schedule import BatchParts, StepPlan
     from convnext_imagenet.train.run.checkpoint import Position
     from convnext_imagenet.train.run.epoch import EpochReport, FirstStep, StepReport
 
@@ -36,7 +36,7 @@ class Screen:
             if output is not None:
                 output.close()
 
-    def on_start(self, plan: "StepPlan", done: "Position") -> None:
+    def on_start(self, plan: "StepPlan", parts: "BatchParts", done: "Position") -> None:
         from convnext_imagenet.train.run.events import Events, has_tensorboard
 
         self._start_s = time.perf_counter() - self._begin
@@ -48,6 +48,7 @@ class Screen:
             click.echo(f"resuming after epoch {done.epoch} of {plan.epochs}, step {done.step} of {plan.total_steps}")
         epochs = f"{plan.epochs} epoch{'s' * (plan.epochs != 1)}"
         steps = f"{plan.steps_per_epoch} step{'s' * (plan.steps_per_epoch != 1)}"
+        click.echo(str(parts))
         click.echo(f"{epochs}, {steps} per epoch, {images} images per step; compiling the first step")
         self._bar = tqdm(
             total=plan.total_steps * images,

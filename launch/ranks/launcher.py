@@ -16,6 +16,7 @@ from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.ranks.cores import share_cores
 from convnext_imagenet.launch.ranks.job_outcome import FINISHED, INTERRUPTED, JobOutcome, decide_outcome, may_restart
+from convnext_imagenet.launch.ranks.job_token import JobToken, job_token
 from convnext_imagenet.launch.ranks.launcher_link import Link, open_link
 from convnext_imagenet.launch.ranks.processes import Processes
 from convnext_imagenet.launch.ranks.rank import Layout
@@ -30,6 +31,7 @@ class LaunchPlan:
     """The task of a launcher: run `command` once per rank, with logs in `logs`, on `cores` of this machine.
 
     A rank without a heartbeat for `timeout_s` seconds is hung. A failed job is restarted up to `restarts` times.
+    `shared` is a folder in which the launchers of several machines share the job's token; None if there is no such one.
     """
 
     layout: Layout
@@ -38,23 +40,30 @@ class LaunchPlan:
     cores: Sequence[int]
     timeout_s: float
     restarts: int = 0
+    shared: Path | None = None
 
 
 def run_job(plan: LaunchPlan, echo: Callable[[str], None]) -> int:
     """Run the job to its end and return its exit code; `echo` gets each line for the user.
 
     The code is 75 if a signal stopped the job, else that of the first rank that failed. No process is left behind.
-    Raises LaunchError when ranks cannot be started.
+    Raises LaunchError when ranks cannot be started, or the machines do not have the same token.
     """
-    with StopSignals(_ADVICE, more=(signal.SIGHUP,)) as stop:
+    dropped = 0
+    with StopSignals(_ADVICE, more=(signal.SIGHUP,)) as stop, job_token(plan.layout, plan.shared) as token:
         for attempt in range(plan.restarts + 1):
-            outcome, steps = _run_once(plan, attempt, stop, echo)
+            outcome, steps, strangers = _run_once(plan, attempt, token, stop, echo)
+            dropped += strangers
             if outcome.code in FINISHED:
                 break
             echo(f"Error: {outcome.reason}; all ranks were stopped")
             if attempt == plan.restarts or stop.received or not may_restart(outcome, steps):
                 break
             echo(f"restarting from the last checkpoint (restart {attempt + 1} of {plan.restarts})")
+    if dropped:
+        echo(
+            f"dropped {dropped} connection{'s' * (dropped != 1)} without the job's token on port {plan.layout.port + 1}"
+        )
     return outcome.code
 
 
@@ -65,13 +74,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _run_once(plan: LaunchPlan, attempt: int, stop: StopSignals, echo: Callable[[str], None]) -> tuple[JobOutcome, int]:
-    """Run the job once; return how it ended and how many steps the slowest rank of this machine had finished."""
+def _run_once(
+    plan: LaunchPlan, attempt: int, token: JobToken, stop: StopSignals, echo: Callable[[str], None]
+) -> tuple[JobOutcome, int, int]:
+    """Run the job once.
+
+    Returns how it ended, how many steps the slowest rank of this machine had finished, and how many connections were
+    dropped because they lacked the token.
+    """
     with ExitStack() as stack:
         layout = plan.layout
         if layout.nodes == 1:
             layout = replace(layout, port=free_port())  # so that two jobs on one machine do not collide
-        link = stack.enter_context(open_link(layout, attempt))
+        link = stack.enter_context(open_link(layout, attempt, token))
         processes = stack.enter_context(_started_ranks(plan, layout, echo))
         outcome = _watch(processes, link, plan.timeout_s, stop, echo)
         link.send_outcome(outcome)
@@ -80,7 +95,7 @@ def _run_once(plan: LaunchPlan, attempt: int, stop: StopSignals, echo: Callable[
         steps = min(state.heartbeat.steps for state in processes.states())
         if outcome.code in FINISHED:
             processes.wait_for_scheduler()
-        return outcome, steps
+        return outcome, steps, link.dropped
 
 
 @contextmanager

@@ -6,8 +6,6 @@
 
 #include "pixel_ops.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -15,7 +13,7 @@ namespace {
 
 constexpr int kChannels = 3;
 // Output pixels at a time: doubles, as in Pillow, so half as many as floats fit a vector.
-#if defined(__AVX512F__)
+#if CONVNEXT_AVX2 && defined(__AVX512F__)
 constexpr int kPixels = 8;
 #else
 constexpr int kPixels = 4;
@@ -25,7 +23,20 @@ typedef double Doubles __attribute__((vector_size(8 * kPixels)));
 typedef int64_t Mask __attribute__((vector_size(8 * kPixels)));
 typedef int32_t Ints __attribute__((vector_size(4 * kPixels)));
 
-#if defined(__AVX512F__)
+#if !CONVNEXT_AVX2
+inline Ints whole(Doubles x) { return __builtin_convertvector(x, Ints); }
+inline Doubles real(Ints x) { return __builtin_convertvector(x, Doubles); }
+inline Ints lanes(Mask x) { return __builtin_convertvector(x, Ints); }
+// Three bytes from each offset: a pixel.
+inline Ints gather(const uint8_t* bytes, Ints offsets) {
+  Ints pixels;
+  for (int i = 0; i < kPixels; ++i) {
+    const uint8_t* pixel = bytes + offsets[i];
+    pixels[i] = pixel[0] | pixel[1] << 8 | pixel[2] << 16;
+  }
+  return pixels;
+}
+#elif defined(__AVX512F__)
 inline Ints whole(Doubles x) { return (Ints)_mm512_cvttpd_epi32((__m512d)x); }
 inline Doubles real(Ints x) { return (Doubles)_mm512_cvtepi32_pd((__m256i)x); }
 inline Ints lanes(Mask x) { return (Ints)_mm512_cvtepi64_epi32((__m512i)x); }

@@ -1,9 +1,10 @@
 """Compiles the kernels' shared library at first use, into a cache that several processes may share.
 
-`kernels_library` returns the library's path, or None with the reason in the log; then the network runs on MindSpore's
-own operators. The name of the cache folder is a hash of everything that decides the machine code. A library is used
-only if the file beside it, which is written last, holds its SHA-256 (DECISIONS, 2026-11-24). This file knows nothing of
-MindSpore.
+`kernels_library` returns the library's path, or None with the reason in the log; then Pillow and OpenCV prepare the
+images, and the network runs on MindSpore's own operators. On a processor without AVX2 and FMA, such as an ARM one, the
+library holds only the kernels that prepare images, in a portable form with the same results. The name of the cache
+folder is a hash of everything that decides the machine code. A library is used only if the file beside it, which is
+written last, holds its SHA-256 (DECISIONS, 2026-11-24). This file knows nothing of MindSpore.
 """
 
 import atexit
@@ -22,20 +23,43 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from convnext_imagenet.base.host import cache_folder, processor_flags
 
-SWITCH = "CONVNEXT_KERNELS"
+SWITCH = "CONVNEXT_KERNELS"  # "off" for no kernels, "portable" for those of other processors
 SOURCES = Path(__file__).parent
 # Kernels that must equal Pillow bit by bit keep sums and products apart in their own source, despite -ffp-contract.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread")
-NEEDED_CPU_FLAGS = frozenset({"avx2", "fma"})  # the narrowest vectors that simd.h has
+NEEDED_CPU_FLAGS = frozenset({"avx2", "fma"})  # of the network's kernels: the narrowest vectors that simd.h has
+PORTABLE_FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-DCONVNEXT_PORTABLE", "-shared", "-fPIC")
+PORTABLE_SOURCES = ("affine.cpp", "crops.cpp", "jpeg_box.cpp", "pixel_ops.cpp", "resize.cpp")
 COMPILERS = ("c++", "g++", "clang++")
 BUILD_SECONDS = 300  # about ten are usual; beyond, the compiler hangs
 LIBRARY = "kernels.so"
 _ONE_THREAD = threading.Lock()  # threads that ask at the same time would compile and log twice
 
 log = logging.getLogger(__name__)
+
+
+class Variant(NamedTuple):
+    """The form of the kernels for a processor; `has_network` is false if it only holds those that prepare images."""
+
+    name: str
+    flags: tuple[str, ...]
+    has_network: bool
+
+    def sources(self) -> list[Path]:
+        """Return the C++ files to compile."""
+        every = sorted(SOURCES.glob("*.cpp"))
+        return every if self.has_network else [path for path in every if path.name in PORTABLE_SOURCES]
+
+
+def choose_variant(switch: str, cpu: frozenset[str]) -> Variant:
+    """Return the form of the kernels for a processor with these flags; `switch` may ask for the portable one."""
+    if switch == "portable" or not cpu >= NEEDED_CPU_FLAGS:
+        return Variant("portable", PORTABLE_FLAGS, has_network=False)
+    return Variant("AVX-512" if "avx512f" in cpu else "AVX2", FLAGS, has_network=True)
 
 
 class NoKernels(Exception):
@@ -48,6 +72,15 @@ def kernels_library() -> Path | None:
         return _choose_library()
 
 
+def network_library() -> Path | None:
+    """Return the path of the library if it also holds the kernels of the network, which need AVX2 and FMA."""
+    return kernels_library() if _variant().has_network else None
+
+
+def _variant() -> Variant:
+    return choose_variant(os.environ.get(SWITCH, "").lower(), processor_flags())
+
+
 @functools.cache
 def _choose_library() -> Path | None:
     try:
@@ -55,21 +88,23 @@ def _choose_library() -> Path | None:
     except NoKernels as reason:
         log.warning("CPU kernels are off (%s); MindSpore's own operators run instead, which are slower", reason)
         return None
-    log.info("CPU kernels are on (%s): %s", "AVX-512" if "avx512f" in processor_flags() else "AVX2", library)
+    variant = _variant()
+    log.info("CPU kernels are on (%s): %s", variant.name, library)
+    if not variant.has_network:
+        log.info(
+            "the network runs on MindSpore's own operators: its kernels need an x86-64 processor with AVX2 and FMA"
+        )
     return library
 
 
 def _find_or_build() -> Path:
     if os.environ.get(SWITCH, "").lower() == "off":
         raise NoKernels(f"{SWITCH}=off")
-    cpu = processor_flags()
-    if missing := sorted(NEEDED_CPU_FLAGS - cpu):
-        raise NoKernels(f"the processor ({platform.machine()}) lacks {', '.join(missing)}")
-    compiler = find_compiler()
-    key = _cache_key(compiler, _compiler_version(compiler), cpu)
+    compiler, variant = find_compiler(), _variant()
+    key = _cache_key(compiler, _compiler_version(compiler), processor_flags(), variant)
     for folder in (cache_folder("kernels") / key, None):
         try:
-            library = _library_in(folder or _private_folder(), compiler)
+            library = _library_in(folder or _private_folder(), compiler, variant)
         except OSError as error:
             log.info("kernel cache %s cannot be used (%s)", folder, error)
             continue
@@ -78,7 +113,7 @@ def _find_or_build() -> Path:
     raise NoKernels("neither the cache folder nor the temporary folder can be written; set XDG_CACHE_HOME or TMPDIR")
 
 
-def _library_in(folder: Path, compiler: list[str]) -> Path:
+def _library_in(folder: Path, compiler: list[str], variant: Variant) -> Path:
     """Return the folder's library; build it if it is missing, truncated or not loadable. Raises OSError, NoKernels."""
     if ":" in str(folder):
         raise OSError("its path holds a colon, which ends a path for MindSpore")
@@ -89,7 +124,7 @@ def _library_in(folder: Path, compiler: list[str]) -> Path:
     with _exclusive(folder):
         if not _is_whole(library):
             log.info("compiling the CPU kernels with %s, only once on this machine (about ten seconds)", compiler[0])
-            _build(compiler, library)
+            _build(compiler, library, variant)
     return library
 
 
@@ -105,13 +140,13 @@ def _is_whole(library: Path) -> bool:
     return True
 
 
-def _build(compiler: list[str], library: Path) -> None:
+def _build(compiler: list[str], library: Path, variant: Variant) -> None:
     """Compile under a temporary name, rename, write the SHA-256 last. Raises OSError, NoKernels."""
     handle, name = tempfile.mkstemp(suffix=".so", dir=library.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        _run([*compiler, *FLAGS, *map(str, sorted(SOURCES.glob("*.cpp"))), "-o", name], BUILD_SECONDS)
+        _run([*compiler, *variant.flags, *map(str, variant.sources()), "-o", name], BUILD_SECONDS)
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
         _mark(library).unlink(missing_ok=True)  # before the rename: an old hash must not stand beside a new library
         temporary.chmod(0o755)
@@ -167,11 +202,11 @@ def _run(command: list[str], seconds: float) -> str:
     return done.stdout
 
 
-def _cache_key(compiler: list[str], version: str, cpu: frozenset[str]) -> str:
+def _cache_key(compiler: list[str], version: str, cpu: frozenset[str], variant: Variant) -> str:
     parts = hashlib.sha256()
     for path in sorted((*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"))):
         parts.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    for part in (*FLAGS, *compiler, version, *sorted(cpu)):
+    for part in (*variant.flags, *compiler, version, platform.machine(), *sorted(cpu)):
         parts.update(part.encode() + b"\0")
     return parts.hexdigest()[:24]
 

@@ -38,12 +38,13 @@ inline uint8_t blended(float poorer, float value, float factor) {
   return static_cast<uint8_t>(std::min(std::max(mixed, 0.0f), 255.0f));
 }
 
+#if CONVNEXT_AVX2
 inline __m256 floats(const uint8_t* bytes) {
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes))));
 }
 
-// image = poorer + factor * (image - poorer), truncated to whole levels as in Pillow.
-void blend(const uint8_t* poorer, float factor, const Image& image) {
+// Blends as many bytes as fill whole vectors, and returns their number.
+int64_t blend_vectors(const uint8_t* poorer, float factor, const Image& image) {
   const int64_t bytes = image.bytes();
   const __m256 times = _mm256_set1_ps(factor), top = _mm256_set1_ps(255.0f);
   int64_t i = 0;
@@ -55,10 +56,21 @@ void blend(const uint8_t* poorer, float factor, const Image& image) {
     const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(image.pixels + i), _mm_packus_epi16(words, words));
   }
-  for (; i < bytes; ++i) image.pixels[i] = blended(poorer[i], image.pixels[i], factor);
+  return i;
+}
+#else
+int64_t blend_vectors(const uint8_t*, float, const Image&) { return 0; }
+#endif
+
+// image = poorer + factor * (image - poorer), truncated to whole levels as in Pillow.
+void blend(const uint8_t* poorer, float factor, const Image& image) {
+  const int64_t bytes = image.bytes();
+  for (int64_t i = blend_vectors(poorer, factor, image); i < bytes; ++i) {
+    image.pixels[i] = blended(poorer[i], image.pixels[i], factor);
+  }
 }
 
-#if defined(__AVX512VBMI__)
+#if CONVNEXT_AVX2 && defined(__AVX512VBMI__)
 // The table's values of 64 levels.
 inline __m512i looked_up(const Table& table, __m512i levels) {
   const auto quarter = [&](int i) { return _mm512_loadu_si512(table + 64 * i); };

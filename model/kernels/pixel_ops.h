@@ -1,13 +1,16 @@
 // Operations on an 8-bit RGB image; each gives Pillow's bits.
 #pragma once
-#include <immintrin.h>
-
 #include <cstdint>
 
+#include "processor.h"
+
 // A product that the compiler cannot fuse with a following sum: Pillow's are not fused, and fusing changes the rounding.
+// The portable build switches fusing off for whole files (build.py).
 template <typename Value>
 inline Value rounded(Value product) {
+#if CONVNEXT_AVX2
   asm("" : "+x"(product));
+#endif
   return product;
 }
 

@@ -1,33 +1,25 @@
 // Pillow's antialiased resize of a box of an 8-bit RGB image, bit for bit: two passes in fixed point, each rounded and
 // clipped to 8 bits. Weights (22 fractional bits) and the order of the passes are Pillow's, computed by the caller.
 //
-// The vertical pass runs along whole rows. The horizontal pass takes four neighbouring pixels at a time. Its products
-// have 16 bits, two per instruction, so each weight is split: w = high * 2^15 + low. Partial sums may wrap around,
-// because the whole sum fits into 32 bits.
+// The vertical pass runs along whole rows. With AVX2 the horizontal pass takes four neighbouring pixels at a time. Its
+// products have 16 bits, two per instruction, so each weight is split: w = high * 2^15 + low. Partial sums may wrap
+// around, because the whole sum fits into 32 bits. Without AVX2 it takes one pixel at a time, its colours side by side.
 
 #include "crops.h"
-
-#include <immintrin.h>
 
 #include <cstdint>
 #include <cstring>
 #include <new>
 #include <vector>
 
+#include "processor.h"
+
 namespace {
 
 constexpr int kFractionBits = 22;  // as _FRACTION_BITS in resize.py
 constexpr int kHalf = 1 << (kFractionBits - 1);  // rounds to the nearest level
 constexpr int kChannels = 3;
-constexpr int kTogether = 4;         // pixels of a horizontal step
-constexpr int kLowBits = 15;         // of a split weight
-constexpr int64_t kSpareBytes = 64;  // that a horizontal step may read behind a row
-
-// The weights of a horizontal step: pixels 0 and 1 in the first half, 2 and 3 in the second, for R, G, B and unused.
-struct alignas(32) Step {
-  int16_t high[16];
-  int16_t low[16];
-};
+constexpr int64_t kSpareBytes = 64;  // that the horizontal pass may read behind a row
 
 inline uint8_t clipped(int32_t sum) {
   const int32_t value = sum >> kFractionBits;
@@ -39,6 +31,17 @@ struct Side {
   const int32_t* first;
   const int32_t* weights;
   int taps;
+};
+
+#if CONVNEXT_AVX2
+
+constexpr int kTogether = 4;  // pixels of a horizontal step
+constexpr int kLowBits = 15;  // of a split weight
+
+// The weights of a horizontal step: pixels 0 and 1 in the first half, 2 and 3 in the second, for R, G, B and unused.
+struct alignas(32) Step {
+  int16_t high[16];
+  int16_t low[16];
 };
 
 // Weights in the order of the steps; zeros fill each target up to a whole number of steps.
@@ -81,6 +84,49 @@ void resize_row(const uint8_t* in, uint8_t* out, int width, const int32_t* first
   }
 }
 
+// The horizontal pass over a row of `width` target pixels.
+class Across {
+ public:
+  Across(const Side& side, int width)
+      : first_(side.first), width_(width), steps_((side.taps + kTogether - 1) / kTogether), weights_(spread(side, width, steps_)) {}
+  void operator()(const uint8_t* in, uint8_t* out) const { resize_row(in, out, width_, first_, weights_.data(), steps_); }
+
+ private:
+  const int32_t* first_;
+  int width_, steps_;
+  std::vector<Step> weights_;
+};
+
+#else
+
+typedef uint8_t Bytes __attribute__((vector_size(4)));
+typedef int32_t Sums __attribute__((vector_size(16)));
+
+// The horizontal pass over a row of `width` target pixels. The fourth byte of a pixel is its neighbour's, and ignored.
+class Across {
+ public:
+  Across(const Side& side, int width) : side_(side), width_(width) {}
+  void operator()(const uint8_t* in, uint8_t* out) const {
+    const int32_t* weights = side_.weights;
+    for (int x = 0; x < width_; ++x, out += kChannels) {
+      const uint8_t* pixels = in + static_cast<int64_t>(side_.first[x]) * kChannels;
+      Sums sums = Sums{} + kHalf;
+      for (int t = 0; t < side_.taps; ++t, ++weights, pixels += kChannels) {
+        Bytes bytes;
+        std::memcpy(&bytes, pixels, sizeof bytes);
+        sums += __builtin_convertvector(bytes, Sums) * *weights;
+      }
+      for (int c = 0; c < kChannels; ++c) out[c] = clipped(sums[c]);
+    }
+  }
+
+ private:
+  const Side& side_;
+  int width_;
+};
+
+#endif
+
 // The weighted sum of `taps` rows of `bytes` bytes, `stride` apart, as one row.
 void blend_rows(const uint8_t* rows, int64_t stride, int64_t bytes, uint8_t* out, const int32_t* weights, int taps) {
   constexpr int kBlock = 64;
@@ -108,20 +154,18 @@ struct Picture {
 };
 
 void vertical_first(const Picture& in, uint8_t* out, int height, int width, const Side& x, const Side& y) {
-  const int steps = (x.taps + kTogether - 1) / kTogether;
-  const std::vector<Step> weights = spread(x, width, steps);
+  const Across across(x, width);
   const int64_t bytes = static_cast<int64_t>(in.width) * kChannels;
   std::vector<uint8_t> row(bytes + kSpareBytes);
   for (int i = 0; i < height; ++i, out += static_cast<int64_t>(width) * kChannels) {
     const uint8_t* rows = in.pixels + y.first[i] * in.stride;
     blend_rows(rows, in.stride, bytes, x.taps ? row.data() : out, y.weights + static_cast<int64_t>(i) * y.taps, y.taps);
-    if (x.taps) resize_row(row.data(), out, width, x.first, weights.data(), steps);
+    if (x.taps) across(row.data(), out);
   }
 }
 
 void horizontal_first(const Picture& in, uint8_t* out, int height, int width, const Side& x, const Side& y) {
-  const int steps = (x.taps + kTogether - 1) / kTogether;
-  const std::vector<Step> weights = spread(x, width, steps);
+  const Across across(x, width);
   const int64_t bytes = static_cast<int64_t>(width) * kChannels;
   const int top = y.taps ? y.first[0] : 0;
   const int bottom = y.taps ? y.first[height - 1] + y.taps : in.height;
@@ -130,7 +174,7 @@ void horizontal_first(const Picture& in, uint8_t* out, int height, int width, co
   uint8_t* narrow = y.taps ? between.data() : out;
   for (int i = top; i < bottom; ++i) {
     std::memcpy(row.data(), in.pixels + i * in.stride, static_cast<size_t>(in.width) * kChannels);
-    resize_row(row.data(), narrow + (i - top) * bytes, width, x.first, weights.data(), steps);
+    across(row.data(), narrow + (i - top) * bytes);
   }
   for (int i = 0; y.taps && i < height; ++i) {
     const uint8_t* rows = between.data() + (y.first[i] - top) * bytes;

@@ -16,7 +16,6 @@ from convnext_imagenet.base.cann import (
     absent_needs,
     find_set_env,
     is_accepted,
-    is_first_generation,
     sourcing_advice,
     toolkit_folders,
 )
@@ -117,25 +116,3 @@ def test_modules_are_looked_for_and_never_imported(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True)
     assert done.stdout == "('hccl',)\n"
-
-
-@pytest.mark.parametrize(
-    ("chip", "expected"),
-    [
-        ("Ascend 910A", True),
-        ("Ascend910B", True),
-        ("910ProB", True),
-        ("Ascend910ProA", True),
-        ("Ascend910PremiumA", True),
-        ("Ascend 910B3", False),
-        ("Ascend910B4-1", False),
-        ("910B2C", False),
-        ("Ascend910_9391", False),
-        ("Ascend910", False),  # so npu-smi names an Atlas A3
-        ("Ascend 310P3", False),
-        ("", False),
-    ],
-)
-def test_the_first_generation_is_known_by_its_names(chip: str, expected: bool) -> None:
-    """The names of systems on a chip in CANN and npu-smi; MindSpore's plugin tells the generations by the same ones."""
-    assert is_first_generation(chip) == expected

@@ -30,6 +30,31 @@ def test_only_a_key_that_the_directory_lacks_may_take_its_neutral_value(stored, 
     assert [difference.key for difference in differences(stored, wanted, NEUTRAL)] == keys
 
 
+@pytest.mark.parametrize(
+    ("stored", "wanted", "keys"),
+    [
+        ({"optimizer": {"steps": 8, "beta": 1}}, {"optimizer": {"beta": 1}}, []),
+        ({"optimizer": {"steps": 8, "beta": 1}}, {"optimizer": {"beta": 2}}, ["config.optimizer.beta"]),
+        ({"optimizer": {"other": 8}}, {"optimizer": {}}, ["config.optimizer.other"]),
+        ({"steps": 8}, {}, ["config.steps"]),
+    ],
+)
+def test_a_key_that_left_the_plan_may_have_any_value_in_the_directory(stored, wanted, keys):
+    found = differences({"config": stored}, {"config": wanted}, outside={"config.optimizer.steps"})
+    assert [difference.key for difference in found] == keys
+
+
+def test_a_plan_with_a_key_that_left_plans_keeps_its_id_and_its_bytes(tmp_path):
+    old = protocol.begin(tmp_path, "run", {"config": {"mix": {"prob": 1}, "optimizer": {"steps": 8}}})
+    before = (tmp_path / "plan.json").read_bytes()
+    newer, outside = {"config": {"mix": {"prob": 1}, "optimizer": {}}}, {"config.optimizer.steps"}
+    assert protocol.begin(tmp_path, "run", newer, outside=outside) == old
+    assert protocol.join(tmp_path, "run", newer, outside=outside) == old
+    assert (tmp_path / "plan.json").read_bytes() == before
+    with pytest.raises(ArtefactError, match=r"differs in: config\.optimizer\.steps\)"):
+        protocol.begin(tmp_path, "run", newer)
+
+
 def test_a_difference_holds_both_values():
     assert differences({"rules": {"step": 1}}, {"rules": {"step": 2, "new": 1}}) == [
         Difference("rules.new", MISSING, 1),

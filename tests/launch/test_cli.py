@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from convnext_imagenet.base.console import expected_errors
 from convnext_imagenet.base.errors import ExpectedError, FailedError, Interrupted
-from convnext_imagenet.launch.cli import announcing_exit, launch_options, with_heartbeat
+from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options, with_heartbeat
 from convnext_imagenet.launch.ranks.heartbeat import HEARTBEAT_FILE, read_announced_exit, read_heartbeat
+from convnext_imagenet.launch.ranks.job_token import JOB_TOKEN
 
 
 @click.command()
@@ -91,3 +92,30 @@ def test_progress_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         40,
         "predicting",
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "--nodes 2: this command has no folder in which the machines could share a token; set "),
+        ("short", "CONVNEXT_JOB_TOKEN has 5 characters: must have 32 to 4096"),
+    ],
+)
+def test_several_machines_without_a_token_are_refused_before_anything_begins(
+    monkeypatch: pytest.MonkeyPatch, text: str | None, words: str
+) -> None:
+    @click.command()
+    @launch_options
+    def without_a_folder(**choices: Any) -> None:
+        with expected_errors():
+            enter_ranks(choices, None, lambda: pytest.fail("its own checks come later"))
+
+    monkeypatch.delenv(JOB_TOKEN, raising=False)
+    if text:
+        monkeypatch.setenv(JOB_TOKEN, text)
+    ended = CliRunner().invoke(
+        without_a_folder, ["--nodes", "2", "--rendezvous", "127.0.0.1", "--device-target", "CPU"]
+    )
+    assert ended.exit_code == 1
+    assert ended.output.startswith(f"Error: {words}")
+    assert ended.output.count("\n") == 1

@@ -15,6 +15,7 @@ from convnext_imagenet.launch.devices import (
     device_folders,
     devices_seen,
     driver_versions,
+    is_first_generation,
 )
 
 ASCEND = ("davinci0", "davinci1", "davinci10", "davinci_manager", "hisi_hdc", "devmm_svm")
@@ -189,3 +190,22 @@ def _write(root: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="latin-1")
+
+
+@pytest.mark.parametrize(
+    ("chip", "is_first"),
+    [
+        ("Ascend910A", True),
+        ("Ascend910B", True),  # without a number
+        ("Ascend910ProB", True),
+        ("Ascend910PremiumA", True),
+        ("Ascend910", True),
+        ("Ascend910B1", False),
+        ("Ascend910B4", False),
+        ("Ascend910_9391", False),
+        ("Ascend950PR", False),
+        ("", False),
+    ],
+)
+def test_chips_before_atlas_a2_are_told_by_name(chip: str, is_first: bool) -> None:
+    assert is_first_generation(chip) == is_first

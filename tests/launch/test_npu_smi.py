@@ -7,6 +7,7 @@ import pytest
 from convnext_imagenet.launch.npu_smi import (
     Card,
     cores_of_nodes,
+    name_in_cann,
     nodes_of_devices,
     parse_cards,
     parse_cores,
@@ -52,6 +53,19 @@ NPU ID          Slot ID         Chip ID         Chip Phy-ID     Chip Name
 )
 def test_cards_are_read_or_nothing_is_known(text: str, expected: list[Card]) -> None:
     assert parse_cards(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Ascend 910B3", "Ascend910B3"),
+        ("910ProB", "Ascend910ProB"),
+        ("Ascend910", ""),  # so it names the chips of an Atlas A3
+        ("", ""),
+    ],
+)
+def test_a_chip_has_one_name_in_cann_if_it_can_be_told(name: str, expected: str) -> None:
+    assert name_in_cann(name) == expected
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.schema import Row
 from convnext_imagenet.train.cli import main
 from convnext_imagenet.train.config.config import Config
-from convnext_imagenet.train.config.schedule import StepPlan
+from convnext_imagenet.train.config.schedule import BatchParts, StepPlan
 from convnext_imagenet.train.config.source import load_config
 from convnext_imagenet.train.run.checkpoint import Position
 from convnext_imagenet.train.run.epoch import EpochReport, FirstStep, StepReport
@@ -82,14 +82,15 @@ class Recorder:
     """A reporter that keeps what it was told."""
 
     done: Position | None = None
+    parts: BatchParts | None = None
     steps: list[StepReport] = field(default_factory=list)
     epochs: list[EpochReport] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     first_steps: list[FirstStep] = field(default_factory=list)
     given: list[str] = field(default_factory=list)
 
-    def on_start(self, plan: StepPlan, done: Position) -> None:
-        self.done = done
+    def on_start(self, plan: StepPlan, parts: BatchParts, done: Position) -> None:
+        self.parts, self.done = parts, done
 
     def on_first_step(self, first: FirstStep) -> None:
         self.first_steps.append(first)

@@ -30,6 +30,10 @@ def _overrides(tiny: tuple[str, ...]) -> list[str]:
         (["demo", "--nodes", "2", "--master", "h", "--node-rank", "2"], ["--node-rank 2: must be below --nodes 2"]),
         (["demo", "--workers", "999"], ["--workers 999: must not exceed the", "cores"]),
         (["demo", "--nondeterministic"], ["--nondeterministic: the CPU is always deterministic", "leave it out"]),
+        (
+            ["demo", "--nodes", "32", "--rendezvous", "h"],
+            ["data.global_batch_size = 32: 32 devices", "multiple of 64; pass --set data.global_batch_size=64"],
+        ),
         (["demo"], ["absent: no such RECORDS directory", "make records DATA=", "make demo"]),
     ],
 )
@@ -65,27 +69,13 @@ def test_what_is_lost_without_deterministic_sums_is_said_and_passed_on(
     assert told[1:] == [("Ascend", 0, True)]
 
 
-@pytest.mark.parametrize("target", ["Ascend", "CPU"])
-def test_a_loss_scale_is_refused_on_a_first_generation_chip_only(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target: str
-) -> None:
-    monkeypatch.setattr("convnext_imagenet.launch.cli.devices_seen", lambda _: 1)
-    monkeypatch.setattr("convnext_imagenet.train.machine.read_chip", lambda: "Ascend 910A")
-    words = ["demo", "--device-target", target, "--records", tmp_path / "absent", "--out", tmp_path / "run"]
-    words += ["--set", "precision.level=O1"]
-    result = _run(*words, "--set", "precision.loss_scale=dynamic")
-    assert result.exit_code == 1
-    said = "Ascend 910A replaces an overflow" if target == "Ascend" else "no such RECORDS directory"
-    assert said in result.stderr
-    assert "no such RECORDS directory" in _run(*words, "--set", "precision.loss_scale=none").stderr, "the way out"
-
-
 def test_missing_options_are_a_usage_error() -> None:
     assert _run("demo").exit_code == 2
 
 
 def test_a_run_prints_the_examples_lines_and_what_comes_next(finished_output: Result, finished_run: Path) -> None:
     said = finished_output.stdout
+    assert "global batch 8 = 1 device x 2 micro-batches x 4 rows\n4 epochs, 4 steps per epoch, 8 images" in said
     assert re.search(r"^epoch: 1 step: 4, loss is \d+\.\d+$", said, re.MULTILINE)
     assert len(re.findall(r"^epoch time: [\d.]+ ms, per step time: [\d.]+ ms$", said, re.MULTILINE)) == 4
     assert len(re.findall(r"^epoch: [34] Top1-Acc: [01]\.\d+, Top3-Acc: 1\.0+$", said, re.MULTILINE)) == 2

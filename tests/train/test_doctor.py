@@ -1,6 +1,7 @@
 """What the doctor says of a good machine and of bad ones, of records, of a RUN, and of a step and a sum."""
 
 import dataclasses
+import json
 import math
 import re
 import shutil
@@ -176,6 +177,7 @@ def test_modules_of_cann_are_needed_unless_devices_are_simulated(
     [
         ("Ascend 910B3", OK, "Ascend 910B3"),
         ("Ascend 910A", WARNING, "Ascend 910A"),
+        ("Ascend910", OK, "Ascend910"),
         ("", OK, "npu-smi does not tell it"),
     ],
 )
@@ -322,3 +324,13 @@ def test_the_whole_command_trains_a_step() -> None:
     ).groups()
     assert float(chance) == pytest.approx(math.log(4), abs=1e-4)
     assert float(loss) == pytest.approx(math.log(4), rel=0.1)
+
+
+def test_as_json_every_check_is_a_line(records_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machines, "read_machine", lambda *_: dataclasses.replace(GOOD, memory_mib=1))
+    result = _doctor("--quick", "--json", "--records", records_root)
+    findings = [json.loads(line) for line in result.stdout.splitlines()]
+    assert all(finding.keys() == {"level", "what", "result", "advice"} for finding in findings)
+    (memory,) = (finding for finding in findings if finding["what"] == "memory")
+    assert (memory["level"], memory["result"]) == ("warning", "1 MiB available")
+    assert any(finding["what"] == "records" for finding in findings)

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from convnext_imagenet.launch.devices import DeviceChoice
-from convnext_imagenet.train.errors import TrainError
-from convnext_imagenet.train.machine import available_memory_mib, check_loss_scale, read_disk, read_machine
+from convnext_imagenet.train.machine import available_memory_mib, read_disk, read_machine
 
 CPU = DeviceChoice("CPU", "asked for")
 
@@ -48,14 +47,3 @@ def test_the_disk_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> N
     assert (disk.folder, disk.is_writable) == (tmp_path, True)
     assert disk.free_mib > 0
     assert list(tmp_path.iterdir()) == [], "nothing is written"
-
-
-@pytest.mark.parametrize("scale", ["static", "dynamic"])
-def test_a_loss_scale_is_refused_where_overflow_is_hidden(scale: str) -> None:
-    with pytest.raises(TrainError, match=f'"{scale}": Ascend 910A replaces an overflow .* precision.loss_scale=none'):
-        check_loss_scale(scale, "Ascend 910A")
-
-
-@pytest.mark.parametrize(("scale", "chip"), [("none", "Ascend 910A"), ("dynamic", "Ascend 910B3"), ("static", "")])
-def test_a_loss_scale_is_accepted_elsewhere(scale: str, chip: str) -> None:
-    check_loss_scale(scale, chip)

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from convnext_imagenet.launch.ranks.job_token import JOB_TOKEN, TOKEN_FILE
 from convnext_imagenet.launch.ranks.launcher import free_port
 
 from .rank_jobs import Job, assert_same_bits, needs_two_cores, wait_for_step
@@ -122,8 +123,10 @@ def test_ranks_killed_at_random_end_with_the_same_bits(
 
 
 def test_two_launchers_share_a_job_and_stop_together(
-    start: Callable[..., Job], finished_by_two: Path, tmp_path: Path
+    start: Callable[..., Job], finished_by_two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """They share a token first through the file in RUN, then through the environment."""
+    monkeypatch.delenv(JOB_TOKEN, raising=False)
     run, host = tmp_path / "run", f"127.0.0.1:{free_port()}"
 
     def both(*options: str, fault: tuple[str, int] | None = None) -> list[Job]:
@@ -134,7 +137,11 @@ def test_two_launchers_share_a_job_and_stop_together(
         for job in both("--save-steps", "2", fault=fault):
             code, said, seconds = job.wait()
             assert (code, seconds < 60) == (expected, True), said
+            assert "without the job's token" not in said
+        assert not (run / "logs" / TOKEN_FILE).exists()
+    monkeypatch.setenv(JOB_TOKEN, "0123456789abcdef" * 2)
     for job in both():
         code, said, _ = job.wait()
         assert code == 0, said
+        assert "without the job's token" not in said
     assert_same_bits(run, finished_by_two)

@@ -1,7 +1,10 @@
 """Which RUN resumes under which program: rules that changed refuse it by name, a neutral key added later does not."""
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,31 @@ from convnext_imagenet.base.files import read_json, sha256_json, write_json
 from convnext_imagenet.base.protocol import is_finished
 from convnext_imagenet.train.config.config import Config, neutral_values
 from convnext_imagenet.train.config.rules import added_later, probability
+from convnext_imagenet.train.config.schedule import BatchParts
 from convnext_imagenet.train.config.sections import TrainSection
+from convnext_imagenet.train.config.source import load_config
 from convnext_imagenet.train.run import run as running
 from convnext_imagenet.train.run.run import RunRequest, train
 
 LAST = "epoch-0004"
+
+# Runs the command line in a process of its own that asks itself to stop after epoch STOP. Always the same file:
+# MindSpore compiles again if the script has changed.
+STOPPED_AFTER = """
+import os, signal
+from convnext_imagenet.train import cli
+from convnext_imagenet.train.progress import Screen
+
+on_epoch = Screen.on_epoch
+
+def on_epoch_then_stop(self, report):
+    on_epoch(self, report)
+    if report.epoch == int(os.environ["STOP"]):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+Screen.on_epoch = on_epoch_then_stop
+cli.main()
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +98,78 @@ def test_another_value_of_the_key_is_another_run(
             ArtefactError, match=r"differs in: config\.train\.later\): config\.train\.later is 0\.0 in the directory"
         ):
             train(_later(config, **values), RunRequest(records_root, unfinished_run, 1), recorder)
+
+
+@pytest.fixture
+def older_run(unfinished_run: Path) -> Path:
+    """The RUN as programs wrote it whose plans held the number of micro-batches: also its receipts name that plan."""
+    plan = read_json(unfinished_run / "plan.json")
+    assert "accumulate_steps" not in plan["plan"]["config"]["optimizer"]
+    plan["plan"]["config"]["optimizer"]["accumulate_steps"] = 2
+    before, plan["plan_id"] = plan["plan_id"], sha256_json({name: plan[name] for name in ("kind", "protocol", "plan")})
+    assert before != plan["plan_id"]
+    write_json(unfinished_run / "plan.json", plan)
+    receipts = list((unfinished_run / "checkpoints").glob("*.json"))
+    assert receipts
+    for path in receipts:
+        receipt = read_json(path)
+        assert receipt["plan_id"] == before
+        write_json(path, {**receipt, "plan_id": plan["plan_id"]})
+    return unfinished_run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "micro_batches"), [(4, 2), (0, 1)])
+def test_a_run_whose_plan_holds_the_micro_batches_resumes_with_any_number_of_them(
+    older_run: Path,
+    finished_run: Path,
+    records_root: Path,
+    tiny: tuple[str, ...],
+    recorder: Any,
+    rows: int,
+    micro_batches: int,
+) -> None:
+    config = load_config("paper-tiny", [*tiny, "optimizer.accumulate_steps=0", f"data.device_batch_size={rows}"])
+    before = (older_run / "plan.json").read_bytes()
+    train(config, RunRequest(records_root, older_run, 1), recorder)
+    assert (recorder.done.epoch, is_finished(older_run)) == (3, True)
+    assert (older_run / "plan.json").read_bytes() == before
+    assert recorder.parts == BatchParts(1, micro_batches, 8 // micro_batches)
+    expected, found = _arrays(finished_run), _arrays(older_run)
+    for name, value in expected.items():
+        if micro_batches == 2:
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+        else:  # the order of the sums
+            np.testing.assert_allclose(found[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
+
+
+def test_an_older_run_is_still_refused_for_what_changes_numbers(
+    older_run: Path, records_root: Path, tiny: tuple[str, ...], recorder: Any
+) -> None:
+    other = load_config("paper-tiny", [*tiny, "optimizer.beta1=0.8"])
+    with pytest.raises(ArtefactError, match=r"differs in: config\.optimizer\.beta1\)"):
+        train(other, RunRequest(records_root, older_run, 1), recorder)
+
+
+@pytest.mark.slow
+def test_another_division_of_the_batch_never_loads_the_graph_of_the_first(
+    records_root: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    """One run, stopped after each epoch; the second part has the division of the first, and loads its graph."""
+    cached = []
+    script = tmp_path / "stopped.py"
+    script.write_text(STOPPED_AFTER)
+    for epoch, rows in ((1, 4), (2, 4), (3, 2), (4, 8)):
+        changes = [*tiny, "optimizer.accumulate_steps=0", f"data.device_batch_size={rows}"]
+        overrides = [word for change in changes for word in ("--set", change)]
+        words = ["run", "paper-tiny", "--records", str(records_root), "--out", str(tmp_path / "run"), "--workers", "1"]
+        command = [sys.executable, str(script), *words, *overrides]
+        environment = os.environ | {"STOP": str(epoch)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=environment)
+        assert done.returncode == (0 if epoch == 4 else 75), done.stderr
+        assert f"x {rows} rows" in done.stdout
+        cached.append("step loaded from the cache in" in done.stdout)
+    assert cached == [False, True, False, False]
 
 
 def test_a_run_that_has_a_key_which_this_program_lacks_is_refused(

@@ -15,7 +15,7 @@ from mindspore import Tensor, nn, ops
 from convnext_imagenet.model.transform import EvalTransform, scale_and_shift
 from convnext_imagenet.records.keyed_random import keyed_rng
 from convnext_imagenet.train.augment.erase import DeviceErase, erase_draws
-from convnext_imagenet.train.augment.flip import DeviceFlip, flips
+from convnext_imagenet.train.augment.flip import AscendFlip, DeviceFlip, flips
 from convnext_imagenet.train.augment.mix import DeviceMix, mix_draws
 from convnext_imagenet.train.augment.randaugment import as_arrays, draw_ops
 from convnext_imagenet.train.augment.randaugment_device import DeviceRandAugment
@@ -114,7 +114,7 @@ class DeviceAugment(nn.Cell):
     def __init__(self, section: AugmentSection, transform: EvalTransform, seed: int) -> None:
         super().__init__(auto_prefix=False)
         self.scale_C, self.shift_C = (Tensor(values_C) for values_C in scale_and_shift(transform))
-        self.flip = DeviceFlip()
+        self.flip = AscendFlip() if ms.get_context("device_target") == "Ascend" else DeviceFlip()
         self.rand_augment = DeviceRandAugment()
         self.erase = DeviceErase(section, seed)
         self.mix = DeviceMix()

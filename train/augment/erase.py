@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, mint, nn, ops
 
 from convnext_imagenet.records.keyed_random import keyed_rng
 from convnext_imagenet.train.config.sections import AugmentSection
 
 _TRIES = 10  # timm's
 NOISE_VALUES = 1 << 21  # size of the noise bank on the device: as many values as 14 images of 224 px (2026-11-24)
+_RUN = 16  # values that follow each other in the bank and are gathered together, 64 bytes
 
 
 class EraseDraws(NamedTuple):
@@ -67,6 +68,15 @@ def noise_bank(seed: int) -> np.ndarray:
     return keyed_rng(seed, "erase noise bank").standard_normal(NOISE_VALUES, np.float32)
 
 
+def noise_runs(bank: np.ndarray) -> np.ndarray:
+    """Return every run of `_RUN` values of the bank, which wraps around, float32 (NOISE_VALUES, _RUN).
+
+    Run p * NOISE_VALUES // _RUN + j begins at value j * _RUN + p. So the noise from any start on is runs that follow
+    each other, and a device gathers them instead of single values (DECISIONS, 2026-11-29).
+    """
+    return np.stack([np.roll(bank, -first) for first in range(_RUN)]).reshape(-1, _RUN)
+
+
 class DeviceErase(nn.Cell):
     """Fill boxes (N, K, 4) of float32 pixels (N, S, S, 3) with 0, with a colour, or with noise.
 
@@ -78,8 +88,8 @@ class DeviceErase(nn.Cell):
         super().__init__(auto_prefix=False)
         self.mode = section.erase_mode
         needs_noise = section.erase_prob > 0 and section.erase_mode == "pixel"
-        values = noise_bank(seed) if needs_noise else np.zeros(1, np.float32)
-        self.bank = Parameter(Tensor(values), name="erase_noise", requires_grad=False)
+        runs = noise_runs(noise_bank(seed)) if needs_noise else np.zeros((1, _RUN), np.float32)
+        self.runs = Parameter(Tensor(runs), name="erase_noise", requires_grad=False)
 
     def construct(self, x_NHWC: Tensor, boxes_NK4: Tensor, fill: Tensor | None) -> Tensor:
         for k in range(boxes_NK4.shape[1]):
@@ -93,8 +103,24 @@ class DeviceErase(nn.Cell):
             return ops.zeros(shape, ms.float32)
         if self.mode == "rand":
             return ops.broadcast_to(ops.reshape(fill[:, k], (-1, 1, 1, 3)), shape)
-        indices = ops.expand_dims(fill, 1) + ops.arange(0, shape[1] * shape[2] * shape[3])
-        return ops.reshape(ops.gather(self.bank, indices % self.bank.shape[0], 0), shape)
+        return self.noise(shape, fill)
+
+    def noise(self, shape: tuple[int, ...], start_N: Tensor) -> Tensor:
+        """Return each sample's noise, from its start in the bank on."""
+        values, per_phase = shape[1] * shape[2] * shape[3], self.runs.shape[0] // _RUN
+        count = (values + _RUN - 1) // _RUN
+        start_N1 = ops.expand_dims(start_N, 1)
+        phase_N1, first_N1 = start_N1 % _RUN, start_N1 // _RUN
+        runs = phase_N1 * per_phase + (first_N1 + int32_range(count)) % per_phase
+        noise = ops.reshape(ops.gather(self.runs, runs, 0), (shape[0], count * _RUN))
+        if count * _RUN > values:
+            noise = noise[:, :values]
+        return ops.reshape(noise, shape)
+
+
+def int32_range(count: int) -> Tensor:
+    """Return 0 .. count - 1 as int32: indices of 64 bits take twice the memory, and more time on an Ascend."""
+    return ops.arange(0, count, dtype=ms.int32)
 
 
 def box_mask(boxes_N4: Tensor, size_px: int) -> Tensor:
@@ -103,10 +129,13 @@ def box_mask(boxes_N4: Tensor, size_px: int) -> Tensor:
     It is a matrix product of zeros and ones, which is exact on every device; on the CPU it takes a tenth of the time of
     a broadcast (DECISIONS, 2026-11-24).
     """
-    at_S = ops.expand_dims(ops.arange(0, size_px), 0)
-    at_S3 = ops.expand_dims(ops.arange(0, 3 * size_px) // 3, 0)
-    rows_NS = ops.logical_and(at_S >= boxes_N4[:, 0:1], at_S < boxes_N4[:, 2:3])
-    columns_NS3 = ops.logical_and(at_S3 >= boxes_N4[:, 1:2], at_S3 < boxes_N4[:, 3:4])
+    at_S = ops.expand_dims(int32_range(size_px), 0)
+    at_S3 = ops.expand_dims(int32_range(3 * size_px) // 3, 0)
+    # Views of one transposed tensor: on an Ascend each slice would be a kernel.
+    sides = mint.split(ops.transpose(boxes_N4, (1, 0)), 1)
+    top_N1, left_N1, bottom_N1, right_N1 = [ops.reshape(side, (-1, 1)) for side in sides]
+    rows_NS = ops.logical_and(at_S >= top_N1, at_S < bottom_N1)
+    columns_NS3 = ops.logical_and(at_S3 >= left_N1, at_S3 < right_N1)
     down_NS1 = ops.expand_dims(ops.cast(rows_NS, ms.float32), 2)
     across_N1S3 = ops.expand_dims(ops.cast(columns_NS3, ms.float32), 1)
     return ops.reshape(ops.bmm(down_NS1, across_N1S3), (-1, size_px, size_px, 3))

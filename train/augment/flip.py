@@ -24,3 +24,15 @@ class DeviceFlip(nn.Cell):
         # flipping the batch and selecting.
         mirrored_N = ops.cast(flip_N, ms.int32) * (pixels_NHWC.shape[2] - 1) + 1
         return ops.reverse_sequence(pixels_NHWC, mirrored_N, 2, 0)
+
+
+class AscendFlip(DeviceFlip):
+    """The same, as float32 (N, S, S, 3), by reversing all rows: ReverseSequence would run on an Ascend's AI CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reverse = ops.ReverseV2(axis=[2])
+
+    def construct(self, pixels_NHWC: Tensor, flip_N: Tensor) -> Tensor:
+        x_NHWC = ops.cast(pixels_NHWC, ms.float32)
+        return ops.select(ops.reshape(flip_N, (-1, 1, 1, 1)), self.reverse(x_NHWC), x_NHWC)

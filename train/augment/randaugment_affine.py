@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from convnext_imagenet.train.augment.erase import int32_range
 from convnext_imagenet.train.augment.randaugment import Op
 from convnext_imagenet.train.augment.randaugment_host import FILL_RGB
 
@@ -30,7 +31,7 @@ class DeviceAffine(nn.Cell):
         across, down = (ops.expand_dims(share, 2) for share in (from_x - 0.5 - left, from_y - 0.5 - top))
         left, top = ops.cast(left, ms.int32), ops.cast(top, ms.int32)
         flat = ops.reshape(x_NHWC, (n * height * width, channels))
-        first_N1 = ops.reshape(ops.arange(0, n), (n, 1)) * (height * width)
+        first_N1 = ops.reshape(int32_range(n), (n, 1)) * (height * width)
         lines = []
         for j in range(-1, 3):
             row = first_N1 + ops.clip_by_value(top + j, 0, height - 1) * width
@@ -47,8 +48,8 @@ class DeviceAffine(nn.Cell):
     def sources(self, op_N: Tensor, argument_N: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return the source x and y of the pixels' centres, both (N, H * W); unchanged where no operation is affine."""
         a, b, c, d, e, f = (ops.expand_dims(value, 1) for value in self.matrix(op_N, argument_N, height, width))
-        x_1P = ops.cast(ops.reshape(ops.arange(0, height * width) % width, (1, -1)), ms.float32) + 0.5
-        y_1P = ops.cast(ops.reshape(ops.floor_div(ops.arange(0, height * width), width), (1, -1)), ms.float32) + 0.5
+        x_1P = ops.cast(ops.reshape(int32_range(height * width) % width, (1, -1)), ms.float32) + 0.5
+        y_1P = ops.cast(ops.reshape(ops.floor_div(int32_range(height * width), width), (1, -1)), ms.float32) + 0.5
         return a * x_1P + b * y_1P + c, d * x_1P + e * y_1P + f
 
     def matrix(self, op_N: Tensor, argument_N: Tensor, height: int, width: int) -> tuple[Tensor, ...]:

@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from convnext_imagenet.train.augment.erase import int32_range
 from convnext_imagenet.train.augment.randaugment import Op
 from convnext_imagenet.train.augment.randaugment_affine import DeviceAffine
 
@@ -85,7 +86,7 @@ class _Levels(nn.Cell):
 
     def construct(self, x_NHWC: Tensor, op_N: Tensor, argument_N: Tensor) -> Tensor:
         n, channels = x_NHWC.shape[0], x_NHWC.shape[3]
-        rows = ops.reshape(ops.arange(0, n * channels), (n, 1, 1, channels)) * 256
+        rows = ops.reshape(int32_range(n * channels), (n, 1, 1, channels)) * 256
         bins = ops.cast(x_NHWC, ms.int32) + rows
         table = self.table(x_NHWC, bins, op_N, ops.reshape(argument_N, (n, 1, 1)))
         return ops.reshape(ops.gather(ops.reshape(table, (-1,)), ops.reshape(bins, (-1,)), 0), x_NHWC.shape)

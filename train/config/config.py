@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
-from convnext_imagenet.train.config.rules import NEUTRAL, rule_of
+from convnext_imagenet.train.config.rules import NEUTRAL, OUTSIDE_PLAN, rule_of
 from convnext_imagenet.train.config.sections import (
     AugmentSection,
     DataSection,
@@ -79,6 +79,16 @@ def neutral_values(config: Config) -> dict[str, Any]:
     }
 
 
+def keys_outside_plan(config: Config) -> frozenset[str]:
+    """Return each `section.key` that was declared by `outside_plan`."""
+    return frozenset(
+        f"{section.name}.{declared.name}"
+        for section in fields(config)
+        for declared in fields(getattr(config, section.name))
+        if OUTSIDE_PLAN in declared.metadata
+    )
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Return an error text for `name`, with the nearest known name or, if none is near, all of them."""
     names = list(known)
@@ -143,7 +153,9 @@ def _check_schedule(schedule: ScheduleSection, epochs: int) -> None:
             )
 
 
-def _check_batches(batch: int, micro_batches: int, mix: MixSection) -> None:
+def _check_batches(batch: int, accumulate_steps: int, mix: MixSection) -> None:
+    """Raise ConfigError for a batch that no number of devices can divide; `divide_batch` checks the rest."""
+    micro_batches = max(1, accumulate_steps)
     multiple = 2 * micro_batches if micro_batches > 1 or mix.is_on else 1
     if batch % multiple == 0:
         return

@@ -6,6 +6,7 @@ from dataclasses import Field, dataclass, field
 from typing import Any, Literal, get_args, get_origin
 
 NEUTRAL = "neutral"  # the metadata of a key that was added later
+OUTSIDE_PLAN = "outside plan"  # the metadata of a key that is no part of a RUN's plan
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,14 @@ def added_later(declared: Any, neutral: Any) -> Any:
     function: older runs are then refused.
     """
     return field(default=declared.default, metadata={**declared.metadata, NEUTRAL: neutral})
+
+
+def outside_plan(declared: Any) -> Any:
+    """Declare a key that is no part of a RUN's plan: like the number of devices, it changes only the order of sums.
+
+    A RUN resumes with any value of the key, and so does one whose plan still names it (DECISIONS, 2026-11-29).
+    """
+    return field(default=declared.default, metadata={**declared.metadata, OUTSIDE_PLAN: True})
 
 
 def at_least(default: Any, least: float) -> Any:

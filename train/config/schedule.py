@@ -1,9 +1,10 @@
-"""Steps, epochs and learning rates of a run, as pure functions of the configuration and the number of rows.
+"""Steps, division of a batch, and learning rates of a run: pure functions of configuration, rows and devices.
 
 This module must not know records, weights or MindSpore.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,19 +26,33 @@ class StepPlan:
     total_steps: int
 
 
+@dataclass(frozen=True)
+class BatchParts:
+    """A global batch in equal parts: each of `devices` computes `micro_batches` of `rows` rows, one after another."""
+
+    devices: int
+    micro_batches: int
+    rows: int
+
+    def __str__(self) -> str:
+        """Return the division as an equation."""
+        total = self.devices * self.micro_batches * self.rows
+        factors = _counted(self.devices, "device"), _counted(self.micro_batches, "micro-batch"), self.rows
+        return f"global batch {total} = {' x '.join(map(str, factors))} row{'s' * (self.rows != 1)}"
+
+
 def plan_steps(config: Config, rows: int, ranks: int = 1) -> StepPlan:
-    """Return the step counts of a run over `rows` training rows by `ranks` devices.
+    """Return the step counts of a run over `rows` training rows.
 
     An epoch drops the last, incomplete global batch of its permutation: at most G - 1 rows, different ones in each
-    epoch. Raises ConfigError when the rows do not fill one batch, or when ranks and micro-batches do not divide it.
+    epoch. Raises ConfigError when the rows do not fill one batch; it then suggests one that `ranks` devices can divide.
     """
     batch = config.data.global_batch_size
     if rows < batch:
         raise ConfigError(
             f"data.global_batch_size = {batch}: must not exceed the {rows} training rows; "
-            f"pass --set data.global_batch_size={max(1, rows // 8)}"
+            f"{_way_out(config, ranks, max(1, rows // 8), rows)}"
         )
-    local_positions(batch, 0, ranks * config.optimizer.accumulate_steps)  # raises if the parts do not divide the batch
     steps_per_epoch = rows // batch
     return StepPlan(
         rows=rows,
@@ -49,21 +64,102 @@ def plan_steps(config: Config, rows: int, ranks: int = 1) -> StepPlan:
     )
 
 
+def divide_batch(config: Config, ranks: int, rows: int | None = None) -> BatchParts:
+    """Return how `ranks` devices divide a global batch.
+
+    Parts take pairs of rows (`local_positions`), so each part of several has an even number of rows. A device computes
+    the fewest micro-batches that have at most `data.device_batch_size` rows; `optimizer.accumulate_steps` states their
+    number instead. Raises ConfigError when nothing divides the batch, when micro-batches would have less than half of
+    the rows that were asked for, or when both keys are set and disagree. Its way out is one that this function accepts;
+    `rows`, the number of training rows, bounds the batch that it suggests.
+    """
+    batch = config.data.global_batch_size
+    count = _micro_batches(config, ranks, batch)
+    if count is None:
+        raise ConfigError(f"{_refusal(config, ranks)}; {_way_out(config, ranks, batch, rows)}")
+    return BatchParts(ranks, count, batch // (ranks * count))
+
+
+def _micro_batches(config: Config, ranks: int, batch: int, stated: int | None = None) -> int | None:
+    """Return the micro-batches of each device, or None if the batch is refused.
+
+    `stated` replaces `optimizer.accumulate_steps`.
+    """
+    most = config.data.device_batch_size
+    stated = config.optimizer.accumulate_steps if stated is None else stated
+    counts: Iterable[int] = [stated or 1]
+    if most:
+        fewest = -(-batch // (ranks * most))
+        counts = range(fewest, max(1, 2 * batch // (ranks * most)) + 1)  # the last still has half of the rows
+    found = next((count for count in counts if _can_divide(batch, ranks * count)), None)
+    return found if not stated or found == stated else None
+
+
+def _can_divide(batch: int, parts: int) -> bool:
+    return parts == 1 or batch % (2 * parts) == 0
+
+
+def _refusal(config: Config, ranks: int) -> str:
+    """Return which rule the batch of `config` breaks."""
+    batch, most = config.data.global_batch_size, config.data.device_batch_size
+    stated, devices = config.optimizer.accumulate_steps, _counted(ranks, "device")
+    if not _can_divide(batch, ranks):
+        rule = f"so it must be a multiple of {2 * ranks}"
+        return f"data.global_batch_size = {batch}: {devices} take pairs of its rows, {rule}"
+    if stated and not most:
+        return (
+            f"optimizer.accumulate_steps = {stated}: {devices} with {stated} micro-batches take pairs of a batch's "
+            f"rows, so data.global_batch_size = {batch} must be a multiple of {2 * ranks * stated}"
+        )
+    if stated and (derived := _micro_batches(config, ranks, batch, stated=0)):
+        return (
+            f"optimizer.accumulate_steps = {stated}: contradicts data.device_batch_size = {most}, which gives "
+            f"{derived} on {devices}; set only one of the two keys"
+        )
+    return (
+        f"data.device_batch_size = {most}: {devices} cannot divide data.global_batch_size = {batch} into micro-batches "
+        f"of {-(-most // 2)} to {most} rows in pairs"
+    )
+
+
+def _way_out(config: Config, ranks: int, batch: int, rows: int | None) -> str:
+    """Return what to pass instead: a batch near `batch` of at most `rows` rows, or fewer devices."""
+    stated = config.optimizer.accumulate_steps
+    for kept in [0] if config.data.device_batch_size else dict.fromkeys((stated, 0)):
+        near = _nearest_batch(config, ranks, batch, rows, kept)
+        if near is None:
+            continue
+        words = [] if kept == stated else ["--set optimizer.accumulate_steps=0"]
+        words += [] if near == config.data.global_batch_size else [f"--set data.global_batch_size={near}"]
+        return f"pass {' '.join(words)}"
+    return f"use at most {_counted(max(1, (rows or batch) // 2), 'device')}, or records with more rows"
+
+
+def _nearest_batch(config: Config, ranks: int, batch: int, rows: int | None, stated: int) -> int | None:
+    """Return the accepted batch of at most `rows` rows that is nearest to `batch`; of two, the larger."""
+    # Within reach lies a batch of equal parts of the most rows.
+    reach = batch + ranks * max(2, config.data.device_batch_size, 2 * stated)
+    near = sorted(range(2, reach + 1, 2), key=lambda size: (abs(size - batch), -size))
+    fits = (size for size in near if rows is None or size <= rows)
+    return next((size for size in fits if _micro_batches(config, ranks, size, stated)), None)
+
+
+def _counted(count: int, noun: str) -> str:
+    plural = "es" if noun.endswith("h") else "s"
+    return f"{count} {noun}{plural * (count != 1)}"
+
+
 def local_positions(batch_size: int, part: int, parts: int) -> np.ndarray:
     """Return the positions, int64, of part `part` of `parts` in a global batch.
 
     A part takes a slice of the first half and the mirrored slice of the second half. So mirroring the part pairs each
     row with its partner in the *global* batch: row i with row G - 1 - i (DECISIONS, 2026-11-24). A single part is the
-    whole batch, of any size. Raises ConfigError when 2 x parts does not divide the batch.
+    whole batch, of any size. Raises ValueError when 2 x parts does not divide the batch; `divide_batch` refuses before.
     """
+    if not _can_divide(batch_size, parts):
+        raise ValueError(f"{batch_size} rows in {parts} parts of pairs: must be a multiple of {2 * parts}")
     if parts == 1:
         return np.arange(batch_size)
-    if batch_size % (2 * parts):
-        raise ConfigError(
-            f"data.global_batch_size = {batch_size}: {parts} parts (devices x optimizer.accumulate_steps) take pairs "
-            f"of its rows, so it must be a multiple of {2 * parts}; the nearest is "
-            f"{max(1, round(batch_size / (2 * parts))) * 2 * parts}"
-        )
     half = batch_size // (2 * parts)
     first = np.arange(part * half, (part + 1) * half)
     return np.concatenate([first, batch_size - 1 - first[::-1]])

@@ -16,12 +16,14 @@ from convnext_imagenet.train.config.rules import (
     interval,
     is_interval,
     key,
+    outside_plan,
     positive,
     probability,
 )
 from convnext_imagenet.train.errors import ConfigError
 
 _FOUR_OR_NONE = "must be [] for the variant's own, or four whole numbers of at least 1"
+_NONE_OR_PAIR = "must be 0 (a device's whole share of the batch) or at least 2: rows go in pairs"
 _POLICY = (
     'must be "" for none, or "rand-mM-mstdS-nN-incI" with a magnitude M and its deviation S, N operations, I 0 or 1'
 )
@@ -60,12 +62,16 @@ class ModelSection:
 class DataSection:
     """Sizes and order of the images that the network sees; `global_batch_size` counts the rows of one optimizer step.
 
+    `device_batch_size` is the most rows that a device computes at a time; it takes a larger share of the batch as
+    micro-batches (`schedule.divide_batch`). It bounds the memory of a step, and no random draw depends on it.
+
     With `shuffle_block_rows` above 0, an epoch shuffles blocks of that many neighbouring rows, then the rows within
     windows of 64 blocks. Use it on disks with slow random reads.
     """
 
     size_px: int = at_least(224, 32)
     global_batch_size: int = at_least(4096, 1)
+    device_batch_size: int = outside_plan(key(0, _NONE_OR_PAIR, lambda v: v == 0 or v >= 2))
     shuffle_block_rows: int = at_least(0, 0)
     eval_size_px: int = at_least(224, 32)
     eval_crop_pct: float = key(0.875, "must be in (0, 1]", lambda v: 0 < v <= 1)
@@ -132,7 +138,10 @@ class MixSection:
 
 @dataclass(frozen=True)
 class OptimizerSection:
-    """One optimizer step: its rule, its micro-batches, gradient clipping and layer-wise learning rates.
+    """One optimizer step: its rule, gradient clipping and layer-wise learning rates.
+
+    `accumulate_steps` states the number of micro-batches of a device for any number of devices, as configurations did
+    before `data.device_batch_size`; 0 derives it.
 
     "adamw_uncorrected" is MindSpore's AdamWeightDecay, without bias correction. `clip_norm = 0` does not clip.
     `layer_decay` below 1 gives layers nearer the stem lower learning rates, by ConvNeXt's "twelve" groups or by
@@ -149,7 +158,7 @@ class OptimizerSection:
     clip_norm: float = at_least(0.0, 0)
     layer_decay: float = key(1.0, "must be in (0, 1]", lambda v: 0 < v <= 1)
     layer_groups: Literal["twelve", "blocks"] = choice("twelve")
-    accumulate_steps: int = at_least(1, 1)
+    accumulate_steps: int = outside_plan(at_least(0, 0))
 
 
 @dataclass(frozen=True)
@@ -185,7 +194,8 @@ class EmaSection:
 class PrecisionSection:
     """Mixed precision: O0 is float32, O1 lowers matrix products and convolutions, O2 and O3 lower all but the norms.
 
-    "auto" follows the lists of MindSpore's amp. LayerNorm and GRN compute in float32 at every level. The loss scale
+    On Ascend O1 is O2, because GELU and residual are single operators there, which round their result once. "auto"
+    follows the lists of MindSpore's amp. LayerNorm and GRN compute in float32 at every level. The loss scale
     "static" stays at `scale_init`; "dynamic" is divided by `scale_factor` after an overflow, and multiplied by it after
     `scale_window` steps without one.
     """

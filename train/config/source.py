@@ -27,13 +27,27 @@ def preset_names() -> list[str]:
 def load_config(name_or_path: str, overrides: Iterable[str] = ()) -> Config:
     """Return a preset, or the configuration in a `.toml` file, with `section.key=value` overrides applied.
 
+    `data.device_batch_size` and `optimizer.accumulate_steps` both state the micro-batches, so an override of one of
+    them also replaces the other one of the file. An `accumulate_steps` of 0 states nothing.
+
     Raises ConfigError for an unknown preset, an unreadable file, bad TOML, and whatever `config.py` refuses.
     """
     values = _parse(_read(name_or_path), name_or_path)
-    for override in overrides:
-        section, name, value = _parse_override(override)
+    changes = [_parse_override(override) for override in overrides]
+    for section, name in _replaced({f"{section}.{name}": value for section, name, value in changes}):
+        if isinstance(values.get(section), dict):
+            values[section].pop(name, None)
+    for section, name, value in changes:
         values[section] = {**values.get(section, {}), name: value}
     return config_from_mapping(values)
+
+
+def _replaced(changes: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the key of the file that these overrides replace without naming it."""
+    rows, count = "data.device_batch_size" in changes, bool(changes.get("optimizer.accumulate_steps"))
+    if rows and "optimizer.accumulate_steps" not in changes:
+        return [("optimizer", "accumulate_steps")]
+    return [("data", "device_batch_size")] if count and not rows else []
 
 
 def to_toml(config: Config) -> str:

@@ -23,7 +23,7 @@ from convnext_imagenet.records.reader import Split
 from convnext_imagenet.train.augment.device import DeviceDraws, device_draws
 from convnext_imagenet.train.augment.host import training_pixels
 from convnext_imagenet.train.config.config import Config
-from convnext_imagenet.train.config.schedule import StepPlan, local_positions
+from convnext_imagenet.train.config.schedule import StepPlan, divide_batch, local_positions
 from convnext_imagenet.train.errors import TrainError
 
 _BATCHES_AHEAD = 2  # not more: 4096 rows of 224 px take 588 MiB
@@ -72,7 +72,7 @@ def batches(
     times: StageTimes | None = None,
     on_wait: Callable[[], None] = lambda: None,
 ) -> Iterator[Batch]:
-    """Yield the micro-batches of `epoch` from step `first_step` on, `optimizer.accumulate_steps` of them per step.
+    """Yield the micro-batches of `epoch` from step `first_step` on, per step as many as `divide_batch` says.
 
     Only the share of `rank` is made of each global batch. `workers` threads decode. While the caller waits, `on_wait`
     is called several times a second; an exception that it raises ends the pipeline. Raises TrainError for a row that
@@ -103,7 +103,7 @@ class _PlannedBatch:
 
 
 def _plan_batches(config: Config, plan: StepPlan, epoch: int, first_step: int, rank: Rank) -> list[_PlannedBatch]:
-    size, count = plan.global_batch_size, config.optimizer.accumulate_steps
+    size, count = plan.global_batch_size, divide_batch(config, rank.world).micro_batches
     order = epoch_order(plan.rows, config.train.seed, epoch, config.data.shuffle_block_rows)
     first = rank.number * count
     positions = [local_positions(size, part, rank.world * count) for part in range(first, first + count)]

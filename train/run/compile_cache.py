@@ -18,17 +18,20 @@ from typing import Any
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import read_json, sha256_file, sha256_json, write_json
 from convnext_imagenet.base.host import sources_digest
+from convnext_imagenet.train.config.schedule import BatchParts
 
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 _SEAL = "sealed.json"
 _ROOMS = ("base", "launch", "model", "train")  # packages whose code can change the graph
 
 
-def graph_identity(plan_id: str, ranks: int, kernels: Path | None) -> dict[str, Any]:
-    """Return everything that determines the graph of a run's step: plan, number of ranks, CPU kernels, Python, code."""
+def graph_identity(plan_id: str, parts: BatchParts, kernels: Path | None) -> dict[str, Any]:
+    """Return what determines the graph of a run's step: plan, division of the batch, CPU kernels, Python, code."""
     return {
         "plan": plan_id,
-        "ranks": ranks,
+        "ranks": parts.devices,
+        "micro_batches": parts.micro_batches,
+        "rows": parts.rows,
         "kernels": str(kernels),
         "python": platform.python_version(),
         "sources": sources_digest(_ROOMS),

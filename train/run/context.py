@@ -9,7 +9,7 @@ from convnext_imagenet.launch.ranks.heartbeat import HeartbeatWriter
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.records.reader import Split
 from convnext_imagenet.train.config.config import Config
-from convnext_imagenet.train.config.schedule import StepPlan
+from convnext_imagenet.train.config.schedule import BatchParts, StepPlan
 from convnext_imagenet.train.run.checkpoint import Checkpoints, Position, Snapshot
 from convnext_imagenet.train.run.compile_cache import CompileCache
 from convnext_imagenet.train.run.epoch import Reporter
@@ -38,6 +38,7 @@ class RunContext:
 
     config: Config
     plan: StepPlan
+    parts: BatchParts
     card: ModelCard
     learner: Learner
     train_split: Split

@@ -4,7 +4,7 @@ import math
 from collections import deque
 
 from convnext_imagenet.train.config.schedule import StepPlan
-from convnext_imagenet.train.config.sections import DataSection, ScheduleSection
+from convnext_imagenet.train.config.sections import AugmentSection, DataSection, ScheduleSection
 from convnext_imagenet.train.data.pipeline import StageTimes
 from convnext_imagenet.train.run.epoch import EpochReport, StepReport
 
@@ -26,6 +26,16 @@ def size_warnings(data: DataSection) -> list[str]:
         f"the nearest is {max(1, round(size / _SIDE_MULTIPLE)) * _SIDE_MULTIPLE}"
         for key, size in sizes.items()
         if size % _SIDE_MULTIPLE
+    ]
+
+
+def augment_warnings(augment: AugmentSection, device_target: str) -> list[str]:
+    """Return a warning for RandAugment in the compiled graph of an Ascend, where it gathers single pixels."""
+    if device_target != "Ascend" or not augment.auto_augment or augment.is_on_host:
+        return []
+    return [
+        'augment.device = "all": on Ascend RandAugment would gather single pixels, 32 gathers of all pixels a step, '
+        'and nobody has measured it there; "rest" leaves it to the host'
     ]
 
 

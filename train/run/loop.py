@@ -75,7 +75,7 @@ class _Epoch:
         config, plan, interval, stop = (
             self.context.config, self.context.plan, self.context.interval, self.context.stop,
         )  # fmt: skip
-        for group in self._timed(_grouped(self._batches(), config.optimizer.accumulate_steps)):
+        for group in self._timed(_grouped(self._batches(), self.context.parts.micro_batches)):
             self._stop_if_signalled()
             step = self.first_step + self.sums.steps + self.pipe.in_flight
             rate, decay = learning_rate(step, plan, config.schedule), ema_decay(step, config.ema)

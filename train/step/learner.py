@@ -7,18 +7,19 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from convnext_imagenet.launch.devices import joined_tensors
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.network import Classifier
-from convnext_imagenet.model.weights import assign_parameters, build_network
+from convnext_imagenet.model.weights import assign_parameters, build_network, device_layers
 from convnext_imagenet.train.augment.device import DeviceAugment, device_draws, drawn_names, drawn_tensors
 from convnext_imagenet.train.augment.mix import SoftTargets
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.data.pipeline import Batch
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.step.parameters import set_train, trained_drop_path_rates, training_network, without_frozen
-from convnext_imagenet.train.step.precision import lower_precision
+from convnext_imagenet.train.step.precision import lower_precision, lowered_parameters
 from convnext_imagenet.train.step.step import AccumulateStep, AllReduce, Gradients, TrainStep, UseSums
-from convnext_imagenet.train.step.update import Update
+from convnext_imagenet.train.step.update import Update, make_buckets
 
 
 class StepOutcome(NamedTuple):
@@ -44,7 +45,14 @@ class Learner:
     their average on demand (DECISIONS, 2026-11-24).
     """
 
-    def __init__(self, config: Config, card: ModelCard, initial: Mapping[str, np.ndarray], ranks: int = 1) -> None:
+    def __init__(
+        self,
+        config: Config,
+        card: ModelCard,
+        initial: Mapping[str, np.ndarray],
+        ranks: int = 1,
+        micro_batches: int = 1,
+    ) -> None:
         self.config = config
         frozen = config.model.frozen_stages
         self.drop_path_rates = trained_drop_path_rates(card.config, frozen)
@@ -53,20 +61,23 @@ class Learner:
         self.everything: dict[str, Parameter] = dict(self.network.parameters_and_names())
         self.parameters = without_frozen(self.everything, frozen)
         self.augment = DeviceAugment(config.augment, card.transform, config.train.seed)
-        self.update = Update(self.parameters, config, card.config.depths)
+        layers, joined = device_layers(), joined_tensors(ms.get_context("device_target"))
+        lowered = lowered_parameters(self.network, self.parameters, config.precision, layers)
+        buckets = make_buckets(self.parameters, config, card.config.depths, joined or 1, lowered)
+        self.update = Update(buckets, config, card.config.depths, joined)
         self._draw_names = drawn_names(device_draws(config, 1, 0, np.arange(2), self.drop_path_rates))
         gradients = Gradients(
-            lower_precision(self.network, config.precision),
+            lower_precision(self.network, config.precision, layers),
             self.parameters,
             self.augment,
             SoftTargets(card.config.num_classes, config.mix.label_smoothing),
             self._draw_names,
         )
-        self.micro_batches = config.optimizer.accumulate_steps
-        allreduce = AllReduce(tuple(self.parameters.values()), ranks)
+        self.micro_batches = micro_batches
+        allreduce = AllReduce(ranks)
         self.step: nn.Cell = TrainStep(gradients, allreduce, self.update)
         if self.micro_batches > 1:
-            self.accumulate = AccumulateStep(gradients, self.update, self.parameters).set_train(True)
+            self.accumulate = AccumulateStep(gradients, allreduce, self.update).set_train(True)
             self.step = UseSums(self.accumulate, allreduce, self.update, self.micro_batches)
         self.step.set_train(True)
         set_train(self.network)
@@ -95,19 +106,23 @@ class Learner:
         return self.step(*numbers)
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Return a copy of the weights by Facebook's names."""
-        return _copies(self.everything)
+        """Return a copy of the weights by Facebook's names, float32."""
+        buckets = self.update.buckets
+        learned = buckets.arrays(buckets.buffers)
+        return {name: learned[name] if name in learned else _copy(p) for name, p in self.everything.items()}
 
     def average(self) -> dict[str, np.ndarray]:
         """Return a copy of the weights' moving average by the same names; empty if none is kept.
 
         A frozen weight equals its average.
         """
-        return _copies(self._average())
+        average = self.update.average()
+        frozen = self.everything.keys() - self.parameters.keys()
+        return {name: _copy(self.everything[name]) for name in frozen} | average if average else {}
 
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of everything that the next step depends on besides the weights and their average."""
-        return _copies(self.update.state())
+        return self.update.state()
 
     def show_to_evaluation(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Load these weights into `classifier`, the network for evaluation."""
@@ -117,12 +132,14 @@ class Learner:
         self, weights: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray], average: Mapping[str, np.ndarray]
     ) -> None:
         """Load a complete saved state. Raises TrainError when names, shapes or types differ from this learner's."""
-        own = (self.everything, weights), (self.update.state(), state), (self._average(), average)
-        for parameters, saved in own:
-            _check_fit(parameters, saved)
-        for parameters, saved in reversed(own):  # a frozen weight is in the average, too: the weights win
-            for name, parameter in parameters.items():
-                parameter.set_data(Tensor(saved[name]))
+        for own, saved in ((self.weights(), weights), (self.state(), state), (self.average(), average)):
+            _check_fit(own, saved)
+        buckets = self.update.buckets
+        buckets.fill(buckets.buffers, weights)
+        buckets.refresh()
+        for name in self.everything.keys() - self.parameters.keys():
+            self.everything[name].set_data(Tensor(weights[name]))
+        self.update.restore(state, average)
 
     def _tensors(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the graph's inputs. Raises ValueError for other draws than the configuration's: names go by order."""
@@ -130,19 +147,15 @@ class Learner:
             raise ValueError(f"draws {drawn_names(batch.draws)}: the step was compiled for {self._draw_names}")
         return Tensor(batch.pixels), Tensor(batch.labels, ms.int32), *drawn_tensors(batch.draws)
 
-    def _average(self) -> dict[str, Parameter]:
-        average = self.update.average()
-        return self.everything | average if average else {}
-
 
 def read_outcome(running: Tensor) -> StepOutcome:
     """Wait for a step and return its outcome."""
-    loss, correct, norm, taken, scale, stop, save = running.asnumpy().tolist()
+    loss, correct, _, stop, save, norm, taken, scale = running.asnumpy().tolist()
     return StepOutcome(loss, correct, norm, taken > 0, scale, stop > 0, save > 0)
 
 
-def _copies(parameters: Mapping[str, Parameter]) -> dict[str, np.ndarray]:
-    return {name: parameter.asnumpy().copy() for name, parameter in parameters.items()}
+def _copy(parameter: Parameter) -> np.ndarray:
+    return parameter.asnumpy().copy()
 
 
 def _numbers(rate: float, decay: float, ask_stop: bool, ask_save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,9 +163,9 @@ def _numbers(rate: float, decay: float, ask_stop: bool, ask_save: bool) -> tuple
     return Tensor(rate, ms.float32), Tensor(decay, ms.float32), Tensor(asked)
 
 
-def _check_fit(own: Mapping[str, Parameter], saved: Mapping[str, np.ndarray]) -> None:
+def _check_fit(own: Mapping[str, np.ndarray], saved: Mapping[str, np.ndarray]) -> None:
     odd = sorted(own.keys() ^ saved.keys())
-    odd += [name for name in own.keys() & saved.keys() if _kind(own[name].asnumpy()) != _kind(saved[name])]
+    odd += [name for name in own.keys() & saved.keys() if _kind(own[name]) != _kind(saved[name])]
     if odd:
         raise TrainError(
             f"the checkpoint's weights or optimizer state do not fit this network ({len(odd)} tensors, "

@@ -18,25 +18,37 @@ _lamb_update = ops.MultitypeFuncGraph("lamb_update")
 
 
 def make_optimizer(
-    parameters: Mapping[str, Parameter], section: OptimizerSection, factors: Sequence[float]
+    parameters: Mapping[str, Parameter],
+    section: OptimizerSection,
+    factors: Sequence[float],
+    decays: Sequence[float],
 ) -> "Optimizer":
-    """Return the optimizer that `section` names, over `parameters`; `factors` scale their learning rates."""
-    return _OPTIMIZERS[section.name](parameters, section, factors)
+    """Return the optimizer that `section` names, over `parameters`, which may be whole buckets.
+
+    `factors` scale the learning rate of each, `decays` are their weight decays (`weight_decay`).
+    """
+    return _OPTIMIZERS[section.name](parameters, section, factors, decays)
 
 
-def is_decayed(name: str, shape: Sequence[int]) -> bool:
-    """Return whether weight decay applies: not to vectors, biases, layer scale, or GRN's gamma and beta.
+def is_elementwise(section: OptimizerSection) -> bool:
+    """Return whether the optimizer moves each value by itself; LAMB looks at all values of a parameter."""
+    return section.name != "lamb"
+
+
+def weight_decay(name: str, shape: Sequence[int], section: OptimizerSection) -> float:
+    """Return the weight decay of a parameter: 0 for vectors, biases, layer scale, and GRN's gamma and beta.
 
     The shape is not enough, because GRN's parameters have the shape (1, 1, 1, 4C) (arXiv 2301.00808).
     """
-    return len(shape) > 1 and not name.endswith((".bias", ".gamma", ".beta"))
+    is_decayed = len(shape) > 1 and not name.endswith((".bias", ".gamma", ".beta"))
+    return section.weight_decay if is_decayed else 0.0
 
 
 class Optimizer(nn.Cell):
     """(gradients, rate, whether the step is taken or None for always) -> a value that exists once all is updated.
 
     A step that is not taken changes neither weights, moments nor step count; its gradients must be 0. `factors`
-    multiply each parameter's rate. Subclasses move weights and moments in `update`.
+    multiply each parameter's rate, `decays` are their weight decays. Subclasses move weights and moments in `update`.
     """
 
     def __init__(
@@ -44,6 +56,7 @@ class Optimizer(nn.Cell):
         parameters: Mapping[str, Parameter],
         section: OptimizerSection,
         factors: Sequence[float],
+        decays: Sequence[float],
         has_second: bool = True,
     ) -> None:
         super().__init__(auto_prefix=False)
@@ -52,7 +65,6 @@ class Optimizer(nn.Cell):
         with_second = parameters.items() if has_second else ()
         self.second = ParameterTuple(tuple(_zeros_like(p, SECOND + name) for name, p in with_second))
         self.step = Parameter(Tensor(0, ms.int32), name=STEP, requires_grad=False)
-        decays = (section.weight_decay if is_decayed(name, p.shape) else 0.0 for name, p in parameters.items())
         self.decays, self.factors = tuple(decays), tuple(factors)
         self.map = ops.HyperMap()
 
@@ -69,6 +81,10 @@ class Optimizer(nn.Cell):
         """Return the optimizer's own parameters by name: step count and the moments of every weight."""
         return {parameter.name: parameter for parameter in (self.step, *self.first, *self.second)}
 
+    def moments(self) -> dict[str, ParameterTuple]:
+        """Return the kinds of moments that the optimizer keeps, by the prefix of their names."""
+        return {prefix: kept for prefix, kept in ((FIRST, self.first), (SECOND, self.second)) if len(kept)}
+
 
 class AdamW(Optimizer):
     """p <- p - rate * (m / (sqrt(v) + eps) + decay * p), with m and v bias-corrected if `is_corrected`.
@@ -84,9 +100,10 @@ class AdamW(Optimizer):
         parameters: Mapping[str, Parameter],
         section: OptimizerSection,
         factors: Sequence[float],
+        decays: Sequence[float],
         is_corrected: bool = True,
     ) -> None:
-        super().__init__(parameters, section, factors)
+        super().__init__(parameters, section, factors, decays)
         self.beta1, self.beta2, self.eps = section.beta1, section.beta2, section.eps
         self.log_beta1, self.log_beta2 = _log(section.beta1), _log(section.beta2)
         self.is_corrected = is_corrected
@@ -113,9 +130,13 @@ class Sgd(Optimizer):
     """v <- momentum * v + g + decay * p; p <- p - rate * v, or by Nesterov's look-ahead (PyTorch's SGD)."""
 
     def __init__(
-        self, parameters: Mapping[str, Parameter], section: OptimizerSection, factors: Sequence[float]
+        self,
+        parameters: Mapping[str, Parameter],
+        section: OptimizerSection,
+        factors: Sequence[float],
+        decays: Sequence[float],
     ) -> None:
-        super().__init__(parameters, section, factors, has_second=False)
+        super().__init__(parameters, section, factors, decays, has_second=False)
         self.momentum, self.nesterov = section.momentum, section.nesterov
 
     def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:
@@ -131,9 +152,13 @@ class Lamb(Optimizer):
     """
 
     def __init__(
-        self, parameters: Mapping[str, Parameter], section: OptimizerSection, factors: Sequence[float]
+        self,
+        parameters: Mapping[str, Parameter],
+        section: OptimizerSection,
+        factors: Sequence[float],
+        decays: Sequence[float],
     ) -> None:
-        super().__init__(parameters, section, factors)
+        super().__init__(parameters, section, factors, decays)
         self.betas, self.eps = (section.beta1, section.beta2), section.eps
 
     def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import VARIANTS, ConvNeXt, ConvNeXtConfig, drop_path_rates
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import assign_parameters, build_network
+from convnext_imagenet.model.weights import assign_parameters, build_network, device_layers
 from convnext_imagenet.train.config.config import Config, unknown_name
 from convnext_imagenet.train.config.sections import DataSection, ModelSection
 from convnext_imagenet.train.errors import ConfigError
@@ -54,7 +54,7 @@ def training_network(config: Config, card: ModelCard, initial: Mapping[str, np.n
     frozen = config.model.frozen_stages
     if config.precision.level == "O0":
         return build_network(card, initial, frozen)
-    network = ConvNeXt(card.config, frozen_stages=frozen)
+    network = ConvNeXt(card.config, frozen_stages=frozen, layers=device_layers())
     assign_parameters(network, initial)
     return network
 

@@ -4,7 +4,7 @@ With several micro-batches per optimizer step there are two graphs instead: one 
 Ranks exchange gradients and numbers between the gradients and the update.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import mindspore as ms
@@ -17,6 +17,7 @@ from convnext_imagenet.train.step.update import Update
 
 # Raise when the same draws and pixels give other weights: augmentation, targets, loss, optimizers, schedule, average.
 STEP_VERSION = 1
+HALF_SQUARES = 2  # the index of half the gradients' sum of squares in `AllReduce.numbers`
 
 _add = ops.MultitypeFuncGraph("add_gradient")
 _take = ops.MultitypeFuncGraph("take_gradient")
@@ -66,30 +67,32 @@ class Gradients(nn.Cell):
 
 
 class AllReduce(nn.Cell):
-    """Gradients and numbers of this rank -> those of the global batch; a single rank changes nothing.
+    """Gradients of this rank -> those of the global batch; a single rank changes nothing.
 
-    Gradients and loss are means over equal shares of the batch, so the mean over the ranks is that of the batch. Counts
-    and requests are summed.
+    Each rank computes the gradients of `share` times the loss of its part, 1 / ranks, as a single device would for
+    these rows; so their sum over the ranks is that of the batch. Counts and requests are summed, too.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], ranks: int) -> None:
+    def __init__(self, ranks: int) -> None:
         super().__init__(auto_prefix=False)
         self.ranks = ranks
+        self.share = 1.0 / ranks
         if ranks > 1:
-            self.mean = nn.DistributedGradReducer(tuple(parameters), mean=True, degree=ranks)
             self.sum = ops.AllReduce()
 
-    def construct(
-        self, gradients: tuple[Tensor, ...], loss: Tensor, correct: Tensor, asked: Tensor
-    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
+    def construct(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return gradients if self.ranks == 1 else tuple([self.sum(gradient) for gradient in gradients])
+
+    def numbers(self, loss: Tensor, correct: Tensor, half_squares: Tensor, asked: Tensor) -> Tensor:
+        """Return the numbers of all ranks as float32 (5,), in this order; so all ranks clip by the same norm."""
         if self.ranks == 1:
-            return gradients, loss, correct, asked
-        numbers = self.sum(ops.concat((ops.stack((loss / self.ranks, correct)), asked)))
-        return self.mean(gradients), numbers[0], numbers[1], numbers[2:]
+            return ops.concat((ops.stack((loss, correct, half_squares)), asked))
+        means = ops.stack((loss * self.share, correct, half_squares * self.share))
+        return self.sum(ops.concat((means, asked)))
 
 
 class TrainStep(nn.Cell):
-    """One optimizer step over one micro-batch: returns float32 (7,), see `StepOutcome`.
+    """One optimizer step over one micro-batch: returns float32 (8,), see `learner.read_outcome`.
 
     `asked` float32 (2,) holds this rank's requests to all ranks, to stop and to save: 0 or 1 each.
     """
@@ -97,33 +100,39 @@ class TrainStep(nn.Cell):
     def __init__(self, gradients: Gradients, allreduce: AllReduce, update: Update) -> None:
         super().__init__(auto_prefix=False)
         self.gradients = gradients
+        self.join = update.buckets
         self.allreduce = allreduce
         self.update = update
 
     def construct(self, rate: Tensor, decay: Tensor, asked: Tensor, *batch: Any) -> Tensor:
         scale = self.update.scale * 1.0
-        loss, correct, gradients = self.gradients(scale, *batch)
-        gradients, loss, correct, asked = self.allreduce(gradients, loss, correct, asked)
-        norm, taken = self.update(gradients, rate, decay)
-        return _outcome(loss, correct, norm, taken, scale, asked)
+        loss, correct, gradients = self.gradients(scale * self.allreduce.share, *batch)
+        gradients = self.update.unscaled(self.allreduce(self.join(gradients)))
+        half_squares = self.update.half_squares(gradients)
+        numbers = self.allreduce.numbers(loss, correct, half_squares, asked)
+        norm, taken = self.update(gradients, numbers[HALF_SQUARES], rate, decay)
+        return _outcome(numbers, norm, taken, scale)
 
 
 class AccumulateStep(nn.Cell):
-    """Add one micro-batch's loss, count and gradients to the sums, which `UseSums` uses."""
+    """Add one micro-batch's loss, count and gradients to the sums, one for each bucket, which `UseSums` uses."""
 
-    def __init__(self, gradients: Gradients, update: Update, parameters: Mapping[str, Parameter]) -> None:
+    def __init__(self, gradients: Gradients, allreduce: AllReduce, update: Update) -> None:
         super().__init__(auto_prefix=False)
         self.gradients = gradients
+        self.share = allreduce.share
         self.update = update
+        self.join = update.buckets
+        buckets = zip(update.buckets.plan, update.buckets.buffers, strict=True)
         self.sums = ParameterTuple(
-            tuple(_zeros(parameter.shape, f"gradient_sum.{name}") for name, parameter in parameters.items())
+            tuple(_zeros(buffer.shape, f"gradient_sum.{bucket.name}") for bucket, buffer in buckets)
         )
         self.loss, self.correct = _zeros((), "loss_sum"), _zeros((), "correct_sum")
         self.map = ops.HyperMap()
 
     def construct(self, *batch: Any) -> Tensor:
-        loss, correct, gradients = self.gradients(self.update.scale * 1.0, *batch)
-        done = self.map(_add, self.sums, gradients)
+        loss, correct, gradients = self.gradients(self.update.scale * self.share, *batch)
+        done = self.map(_add, self.sums, self.join(gradients))
         done = ops.depend(ops.assign_add(self.loss, loss), done)
         return ops.depend(ops.assign_add(self.correct, correct), done)
 
@@ -143,16 +152,18 @@ class UseSums(nn.Cell):
         scale = self.update.scale * 1.0
         loss, correct = self.loss * self.share, self.correct * 1.0
         gradients = self.map(ops.partial(_take, self.share), self.sums)
-        gradients, loss, correct, asked = self.allreduce(gradients, loss, correct, asked)
-        norm, taken = self.update(gradients, rate, decay)
-        outcome = _outcome(loss, correct, norm, taken, scale, asked)
+        gradients = self.update.unscaled(self.allreduce(gradients))
+        half_squares = self.update.half_squares(gradients)
+        numbers = self.allreduce.numbers(loss, correct, half_squares, asked)
+        norm, taken = self.update(gradients, numbers[HALF_SQUARES], rate, decay)
+        outcome = _outcome(numbers, norm, taken, scale)
         for total in (*self.sums, self.loss, self.correct):
             outcome = ops.depend(outcome, ops.assign(total, ops.depend(ops.zeros_like(total), outcome)))
         return outcome
 
 
-def _outcome(loss: Tensor, correct: Tensor, norm: Tensor, taken: Tensor, scale: Tensor, asked: Tensor) -> Tensor:
-    return ops.concat((ops.stack((loss, correct, norm, ops.cast(taken, ms.float32), scale)), asked))
+def _outcome(numbers: Tensor, norm: Tensor, taken: Tensor, scale: Tensor) -> Tensor:
+    return ops.concat((numbers, ops.stack((norm, ops.cast(taken, ms.float32), scale))))
 
 
 def _zeros(shape: tuple[int, ...], name: str) -> Parameter:

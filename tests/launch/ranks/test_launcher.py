@@ -6,14 +6,19 @@ The `run` fixture looks for processes that are left after each test.
 import os
 import re
 import signal
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from convnext_imagenet.launch.errors import LaunchError
-from convnext_imagenet.launch.ranks.launcher import LaunchPlan, run_job
+from convnext_imagenet.launch.ranks import launcher_link, processes
+from convnext_imagenet.launch.ranks.job_token import JOB_TOKEN
+from convnext_imagenet.launch.ranks.launcher import LaunchPlan, free_port, run_job
 from convnext_imagenet.launch.ranks.rank import Layout, divide_cores
+
+from ..conftest import BEGIN
 
 STOPPED = "stopping: each rank finishes its step and saves (a second signal stops at once)"
 # Ranks that are ready say so; rank 1 then has the launcher stopped.
@@ -182,3 +187,50 @@ def test_ranks_that_cannot_be_started_are_an_error_in_one_line(nothing_left, tmp
     plan = LaunchPlan(Layout(2, "CPU"), command, tmp_path / "logs", [0], timeout_s=60)
     with pytest.raises(LaunchError, match=r"logs.*: the ranks cannot be started \(.+\)"):
         run_job(plan, pytest.fail)
+
+
+def test_a_job_on_one_machine_opens_no_port_of_its_own(run) -> None:
+    """The launcher is the parent of its ranks; it has opened the link before it starts them."""
+    ended = run(
+        "import psutil\n"
+        "listening = [c for c in psutil.Process(os.getppid()).net_connections() if c.status == psutil.CONN_LISTEN]\n"
+        "sys.exit(9 if listening else 0)"
+    )
+    assert ended.code == 0
+
+
+# A rank of machine 0 as a stranger of its own launcher: three connections, each dropped after its first line.
+STRANGER = """
+import socket
+assert os.stat(here / "logs" / "job-token").st_mode & 0o777 == 0o600
+for line in (b"hello 2 1 0\\n", b"end 1 0\\n", b"nonce " + b"0" * 32 + b"\\nstop\\n"):
+    with socket.create_connection(("127.0.0.1", PORT), timeout=30) as connection:
+        connection.sendall(line)
+        while connection.recv(100): pass
+"""
+
+
+def test_dropped_connections_are_told_once_at_the_end(
+    nothing_left, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_SCHEDULER_SECONDS", 0.1)
+    monkeypatch.delenv(JOB_TOKEN, raising=False)
+    port, said, logs = free_port() - 1, [], tmp_path / "logs"
+    command = [sys.executable, "-c", BEGIN + STRANGER.replace("PORT", str(port + 1))]
+    layout = Layout(1, "CPU", port=port, nodes=2)
+    code = run_job(LaunchPlan(layout, command, logs, [0], 60, shared=logs), said.append)
+    assert (code, said) == (0, [f"dropped 3 connections without the job's token on port {port + 1}"])
+    assert not (logs / "job-token").exists()
+
+
+def test_a_launcher_that_finds_no_machine_0_with_its_token_ends_its_ranks(
+    nothing_left, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher_link, "_PROOF_SECONDS", 1.0)
+    monkeypatch.setenv(JOB_TOKEN, "x" * 32)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1] - 1
+        layout = Layout(1, "CPU", port=port, nodes=2, node_rank=1)
+        command = [sys.executable, "-c", "import time; time.sleep(600)"]
+        with pytest.raises(LaunchError, match=rf"^{JOB_TOKEN}: 127\.0\.0\.1:{port + 1} has not proved for 1 s"):
+            run_job(LaunchPlan(layout, command, tmp_path / "logs", [0], 60, restarts=3), pytest.fail)

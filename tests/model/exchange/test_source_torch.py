@@ -114,7 +114,7 @@ def test_a_truncated_file_is_refused(tmp_path, kept, is_zip):
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ({"epoch": 3, "lr": 0.1}, "there are no weights in it (it holds epoch, lr)"),
+        ({"epoch": 3, "lr": 0.1}, "holds no weights (it holds epoch, lr)"),
         ([1, 2], "holds a list, not weights by name"),
         ({"a": torch.eye(3).to_sparse()}, "a is quantised or sparse"),
     ],

@@ -1,5 +1,6 @@
 """Building the kernels: once, whole, by one process at a time; and without them the run goes on."""
 
+import ctypes
 import logging
 import os
 import stat
@@ -114,10 +115,33 @@ def test_no_compiler_at_all(cache, quick_sources, monkeypatch, caplog):
     assert "no C++ compiler" in caplog.text
 
 
-def test_another_processor(cache, monkeypatch, caplog):
+def test_another_processor_gets_the_portable_kernels_and_no_network(cache, monkeypatch, caplog):
     monkeypatch.setattr(build, "processor_flags", lambda: frozenset({"neon"}))
-    assert _library() is None
-    assert "lacks avx2" in caplog.text
+    with caplog.at_level(logging.INFO):
+        library = _library()
+    assert library is not None
+    assert build.network_library() is None
+    assert "CPU kernels are on (portable)" in caplog.text
+    assert "its kernels need an x86-64 processor with AVX2 and FMA" in caplog.text
+    exported = ctypes.CDLL(str(library))
+    assert hasattr(exported, "convnext_resize")
+    assert not hasattr(exported, "ConvNextBlock")
+
+
+@pytest.mark.parametrize(
+    ("switch", "flags", "name", "has_network"),
+    [
+        ("", {"avx2", "fma", "avx512f"}, "AVX-512", True),
+        ("", {"avx2", "fma"}, "AVX2", True),
+        ("", {"avx2"}, "portable", False),
+        ("", set(), "portable", False),
+        ("portable", {"avx2", "fma", "avx512f"}, "portable", False),
+    ],
+)
+def test_the_variant_follows_the_processor(switch: str, flags: set[str], name: str, has_network: bool) -> None:
+    variant = build.choose_variant(switch, frozenset(flags))
+    assert (variant.name, variant.has_network) == (name, has_network)
+    assert {path.name for path in variant.sources()} >= set(build.PORTABLE_SOURCES)
 
 
 def test_a_cache_that_cannot_be_written_gives_way_to_a_temporary_folder(cache, quick_sources, monkeypatch):

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from convnext_imagenet.train.config.config import Config, config_from_mapping, dotted_keys, neutral_values
+from convnext_imagenet.train.config.config import (
+    Config,
+    config_from_mapping,
+    dotted_keys,
+    keys_outside_plan,
+    neutral_values,
+)
 from convnext_imagenet.train.config.rules import rule_of
 from convnext_imagenet.train.errors import ConfigError
 
@@ -52,6 +58,8 @@ def test_defaults_are_the_papers_recipe() -> None:
         ({"data": {"size_px": 16}}, ["data.size_px = 16", "at least 32"]),
         ({"train": {"epochs": 5}}, ["schedule.warmup_epochs = 20.0", "less than train.epochs = 5"]),
         ({"data": {"global_batch_size": 33}}, ["global_batch_size = 33", "must be even", "mix.prob=0"]),
+        ({"data": {"device_batch_size": 1}}, ["device_batch_size = 1", "at least 2: rows go in pairs"]),
+        ({"optimizer": {"accumulate_steps": -1}}, ["accumulate_steps = -1", "at least 0"]),
         ({"optimizer": {"accumulate_steps": 3}}, ["accumulate_steps = 3", "multiple of 6", "global_batch_size=4098"]),
         ({"precision": {"loss_scale": "dynamic"}}, ['loss_scale = "dynamic"', '"none" with precision.level = "O0"']),
         ({"augment": {"auto_augment": "augmix"}}, ["auto_augment = 'augmix'", "rand-mM-mstdS-nN-incI"]),
@@ -92,5 +100,10 @@ def test_every_key_has_a_rule_that_its_default_fulfils() -> None:
 def test_a_key_that_is_added_later_says_what_older_runs_did_without_it() -> None:
     """Without `added_later` a new key refuses every existing RUN; with it, the runs that did the same resume."""
     first = set((Path(__file__).parent / "config_keys.txt").read_text().split())
-    neutral = neutral_values(Config())
-    assert dotted_keys().keys() - neutral.keys() == first
+    neutral, outside = neutral_values(Config()), keys_outside_plan(Config())
+    assert dotted_keys().keys() - neutral.keys() - outside == first
+
+
+def test_keys_outside_the_plan_change_only_the_order_of_sums() -> None:
+    """Add a key here only if a RUN may resume with another value of it."""
+    assert keys_outside_plan(Config()) == {"data.device_batch_size", "optimizer.accumulate_steps"}

@@ -51,7 +51,7 @@ def test_parts_share_out_a_batch_in_pairs(size: int, parts: int) -> None:
 
 
 def test_a_batch_that_parts_cannot_share_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"global_batch_size = 10: 4 parts .* multiple of 8; the nearest is 8"):
+    with pytest.raises(ValueError, match="10 rows in 4 parts of pairs: must be a multiple of 8"):
         local_positions(10, 0, 4)
 
 

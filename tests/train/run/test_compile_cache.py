@@ -9,11 +9,21 @@ from typing import Any
 import pytest
 
 from convnext_imagenet.base.host import sources_digest
+from convnext_imagenet.train.config.schedule import BatchParts
 from convnext_imagenet.train.run.compile_cache import CompileCache, graph_identity
 
 ENABLE, PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 KERNELS = Path("/cache/1234/kernels.so")
-IDENTITY = {"plan": "plan", "ranks": 1, "kernels": str(KERNELS), "python": "3.11.9", "sources": "0123"}
+PARTS = BatchParts(2, 4, 32)
+IDENTITY = {
+    "plan": "plan",
+    "ranks": 1,
+    "micro_batches": 4,
+    "rows": 32,
+    "kernels": str(KERNELS),
+    "python": "3.11.9",
+    "sources": "0123",
+}
 FILES = {"rank_0/graph_cache/compile_cache_0.mindir": b"graph", "rank_0/graph_cache/compile_dep.json": b"{}"}
 
 
@@ -120,12 +130,15 @@ def test_another_graph_replaces_this_ranks_earlier_one(tmp_path: Path, key: str)
     assert _compile(tmp_path, rank=10).was_hit
 
 
-def test_a_graph_is_known_by_plan_ranks_kernels_and_code() -> None:
-    identity = graph_identity("plan", 2, KERNELS)
-    assert identity == graph_identity("plan", 2, KERNELS)
+def test_a_graph_is_known_by_plan_division_kernels_and_code() -> None:
+    identity = graph_identity("plan", PARTS, KERNELS)
+    assert identity == graph_identity("plan", PARTS, KERNELS)
+    assert identity.keys() == IDENTITY.keys()
     assert identity["python"] == platform.python_version()
     assert identity["sources"] == sources_digest(("base", "launch", "model", "train"))
-    others = (graph_identity("other", 2, KERNELS), graph_identity("plan", 1, KERNELS), graph_identity("plan", 2, None))
+    others = [graph_identity("other", PARTS, KERNELS), graph_identity("plan", PARTS, None)]
+    others += [graph_identity("plan", parts, KERNELS) for parts in (BatchParts(1, 4, 32), BatchParts(2, 8, 32))]
+    others += [graph_identity("plan", BatchParts(2, 4, 16), KERNELS)]
     assert all(other != identity for other in others)
 
 

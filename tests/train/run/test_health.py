@@ -6,10 +6,10 @@ import math
 import pytest
 
 from convnext_imagenet.train.config.schedule import StepPlan
-from convnext_imagenet.train.config.sections import DataSection, ScheduleSection
+from convnext_imagenet.train.config.sections import AugmentSection, DataSection, ScheduleSection
 from convnext_imagenet.train.data.pipeline import StageTimes
 from convnext_imagenet.train.run.epoch import EpochReport, StepReport
-from convnext_imagenet.train.run.health import RunHealth, size_warnings
+from convnext_imagenet.train.run.health import RunHealth, augment_warnings, size_warnings
 
 PLAN = StepPlan(rows=800, global_batch_size=8, epochs=3, steps_per_epoch=100, warmup_steps=20, total_steps=300)
 CHANCE = math.log(10)
@@ -63,3 +63,17 @@ def test_sizes_that_drop_border_pixels_are_told_with_the_nearest_that_does_not()
     (text,) = size_warnings(DataSection(eval_size_px=80))
     assert text.startswith("data.eval_size_px = 80: not a multiple of 32")
     assert text.endswith("the nearest is 64")
+
+
+@pytest.mark.parametrize(
+    ("device", "policy", "target", "count"),
+    [
+        ("all", "rand-m9-mstd0.5-inc1", "Ascend", 1),
+        ("rest", "rand-m9-mstd0.5-inc1", "Ascend", 0),
+        ("all", "", "Ascend", 0),
+        ("all", "rand-m9-mstd0.5-inc1", "GPU", 0),
+    ],
+)
+def test_randaugment_in_the_graph_of_an_ascend_is_warned_of(device: str, policy: str, target: str, count: int) -> None:
+    section = AugmentSection(device=device, auto_augment=policy)  # type: ignore[arg-type]
+    assert len(augment_warnings(section, target)) == count

@@ -13,7 +13,7 @@ from mindspore import Tensor
 from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.launch.ranks.rank import Rank
 from convnext_imagenet.train.config.config import Config, config_from_mapping
-from convnext_imagenet.train.config.schedule import plan_steps
+from convnext_imagenet.train.config.schedule import divide_batch, plan_steps
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.run import loop
 from convnext_imagenet.train.run.checkpoint import Position
@@ -39,7 +39,7 @@ class CountingLearner:
         self.rates.append(rate)
         n = self.started
         asked = (n in self.stops or ask_stop, n in self.saves or ask_save)
-        return Tensor(np.array([self.losses.get(n, 1.0), 1, 0, 1, 1, *asked], np.float32))
+        return Tensor(np.array([self.losses.get(n, 1.0), 1, 0, *asked, 0, 1, 1], np.float32))
 
     def weights(self) -> dict[str, np.ndarray]:
         return {}
@@ -78,7 +78,7 @@ def run(config: Config, recorder: Any, tmp_path: Path, monkeypatch: pytest.Monke
 
     def batches(*arguments: Any) -> Iterator[str]:
         first_step = arguments[5]
-        yield from (f"batch {n}" for n in range(first_step, STEPS) for _ in range(config.optimizer.accumulate_steps))
+        yield from (f"batch {n}" for n in range(first_step, STEPS))
 
     monkeypatch.setattr(loop, "batches", batches)
     monkeypatch.setattr(loop, "evaluate", lambda *_, **__: ACCURACY)
@@ -93,7 +93,8 @@ def run(config: Config, recorder: Any, tmp_path: Path, monkeypatch: pytest.Monke
     ) -> SimpleNamespace:
         learner, checkpoints = CountingLearner(losses or {}, stops, saves), Saves()
         context = RunContext(
-            config=config, plan=plan_steps(config, 8 * STEPS), learner=learner, checkpoints=checkpoints,
+            config=config, plan=plan_steps(config, 8 * STEPS), parts=divide_batch(config, 1),
+            learner=learner, checkpoints=checkpoints,
             card=SimpleNamespace(config=SimpleNamespace(num_classes=3), transform=None),
             train_split=None, val_split=None, metrics_path=tmp_path / "metrics.jsonl", workers=1,
             interval=Interval(save_steps),

@@ -15,14 +15,18 @@ from mindspore import Tensor
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.protocol import is_finished, read_finished
+from convnext_imagenet.launch.ranks.collectives import Ranks
+from convnext_imagenet.launch.ranks.rank import Rank
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.serve.checkpoint import load_checkpoint
 from convnext_imagenet.serve.evaluate import evaluate
 from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.config.schedule import BatchParts
 from convnext_imagenet.train.config.source import load_config
 from convnext_imagenet.train.errors import ConfigError, TrainError
+from convnext_imagenet.train.run import run as running
 from convnext_imagenet.train.run.epoch import append_metrics, read_metrics
-from convnext_imagenet.train.run.run import RunRequest, train
+from convnext_imagenet.train.run.run import RunRequest, check_same_parts, train
 from convnext_imagenet.train.step.learner import Learner
 
 # Runs the command line in a process of its own that sends itself a signal in the middle of an epoch.
@@ -218,7 +222,11 @@ def test_other_records_are_refused(
     [
         ("model.num_classes=1000", "the records hold 3 classes"),
         ("model.variant=convnext_titan", "did you mean convnext_"),
-        ("data.global_batch_size=64", "must not exceed the 34 training rows"),
+        ("data.global_batch_size=64", "must not exceed the 34 training rows; pass --set data.global_batch_size=4"),
+        (
+            "data.device_batch_size=3",
+            "contradicts data.device_batch_size = 3, which gives 4 on 1 device;",
+        ),
     ],
 )
 def test_what_does_not_fit_the_records_is_refused_before_anything_is_written(
@@ -231,6 +239,29 @@ def test_what_does_not_fit_the_records_is_refused_before_anything_is_written(
     assert not run.exists()
 
 
+@pytest.mark.parametrize(("others", "is_same"), [(BatchParts(2, 2, 4), True), (BatchParts(2, 4, 2), False)])
+def test_ranks_that_would_divide_a_batch_otherwise_are_refused(others: BatchParts, is_same: bool) -> None:
+    sent: list[np.ndarray] = []
+    with contextlib.suppress(ConfigError):
+        check_same_parts(others, Ranks(Rank(1, 2), all_reduce=lambda numbers: sent.append(numbers) or numbers))
+    first = Ranks(Rank(0, 2), all_reduce=lambda numbers: numbers + sent[0])
+    refusal = pytest.raises(ConfigError, match=r"2 devices x 2 micro-batches x 4 rows: not on every rank; .* --set on")
+    with contextlib.nullcontext() if is_same else refusal:
+        check_same_parts(BatchParts(2, 2, 4), first)
+
+
+def test_a_run_compares_the_division_before_anything_is_written(
+    records_root: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Any
+) -> None:
+    def refuse(parts: BatchParts, ranks: Ranks) -> None:
+        raise ConfigError(f"{parts}: not on every rank")
+
+    monkeypatch.setattr(running, "check_same_parts", refuse)
+    with pytest.raises(ConfigError, match="2 micro-batches x 4 rows: not on every rank"):
+        train(config, RunRequest(records_root, tmp_path / "run", 1), recorder)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     records_root: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Any
@@ -238,7 +269,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     steps = iter(range(100))
 
     def learn(self: Learner, *inputs: Any) -> Tensor:
-        return Tensor(np.array([1.5 if next(steps) < 4 else np.nan, 3, 1, 1, 1, 0, 0], np.float32))
+        return Tensor(np.array([1.5 if next(steps) < 4 else np.nan, 3, 0.5, 0, 0, 1, 1, 1], np.float32))
 
     monkeypatch.setattr(Learner, "learn", learn)
     with pytest.raises(TrainError, match=r"epoch 2 step 1: the loss is nan; .*lower schedule\.base_lr"):

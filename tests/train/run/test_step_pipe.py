@@ -25,7 +25,7 @@ class FakeLearner:
     def learn(self, batches: list[str], rate: float, decay: float, ask_stop: bool, ask_save: bool) -> Tensor:
         self.calls.append((batches, rate, decay, ask_stop, ask_save))
         loss = sum(1 for call in self.calls if call[0] != "compile")
-        return Tensor(np.array([loss, 0, 0, 1, 1, ask_stop, ask_save], np.float32))
+        return Tensor(np.array([loss, 0, 0, ask_stop, ask_save, 0, 1, 1], np.float32))
 
 
 class FakeCache:

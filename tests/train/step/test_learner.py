@@ -24,11 +24,11 @@ MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
 CLASSES = 3
 
 
-def make_learner(config: Config) -> Learner:
+def make_learner(config: Config, micro_batches: int = 2) -> Learner:
     classes = tuple((f"n0000000{i}", f"name {i}") for i in range(CLASSES))
     network = network_config(config.model, CLASSES)
     card = ModelCard(network, classes, evaluation_transform(config.data))
-    return Learner(config, card, init_parameters(network, config.train.seed))
+    return Learner(config, card, init_parameters(network, config.train.seed), micro_batches=micro_batches)
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,7 @@ def _named(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 @pytest.mark.slow
 def test_micro_batches_give_the_step_of_the_whole_batch(config: Config, learner: Learner) -> None:
     """As far as float32 sums in another order do."""
-    section = dataclasses.replace(config.optimizer, accumulate_steps=1)
-    whole = make_learner(dataclasses.replace(config, optimizer=section))
+    whole = make_learner(config, micro_batches=1)
     start = whole.weights(), whole.state(), whole.average()
     learner.restore(*start)
     for epoch in (1, 2, 3):
@@ -146,6 +145,16 @@ def test_bfloat16_is_refused_on_the_cpu(level: str) -> None:
     check_precision(section, "Ascend")
 
 
+@pytest.mark.parametrize("loss_scale", ["static", "dynamic"])
+def test_a_loss_scale_is_refused_where_an_overflow_saturates(loss_scale: str) -> None:
+    section = PrecisionSection("O1", "float16", loss_scale)  # type: ignore[arg-type]
+    check_precision(section, "Ascend", "Ascend910B1")
+    with pytest.raises(
+        ConfigError, match=rf'loss_scale = "{loss_scale}": Ascend910A turns an overflow .*loss_scale=none'
+    ):
+        check_precision(section, "Ascend", "Ascend910A")
+
+
 @pytest.mark.parametrize(
     "draws",
     [
@@ -173,7 +182,8 @@ def test_the_step_takes_any_selection_of_draws(config: Config, draws: tuple[str,
                 "mix": {"prob": 1.0 if "mix_lam" in draws else 0.0},
                 "schedule": {"warmup_epochs": 0},
             }
-        )
+        ),
+        micro_batches=1,
     )
     batches = make_batches(only, epoch=1)
     assert {name for name, drawn in batches[0].draws._asdict().items() if drawn is not None} == set(draws)

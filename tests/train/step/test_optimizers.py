@@ -10,7 +10,7 @@ from mindspore import Parameter, Tensor
 from convnext_imagenet.model.convnext import VARIANTS, parameter_shapes
 from convnext_imagenet.train.config.sections import OptimizerSection
 from convnext_imagenet.train.step import optimizers
-from convnext_imagenet.train.step.optimizers import is_decayed, make_optimizer
+from convnext_imagenet.train.step.optimizers import Optimizer, make_optimizer, weight_decay
 
 NAMES = get_args(get_type_hints(OptimizerSection)["name"])
 SHAPES = {"a.weight": (7, 5), "a.bias": (7,), "grn.gamma": (1, 1, 1, 6), "wide.weight": (40, 3, 2, 2)}
@@ -77,6 +77,13 @@ SECTIONS = [
 ]
 
 
+def _optimizer(
+    parameters: dict[str, Parameter], section: OptimizerSection, factors: list[float] | None = None
+) -> Optimizer:
+    decays = [weight_decay(name, parameter.shape, section) for name, parameter in parameters.items()]
+    return make_optimizer(parameters, section, factors or [1.0] * len(parameters), decays)
+
+
 def test_every_name_of_the_configuration_has_an_optimizer_and_a_comparison() -> None:
     assert set(NAMES) == optimizers._OPTIMIZERS.keys() == {section.name for section in SECTIONS}
 
@@ -91,7 +98,7 @@ def test_every_rule_equals_the_reference(section: OptimizerSection) -> None:
     weights, gradients = _random(rng, 1.0), [_random(rng, 1e-3) for _ in range(6)]
     rates = [0.0, 1e-2, 3e-2, 2e-2, 1e-2, 1e-3]
     parameters = {name: Parameter(Tensor(value), name=name) for name, value in weights.items()}
-    optimizer = make_optimizer(parameters, section, [1.0] * len(SHAPES))
+    optimizer = _optimizer(parameters, section)
     for step, rate in zip(gradients, rates, strict=True):
         optimizer(tuple(Tensor(value) for value in step.values()), Tensor(rate, ms.float32), None).asnumpy()
     expected = optimize(weights, gradients, rates, {"a.weight", "wide.weight"}, section)
@@ -108,7 +115,7 @@ def test_a_step_that_is_not_ok_leaves_everything_and_factors_scale_the_rate(name
     section = OptimizerSection(name=name, weight_decay=0.0, momentum=0.0)
     values, gradients = _random(rng, 1.0), _random(rng, 1e-3)
     parameters = {key: Parameter(Tensor(value), name=key) for key, value in values.items()}
-    optimizer = make_optimizer(parameters, section, [1.0, 0.5, 0.25, 0.0])
+    optimizer = _optimizer(parameters, section, [1.0, 0.5, 0.25, 0.0])
     given = tuple(Tensor(value) for value in gradients.values()), Tensor(1e-2, ms.float32)
     zeros = tuple(Tensor(0 * value) for value in gradients.values())
     for inputs, ok in ((given[0], True), (zeros, False), (given[0], True)):
@@ -130,7 +137,7 @@ def test_the_first_step_has_the_size_of_the_rate() -> None:
     """Without bias correction it is three times that (0.1 / sqrt(0.001))."""
     for name, size in (("adamw", 0.01), ("adamw_uncorrected", 0.01 * 0.1 / 0.001**0.5)):
         parameters = {"a.weight": Parameter(Tensor(np.zeros((3, 2), np.float32)), name="a.weight")}
-        optimizer = make_optimizer(parameters, OptimizerSection(name=name), [1.0])
+        optimizer = _optimizer(parameters, OptimizerSection(name=name))
         optimizer((Tensor(np.full((3, 2), 1e-3, np.float32)),), Tensor(0.01, ms.float32), None).asnumpy()
         np.testing.assert_allclose(parameters["a.weight"].asnumpy(), -size, rtol=5e-4)
 
@@ -138,7 +145,7 @@ def test_the_first_step_has_the_size_of_the_rate() -> None:
 @pytest.mark.parametrize("variant", ["convnext_tiny", "convnextv2_atto"])
 def test_matrices_and_kernels_decay_and_nothing_else(variant: str) -> None:
     shapes = parameter_shapes(VARIANTS[variant])
-    decayed = {name for name, shape in shapes.items() if is_decayed(name, shape)}
+    decayed = {name for name, shape in shapes.items() if weight_decay(name, shape, OptimizerSection()) > 0}
     kinds = {".".join(part for part in name.split(".") if not part.isdigit()) for name in decayed}
     assert kinds == {
         "downsample_layers.weight",
@@ -152,6 +159,6 @@ def test_matrices_and_kernels_decay_and_nothing_else(variant: str) -> None:
 
 def test_the_state_names_every_moment_once() -> None:
     parameters = {name: Parameter(Tensor(np.ones(shape, np.float32)), name=name) for name, shape in SHAPES.items()}
-    state = make_optimizer(parameters, OptimizerSection(), [1.0] * len(SHAPES)).state()
+    state = _optimizer(parameters, OptimizerSection()).state()
     moments = {f"optimizer.{which}_moment.{name}" for which in ("first", "second") for name in SHAPES}
     assert state.keys() == {"optimizer.step", *moments}

@@ -77,7 +77,7 @@ def test_drop_path_is_off_in_frozen_stages_and_as_it_was_after_them() -> None:
 @pytest.fixture(scope="module")
 def stepped(config: Config) -> tuple[Learner, dict[str, np.ndarray], float]:
     """A learner after one step of AdamW with decay and clipping, its weights before, and the norm it reported."""
-    section = OptimizerSection(weight_decay=0.5, clip_norm=0.01, accumulate_steps=1)
+    section = OptimizerSection(weight_decay=0.5, clip_norm=0.01)
     learner = _learner(config, STAGES, optimizer=section, ema=EmaSection(decay=0.5))
     before = learner.weights()
     return (
