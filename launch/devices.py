@@ -1,7 +1,7 @@
 """Everything that differs between Ascend, GPU and CPU: detecting devices, and how long their collectives wait.
 
-No other module has lines for a specific device. Only the lines for the CPU have been run; those for Ascend and GPU rely
-on documented names.
+Other lines for Ascend are in `npu_smi.py`, in `base/cann.py` and in `model/runtime.py`. Only the lines for the CPU have
+been run; those for Ascend and GPU rely on documented names.
 """
 
 import contextlib

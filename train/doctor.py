@@ -16,6 +16,8 @@ from convnext_imagenet.base.cann import ACCEPTED_VERSIONS, is_accepted
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import check_begun_or_empty, read_finished
+from convnext_imagenet.launch.devices import is_first_generation
+from convnext_imagenet.launch.npu_smi import name_in_cann
 from convnext_imagenet.launch.ranks.collectives import Ranks
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import init_parameters
@@ -156,6 +158,7 @@ def _judge_driver(target: str, name: str, version: str) -> Finding:
 
 def _judge_cann(cann: Cann, devices: int) -> Iterator[Finding]:
     """Yield whether CANN's modules and what these import are there; a simulation runs without them."""
+    yield _judge_chip(cann.chip)
     absent = [name for name in cann.absent_modules if name != "hccl" or devices > 1]  # one device connects to nobody
     level = OK if not absent else WARNING if cann.is_simulated else ERROR
     found = f"{', '.join(absent)} cannot be imported" if absent else "can be imported"
@@ -164,6 +167,16 @@ def _judge_cann(cann: Cann, devices: int) -> Iterator[Finding]:
     advice = f"CANN's own modules import them: `{shlex.quote(sys.executable)} -m pip install {' '.join(needs)}`"
     found = f"{', '.join(needs)} not installed" if needs else "installed"
     yield Finding(WARNING if needs else OK, "CANN's needs", found, advice)
+
+
+def _judge_chip(chip: str) -> Finding:
+    if not chip:
+        return Finding(OK, "chip", "npu-smi does not tell it")
+    advice = (
+        "use an Atlas A2 or later: on this chip MindSpore runs another, deprecated back end, and overflow is hidden"
+    )
+    level = WARNING if is_first_generation(name_in_cann(chip)) else OK
+    return Finding(level, "chip", chip, advice)
 
 
 def _judge_cores(cores: int, devices: int) -> Finding:

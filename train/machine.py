@@ -9,8 +9,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from convnext_imagenet.base.cann import absent_modules, absent_needs, is_simulated, sourcing_advice
+from convnext_imagenet.base.cann import (
+    absent_modules,
+    absent_needs,
+    is_simulated,
+    sourcing_advice,
+)
 from convnext_imagenet.launch.devices import DeviceChoice, devices_seen, driver_versions
+from convnext_imagenet.launch.npu_smi import read_cards
 from convnext_imagenet.model.kernels.build import NoKernels, find_compiler
 
 _MIB = 1 << 20
@@ -18,12 +24,16 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Cann:
-    """What this process lacks of CANN: modules of its own, packages that these import; and how to find CANN."""
+    """What this process lacks of CANN: modules of its own, packages that these import; and how to find CANN.
+
+    `chip` is the name of the machine's chips, "" if npu-smi does not tell it.
+    """
 
     absent_modules: tuple[str, ...]
     absent_needs: tuple[str, ...]
     sourcing: str
     is_simulated: bool = False
+    chip: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,11 @@ def read_machine(choice: DeviceChoice, packages: Iterable[str]) -> Machine:
     )
 
 
+def read_chip() -> str:
+    """Return the name of this machine's Ascend chips, "" if npu-smi does not tell it."""
+    return next((card.name for card in read_cards()), "")
+
+
 def read_disk(folder: Path) -> Disk:
     """Return the disk that `folder` is on or will be on. Raises OSError when it cannot be read."""
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
@@ -94,7 +109,7 @@ def available_memory_mib(root: Path = Path("/")) -> int:
 
 
 def _read_cann() -> Cann:
-    return Cann(absent_modules(), absent_needs(), sourcing_advice(), is_simulated())
+    return Cann(absent_modules(), absent_needs(), sourcing_advice(), is_simulated(), read_chip())
 
 
 def _version(package: str) -> str | None:

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.errors import LaunchError
+from convnext_imagenet.launch.ranks.cores import share_cores
 from convnext_imagenet.launch.ranks.job_outcome import FINISHED, INTERRUPTED, JobOutcome, decide_outcome, may_restart
 from convnext_imagenet.launch.ranks.job_token import JobToken, job_token
 from convnext_imagenet.launch.ranks.launcher_link import Link, open_link
 from convnext_imagenet.launch.ranks.processes import Processes
-from convnext_imagenet.launch.ranks.rank import Layout, divide_cores
+from convnext_imagenet.launch.ranks.rank import Layout
 
 _ADVICE = "run the same command again to resume"
 _POLL_SECONDS = 0.1  # how late a dead rank is noticed; the others wait in their all-reduce until then
@@ -86,7 +87,7 @@ def _run_once(
         if layout.nodes == 1:
             layout = replace(layout, port=free_port())  # so that two jobs on one machine do not collide
         link = stack.enter_context(open_link(layout, attempt, token))
-        processes = stack.enter_context(_started_ranks(plan, layout))
+        processes = stack.enter_context(_started_ranks(plan, layout, echo))
         outcome = _watch(processes, link, plan.timeout_s, stop, echo)
         link.send_outcome(outcome)
         if outcome.rank is not None and outcome.rank in layout.local_ranks:
@@ -98,11 +99,14 @@ def _run_once(
 
 
 @contextmanager
-def _started_ranks(plan: LaunchPlan, layout: Layout) -> Iterator[Processes]:
+def _started_ranks(plan: LaunchPlan, layout: Layout, echo: Callable[[str], None]) -> Iterator[Processes]:
+    cores, rule = share_cores(layout.target, plan.cores, layout.devices)
+    if rule:
+        echo(rule)
     with ExitStack() as stack:
         try:
             plan.logs.mkdir(parents=True, exist_ok=True)
-            processes = Processes(plan.command, layout, plan.logs, divide_cores(plan.cores, layout.devices))
+            processes = Processes(plan.command, layout, plan.logs, cores)
             stack.callback(processes.kill)
             processes.start(plan.timeout_s)
         except OSError as error:

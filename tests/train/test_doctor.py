@@ -172,6 +172,21 @@ def test_modules_of_cann_are_needed_unless_devices_are_simulated(
     assert finding.advice == "run `source /opt/cann/set_env.sh`"
 
 
+@pytest.mark.parametrize(
+    ("chip", "level", "result"),
+    [
+        ("Ascend 910B3", OK, "Ascend 910B3"),
+        ("Ascend 910A", WARNING, "Ascend 910A"),
+        ("Ascend910", OK, "Ascend910"),
+        ("", OK, "npu-smi does not tell it"),
+    ],
+)
+def test_the_chip_is_named_and_one_of_the_first_generation_is_warned_of(chip: str, level: str, result: str) -> None:
+    finding = _examine(dataclasses.replace(ASCEND, cann=dataclasses.replace(ASCEND.cann, chip=chip)))["chip"]
+    assert (finding.level, finding.result) == (level, result)
+    assert level == OK or finding.advice.startswith("use an Atlas A2 or later: ")
+
+
 def test_packages_that_cann_imports_are_named_with_the_command() -> None:
     cann = Cann((), ("decorator", "absl-py"), "run `source /opt/cann/set_env.sh`")
     finding = _examine(dataclasses.replace(ASCEND, cann=cann))["CANN's needs"]
