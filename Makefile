@@ -30,7 +30,7 @@ LAUNCH = --device-target $(DEVICE_TARGET) --devices $(DEVICES) \
 export CONVNEXT_MAKE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo records show verify doctor train eval predict infer test test-all test-faults test-parity test-cluster bench check clean
+.PHONY: help setup demo records show verify doctor train eval predict infer test test-all test-faults test-parity test-cluster test-ascend bench check clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ test-cluster: $(READY)  ## Two Ray nodes on this machine, one of them killed or 
 	@$(BIN)/python -c 'import ray' 2>/dev/null || { echo "Error: Ray is not installed:" \
 	  "$(BIN)/pip install -c constraints.txt -e '.[ray]'" >&2; exit 2; }
 	$(BIN)/pytest tests/cluster -m cluster $(ARGS)
+
+test-ascend: $(READY)  ## What Ascend would run, without a device: kernels, budgets, whole commands; four minutes
+	$(BIN)/pytest tests/ascend -m ascend $(ARGS)
 
 bench: $(READY)  ## [PART=model|ingest|load|score|train|randaugment|shuffle|cluster]: interleaved benchmarks, written to bench-out/PART.json
 	$(BIN)/python bench $(PART)

@@ -34,7 +34,7 @@ def read_library(path: Path) -> Library:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return _read(data)
-        except (struct.error, IndexError) as error:
+        except (struct.error, IndexError, OverflowError) as error:
             raise ValueError(f"{path}: a damaged ELF file ({error})") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None

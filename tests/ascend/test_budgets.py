@@ -1,7 +1,7 @@
 """What a training step costs on Ascend, by counts that a dry run gives. A budget may only fall.
 
-A change that lowers a figure lowers it here: `CONVNEXT_REGENERATE=1 .venv/bin/pytest tests/ascend -m ascend` does so. It
-also raises figures; then the difference needs a reason in DECISIONS.md.
+A change that lowers a figure lowers it here: `CONVNEXT_REGENERATE=1 .venv/bin/pytest tests/ascend -m ascend` does so.
+It also raises figures; then the difference needs a reason in DECISIONS.md.
 """
 
 import json
