@@ -187,7 +187,7 @@ def _judge_cores(cores: int, devices: int) -> Finding:
 
 def _judge_memory(memory_mib: int, devices: int) -> Finding:
     level = OK if memory_mib >= devices * _LEAST_MEMORY_MIB else WARNING
-    advice = f"a rank needs at least {_LEAST_MEMORY_MIB} MiB: end other programs, or lower data.global_batch_size"
+    advice = f"a rank needs at least {_LEAST_MEMORY_MIB} MiB: end other programs, or lower data.device_batch_size"
     return Finding(level, "memory", f"{memory_mib:,} MiB available", advice)
 
 

@@ -141,7 +141,9 @@ def plan_dry_run(config: Config, records: Path | None, device_target: str, devic
         divide_batch(config, devices)
         return DryRunPlan(target, devices, config.model.num_classes or _USUAL_CLASSES)
     manifest = Manifest.from_json(read_finished(records, "records"))
-    plan_steps(config, manifest.splits["train"].rows, devices)
+    rows = manifest.splits["train"].rows
+    plan_steps(config, rows, devices)
+    divide_batch(config, devices, rows)
     return DryRunPlan(target, devices, len(manifest.classes))
 
 

@@ -10,10 +10,11 @@ from click.testing import CliRunner
 
 from convnext_imagenet.launch.dry_run.kernels import ACLNN, ACLOP, HCCL, Kernel, TensorType
 from convnext_imagenet.train.cli import main
+from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.source import load_config
-from convnext_imagenet.train.dry_run import DryRunPlan, DryRunReport, GraphReport, dry_run
+from convnext_imagenet.train.dry_run import DryRunPlan, DryRunReport, GraphReport, dry_run, plan_dry_run
 from convnext_imagenet.train.dry_run_table import report_lines
-from convnext_imagenet.train.errors import TrainError
+from convnext_imagenet.train.errors import ConfigError, TrainError
 
 FLOATS = TensorType("Float32", (1000, 1000))
 ADD = Kernel("Add", ACLNN, (FLOATS, FLOATS), (FLOATS,))
@@ -54,6 +55,16 @@ def test_what_cannot_be_done_is_one_line(words: list[str], code: int, text: str)
     result = CliRunner().invoke(main, ["run", "demo", *words])
     assert (result.exit_code, text in result.output) == (code, True), result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("has_records", [False, True])
+def test_a_batch_that_the_devices_cannot_divide_is_refused_as_by_the_run(
+    has_records: bool, records_root: Path, config: Config
+) -> None:
+    records = records_root if has_records else None
+    with pytest.raises(ConfigError, match=r"global_batch_size = 8: 8 devices take pairs .* pass --set .*size=32$"):
+        plan_dry_run(config, records, "Ascend", 8)
+    assert plan_dry_run(config, records, "Ascend", 2).devices == 2
 
 
 @pytest.mark.slow

@@ -3,8 +3,8 @@
 This module must not know records, weights or MindSpore.
 """
 
+import heapq
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +76,8 @@ def divide_batch(config: Config, ranks: int, rows: int | None = None) -> BatchPa
     batch = config.data.global_batch_size
     count = _micro_batches(config, ranks, batch)
     if count is None:
-        raise ConfigError(f"{_refusal(config, ranks)}; {_way_out(config, ranks, batch, rows)}")
+        way_out = f"{_way_out(config, ranks, batch, rows)}{_or_fewer_rows(config, ranks)}"
+        raise ConfigError(f"{_refusal(config, ranks)}; {way_out}")
     return BatchParts(ranks, count, batch // (ranks * count))
 
 
@@ -87,12 +88,20 @@ def _micro_batches(config: Config, ranks: int, batch: int, stated: int | None = 
     """
     most = config.data.device_batch_size
     stated = config.optimizer.accumulate_steps if stated is None else stated
-    counts: Iterable[int] = [stated or 1]
-    if most:
-        fewest = -(-batch // (ranks * most))
-        counts = range(fewest, max(1, 2 * batch // (ranks * most)) + 1)  # the last still has half of the rows
-    found = next((count for count in counts if _can_divide(batch, ranks * count)), None)
-    return found if not stated or found == stated else None
+    count: int | None = 1 if most else stated or 1
+    if most and batch > ranks * most:
+        rows = _most_rows(batch, ranks, most, least=-(-most // 2))
+        count = batch // (ranks * rows) if rows else None
+    if count is None or not _can_divide(batch, ranks * count):
+        return None
+    return count if not stated or count == stated else None
+
+
+def _most_rows(batch: int, ranks: int, most: int, least: int) -> int | None:
+    """Return the largest even number of rows from `least` to `most` that divides the share of a device, or None."""
+    most = min(most, batch // ranks)
+    even = range(most - most % 2, max(2, least) - 1, -2)
+    return next((rows for rows in even if batch % (ranks * rows) == 0), None)
 
 
 def _can_divide(batch: int, parts: int) -> bool:
@@ -135,11 +144,23 @@ def _way_out(config: Config, ranks: int, batch: int, rows: int | None) -> str:
     return f"use at most {_counted(max(1, (rows or batch) // 2), 'device')}, or records with more rows"
 
 
+def _or_fewer_rows(config: Config, ranks: int) -> str:
+    """Return the way out that keeps the batch, if it takes only fewer rows at a time than half of those asked for."""
+    batch, most = config.data.global_batch_size, config.data.device_batch_size
+    rows = None if _micro_batches(config, ranks, batch, stated=0) else _most_rows(batch, ranks, most, least=2)
+    if rows is None:
+        return ""
+    fixed = "--set optimizer.accumulate_steps=0 " if config.optimizer.accumulate_steps else ""
+    return f", or {fixed}--set data.device_batch_size={rows}"
+
+
 def _nearest_batch(config: Config, ranks: int, batch: int, rows: int | None, stated: int) -> int | None:
     """Return the accepted batch of at most `rows` rows that is nearest to `batch`; of two, the larger."""
-    # Within reach lies a batch of equal parts of the most rows.
-    reach = batch + ranks * max(2, config.data.device_batch_size, 2 * stated)
-    near = sorted(range(2, reach + 1, 2), key=lambda size: (abs(size - batch), -size))
+    unit = 2 * ranks * (stated or 1)
+    reach = batch + ranks * max(2, config.data.device_batch_size, 2 * stated)  # equal parts of the most rows are within
+    below = batch // unit * unit
+    above = range(below + unit, min(reach, rows or reach) + 1, unit)
+    near = heapq.merge(above, range(below, 0, -unit), key=lambda size: abs(size - batch))  # lazy: may be billions
     fits = (size for size in near if rows is None or size <= rows)
     return next((size for size in fits if _micro_batches(config, ranks, size, stated)), None)
 

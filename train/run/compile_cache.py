@@ -25,13 +25,17 @@ _SEAL = "sealed.json"
 _ROOMS = ("base", "launch", "model", "train")  # packages whose code can change the graph
 
 
-def graph_identity(plan_id: str, parts: BatchParts, kernels: Path | None) -> dict[str, Any]:
-    """Return what determines the graph of a run's step: plan, division of the batch, CPU kernels, Python, code."""
+def graph_identity(plan_id: str, parts: BatchParts, target: str, kernels: Path | None) -> dict[str, Any]:
+    """Return what determines a run's compiled step: plan, division, device target, CPU kernels, Python, code.
+
+    A run may be resumed on another kind of device, which has other kernels for the same graph.
+    """
     return {
         "plan": plan_id,
         "ranks": parts.devices,
         "micro_batches": parts.micro_batches,
         "rows": parts.rows,
+        "target": target,
         "kernels": str(kernels),
         "python": platform.python_version(),
         "sources": sources_digest(_ROOMS),

@@ -143,7 +143,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
             stop=stop,
             ranks=ranks,
             heartbeat=own_heartbeat(),
-            cache=CompileCache(run, ranks.own.number, graph_identity(plan_id, parts, cpu_kernels())),
+            cache=CompileCache(run, ranks.own.number, graph_identity(plan_id, parts, target, cpu_kernels())),
         )
         run_epochs(context, done)
         if is_first:
@@ -194,7 +194,7 @@ def run_plan(config: Config, records: Records, init_from: Path | None) -> dict[s
 
 
 def check_same_parts(parts: BatchParts, ranks: Ranks) -> None:
-    """Raise ConfigError unless all ranks divide a batch alike; otherwise they would miss rows and repeat others.
+    """Raise ConfigError unless all ranks divide a batch alike; otherwise they would compile different steps.
 
     Their plans can be equal, because a plan does not hold the division.
     """

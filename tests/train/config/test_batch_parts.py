@@ -40,19 +40,18 @@ def _config(batch: int, most: int = 0, stated: int = 0) -> Config:
     )
 
 
-def _applied(config: Config, text: str) -> Config:
-    """The configuration with what an error line says to pass."""
-    found = dict(re.findall(r"--set \w+\.(\w+)=(\d+)", text))
-    assert found, text
-    values = {name: int(value) for name, value in found.items()}
-    data = {name: value for name, value in values.items() if name == "global_batch_size"}
-    optimizer = {name: value for name, value in values.items() if name == "accumulate_steps"}
-    assert data | optimizer == values
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, **data),
-        optimizer=dataclasses.replace(config.optimizer, **optimizer),
-    )
+def _applied(config: Config, text: str) -> list[Config]:
+    """The configuration with each of the ways out that an error line names."""
+    ways = [re.findall(r"--set (\w+)\.(\w+)=(\d+)", way) for way in text.split(", or ")]
+    assert all(ways), text
+    return [_changed(config, way) for way in ways]
+
+
+def _changed(config: Config, changes: list[tuple[str, str, str]]) -> Config:
+    for section, name, value in changes:
+        content = dataclasses.replace(getattr(config, section), **{name: int(value)})
+        config = dataclasses.replace(config, **{section: content})
+    return config
 
 
 def test_the_table_names_every_preset() -> None:
@@ -121,9 +120,9 @@ def test_every_division_keeps_the_rule_and_every_way_out_is_accepted() -> None:
             parts = divide_batch(config, devices)
         except ConfigError as error:
             refused += 1
-            changed = _applied(config, str(error))
-            assert changed != config, case
-            divide_batch(changed, devices)
+            for changed in _applied(config, str(error)):
+                assert changed != config, case
+                divide_batch(changed, devices)
             continue
         divided += 1
         count = parts.devices * parts.micro_batches
@@ -139,6 +138,21 @@ def test_every_division_keeps_the_rule_and_every_way_out_is_accepted() -> None:
         fewer = [n * devices for n in range(1, parts.micro_batches)]
         assert all(batch / n > most or batch % (2 * n) for n in fewer), f"{case}: fewer micro-batches would do"
     assert min(divided, refused) > 200
+
+
+@pytest.mark.parametrize(
+    ("batch", "most", "devices", "way_out"),
+    [
+        (2402, 10**9, 32, r"pass --set data\.global_batch_size=2432$"),
+        (10**9 + 1, 128, 8, r"pass --set data\.global_batch_size=1000000000$"),
+        (1006, 128, 1, r"pass --set data\.global_batch_size=1008, or --set data\.device_batch_size=2$"),
+        (1005, 128, 1, r"pass --set data\.global_batch_size=1008$"),
+    ],
+)
+def test_a_refusal_takes_no_longer_for_huge_numbers(batch: int, most: int, devices: int, way_out: str) -> None:
+    """A test that hangs, or needs all memory, has failed: once the nearest batch was looked for among all of them."""
+    with pytest.raises(ConfigError, match=way_out):
+        divide_batch(_config(batch, most), devices)
 
 
 def test_the_batch_that_is_suggested_does_not_exceed_the_training_rows() -> None:
@@ -158,7 +172,7 @@ def test_the_batch_that_is_suggested_does_not_exceed_the_training_rows() -> None
 def test_a_batch_of_more_than_the_training_rows_leads_to_one_that_divides(rows: int, devices: int) -> None:
     with pytest.raises(ConfigError, match=rf"must not exceed the {rows} training rows") as refused:
         plan_steps(_config(4096, 128), rows, devices)
-    changed = _applied(_config(4096, 128), str(refused.value))
+    (changed,) = _applied(_config(4096, 128), str(refused.value))
     plan_steps(changed, rows, devices)
     divide_batch(changed, devices, rows)
 
@@ -172,7 +186,9 @@ def test_a_batch_of_more_than_the_training_rows_leads_to_one_that_divides(rows: 
         (4096, 128, 8, 8, "pass --set optimizer.accumulate_steps=0"),
         (4096, 0, 3, 8, "must be a multiple of 48; pass --set data.global_batch_size=4080"),
         (1004, 64, 3, 2, "pass --set optimizer.accumulate_steps=0 --set data.global_batch_size=1008"),
-        (1004, 64, 0, 2, "into micro-batches of 32 to 64 rows in pairs; pass --set data.global_batch_size=1008"),
+        (1004, 64, 0, 2, "into micro-batches of 32 to 64 rows in pairs; pass --set data.global_batch_size=1008, or "),
+        (1004, 64, 0, 2, ", or --set data.device_batch_size=2"),
+        (1004, 64, 3, 2, ", or --set optimizer.accumulate_steps=0 --set data.device_batch_size=2"),
     ],
 )
 def test_a_stated_number_of_micro_batches_must_divide_and_agree(

@@ -20,6 +20,7 @@ IDENTITY = {
     "ranks": 1,
     "micro_batches": 4,
     "rows": 32,
+    "target": "CPU",
     "kernels": str(KERNELS),
     "python": "3.11.9",
     "sources": "0123",
@@ -130,16 +131,17 @@ def test_another_graph_replaces_this_ranks_earlier_one(tmp_path: Path, key: str)
     assert _compile(tmp_path, rank=10).was_hit
 
 
-def test_a_graph_is_known_by_plan_division_kernels_and_code() -> None:
-    identity = graph_identity("plan", PARTS, KERNELS)
-    assert identity == graph_identity("plan", PARTS, KERNELS)
+def test_a_graph_is_known_by_plan_division_target_kernels_and_code() -> None:
+    own = {"plan_id": "plan", "parts": PARTS, "target": "CPU", "kernels": KERNELS}
+    identity = graph_identity(**own)
+    assert identity == graph_identity(**own)
     assert identity.keys() == IDENTITY.keys()
     assert identity["python"] == platform.python_version()
     assert identity["sources"] == sources_digest(("base", "launch", "model", "train"))
-    others = [graph_identity("other", PARTS, KERNELS), graph_identity("plan", PARTS, None)]
-    others += [graph_identity("plan", parts, KERNELS) for parts in (BatchParts(1, 4, 32), BatchParts(2, 8, 32))]
-    others += [graph_identity("plan", BatchParts(2, 4, 16), KERNELS)]
-    assert all(other != identity for other in others)
+    others = [{"plan_id": "other"}, {"target": "Ascend"}, {"kernels": None}]
+    others += [{"parts": parts} for parts in (BatchParts(1, 4, 32), BatchParts(2, 8, 32), BatchParts(2, 4, 16))]
+    for other in others:
+        assert graph_identity(**own | other) != identity, other
 
 
 def test_a_compilation_that_failed_is_not_taken(tmp_path: Path) -> None:
