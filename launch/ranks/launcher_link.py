@@ -26,6 +26,7 @@ from convnext_imagenet.launch.ranks.signed_lines import CALLER, LISTENER, Signed
 _RETRY_SECONDS = 1.0  # machine 0 may be started after the others
 _PROOF_SECONDS = 120.0  # how long machine 0 may listen without a signed line; NFS shows a new file within 60 s
 _ANSWER_SECONDS = 5.0  # how long a connection may be without a signed line; a launcher answers at once
+_SILENCE_SECONDS = 20.0  # after which a caller connects again: the machine that it has reached may be gone
 _MOST_UNPROVEN = 128  # connections without a signed line
 _MOST_WAITING = 1024  # connections that the kernel holds until the next call accepts them
 _LONGEST_LINE_BYTES = 200  # a longer line comes from no launcher, and must not fill the memory
@@ -119,6 +120,9 @@ class Link:
                 f"{self.token.source}: {host}:{port} has not proved for {_PROOF_SECONDS:.0f} s that it has the same "
                 f"token; {self.token.advice}, and see that no other program uses the port"
             )
+        for peer in self._unproven():
+            if now - peer.since > _SILENCE_SECONDS:
+                self._drop(peer)
         if self._peers or now - self._last_try <= _RETRY_SECONDS:
             return
         self._last_try = now

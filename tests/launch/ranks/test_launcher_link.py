@@ -1,5 +1,8 @@
 """Launchers of several machines learn how each of them ended. `test_strangers.py` has everybody else."""
 
+import contextlib
+import socket
+
 import pytest
 
 from convnext_imagenet.launch.errors import LaunchError
@@ -100,6 +103,25 @@ def test_a_launcher_waits_for_the_first_machine() -> None:
         assert second.receive() is None
         with open_with_token(layout_of(port), 0) as first:
             poll([first, second], lambda: known(first) == [1] and known(second) == [0])
+
+
+def test_a_launcher_connects_again_when_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a power failure of the first machine, which closes no connection."""
+    monkeypatch.setattr(module, "_SILENCE_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        accepted = []
+
+        def has_come_twice() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                accepted.append(silent.accept()[0])
+            return len(accepted) == 2
+
+        with open_with_token(layout_of(silent.getsockname()[1] - 1, node_rank=1)) as link:
+            poll([link], has_come_twice)
+            assert link.receive() is None
+        for connection in accepted:
+            connection.close()
 
 
 def test_a_launcher_that_is_ahead_by_an_attempt_waits_for_the_first_machine() -> None:
