@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import errno
 import logging
 import sys
 from collections.abc import Iterator
@@ -10,10 +9,7 @@ from collections.abc import Iterator
 import click
 from tqdm import tqdm
 
-from convnext_imagenet.base.errors import ExpectedError, FailedError
-
-# The machine failed, not the input: exit code 74 tells a scheduler to try again (DECISIONS, 2026-11-24).
-_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+from convnext_imagenet.base.errors import MACHINE_ERRORS, ExpectedError, FailedError
 
 
 class RenamedOption(click.Option):
@@ -44,7 +40,7 @@ def expected_errors() -> Iterator[None]:
         if error.filename is None and error.errno is None:  # raised by a library, not by the system: a bug
             raise
         click.echo(f"Error: {error.filename or 'input or output'}: {error.strerror}", err=True)
-        sys.exit(FailedError.exit_code if error.errno in _MACHINE_ERRORS else 1)
+        sys.exit(FailedError.exit_code if error.errno in MACHINE_ERRORS else 1)
 
 
 class ProgressBar:

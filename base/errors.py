@@ -1,5 +1,12 @@
 """The errors that a user can cause and fix: each becomes one line and an exit code, never a traceback."""
 
+import errno
+
+# The machine failed, not the input: exit code 74 tells a scheduler to try again (DECISIONS, 2026-11-24).
+MACHINE_ERRORS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+)
+
 
 class ExpectedError(Exception):
     """A failure that a user can understand and fix; every other exception is a bug."""

@@ -1,12 +1,14 @@
 """Files that survive a crash: whole or absent, forced to disk, identified by SHA-256, whatever they contain."""
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.errors import MACHINE_ERRORS, ArtefactError, FailedError
 
 
 def sha256_file(path: Path) -> str:
@@ -27,8 +29,23 @@ def sha256_json(value: Any) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that readers see the old file or the new one, even after a crash.
 
-    Raises OSError when it cannot be written.
+    Raises OSError, with `path` as its file name, when it cannot be written.
     """
+    with naming(path):
+        _write_atomically(path, data)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError of the block name `path`: a failed write names no file, and a temporary file says nothing."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two processes may write the same path
     try:
         with temporary.open("wb") as file:
@@ -98,8 +115,8 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Force a file's content to disk."""
-    with path.open("rb") as file:
+    """Force a file's content to disk. Raises OSError, with `path` as its file name, when that fails."""
+    with naming(path), path.open("rb") as file:
         os.fsync(file.fileno())
 
 
@@ -113,11 +130,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_output(path: Path, payload: bytes) -> None:
-    """Write `payload` atomically to a path that a user named. Raises ArtefactError when it cannot be written."""
+    """Write `payload` atomically to a path that a user named.
+
+    Raises FailedError when the disk is full or fails, ArtefactError when the path cannot be written.
+    """
     try:
         write_atomically(path, payload)
     except OSError as error:
-        raise ArtefactError(f"{path}: cannot be written ({error}); choose another path or free space") from error
+        kind = FailedError if error.errno in MACHINE_ERRORS else ArtefactError
+        raise kind(f"{path}: cannot be written ({error.strerror}); choose another path or free space") from error
 
 
 def publish_new(path: Path, payload: bytes) -> bool:

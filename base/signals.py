@@ -9,6 +9,8 @@
 """
 
 import contextlib
+import ctypes
+import os
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -23,8 +25,9 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class StopSignals:
     """A context that counts stop signals instead of dying from them; `advice` tells how to resume.
 
-    With `second_ends`, a second signal ends the process at once. MindSpore turns Ctrl-C into SIGTERM, so all signals
-    are treated alike. `more` are further signals to treat in the same way.
+    With `second_ends`, a second signal ends the process at once, even while C++ code runs that never returns to Python:
+    the kernel itself forgets the handler when it delivers the first one. MindSpore turns Ctrl-C into SIGTERM, so all
+    signals are treated alike. `more` are further signals to treat in the same way.
     """
 
     def __init__(self, advice: str, second_ends: bool = False, more: tuple[signal.Signals, ...] = ()) -> None:
@@ -39,6 +42,9 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         self._previous = {number: signal.signal(number, self._remember) for number in self._signals}
+        if self._second_ends:
+            for number in self._signals:
+                _reset_when_delivered(number)
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -59,6 +65,30 @@ class StopSignals:
         if self._second_ends:
             for other in self._signals:
                 signal.signal(other, signal.SIG_DFL)
+
+
+class _SigAction(ctypes.Structure):
+    """struct sigaction of Linux' C libraries."""
+
+    _fields_ = (
+        ("handler", ctypes.c_void_p),
+        ("mask", ctypes.c_ubyte * 128),
+        ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    )
+
+
+_SA_RESETHAND = 0x80000000
+
+
+def _reset_when_delivered(number: signal.Signals) -> None:
+    """Let the kernel restore the signal's default action when it delivers the signal to the handler that is set."""
+    sigaction, action = ctypes.CDLL(None, use_errno=True).sigaction, _SigAction()
+    if sigaction(int(number), None, ctypes.byref(action)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    action.flags = ctypes.c_int(action.flags | _SA_RESETHAND).value
+    if sigaction(int(number), ctypes.byref(action), None):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 @contextlib.contextmanager

@@ -36,6 +36,18 @@ def check_shapes(arrays: Mapping[str, np.ndarray], config: ConvNeXtConfig, what:
         )
 
 
+def not_finite(arrays: Mapping[str, np.ndarray]) -> str | None:
+    """Return the name of the first array with NaN or infinity, in the order of names, or None."""
+    return next((name for name in sorted(arrays) if not np.isfinite(arrays[name]).all()), None)
+
+
+def check_finite(arrays: Mapping[str, np.ndarray], what: str, way_out: str) -> None:
+    """Raise ModelError, starting with `what`, when a parameter holds NaN or infinity: no answer could be right."""
+    if (name := not_finite(arrays)) is not None:
+        bad = int(np.size(arrays[name]) - np.count_nonzero(np.isfinite(arrays[name])))
+        raise ModelError(f"{what}: {name} has {bad} values of {arrays[name].size} that are not finite; {way_out}")
+
+
 def shape_faults(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> list[str]:
     """Return what is missing, extra or of another shape than expected: for each, a count and the first names."""
     kinds = {

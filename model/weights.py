@@ -22,7 +22,7 @@ from convnext_imagenet.model.convnext import ConvNeXt
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.layers import PLAIN, LayerSet
 from convnext_imagenet.model.runtime import cpu_kernels
-from convnext_imagenet.model.weight_check import check_shapes
+from convnext_imagenet.model.weight_check import check_finite, check_shapes
 
 FORMAT = "convnext_imagenet.weights"
 VERSION = 1  # raise when older programs could not read a file, or would read it wrongly
@@ -33,14 +33,18 @@ _OURS = "give a weights file that `convnext-train` wrote"
 def save_weights(path: Path, arrays: Mapping[str, np.ndarray], card: ModelCard) -> None:
     """Write the parameters of `card.config`'s network, float32, and the card; replace an older file at once.
 
-    Raises ModelError when the arrays are not exactly that network's, and what `write_output` raises.
+    Raises ModelError when the arrays are not exactly that network's or not finite, and what `write_output` raises.
     """
     write_output(path, weights_payload(path, arrays, card))
 
 
 def weights_payload(path: Path, arrays: Mapping[str, np.ndarray], card: ModelCard) -> bytes:
-    """Return the bytes that `save_weights` writes. Raises ModelError, naming `path`, for arrays that do not fit."""
+    """Return the bytes that `save_weights` writes.
+
+    Raises ModelError, naming `path`, for arrays that do not fit or are not finite.
+    """
     check_shapes(arrays, card.config, f"{path} is not written")
+    check_finite(arrays, f"{path} is not written", "use weights from before the training diverged")
     packed = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
     header = {"format": FORMAT, "version": VERSION, "sha256": _values_sha256(packed), "card": card_to_json(card)}
     # Only one metadata entry: the library writes several in an order that changes from run to run.
@@ -50,8 +54,8 @@ def weights_payload(path: Path, arrays: Mapping[str, np.ndarray], card: ModelCar
 def load_weights(path: Path) -> tuple[dict[str, np.ndarray], ModelCard]:
     """Return the parameters by name, and the card, of a file that `save_weights` wrote.
 
-    Raises ModelError for a file that is missing, empty, truncated, damaged, of another program or version, or
-    whose parameters do not fit its card.
+    Raises ModelError for a file that is missing, empty, truncated, damaged, of another program or version,
+    whose parameters do not fit its card, or that holds values that are not finite.
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such file; {_OURS}")
@@ -75,6 +79,7 @@ def load_weights(path: Path) -> tuple[dict[str, np.ndarray], ModelCard]:
         raise ModelError(
             f"{path}: damaged, its values do not have the SHA-256 in its header; copy it again, or {_OURS}"
         )
+    check_finite(arrays, str(path), "the training that wrote it has diverged; use an earlier checkpoint")
     return arrays, card
 
 

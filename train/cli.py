@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at on
     from convnext_imagenet.train.doctor import Finding
     from convnext_imagenet.train.run.run import RunSummary
 
+_DEFAULT_ROLLBACKS = 3
+
 
 @click.group()
 @click.version_option(package_name="convnext_imagenet")
@@ -50,6 +52,14 @@ def main() -> None:
     metavar="M",
 )
 @click.option(
+    "--on-divergence",
+    default="stop",
+    show_default=True,
+    metavar="stop|rollback[:K]",
+    help="At a loss or gradients that are not finite: end the run, or continue after them with the weights of the last "
+    "checkpoint, at most K times (3).",
+)
+@click.option(
     "--dry-run",
     "is_dry_run",
     is_flag=True,
@@ -74,6 +84,7 @@ def run(
     init_from: Path | None,
     save_steps: int | None,
     save_minutes: float | None,
+    on_divergence: str,
     is_dry_run: bool,
     report: Path | None,
     nondeterministic: bool,
@@ -100,6 +111,7 @@ def run(
     show_log_lines()
     with announcing_exit(), expected_errors():
         resolved = load_config(config, overrides)
+        rollbacks = _parse_on_divergence(on_divergence)
 
         def before() -> None:
             if nondeterministic:
@@ -121,6 +133,7 @@ def run(
             interval=Interval(steps=save_steps or 0, seconds=60 * (save_minutes or 0.0)),
             init_from=None if init_from is None else resolve_checkpoint(init_from),
             ranks=ranks,
+            rollbacks=rollbacks,
         )
         with Screen(out, begin) as screen:
             summary = train(resolved, request, screen)
@@ -256,6 +269,20 @@ def _dry_run(
             click.echo(line)
         if report is not None:
             write_output(report, json.dumps(found.to_json(), indent=1).encode() + b"\n")
+
+
+def _parse_on_divergence(text: str) -> int:
+    """Return how often a run may go back. Raises TrainError for another word or count."""
+    from convnext_imagenet.train.errors import TrainError
+
+    action, colon, count = text.partition(":")
+    if action == "stop" and not colon:
+        return 0
+    if action == "rollback" and not colon:
+        return _DEFAULT_ROLLBACKS
+    if action == "rollback" and count.isdecimal() and int(count):
+        return int(count)
+    raise TrainError(f"--on-divergence {text}: must be stop, rollback or rollback:K with K of at least 1")
 
 
 def _check_request(records: Path, workers: int | None) -> None:

@@ -68,7 +68,7 @@ class Screen:
 
     def on_step(self, report: "StepReport") -> None:
         self._bar.set_postfix_str(f"loss {report.loss:.3f}, lr {report.learning_rate:.2e}", refresh=False)
-        self._bar.update(report.images)
+        self._bar.update(report.steps_done * report.images - self._bar.n)  # steps that were left out count as well
         if self._events is not None:
             self._events.on_step(report)
 

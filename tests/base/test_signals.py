@@ -2,11 +2,22 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.base.signals import StopSignals, blocked, interruptible, postponed
+
+# A call into C that takes minutes and looks at no signal.
+DEAF = """
+import hashlib
+from convnext_imagenet.base.signals import StopSignals
+with StopSignals("run it again", second_ends=True):
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
@@ -30,6 +41,17 @@ def test_a_second_signal_ends_the_process_where_that_is_asked_for(number: signal
         os.kill(os.getpid(), number)
         assert signal.getsignal(number) is signal.SIG_DFL
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_a_process_that_never_returns_to_python(number: signal.Signals) -> None:
+    process = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(number)
+    assert process.wait(10) == -number
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -8,6 +8,7 @@ import pytest
 import safetensors.numpy
 
 from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.model import weights
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.transform import EvalTransform
@@ -60,9 +61,22 @@ def test_network_round_trip_is_exact(arrays, card):
 
 
 def test_odd_values_survive(saved, arrays, card):
-    arrays["norm.bias"][:4] = [np.nan, np.inf, -0.0, 1e-45]
+    arrays["norm.bias"][:4] = [3.4e38, -3.4e38, -0.0, 1e-45]
     save_weights(saved, arrays, card)
     assert_same(load_weights(saved)[0], arrays)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_neither_written_nor_read(saved, arrays, card, value, monkeypatch):
+    before = saved.read_bytes()
+    arrays["norm.bias"][3] = value
+    with pytest.raises(ModelError, match=r"is not written: norm\.bias has 1 values of \d+ that are not finite"):
+        save_weights(saved, arrays, card)
+    assert saved.read_bytes() == before
+    with monkeypatch.context() as older:  # as older programs wrote it
+        older.setattr(weights, "check_finite", lambda *_: None)
+        save_weights(saved, arrays, card)
+    assert "norm.bias has 1 values" in refusal(saved)
 
 
 def test_bytes_depend_on_the_contents_alone(tmp_path, saved, arrays, card):

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from convnext_imagenet.base.files import write_atomically
+from convnext_imagenet.base.errors import ArtefactError, FailedError
+from convnext_imagenet.base.files import naming, write_atomically
 from convnext_imagenet.base.protocol import publish, read_receipt, staging
 from convnext_imagenet.model.card import ModelCard
-from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.weight_check import not_finite
 from convnext_imagenet.model.weights import load_weights, save_weights
 from convnext_imagenet.train.errors import TrainError
 
@@ -30,7 +31,8 @@ class Position:
     """The position of a checkpoint in its run: finished epochs and finished optimizer steps.
 
     `top1` and `ema_top1` are the accuracies (0..1) of the weights and of their average, None if not evaluated. `within`
-    holds the sums of an unfinished epoch; it is None at the end of an epoch.
+    holds the sums of an unfinished epoch; it is None at the end of an epoch. `rollbacks` counts how often the run has
+    left out steps after a divergence.
     """
 
     epoch: int
@@ -38,6 +40,7 @@ class Position:
     top1: float | None = None
     ema_top1: float | None = None
     within: Mapping[str, Any] | None = None
+    rollbacks: int = 0
 
     @property
     def unit(self) -> str:
@@ -63,6 +66,11 @@ class Snapshot:
     state: Mapping[str, np.ndarray]
     average: Mapping[str, np.ndarray]
 
+    def not_finite(self) -> str | None:
+        """Return the name of the first array with a value that is not finite, or None."""
+        parts = self.weights, self.average, self.state
+        return next((name for part in parts if (name := not_finite(part)) is not None), None)
+
     def digest(self) -> bytes:
         """Return the SHA-256 of all names and bytes of the snapshot."""
         sha256 = hashlib.sha256()
@@ -86,8 +94,11 @@ class Checkpoints:
     def save(self, position: Position, snapshot: Snapshot, card: ModelCard) -> None:
         """Publish a checkpoint, move the pointers, and remove the checkpoints that are no longer kept.
 
-        Raises TrainError when it cannot be written; the previous checkpoint then stays as it was.
+        Raises TrainError when it holds a value that is not finite, FailedError when it cannot be written; the previous
+        checkpoint then stays as it was.
         """
+        if (name := snapshot.not_finite()) is not None:
+            raise TrainError(f"{self.folder}: {position.unit} is not saved, {name} has values that are not finite")
         try:
             publish(self._write(position, snapshot, card), self.folder, position.unit, self.plan_id, _facts(position))
             best = self.best()
@@ -95,9 +106,9 @@ class Checkpoints:
                 self._point(_BEST, f"{position.unit}.ema" if position.best_weights == "ema" else position.unit)
             self._point(_LAST, position.unit)
             self._remove_old(position)
-        except (OSError, ModelError) as error:
-            raise TrainError(
-                f"{self.folder}: {position.unit} could not be saved ({error}); the previous checkpoint is intact: "
+        except (OSError, ArtefactError) as error:
+            raise FailedError(
+                f"{self.folder}: {position.unit} could not be saved ({error}); {self._what_is_left()}: "
                 f"free disk space, then run the same command again to resume"
             ) from error
 
@@ -119,11 +130,16 @@ class Checkpoints:
             average=load_weights(average)[0] if average.exists() else {},
         )
 
+    def _what_is_left(self) -> str:
+        pointer = self.run / _LAST
+        return f"checkpoint {_pointed_unit(pointer)} is whole" if pointer.exists() else "there is no checkpoint yet"
+
     def _write(self, position: Position, snapshot: Snapshot, card: ModelCard) -> list[Path]:
         folder = staging(self.run)
         paths = [folder / f"{position.unit}.{part}.safetensors" for part in ("weights", "state", "ema")]
         save_weights(paths[0], snapshot.weights, card)
-        paths[1].write_bytes(safetensors.numpy.save(dict(snapshot.state)))
+        with naming(paths[1]):
+            paths[1].write_bytes(safetensors.numpy.save(dict(snapshot.state)))
         if not snapshot.average:
             return paths[:2]
         save_weights(paths[2], snapshot.average, card)
@@ -133,7 +149,7 @@ class Checkpoints:
         path = self.run / pointer
         if not path.exists():
             return None
-        unit = path.read_text(errors="replace").strip().removesuffix(".ema")
+        unit = _pointed_unit(path)
         position = self._read(unit, deep) if unit in self._units() else None
         if position is None:
             others = ", ".join(other for other in self._units() if other != unit)
@@ -169,6 +185,10 @@ class Checkpoints:
         return {*epochs[-self.keep :], *(position.unit for position in best)}
 
 
+def _pointed_unit(pointer: Path) -> str:
+    return pointer.read_text(errors="replace").strip().removesuffix(".ema")
+
+
 def _facts(position: Position) -> dict[str, Any]:
     return {
         "epoch": position.epoch,
@@ -176,4 +196,5 @@ def _facts(position: Position) -> dict[str, Any]:
         "top1": position.top1,
         "ema_top1": position.ema_top1,
         "within": None if position.within is None else dict(position.within),
+        "rollbacks": position.rollbacks,
     }

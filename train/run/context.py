@@ -34,7 +34,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class RunContext:
-    """Everything that the loop needs. `workers` threads prepare batches; their number changes no result."""
+    """Everything that the loop needs. `workers` threads prepare batches; their number changes no result.
+
+    A diverged run goes back to its last checkpoint at most `rollback_limit` times.
+    """
 
     config: Config
     plan: StepPlan
@@ -52,6 +55,7 @@ class RunContext:
     ranks: Ranks
     heartbeat: HeartbeatWriter
     cache: CompileCache
+    rollback_limit: int = 0
 
     @property
     def is_single_rank(self) -> bool:
@@ -61,7 +65,7 @@ class RunContext:
     def save(self, position: Position) -> None:
         """Save a checkpoint on the first rank, after checking that all ranks hold the same bits.
 
-        Raises LaunchError when the ranks differ, TrainError when the checkpoint cannot be written.
+        Raises LaunchError when the ranks differ, FailedError when the checkpoint cannot be written.
         """
         self.heartbeat.beat("saving a checkpoint")
         snapshot = Snapshot(self.learner.weights(), self.learner.state(), self.learner.average())

@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from convnext_imagenet.base.files import write_atomically
+from convnext_imagenet.base.files import naming, write_atomically
 from convnext_imagenet.serve.evaluate import Accuracy
 from convnext_imagenet.train.step.learner import StepOutcome
 
 
 @dataclass(frozen=True)
 class EpochSums:
-    """The sums of an epoch after `steps` optimizer steps; times in seconds."""
+    """The sums of an epoch after `steps` optimizer steps; times in seconds.
+
+    `rolled_back` holds the first and the last step (counted from 1 within the run) of each range that was left out
+    after a divergence; the sums do not contain these steps, but `steps` counts them.
+    """
 
     steps: int = 0
     loss_sum: float = 0.0
@@ -29,6 +33,17 @@ class EpochSums:
     rate: float = 0.0
     data_wait_s: float = 0.0
     train_s: float = 0.0
+    rolled_back: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def left_out(self) -> int:
+        """Return how many of the steps were left out after a divergence."""
+        return sum(last - first + 1 for first, last in self.rolled_back)
+
+    @property
+    def taken(self) -> int:
+        """Return how many of the steps changed the weights."""
+        return self.steps - self.skipped - self.left_out
 
     def with_step(self, outcome: StepOutcome, rate: float) -> "EpochSums":
         """Return the sums with one more step; a skipped step's loss may be infinite and is left out of the sum."""
@@ -46,6 +61,11 @@ class EpochSums:
         """Return the sums with these seconds added."""
         return dataclasses.replace(self, data_wait_s=self.data_wait_s + data_wait_s, train_s=self.train_s + train_s)
 
+    def without_steps_until(self, step: int, first_step: int) -> "EpochSums":
+        """Return the sums with all further steps until `step` left out; `first_step` steps came before the epoch."""
+        left_out = first_step + self.steps + 1, first_step + step
+        return dataclasses.replace(self, steps=step, rolled_back=(*self.rolled_back, left_out))
+
     def to_json(self) -> dict[str, Any]:
         """Return the sums as JSON values; every float survives the round trip exactly."""
         return dataclasses.asdict(self)
@@ -53,7 +73,8 @@ class EpochSums:
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "EpochSums":
         """Return the sums that `to_json` wrote."""
-        return EpochSums(**values)
+        ranges = tuple((first, last) for first, last in values.get("rolled_back", ()))
+        return EpochSums(**{**values, "rolled_back": ranges})
 
 
 @dataclass(frozen=True)
@@ -73,19 +94,21 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One finished epoch. `train_loss` and `train_top1` are means over its steps, `last_loss` is the last step's.
+    """One finished epoch. `train_loss` and `train_top1` are means over its steps, None if all were left out.
 
-    `train_top1` is the share of rows whose best class is their own label, even if they were mixed with another row.
-    `skipped` counts steps that overflowed. `data_wait_s` is the time that the loop waited for batches, `train_s` and
+    `last_loss` is the last step's. `train_top1` is the share of rows whose best class is their own label, even if they
+    were mixed with another row.
+    `skipped` counts steps that overflowed; `rolled_back` holds the ranges of steps (counted from 1 within the run) that
+    were left out after a divergence. `data_wait_s` is the time that the loop waited for batches, `train_s` and
     `eval_s` are the times of training and evaluation. `is_deterministic`: the process that finished the epoch was.
     """
 
     epoch: int
     steps_per_epoch: int
     step: int
-    train_loss: float
+    train_loss: float | None
     last_loss: float
-    train_top1: float
+    train_top1: float | None
     learning_rate: float
     skipped: int
     images_per_s: float
@@ -95,6 +118,7 @@ class EpochReport:
     accuracy: Accuracy | None
     ema_accuracy: Accuracy | None
     is_deterministic: bool = True
+    rolled_back: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,6 +156,7 @@ def metrics_line(report: EpochReport) -> dict[str, Any]:
         "train_top1": report.train_top1,
         "learning_rate": report.learning_rate,
         "skipped_steps": report.skipped,
+        "rolled_back": report.rolled_back,
         "val_top1": accuracy and accuracy.top1,
         "val_top5": accuracy and accuracy.top5,
         "val_rows": accuracy and accuracy.rows,
@@ -149,7 +174,7 @@ def metrics_line(report: EpochReport) -> dict[str, Any]:
 
 def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
     """Append one epoch's line and flush it to disk."""
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -36,7 +36,7 @@ class Events:
 
     def on_epoch(self, report: EpochReport) -> None:
         """Write every number of the epoch's line in metrics.jsonl."""
-        values = {f"epoch/{name}": value for name, value in metrics_line(report).items() if value is not None}
+        values = {f"epoch/{name}": value for name, value in metrics_line(report).items() if _is_scalar(value)}
         self._add(values, report.step)
         self._writer.flush()
 
@@ -47,3 +47,7 @@ class Events:
     def _add(self, values: Mapping[str, Any], step: int) -> None:
         scalars = [self._summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()]
         self._writer.add_event(self._event(summary=self._summary(value=scalars), step=step))
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, int | float)

@@ -4,6 +4,7 @@ Epochs count from 1, optimizer steps from 0. A checkpoint holds everything that 
 stops after any step and resumes has the same numbers as one that never stopped.
 """
 
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from convnext_imagenet.base.errors import Interrupted
+from convnext_imagenet.base.files import write_atomically
 from convnext_imagenet.model.runtime import is_deterministic
+from convnext_imagenet.model.weight_check import not_finite
 from convnext_imagenet.serve.evaluate import Accuracy, evaluate
 from convnext_imagenet.train.config.schedule import ema_decay, learning_rate
 from convnext_imagenet.train.config.sections import TrainSection
@@ -19,6 +22,7 @@ from convnext_imagenet.train.data.pipeline import Batch, StageTimes, batches
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.run.checkpoint import Position
 from convnext_imagenet.train.run.context import RunContext
+from convnext_imagenet.train.run.divergence import Divergence, DivergenceWatch, explain
 from convnext_imagenet.train.run.epoch import EpochReport, EpochSums, StepReport, append_metrics, metrics_line
 from convnext_imagenet.train.run.health import RunHealth
 from convnext_imagenet.train.run.step_pipe import FinishedStep, StepPipe
@@ -27,16 +31,21 @@ from convnext_imagenet.train.run.step_pipe import FinishedStep, StepPipe
 def run_epochs(context: RunContext, done: Position) -> None:
     """Train from the position `done` to the end; each epoch ends with a metrics line and a checkpoint.
 
-    Raises Interrupted on a stop signal, after saving a checkpoint, and TrainError when the loss is not finite.
+    Raises Interrupted on a stop signal, after saving a checkpoint, and TrainError when the run has diverged and may not
+    go back to its last checkpoint (again).
     """
+    rollbacks, watch = done.rollbacks, DivergenceWatch(context.config.precision)
     health = RunHealth(context.config.schedule, context.card.config.num_classes, context.plan)
     sums = EpochSums() if done.within is None else EpochSums.from_json(done.within)
     for epoch in range(done.epoch + 1, context.config.train.epochs + 1):
-        report = _Epoch(context, epoch, sums, health).run()
+        running = _Epoch(context, epoch, sums, health, watch, rollbacks)
+        report = running.run()
+        rollbacks = running.rollbacks
         # The line comes before the checkpoint: resuming removes a line too many, but cannot write a missing one.
         if context.ranks.own.is_first:
             append_metrics(context.metrics_path, metrics_line(report))
-        context.save(Position(epoch, report.step, _top1(report.accuracy), _top1(report.ema_accuracy)))
+        top1, ema_top1 = _top1(report.accuracy), _top1(report.ema_accuracy)
+        context.save(Position(epoch, report.step, top1, ema_top1, rollbacks=rollbacks))
         context.reporter.on_epoch(report)
         sums = EpochSums()
 
@@ -46,15 +55,28 @@ class _Epoch:
 
     A rank that wants to stop or save asks all ranks in its next step. They read the answer with the step's outcome and
     act alike; a rank that acted by itself would leave the others waiting in their all-reduce (DECISIONS, 2026-11-25).
+
+    A step that diverges is never saved. If rollbacks are allowed, the weights of the last checkpoint continue with the
+    step after it; all steps between are left out (DECISIONS, 2026-11-29).
     """
 
-    def __init__(self, context: RunContext, epoch: int, sums: EpochSums, health: RunHealth) -> None:
+    def __init__(
+        self,
+        context: RunContext,
+        epoch: int,
+        sums: EpochSums,
+        health: RunHealth,
+        watch: DivergenceWatch,
+        rollbacks: int,
+    ) -> None:
         self.context = context
         self.epoch = epoch
         self.sums = sums
         self.health = health
+        self.rollbacks = rollbacks
+        self.watch = watch
         self.first_step = (epoch - 1) * context.plan.steps_per_epoch
-        self.pipe = StepPipe(context.learner, context.cache, context.reporter.on_first_step)
+        self.pipe = StepPipe(context.learner, context.cache, context.reporter.on_first_step, self._stop_if_signalled)
         self.times = StageTimes()
         self._saved_at = self._timed_from = time.perf_counter()
         self._waited_s = 0.0
@@ -67,11 +89,21 @@ class _Epoch:
             is_due = _is_evaluated(self.context.config.train, self.epoch)
             accuracy, average = self._evaluate() if is_due else (None, None)
         except Interrupted:
-            self._save()
+            self._save_before_stop()
             raise self.context.stop.interruption() from None
         return self._report(accuracy, average, time.perf_counter() - begin)
 
     def _train(self) -> None:
+        """Run the remaining steps. Raises TrainError for a divergence that ends the run."""
+        while True:
+            try:
+                self._run_steps()
+                self._check_epoch()
+                return
+            except Divergence as divergence:
+                self._roll_back(divergence)
+
+    def _run_steps(self) -> None:
         config, plan, interval, stop = (
             self.context.config, self.context.plan, self.context.interval, self.context.stop,
         )  # fmt: skip
@@ -116,18 +148,15 @@ class _Epoch:
             yield group
 
     def _add_up(self, finished: FinishedStep | None) -> FinishedStep | None:
-        """Add a finished step to the sums, report it and return it. Raises TrainError if its loss is not finite."""
+        """Add a finished step to the sums, report it and return it. Raises Divergence, and adds nothing, if it is."""
         if finished is None:
             return None
         outcome = finished.outcome
         self.context.heartbeat.beat("training", steps=1)
+        steps = self.sums.steps + 1
+        if reason := self.watch.reason(outcome, self.first_step + steps):
+            raise Divergence(self.epoch, steps, reason, finished.sample_ids, self.watch.last)
         self.sums = self.sums.with_step(outcome, finished.rate)
-        steps = self.sums.steps
-        if outcome.taken and not math.isfinite(outcome.loss):
-            raise TrainError(
-                f"epoch {self.epoch} step {steps}: the loss is {outcome.loss}; the previous checkpoint is intact; "
-                f"train into another directory with a lower schedule.base_lr or a higher schedule.warmup_epochs"
-            )
         report = StepReport(
             epoch=self.epoch, step=steps, steps_done=self.first_step + steps,
             images=self.context.plan.global_batch_size, loss=outcome.loss, learning_rate=finished.rate,
@@ -144,9 +173,58 @@ class _Epoch:
         self._add_times()
         self._saved_at = time.perf_counter()
         if self.sums.steps:
+            self._check_weights()
             step = self.first_step + self.sums.steps
-            self.context.save(Position(self.epoch - 1, step, within=self.sums.to_json()))
+            self.context.save(Position(self.epoch - 1, step, within=self.sums.to_json(), rollbacks=self.rollbacks))
         return finished
+
+    def _save_before_stop(self) -> None:
+        try:
+            self._save()
+        except Divergence as divergence:
+            if not self._can_roll_back():
+                self._roll_back(divergence)
+            # Otherwise the resumed run meets the same divergence again, and then goes back.
+
+    def _check_weights(self) -> None:
+        """Raise Divergence for weights that are not finite: the last step made them from finite gradients."""
+        learner = self.context.learner
+        if name := not_finite(learner.weights()) or not_finite(learner.average()):
+            reason = f"{name} has values that are not finite, after gradients that were"
+            raise Divergence(self.epoch, self.sums.steps, reason, last=self.watch.last)
+
+    def _check_epoch(self) -> None:
+        self._check_weights()
+        if self.sums.skipped and not self.sums.taken:
+            reason = f"each of the {self.sums.skipped} steps of the epoch overflowed and was skipped"
+            raise Divergence(self.epoch, self.sums.steps, reason, last=self.watch.last)
+
+    def _can_roll_back(self) -> bool:
+        return self.rollbacks < self.context.rollback_limit
+
+    def _roll_back(self, divergence: Divergence) -> None:
+        """Continue after the diverged step with the last checkpoint's weights. Raises TrainError if that may not be."""
+        context = self.context
+        self.pipe.drain()  # the step in flight started from the diverged weights
+        saved = context.checkpoints.last()
+        if context.ranks.own.is_first:
+            write_atomically(context.metrics_path.with_name("divergence.json"), _details(divergence))
+        is_between = saved is not None and saved.step < self.first_step + divergence.step
+        if saved is None or not is_between or not self._can_roll_back():
+            raise TrainError(explain(divergence, context.config, None if saved is None else saved.unit, self.rollbacks))
+        snapshot = context.checkpoints.load(saved)
+        context.learner.restore(snapshot.weights, snapshot.state, snapshot.average)
+        sums = EpochSums() if saved.within is None else EpochSums.from_json(saved.within)
+        self.sums = sums.without_steps_until(divergence.step, self.first_step)
+        self.rollbacks += 1
+        self.watch.restart()
+        first, last = self.sums.rolled_back[-1]
+        steps = f"step {first}" if first == last else f"steps {first} to {last}"
+        context.reporter.on_warning(
+            f"{divergence}; continuing with the weights of {saved.unit}, without {steps} "
+            f"(rollback {self.rollbacks} of {context.rollback_limit})"
+        )
+        self._save()  # so that a resumed run does not repeat the steps that are left out
 
     def _add_times(self) -> None:
         now = time.perf_counter()
@@ -173,14 +251,14 @@ class _Epoch:
 
     def _report(self, accuracy: Accuracy | None, average: Accuracy | None, eval_s: float) -> EpochReport:
         sums = self.sums
-        images = sums.steps * self.context.plan.global_batch_size
+        images = (sums.steps - sums.left_out) * self.context.plan.global_batch_size
         report = EpochReport(
             epoch=self.epoch,
             steps_per_epoch=sums.steps,
             step=self.first_step + sums.steps,
-            train_loss=sums.loss_sum / max(1, sums.steps - sums.skipped),
+            train_loss=sums.loss_sum / sums.taken if sums.taken else None,
             last_loss=math.nan if sums.last_loss is None else sums.last_loss,
-            train_top1=sums.correct / images,
+            train_top1=sums.correct / images if images else None,
             learning_rate=sums.rate,
             skipped=sums.skipped,
             images_per_s=images / sums.train_s,
@@ -190,10 +268,23 @@ class _Epoch:
             accuracy=accuracy,
             ema_accuracy=average,
             is_deterministic=is_deterministic(),
+            rolled_back=sums.rolled_back,
         )
         for warning in self.health.after_epoch(report, self.times):
             self.context.reporter.on_warning(warning)
         return report
+
+
+def _details(divergence: Divergence) -> bytes:
+    last = divergence.last
+    details = {
+        "epoch": divergence.epoch,
+        "step": divergence.step,
+        "reason": divergence.reason,
+        "sample_ids": divergence.sample_ids,
+        "last_finite": last and {"step": last.step, "loss": last.loss, "gradient_norm": last.gradient_norm},
+    }
+    return json.dumps(details).encode() + b"\n"
 
 
 def _grouped(source: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

@@ -72,7 +72,7 @@ class RunRequest:
     """The request for a run besides its configuration: paths, and settings that change no number.
 
     `init_from` is a weights file to start from; its SHA-256 is part of the run's plan. `ranks` share the work; only the
-    first of them writes.
+    first of them writes. A run that diverges goes back to its last checkpoint at most `rollbacks` times.
     """
 
     records: Path
@@ -81,6 +81,7 @@ class RunRequest:
     interval: Interval = field(default_factory=Interval)
     init_from: Path | None = None
     ranks: Ranks = field(default_factory=Ranks)
+    rollbacks: int = 0
 
 
 def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSummary:
@@ -88,7 +89,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
 
     Everything is checked before the first file is written. Raises ConfigError for a configuration that does not fit
     the records, ArtefactError for damaged records or a RUN of another plan, ModelError for damaged initial weights,
-    TrainError for weights of another network, a damaged checkpoint or a loss that is not finite, LaunchError for ranks
+    TrainError for weights of another network, a damaged checkpoint or a run that diverges, LaunchError for ranks
     that differ, and Interrupted on a stop signal.
     """
     run, ranks = request.run, request.ranks
@@ -110,7 +111,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
     first = initial_weights(config, card, given)
     is_first = ranks.own.is_first
     check_same_parts(parts, ranks)
-    with _held(run, ranks), StopSignals(_ADVICE) as stop:
+    with _held(run, ranks), StopSignals(_ADVICE, second_ends=ranks.own.world == 1) as stop:
         plan_id = _begin(run, fingerprint, config, ranks)
         if is_finished(run):
             return _summary(run, was_finished=True)
@@ -144,6 +145,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
             ranks=ranks,
             heartbeat=own_heartbeat(),
             cache=CompileCache(run, ranks.own.number, graph_identity(plan_id, parts, target, cpu_kernels())),
+            rollback_limit=request.rollbacks,
         )
         run_epochs(context, done)
         if is_first:

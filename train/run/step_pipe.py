@@ -1,7 +1,7 @@
 """Keeps one optimizer step in flight: a step starts before the previous one is read, so the device never idles."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mindspore import Tensor
@@ -14,21 +14,29 @@ from convnext_imagenet.train.step.learner import Learner, StepOutcome, read_outc
 
 @dataclass(frozen=True)
 class FinishedStep:
-    """A step that the device has finished: what it reported, and its learning rate."""
+    """A step that the device has finished: what it reported, its learning rate, and the rows of this rank."""
 
     outcome: StepOutcome
     rate: float
+    sample_ids: tuple[int, ...]
 
 
 class StepPipe:
     """Starts the steps of `learner`; the outcome of a step is returned when the next one starts, or on `drain`.
 
-    The first step of this process is compiled through `cache`, finished and reported to `on_first_step`.
+    The first step of this process is compiled through `cache`, finished and reported to `on_first_step`. `check` is
+    called before each micro-batch; an exception that it raises leaves the step untaken.
     """
 
-    def __init__(self, learner: Learner, cache: CompileCache, on_first_step: Callable[[FirstStep], None]) -> None:
-        self._learner, self._cache, self._on_first_step = learner, cache, on_first_step
-        self._running: tuple[Tensor, float] | None = None
+    def __init__(
+        self,
+        learner: Learner,
+        cache: CompileCache,
+        on_first_step: Callable[[FirstStep], None],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._learner, self._cache, self._on_first_step, self._check = learner, cache, on_first_step, check
+        self._running: tuple[Tensor, float, tuple[int, ...]] | None = None
 
     @property
     def in_flight(self) -> int:
@@ -40,19 +48,24 @@ class StepPipe:
     ) -> FinishedStep | None:
         """Start a step over its micro-batches and return the previous one, or None if there is none."""
         if self._cache.is_compiled:
-            running = self._learner.learn(batches, rate, decay, ask_stop, ask_save)
+            running = self._learner.learn(self._checked(batches), rate, decay, ask_stop, ask_save)
         else:
             running = self._compile_and_learn(batches, rate, decay, ask_stop, ask_save)
         finished = self.drain()
-        self._running = running, rate
+        self._running = running, rate, _sample_ids(batches)
         return finished
 
     def drain(self) -> FinishedStep | None:
         """Wait for the step in flight and return it, or None if there is none."""
         if self._running is None:
             return None
-        (running, rate), self._running = self._running, None
-        return FinishedStep(read_outcome(running), rate)
+        (running, rate, sample_ids), self._running = self._running, None
+        return FinishedStep(read_outcome(running), rate, sample_ids)
+
+    def _checked(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self._check()
+            yield batch
 
     def _compile_and_learn(
         self, batches: Sequence[Batch], rate: float, decay: float, ask_stop: bool, ask_save: bool
@@ -61,7 +74,11 @@ class StepPipe:
         with self._cache.compiling():
             self._learner.compile(batches)
         compiled = time.perf_counter()
-        running = self._learner.learn(batches, rate, decay, ask_stop, ask_save)
+        running = self._learner.learn(self._checked(batches), rate, decay, ask_stop, ask_save)
         read_outcome(running)  # waits, so that the first step's time is measured
         self._on_first_step(FirstStep(compiled - begin, time.perf_counter() - compiled, self._cache.was_hit))
         return running
+
+
+def _sample_ids(batches: Sequence[Batch]) -> tuple[int, ...]:
+    return tuple(sample_id for batch in batches for sample_id in batch.sample_ids.tolist())

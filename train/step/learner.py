@@ -1,6 +1,6 @@
 """The networks, optimizer and compiled step of a run, and their complete state as NumPy arrays by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import mindspore as ms
@@ -94,9 +94,13 @@ class Learner:
         self.step.compile(*numbers)
 
     def learn(
-        self, batches: Sequence[Batch], rate: float, decay: float, ask_stop: bool = False, ask_save: bool = False
+        self, batches: Iterable[Batch], rate: float, decay: float, ask_stop: bool = False, ask_save: bool = False
     ) -> Tensor:
-        """Start one optimizer step over its micro-batches; `read_outcome` waits for the returned tensor."""
+        """Start one optimizer step over its micro-batches; `read_outcome` waits for the returned tensor.
+
+        If the iterator of `batches` raises, no step is taken, but sums of the first ones remain: only `restore` or the
+        end of the process may follow.
+        """
         numbers = _numbers(rate, decay, ask_stop, ask_save)
         if self.micro_batches == 1:
             (batch,) = batches

@@ -48,8 +48,8 @@ class Update(nn.Cell):
     `unscaled` and `half_squares` give the first two; the ranks agree on the second in between. Gradients are one for
     each of the `buckets`, those of the loss times `self.scale`. At most `summands` tensors are added by one operator;
     None is any number. With a loss scale, a step whose gradients are not finite is skipped: weights, moments, average
-    and step count stay, and a dynamic scale shrinks. Without one the step is taken, and the loop stops at a loss that
-    is not finite.
+    and step count stay, and a dynamic scale shrinks. Without one the step is taken, and the loop ends the run or
+    goes back.
     """
 
     def __init__(self, buckets: Buckets, config: Config, depths: Sequence[int], summands: int | None = None) -> None:

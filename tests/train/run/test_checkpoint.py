@@ -1,17 +1,19 @@
 """Checkpoints: what stays, what the pointers say, and what damage is noticed."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from convnext_imagenet.base.errors import FailedError
 from convnext_imagenet.base.protocol import begin
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.serve.checkpoint import resolve_checkpoint
 from convnext_imagenet.train.errors import TrainError
-from convnext_imagenet.train.run import checkpoint as module
 from convnext_imagenet.train.run.checkpoint import Checkpoints, Position, Snapshot
 
 NETWORK = ConvNeXtConfig("small", (1, 1, 1, 1), (8, 8, 8, 8), num_classes=2)
@@ -131,15 +133,30 @@ def test_a_pointer_to_nothing_is_refused(tmp_path: Path, content: str) -> None:
         checkpoints.last()
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoints = _run(tmp_path, keep=2, epochs=2)
-
-    def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module, "publish", full)
-    with pytest.raises(TrainError, match=r"epoch-0003 could not be saved .*No space left.* the previous checkpoint"):
+def test_a_full_disk_leaves_the_checkpoint_before(small_disk: Path, fill: Any) -> None:
+    checkpoints = _run(small_disk, keep=2, epochs=2)
+    fill(small_disk)
+    with pytest.raises(
+        FailedError, match=r"epoch-0003 .* space left on device.*; checkpoint epoch-0002 is whole: free"
+    ):
         checkpoints.save(Position(3, 30, 0.9), _snapshot(3), CARD)
     assert checkpoints.last() == Position(2, 20, 0.6)
     assert checkpoints.best() == Position(2, 20, 0.6)
     assert _kept(checkpoints) == [1, 2]
+
+
+def test_a_full_disk_before_the_first_checkpoint_promises_nothing(small_disk: Path, fill: Any) -> None:
+    checkpoints = _run(small_disk, keep=2, epochs=0)
+    fill(small_disk)
+    with pytest.raises(FailedError, match="there is no checkpoint yet: free disk space") as full:
+        checkpoints.save(Position(1, 10, 0.9), _snapshot(1), CARD)
+    assert full.value.exit_code == 74
+
+
+@pytest.mark.parametrize("part", ["weights", "average", "state"])
+def test_a_value_that_is_not_finite_is_never_published(part: str, tmp_path: Path) -> None:
+    checkpoints = _run(tmp_path, keep=2, epochs=1)
+    snapshot = dataclasses.replace(_snapshot(2), **{part: {"head.bias": np.array([1, np.inf], np.float32)}})
+    with pytest.raises(TrainError, match=r"epoch-0002 is not saved, head\.bias has values that are not finite"):
+        checkpoints.save(Position(2, 20, 0.9), snapshot, CARD)
+    assert _kept(checkpoints) == [1]

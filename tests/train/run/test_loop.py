@@ -1,6 +1,7 @@
 """The loop of one epoch: what it starts, saves and stops on, with a learner that only counts."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +17,12 @@ from convnext_imagenet.train.config.config import Config, config_from_mapping
 from convnext_imagenet.train.config.schedule import divide_batch, plan_steps
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.run import loop
-from convnext_imagenet.train.run.checkpoint import Position
+from convnext_imagenet.train.run.checkpoint import Position, Snapshot
 from convnext_imagenet.train.run.context import Interval, RunContext
 from convnext_imagenet.train.run.epoch import EpochSums, read_metrics
 
 STEPS = 4  # an epoch
+NAN = float("nan")
 BEGINNING = Position(0, 0)
 ACCURACY = SimpleNamespace(top1=0.5, top5=0.75, rows=7, top1_correct=3, top5_correct=5, guesses=5)
 
@@ -38,6 +40,7 @@ class CountingLearner:
         self.started += 1
         self.rates.append(rate)
         n = self.started
+        list(batches)
         asked = (n in self.stops or ask_stop, n in self.saves or ask_save)
         return Tensor(np.array([self.losses.get(n, 1.0), 1, 0, *asked, 0, 1, 1], np.float32))
 
@@ -45,6 +48,9 @@ class CountingLearner:
         return {}
 
     average = state = weights
+
+    def restore(self, weights: Any, state: Any, average: Any) -> None:
+        self.restored = True
 
     def show_to_evaluation(self, weights: dict[str, np.ndarray]) -> None:
         pass
@@ -65,6 +71,12 @@ class Saves(list):
     def save(self, position: Position, snapshot: Any, card: Any) -> None:
         self.append(position)
 
+    def last(self) -> Position | None:
+        return self[-1] if self else None
+
+    def load(self, position: Position) -> Snapshot:
+        return Snapshot({}, {}, {})
+
 
 @pytest.fixture
 def config() -> Config:
@@ -78,7 +90,7 @@ def run(config: Config, recorder: Any, tmp_path: Path, monkeypatch: pytest.Monke
 
     def batches(*arguments: Any) -> Iterator[str]:
         first_step = arguments[5]
-        yield from (f"batch {n}" for n in range(first_step, STEPS))
+        yield from (SimpleNamespace(sample_ids=np.array([n])) for n in range(first_step, STEPS))
 
     monkeypatch.setattr(loop, "batches", batches)
     monkeypatch.setattr(loop, "evaluate", lambda *_, **__: ACCURACY)
@@ -90,6 +102,7 @@ def run(config: Config, recorder: Any, tmp_path: Path, monkeypatch: pytest.Monke
         saves: set[int] = frozenset(),
         save_steps: int = 0,
         world: int = 2,
+        rollbacks: int = 0,
     ) -> SimpleNamespace:
         learner, checkpoints = CountingLearner(losses or {}, stops, saves), Saves()
         context = RunContext(
@@ -100,6 +113,7 @@ def run(config: Config, recorder: Any, tmp_path: Path, monkeypatch: pytest.Monke
             interval=Interval(save_steps),
             reporter=recorder, stop=FakeStop(), ranks=SimpleNamespace(own=Rank(0, world), check_same=lambda *_: None),
             heartbeat=SimpleNamespace(beat=lambda *_, **__: None), cache=SimpleNamespace(is_compiled=True),
+            rollback_limit=rollbacks,
         )  # fmt: skip
         error = None
         try:
@@ -163,11 +177,56 @@ def test_a_run_within_an_epoch_resumes_with_its_sums(run: Any, recorder: Any) ->
     assert done.lines[0]["train_loss"] == 2.5
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_without_a_save(run: Any) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_without_a_save(run: Any, tmp_path: Path) -> None:
     done = run(losses={6: float("nan")})
     assert isinstance(done.error, TrainError)
-    assert "epoch 2 step 2: the loss is nan" in str(done.error)
+    assert "epoch 2 step 2: loss nan and gradient norm 0 are not finite, computed in float32" in str(done.error)
+    assert "the last finite step was 5 (loss 1, gradient norm 0); sample ids of the step: 1; checkpoint epoch-0001" in (
+        str(done.error)
+    )
     assert [position.step for position in done.saves] == [4]
+    assert json.loads((tmp_path / "divergence.json").read_text())["sample_ids"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("losses", "save_steps", "ranges", "saved", "train_losses"),
+    [
+        # The learner counts the steps that it starts: the one in flight at a divergence is started again.
+        ({6: NAN}, 0, [[], [(5, 6)]], [4, 6, 8], [1.0, 1.0]),
+        ({3: NAN}, 2, [[(3, 3)], []], [2, 3, 4, 4, 6, 8, 8], [1.0, 1.0]),
+        ({7: NAN, 9: NAN}, 0, [[], [(5, 7), (8, 8)]], [4, 7, 8, 8], [1.0, None]),
+        ({8: NAN}, 0, [[], [(5, 8)]], [4, 8, 8], [1.0, None]),
+        ({5: 3.0, 7: NAN}, 2, [[], [(7, 7)]], [2, 4, 4, 6, 7, 8, 8], [1.0, 5 / 3]),
+    ],
+)
+def test_a_rollback_leaves_out_the_steps_since_the_checkpoint(
+    losses: dict[int, float],
+    save_steps: int,
+    ranges: list[list[tuple[int, int]]],
+    saved: list[int],
+    train_losses: list[float],
+    run: Any,
+    recorder: Any,
+) -> None:
+    done = run(losses=losses, save_steps=save_steps, rollbacks=2)
+    assert done.error is None
+    assert [[tuple(pair) for pair in line["rolled_back"]] for line in done.lines] == ranges
+    assert [position.step for position in done.saves] == saved
+    assert [line["train_loss"] for line in done.lines] == pytest.approx(train_losses)
+    assert done.saves[-1].rollbacks == sum(map(len, ranges)) == len(recorder.warnings)
+    assert done.learner.restored
+
+
+def test_a_run_goes_back_only_as_often_as_it_may(run: Any, recorder: Any) -> None:
+    done = run(losses={5: NAN, 7: NAN}, rollbacks=1)
+    assert "the run has already rolled back 1 time; train into another directory" in str(done.error)
+    assert "--on-divergence" not in str(done.error)
+    assert [position.rollbacks for position in done.saves] == [0, 1]
+
+
+def test_a_divergence_before_the_first_checkpoint_ends_the_run(run: Any) -> None:
+    done = run(losses={2: NAN}, rollbacks=3)
+    assert "no checkpoint was saved before it; train into another directory" in str(done.error)
 
 
 def test_a_single_rank_stops_without_starting_another_step(

@@ -1,6 +1,7 @@
 """One RUN directory: what it holds, exact resume, and what is refused."""
 
 import contextlib
+import errno
 import json
 import signal
 import subprocess
@@ -11,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from mindspore import Tensor
 
-from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.base.protocol import is_finished, read_finished
 from convnext_imagenet.launch.ranks.collectives import Ranks
 from convnext_imagenet.launch.ranks.rank import Rank
@@ -27,7 +27,6 @@ from convnext_imagenet.train.errors import ConfigError, TrainError
 from convnext_imagenet.train.run import run as running
 from convnext_imagenet.train.run.epoch import append_metrics, read_metrics
 from convnext_imagenet.train.run.run import RunRequest, check_same_parts, train
-from convnext_imagenet.train.step.learner import Learner
 
 # Runs the command line in a process of its own that sends itself a signal in the middle of an epoch.
 SIGNAL_ITSELF = """
@@ -162,23 +161,22 @@ def test_a_run_that_dies_at_random_steps_ends_bit_identical(
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_while_saving_leaves_the_checkpoint_before(
-    finished_run: Path, records_root: Path, config: Config, recorder: Any, small_disk: Path
+    finished_run: Path, records_root: Path, config: Config, recorder: Any, small_disk: Path, fill: Any
 ) -> None:
-    run, filler = small_disk / "run", small_disk / "filler"
+    run = small_disk / "run"
 
     def fill_after_the_second(report: Any) -> None:
         recorder.epochs.append(report)
         if report.epoch == 2:
-            with filler.open("wb") as file, contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
+            fill(small_disk)
 
     recorder.on_epoch = fill_after_the_second
-    with pytest.raises((OSError, ArtefactError, TrainError), match="No space left"):
+    with pytest.raises((OSError, FailedError)) as full:
         train(config, RunRequest(records_root, run, 1), recorder)
+    assert str(run) in str(full.value)
+    assert getattr(full.value, "errno", None) == errno.ENOSPC or "No space left" in str(full.value)
     assert (run / "last").read_text() == "epoch-0002\n"
-    filler.unlink()
+    (small_disk / "filler").unlink()
     recorder.on_epoch = lambda report: None
     train(config, RunRequest(records_root, run, 1), recorder)
     assert recorder.done.epoch == 2
@@ -263,18 +261,51 @@ def test_a_run_compares_the_division_before_anything_is_written(
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
-    records_root: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Any
+@pytest.mark.parametrize(
+    ("overrides", "step", "said"),
+    [
+        (["schedule.base_lr=1e6"], None, ["not finite, computed in float32; ", "schedule.base_lr below 1e+06"]),
+        (
+            ["precision.level=O3", "precision.loss_scale=static", "precision.scale_init=1e30"],
+            4,
+            ["each of the 4 steps of the epoch overflowed", "precision.scale_init below 1e+30"],
+        ),
+    ],
+)
+def test_a_run_that_diverges_fails_and_publishes_nothing_that_is_not_finite(
+    overrides: list[str],
+    step: int | None,
+    said: list[str],
+    records_root: Path,
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    recorder: Any,
 ) -> None:
-    steps = iter(range(100))
+    run = tmp_path / "run"
+    with pytest.raises(TrainError) as diverged:
+        train(load_config("paper-tiny", [*tiny, *overrides]), RunRequest(records_root, run, 1), recorder)
+    assert diverged.value.exit_code == 1
+    for text in said:
+        assert text in str(diverged.value)
+    details = json.loads((run / "divergence.json").read_text())
+    assert step in (None, details["step"])
+    assert not is_finished(run)
+    for path in run.glob("checkpoints/*.safetensors"):
+        assert all(np.isfinite(array).all() for array in safetensors.numpy.load_file(path).values())
 
-    def learn(self: Learner, *inputs: Any) -> Tensor:
-        return Tensor(np.array([1.5 if next(steps) < 4 else np.nan, 3, 0.5, 0, 0, 1, 1, 1], np.float32))
 
-    monkeypatch.setattr(Learner, "learn", learn)
-    with pytest.raises(TrainError, match=r"epoch 2 step 1: the loss is nan; .*lower schedule\.base_lr"):
-        train(config, RunRequest(records_root, tmp_path / "run", 1), recorder)
-    assert (tmp_path / "run" / "last").read_text() == "epoch-0001\n"
-    assert [json.loads(line)["train_loss"] for line in (tmp_path / "run" / "metrics.jsonl").open()] == [1.5]
-    assert recorder.epochs[0].train_top1 == 3 / 8
-    assert (recorder.steps[-1].epoch, recorder.steps[-1].step) == (1, 4)
+@pytest.mark.slow
+def test_a_run_that_goes_back_ends_bit_identical_when_it_was_killed(
+    records_root: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    options = ["--set", "schedule.base_lr=1000", "--save-steps", "3", "--on-divergence", "rollback:99"]
+    expected, found = tmp_path / "undisturbed", tmp_path / "killed"
+    done = _train_until((signal.SIGKILL, 99, 1), records_root, expected, tiny, *options)
+    assert done.returncode == 0, done.stderr
+    for place in ((1, 4), (2, 3), (3, 2), (99, 1)):
+        done = _train_until((signal.SIGKILL, *place), records_root, found, tiny, *options)
+    assert done.returncode == 0, done.stderr
+    assert _timeless(found) == _timeless(expected)
+    assert sum(len(line["rolled_back"]) for line in _timeless(expected)) > 1
+    for path in (expected / "checkpoints").iterdir():
+        assert (found / "checkpoints" / path.name).read_bytes() == path.read_bytes(), path.name
