@@ -58,6 +58,18 @@ def differences(
     return found
 
 
+def with_values(plan: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plan with the values of these dotted keys, which it must have, replaced."""
+    replaced = json.loads(json.dumps(plan))
+    for key, value in values.items():
+        *parents, name = key.split(".")
+        section = replaced
+        for parent in parents:
+            section = section[parent]
+        section[name] = value
+    return replaced
+
+
 def describe(changed: Sequence[Difference]) -> str:
     """Return all keys that differ, then both values of the first few; rules come first, as they explain most."""
     keys = ", ".join(difference.key for difference in changed)

@@ -30,7 +30,7 @@ from convnext_imagenet.base.files import (
     sync_folder,
     write_json,
 )
-from convnext_imagenet.base.plan_changes import Difference, describe, differences, way_back
+from convnext_imagenet.base.plan_changes import Difference, describe, differences, way_back, with_values
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +69,14 @@ def exclusive(root: Path) -> Iterator[None]:
 
 
 class OtherPlanError(ArtefactError):
-    """A directory of another plan; `reason` says what differs, `way_back` how to resume it with other versions."""
+    """A directory of another plan; `reason` says what differs, `way_back` how to resume it with other versions.
 
-    def __init__(self, root: Path, reason: str, way_back: str) -> None:
+    `changed` holds the same differences one by one.
+    """
+
+    def __init__(self, root: Path, reason: str, way_back: str, changed: Sequence[Difference] = ()) -> None:
         super().__init__(f"{root}: {reason}; choose another directory, or delete this one{way_back}")
-        self.reason, self.way_back = reason, way_back
+        self.reason, self.way_back, self.changed = reason, way_back, tuple(changed)
 
 
 def begin(
@@ -82,12 +85,14 @@ def begin(
     plan: Mapping[str, Any],
     neutral: Mapping[str, Any] | None = None,
     outside: Collection[str] = (),
+    accepted: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the plan of `root`, or compare it with the plan that is there; return the plan's id.
 
     `neutral` maps a dotted key of `plan` to the value that stands for it in a stored plan without the key. `outside`
-    names dotted keys that only stored plans may have, with any value. A stored plan that differs only by such keys
-    keeps its file and its id, which its receipts name (DECISIONS, 2026-11-28 and 2026-11-29).
+    names dotted keys that only stored plans may have, with any value. `accepted` maps dotted keys of the stored plan to
+    the values that now count instead, because somebody has accepted the change. A stored plan that differs only by
+    such keys keeps its file and its id, which its receipts name (DECISIONS, 2026-11-28 and 2026-11-29).
 
     Raises OtherPlanError when the directory belongs to another plan (with the keys that differ), ArtefactError when it
     is of another kind, its plan was changed by hand, or it contains files that this protocol did not write.
@@ -111,12 +116,14 @@ def begin(
             f"{path}: changed since it was written; restore it from a copy, choose another directory, "
             f"or delete this one"
         )
-    changed = differences(found["plan"], plan, json.loads(json.dumps(neutral or {})), outside=outside)
+    stored = with_values(found["plan"], accepted or {})
+    changed = differences(stored, plan, json.loads(json.dumps(neutral or {})), outside=outside)
     if found["protocol"] != PROTOCOL_VERSION:
         changed.append(Difference("protocol version", found["protocol"], PROTOCOL_VERSION))
     if changed:
         begun_by = found.get("begun_by", _FIRST_VERSION)
-        raise OtherPlanError(root, f"belongs to another run {describe(changed)}", way_back(changed, begun_by))
+        reason = f"belongs to another run {describe(changed)}"
+        raise OtherPlanError(root, reason, way_back(changed, begun_by), changed)
     return str(found["plan_id"])
 
 
@@ -126,6 +133,7 @@ def join(
     plan: Mapping[str, Any],
     neutral: Mapping[str, Any] | None = None,
     outside: Collection[str] = (),
+    accepted: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the id of `plan` in a directory that another process of the same job has started by `begin`.
 
@@ -136,7 +144,7 @@ def join(
             f"{root}: the job's first process has created it, but this process does not see it; "
             f"choose a directory that all machines of the job share"
         )
-    return begin(root, kind, plan, neutral, outside)
+    return begin(root, kind, plan, neutral, outside, accepted)
 
 
 def check_begun_or_empty(root: Path, kind: str) -> None:
@@ -228,6 +236,12 @@ def finish(root: Path, kind: str, manifest: Mapping[str, Any]) -> None:
     write_json(path, manifest)
     shutil.rmtree(root / _STAGING, ignore_errors=True)
     write_json(root / _SUCCESS, {"manifest_sha256": sha256_file(path)})
+
+
+def unfinish(root: Path) -> None:
+    """Remove the mark of a finished directory, so that its work can continue; all units stay."""
+    (root / _SUCCESS).unlink(missing_ok=True)
+    sync_folder(root)
 
 
 def is_finished(root: Path) -> bool:

@@ -44,6 +44,15 @@ def main() -> None:
     type=click.Path(path_type=Path),
     help="Weights to start from: a weights file, or a RUN directory (its best checkpoint).",
 )
+@click.option(
+    "--with-optimizer",
+    is_flag=True,
+    help="With --init-from RUN: also start with the optimizer's moments of its best checkpoint.",
+)
+@click.option("--extend", is_flag=True, help="Let an existing RUN get more train.epochs than it began with.")
+@click.option(
+    "--accept-versions", is_flag=True, help="Resume a RUN that libraries of other versions began; RUN notes it."
+)
 @click.option("--save-steps", type=click.IntRange(min=1), help="Also save a checkpoint every N steps.", metavar="N")
 @click.option(
     "--save-minutes",
@@ -82,6 +91,9 @@ def run(
     overrides: tuple[str, ...],
     workers: int | None,
     init_from: Path | None,
+    with_optimizer: bool,
+    extend: bool,
+    accept_versions: bool,
     save_steps: int | None,
     save_minutes: float | None,
     on_divergence: str,
@@ -102,6 +114,8 @@ def run(
         raise click.UsageError("--json needs --dry-run.")
     if records is None or out is None:
         raise click.UsageError(f"Missing option '{'--out' if records else '--records'}'.")
+    if with_optimizer and init_from is None:
+        raise click.UsageError("--with-optimizer needs --init-from RUN.")
 
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
     from convnext_imagenet.train.config.schedule import divide_batch
@@ -123,15 +137,21 @@ def run(
         ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before, not nondeterministic)
 
         from convnext_imagenet.serve.checkpoint import resolve_checkpoint
+        from convnext_imagenet.train.run.checkpoint import state_of
         from convnext_imagenet.train.run.context import Interval
+        from convnext_imagenet.train.run.plan import Accepted
         from convnext_imagenet.train.run.run import RunRequest, train
 
+        # Moments belong to the weights as trained, not to their average.
+        weights = None if init_from is None else resolve_checkpoint(init_from, "raw" if with_optimizer else "best")
         request = RunRequest(
             records=records,
             run=out,
             workers=workers or len(os.sched_getaffinity(0)),
             interval=Interval(steps=save_steps or 0, seconds=60 * (save_minutes or 0.0)),
-            init_from=None if init_from is None else resolve_checkpoint(init_from),
+            init_from=weights,
+            init_state=state_of(weights) if weights is not None and with_optimizer else None,
+            accepted=Accepted(extend=extend, versions=accept_versions),
             ranks=ranks,
             rollbacks=rollbacks,
         )

@@ -109,7 +109,7 @@ def try_sum(ranks: Ranks) -> Finding:
 
 def try_step(ranks: Ranks) -> Finding:
     """Return whether one training step of a tiny network on random images works, through the same graph as a run."""
-    config = config_from_mapping({"model": _MODEL, "data": {"size_px": _SIZE_PX, "eval_size_px": _SIZE_PX}})
+    config = config_from_mapping({"model": _MODEL, "data": {"size_px": _SIZE_PX}})
     network = network_config(config.model, _CLASSES)
     classes = tuple((f"n{index:08d}", f"class {index}") for index in range(_CLASSES))
     card = ModelCard(network, classes, evaluation_transform(config.data))

@@ -21,7 +21,7 @@ from convnext_imagenet.records.images import BadImage
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.serve.inputs.records import open_split
 from convnext_imagenet.train.config.source import load_config
-from convnext_imagenet.train.run.run import run_plan
+from convnext_imagenet.train.run.plan import run_plan
 
 RULES = {
     "image_checks": "CHECKS_VERSION",
@@ -80,7 +80,7 @@ def test_records_of_one_plan_with_other_rows_are_others_to_runs_and_predictions(
     assert len({records.manifest.plan_id for records in made}) == 1, "the plan tells only what was asked for"
 
     config = load_config("paper-tiny")
-    runs = [run_plan(config, records, None) for records in made]
+    runs = [run_plan(config, records) for records in made]
     inputs = [open_split(records.root, "val", []).sha256 for records in made]
     assert runs[0] == runs[1]
     assert inputs[0] == inputs[1], "equal records have equal manifests"

@@ -20,7 +20,7 @@ from convnext_imagenet.train.config.rules import added_later, probability
 from convnext_imagenet.train.config.schedule import BatchParts
 from convnext_imagenet.train.config.sections import TrainSection
 from convnext_imagenet.train.config.source import load_config
-from convnext_imagenet.train.run import run as running
+from convnext_imagenet.train.run import plan as planning
 from convnext_imagenet.train.run.run import RunRequest, train
 
 LAST = "epoch-0004"
@@ -194,13 +194,13 @@ def test_a_run_of_other_rules_is_refused_by_the_rule(
     monkeypatch: pytest.MonkeyPatch,
     rule: str,
 ) -> None:
-    now = getattr(running, f"{rule.upper()}_VERSION")
+    now = getattr(planning, f"{rule.upper()}_VERSION")
     before = {path: path.stat().st_mtime_ns for path in unfinished_run.rglob("*") if path.name != ".lock"}
     with monkeypatch.context() as newer:
-        newer.setattr(running, f"{rule.upper()}_VERSION", now + 1)
+        newer.setattr(planning, f"{rule.upper()}_VERSION", now + 1)
         with pytest.raises(ArtefactError) as refused:
             train(config, RunRequest(records_root, unfinished_run, 1), recorder)
-    words = f"rules.{rule} is {now} in the directory, now {now + 1}; choose another directory, or delete this one"
+    words = f"rules.{rule} is {now} in the directory, now {now + 1}; choose another directory, or resume it"
     words = f"(differs in: rules.{rule}): {words}"
     assert words in str(refused.value)
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -211,8 +211,8 @@ def test_the_ways_out_of_the_refusal_lead_out(
     unfinished_run: Path, records_root: Path, config: Config, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as newer:
-        newer.setattr(running, "STEP_VERSION", running.STEP_VERSION + 1)
-        words = "choose another directory, or delete this one, or resume it with the versions that started it"
+        newer.setattr(planning, "STEP_VERSION", planning.STEP_VERSION + 1)
+        words = "choose another directory, or resume it with the versions that started it"
         with pytest.raises(ArtefactError, match=words):
             train(config, RunRequest(records_root, unfinished_run, 1), recorder)
         another = unfinished_run.with_name("another")

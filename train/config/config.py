@@ -69,6 +69,15 @@ def dotted_keys() -> dict[str, Any]:
     return {f"{name}.{declared.name}": declared.type for name, kind in sections for declared in fields(kind)}
 
 
+def dotted_values(config: Config) -> dict[str, Any]:
+    """Return every value as `section.key`; tuples become lists, as in a file."""
+    return {
+        f"{section.name}.{name}": list(value) if isinstance(value, tuple) else value
+        for section in fields(config)
+        for name, value in vars(getattr(config, section.name)).items()
+    }
+
+
 def neutral_values(config: Config) -> dict[str, Any]:
     """Return the neutral value of each `section.key` that was declared by `added_later` (DECISIONS, 2026-11-28)."""
     return {

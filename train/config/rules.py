@@ -33,7 +33,7 @@ def added_later(declared: Any, neutral: Any) -> Any:
 
 
 def outside_plan(declared: Any) -> Any:
-    """Declare a key that is no part of a RUN's plan: like the number of devices, it changes only the order of sums.
+    """Declare a key that is no part of a RUN's plan: it changes no number of a step, or only the order of sums.
 
     A RUN resumes with any value of the key, and so does one whose plan still names it (DECISIONS, 2026-11-29).
     """

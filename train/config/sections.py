@@ -65,6 +65,8 @@ class DataSection:
     `device_batch_size` is the most rows that a device computes at a time; it takes a larger share of the batch as
     micro-batches (`schedule.divide_batch`). It bounds the memory of a step, and no random draw depends on it.
 
+    `eval_size_px = 0` evaluates at `size_px`; a configuration that was read holds the size itself.
+
     With `shuffle_block_rows` above 0, an epoch shuffles blocks of that many neighbouring rows, then the rows within
     windows of 64 blocks. Use it on disks with slow random reads.
     """
@@ -73,10 +75,14 @@ class DataSection:
     global_batch_size: int = at_least(4096, 1)
     device_batch_size: int = outside_plan(key(0, _NONE_OR_PAIR, lambda v: v == 0 or v >= 2))
     shuffle_block_rows: int = at_least(0, 0)
-    eval_size_px: int = at_least(224, 32)
+    eval_size_px: int = key(0, "must be 0 (as data.size_px) or at least 32", lambda v: v == 0 or v >= 32)
     eval_crop_pct: float = key(0.875, "must be in (0, 1]", lambda v: 0 < v <= 1)
     eval_mode: Literal["crop", "squash"] = choice("crop")
-    eval_batch_size: int = at_least(64, 1)
+    eval_batch_size: int = outside_plan(at_least(64, 1))
+
+    def __post_init__(self) -> None:
+        """Let evaluation follow the training size, unless the configuration states one."""
+        object.__setattr__(self, "eval_size_px", self.eval_size_px or self.size_px)
 
 
 @dataclass(frozen=True)
@@ -214,6 +220,8 @@ class TrainSection:
 
     epochs: int = at_least(300, 1)
     seed: int = key(0, "must be in [0, 2**63)", lambda v: 0 <= v < 2**63)
-    eval_every_epochs: int = at_least(1, 1)
-    keep_checkpoints: int = key(3, "must be 0 (keep all) or at least 1: that many of the latest", lambda v: v >= 0)
-    keep_best: int = at_least(1, 1)
+    eval_every_epochs: int = outside_plan(at_least(1, 1))
+    keep_checkpoints: int = outside_plan(
+        key(3, "must be 0 (keep all) or at least 1: that many of the latest", lambda v: v >= 0)
+    )
+    keep_best: int = outside_plan(at_least(1, 1))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from safetensors import SafetensorError
 
 from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.base.files import naming, write_atomically
@@ -126,7 +127,7 @@ class Checkpoints:
         average = base.with_name(f"{position.unit}.ema.safetensors")
         return Snapshot(
             weights=load_weights(base.with_name(f"{position.unit}.weights.safetensors"))[0],
-            state=safetensors.numpy.load_file(base.with_name(f"{position.unit}.state.safetensors")),
+            state=load_state(base.with_name(f"{position.unit}.state.safetensors")),
             average=load_weights(average)[0] if average.exists() else {},
         )
 
@@ -183,6 +184,22 @@ class Checkpoints:
         positions = [position for unit in epochs if (position := self._read(unit)) and position.best_top1 is not None]
         best = sorted(positions, key=lambda position: (-(position.best_top1 or 0.0), position.epoch))[: self.keep_best]
         return {*epochs[-self.keep :], *(position.unit for position in best)}
+
+
+def state_of(weights: Path) -> Path:
+    """Return the file of the optimizer's state that was saved with a weights file. Raises TrainError if it is gone."""
+    state = weights.with_name(f"{weights.name.removesuffix('.weights.safetensors')}.state.safetensors")
+    if not state.is_file():
+        raise TrainError(f"{state}: no such file, so {weights.name} has no optimizer state; leave --with-optimizer out")
+    return state
+
+
+def load_state(path: Path) -> dict[str, np.ndarray]:
+    """Return the optimizer's state by name. Raises TrainError for a file that cannot be read."""
+    try:
+        return safetensors.numpy.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise TrainError(f"{path}: not a saved optimizer state ({error}); restore it, or start without it") from None
 
 
 def _pointed_unit(pointer: Path) -> str:

@@ -36,7 +36,8 @@ class Interval:
 class RunContext:
     """Everything that the loop needs. `workers` threads prepare batches; their number changes no result.
 
-    A diverged run goes back to its last checkpoint at most `rollback_limit` times.
+    A diverged run goes back to its last checkpoint at most `rollback_limit` times. `earlier_plans` holds pairs (step,
+    plan) of plans that were in force until this step, in order.
     """
 
     config: Config
@@ -56,6 +57,11 @@ class RunContext:
     heartbeat: HeartbeatWriter
     cache: CompileCache
     rollback_limit: int = 0
+    earlier_plans: tuple[tuple[int, StepPlan], ...] = ()
+
+    def plan_at(self, step: int) -> StepPlan:
+        """Return the plan that sets the learning rate of optimizer step `step`: of a run that was extended, its own."""
+        return next((plan for until, plan in self.earlier_plans if step < until), self.plan)
 
     @property
     def is_single_rank(self) -> bool:

@@ -31,12 +31,14 @@ class GivenWeights:
 class InitialWeights:
     """Every parameter that training starts from, their origin in words, and warnings about them.
 
-    `origin` is empty when all parameters are drawn from the seed.
+    `origin` is empty when all parameters are drawn from the seed. `keeps_head`: the given head
+    is used, its classes in their order.
     """
 
     arrays: dict[str, np.ndarray]
     origin: str = ""
     warnings: tuple[str, ...] = ()
+    keeps_head: bool = False
 
 
 def initial_weights(config: Config, card: ModelCard, given: GivenWeights | None) -> InitialWeights:
@@ -53,7 +55,8 @@ def initial_weights(config: Config, card: ModelCard, given: GivenWeights | None)
     _check_network(given, card.config)
     known, wanted = ([wnid for wnid, _ in some_card.classes] for some_card in (given.card, card))
     is_untrained = given.card.provenance.get("imported", {}).get("head") == "new"
-    if sorted(known) == sorted(wanted) and not is_untrained:
+    keeps_head = sorted(known) == sorted(wanted) and not is_untrained
+    if keeps_head:
         rows = [known.index(wnid) for wnid in wanted]
         head = {name: given.arrays[name][rows] for name in _HEAD}
         origin = f"{len(drawn)} of {len(drawn)} tensors from {given.path}; its {len(wanted)} classes are the records'"
@@ -63,7 +66,7 @@ def initial_weights(config: Config, card: ModelCard, given: GivenWeights | None)
             f"{len(drawn) - len(head)} of {len(drawn)} tensors from {given.path}; head.* new: "
             f"{'the given head is untrained' if is_untrained else _change(known, wanted)}"
         )
-    return InitialWeights({**given.arrays, **head}, origin, _warnings(given, card))
+    return InitialWeights({**given.arrays, **head}, origin, _warnings(given, card), keeps_head and known == wanted)
 
 
 def _check_nothing_frozen(stages: int) -> None:

@@ -104,13 +104,12 @@ class _Epoch:
                 self._roll_back(divergence)
 
     def _run_steps(self) -> None:
-        config, plan, interval, stop = (
-            self.context.config, self.context.plan, self.context.interval, self.context.stop,
-        )  # fmt: skip
+        config, interval, stop = self.context.config, self.context.interval, self.context.stop
         for group in self._timed(_grouped(self._batches(), self.context.parts.micro_batches)):
             self._stop_if_signalled()
             step = self.first_step + self.sums.steps + self.pipe.in_flight
-            rate, decay = learning_rate(step, plan, config.schedule), ema_decay(step, config.ema)
+            rate = learning_rate(step, self.context.plan_at(step), config.schedule)
+            decay = ema_decay(step, config.ema)
             # Before the step starts, so that its all-reduce carries the question to all ranks.
             ask_save = interval.is_overdue(self._saved_at, time.perf_counter())
             finished = self._add_up(self.pipe.start(group, rate, decay, stop.received, ask_save))

@@ -3,47 +3,51 @@
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import mindspore
 
-from convnext_imagenet.base.files import sha256_file, write_atomically
-from convnext_imagenet.base.protocol import begin, exclusive, finish, is_finished, join, read_finished
+from convnext_imagenet.base.files import write_atomically
+from convnext_imagenet.base.protocol import exclusive, finish, is_finished, read_finished, unfinish
 from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.ranks.collectives import Ranks
 from convnext_imagenet.launch.ranks.heartbeat import own_heartbeat
 from convnext_imagenet.model.card import ModelCard
-from convnext_imagenet.model.convnext import NETWORK_VERSION
 from convnext_imagenet.model.runtime import chip_name, cpu_kernels
-from convnext_imagenet.model.transform import TRANSFORM_VERSION
 from convnext_imagenet.model.weights import load_weights
 from convnext_imagenet.records.reader import Records
-from convnext_imagenet.train.augment.device import DRAWS_VERSION
-from convnext_imagenet.train.config.config import Config, keys_outside_plan, neutral_values
+from convnext_imagenet.train.config.config import Config, dotted_values
 from convnext_imagenet.train.config.schedule import BatchParts, StepPlan, divide_batch, plan_steps
-from convnext_imagenet.train.config.source import to_toml
-from convnext_imagenet.train.errors import ConfigError
-from convnext_imagenet.train.run.checkpoint import Checkpoints, Position
+from convnext_imagenet.train.config.source import load_config, to_toml
+from convnext_imagenet.train.errors import ConfigError, TrainError
+from convnext_imagenet.train.machine import available_memory_mib, read_disk
+from convnext_imagenet.train.run.advice import Room, room_warnings, start_warnings
+from convnext_imagenet.train.run.checkpoint import Checkpoints, Position, load_state
 from convnext_imagenet.train.run.compile_cache import CompileCache, graph_identity
 from convnext_imagenet.train.run.context import Interval, RunContext
 from convnext_imagenet.train.run.curves import curves_png
 from convnext_imagenet.train.run.epoch import Reporter, read_metrics, truncate_metrics
 from convnext_imagenet.train.run.health import augment_warnings, size_warnings
-from convnext_imagenet.train.run.initial_weights import GivenWeights, initial_weights
+from convnext_imagenet.train.run.history import (
+    EPOCHS,
+    Change,
+    append_history,
+    changed_settings,
+    in_force,
+    read_history,
+)
+from convnext_imagenet.train.run.initial_weights import GivenWeights, InitialWeights, initial_weights
 from convnext_imagenet.train.run.loop import run_epochs
+from convnext_imagenet.train.run.plan import Accepted, as_changes, begin_run, join_run, run_plan, stored_plan
 from convnext_imagenet.train.step.learner import Learner
 from convnext_imagenet.train.step.parameters import evaluation_transform, network_config
 from convnext_imagenet.train.step.precision import check_precision
-from convnext_imagenet.train.step.step import STEP_VERSION
 
-# Packages whose version can change a number of the run.
-_VERSIONED = ("mindspore", "numpy", "pillow", "opencv-python-headless")
-
+_HISTORY = "history.jsonl"
 _ADVICE = "run the same command again to resume from the saved checkpoint"
 
 
@@ -71,8 +75,10 @@ class RunReporter(Reporter, Protocol):
 class RunRequest:
     """The request for a run besides its configuration: paths, and settings that change no number.
 
-    `init_from` is a weights file to start from; its SHA-256 is part of the run's plan. `ranks` share the work; only the
-    first of them writes. A run that diverges goes back to its last checkpoint at most `rollbacks` times.
+    `init_from` is a weights file to start from; its SHA-256 is part of the run's plan. With `init_state`, the file of
+    the optimizer's state that belongs to these weights, the run starts with that, too. `accepted` holds the changes of
+    an existing run that the user accepts. `ranks` share the work; only the first of them writes. A run that diverges
+    goes back to its last checkpoint at most `rollbacks` times.
     """
 
     records: Path
@@ -80,6 +86,8 @@ class RunRequest:
     workers: int
     interval: Interval = field(default_factory=Interval)
     init_from: Path | None = None
+    init_state: Path | None = None
+    accepted: Accepted = field(default_factory=Accepted)
     ranks: Ranks = field(default_factory=Ranks)
     rollbacks: int = 0
 
@@ -101,7 +109,8 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
     check_precision(config.precision, target, chip_name())
     network = network_config(config.model, len(records.classes))
     given = None if request.init_from is None else GivenWeights(request.init_from, *load_weights(request.init_from))
-    fingerprint = run_plan(config, records, request.init_from)
+    start = [path for path in (request.init_from, request.init_state) if path is not None]
+    fingerprint = run_plan(config, records, start, stored_plan(run))
     card = ModelCard(
         config=network,
         classes=tuple((entry.wnid, entry.name) for entry in records.classes),
@@ -112,7 +121,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
     is_first = ranks.own.is_first
     check_same_parts(parts, ranks)
     with _held(run, ranks), StopSignals(_ADVICE, second_ends=ranks.own.world == 1) as stop:
-        plan_id = _begin(run, fingerprint, config, ranks)
+        plan_id = _begin(run, fingerprint, config, request.accepted, ranks)
         if is_finished(run):
             return _summary(run, was_finished=True)
         if is_first:
@@ -120,13 +129,22 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
         checkpoints = Checkpoints(run, plan_id, config.train.keep_checkpoints, config.train.keep_best)
         learner = Learner(config, card, first.arrays, ranks.own.world, parts.micro_batches)
         done = _resume(learner, checkpoints, ranks)
+        if request.init_state is not None and not done.step:
+            _restore_state(learner, first, request.init_state)
         if is_first:
             truncate_metrics(run / "metrics.jsonl", done.epoch)
         if first.origin and not done.step:
             reporter.on_initial_weights(first.origin)
         reporter.on_start(plan, parts, done)
-        unmeasured = augment_warnings(config.augment, target)
-        for warning in (*first.warnings, *size_warnings(config.data), *unmeasured):
+        history = read_history(run / _HISTORY)
+        warnings = [*first.warnings, *size_warnings(config.data), *augment_warnings(config.augment, target)]
+        warnings += [f"changed since the run began, after step {change.step}: {change}" for change in history]
+        if not done.step:
+            warnings += start_warnings(config, plan, given is not None)
+        if is_first:
+            room = _room(run, ranks, target)
+            warnings += room_warnings(config, network, parts, room, config.train.epochs - done.epoch)
+        for warning in warnings:
             reporter.on_warning(warning)
         context = RunContext(
             config=config,
@@ -146,11 +164,12 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
             heartbeat=own_heartbeat(),
             cache=CompileCache(run, ranks.own.number, graph_identity(plan_id, parts, target, cpu_kernels())),
             rollback_limit=request.rollbacks,
+            earlier_plans=_earlier_plans(config, plan, history),
         )
         run_epochs(context, done)
         if is_first:
             write_atomically(run / "curves.png", curves_png(read_metrics(run / "metrics.jsonl")))
-            finish(run, "run", _manifest(plan_id, checkpoints))
+            finish(run, "run", _manifest(plan_id, checkpoints, history))
         ranks.wait_for_all()
         return _summary(run, was_finished=False)
 
@@ -159,40 +178,35 @@ def _held(run: Path, ranks: Ranks) -> contextlib.AbstractContextManager[None]:
     return exclusive(run) if ranks.own.is_first else contextlib.nullcontext()
 
 
-def _begin(run: Path, fingerprint: Mapping[str, Any], config: Config, ranks: Ranks) -> str:
-    """Declare the run once, on its first rank, and return the id of its plan, which all ranks must share."""
-    neutral = {f"config.{key}": value for key, value in neutral_values(config).items()}
-    outside = {f"config.{key}" for key in keys_outside_plan(config)}
-    if ranks.own.is_first:
-        begin(run, "run", fingerprint, neutral, outside)
-    ranks.wait_for_all()
-    return join(run, "run", fingerprint, neutral, outside)
+def _begin(run: Path, plan: Mapping[str, Any], config: Config, accepted: Accepted, ranks: Ranks) -> str:
+    """Declare the run once, on its first rank, and return the id of its plan, which all ranks must share.
 
-
-def run_plan(config: Config, records: Records, init_from: Path | None) -> dict[str, Any]:
-    """Return what makes two runs the same run: configuration, records, initial weights, rules and versions.
-
-    It holds every key of the configuration, except those that were declared by `outside_plan`. The plan of an existing
-    RUN is compared with it by value. A configuration key that the existing plan lacks counts as the neutral value that
-    `added_later` declares; such a RUN resumes under its own plan id. With any other difference the RUN is refused
-    (DECISIONS, 2026-11-28).
+    What has changed since the run began is written to its history, after the marks of a finished run are gone.
     """
-    values = dataclasses.asdict(config)
-    for key in keys_outside_plan(config):
-        section, name = key.split(".")
-        del values[section][name]
-    return {
-        "config": values,
-        "records": {"manifest_sha256": records.manifest_sha256},
-        "rules": {
-            "draws": DRAWS_VERSION,
-            "network": NETWORK_VERSION,
-            "step": STEP_VERSION,
-            "transform": TRANSFORM_VERSION,
-        },
-        "start": None if init_from is None else sha256_file(init_from),
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
-    }
+    history = run / _HISTORY
+    if ranks.own.is_first:
+        plan_id, differences = begin_run(run, plan, config, in_force(read_history(history)), accepted)
+        last = Checkpoints(run, plan_id, config.train.keep_checkpoints, config.train.keep_best).last()
+        changes = as_changes(differences, 0 if last is None else last.step)
+        if any(change.key == EPOCHS for change in changes):
+            unfinish(run)
+        if not is_finished(run):
+            changes += _changed_settings(run, config, changes)
+        if changes:
+            append_history(history, changes, 0 if last is None else last.step)
+    ranks.wait_for_all()
+    return join_run(run, plan, config, in_force(read_history(history)))
+
+
+def _changed_settings(run: Path, config: Config, known: Sequence[Change]) -> list[Change]:
+    """Return what differs from the configuration that the run was last resumed with, besides `known` changes."""
+    try:
+        before = load_config(str(run / "config.toml"))
+    except ConfigError:
+        return []  # the run has just begun, or its file is of another program
+    keys = {change.key for change in known}
+    changes = changed_settings(dotted_values(before), dotted_values(config), 0)
+    return [change for change in changes if change.key not in keys]
 
 
 def check_same_parts(parts: BatchParts, ranks: Ranks) -> None:
@@ -217,10 +231,37 @@ def _resume(learner: Learner, checkpoints: Checkpoints, ranks: Ranks) -> Positio
     return done
 
 
-def _manifest(plan_id: str, checkpoints: Checkpoints) -> dict[str, Any]:
+def _restore_state(learner: Learner, first: InitialWeights, state: Path) -> None:
+    """Start with a saved optimizer state. Raises TrainError when it belongs to other parameters."""
+    if not first.keeps_head:
+        raise TrainError(
+            f"--with-optimizer: the classes of {state.parent.parent} are not the records', so the head is new and has "
+            f"no moments; leave --with-optimizer out"
+        )
+    average = {name: array.copy() for name, array in first.arrays.items()} if learner.average() else {}
+    learner.restore(first.arrays, load_state(state), average)
+
+
+def _room(run: Path, ranks: Ranks, target: str) -> Room:
+    """Return the free disk, and the free memory of each rank if it computes on the host."""
+    memory = available_memory_mib() // max(1, ranks.own.world) if target == "CPU" else None
+    return Room(disk=read_disk(run).free_mib << 20, memory=None if memory is None else memory << 20)
+
+
+def _earlier_plans(config: Config, plan: StepPlan, history: Sequence[Change]) -> tuple[tuple[int, StepPlan], ...]:
+    """Return the plans that were in force until a step, as (step, plan): the run had fewer epochs then."""
+    return tuple(
+        (change.step, dataclasses.replace(plan, epochs=change.was, total_steps=change.was * plan.steps_per_epoch))
+        for change in history
+        if change.key == EPOCHS
+    )
+
+
+def _manifest(plan_id: str, checkpoints: Checkpoints, history: Sequence[Change]) -> dict[str, Any]:
     pointers = {"best": checkpoints.best(), "last": checkpoints.last()}
     return {
         "plan_id": plan_id,
+        **({"changes": [dataclasses.asdict(change) for change in history]} if history else {}),
         **{name: dataclasses.asdict(position) for name, position in pointers.items() if position},
     }
 

@@ -104,6 +104,18 @@ def test_a_key_that_is_added_later_says_what_older_runs_did_without_it() -> None
     assert dotted_keys().keys() - neutral.keys() - outside == first
 
 
-def test_keys_outside_the_plan_change_only_the_order_of_sums() -> None:
+def test_keys_outside_the_plan_change_no_step_or_only_the_order_of_its_sums() -> None:
     """Add a key here only if a RUN may resume with another value of it."""
-    assert keys_outside_plan(Config()) == {"data.device_batch_size", "optimizer.accumulate_steps"}
+    assert keys_outside_plan(Config()) == {
+        "data.device_batch_size",
+        "data.eval_batch_size",
+        "optimizer.accumulate_steps",
+        "train.eval_every_epochs",
+        "train.keep_best",
+        "train.keep_checkpoints",
+    }
+
+
+@pytest.mark.parametrize(("values", "size"), [({"size_px": 48}, 48), ({"size_px": 48, "eval_size_px": 64}, 64)])
+def test_evaluation_follows_the_training_size_unless_it_is_stated(values: dict[str, int], size: int) -> None:
+    assert config_from_mapping({"data": values}).data.eval_size_px == size

@@ -60,7 +60,7 @@ def test_steps_that_wait_for_data_are_told_with_the_slow_stage(waited_s: float, 
 
 def test_sizes_that_drop_border_pixels_are_told_with_the_nearest_that_does_not() -> None:
     assert size_warnings(DataSection()) == []
-    (text,) = size_warnings(DataSection(eval_size_px=80))
+    (text,) = size_warnings(DataSection(size_px=96, eval_size_px=80))
     assert text.startswith("data.eval_size_px = 80: not a multiple of 32")
     assert text.endswith("the nearest is 64")
 

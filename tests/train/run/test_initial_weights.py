@@ -24,7 +24,8 @@ from convnext_imagenet.train.config.source import load_config
 from convnext_imagenet.train.errors import ConfigError, TrainError
 from convnext_imagenet.train.run.context import Interval
 from convnext_imagenet.train.run.initial_weights import GivenWeights, initial_weights
-from convnext_imagenet.train.run.run import RunRequest, run_plan, train
+from convnext_imagenet.train.run.plan import run_plan
+from convnext_imagenet.train.run.run import RunRequest, train
 from convnext_imagenet.train.step.parameters import network_config, without_frozen
 
 from ..rank_jobs import Job, assert_close, needs_two_cores
@@ -197,7 +198,7 @@ def test_a_run_goes_on_with_the_weights_that_it_began_with_alone(
     start: str, weights: Path, config: Config, records_root: Path, tmp_path: Path, recorder: Any
 ) -> None:
     run = tmp_path / "run"
-    begin(run, "run", run_plan(config, Records.open(records_root), weights))
+    begin(run, "run", run_plan(config, Records.open(records_root), [weights]))
     request = RunRequest(records_root, run, 1, init_from=weights)
     if start == "none":
         request = dataclasses.replace(request, init_from=None)
