@@ -23,7 +23,7 @@ def _overrides(tiny: tuple[str, ...]) -> list[str]:
     [
         (["dmo"], ["unknown preset dmo; did you mean demo?", "paper-tiny"]),
         (["nothing.toml"], ["nothing.toml: cannot be read"]),
-        (["demo", "--set", "schedule.base_learning_rate=1"], ["did you mean schedule.base_lr?"]),
+        (["demo", "--set", "schedule.base_learning_rate=1"], ["use schedule.base_lr (the highest rate"]),
         (["demo", "--devices", "999"], ["--devices 999: must not exceed the", "cores"]),
         (["demo", "--device-target", "Ascend"], ["--devices 1 --device-target Ascend: the drivers show 0"]),
         (["demo", "--nodes", "2"], ["--rendezvous '': expected HOST or HOST:PORT of machine 0"]),
