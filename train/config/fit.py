@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from convnext_imagenet.launch.devices import is_first_generation
 from convnext_imagenet.model.variants import VARIANTS
 from convnext_imagenet.train.config.config import Config, contradictions
-from convnext_imagenet.train.config.faults import Fault, fault, join_faults
+from convnext_imagenet.train.config.faults import Fault, fault, join_faults, refuse
 from convnext_imagenet.train.config.schedule import batch_faults
 from convnext_imagenet.train.config.sections import ModelSection, PrecisionSection
 from convnext_imagenet.train.config.unknown import unknown_name
@@ -28,11 +28,13 @@ class RunFacts:
 def fit_faults(config: Config, facts: RunFacts) -> list[Fault]:
     """Return why a run of `config` would be refused: keys that contradict each other, or the facts."""
     batch = [] if facts.devices is None else batch_faults(config, facts.devices, facts.rows)
-    return [
-        *join_faults(batch, contradictions(config)),
-        *model_faults(config.model, facts.classes),
-        *device_faults(config.precision, facts.target, facts.chip),
-    ]
+    device = device_faults(config.precision, facts.target, facts.chip)
+    return [*join_faults([*batch, *device], contradictions(config)), *model_faults(config.model, facts.classes)]
+
+
+def check_fit(config: Config, facts: RunFacts) -> None:
+    """Raise one ConfigError that names every fault of `fit_faults`."""
+    refuse(fit_faults(config, facts))
 
 
 def model_faults(section: ModelSection, classes: int | None) -> list[Fault]:
@@ -60,9 +62,10 @@ def device_faults(section: PrecisionSection, device_target: str, chip: str = "")
         )
         faults.append(fault(text, "precision.loss_scale"))
     if section.level != "O0" and section.dtype == "bfloat16" and device_target == "CPU":
+        scale = "" if section.loss_scale == "none" else " --set precision.loss_scale=none"
         text = (
             'precision.dtype = "bfloat16": MindSpore does not compile it for the CPU; use a GPU or Ascend, or pass '
-            "--set precision.dtype=float16 or --set precision.level=O0"
+            f"--set precision.dtype=float16 or --set precision.level=O0{scale}"
         )
         faults.append(fault(text, "precision.dtype", "precision.level"))
     return faults

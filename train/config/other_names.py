@@ -56,7 +56,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("eval_data_path val_dir", "--records", "they hold train and val"),
     ("train_split val_split", "", "records have the splits train and val"),
     (
-        "img_size image_size image_resize input_size resolution imgsz",
+        "img_size image_size image_resize input_size size resolution imgsz",
         "data.size_px data.eval_size_px",
         "training and evaluation have one each",
     ),

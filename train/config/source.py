@@ -72,10 +72,9 @@ def to_toml(config: Config) -> str:
 def _read(name_or_path: str) -> str:
     if not name_or_path.endswith(".toml"):
         if name_or_path not in preset_names():
-            raise ConfigError(
-                f"{unknown_name('preset', name_or_path, preset_names())} "
-                f"(presets: {', '.join(preset_names())}; or give the path of a .toml file)"
-            )
+            unknown = unknown_name("preset", name_or_path, preset_names())
+            presets = f"presets: {', '.join(preset_names())}; " if unknown.endswith("?") else ""
+            raise ConfigError(f"{unknown} ({presets}or give the path of a .toml file)")
         return (importlib.resources.files(_PRESETS) / f"{name_or_path}.toml").read_text(encoding="utf-8")
     try:
         return Path(name_or_path).read_text(encoding="utf-8")
@@ -122,11 +121,15 @@ def _parse_overrides(overrides: Iterable[str]) -> tuple[list[tuple[str, str, Any
 
 
 def _no_override(text: str, target: str) -> Fault:
+    """Return the fault of an override that is not `section.key=value`, and what it may have meant."""
     form = "must be section.key=value"
     if target in dotted_keys():
-        return fault(f"--set {text}: has no value; it {form}, as in --set train.epochs=10", target)
-    advice, keys = without_section(target, dotted_keys())
-    return fault(f"--set {text}: {form}{f'; {advice}' if advice else ', as in --set train.epochs=10'}", *keys)
+        return fault(f"--set {text}: {form}, and the value is missing", target)
+    meant = without_section(target, dotted_keys())
+    if meant is None:
+        return fault(f"--set {text}: {form}, as in --set train.epochs=10")
+    is_key = any(name in dotted_keys() for name in meant.targets)
+    return fault(f"--set {text}: {form if is_key else 'is no key'}; {meant}", *meant.targets)
 
 
 def _parse_value(text: str, key: str) -> Any:

@@ -25,6 +25,7 @@ from convnext_imagenet.model.weights import load_weights
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.train.augment.device import DRAWS_VERSION
 from convnext_imagenet.train.config.config import Config, keys_outside_plan, neutral_values
+from convnext_imagenet.train.config.fit import RunFacts, check_fit
 from convnext_imagenet.train.config.schedule import BatchParts, StepPlan, divide_batch, plan_steps
 from convnext_imagenet.train.config.source import to_toml
 from convnext_imagenet.train.errors import ConfigError
@@ -38,7 +39,6 @@ from convnext_imagenet.train.run.initial_weights import GivenWeights, initial_we
 from convnext_imagenet.train.run.loop import run_epochs
 from convnext_imagenet.train.step.learner import Learner
 from convnext_imagenet.train.step.parameters import evaluation_transform, network_config
-from convnext_imagenet.train.step.precision import check_precision
 from convnext_imagenet.train.step.step import STEP_VERSION
 
 # Packages whose version can change a number of the run.
@@ -94,10 +94,10 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
     run, ranks = request.run, request.ranks
     records = ranks.first_rank_first(lambda: Records.open(request.records))
     rows = records.split("train").rows
+    target = mindspore.get_context("device_target")
+    check_fit(config, RunFacts(ranks.own.world, rows, len(records.classes), target, chip_name()))
     plan = plan_steps(config, rows, ranks.own.world)
     parts = divide_batch(config, ranks.own.world, rows)
-    target = mindspore.get_context("device_target")
-    check_precision(config.precision, target, chip_name())
     network = network_config(config.model, len(records.classes))
     given = None if request.init_from is None else GivenWeights(request.init_from, *load_weights(request.init_from))
     fingerprint = run_plan(config, records, request.init_from)
