@@ -48,6 +48,24 @@ def test_a_mistake_is_one_line_and_writes_nothing(words: list[str], said: list[s
     assert not out.exists()
 
 
+def test_several_faults_are_a_line_each_and_their_ways_out_together_start_the_run(
+    records_root: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    paths = ["--records", records_root, "--out", tmp_path / "run"]
+    wrong = [*_overrides(tiny), *_overrides(("data.global_batch_size=4096", "model.num_classes=1000"))]
+    refused = _run("paper-tiny", *paths, *wrong)
+    first, *lines = refused.stderr.splitlines()
+    assert (refused.exit_code, first) == (1, "Error: 2 faults in the configuration:")
+    assert lines[0].startswith("  data.global_batch_size = 4096: must not exceed the 34 training rows; pass --set ")
+    assert lines[1].startswith("  model.num_classes = 1000: the records hold 3 classes; ")
+    assert len(lines) == 2
+    assert not (tmp_path / "run").exists()
+    ways_out = re.findall(r"--set (\S+=\d+)", refused.stderr)
+    followed = _run("paper-tiny", *paths, *wrong, *_overrides(tuple(ways_out)))
+    assert followed.exit_code == 0, followed.stderr
+    assert ": finished; 4 epochs, " in followed.stdout
+
+
 def test_what_is_lost_without_deterministic_sums_is_said_and_passed_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
