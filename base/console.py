@@ -27,14 +27,15 @@ class RenamedOption(click.Option):
 
 @contextlib.contextmanager
 def expected_errors() -> Iterator[None]:
-    """Print an expected failure as one line and exit with its code; a bug keeps its traceback.
+    """Print an expected failure and exit with its code; a bug keeps its traceback.
 
     Raises SystemExit with the error's exit code.
     """
     try:
         yield
     except ExpectedError as error:
-        click.echo("Error: " + " ".join(str(error).splitlines()), err=True)
+        lines = [" ".join(line.splitlines()) for line in error.lines()]  # text that a user gave may have line ends
+        click.echo("Error: " + "\n".join(lines), err=True)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.filename is None and error.errno is None:  # raised by a library, not by the system: a bug

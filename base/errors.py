@@ -1,4 +1,4 @@
-"""The errors that a user can cause and fix: each becomes one line and an exit code, never a traceback."""
+"""The errors that a user can cause and fix: each becomes a line and an exit code, never a traceback."""
 
 import errno
 
@@ -12,6 +12,10 @@ class ExpectedError(Exception):
     """A failure that a user can understand and fix; every other exception is a bug."""
 
     exit_code = 1
+
+    def lines(self) -> list[str]:
+        """Return the lines of the message; more than one only where an error names several things to correct."""
+        return [str(self)]
 
 
 class ArtefactError(ExpectedError):

@@ -1,5 +1,6 @@
 """`convnext-train`: the command line of training."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,6 +17,7 @@ from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_op
 from convnext_imagenet.train.progress import Screen
 
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
+    from convnext_imagenet.train.config.fit import RunFacts
     from convnext_imagenet.train.doctor import Finding
     from convnext_imagenet.train.run.run import RunSummary
 
@@ -118,23 +120,24 @@ def run(
         raise click.UsageError("--with-optimizer needs --init-from RUN.")
 
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
-    from convnext_imagenet.train.config.schedule import divide_batch
+    from convnext_imagenet.launch.devices import choose_target
     from convnext_imagenet.train.config.source import load_config
 
     begin = time.perf_counter()
     show_log_lines()
     with announcing_exit(), expected_errors():
-        resolved = load_config(config, overrides)
         rollbacks = _parse_on_divergence(on_divergence)
 
         def before() -> None:
             if nondeterministic:
                 _check_nondeterministic(launch["device_target"])
-            divide_batch(resolved, launch["devices"] * launch["nodes"])
+            target = choose_target(launch["device_target"]).target
+            load_config(config, overrides, _facts(records, launch["devices"] * launch["nodes"], target))
             _check_request(records, workers)
             check_begun_or_empty(out, "run")
 
         ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before, not nondeterministic)
+        resolved = load_config(config, overrides)
 
         from convnext_imagenet.serve.checkpoint import resolve_checkpoint
         from convnext_imagenet.train.run.checkpoint import state_of
@@ -276,13 +279,14 @@ def _dry_run(
     from convnext_imagenet.train.config.source import load_config
 
     with expected_errors():
-        resolved = load_config(config, overrides)
+        devices, target = launch["devices"] * launch["nodes"], launch["device_target"]
+        resolved = load_config(config, overrides, _facts(records, devices, target))
 
         from convnext_imagenet.base.files import write_output
         from convnext_imagenet.train.dry_run import dry_run, plan_dry_run
         from convnext_imagenet.train.dry_run_table import report_lines
 
-        plan = plan_dry_run(resolved, records, launch["device_target"], launch["devices"] * launch["nodes"])
+        plan = plan_dry_run(resolved, records, target, devices)
         click.echo(f"compiling for {plan.target}, which takes a minute or two", err=True)
         found = dry_run(resolved, plan)
         for line in report_lines(found, config):
@@ -303,6 +307,20 @@ def _parse_on_divergence(text: str) -> int:
     if action == "rollback" and count.isdecimal() and int(count):
         return int(count)
     raise TrainError(f"--on-divergence {text}: must be stop, rollback or rollback:K with K of at least 1")
+
+
+def _facts(records: Path | None, devices: int, target: str) -> "RunFacts":
+    """Return what a configuration must fit. Records that cannot be read are refused later; nothing is known of them."""
+    from convnext_imagenet.base.errors import ArtefactError
+    from convnext_imagenet.base.protocol import read_finished
+    from convnext_imagenet.records.manifest import Manifest
+    from convnext_imagenet.train.config.fit import RunFacts
+
+    if records is not None:
+        with contextlib.suppress(ArtefactError):
+            manifest = Manifest.from_json(read_finished(records, "records"))
+            return RunFacts(devices, manifest.splits["train"].rows, len(manifest.classes), target)
+    return RunFacts(devices, target=target)
 
 
 def _check_request(records: Path, workers: int | None) -> None:

@@ -7,7 +7,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from convnext_imagenet.base.console import RenamedOption, own_lines, progress
+from convnext_imagenet.base.console import RenamedOption, expected_errors, own_lines, progress
+from convnext_imagenet.base.errors import ExpectedError
 
 
 @click.command()
@@ -35,6 +36,26 @@ def test_help_shows_the_new_name_only() -> None:
     assert "--init-from FILE  Weights." in text
     assert "--start" not in text
     assert command.params[0].opts == ["--init-from", "--start"], "showing help does not take the old name away"
+
+
+class _Several(ExpectedError):
+    def lines(self) -> list[str]:
+        return ["two things:", "  one\nof the user's names", "  two"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ExpectedError("a name\nof two lines: bad"), "Error: a name of two lines: bad\n"),
+        (_Several("two things"), "Error: two things:\n  one of the user's names\n  two\n"),
+    ],
+)
+def test_an_error_is_a_line_for_each_thing_to_correct(
+    error: ExpectedError, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, expected_errors():
+        raise error
+    assert (ended.value.code, capsys.readouterr().err) == (1, said)
 
 
 class _Terminal(io.StringIO):

@@ -23,7 +23,7 @@ def _overrides(tiny: tuple[str, ...]) -> list[str]:
     [
         (["dmo"], ["unknown preset dmo; did you mean demo?", "paper-tiny"]),
         (["nothing.toml"], ["nothing.toml: cannot be read"]),
-        (["demo", "--set", "schedule.base_learning_rate=1"], ["did you mean schedule.base_lr?"]),
+        (["demo", "--set", "schedule.base_learning_rate=1"], ["use schedule.base_lr (the highest rate"]),
         (["demo", "--devices", "999"], ["--devices 999: must not exceed the", "cores"]),
         (["demo", "--device-target", "Ascend"], ["--devices 1 --device-target Ascend: the drivers show 0"]),
         (["demo", "--nodes", "2"], ["--rendezvous '': expected HOST or HOST:PORT of machine 0"]),
@@ -46,6 +46,24 @@ def test_a_mistake_is_one_line_and_writes_nothing(words: list[str], said: list[s
     for text in said:
         assert text in result.stderr
     assert not out.exists()
+
+
+def test_several_faults_are_a_line_each_and_their_ways_out_together_start_the_run(
+    records_root: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    paths = ["--records", records_root, "--out", tmp_path / "run"]
+    wrong = [*_overrides(tiny), *_overrides(("data.global_batch_size=4096", "model.num_classes=1000"))]
+    refused = _run("paper-tiny", *paths, *wrong)
+    first, *lines = refused.stderr.splitlines()
+    assert (refused.exit_code, first) == (1, "Error: 2 faults in the configuration:")
+    assert lines[0].startswith("  data.global_batch_size = 4096: must not exceed the 34 training rows; pass --set ")
+    assert lines[1].startswith("  model.num_classes = 1000: the records hold 3 classes; ")
+    assert len(lines) == 2
+    assert not (tmp_path / "run").exists()
+    ways_out = re.findall(r"--set (\S+=\d+)", refused.stderr)
+    followed = _run("paper-tiny", *paths, *wrong, *_overrides(tuple(ways_out)))
+    assert followed.exit_code == 0, followed.stderr
+    assert ": finished; 4 epochs, " in followed.stdout
 
 
 def test_what_is_lost_without_deterministic_sums_is_said_and_passed_on(

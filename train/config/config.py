@@ -3,13 +3,13 @@
 The sections and their keys are in `sections.py`. This module must not know TOML, presets, records or MindSpore.
 """
 
-import difflib
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
+from convnext_imagenet.train.config.faults import Fault, fault, join_faults, refuse
 from convnext_imagenet.train.config.rules import NEUTRAL, OUTSIDE_PLAN, rule_of
 from convnext_imagenet.train.config.sections import (
     AugmentSection,
@@ -22,6 +22,7 @@ from convnext_imagenet.train.config.sections import (
     ScheduleSection,
     TrainSection,
 )
+from convnext_imagenet.train.config.unknown import unknown_key, unknown_section, without_section
 from convnext_imagenet.train.errors import ConfigError
 
 _TYPE_NAMES: Mapping[Any, str] = types.MappingProxyType(
@@ -44,23 +45,38 @@ class Config:
     train: TrainSection = field(default_factory=TrainSection)
 
 
+@dataclass(frozen=True)
+class ReadConfig:
+    """A configuration with the default for every key whose value is at fault, and the faults."""
+
+    config: Config
+    faults: tuple[Fault, ...]
+
+
 def config_from_mapping(values: Mapping[str, Any]) -> Config:
     """Return the configuration that `values` (sections of keys) states, with defaults for the other keys.
 
-    Raises ConfigError for an unknown section or key (naming the nearest), a wrong type, a value out of
-    range, or keys that contradict each other.
+    Raises ConfigError, which names every fault: an unknown section or key, a wrong type, a value out of range, and
+    keys that contradict each other.
     """
-    sections = {section.name: section for section in fields(Config)}
-    built = {}
+    read = read_mapping(values)
+    refuse(join_faults(read.faults, contradictions(read.config)))
+    return read.config
+
+
+def read_mapping(values: Mapping[str, Any]) -> ReadConfig:
+    """Return the configuration that `values` states, and the faults of its names and single values."""
+    sections = {section.name: section.type for section in fields(Config)}
+    built, faults = {}, []
     for name, content in values.items():
-        if name not in sections:
-            raise ConfigError(unknown_name("section", name, sections))
         if not isinstance(content, Mapping):
-            raise ConfigError(f"{name} = {content!r}: must be a section of keys; write [{name}] above its keys")
-        built[name] = _section_from_mapping(name, sections[name].type, content)
-    config = Config(**built)
-    check_between_keys(config)
-    return config
+            faults.append(_no_section(name, content, is_known=name in sections))
+        elif name not in sections:
+            faults += unknown_section(name, content, dotted_keys())
+        else:
+            built[name], found = _read_section(name, sections[name], content)
+            faults += found
+    return ReadConfig(Config(**built), tuple(faults))
 
 
 def dotted_keys() -> dict[str, Any]:
@@ -98,25 +114,35 @@ def keys_outside_plan(config: Config) -> frozenset[str]:
     )
 
 
-def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Return an error text for `name`, with the nearest known name or, if none is near, all of them."""
-    names = list(known)
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(names)}"
-    return f"unknown {what} {name}; {hint}"
+def _no_section(name: str, value: Any, is_known: bool) -> Fault:
+    """Return the fault of a name outside all sections that has a value of its own."""
+    meant = without_section(name, dotted_keys())
+    keys = meant.targets if meant else ()
+    if is_known:
+        rule = f"must be a section of keys; write [{name}] above its keys"
+        return fault(f"{name} = {value!r}: {rule}{f', or {meant}' if meant else ''}", *keys)
+    sections = ", ".join(f"[{section.name}]" for section in fields(Config))
+    return fault(f"{name} = {value!r}: stands in no section; {meant or f'the sections are {sections}'}", *keys)
 
 
-def _section_from_mapping(section: str, kind: Any, content: Mapping[str, Any]) -> Any:
+def _read_section(section: str, kind: Any, content: Mapping[str, Any]) -> tuple[Any, list[Fault]]:
     keys = {declared.name: declared for declared in fields(kind)}
-    built = {}
+    built, faults = {}, []
     for name, value in content.items():
         if name not in keys:
-            raise ConfigError(unknown_name("key", f"{section}.{name}", dotted_keys()))
-        built[name] = _checked(f"{section}.{name}", keys[name], value)
-    return kind(**built)
+            faults.append(unknown_key(section, name, dotted_keys()))
+            continue
+        try:
+            built[name] = _checked(f"{section}.{name}", keys[name], value)
+        except ConfigError as error:
+            faults.append(fault(str(error), f"{section}.{name}"))
+    return kind(**built), faults
 
 
 def _checked(name: str, declared: Field, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        section, _, key = name.partition(".")
+        raise ConfigError(f"[{name}]: is a key, not a section; write {key} = ... below [{section}]")
     typed = _typed(name, declared.type, value)
     rule = rule_of(declared)
     if not rule.holds(typed):
@@ -143,50 +169,67 @@ def _article(kind: Any) -> str:
     return "" if kind is bool else "a "
 
 
-def check_between_keys(config: Config) -> None:
-    """Raise ConfigError for keys that contradict each other."""
-    _check_schedule(config.schedule, config.train.epochs)
-    _check_batches(config.data.global_batch_size, config.optimizer.accumulate_steps, config.mix)
-    _check_precision(config.precision)
+def contradictions(config: Config) -> list[Fault]:
+    """Return the faults of keys that contradict each other, whatever the records and devices are."""
+    return [
+        *_schedule_faults(config.schedule, config.train.epochs),
+        *_batch_faults(config.data.global_batch_size, config.optimizer.accumulate_steps, config.mix),
+        *_precision_faults(config.precision),
+    ]
 
 
-def _check_schedule(schedule: ScheduleSection, epochs: int) -> None:
+def _schedule_faults(schedule: ScheduleSection, epochs: int) -> list[Fault]:
+    faults = []
     if schedule.warmup_epochs >= epochs:
-        raise ConfigError(
-            f"schedule.warmup_epochs = {schedule.warmup_epochs}: must be less than train.epochs = {epochs}"
+        faults.append(
+            fault(
+                f"schedule.warmup_epochs = {schedule.warmup_epochs}: must be less than train.epochs = {epochs}; "
+                f"pass --set schedule.warmup_epochs=0, or more train.epochs",
+                *("schedule.warmup_epochs", "train.epochs"),
+            )
         )
     for low in ("warmup_lr", "min_lr"):
         if getattr(schedule, low) > schedule.base_lr:
-            raise ConfigError(
-                f"schedule.{low} = {getattr(schedule, low)}: must not exceed schedule.base_lr = {schedule.base_lr}"
+            faults.append(
+                fault(
+                    f"schedule.{low} = {getattr(schedule, low)}: must not exceed schedule.base_lr = "
+                    f"{schedule.base_lr}; pass --set schedule.{low}=0, or a higher schedule.base_lr",
+                    *(f"schedule.{low}", "schedule.base_lr"),
+                )
             )
+    return faults
 
 
-def _check_batches(batch: int, accumulate_steps: int, mix: MixSection) -> None:
-    """Raise ConfigError for a batch that no number of devices can divide; `divide_batch` checks the rest."""
+def _batch_faults(batch: int, accumulate_steps: int, mix: MixSection) -> list[Fault]:
+    """Return the fault of a batch that no number of devices can divide; `divide_batch` checks the rest."""
     micro_batches = max(1, accumulate_steps)
     multiple = 2 * micro_batches if micro_batches > 1 or mix.is_on else 1
     if batch % multiple == 0:
-        return
+        return []
     way_out = f"pass --set data.global_batch_size={_nearest_multiple(batch, multiple)}"
+    keys = ("data.global_batch_size", "optimizer.accumulate_steps")
     if micro_batches == 1:
-        raise ConfigError(
+        text = (
             f"data.global_batch_size = {batch}: mixup and cutmix pair the rows of a batch, so it must be even; "
             f"{way_out}, or --set mix.prob=0"
         )
-    raise ConfigError(
+        return [fault(text, *keys, "mix.prob", "mix.mixup_alpha", "mix.cutmix_alpha", "mix.cutmix_minmax")]
+    text = (
         f"optimizer.accumulate_steps = {micro_batches}: micro-batches take pairs of a batch's rows, so "
         f"data.global_batch_size = {batch} must be a multiple of {multiple}; {way_out}"
     )
+    return [fault(text, *keys)]
 
 
 def _nearest_multiple(value: int, of: int) -> int:
     return max(of, round(value / of) * of)
 
 
-def _check_precision(precision: PrecisionSection) -> None:
-    if precision.level == "O0" and precision.loss_scale != "none":
-        raise ConfigError(
-            f'precision.loss_scale = "{precision.loss_scale}": must be "none" with precision.level = "O0", because '
-            f"float32 needs no loss scale; pass --set precision.loss_scale=none or another precision.level"
-        )
+def _precision_faults(precision: PrecisionSection) -> list[Fault]:
+    if precision.level != "O0" or precision.loss_scale == "none":
+        return []
+    text = (
+        f'precision.loss_scale = "{precision.loss_scale}": must be "none" with precision.level = "O0", because '
+        f"float32 needs no loss scale; pass --set precision.loss_scale=none or another precision.level"
+    )
+    return [fault(text, "precision.loss_scale", "precision.level")]

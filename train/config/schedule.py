@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.config.faults import Fault, fault, refuse
 from convnext_imagenet.train.config.sections import EmaSection, ScheduleSection
 from convnext_imagenet.train.errors import ConfigError
+
+_BATCH_KEYS = ("data.global_batch_size", "data.device_batch_size", "optimizer.accumulate_steps")
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,7 @@ def plan_steps(config: Config, rows: int, ranks: int = 1) -> StepPlan:
     epoch. Raises ConfigError when the rows do not fill one batch; it then suggests one that `ranks` devices can divide.
     """
     batch = config.data.global_batch_size
-    if rows < batch:
-        raise ConfigError(
-            f"data.global_batch_size = {batch}: must not exceed the {rows} training rows; "
-            f"{_way_out(config, ranks, max(1, rows // 8), rows)}"
-        )
+    refuse(_row_faults(config, ranks, rows))
     steps_per_epoch = rows // batch
     return StepPlan(
         rows=rows,
@@ -76,9 +75,30 @@ def divide_batch(config: Config, ranks: int, rows: int | None = None) -> BatchPa
     batch = config.data.global_batch_size
     count = _micro_batches(config, ranks, batch)
     if count is None:
-        way_out = f"{_way_out(config, ranks, batch, rows)}{_or_fewer_rows(config, ranks)}"
-        raise ConfigError(f"{_refusal(config, ranks)}; {way_out}")
+        raise ConfigError(_division_fault(config, ranks, rows).text)
     return BatchParts(ranks, count, batch // (ranks * count))
+
+
+def batch_faults(config: Config, ranks: int, rows: int | None = None) -> list[Fault]:
+    """Return why `plan_steps` or `divide_batch` would refuse: at most one fault, whose way out both accept."""
+    if rows is not None and (faults := _row_faults(config, ranks, rows)):
+        return faults
+    is_divided = _micro_batches(config, ranks, config.data.global_batch_size) is not None
+    return [] if is_divided else [_division_fault(config, ranks, rows)]
+
+
+def _row_faults(config: Config, ranks: int, rows: int) -> list[Fault]:
+    batch = config.data.global_batch_size
+    if batch <= rows:
+        return []
+    way_out = _way_out(config, ranks, max(1, rows // 8), rows)
+    text = f"data.global_batch_size = {batch}: must not exceed the {rows} training rows; {way_out}"
+    return [fault(text, *_BATCH_KEYS)]
+
+
+def _division_fault(config: Config, ranks: int, rows: int | None) -> Fault:
+    way_out = _way_out(config, ranks, config.data.global_batch_size, rows)
+    return fault(f"{_refusal(config, ranks)}; {way_out}{_or_fewer_rows(config, ranks)}", *_BATCH_KEYS)
 
 
 def _micro_batches(config: Config, ranks: int, batch: int, stated: int | None = None) -> int | None:

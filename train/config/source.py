@@ -5,13 +5,17 @@ It writes only the types that `config.py` has: strings, booleans, whole numbers,
 
 import importlib.resources
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.train.config.config import Config, config_from_mapping, dotted_keys, unknown_name
+from convnext_imagenet.train.config.config import Config, dotted_keys, read_mapping
+from convnext_imagenet.train.config.faults import Fault, fault, join_faults, refuse
+from convnext_imagenet.train.config.fit import RunFacts, fit_faults
+from convnext_imagenet.train.config.unknown import unknown_name, without_section
 from convnext_imagenet.train.errors import ConfigError
 
 _NUMERIC = (bool, int, float, tuple[int, ...], tuple[float, ...])
@@ -24,22 +28,26 @@ def preset_names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
-def load_config(name_or_path: str, overrides: Iterable[str] = ()) -> Config:
+def load_config(name_or_path: str, overrides: Iterable[str] = (), facts: RunFacts | None = None) -> Config:
     """Return a preset, or the configuration in a `.toml` file, with `section.key=value` overrides applied.
 
     `data.device_batch_size` and `optimizer.accumulate_steps` both state the micro-batches, so an override of one of
-    them also replaces the other one of the file. An `accumulate_steps` of 0 states nothing.
+    them also replaces the other one of the file. An `accumulate_steps` of 0 states nothing. With `facts` the
+    configuration must also fit them.
 
-    Raises ConfigError for an unknown preset, an unreadable file, bad TOML, and whatever `config.py` refuses.
+    Raises ConfigError for an unknown preset, an unreadable file and bad TOML, and one that names all other faults.
     """
     values = _parse(_read(name_or_path), name_or_path)
-    changes = [_parse_override(override) for override in overrides]
+    changes, faults = _parse_overrides(overrides)
     for section, name in _replaced({f"{section}.{name}": value for section, name, value in changes}):
         if isinstance(values.get(section), dict):
             values[section].pop(name, None)
     for section, name, value in changes:
-        values[section] = {**values.get(section, {}), name: value}
-    return config_from_mapping(values)
+        if isinstance(values.setdefault(section, {}), dict):  # anything else is a fault of the file
+            values[section][name] = value
+    read = read_mapping(values)
+    refuse(join_faults([*faults, *read.faults], fit_faults(read.config, facts or RunFacts())))
+    return read.config
 
 
 def _replaced(changes: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -64,10 +72,9 @@ def to_toml(config: Config) -> str:
 def _read(name_or_path: str) -> str:
     if not name_or_path.endswith(".toml"):
         if name_or_path not in preset_names():
-            raise ConfigError(
-                f"{unknown_name('preset', name_or_path, preset_names())} "
-                f"(presets: {', '.join(preset_names())}; or give the path of a .toml file)"
-            )
+            unknown = unknown_name("preset", name_or_path, preset_names())
+            presets = f"presets: {', '.join(preset_names())}; " if unknown.endswith("?") else ""
+            raise ConfigError(f"{unknown} ({presets}or give the path of a .toml file)")
         return (importlib.resources.files(_PRESETS) / f"{name_or_path}.toml").read_text(encoding="utf-8")
     try:
         return Path(name_or_path).read_text(encoding="utf-8")
@@ -83,25 +90,56 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}; correct the file") from None
+        raise ConfigError(f"{source}: {_toml_reason(str(error), text)}") from None
     return {name: dict(content) if isinstance(content, Mapping) else content for name, content in values.items()}
 
 
-def _parse_override(text: str) -> tuple[str, str, Any]:
-    """Split `section.key=value`. The value is TOML; a string key also takes a word without quotes."""
-    target, equals, value = text.partition("=")
-    section, dot, name = target.strip().partition(".")
-    if not (equals and dot and section and name):
-        raise ConfigError(f"--set {text}: must be section.key=value, as in --set train.epochs=10")
-    kind = dotted_keys().get(f"{section}.{name}")
+def _toml_reason(error: str, text: str) -> str:
+    """Return what is wrong with a TOML text, and the way out; `error` is tomllib's message, which ends in a place."""
+    number = re.search(r"line (\d+)", error)
+    if number is None or not re.search(r"overwrite|twice|mutate", error):
+        return f"not valid TOML: {error}; correct the file"
+    line = text.splitlines()[int(number[1]) - 1].strip()
+    return f"not valid TOML: line {number[1]} states again what stands above it: {line}; keep only one of the two"
+
+
+def _parse_overrides(overrides: Iterable[str]) -> tuple[list[tuple[str, str, Any]], list[Fault]]:
+    """Return (section, key, value) of each `section.key=value`, and the faults of those of another form."""
+    changes, faults = [], []
+    for text in overrides:
+        target, equals, value = text.partition("=")
+        section, dot, name = target.strip().partition(".")
+        if not (equals and dot and section and name):
+            faults.append(_no_override(text, target.strip()))
+            continue
+        try:
+            changes.append((section, name, _parse_value(value.strip(), f"{section}.{name}")))
+        except tomllib.TOMLDecodeError:
+            rule = f"{value.strip()!r} is not a TOML value; write a number as 0.1, a list as [1, 2]"
+            faults.append(fault(f"--set {text}: {rule}", f"{section}.{name}"))
+    return changes, faults
+
+
+def _no_override(text: str, target: str) -> Fault:
+    """Return the fault of an override that is not `section.key=value`, and what it may have meant."""
+    form = "must be section.key=value"
+    if target in dotted_keys():
+        return fault(f"--set {text}: {form}, and the value is missing", target)
+    meant = without_section(target, dotted_keys())
+    if meant is None:
+        return fault(f"--set {text}: {form}, as in --set train.epochs=10")
+    is_key = any(name in dotted_keys() for name in meant.targets)
+    return fault(f"--set {text}: {form if is_key else 'is no key'}; {meant}", *meant.targets)
+
+
+def _parse_value(text: str, key: str) -> Any:
+    """Return a TOML value; a key that takes strings also takes a word without quotes. Raises TOMLDecodeError."""
     try:
-        return section, name, tomllib.loads(f"value = {value.strip()}")["value"]
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        if kind in _NUMERIC:
-            raise ConfigError(
-                f"--set {text}: {value.strip()!r} is not a TOML value; write a number as 0.1, a list as [1, 2]"
-            ) from None
-        return section, name, value.strip()
+        if dotted_keys().get(key) in _NUMERIC:
+            raise
+        return text
 
 
 def _toml_value(value: Any) -> str:

@@ -21,6 +21,7 @@ from convnext_imagenet.model.runtime import chip_name, cpu_kernels
 from convnext_imagenet.model.weights import load_weights
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.train.config.config import Config, dotted_values
+from convnext_imagenet.train.config.fit import RunFacts, check_fit
 from convnext_imagenet.train.config.schedule import BatchParts, StepPlan, divide_batch, plan_steps
 from convnext_imagenet.train.config.source import load_config, to_toml
 from convnext_imagenet.train.errors import ConfigError, TrainError
@@ -45,7 +46,6 @@ from convnext_imagenet.train.run.loop import run_epochs
 from convnext_imagenet.train.run.plan import Accepted, as_changes, begin_run, join_run, run_plan, stored_plan
 from convnext_imagenet.train.step.learner import Learner
 from convnext_imagenet.train.step.parameters import evaluation_transform, network_config
-from convnext_imagenet.train.step.precision import check_precision
 
 _HISTORY = "history.jsonl"
 _ADVICE = "run the same command again to resume from the saved checkpoint"
@@ -103,10 +103,10 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
     run, ranks = request.run, request.ranks
     records = ranks.first_rank_first(lambda: Records.open(request.records))
     rows = records.split("train").rows
+    target = mindspore.get_context("device_target")
+    check_fit(config, RunFacts(ranks.own.world, rows, len(records.classes), target, chip_name()))
     plan = plan_steps(config, rows, ranks.own.world)
     parts = divide_batch(config, ranks.own.world, rows)
-    target = mindspore.get_context("device_target")
-    check_precision(config.precision, target, chip_name())
     network = network_config(config.model, len(records.classes))
     given = None if request.init_from is None else GivenWeights(request.init_from, *load_weights(request.init_from))
     start = [path for path in (request.init_from, request.init_state) if path is not None]

@@ -10,9 +10,10 @@ from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import VARIANTS, ConvNeXt, ConvNeXtConfig, drop_path_rates
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import assign_parameters, build_network, device_layers
-from convnext_imagenet.train.config.config import Config, unknown_name
+from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.config.faults import refuse
+from convnext_imagenet.train.config.fit import model_faults
 from convnext_imagenet.train.config.sections import DataSection, ModelSection
-from convnext_imagenet.train.errors import ConfigError
 
 _TWELVE = 12  # groups of facebookresearch/ConvNeXt, optim_factory.get_num_layer_for_convnext
 _BLOCKS_PER_GROUP = 3  # of the third stage, as there
@@ -25,13 +26,7 @@ def network_config(section: ModelSection, classes: int) -> ConvNeXtConfig:
 
     Raises ConfigError for an unknown variant, and for a class count that differs from the records'.
     """
-    if section.variant not in VARIANTS:
-        raise ConfigError(f"model.variant: {unknown_name('variant', section.variant, VARIANTS)}")
-    if section.num_classes not in (0, classes):
-        raise ConfigError(
-            f"model.num_classes = {section.num_classes}: the records hold {classes} classes; use other records, "
-            f"or pass --set model.num_classes=0 to use their count"
-        )
+    refuse(model_faults(section, classes))
     variant = VARIANTS[section.variant]
     return dataclasses.replace(
         variant,

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import mindspore as ms
 from mindspore import Parameter, amp, nn
 
-from convnext_imagenet.launch.devices import is_first_generation
 from convnext_imagenet.model.blocks import Block
 from convnext_imagenet.model.layers import PLAIN, LayerSet
+from convnext_imagenet.train.config.faults import refuse
+from convnext_imagenet.train.config.fit import device_faults
 from convnext_imagenet.train.config.sections import PrecisionSection
-from convnext_imagenet.train.errors import ConfigError
 
 _NORMS = ("layer_norm", "response_norm")
 # The layers that a level keeps in float32. One that rounds its result only once (`ascend_layers.py`) is not kept.
@@ -23,17 +23,7 @@ _DTYPES = {"float16": ms.float16, "bfloat16": ms.bfloat16}
 
 def check_precision(section: PrecisionSection, device_target: str, chip: str = "") -> None:
     """Raise ConfigError for a precision that the device cannot compute; `chip` is its name, "" if unknown."""
-    if section.loss_scale != "none" and is_first_generation(chip):
-        raise ConfigError(
-            f'precision.loss_scale = "{section.loss_scale}": {chip} turns an overflow into its largest number, so no '
-            f"step would be found to overflow; pass --set precision.loss_scale=none --set precision.level=O0, or use "
-            f"an Atlas A2 or later"
-        )
-    if section.level != "O0" and section.dtype == "bfloat16" and device_target == "CPU":
-        raise ConfigError(
-            'precision.dtype = "bfloat16": MindSpore does not compile it for the CPU; use a GPU or Ascend, or pass '
-            "--set precision.dtype=float16 or --set precision.level=O0"
-        )
+    refuse(device_faults(section, device_target, chip))
 
 
 def lowered_parameters(

@@ -32,7 +32,10 @@ def test_defaults_are_the_papers_recipe() -> None:
     [
         ({"modle": {}}, ["unknown section modle", "did you mean model?"]),
         ({"train": 3}, ["train = 3", "[train]"]),
-        ({"schedule": {"base_learning_rate": 1e-3}}, ["schedule.base_learning_rate", "did you mean schedule.base_lr?"]),
+        (
+            {"schedule": {"base_learning_rate": 1e-3}},
+            ["schedule.base_learning_rate", "use schedule.base_lr (the highest rate"],
+        ),
         ({"schedule": {"warmup_epoch": 1}}, ["did you mean schedule.warmup_epochs?"]),
         ({"augment": {"drop_path_rate": 0.1}}, ["unknown key augment.drop_path_rate", "model.drop_path_rate"]),
         ({"train": {"epochs": "3"}}, ["train.epochs = '3'", "whole number"]),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.resources
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,9 @@ def _random_config(seed: int) -> Config:
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_a_configuration_written_as_toml_reads_back_equal(seed: int, tmp_path: Path) -> None:
+def test_a_configuration_written_as_toml_reads_back_equal(seed: int) -> None:
     config = _random_config(seed)
-    path = tmp_path / "config.toml"
-    path.write_text(to_toml(config), encoding="utf-8")
-    assert load_config(str(path)) == config
+    assert config_from_mapping(tomllib.loads(to_toml(config))) == config
 
 
 def test_toml_states_every_key() -> None:
@@ -113,12 +112,43 @@ def test_an_unknown_preset_names_the_nearest_and_all() -> None:
         assert name in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[train]\nepochs = 3\nseed = 2\nepochs = 4\n", "line 4 states again what stands above it: epochs = 4; keep"),
+        (
+            "[train]\nepochs = 3\n[model]\n[train]\nseed = 1\n",
+            "line 4 states again what stands above it: [train]; keep",
+        ),
+        ("train.epochs = 3\n[train]\nseed = 1\n", "line 2 states again what stands above it: [train]; keep"),
+        ("train = {epochs = 3}\ntrain.seed = 1\n", "line 2 states again what stands above it: train.seed = 1; keep"),
+        ("train = 3\n", "train = 3: must be a section of keys; write [train] above its keys"),
+        ("[[train]]\nepochs = 3\n", "must be a section of keys; write [train] above its keys"),
+        ("optimizer = 'sgd'\n", "write [optimizer] above its keys, or use optimizer.name"),
+        (
+            "[schedule.base_lr]\npeak = 1\n",
+            "[schedule.base_lr]: is a key, not a section; write base_lr = ... below [sch",
+        ),
+    ],
+)
+def test_names_that_stand_twice_or_for_something_else_are_refused(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load_config(str(path), ["train.epochs=30"])
+    assert words in str(refused.value)
+    assert len(refused.value.faults) == 1
+
+
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing\.toml: cannot be read .*presets: demo"):
         load_config(str(tmp_path / "missing.toml"))
     broken = tmp_path / "broken.toml"
     broken.write_text("[train\nepochs = 3")
     with pytest.raises(ConfigError, match=r"broken\.toml: not valid TOML"):
+        load_config(str(broken))
+    broken.write_text("[train]\nepochs = [1,")
+    with pytest.raises(ConfigError, match=r"broken\.toml: not valid TOML: .*; correct the file"):
         load_config(str(broken))
     broken.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not UTF-8"):

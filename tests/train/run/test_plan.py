@@ -106,8 +106,8 @@ def test_a_finished_run_gets_more_epochs_and_resumes_bit_for_bit(
     train(longer, RunRequest(records_root, runs[1], 1), recorder)  # accepted once is enough
     _assert_same(_arrays(runs[1], "epoch-0006"), _arrays(runs[0], "epoch-0006"))
 
+    shorter = load_config("paper-tiny", [*tiny, "train.epochs=5"])
     with pytest.raises(ConfigError, match=r"train\.epochs = 5: --extend makes a run longer, and .* has 6 epochs"):
-        shorter = load_config("paper-tiny", [*tiny, "train.epochs=5"])
         train(shorter, RunRequest(records_root, runs[0], 1, accepted=extend), recorder)
 
 

@@ -219,6 +219,7 @@ def test_other_records_are_refused(
     ("override", "words"),
     [
         ("model.num_classes=1000", "the records hold 3 classes"),
+        ("model.num_classes=1000 data.global_batch_size=64", "2 faults in the configuration:"),
         ("model.variant=convnext_titan", "did you mean convnext_"),
         ("data.global_batch_size=64", "must not exceed the 34 training rows; pass --set data.global_batch_size=4"),
         (
@@ -232,7 +233,7 @@ def test_what_does_not_fit_the_records_is_refused_before_anything_is_written(
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(ConfigError) as refused:
-        train(load_config("paper-tiny", [*tiny, override]), RunRequest(records_root, run, 1), recorder)
+        train(load_config("paper-tiny", [*tiny, *override.split()]), RunRequest(records_root, run, 1), recorder)
     assert words in str(refused.value)
     assert not run.exists()
 
