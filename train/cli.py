@@ -16,6 +16,7 @@ from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_op
 from convnext_imagenet.train.progress import Screen
 
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
+    from convnext_imagenet.train.config.config import Config
     from convnext_imagenet.train.doctor import Finding
     from convnext_imagenet.train.run.run import RunSummary
 
@@ -85,7 +86,7 @@ def run(
     epoch, when SIGTERM, SIGINT or SIGUSR1 stops the run, and as often as --save-steps and --save-minutes say.
     """
     if is_dry_run:
-        _dry_run(config, overrides, records, report, launch)
+        _dry_run(config, overrides, init_from, records, report, launch)
         return
     if report is not None:
         raise click.UsageError("--json needs --dry-run.")
@@ -110,16 +111,18 @@ def run(
 
         ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before, not nondeterministic)
 
-        from convnext_imagenet.serve.checkpoint import resolve_checkpoint
         from convnext_imagenet.train.run.context import Interval
         from convnext_imagenet.train.run.run import RunRequest, train
 
+        weights = None
+        if init_from is not None:
+            weights, resolved = _with_weights(config, overrides, init_from, out, says=ranks.own.is_first)
         request = RunRequest(
             records=records,
             run=out,
             workers=workers or len(os.sched_getaffinity(0)),
             interval=Interval(steps=save_steps or 0, seconds=60 * (save_minutes or 0.0)),
-            init_from=None if init_from is None else resolve_checkpoint(init_from),
+            init_from=weights,
             ranks=ranks,
         )
         with Screen(out, begin) as screen:
@@ -237,13 +240,40 @@ def plot(run_folder: Path, out: Path | None) -> None:
         click.echo(f"{picture}: {len(metrics)} epoch{'s' * (len(metrics) != 1)}")
 
 
+def _with_weights(
+    config: str, overrides: tuple[str, ...], init_from: Path, out: Path | None, says: bool
+) -> "tuple[Path, Config]":
+    """Return the weights file, and CONFIG with what it leaves to the weights; say what this is."""
+    from convnext_imagenet.model.weights import load_card
+    from convnext_imagenet.serve.checkpoint import resolve_checkpoint
+    from convnext_imagenet.train.config.from_weights import keys_from_weights, load_config_for_weights
+
+    weights = resolve_checkpoint(init_from)
+    resolved = load_config_for_weights(config, overrides, load_card(weights), out)
+    if says and (taken := keys_from_weights(config, overrides, resolved)):
+        click.echo(f"not stated, so taken from the weights: {' '.join(taken)}", err=True)
+    return weights, resolved
+
+
 def _dry_run(
-    config: str, overrides: tuple[str, ...], records: Path | None, report: Path | None, launch: dict[str, Any]
+    config: str,
+    overrides: tuple[str, ...],
+    init_from: Path | None,
+    records: Path | None,
+    report: Path | None,
+    launch: dict[str, Any],
 ) -> None:
+    from convnext_imagenet.train.config.config import check_network_is_known
     from convnext_imagenet.train.config.source import load_config
 
     with expected_errors():
         resolved = load_config(config, overrides)
+        if init_from is not None:
+            from convnext_imagenet.model.runtime import set_environment
+
+            set_environment()  # before the next line imports MindSpore
+            _, resolved = _with_weights(config, overrides, init_from, None, says=True)
+        check_network_is_known(resolved.model)
 
         from convnext_imagenet.base.files import write_output
         from convnext_imagenet.train.dry_run import dry_run, plan_dry_run

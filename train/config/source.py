@@ -32,6 +32,14 @@ def load_config(name_or_path: str, overrides: Iterable[str] = ()) -> Config:
 
     Raises ConfigError for an unknown preset, an unreadable file, bad TOML, and whatever `config.py` refuses.
     """
+    return config_from_mapping(stated_values(name_or_path, overrides))
+
+
+def stated_values(name_or_path: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the sections of keys that a preset or file and the overrides state, without defaults and unchecked.
+
+    Raises ConfigError for an unknown preset, an unreadable file, bad TOML and overrides of another form.
+    """
     values = _parse(_read(name_or_path), name_or_path)
     changes = [_parse_override(override) for override in overrides]
     for section, name in _replaced({f"{section}.{name}": value for section, name, value in changes}):
@@ -39,7 +47,7 @@ def load_config(name_or_path: str, overrides: Iterable[str] = ()) -> Config:
             values[section].pop(name, None)
     for section, name, value in changes:
         values[section] = {**values.get(section, {}), name: value}
-    return config_from_mapping(values)
+    return values
 
 
 def _replaced(changes: Mapping[str, Any]) -> list[tuple[str, str]]:
