@@ -4,10 +4,12 @@ Equal contents give equal bytes. A file describes and checks itself: it holds fo
 its values.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import mindspore
 import numpy as np
@@ -57,23 +59,10 @@ def load_weights(path: Path) -> tuple[dict[str, np.ndarray], ModelCard]:
     Raises ModelError for a file that is missing, empty, truncated, damaged, of another program or version,
     whose parameters do not fit its card, or that holds values that are not finite.
     """
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file; {_OURS}")
-    if path.stat().st_size == 0:
-        raise ModelError(f"{path}: the file is empty; copy it again, or {_OURS}")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = _read_header(path, file.metadata() or {})
-            # safe_open has no iterator of its own
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{path}: truncated, damaged or not a safetensors file ({error}); copy it again, or {_OURS}"
-        ) from error
-    try:
-        card = card_from_json(header["card"])
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}; {_OURS}") from error
+    with _opened(path) as (file, header):
+        # safe_open has no iterator of its own
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    card = _card(path, header)
     check_shapes(arrays, card.config, f"{path} disagrees with its own model card")
     if _values_sha256(arrays) != header.get("sha256"):
         raise ModelError(
@@ -81,6 +70,15 @@ def load_weights(path: Path) -> tuple[dict[str, np.ndarray], ModelCard]:
         )
     check_finite(arrays, str(path), "the training that wrote it has diverged; use an earlier checkpoint")
     return arrays, card
+
+
+def load_card(path: Path) -> ModelCard:
+    """Return the card alone of a file that `save_weights` wrote, without reading its values.
+
+    Raises ModelError as `load_weights` does, except for what only the values show.
+    """
+    with _opened(path) as (_, header):
+        return _card(path, header)
 
 
 def build_network(card: ModelCard, arrays: Mapping[str, np.ndarray], frozen_stages: int = 0) -> ConvNeXt:
@@ -103,6 +101,29 @@ def assign_parameters(network: ConvNeXt, arrays: Mapping[str, np.ndarray]) -> No
     check_shapes(arrays, network.config, "the weights do not fit the network")
     for name, parameter in network.parameters_and_names():
         parameter.set_data(Tensor(np.ascontiguousarray(arrays[name])))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict]]:
+    """Open a weights file, as the library's reader and our header."""
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; {_OURS}")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path}: the file is empty; copy it again, or {_OURS}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file, _read_header(path, file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path}: truncated, damaged or not a safetensors file ({error}); copy it again, or {_OURS}"
+        ) from error
+
+
+def _card(path: Path, header: Mapping[str, Any]) -> ModelCard:
+    try:
+        return card_from_json(header["card"])
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}; {_OURS}") from error
 
 
 def _read_header(path: Path, metadata: Mapping[str, str]) -> dict:

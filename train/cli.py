@@ -17,6 +17,8 @@ from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_op
 from convnext_imagenet.train.progress import Screen
 
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
+    from convnext_imagenet.serve.settings import Weights
+    from convnext_imagenet.train.config.config import Config
     from convnext_imagenet.train.config.fit import RunFacts
     from convnext_imagenet.train.doctor import Finding
     from convnext_imagenet.train.run.run import RunSummary
@@ -110,7 +112,7 @@ def run(
     epoch, when SIGTERM, SIGINT or SIGUSR1 stops the run, and as often as --save-steps and --save-minutes say.
     """
     if is_dry_run:
-        _dry_run(config, overrides, records, report, launch)
+        _dry_run(config, overrides, init_from, records, report, launch)
         return
     if report is not None:
         raise click.UsageError("--json needs --dry-run.")
@@ -121,6 +123,7 @@ def run(
 
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
     from convnext_imagenet.launch.devices import choose_target
+    from convnext_imagenet.train.config.config import check_network_is_known
     from convnext_imagenet.train.config.source import load_config
 
     begin = time.perf_counter()
@@ -132,21 +135,25 @@ def run(
             if nondeterministic:
                 _check_nondeterministic(launch["device_target"])
             target = choose_target(launch["device_target"]).target
-            load_config(config, overrides, _facts(records, launch["devices"] * launch["nodes"], target))
+            checked = load_config(config, overrides, _facts(records, launch["devices"] * launch["nodes"], target))
+            if init_from is None:
+                check_network_is_known(checked.model)
             _check_request(records, workers)
             check_begun_or_empty(out, "run")
 
         ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before, not nondeterministic)
         resolved = load_config(config, overrides)
 
-        from convnext_imagenet.serve.checkpoint import resolve_checkpoint
         from convnext_imagenet.train.run.checkpoint import state_of
         from convnext_imagenet.train.run.context import Interval
         from convnext_imagenet.train.run.plan import Accepted
         from convnext_imagenet.train.run.run import RunRequest, train
 
-        # Moments belong to the weights as trained, not to their average.
-        weights = None if init_from is None else resolve_checkpoint(init_from, "raw" if with_optimizer else "best")
+        weights = None
+        if init_from is not None:
+            # Moments belong to the weights as trained, not to their average.
+            kind: Weights = "raw" if with_optimizer else "best"
+            weights, resolved = _with_weights(config, overrides, init_from, out, kind, says=ranks.own.is_first)
         request = RunRequest(
             records=records,
             run=out,
@@ -273,14 +280,41 @@ def plot(run_folder: Path, out: Path | None) -> None:
         click.echo(f"{picture}: {len(metrics)} epoch{'s' * (len(metrics) != 1)}")
 
 
+def _with_weights(
+    config: str, overrides: tuple[str, ...], init_from: Path, out: Path | None, kind: "Weights", says: bool
+) -> "tuple[Path, Config]":
+    """Return the weights file of a RUN's `kind`, and CONFIG with what it leaves to the weights; say what this is."""
+    from convnext_imagenet.model.weights import load_card
+    from convnext_imagenet.serve.checkpoint import resolve_checkpoint
+    from convnext_imagenet.train.config.from_weights import keys_from_weights, load_config_for_weights
+
+    weights = resolve_checkpoint(init_from, kind)
+    resolved = load_config_for_weights(config, overrides, load_card(weights), out)
+    if says and (taken := keys_from_weights(config, overrides, resolved)):
+        click.echo(f"not stated, so taken from the weights: {' '.join(taken)}", err=True)
+    return weights, resolved
+
+
 def _dry_run(
-    config: str, overrides: tuple[str, ...], records: Path | None, report: Path | None, launch: dict[str, Any]
+    config: str,
+    overrides: tuple[str, ...],
+    init_from: Path | None,
+    records: Path | None,
+    report: Path | None,
+    launch: dict[str, Any],
 ) -> None:
+    from convnext_imagenet.train.config.config import check_network_is_known
     from convnext_imagenet.train.config.source import load_config
 
     with expected_errors():
         devices, target = launch["devices"] * launch["nodes"], launch["device_target"]
         resolved = load_config(config, overrides, _facts(records, devices, target))
+        if init_from is not None:
+            from convnext_imagenet.model.runtime import set_environment
+
+            set_environment()  # before the next line imports MindSpore
+            _, resolved = _with_weights(config, overrides, init_from, None, "best", says=True)
+        check_network_is_known(resolved.model)
 
         from convnext_imagenet.base.files import write_output
         from convnext_imagenet.train.dry_run import dry_run, plan_dry_run

@@ -66,6 +66,7 @@ TINY: Mapping[str, Audited] = {
     ),
     "O3 float16, static scale, frozen stages": _tiny(
         "finetune",
+        "model.variant=convnext_base",
         "precision.level=O3",
         "precision.loss_scale=static",
         "model.frozen_stages=2",

@@ -169,6 +169,15 @@ def _article(kind: Any) -> str:
     return "" if kind is bool else "a "
 
 
+def check_network_is_known(model: ModelSection) -> None:
+    """Raise ConfigError if the network is still to be taken from weights."""
+    if not model.variant:
+        raise ConfigError(
+            'model.variant = "": this configuration takes the network from trained weights; pass --init-from WEIGHTS, '
+            "or --set model.variant=convnext_base to begin with random ones"
+        )
+
+
 def contradictions(config: Config) -> list[Fault]:
     """Return the faults of keys that contradict each other, whatever the records and devices are."""
     return [

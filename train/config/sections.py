@@ -44,11 +44,12 @@ def _is_policy(value: str) -> bool:
 class ModelSection:
     """The network. `depths` and `dims` replace those of the variant; `num_classes = 0` uses the records' class count.
 
+    A variant of "" takes the network of the weights that training starts from; a run's own configuration names it.
     The stem and the first `frozen_stages` stages, with the down-samplers between them, keep the weights of
     `--init-from`.
     """
 
-    variant: str = key("convnext_tiny", "must name a variant", bool)  # `network_config` checks the name
+    variant: str = key("convnext_tiny", "must name a variant", lambda v: True)  # `network_config` checks the name
     depths: tuple[int, ...] = key((), _FOUR_OR_NONE, _is_four_or_none)
     dims: tuple[int, ...] = key((), _FOUR_OR_NONE, _is_four_or_none)
     num_classes: int = key(0, "must be 0 (as many as the records hold) or at least 2", lambda v: v == 0 or v >= 2)

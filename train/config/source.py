@@ -37,6 +37,23 @@ def load_config(name_or_path: str, overrides: Iterable[str] = (), facts: RunFact
 
     Raises ConfigError for an unknown preset, an unreadable file and bad TOML, and one that names all other faults.
     """
+    values, faults = _read_stated(name_or_path, overrides)
+    read = read_mapping(values)
+    refuse(join_faults([*faults, *read.faults], fit_faults(read.config, facts or RunFacts())))
+    return read.config
+
+
+def stated_values(name_or_path: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the sections of keys that a preset or file and the overrides state, without defaults and unchecked.
+
+    Raises ConfigError for an unknown preset, an unreadable file, bad TOML and overrides of another form.
+    """
+    values, faults = _read_stated(name_or_path, overrides)
+    refuse(faults)
+    return values
+
+
+def _read_stated(name_or_path: str, overrides: Iterable[str]) -> tuple[dict[str, Any], list[Fault]]:
     values = _parse(_read(name_or_path), name_or_path)
     changes, faults = _parse_overrides(overrides)
     for section, name in _replaced({f"{section}.{name}": value for section, name, value in changes}):
@@ -45,9 +62,7 @@ def load_config(name_or_path: str, overrides: Iterable[str] = (), facts: RunFact
     for section, name, value in changes:
         if isinstance(values.setdefault(section, {}), dict):  # anything else is a fault of the file
             values[section][name] = value
-    read = read_mapping(values)
-    refuse(join_faults([*faults, *read.faults], fit_faults(read.config, facts or RunFacts())))
-    return read.config
+    return values, faults
 
 
 def _replaced(changes: Mapping[str, Any]) -> list[tuple[str, str]]:

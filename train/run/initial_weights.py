@@ -13,6 +13,7 @@ from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import ConvNeXtConfig, Shape, init_parameters, parameter_shapes
 from convnext_imagenet.model.weight_check import describe, shape_faults
 from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.config.sections import ModelSection
 from convnext_imagenet.train.errors import ConfigError, TrainError
 
 _HEAD = ("head.weight", "head.bias")
@@ -52,7 +53,7 @@ def initial_weights(config: Config, card: ModelCard, given: GivenWeights | None)
     if given is None:
         _check_nothing_frozen(config.model.frozen_stages)
         return InitialWeights(drawn)
-    _check_network(given, card.config)
+    _check_network(given, card.config, config.model)
     known, wanted = ([wnid for wnid, _ in some_card.classes] for some_card in (given.card, card))
     is_untrained = given.card.provenance.get("imported", {}).get("head") == "new"
     keeps_head = sorted(known) == sorted(wanted) and not is_untrained
@@ -77,15 +78,27 @@ def _check_nothing_frozen(stages: int) -> None:
         )
 
 
-def _check_network(given: GivenWeights, network: ConvNeXtConfig) -> None:
+def _check_network(given: GivenWeights, network: ConvNeXtConfig, section: ModelSection) -> None:
     """Raise TrainError, listing what differs outside the head, unless the weights are this network's."""
     theirs, ours = (_body_shapes(config) for config in (given.card.config, network))
     if faults := shape_faults(theirs, ours):
         raise TrainError(
             f"--init-from {given.path}: weights of {describe(given.card.config)} do not fit {describe(network)}: "
-            f"{', '.join(faults)}; give weights of that network, or set model.variant (model.depths, model.dims) to "
-            f"match the weights"
+            f"{', '.join(faults)}; give weights of that network, or leave out "
+            f"{' and '.join(_contradicting(given.card.config, network, section))}: the weights know their own network"
         )
+
+
+def _contradicting(theirs: ConvNeXtConfig, ours: ConvNeXtConfig, section: ModelSection) -> list[str]:
+    """Return the keys that state another network than the weights', in the form of `--set`."""
+    keys = {
+        f"model.variant={section.variant}": theirs.grn != ours.grn
+        or (theirs.depths != ours.depths and not section.depths)
+        or (theirs.dims != ours.dims and not section.dims),
+        f"model.depths={list(section.depths)}": theirs.depths != ours.depths and bool(section.depths),
+        f"model.dims={list(section.dims)}": theirs.dims != ours.dims and bool(section.dims),
+    }
+    return [key for key, contradicts in keys.items() if contradicts]
 
 
 def _body_shapes(config: ConvNeXtConfig) -> dict[str, Shape]:

@@ -10,7 +10,7 @@ from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import VARIANTS, ConvNeXt, ConvNeXtConfig, drop_path_rates
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import assign_parameters, build_network, device_layers
-from convnext_imagenet.train.config.config import Config
+from convnext_imagenet.train.config.config import Config, check_network_is_known
 from convnext_imagenet.train.config.faults import refuse
 from convnext_imagenet.train.config.fit import model_faults
 from convnext_imagenet.train.config.sections import DataSection, ModelSection
@@ -24,8 +24,9 @@ Value = TypeVar("Value")
 def network_config(section: ModelSection, classes: int) -> ConvNeXtConfig:
     """Return the network that `section` describes, for the records' `classes` classes.
 
-    Raises ConfigError for an unknown variant, and for a class count that differs from the records'.
+    Raises ConfigError for an unknown variant or none, and for a class count that differs from the records'.
     """
+    check_network_is_known(section)
     refuse(model_faults(section, classes))
     variant = VARIANTS[section.variant]
     return dataclasses.replace(

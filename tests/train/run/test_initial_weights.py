@@ -109,11 +109,21 @@ def test_other_classes_get_a_new_head_drawn_from_the_seed(config: Config, wnids:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"variant": "convnextv2_atto"}, ["4 missing (stages.0.0.gamma, ", "8 extra (stages.0.0.grn.gamma, "]),
-        ({"depths": (1, 1, 2, 1)}, ["9 extra (stages.2.1.", "and 6 more"]),
+        (
+            {"variant": "convnextv2_atto"},
+            [
+                "4 missing (stages.0.0.gamma, ",
+                "8 extra (stages.0.0.grn.gamma, ",
+                "leave out model.variant=convnext_atto:",
+            ],
+        ),
+        ({"depths": (1, 1, 2, 1)}, ["9 extra (stages.2.1.", "and 6 more", "leave out model.depths=[1, 1, 1, 1]:"]),
         (
             {"dims": (8, 16, 24, 40)},
-            ["of another shape (downsample_layers.3.1.weight (40, 24, 2, 2) instead of"],
+            [
+                "of another shape (downsample_layers.3.1.weight (40, 24, 2, 2) instead of",
+                "leave out model.dims=[8, 16, 24, 32]:",
+            ],
         ),
     ],
 )
@@ -124,7 +134,7 @@ def test_weights_of_another_network_are_refused_with_what_differs(
     with pytest.raises(TrainError) as refused:
         initial_weights(config, _card(config, OURS), _given(other, OURS))
     said = str(refused.value)
-    for text in ("--init-from given.safetensors: weights of ConvNeXt V", "set model.variant", *words):
+    for text in ("--init-from given.safetensors: weights of ConvNeXt V", *words):
         assert text in said
     assert "\n" not in said
 
@@ -223,6 +233,32 @@ def test_weights_that_do_not_fit_are_one_line_and_write_nothing(
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error")]
     assert f"--init-from {weights}: weights of ConvNeXt V1" in line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_is_fine_tuned_without_a_word_about_its_network(
+    finished_run: Path, records_root: Path, weights: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    """From a RUN, and from a file with other classes. With everything stated it is the same run."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        "[data]\nsize_px = 64\nglobal_batch_size = 8\n[schedule]\nwarmup_epochs = 0\n[train]\nepochs = 1\n"
+    )
+    stated = [key for key in tiny if key.startswith(("model.variant", "model.depths", "model.dims", "data.eval_size"))]
+    for start, new_head in ((finished_run, 0), (weights, 1)):
+        run = tmp_path / f"run-{new_head}"
+        words = ["run", str(recipe), "--records", str(records_root), "--out", str(run), "--init-from", str(start)]
+        result = CliRunner().invoke(main, [*words, "--workers", "1"], catch_exceptions=False)
+        assert result.exit_code == 0, result.stderr
+        assert result.output.count("head.* new: 2 -> 3 classes") == new_head
+        assert (
+            "from the weights: model.variant=convnext_atto model.depths=[1, 1, 1, 1] model.dims=[8, 1" in result.stderr
+        )
+        taken = load_config(str(run / "config.toml"))
+        assert (taken.model.dims, taken.data.eval_size_px, taken.data.size_px) == ((8, 16, 24, 32), 32, 64)
+        for overrides in ([], stated):
+            again = [*words, *(word for key in overrides for word in ("--set", key))]
+            assert "already finished" in CliRunner().invoke(main, again, catch_exceptions=False).stdout
 
 
 @pytest.mark.faults
