@@ -19,7 +19,11 @@ from convnext_imagenet.train.step.learner import StepOutcome
 
 @dataclass(frozen=True)
 class EpochSums:
-    """The sums of an epoch after `steps` optimizer steps; times in seconds."""
+    """The sums of an epoch after `steps` optimizer steps; times in seconds.
+
+    `train_s` has no compilation in it: `compile_s` is the time that the processes of these steps took to compile or
+    load their first one. `first_step_s`, a part of `train_s`, is the time that they took to run it.
+    """
 
     steps: int = 0
     loss_sum: float = 0.0
@@ -29,6 +33,8 @@ class EpochSums:
     rate: float = 0.0
     data_wait_s: float = 0.0
     train_s: float = 0.0
+    compile_s: float = 0.0  # checkpoints of version 0.2.0 have neither this nor the next
+    first_step_s: float = 0.0
 
     def with_step(self, outcome: StepOutcome, rate: float) -> "EpochSums":
         """Return the sums with one more step; a skipped step's loss may be infinite and is left out of the sum."""
@@ -45,6 +51,14 @@ class EpochSums:
     def with_times(self, data_wait_s: float, train_s: float) -> "EpochSums":
         """Return the sums with these seconds added."""
         return dataclasses.replace(self, data_wait_s=self.data_wait_s + data_wait_s, train_s=self.train_s + train_s)
+
+    def with_first_step(self, first: "FirstStep") -> "EpochSums":
+        """Return the sums with the times of a process's first step; its caller keeps `compile_s` out of `train_s`."""
+        return dataclasses.replace(
+            self,
+            compile_s=self.compile_s + first.compile_s,
+            first_step_s=self.first_step_s + first.step_s,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the sums as JSON values; every float survives the round trip exactly."""
@@ -76,8 +90,10 @@ class EpochReport:
     """One finished epoch. `train_loss` and `train_top1` are means over its steps, `last_loss` is the last step's.
 
     `train_top1` is the share of rows whose best class is their own label, even if they were mixed with another row.
-    `skipped` counts steps that overflowed. `data_wait_s` is the time that the loop waited for batches, `train_s` and
-    `eval_s` are the times of training and evaluation. `is_deterministic`: the process that finished the epoch was.
+    `is_mixed`: mixup or cutmix was on. `skipped` counts steps that overflowed. `data_wait_s` is the time that the loop
+    waited for batches, `train_s` and `eval_s` are the times of training and evaluation. `compile_s` is not part of
+    `train_s`, `first_step_s` is; both are 0 unless a process began in this epoch. `is_deterministic`: the process that
+    finished the epoch was.
     """
 
     epoch: int
@@ -95,6 +111,9 @@ class EpochReport:
     accuracy: Accuracy | None
     ema_accuracy: Accuracy | None
     is_deterministic: bool = True
+    is_mixed: bool = False
+    compile_s: float = 0.0
+    first_step_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -123,28 +142,40 @@ class Reporter(Protocol):
 
 
 def metrics_line(report: EpochReport) -> dict[str, Any]:
-    """Return the epoch as a line of metrics.jsonl; the val_ values are null if it was not evaluated."""
+    """Return the epoch as a line of metrics.jsonl; the val_ values are null if it was not evaluated.
+
+    A loss that is not finite is null, too, because JSON has no such number.
+    """
     accuracy, average = report.accuracy, report.ema_accuracy
     return {
         "epoch": report.epoch,
         "step": report.step,
         "train_loss": report.train_loss,
         "train_top1": report.train_top1,
+        "train_is_mixed": report.is_mixed,
         "learning_rate": report.learning_rate,
         "skipped_steps": report.skipped,
+        "val_loss": accuracy and _finite(accuracy.loss),
         "val_top1": accuracy and accuracy.top1,
         "val_top5": accuracy and accuracy.top5,
         "val_rows": accuracy and accuracy.rows,
         "val_top1_correct": accuracy and accuracy.top1_correct,
         "val_top5_correct": accuracy and accuracy.top5_correct,
+        "ema_val_loss": average and _finite(average.loss),
         "ema_val_top1": average and average.top1,
         "ema_val_top5": average and average.top5,
         "images_per_s": round(report.images_per_s, 2),
         "data_wait_s": round(report.data_wait_s, 3),
         "train_s": round(report.train_s, 3),
+        "compile_s": round(report.compile_s, 3),
+        "first_step_s": round(report.first_step_s, 3),
         "eval_s": round(report.eval_s, 3),
         "deterministic": report.is_deterministic,
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
