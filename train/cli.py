@@ -14,6 +14,7 @@ import click
 from convnext_imagenet.base.console import RenamedOption, expected_errors, show_log_lines
 from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options
 from convnext_imagenet.train.progress import Screen
+from convnext_imagenet.train.run_log import run_log
 
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
     from convnext_imagenet.train.doctor import Finding
@@ -98,17 +99,22 @@ def run(
 
     begin = time.perf_counter()
     show_log_lines()
-    with announcing_exit(), expected_errors():
+    with announcing_exit(), expected_errors(), run_log() as log:
         resolved = load_config(config, overrides)
+
+        def echo(line: str) -> None:
+            click.echo(line, err=True)
+            log.add(line)
 
         def before() -> None:
             if nondeterministic:
-                _check_nondeterministic(launch["device_target"])
+                echo(_check_nondeterministic(launch["device_target"]))
             divide_batch(resolved, launch["devices"] * launch["nodes"])
             _check_request(records, workers)
             check_begun_or_empty(out, "run")
 
-        ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before, not nondeterministic)
+        with log.of_launcher(out):
+            ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before, not nondeterministic, echo)
 
         from convnext_imagenet.serve.checkpoint import resolve_checkpoint
         from convnext_imagenet.train.run.context import Interval
@@ -122,9 +128,9 @@ def run(
             init_from=None if init_from is None else resolve_checkpoint(init_from),
             ranks=ranks,
         )
-        with Screen(out, begin) as screen:
+        with Screen(out, begin, log if ranks.own.is_first else None) as screen:
             summary = train(resolved, request, screen)
-        _print_summary(summary, records)
+        screen.say("\n".join(_summary_lines(summary, records)))
 
 
 @main.command()
@@ -271,8 +277,8 @@ def _check_request(records: Path, workers: int | None) -> None:
         )
 
 
-def _check_nondeterministic(device_target: str) -> None:
-    """Say what is lost. Raises TrainError on the CPU, where nothing would change."""
+def _check_nondeterministic(device_target: str) -> str:
+    """Return a line that says what is lost. Raises TrainError on the CPU, where nothing would change."""
     from convnext_imagenet.launch.devices import choose_target
     from convnext_imagenet.train.errors import TrainError
 
@@ -280,18 +286,19 @@ def _check_nondeterministic(device_target: str) -> None:
         raise TrainError(
             "--nondeterministic: the CPU is always deterministic, and this makes it no faster; leave it out"
         )
-    click.echo(
+    return (
         "--nondeterministic: a resumed run will not be bit-identical, and a checkpoint may find that ranks differ, "
-        "which ends the run",
-        err=True,
+        "which ends the run"
     )
 
 
-def _print_summary(summary: "RunSummary", records: Path) -> None:
+def _summary_lines(summary: "RunSummary", records: Path) -> list[str]:
     state = "already finished, nothing to do" if summary.was_finished else "finished"
     epochs = summary.last.epoch
-    click.echo(f"{summary.run}: {state}; {epochs} epoch{'s' * (epochs != 1)}, {summary.last.step} steps")
     best, kind = summary.best, " (EMA weights)" if summary.best.best_weights == "ema" else ""
-    click.echo(f"best top-1 on val{kind}: {best.best_top1:.5f} (epoch {best.epoch})")
-    click.echo(f"curves: {summary.run / 'curves.png'}")
-    click.echo(f"Next: make eval RUN={summary.run} RECORDS={records}")
+    return [
+        f"{summary.run}: {state}; {epochs} epoch{'s' * (epochs != 1)}, {summary.last.step} steps",
+        f"best top-1 on val{kind}: {best.best_top1:.5f} (epoch {best.epoch})",
+        f"curves: {summary.run / 'curves.png'}",
+        f"Next: make eval RUN={summary.run} RECORDS={records}",
+    ]

@@ -203,3 +203,15 @@ def truncate_metrics(path: Path, last_epoch: int) -> None:
     """Drop the lines of epochs after `last_epoch`; a resumed run writes them again."""
     kept = [line for line in read_metrics(path) if line["epoch"] <= last_epoch]
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def gap_warnings(path: Path, last_epoch: int) -> list[str]:
+    """Return a warning if the lines of some epochs up to `last_epoch` are missing, because they cannot come back."""
+    missing = sorted(set(range(1, last_epoch + 1)) - {line["epoch"] for line in read_metrics(path)})
+    if not missing:
+        return []
+    some = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+    return [
+        f"{path}: the lines of {len(missing)} of {last_epoch} finished epochs are missing ({some}), so curves.png will "
+        f"have a gap; the weights are complete. To have the lines, restore the file from a copy and start again"
+    ]
