@@ -243,6 +243,56 @@ def plot(run_folder: Path, out: Path | None) -> None:
         click.echo(f"{picture}: {len(metrics)} epoch{'s' * (len(metrics) != 1)}")
 
 
+@main.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--to", "tool_name", required=True, type=click.Choice(["mlflow", "wandb", "tensorboard"]), help="Tool to send to."
+)
+@click.option("--follow", "is_following", is_flag=True, help="Keep sending until the run is finished.")
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --follow: how often to look for new epochs.",
+)
+@click.option("--name", help="Name of the run in the tool.  [default: the name of the folder RUN]")
+@click.option("--project", default="convnext_imagenet", show_default=True, help="Experiment of MLflow, project of W&B.")
+def track(
+    run_folder: Path, tool_name: str, is_following: bool, interval_s: float, name: str | None, project: str
+) -> None:
+    """Send configuration and finished epochs of a RUN to MLflow, W&B (offline) or TensorBoard.
+
+    Each epoch is sent once: RUN/tracked-TOOL.json remembers which were, also over kills. A run is not slowed down,
+    because this is a process of its own; start it beside the run, or afterwards.
+    """
+    with expected_errors():
+        from convnext_imagenet.base.errors import FailedError
+        from convnext_imagenet.base.signals import StopSignals
+        from convnext_imagenet.train.track.follow import TrackedRun, follow, parameters
+        from convnext_imagenet.train.track.tools import TOOLS
+
+        shown_as = TrackedRun("", name or run_folder.resolve().name, project, parameters(run_folder / "config.toml"))
+        memory = run_folder / f"tracked-{tool_name}.json"
+        tool = TOOLS[tool_name](memory.with_suffix(""))
+
+        def on_sent(epoch: int, is_replaced: bool) -> None:
+            click.echo(f"epoch {epoch} sent to {tool_name}{' again: its numbers have changed' * is_replaced}")
+
+        with StopSignals("run the same command again to send the rest") as stop:
+            try:
+                count = follow(
+                    run_folder, memory, tool, shown_as, lambda: is_following and stop.wait(interval_s), on_sent
+                )
+            except tool.errors as error:
+                first = next(iter(str(error).splitlines()), type(error).__name__)
+                raise FailedError(f"{tool_name}: {first}; run the same command again to send the rest") from error
+            stop.check()
+        click.echo(f"{run_folder}: {tool_name} has {count} epoch{'s' * (count != 1)}")
+
+
 def _dry_run(
     config: str, overrides: tuple[str, ...], records: Path | None, report: Path | None, launch: dict[str, Any]
 ) -> None:
