@@ -33,15 +33,27 @@ def expected_errors() -> Iterator[None]:
     """
     try:
         yield
-    except ExpectedError as error:
-        lines = [" ".join(line.splitlines()) for line in error.lines()]  # text that a user gave may have line ends
-        click.echo("Error: " + "\n".join(lines), err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if error.filename is None and error.errno is None:  # raised by a library, not by the system: a bug
+    except (ExpectedError, OSError) as error:
+        line = error_line(error)
+        if line is None:
             raise
-        click.echo(f"Error: {error.filename or 'input or output'}: {error.strerror}", err=True)
-        sys.exit(FailedError.exit_code if error.errno in MACHINE_ERRORS else 1)
+        click.echo(line, err=True)
+        sys.exit(_exit_code(error))
+
+
+def error_line(error: BaseException) -> str | None:
+    """Return the line in which a command tells of an expected failure, or None for a bug."""
+    if isinstance(error, ExpectedError):
+        return "Error: " + "\n".join(" ".join(line.splitlines()) for line in error.lines())
+    if isinstance(error, OSError) and not (error.filename is None and error.errno is None):
+        return f"Error: {error.filename or 'input or output'}: {error.strerror}"
+    return None  # an OSError without either was raised by a library, not by the system
+
+
+def _exit_code(error: ExpectedError | OSError) -> int:
+    if isinstance(error, ExpectedError):
+        return error.exit_code
+    return FailedError.exit_code if error.errno in MACHINE_ERRORS else 1
 
 
 class ProgressBar:

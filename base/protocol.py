@@ -48,13 +48,15 @@ _HOW_TO_RESUME = {
 
 
 @contextlib.contextmanager
-def exclusive(root: Path) -> Iterator[None]:
+def exclusive(root: Path, lock_name: str = _LOCK) -> Iterator[None]:
     """Lock the directory for one writer; the kernel releases the lock when the process ends, even by a kill.
+
+    A writer of other files than the artefact's own takes another `lock_name`.
 
     Raises ArtefactError while another process holds the lock, and when the directory cannot be created.
     """
     make_folder(root)
-    with (root / _LOCK).open("w") as lock:
+    with (root / lock_name).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -20,6 +21,7 @@ from convnext_imagenet.base.errors import Interrupted
 
 # Batch systems send SIGUSR1 some time before they kill a job.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_POLL_S = 0.2  # Python resumes a sleep that a signal has interrupted
 
 
 class StopSignals:
@@ -50,6 +52,13 @@ class StopSignals:
     def __exit__(self, *failure: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, and return True; return False at once when a stop signal has come."""
+        end = time.monotonic() + seconds
+        while not self.received and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _POLL_S))
+        return not self.received
 
     def check(self) -> None:
         """Raise Interrupted when a stop signal has come."""

@@ -81,17 +81,19 @@ def enter_ranks(
     logs: Path | None = None,
     before: Callable[[], None] = lambda: None,
     is_deterministic: bool = True,
+    echo: Callable[[str], None] | None = None,
 ) -> "tuple[Ranks, str]":
     """Return the ranks of this command, with this process as one of them and ready to compute, and its device target.
 
     `choices` holds the values of `launch_options`. If there are several ranks, the process that the user started
     becomes their launcher: this call does not return, but exits with the exit code of the job. `before` runs the
     command's own checks before `logs` is created and ranks start. Without `logs`, logs are kept only if the job fails.
-    `is_deterministic` is passed to `prepare`. All machines of a job must see the same `logs`.
+    `is_deterministic` is passed to `prepare`. All machines of a job must see the same `logs`. `echo` prints a line for
+    the user, on standard error by default.
 
     Raises LaunchError for a layout that does not fit this machine, ModelError for a device that cannot be used.
     """
-    rank = _rank_or_launch(choices, logs, before)
+    rank = _rank_or_launch(choices, logs, before, echo or _echo)
     target = choose_target(choices["device_target"]).target
 
     from convnext_imagenet.model.runtime import prepare
@@ -125,7 +127,9 @@ def with_heartbeat(on_progress: Callable[[int], None], doing: str) -> Callable[[
     return beat
 
 
-def _rank_or_launch(choices: dict[str, Any], logs: Path | None, before: Callable[[], None]) -> Rank:
+def _rank_or_launch(
+    choices: dict[str, Any], logs: Path | None, before: Callable[[], None], echo: Callable[[str], None]
+) -> Rank:
     rank = own_rank()
     if rank.world > 1:
         tie_to_launcher()
@@ -137,9 +141,9 @@ def _rank_or_launch(choices: dict[str, Any], logs: Path | None, before: Callable
     choose_token(layout, logs)  # refuses, before anything is checked or created
     before()
     if choices["device_target"] == AUTO:
-        _echo(f"device target {choice.target}: {choice.reason}")
+        echo(f"device target {choice.target}: {choice.reason}")
     if layout.world > 1:
-        sys.exit(_launch(layout, choices, cores, logs))
+        sys.exit(_launch(layout, choices, cores, logs, echo))
     return rank
 
 
@@ -155,13 +159,15 @@ def _parse_layout(choices: dict[str, Any], target: str) -> Layout:
     )
 
 
-def _launch(layout: Layout, choices: dict[str, Any], cores: list[int], logs: Path | None) -> int:
+def _launch(
+    layout: Layout, choices: dict[str, Any], cores: list[int], logs: Path | None, echo: Callable[[str], None]
+) -> int:
     folder = logs or Path(tempfile.mkdtemp(prefix="convnext-logs-"))
     command = [sys.executable, *sys.argv]
     where = f"{layout.devices} on this machine" if layout.nodes > 1 else f"cores {cores[0]} to {cores[-1]}"
-    _echo(f"{layout.world} ranks on {layout.target} ({where}); logs in {folder}")
+    echo(f"{layout.world} ranks on {layout.target} ({where}); logs in {folder}")
     plan = LaunchPlan(layout, command, folder, cores, choices["heartbeat_timeout"], choices["restarts"], logs)
-    code = run_job(plan, _echo)
+    code = run_job(plan, echo)
     if logs is None and code == 0:
         shutil.rmtree(folder, ignore_errors=True)
     return code

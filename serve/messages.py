@@ -12,26 +12,27 @@ from convnext_imagenet.serve.report.tables import Evaluation
 
 
 def accuracy_lines(accuracy: Accuracy, split: str) -> list[str]:
-    """Return the fractions as the MindSpore example prints them, then the counts that they come from."""
+    """Return the fractions as the MindSpore example prints them, the counts that they come from, and the loss."""
     rows, guesses = accuracy.rows, accuracy.guesses
     fewer = "" if guesses == 5 else f" (the network has {plural(guesses, 'class')}, so this is top-{guesses})"
     return [
         str({"Top1-Acc": accuracy.top1, "Top5-Acc": accuracy.top5}),
         f"top-1 {accuracy.top1_correct}/{rows}, top-5 {accuracy.top5_correct}/{rows}{fewer}, "
         f"every row of {split} counted once",
+        f"loss {accuracy.loss:.6f} (mean cross entropy with the true label, in nats)",
     ]
 
 
 def evaluation_lines(evaluation: Evaluation, split: str) -> list[str]:
-    """Return the lines of the accuracy, then ReaL accuracy if it was counted, and the calibration error."""
-    lines, real = accuracy_lines(evaluation.accuracy, split), evaluation.real
+    """Return the lines of the accuracy, then ReaL accuracy if it was counted, the calibration error, and the loss."""
+    (*lines, loss), real = accuracy_lines(evaluation.accuracy, split), evaluation.real
     if real:
         share = "" if real.accuracy is None else f" ({real.accuracy:.2%})"
         lines.append(
             f"ReaL top-1 {real.correct}/{real.rows}{share}, {plural(real.unlabelled, 'image')} without ReaL labels"
         )
     error, bins = evaluation.calibration_error, len(evaluation.bins)
-    return [*lines, f"expected calibration error {error:.4f} ({bins} bins)"]
+    return [*lines, f"expected calibration error {error:.4f} ({bins} bins)", loss]
 
 
 def summary_line(out: Path, summary: Summary, pace: str) -> str:

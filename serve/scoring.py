@@ -16,11 +16,15 @@ Guess = dict[str, Any]  # class_index, wnid, name, score: a value of the column 
 
 @dataclass(frozen=True)
 class ScoredSample:
-    """The network's answer for one input: the best classes and, on request, features (C,) and logits (K,), float32."""
+    """The network's answer for one input: the best classes and, on request, features (C,) and logits (K,), float32.
+
+    `loss` is the cross entropy with the input's label, on request; None without a label.
+    """
 
     guesses: list[Guess]
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
+    loss: float | None = None
 
 
 def score_samples(
@@ -35,8 +39,8 @@ def score_samples(
     """Return the `topk` best classes of up to `batch_size` samples, best first; None for a sample without pixels.
 
     `classes` holds (wnid, name) by index. With `flip`, logits and features are means over the image and its mirror
-    image. `extras` adds "features" or "logits" to a result; "features" needs an engine that returns them. Raises
-    ServeError when a logit is NaN or infinite.
+    image. `extras` adds "features", "logits" or "loss" to a result; "features" needs an engine that returns them.
+    Raises ServeError when a logit is NaN or infinite.
     """
     readable = [position for position, sample in enumerate(samples) if sample.pixels is not None]
     scored: list[ScoredSample | None] = [None] * len(samples)
@@ -52,8 +56,13 @@ def score_samples(
             _guesses(indices_Nk[row].tolist(), scores_Nk[row].tolist(), classes),
             features=outputs[1][position] if "features" in extras else None,
             logits=logits_NK[row] if "logits" in extras else None,
+            loss=_loss(logits_NK[row], samples[position].label) if "loss" in extras else None,
         )
     return scored
+
+
+def _loss(logits_K: np.ndarray, label: int | None) -> float | None:
+    return None if label is None else float(cross_entropies(logits_K[None], np.array([label]))[0])
 
 
 def best_classes(logits_NK: np.ndarray, k: int) -> np.ndarray:
@@ -66,6 +75,18 @@ def probabilities(logits_NK: np.ndarray) -> np.ndarray:
     shifted_NK = logits_NK.astype(np.float64) - logits_NK.max(axis=1, keepdims=True)
     exponentials_NK = np.exp(shifted_NK)
     return (exponentials_NK / exponentials_NK.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def cross_entropies(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    """Return the cross entropy of each row with its true class, float64 (N,), in nats; a row's value is its own.
+
+    -ln(softmax(logits)[label]), without label smoothing. A row with a NaN or a positive infinity has NaN.
+    """
+    exact_NK = np.ascontiguousarray(logits_NK, np.float64)  # rows in C order: each is summed as if it were alone
+    true_N = np.take_along_axis(exact_NK, labels_N[:, None], axis=1)[:, 0]
+    with np.errstate(invalid="ignore"):
+        best_N = exact_NK.max(axis=1)
+        return np.log(np.exp(exact_NK - best_N[:, None]).sum(axis=1)) + (best_N - true_N)
 
 
 def true_label_ranks(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:

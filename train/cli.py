@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import click
 from convnext_imagenet.base.console import RenamedOption, expected_errors, show_log_lines
 from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options
 from convnext_imagenet.train.progress import Screen
+from convnext_imagenet.train.run_log import run_log
 
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
     from convnext_imagenet.serve.settings import Weights
@@ -128,12 +130,16 @@ def run(
 
     begin = time.perf_counter()
     show_log_lines()
-    with announcing_exit(), expected_errors():
+    with announcing_exit(), expected_errors(), run_log() as log:
         rollbacks = _parse_on_divergence(on_divergence)
+
+        def echo(line: str) -> None:
+            click.echo(line, err=True)
+            log.add(line)
 
         def before() -> None:
             if nondeterministic:
-                _check_nondeterministic(launch["device_target"])
+                echo(_check_nondeterministic(launch["device_target"]))
             target = choose_target(launch["device_target"]).target
             checked = load_config(config, overrides, _facts(records, launch["devices"] * launch["nodes"], target))
             if init_from is None:
@@ -141,7 +147,8 @@ def run(
             _check_request(records, workers)
             check_begun_or_empty(out, "run")
 
-        ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before, not nondeterministic)
+        with log.of_launcher(out):
+            ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before, not nondeterministic, echo)
         resolved = load_config(config, overrides)
 
         from convnext_imagenet.train.run.checkpoint import state_of
@@ -153,7 +160,8 @@ def run(
         if init_from is not None:
             # Moments belong to the weights as trained, not to their average.
             kind: Weights = "raw" if with_optimizer else "best"
-            weights, resolved = _with_weights(config, overrides, init_from, out, kind, says=ranks.own.is_first)
+            say = echo if ranks.own.is_first else None
+            weights, resolved = _with_weights(config, overrides, init_from, out, kind, say)
         request = RunRequest(
             records=records,
             run=out,
@@ -165,9 +173,9 @@ def run(
             ranks=ranks,
             rollbacks=rollbacks,
         )
-        with Screen(out, begin) as screen:
+        with Screen(out, begin, log if ranks.own.is_first else None) as screen:
             summary = train(resolved, request, screen)
-        _print_summary(summary, records)
+        screen.say("\n".join(_summary_lines(summary, records)))
 
 
 @main.command()
@@ -281,7 +289,12 @@ def plot(run_folder: Path, out: Path | None) -> None:
 
 
 def _with_weights(
-    config: str, overrides: tuple[str, ...], init_from: Path, out: Path | None, kind: "Weights", says: bool
+    config: str,
+    overrides: tuple[str, ...],
+    init_from: Path,
+    out: Path | None,
+    kind: "Weights",
+    say: Callable[[str], None] | None,
 ) -> "tuple[Path, Config]":
     """Return the weights file of a RUN's `kind`, and CONFIG with what it leaves to the weights; say what this is."""
     from convnext_imagenet.model.weights import load_card
@@ -290,9 +303,59 @@ def _with_weights(
 
     weights = resolve_checkpoint(init_from, kind)
     resolved = load_config_for_weights(config, overrides, load_card(weights), out)
-    if says and (taken := keys_from_weights(config, overrides, resolved)):
-        click.echo(f"not stated, so taken from the weights: {' '.join(taken)}", err=True)
+    if say and (taken := keys_from_weights(config, overrides, resolved)):
+        say(f"not stated, so taken from the weights: {' '.join(taken)}")
     return weights, resolved
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--to", "tool_name", required=True, type=click.Choice(["mlflow", "wandb", "tensorboard"]), help="Tool to send to."
+)
+@click.option("--follow", "is_following", is_flag=True, help="Keep sending until the run is finished.")
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --follow: how often to look for new epochs.",
+)
+@click.option("--name", help="Name of the run in the tool.  [default: the name of the folder RUN]")
+@click.option("--project", default="convnext_imagenet", show_default=True, help="Experiment of MLflow, project of W&B.")
+def track(
+    run_folder: Path, tool_name: str, is_following: bool, interval_s: float, name: str | None, project: str
+) -> None:
+    """Send configuration and finished epochs of a RUN to MLflow, W&B (offline) or TensorBoard.
+
+    Each epoch is sent once: RUN/tracked-TOOL.json remembers which were, also over kills. A run is not slowed down,
+    because this is a process of its own; start it beside the run, or afterwards.
+    """
+    with expected_errors():
+        from convnext_imagenet.base.errors import FailedError
+        from convnext_imagenet.base.signals import StopSignals
+        from convnext_imagenet.train.track.follow import TrackedRun, follow, parameters
+        from convnext_imagenet.train.track.tools import TOOLS
+
+        shown_as = TrackedRun("", name or run_folder.resolve().name, project, parameters(run_folder / "config.toml"))
+        memory = run_folder / f"tracked-{tool_name}.json"
+        tool = TOOLS[tool_name](memory.with_suffix(""))
+
+        def on_sent(epoch: int, is_replaced: bool) -> None:
+            click.echo(f"epoch {epoch} sent to {tool_name}{' again: its numbers have changed' * is_replaced}")
+
+        with StopSignals("run the same command again to send the rest") as stop:
+            try:
+                count = follow(
+                    run_folder, memory, tool, shown_as, lambda: is_following and stop.wait(interval_s), on_sent
+                )
+            except tool.errors as error:
+                first = next(iter(str(error).splitlines()), type(error).__name__)
+                raise FailedError(f"{tool_name}: {first}; run the same command again to send the rest") from error
+            stop.check()
+        click.echo(f"{run_folder}: {tool_name} has {count} epoch{'s' * (count != 1)}")
 
 
 def _dry_run(
@@ -313,7 +376,9 @@ def _dry_run(
             from convnext_imagenet.model.runtime import set_environment
 
             set_environment()  # before the next line imports MindSpore
-            _, resolved = _with_weights(config, overrides, init_from, None, "best", says=True)
+            _, resolved = _with_weights(
+                config, overrides, init_from, None, "best", functools.partial(click.echo, err=True)
+            )
         check_network_is_known(resolved.model)
 
         from convnext_imagenet.base.files import write_output
@@ -370,8 +435,8 @@ def _check_request(records: Path, workers: int | None) -> None:
         )
 
 
-def _check_nondeterministic(device_target: str) -> None:
-    """Say what is lost. Raises TrainError on the CPU, where nothing would change."""
+def _check_nondeterministic(device_target: str) -> str:
+    """Return a line that says what is lost. Raises TrainError on the CPU, where nothing would change."""
     from convnext_imagenet.launch.devices import choose_target
     from convnext_imagenet.train.errors import TrainError
 
@@ -379,18 +444,19 @@ def _check_nondeterministic(device_target: str) -> None:
         raise TrainError(
             "--nondeterministic: the CPU is always deterministic, and this makes it no faster; leave it out"
         )
-    click.echo(
+    return (
         "--nondeterministic: a resumed run will not be bit-identical, and a checkpoint may find that ranks differ, "
-        "which ends the run",
-        err=True,
+        "which ends the run"
     )
 
 
-def _print_summary(summary: "RunSummary", records: Path) -> None:
+def _summary_lines(summary: "RunSummary", records: Path) -> list[str]:
     state = "already finished, nothing to do" if summary.was_finished else "finished"
     epochs = summary.last.epoch
-    click.echo(f"{summary.run}: {state}; {epochs} epoch{'s' * (epochs != 1)}, {summary.last.step} steps")
     best, kind = summary.best, " (EMA weights)" if summary.best.best_weights == "ema" else ""
-    click.echo(f"best top-1 on val{kind}: {best.best_top1:.5f} (epoch {best.epoch})")
-    click.echo(f"curves: {summary.run / 'curves.png'}")
-    click.echo(f"Next: make eval RUN={summary.run} RECORDS={records}")
+    return [
+        f"{summary.run}: {state}; {epochs} epoch{'s' * (epochs != 1)}, {summary.last.step} steps",
+        f"best top-1 on val{kind}: {best.best_top1:.5f} (epoch {best.epoch})",
+        f"curves: {summary.run / 'curves.png'}",
+        f"Next: make eval RUN={summary.run} RECORDS={records}",
+    ]

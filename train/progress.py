@@ -1,16 +1,22 @@
 """What a training run shows while it works: a progress bar over the whole run, lines per epoch, TensorBoard events.
 
+Every line also goes to RUN/train.log.
+
 The loop knows only the protocol `RunReporter`; everything that prints is here.
 """
 
 import time
+import traceback
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
 from tqdm import tqdm
 
-from convnext_imagenet.base.console import own_lines
+from convnext_imagenet.base.console import error_line, own_lines
+from convnext_imagenet.base.errors import FailedError
+from convnext_imagenet.train.run_log import LOG_NAME, RunLog
 
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
     from convnext_imagenet.train.config.schedule import BatchParts, StepPlan
@@ -19,10 +25,15 @@ if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at on
 
 
 class Screen:
-    """The reporter of a run on a terminal: progress bar and warnings on standard error, epochs on standard output."""
+    """The reporter of a run on a terminal: progress bar and warnings on standard error, epochs on standard output.
 
-    def __init__(self, run: Path, begin: float) -> None:
+    The job's first rank opens `log` when its run begins; without one, nothing is logged. An error that ends the run is
+    logged and left to the caller.
+    """
+
+    def __init__(self, run: Path, begin: float, log: RunLog | None = None) -> None:
         self._run = run
+        self._log = log
         self._begin = begin
         self._start_s = 0.0
         self._bar: Any = None
@@ -31,10 +42,29 @@ class Screen:
     def __enter__(self) -> "Screen":
         return self
 
-    def __exit__(self, *failure: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for output in (self._bar, self._events):
             if output is not None:
                 output.close()
+        if self._log is None or error is None:
+            return
+        try:
+            self._log.add(error_line(error) or "".join(traceback.format_exception(error)))
+        except FailedError as failed:  # the error that ends the run says more, and its exit code counts
+            click.echo(f"Warning: {failed}", err=True)
+
+    def say(self, text: str, err: bool = False) -> None:
+        """Print lines apart from the bar, and log them."""
+        with own_lines():
+            click.echo(text, err=err)
+        if self._log is not None:
+            self._log.add(text)
+
+    def on_begin(self) -> None:
+        if self._log is not None:
+            self._log.open(self._run / LOG_NAME)
 
     def on_start(self, plan: "StepPlan", parts: "BatchParts", done: "Position") -> None:
         from convnext_imagenet.train.run.events import Events, has_tensorboard
@@ -45,11 +75,11 @@ class Screen:
             self._events = Events(self._run, done.step)
         images = plan.global_batch_size
         if done.step:
-            click.echo(f"resuming after epoch {done.epoch} of {plan.epochs}, step {done.step} of {plan.total_steps}")
+            self.say(f"resuming after epoch {done.epoch} of {plan.epochs}, step {done.step} of {plan.total_steps}")
         epochs = f"{plan.epochs} epoch{'s' * (plan.epochs != 1)}"
         steps = f"{plan.steps_per_epoch} step{'s' * (plan.steps_per_epoch != 1)}"
-        click.echo(str(parts))
-        click.echo(f"{epochs}, {steps} per epoch, {images} images per step; compiling the first step")
+        self.say(str(parts))
+        self.say(f"{epochs}, {steps} per epoch, {images} images per step; compiling the first step")
         self._bar = tqdm(
             total=plan.total_steps * images,
             initial=done.step * images,
@@ -61,10 +91,7 @@ class Screen:
 
     def on_first_step(self, first: "FirstStep") -> None:
         how = "loaded from the cache" if first.was_cached else "compiled"
-        with own_lines():
-            click.echo(
-                f"start {self._start_s:.1f} s, step {how} in {first.compile_s:.1f} s, first step {first.step_s:.2f} s"
-            )
+        self.say(f"start {self._start_s:.1f} s, step {how} in {first.compile_s:.1f} s, first step {first.step_s:.2f} s")
 
     def on_step(self, report: "StepReport") -> None:
         self._bar.set_postfix_str(f"loss {report.loss:.3f}, lr {report.learning_rate:.2e}", refresh=False)
@@ -73,11 +100,10 @@ class Screen:
             self._events.on_step(report)
 
     def on_initial_weights(self, origin: str) -> None:
-        click.echo(f"initial weights: {origin}")
+        self.say(f"initial weights: {origin}")
 
     def on_warning(self, text: str) -> None:
-        with own_lines():
-            click.echo(f"Warning: {text}", err=True)
+        self.say(f"Warning: {text}", err=True)
 
     def on_epoch(self, report: "EpochReport") -> None:
         if self._events is not None:
@@ -96,5 +122,7 @@ class Screen:
             lines.append(
                 f"epoch: {report.epoch} EMA Top1-Acc: {average.top1:.5f}, Top{average.guesses}-Acc: {average.top5:.5f}"
             )
-        with own_lines():
-            click.echo("\n".join(lines))
+        if accuracy is not None:
+            also = "" if average is None else f", EMA Val-Loss: {average.loss:.6g}"
+            lines.append(f"epoch: {report.epoch} Val-Loss: {accuracy.loss:.6g}{also}")
+        self.say("\n".join(lines))

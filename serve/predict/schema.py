@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
         pa.field("correct", pa.bool_()),
     ]
 )
-_EXTRAS = {"features": pa.list_(pa.float32()), "logits": pa.list_(pa.float32())}
+_EXTRAS = {"features": pa.list_(pa.float32()), "logits": pa.list_(pa.float32()), "loss": pa.float64()}
 
 
 def part_unit(index: int) -> str:
@@ -85,6 +85,7 @@ def make_row(sample: Sample, scored: ScoredSample | None) -> dict[str, Any]:
         "correct": best.get("class_index") == sample.label if is_known else None,
         "features": scored and scored.features,
         "logits": scored and scored.logits,
+        "loss": scored and scored.loss,
     }
 
 
@@ -93,7 +94,8 @@ def write_part(
 ) -> None:
     """Write one part: one row group, zstd, a checksum on every page, statistics, provenance as JSON metadata.
 
-    `extras` are additional columns: "features", the pooled features before the head, and "logits". Raises OSError.
+    `extras` are additional columns: "features", the pooled features before the head, "logits", and "loss", the cross
+    entropy with the label. Raises OSError.
     """
     text = json.dumps(provenance, sort_keys=True, ensure_ascii=True, allow_nan=False)
     schema = pa.schema([*SCHEMA, *(pa.field(name, _EXTRAS[name]) for name in extras)], {METADATA_KEY: text})

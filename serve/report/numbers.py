@@ -12,12 +12,16 @@ CALIBRATION_BINS = 15  # as in Guo et al. 2017, so that errors can be compared w
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """N scored images: label (N,), best classes (N, k) best first, probability of the first (N,), and a key each."""
+    """N scored images: label (N,), best classes (N, k) best first, probability of the first (N,), and a key each.
+
+    `losses` are the cross entropies with the labels, float64 (N,).
+    """
 
     labels: np.ndarray
     guesses: np.ndarray
     confidences: np.ndarray
     keys: tuple[str, ...]
+    losses: np.ndarray
 
     @property
     def is_top1(self) -> np.ndarray:

@@ -32,7 +32,7 @@ from convnext_imagenet.serve.report.tables import Evaluation, confusion_table, c
 from convnext_imagenet.serve.settings import PredictOptions
 
 _PART_ROWS = 1024  # 49 parts of ImageNet's val split, so that ranks share them evenly
-_COLUMNS = ["sample_id", "source", "status", "error", "top1_score", "topk.list.element.class_index", "label"]
+_COLUMNS = ["sample_id", "source", "status", "error", "top1_score", "topk.list.element.class_index", "label", "loss"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ def report_options(batch_size: int, workers: int, device_target: str, flip: bool
         workers=workers,
         device_target=device_target,
         flip=flip,
+        extras=("loss",),
         timeout_s=float("inf"),
     )
 
@@ -126,6 +127,7 @@ def read_scored(predictions: Path, split: Split) -> ScoredRows:
         guesses=guesses.reshape(len(table), -1),
         confidences=table["top1_score"].to_numpy(),
         keys=tuple(table["source"].to_pylist()),
+        losses=table["loss"].to_numpy(),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from convnext_imagenet.serve.evaluate import Accuracy
+from convnext_imagenet.serve.evaluate import Accuracy, mean_loss
 from convnext_imagenet.serve.report.numbers import (
     Bin,
     ClassNumbers,
@@ -69,6 +69,7 @@ def count_all(scored: ScoredRows, classes: Sequence[tuple[str, str]], real: Real
         rows=len(scored.labels),
         top1_correct=int(scored.is_top1.sum()),
         top5_correct=int(scored.is_top5.sum()),
+        loss=mean_loss(scored.losses),
         guesses=min(5, len(classes)),
     )
     return Evaluation(
@@ -118,6 +119,7 @@ def summary_json(evaluation: Evaluation, provenance: Mapping[str, Any]) -> dict[
         "top1": accuracy.top1,
         "top5": accuracy.top5,
         "top5_guesses": accuracy.guesses,
+        "loss": accuracy.loss,
         "real": real
         and {
             "rows": real.rows,

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -55,11 +56,12 @@ def test_eval_and_predict_agree_on_the_same_images(checkpoint_file, val_folder, 
     build_records(tmp_path / "records", IMAGES, labels)
     evaluated = _call("eval", checkpoint_file, "--records", tmp_path / "records", *how)
     assert evaluated.exit_code == 0, evaluated.output
-    numbers, counts = evaluated.stdout.splitlines()
+    numbers, counts, loss = evaluated.stdout.splitlines()
     assert set(ast.literal_eval(numbers)) == {"Top1-Acc", "Top5-Acc"}
     assert ast.literal_eval(numbers)["Top1-Acc"] == 7 / 11
     assert counts.startswith("top-1 7/11, top-5 ")
     assert counts.endswith("/11, every row of val counted once")
+    assert re.fullmatch(r"loss \d+\.\d{6} \(mean cross entropy with the true label, in nats\)", loss)
     assert "Next: convnext-serve predict" in evaluated.stderr
 
 

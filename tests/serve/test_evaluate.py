@@ -51,7 +51,9 @@ def test_counts_are_exact_for_any_batch_and_any_workers(fake, split, batch_size,
     network = known.classifier()
     accuracy = evaluate(network, TRANSFORM, split, batch_size, workers, moved.append)
     assert not network.training
-    assert accuracy == Accuracy(rows=11, top1_correct=3, top5_correct=8, guesses=5)
+    assert dataclasses.replace(accuracy, loss=0.0) == Accuracy(11, top1_correct=3, top5_correct=8, loss=0.0, guesses=5)
+    of_rank = [np.log(np.exp(np.arange(7, 0, -1)).sum()) - (7 - rank) for rank in range(7)]
+    assert accuracy.loss == pytest.approx(np.mean([of_rank[rank] for rank in ranks]), rel=1e-14)
     assert sum(moved) == 11
     assert {shape[0] for shape in known.seen} == {min(batch_size, 11)}, "one compiled shape"
 
@@ -72,7 +74,7 @@ def test_a_flip_asks_for_the_mirror_image_too(fake, split):
 
 
 def test_fractions_are_divided_once():
-    accuracy = Accuracy(rows=500, top1_correct=486, top5_correct=499)
+    accuracy = Accuracy(rows=500, top1_correct=486, top5_correct=499, loss=0.1)
     assert (accuracy.top1, accuracy.top5) == (0.972, 0.998)
 
 
@@ -80,12 +82,13 @@ def test_with_fewer_than_five_classes_all_are_guessed(fake, tmp_path):
     split = Records.open(build_records(tmp_path / "few", IMAGES[:3], [0, 1, 2], classes=3)).split("val")
     three = dataclasses.replace(fake, logits=lambda pixels_NHWC: np.zeros((len(pixels_NHWC), 3), np.float32))
     accuracy = evaluate(three.classifier(), TRANSFORM, split, 2, 1)
-    assert accuracy == Accuracy(rows=3, top1_correct=1, top5_correct=3, guesses=3)
+    assert accuracy == Accuracy(rows=3, top1_correct=1, top5_correct=3, loss=np.log(3), guesses=3)
 
 
 def test_a_network_of_nan_is_never_correct(fake, split):
     broken = dataclasses.replace(fake, logits=lambda pixels_NHWC: np.full((len(pixels_NHWC), 7), np.nan, np.float32))
-    assert evaluate(broken.classifier(), TRANSFORM, split, 4, 1).top5_correct == 0
+    accuracy = evaluate(broken.classifier(), TRANSFORM, split, 4, 1)
+    assert (accuracy.top5_correct, np.isnan(accuracy.loss)) == (0, True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,20 @@
 """Scores of one batch at the positions of their samples; ranks and probabilities that can be checked by eye."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from convnext_imagenet.serve.engine import network_engine
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.samples import Sample
-from convnext_imagenet.serve.scoring import best_classes, probabilities, score_samples, true_label_ranks
+from convnext_imagenet.serve.scoring import (
+    best_classes,
+    cross_entropies,
+    probabilities,
+    score_samples,
+    true_label_ranks,
+)
 
 from .conftest import SIZE_PX, FakeNetwork, class_table
 
@@ -62,6 +70,44 @@ def test_extras_are_the_networks_own_numbers_at_their_places():
     (only,) = score_samples(network_engine(_network()), _samples(50), CLASSES, 1, 1, extras=("logits",))
     assert only.features is None
     assert only.logits.shape == (4,)
+
+
+def test_a_loss_is_asked_for_and_needs_a_label():
+    labelled = [dataclasses.replace(sample, label=1) for sample in _samples(100)]
+    (with_label, without) = score_samples(
+        network_engine(_network()), [*labelled, *_samples(100)], CLASSES, 1, 2, extras=("loss",)
+    )
+    assert with_label.loss == pytest.approx(np.log(np.exp([1, 0, 0.5, 0]).sum()), rel=1e-6)
+    assert without.loss is None
+
+
+@pytest.mark.parametrize(
+    ("logits", "label", "loss"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], 2, np.log(4)),
+        ([1000.0, 0.0], 0, 0.0),
+        ([1000.0, 0.0], 1, 1000.0),
+        ([3.0, 1.0], 1, 2 + np.log1p(np.exp(-2))),
+        ([0.0, -INF], 1, INF),
+        ([INF, 0.0], 0, NAN),
+        ([NAN, 0.0], 1, NAN),
+    ],
+)
+def test_cross_entropies_by_hand(logits, label, loss):
+    found = cross_entropies(np.array([logits], np.float32), np.array([label]))
+    assert found.dtype == np.float64
+    assert found.tolist() == pytest.approx([loss], rel=1e-15, nan_ok=True)
+
+
+def test_a_rows_cross_entropy_has_the_same_bits_in_any_batch():
+    rng = np.random.default_rng(0)
+    for classes in (3, 7, 1000):
+        logits_NK, labels_N = rng.normal(0, 4, (37, classes)).astype(np.float32), rng.integers(0, classes, 37)
+        together = cross_entropies(logits_NK, labels_N)
+        alone = [cross_entropies(logits_NK[row : row + 1], labels_N[row : row + 1])[0] for row in range(37)]
+        some = cross_entropies(np.asfortranarray(logits_NK[5:23]), labels_N[5:23])
+        assert together.tolist() == alone
+        assert together[5:23].tolist() == some.tolist()
 
 
 def test_a_flip_averages_logits_and_features_over_the_mirror_image():

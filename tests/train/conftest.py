@@ -89,6 +89,9 @@ class Recorder:
     first_steps: list[FirstStep] = field(default_factory=list)
     given: list[str] = field(default_factory=list)
 
+    def on_begin(self) -> None:
+        pass
+
     def on_start(self, plan: StepPlan, parts: BatchParts, done: Position) -> None:
         self.parts, self.done = parts, done
 

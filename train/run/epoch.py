@@ -23,6 +23,9 @@ class EpochSums:
 
     `rolled_back` holds the first and the last step (counted from 1 within the run) of each range that was left out
     after a divergence; the sums do not contain these steps, but `steps` counts them.
+
+    `train_s` has no compilation in it: `compile_s` is the time that the processes of these steps took to compile or
+    load their first one. `first_step_s`, a part of `train_s`, is the time that they took to run it.
     """
 
     steps: int = 0
@@ -33,6 +36,8 @@ class EpochSums:
     rate: float = 0.0
     data_wait_s: float = 0.0
     train_s: float = 0.0
+    compile_s: float = 0.0  # checkpoints of version 0.2.0 have neither this nor the next
+    first_step_s: float = 0.0
     rolled_back: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -66,6 +71,14 @@ class EpochSums:
         left_out = first_step + self.steps + 1, first_step + step
         return dataclasses.replace(self, steps=step, rolled_back=(*self.rolled_back, left_out))
 
+    def with_first_step(self, first: "FirstStep") -> "EpochSums":
+        """Return the sums with the times of a process's first step; its caller keeps `compile_s` out of `train_s`."""
+        return dataclasses.replace(
+            self,
+            compile_s=self.compile_s + first.compile_s,
+            first_step_s=self.first_step_s + first.step_s,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the sums as JSON values; every float survives the round trip exactly."""
         return dataclasses.asdict(self)
@@ -97,10 +110,11 @@ class EpochReport:
     """One finished epoch. `train_loss` and `train_top1` are means over its steps, None if all were left out.
 
     `last_loss` is the last step's. `train_top1` is the share of rows whose best class is their own label, even if they
-    were mixed with another row.
-    `skipped` counts steps that overflowed; `rolled_back` holds the ranges of steps (counted from 1 within the run) that
-    were left out after a divergence. `data_wait_s` is the time that the loop waited for batches, `train_s` and
-    `eval_s` are the times of training and evaluation. `is_deterministic`: the process that finished the epoch was.
+    were mixed with another row. `is_mixed`: mixup or cutmix was on. `skipped` counts steps that overflowed;
+    `rolled_back` holds the ranges of steps (counted from 1 within the run) that were left out after a divergence.
+    `data_wait_s` is the time that the loop waited for batches, `train_s` and `eval_s` are the times of training and
+    evaluation. `compile_s` is not part of `train_s`, `first_step_s` is; both are 0 unless a process began in it.
+    `is_deterministic`: the process that finished the epoch was.
     """
 
     epoch: int
@@ -119,6 +133,9 @@ class EpochReport:
     ema_accuracy: Accuracy | None
     is_deterministic: bool = True
     rolled_back: tuple[tuple[int, int], ...] = ()
+    is_mixed: bool = False
+    compile_s: float = 0.0
+    first_step_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -147,29 +164,41 @@ class Reporter(Protocol):
 
 
 def metrics_line(report: EpochReport) -> dict[str, Any]:
-    """Return the epoch as a line of metrics.jsonl; the val_ values are null if it was not evaluated."""
+    """Return the epoch as a line of metrics.jsonl; the val_ values are null if it was not evaluated.
+
+    A loss that is not finite is null, too, because JSON has no such number.
+    """
     accuracy, average = report.accuracy, report.ema_accuracy
     return {
         "epoch": report.epoch,
         "step": report.step,
         "train_loss": report.train_loss,
         "train_top1": report.train_top1,
+        "train_is_mixed": report.is_mixed,
         "learning_rate": report.learning_rate,
         "skipped_steps": report.skipped,
         "rolled_back": report.rolled_back,
+        "val_loss": accuracy and _finite(accuracy.loss),
         "val_top1": accuracy and accuracy.top1,
         "val_top5": accuracy and accuracy.top5,
         "val_rows": accuracy and accuracy.rows,
         "val_top1_correct": accuracy and accuracy.top1_correct,
         "val_top5_correct": accuracy and accuracy.top5_correct,
+        "ema_val_loss": average and _finite(average.loss),
         "ema_val_top1": average and average.top1,
         "ema_val_top5": average and average.top5,
         "images_per_s": round(report.images_per_s, 2),
         "data_wait_s": round(report.data_wait_s, 3),
         "train_s": round(report.train_s, 3),
+        "compile_s": round(report.compile_s, 3),
+        "first_step_s": round(report.first_step_s, 3),
         "eval_s": round(report.eval_s, 3),
         "deterministic": report.is_deterministic,
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
@@ -197,3 +226,15 @@ def truncate_metrics(path: Path, last_epoch: int) -> None:
     """Drop the lines of epochs after `last_epoch`; a resumed run writes them again."""
     kept = [line for line in read_metrics(path) if line["epoch"] <= last_epoch]
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def gap_warnings(path: Path, last_epoch: int) -> list[str]:
+    """Return a warning if the lines of some epochs up to `last_epoch` are missing, because they cannot come back."""
+    missing = sorted(set(range(1, last_epoch + 1)) - {line["epoch"] for line in read_metrics(path)})
+    if not missing:
+        return []
+    some = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+    return [
+        f"{path}: the lines of {len(missing)} of {last_epoch} finished epochs are missing ({some}), so curves.png will "
+        f"have a gap; the weights are complete. To have the lines, restore the file from a copy and start again"
+    ]

@@ -23,7 +23,14 @@ from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.run.checkpoint import Position
 from convnext_imagenet.train.run.context import RunContext
 from convnext_imagenet.train.run.divergence import Divergence, DivergenceWatch, explain
-from convnext_imagenet.train.run.epoch import EpochReport, EpochSums, StepReport, append_metrics, metrics_line
+from convnext_imagenet.train.run.epoch import (
+    EpochReport,
+    EpochSums,
+    FirstStep,
+    StepReport,
+    append_metrics,
+    metrics_line,
+)
 from convnext_imagenet.train.run.health import RunHealth
 from convnext_imagenet.train.run.step_pipe import FinishedStep, StepPipe
 
@@ -76,7 +83,7 @@ class _Epoch:
         self.rollbacks = rollbacks
         self.watch = watch
         self.first_step = (epoch - 1) * context.plan.steps_per_epoch
-        self.pipe = StepPipe(context.learner, context.cache, context.reporter.on_first_step, self._stop_if_signalled)
+        self.pipe = StepPipe(context.learner, context.cache, self._on_first_step, self._stop_if_signalled)
         self.times = StageTimes()
         self._saved_at = self._timed_from = time.perf_counter()
         self._waited_s = 0.0
@@ -165,6 +172,11 @@ class _Epoch:
         for warning in self.health.after_step(report):
             self.context.reporter.on_warning(warning)
         return finished
+
+    def _on_first_step(self, first: FirstStep) -> None:
+        self.sums = self.sums.with_first_step(first)
+        self._timed_from += first.compile_s  # as if this part of the epoch had begun so much later
+        self.context.reporter.on_first_step(first)
 
     def _save(self) -> FinishedStep | None:
         """Save a checkpoint within the epoch, unless no step has finished; return the step that was in flight."""
@@ -268,6 +280,9 @@ class _Epoch:
             ema_accuracy=average,
             is_deterministic=is_deterministic(),
             rolled_back=sums.rolled_back,
+            is_mixed=self.context.config.mix.is_on,
+            compile_s=sums.compile_s,
+            first_step_s=sums.first_step_s,
         )
         for warning in self.health.after_epoch(report, self.times):
             self.context.reporter.on_warning(warning)

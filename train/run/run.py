@@ -31,7 +31,7 @@ from convnext_imagenet.train.run.checkpoint import Checkpoints, Position, load_s
 from convnext_imagenet.train.run.compile_cache import CompileCache, graph_identity
 from convnext_imagenet.train.run.context import Interval, RunContext
 from convnext_imagenet.train.run.curves import curves_png
-from convnext_imagenet.train.run.epoch import Reporter, read_metrics, truncate_metrics
+from convnext_imagenet.train.run.epoch import Reporter, gap_warnings, read_metrics, truncate_metrics
 from convnext_imagenet.train.run.health import augment_warnings, size_warnings
 from convnext_imagenet.train.run.history import (
     EPOCHS,
@@ -63,6 +63,9 @@ class RunSummary:
 
 class RunReporter(Reporter, Protocol):
     """A reporter that also learns where the run begins and how much work there is."""
+
+    def on_begin(self) -> None:
+        """Called when the RUN directory belongs to this run and is not finished; from then on it may be written."""
 
     def on_start(self, plan: StepPlan, parts: BatchParts, done: Position) -> None:
         """Called when training begins after the position `done`; `parts` is how devices divide a batch."""
@@ -124,6 +127,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
         plan_id = _begin(run, fingerprint, config, request.accepted, ranks)
         if is_finished(run):
             return _summary(run, was_finished=True)
+        reporter.on_begin()
         if is_first:
             write_atomically(run / "config.toml", to_toml(config).encode())
         checkpoints = Checkpoints(run, plan_id, config.train.keep_checkpoints, config.train.keep_best)
@@ -131,14 +135,17 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
         done = _resume(learner, checkpoints, ranks)
         if request.init_state is not None and not done.step:
             _restore_state(learner, first, request.init_state)
+        gaps = []
         if is_first:
             truncate_metrics(run / "metrics.jsonl", done.epoch)
+            gaps = gap_warnings(run / "metrics.jsonl", done.epoch)
         if first.origin and not done.step:
             reporter.on_initial_weights(first.origin)
         reporter.on_start(plan, parts, done)
         history = read_history(run / _HISTORY)
         warnings = [*first.warnings, *size_warnings(config.data), *augment_warnings(config.augment, target)]
         warnings += [f"changed since the run began, after step {change.step}: {change}" for change in history]
+        warnings += gaps
         if not done.step:
             warnings += start_warnings(config, plan, given is not None)
         if is_first:

@@ -23,6 +23,7 @@ def scored(labels, guesses, confidences):
         guesses=np.array(guesses, np.int32),
         confidences=np.array(confidences, np.float32),
         keys=tuple(f"key {place}" for place in range(len(labels))),
+        losses=np.zeros(len(labels)),
     )
 
 

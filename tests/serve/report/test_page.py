@@ -14,7 +14,7 @@ def _evaluation(**changes):
     classes = (("n0", "<b>bold</b>"), ("n1", 'say "hi" & go'), ("n2", "x" * 5000))
     values = {
         "classes": classes,
-        "accuracy": Accuracy(rows=4, top1_correct=2, top5_correct=4, guesses=3),
+        "accuracy": Accuracy(rows=4, top1_correct=2, top5_correct=4, loss=0.75, guesses=3),
         "per_class": (
             ClassNumbers(0, 2, 1, 2, 1, 1.0),
             ClassNumbers(1, 2, 1, 2, 3, 1.5),
@@ -39,6 +39,7 @@ def test_foreign_text_is_escaped_and_cut():
     assert "<value>" not in page
     text = reader.text
     assert "<b>bold</b>" in text
+    assert "Mean cross entropy with the true label: 0.7500 nats" in text
     assert 'say "hi" & go' in text
     assert "no picture" in text
     assert "x" * 100 not in page

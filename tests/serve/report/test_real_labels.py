@@ -25,6 +25,7 @@ def scored(numbers, guesses):
         guesses=np.array(guesses, np.int32)[:, None],
         confidences=np.full(len(numbers), 0.5, np.float32),
         keys=tuple(key(number) for number in numbers),
+        losses=np.zeros(len(numbers)),
     )
 
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 import re
 
 import numpy as np
@@ -78,8 +79,8 @@ def test_the_command_prints_the_same_lines_and_writes_the_report(checkpoint_file
     assert plain.exit_code == 0, plain.output
     with_report = _call(*command, "--report", tmp_path / "report")
     assert with_report.exit_code == 0, with_report.output
-    *lines, calibration = with_report.stdout.splitlines()
-    assert lines == plain.stdout.splitlines()
+    *lines, calibration, loss = with_report.stdout.splitlines()
+    assert [*lines, loss] == plain.stdout.splitlines()
     assert re.fullmatch(r"expected calibration error 0\.\d{4} \(15 bins\)", calibration)
     assert f"open {tmp_path / 'report' / 'report.html'}" in with_report.stderr
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == FILES
@@ -109,6 +110,7 @@ def test_tables_and_summary_are_made_of_the_predictions(fake, records, tmp_path)
     assert [pair["true_wnid"] for pair in pairs] == [f"n{pair['true_index']:08d}" for pair in pairs]
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
     assert (summary["rows"], summary["top1_correct"]) == (23, sum(row["correct"] for row in rows))
+    assert summary["loss"] == math.fsum(row["loss"] for row in rows) / 23
     assert summary["expected_calibration_error"] == found.calibration_error
     assert sum(each["rows"] for each in summary["calibration_bins"]) == 23
     assert summary["real"] is None
@@ -192,7 +194,7 @@ def test_a_report_may_not_lie_in_its_records_nor_go_on_with_another_checkpoint(f
         _report(other, records, tmp_path / "report")
 
 
-@pytest.mark.parametrize(("rank", "lines"), [(0, 3), (1, 0)])
+@pytest.mark.parametrize(("rank", "lines"), [(0, 4), (1, 0)])
 def test_of_several_ranks_the_first_alone_reports(checkpoint_file, records, tmp_path, monkeypatch, rank, lines):
     command = ("eval", checkpoint_file, "--records", records, "--report", tmp_path / "report", "--batch-size", 4)
     assert _call(*command).exit_code == 0

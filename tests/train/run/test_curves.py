@@ -9,6 +9,14 @@ from PIL import Image
 
 from convnext_imagenet.train.run.curves import curves_png, epoch_ticks, nice_ticks
 
+ORANGE, BLUE = (214, 96, 20), (28, 100, 200)
+
+
+def _drawn(metrics: list[dict[str, Any]], panel: int, colour: tuple[int, int, int]) -> np.ndarray:
+    """Return which columns of a panel's drawing have this colour, without its title, names and margins."""
+    picture = np.asarray(Image.open(io.BytesIO(curves_png(metrics))))[panel * 260 + 36 : (panel + 1) * 260 - 30]
+    return (np.abs(picture.astype(int) - colour).max(-1) < 30).any(axis=0)
+
 
 def _metrics(epochs: int, **changes: Any) -> list[dict[str, Any]]:
     return [
@@ -60,7 +68,31 @@ def test_epochs_are_named_by_whole_numbers_in_even_steps(last: int, ticks: list[
 def test_a_curve_keeps_its_colour_when_another_is_absent() -> None:
     with_ema = curves_png(_metrics(3, ema_val_top1=0.9, train_top1=None))
     without = curves_png(_metrics(3, train_top1=None))
-    blue = np.array((28, 100, 200))
     for picture in (with_ema, without):
         accuracy = np.asarray(Image.open(io.BytesIO(picture)))[520:].astype(int)
-        assert (np.abs(accuracy - blue).max(-1) < 30).sum() > 500
+        assert (np.abs(accuracy - BLUE).max(-1) < 30).sum() > 500
+
+
+def test_val_loss_stands_beside_train_loss() -> None:
+    assert _drawn(_metrics(5), 0, ORANGE).sum() > 700
+    assert not _drawn(_metrics(5), 0, BLUE).any()
+    assert _drawn(_metrics(5, val_loss=1.5), 0, BLUE).sum() > 700
+
+
+def test_missing_epochs_are_a_gap_and_epochs_without_an_evaluation_are_not() -> None:
+    gap = [line for line in _metrics(9) if line["epoch"] not in (1, 2, 5)]  # epochs are 99 px apart, from 84
+    columns = _drawn(gap, 0, ORANGE)
+    assert not columns[:270].any(), "the axis begins with epoch 1 all the same"
+    assert not columns[390:570].any()
+    assert columns[290:370].all()
+    rare = [line | {"val_loss": 1.5 if line["epoch"] in (3, 6, 9) else None} for line in _metrics(9)]
+    assert _drawn(rare, 0, BLUE)[290:870].all()
+
+
+def test_curves_of_mixed_images_are_named_so() -> None:
+    plain, mixed = (
+        np.asarray(Image.open(io.BytesIO(curves_png(_metrics(3, train_is_mixed=m))))) for m in (False, True)
+    )
+    for panel, differs in ((0, True), (1, False), (2, True)):
+        names = slice(panel * 260, panel * 260 + 30)
+        assert np.any(plain[names] != mixed[names]) == differs

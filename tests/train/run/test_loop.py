@@ -16,7 +16,7 @@ from convnext_imagenet.launch.ranks.rank import Rank
 from convnext_imagenet.train.config.config import Config, config_from_mapping
 from convnext_imagenet.train.config.schedule import divide_batch, plan_steps
 from convnext_imagenet.train.errors import TrainError
-from convnext_imagenet.train.run import loop
+from convnext_imagenet.train.run import loop, step_pipe
 from convnext_imagenet.train.run.checkpoint import Position, Snapshot
 from convnext_imagenet.train.run.context import Interval, RunContext
 from convnext_imagenet.train.run.epoch import EpochSums, read_metrics
@@ -24,7 +24,7 @@ from convnext_imagenet.train.run.epoch import EpochSums, read_metrics
 STEPS = 4  # an epoch
 NAN = float("nan")
 BEGINNING = Position(0, 0)
-ACCURACY = SimpleNamespace(top1=0.5, top5=0.75, rows=7, top1_correct=3, top5_correct=5, guesses=5)
+ACCURACY = SimpleNamespace(top1=0.5, top5=0.75, rows=7, top1_correct=3, top5_correct=5, loss=1.25, guesses=5)
 
 
 class CountingLearner:
@@ -67,6 +67,18 @@ class FakeStop:
         return Interrupted("stopped by a signal")
 
 
+class FakeCache:
+    was_hit = False
+
+    def __init__(self, is_compiled: bool) -> None:
+        self.is_compiled = is_compiled
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        yield
+        self.is_compiled = True
+
+
 class Saves(list):
     def save(self, position: Position, snapshot: Any, card: Any) -> None:
         self.append(position)
@@ -103,6 +115,7 @@ def run(config: Config, recorder: Any, tmp_path: Path, monkeypatch: pytest.Monke
         save_steps: int = 0,
         world: int = 2,
         rollbacks: int = 0,
+        is_compiled: bool = True,
     ) -> SimpleNamespace:
         learner, checkpoints = CountingLearner(losses or {}, stops, saves), Saves()
         context = RunContext(
@@ -112,7 +125,7 @@ def run(config: Config, recorder: Any, tmp_path: Path, monkeypatch: pytest.Monke
             train_split=None, val_split=None, metrics_path=tmp_path / "metrics.jsonl", workers=1,
             interval=Interval(save_steps),
             reporter=recorder, stop=FakeStop(), ranks=SimpleNamespace(own=Rank(0, world), check_same=lambda *_: None),
-            heartbeat=SimpleNamespace(beat=lambda *_, **__: None), cache=SimpleNamespace(is_compiled=True),
+            heartbeat=SimpleNamespace(beat=lambda *_, **__: None), cache=FakeCache(is_compiled),
             rollback_limit=rollbacks,
         )  # fmt: skip
         error = None
@@ -142,6 +155,30 @@ def test_every_step_is_counted_once_and_each_epoch_is_saved(run: Any, recorder: 
     ]
     assert [report.learning_rate for report in recorder.steps] == done.learner.rates, "a step is reported with its rate"
     assert len(set(done.learner.rates)) > STEPS
+
+
+def test_the_compilation_is_no_part_of_the_training_time(
+    run: Any, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which compiling takes 1000 s, a step 1 s, and nothing else any time."""
+    now, learn = [0.0], CountingLearner.learn
+
+    def pass_time(seconds: float) -> None:
+        now[0] += seconds
+
+    def slow_learn(self: CountingLearner, *inputs: Any) -> Tensor:
+        pass_time(1)
+        return learn(self, *inputs)
+
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    for module in (loop, step_pipe):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(CountingLearner, "learn", slow_learn)
+    monkeypatch.setattr(CountingLearner, "compile", lambda self, batches: pass_time(1000), raising=False)
+    before = EpochSums(steps=2, train_s=10.0, compile_s=500.0, first_step_s=4.0).to_json()
+    done = run(Position(0, 2, within=before), is_compiled=False)
+    times = [[line[key] for key in ("compile_s", "first_step_s", "train_s", "images_per_s")] for line in done.lines]
+    assert times == [[1500, 5, 12, round(8 * STEPS / 12, 2)], [0, 0, STEPS, 8]]
 
 
 def test_a_save_that_is_due_waits_for_the_step_and_counts_it(run: Any) -> None:

@@ -88,6 +88,11 @@ def test_a_finished_run_holds_what_it_promises(finished_run: Path, config: Confi
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
     assert {line["deterministic"] for line in lines} == {True}, "on the CPU"
     assert {"learning_rate", "images_per_s", "data_wait_s", "val_top5"} <= lines[0].keys()
+    assert {line["train_is_mixed"] for line in lines} == {True}, "the recipe has mixup and cutmix"
+    assert [line["compile_s"] > 0 for line in lines] == [True, False, False, False]
+    for line in lines:
+        assert line["images_per_s"] == pytest.approx(32 / line["train_s"], rel=0.05)
+        assert line["first_step_s"] <= line["train_s"] + 0.001
     units = {path.name.split(".")[0] for path in (finished_run / "checkpoints").iterdir()}
     assert units == {"epoch-0003", "epoch-0004"}
     assert (finished_run / "last").read_text() == "epoch-0004\n"
@@ -101,6 +106,7 @@ def test_the_accuracy_of_the_saved_weights_is_the_one_reported(finished_run: Pat
     accuracy = evaluate(checkpoint.classifier(), checkpoint.card.transform, val, batch_size=4, workers=1)
     reported = read_metrics(finished_run / "metrics.jsonl")[int(best[-4:]) - 1]
     assert (accuracy.rows, accuracy.top1_correct) == (reported["val_rows"], reported["val_top1_correct"])
+    assert accuracy.loss == reported["val_loss"]
 
 
 @pytest.mark.slow
