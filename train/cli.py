@@ -111,7 +111,7 @@ def run(
             check_begun_or_empty(out, "run")
 
         ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before, not nondeterministic)
-        resolved = load_config(config, overrides)
+        resolved = load_config(config, overrides)  # checked in `before`, when there were no ranks yet
 
         from convnext_imagenet.serve.checkpoint import resolve_checkpoint
         from convnext_imagenet.train.run.context import Interval
