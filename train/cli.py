@@ -149,7 +149,7 @@ def run(
 
         with log.of_launcher(out):
             ranks, _ = enter_ranks(launch, logs_folder(out, "run"), before, not nondeterministic, echo)
-        resolved = load_config(config, overrides)
+        resolved = load_config(config, overrides)  # checked in `before`, when there were no ranks yet
 
         from convnext_imagenet.train.run.checkpoint import state_of
         from convnext_imagenet.train.run.context import Interval

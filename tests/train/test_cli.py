@@ -8,6 +8,8 @@ from click.testing import CliRunner, Result
 
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.train.cli import main
+from convnext_imagenet.train.config.schedule import BatchParts
+from convnext_imagenet.train.errors import TrainError
 
 
 def _run(*words: object) -> Result:
@@ -49,7 +51,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(words: list[str], said: list[s
 
 
 def test_several_faults_are_a_line_each_and_their_ways_out_together_start_the_run(
-    records_root: Path, tiny: tuple[str, ...], tmp_path: Path
+    records_root: Path, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = ["--records", records_root, "--out", tmp_path / "run"]
     wrong = [*_overrides(tiny), *_overrides(("data.global_batch_size=4096", "model.num_classes=1000"))]
@@ -60,10 +62,14 @@ def test_several_faults_are_a_line_each_and_their_ways_out_together_start_the_ru
     assert lines[1].startswith("  model.num_classes = 1000: the records hold 3 classes; ")
     assert len(lines) == 2
     assert not (tmp_path / "run").exists()
+
+    def stop(parts: BatchParts, ranks: object) -> None:
+        raise TrainError(f"planned: {parts}")
+
+    monkeypatch.setattr("convnext_imagenet.train.run.run.check_same_parts", stop)  # the last check before writing
     ways_out = re.findall(r"--set (\S+=\d+)", refused.stderr)
     followed = _run("paper-tiny", *paths, *wrong, *_overrides(tuple(ways_out)))
-    assert followed.exit_code == 0, followed.stderr
-    assert ": finished; 4 epochs, " in followed.stdout
+    assert followed.stderr.splitlines()[-1] == "Error: planned: global batch 4 = 1 device x 2 micro-batches x 2 rows"
 
 
 def test_what_is_lost_without_deterministic_sums_is_said_and_passed_on(

@@ -117,12 +117,13 @@ def keys_outside_plan(config: Config) -> frozenset[str]:
 def _no_section(name: str, value: Any, is_known: bool) -> Fault:
     """Return the fault of a name outside all sections that has a value of its own."""
     meant = without_section(name, dotted_keys())
-    keys = meant.targets if meant else ()
     if is_known:
         rule = f"must be a section of keys; write [{name}] above its keys"
-        return fault(f"{name} = {value!r}: {rule}{f', or {meant}' if meant else ''}", *keys)
+        own = [key for key in dotted_keys() if key.startswith(f"{name}.")]
+        return fault(f"{name} = {value!r}: {rule}{f', or {meant}' if meant else ''}", *own)
     sections = ", ".join(f"[{section.name}]" for section in fields(Config))
-    return fault(f"{name} = {value!r}: stands in no section; {meant or f'the sections are {sections}'}", *keys)
+    advice = meant or f"the sections are {sections}"
+    return fault(f"{name} = {value!r}: stands in no section; {advice}", *(meant.targets if meant else ()))
 
 
 def _read_section(section: str, kind: Any, content: Mapping[str, Any]) -> tuple[Any, list[Fault]]:

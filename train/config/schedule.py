@@ -92,7 +92,8 @@ def _row_faults(config: Config, ranks: int, rows: int) -> list[Fault]:
     if batch <= rows:
         return []
     way_out = _way_out(config, ranks, max(1, rows // 8), rows)
-    text = f"data.global_batch_size = {batch}: must not exceed the {rows} training rows; {way_out}"
+    rate = f", and lower schedule.base_lr = {config.schedule.base_lr} in proportion" if "--set" in way_out else ""
+    text = f"data.global_batch_size = {batch}: must not exceed the {rows} training rows; {way_out}{rate}"
     return [fault(text, *_BATCH_KEYS)]
 
 

@@ -13,7 +13,7 @@ from convnext_imagenet.train.config.other_names import OTHER_NAMES, OtherName
 # sections, then among the nine sections, which have little in common.
 _CUTOFF, _CUTOFF_ANYWHERE, _CUTOFF_SECTION = 0.8, 0.85, 0.7
 # Names of ours that other sections could have, too: augment has a probability for each of its parts.
-_VAGUE = {"name", "kind", "level", "mode", "prob", "decay", "warmup", "device", "dtype", "variant"}
+_VAGUE = {"name", "kind", "level", "mode", "prob", "decay"}
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:

@@ -95,6 +95,13 @@ def test_what_only_contradicts_a_value_that_is_not_known_is_no_fault(overrides: 
     assert len(_faults("paper-tiny", overrides)) == count
 
 
+def test_a_section_without_keys_contradicts_nothing() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^schedule = 3: must be a section of keys; write \[schedule\] above its keys$"
+    ):
+        config_from_mapping({"schedule": 3, "train": {"epochs": 5}})  # less than the default warm-up
+
+
 @pytest.mark.parametrize("preset", preset_names())
 def test_one_epoch_of_a_preset_is_one_override_or_the_one_that_the_refusal_names(preset: str) -> None:
     overrides = ["train.epochs=1"]
