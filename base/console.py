@@ -85,9 +85,9 @@ def own_lines() -> Iterator[None]:
     """Let lines that are printed inside stand apart from progress bars, on a terminal and in a file."""
     bars = list(getattr(tqdm, "_instances", ()))  # tqdm's own external_write_mode misses bars once MindSpore has
     if not sys.stderr.isatty():  # replaced sys.stderr, which it does while it compiles
-        if bars:
-            click.echo(err=True)  # a file cannot be cleared, so the bar's line ends here
-        yield
+        with tqdm.get_lock():  # so that no bar is drawn between the end of its line and the lines of another thread
+            _end_lines(bars)
+            yield
         return
     with tqdm.get_lock():
         for bar in bars:
@@ -95,6 +95,17 @@ def own_lines() -> Iterator[None]:
         yield
         for bar in bars:
             bar.refresh(nolock=True)
+
+
+def _end_lines(bars: list[tqdm]) -> None:
+    """End the line of the bars, because a file cannot be cleared, unless nothing was drawn since it last ended."""
+    drawn = [(id(bar), getattr(bar, "last_print_t", None)) for bar in bars]
+    if bars and drawn != _ended:
+        click.echo(err=True)
+    _ended[:] = drawn
+
+
+_ended: list[tuple[int, float | None]] = []
 
 
 class _Screen(logging.Handler):

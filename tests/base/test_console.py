@@ -2,6 +2,7 @@
 
 import io
 import sys
+import threading
 
 import click
 import pytest
@@ -69,6 +70,29 @@ def test_a_line_beside_a_bar_has_its_own_line_in_a_file(monkeypatch: pytest.Monk
     with progress(2, "work"), own_lines():
         click.echo("a warning", err=True)
     assert "a warning" in file.getvalue().split("\n"), "the bar is neither before nor after it"
+
+
+def test_lines_of_other_threads_are_never_behind_a_bar_and_blank_lines_are_not_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", file)
+
+    def warn() -> None:
+        for _ in range(200):
+            with own_lines():
+                click.echo("a warning", err=True)
+
+    with progress(100_000, "work") as advance:
+        threads = [threading.Thread(target=warn) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            advance._bar.mininterval = 0  # draw each time
+            advance(1)
+    lines = file.getvalue().split("\n")
+    assert lines.count("a warning") == 400
+    assert "" not in lines[:-1]
 
 
 def test_a_terminal_is_cleared_before_a_line_even_if_stderr_was_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,9 @@ def test_two_ranks_train_as_one_does(finished_by_two: Path, finished_run: Path) 
     logs = finished_by_two / "logs"
     assert {path.name for path in logs.iterdir()} == {"rank-0.log", "rank-1.log", "scheduler.log"}
     assert all("epoch: 4 step: 4" in (logs / f"rank-{rank}.log").read_text() for rank in range(2))
+    logged = (finished_by_two / "train.log").read_text()
+    for line in ("Z epoch: 4 step: 4, loss is", "Z 2 ranks on CPU", "Z global batch 8 ="):
+        assert logged.count(line) == 1, "by the first rank or the launcher only"
 
 
 def test_a_stopped_job_leaves_with_75_and_goes_on_by_one_rank(

@@ -132,6 +132,11 @@ def test_a_run_that_was_killed_and_stopped_ends_bit_identical(
     assert (run / "last").read_text() == "step-00000012\n"
     assert not is_finished(run)
 
+    logged = [line.split(" ", 1)[1] for line in (run / "train.log").read_text().splitlines()]
+    assert sum(line.startswith("resuming after epoch") for line in logged) == 2
+    assert sum(line.startswith("Error: stopped by a signal; run the same command again") for line in logged) == 2
+    assert sum(line.startswith("epoch: 1 step: 4, loss is") for line in logged) == 1, "not lost, not repeated"
+
     summary = train(config, RunRequest(records_root, run, 1), recorder)
     assert (recorder.done.epoch, recorder.done.step) == (2, 12)
     assert [(report.epoch, report.step) for report in recorder.steps[:2]] == [(4, 1), (4, 2)]
