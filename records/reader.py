@@ -19,6 +19,7 @@ from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import require_utf8, sha256_file, sha256_json, write_json
 from convnext_imagenet.base.host import cache_folder
 from convnext_imagenet.base.protocol import bookkeeping_name, file_damage, read_finished, read_receipt
+from convnext_imagenet.records.index import read_columns, shard_index_path
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
 from convnext_imagenet.records.shards import python_value
 
@@ -37,6 +38,19 @@ class Split:
     def rows(self) -> int:
         """Accepted images in the split."""
         return self.entry.rows
+
+    def labels(self) -> np.ndarray:
+        """Return the label of each row, int32 (rows,), from the tables of the shards.
+
+        Raises ArtefactError when a table is missing or damaged, or has other labels than the manifest counts.
+        """
+        tables = [read_columns(shard_index_path(self.folder / shard.name), ["label"]) for shard in self.entry.shards]
+        labels = np.concatenate([table["label"].to_numpy() for table in tables])
+        if tuple(np.bincount(labels, minlength=len(self.entry.rows_per_class)).tolist()) != self.entry.rows_per_class:
+            raise ArtefactError(
+                f"{self.folder}: the tables of the shards have other labels than the manifest; build the records again"
+            )
+        return labels
 
     def dataset(
         self,

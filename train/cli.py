@@ -453,10 +453,18 @@ def _check_nondeterministic(device_target: str) -> str:
 def _summary_lines(summary: "RunSummary", records: Path) -> list[str]:
     state = "already finished, nothing to do" if summary.was_finished else "finished"
     epochs = summary.last.epoch
-    best, kind = summary.best, " (EMA weights)" if summary.best.best_weights == "ema" else ""
+    best, by = summary.best, summary.best_by
+    kind = " (EMA weights)" if best.best_weights(by) == "ema" else ""
+    top1, loss = best.best_numbers(by)
+    number = f"best top-1 on val{kind}: {top1:.5f}"
+    if by == "loss":
+        number = f"best loss on val{kind}: {loss:.5f}, top-1 {top1:.5f}"
+    early = f"ended early: not better for {epochs - best.epoch} epochs"
+    to_continue = "to continue, raise train.patience_epochs and pass --extend"
     return [
         f"{summary.run}: {state}; {epochs} epoch{'s' * (epochs != 1)}, {summary.last.step} steps",
-        f"best top-1 on val{kind}: {best.best_top1:.5f} (epoch {best.epoch})",
+        *([f"{early}; {to_continue}"] if epochs < summary.epochs else []),
+        f"{number} (epoch {best.epoch})",
         f"curves: {summary.run / 'curves.png'}",
         f"Next: make eval RUN={summary.run} RECORDS={records}",
     ]

@@ -6,13 +6,13 @@ import numpy as np
 from mindspore import Tensor
 
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.records.epoch_order import epoch_order
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.row_lookup import find_key
 from convnext_imagenet.train.augment.device import DeviceAugment, DeviceDraws, device_draws, graph_draws
 from convnext_imagenet.train.augment.host import training_pixels
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import StepPlan, plan_steps
+from convnext_imagenet.train.data.order import draw_ids, training_order
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.step.parameters import evaluation_transform
 
@@ -42,10 +42,11 @@ def replay_sample(config: Config, records: Records, key: str, epoch: int) -> Rep
     if not 1 <= epoch <= config.train.epochs:
         raise TrainError(f"--epoch {epoch}: the run has only epochs 1 to {config.train.epochs}; choose one of them")
     plan = plan_steps(config, records.split("train").rows)
-    order = epoch_order(plan.rows, config.train.seed, epoch, config.data.shuffle_block_rows)
-    step, index, pair = _pair_of(order, row, plan, key, epoch)
-    rows = list(records.split("train").read(pair, ("image", "sample_id", "key")))
-    sample_ids, size_px = np.array([row["sample_id"] for row in rows]), config.data.size_px
+    order = training_order(records.split("train"), config, epoch)
+    step, index, pair = _pair_of(order.rows, row, plan, key, epoch)
+    rows = list(records.split("train").read(order.rows[pair], ("image", "sample_id", "key")))
+    sample_ids = draw_ids(np.array([row["sample_id"] for row in rows]), order.occurrences[pair])
+    size_px = config.data.size_px
     draws = device_draws(config, epoch, step, sample_ids, drop_path_rates=())  # drop path changes no pixel
     pixels = np.empty((len(rows), size_px, size_px, 3), np.uint8)
     training_pixels([row["image"] for row in rows], config, epoch, sample_ids, pixels)
@@ -57,15 +58,20 @@ def replay_sample(config: Config, records: Records, key: str, epoch: int) -> Rep
 
 
 def _pair_of(order: np.ndarray, row: int, plan: StepPlan, key: str, epoch: int) -> tuple[int, int, np.ndarray]:
-    """Return the row's step, its index (0 or 1) in the pair with its partner, and the pair in the batch's order."""
-    batch = plan.global_batch_size
-    step, position = divmod(int(np.flatnonzero(order == row)[0]), batch)
+    """Return the row's step, its index (0 or 1) in the pair with its partner, and the pair's positions in the order.
+
+    If a row comes several times, this is the first time.
+    """
+    batch, positions = plan.global_batch_size, np.flatnonzero(order == row)
+    if not len(positions):
+        raise TrainError(f"{key}: epoch {epoch} leaves this image out (data.balance_power); try another epoch")
+    step, position = divmod(int(positions[0]), batch)
     if step >= plan.steps_per_epoch:
         raise TrainError(
             f"{key}: epoch {epoch} skips this image, which falls into its last, incomplete batch; try another epoch"
         )
     first, last = sorted((position, batch - 1 - position))
-    return step, int(position == last and first != last), order[step * batch + np.array([first, last])]
+    return step, int(position == last and first != last), step * batch + np.array([first, last])
 
 
 def _through_the_graph(config: Config, pixels_NHWC: np.ndarray, draws: DeviceDraws) -> np.ndarray:

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from convnext_imagenet.records.epoch_order import WINDOW_BLOCKS, epoch_order
+from convnext_imagenet.records.epoch_order import WINDOW_BLOCKS, balanced_order, epoch_order, occurrences
 from convnext_imagenet.records.keyed_random import keyed_rng
 
 
@@ -65,3 +65,31 @@ def test_block_order_reads_few_blocks_at_a_time_from_anywhere() -> None:
     assert first.min() < 600
     assert first.max() > 5600
     assert np.mean(np.diff(blocks[:window]) == 0) < 0.05  # and rows do not come block by block
+
+
+@pytest.mark.parametrize(
+    ("counts", "power", "shares"),
+    [
+        ((80, 15, 5), 0.0, (80, 15, 5)),
+        ((80, 15, 5), 1.0, (34, 33, 33)),
+        ((64, 16, 4), 0.5, (48, 24, 12)),
+        ((7,), 1.0, (7,)),
+        ((1, 1_000), 1.0, (501, 500)),
+    ],
+)
+def test_classes_are_drawn_as_evenly_as_asked(counts, power, shares):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    order = balanced_order(labels, seed=3, epoch=5, power=power)
+    assert len(order) == len(labels)
+    assert tuple(np.bincount(labels[order])) == shares
+    for label, count in enumerate(counts):
+        often = np.bincount(order, minlength=len(labels))[labels == label]
+        assert often.sum() == shares[label]
+        assert often.max() - often.min() <= 1, f"each of the {count} rows equally often, or once more"
+    again = balanced_order(labels, seed=3, epoch=6, power=power)
+    assert order.tolist() != again.tolist() or len(labels) == 1
+
+
+def test_rows_that_come_again_are_counted():
+    assert occurrences(np.array([4, 4, 1, 4, 0, 1])).tolist() == [0, 1, 0, 2, 0, 1]
+    assert occurrences(np.arange(5)).tolist() == [0] * 5

@@ -16,7 +16,7 @@ import pytest
 from convnext_imagenet.ingest.labels.labels import LabelledSplit
 from convnext_imagenet.ingest.shards.plan import plan_split
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
-from convnext_imagenet.records.epoch_order import WINDOW_BLOCKS, epoch_order
+from convnext_imagenet.records.epoch_order import WINDOW_BLOCKS, balanced_order, epoch_order
 from convnext_imagenet.train.augment.crop import crop_box, interpolation
 from convnext_imagenet.train.augment.device import DeviceDraws, device_draws, drop_path_keep
 from convnext_imagenet.train.augment.erase import erase_boxes, erase_colours, noise_bank, noise_start
@@ -98,6 +98,7 @@ STREAMS: dict[str, Callable[[], Any]] = {
     "drop path": lambda: drop_path_keep(SEED, EPOCH, IDS, RATES),
     "epoch order": lambda: epoch_order(20, SEED, EPOCH),
     "block order": lambda: epoch_order(BLOCK_ROWS_IN_ALL, SEED, EPOCH, BLOCK_ROWS),
+    "balanced order": lambda: balanced_order(np.array([0] * 13 + [1] * 4 + [2]), SEED, EPOCH, 0.5),
     "shard order": lambda: _shard_order(20),
     "first weights": _first_weights,
     "step, erase pixel": lambda: _step("pixel"),

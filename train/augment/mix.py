@@ -102,15 +102,17 @@ class DeviceMix(nn.Cell):
 class SoftTargets(nn.Cell):
     """Labels (N,) int32 -> targets (N, K): lam times the row's smoothed label plus 1 - lam times its partner's.
 
-    A label smoothed by s is s / K everywhere, plus 1 - s at its class. Without `lam` nothing is mixed.
+    A label smoothed by s is s / K everywhere, plus 1 - s at its class. Without `lam` nothing is mixed. `class_weights`,
+    float32 (K,), multiply the targets, as in PyTorch's cross entropy with targets of probabilities.
     """
 
-    def __init__(self, num_classes: int, smoothing: float) -> None:
+    def __init__(self, num_classes: int, smoothing: float, class_weights: np.ndarray | None = None) -> None:
         super().__init__(auto_prefix=False)
         self.num_classes = num_classes
         self.off_value = smoothing / num_classes
         self.on_value = 1.0 - smoothing + self.off_value
         self.reverse = ops.ReverseV2(axis=[0])
+        self.class_weights = None if class_weights is None else Tensor(class_weights.astype(np.float32))
 
     def construct(self, labels_N: Tensor, lam_N: Tensor | None) -> Tensor:
         own_NK = ops.one_hot(
@@ -119,6 +121,8 @@ class SoftTargets(nn.Cell):
             Tensor(self.on_value, ms.float32),
             Tensor(self.off_value, ms.float32),
         )
+        if self.class_weights is not None:
+            own_NK = own_NK * self.class_weights  # before mixing: the same sum, and one product fewer
         if lam_N is None:
             return own_NK
         lam_N1 = ops.expand_dims(lam_N, 1)

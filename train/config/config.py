@@ -185,6 +185,7 @@ def contradictions(config: Config) -> list[Fault]:
         *_schedule_faults(config.schedule, config.train.epochs),
         *_batch_faults(config.data.global_batch_size, config.optimizer.accumulate_steps, config.mix),
         *_precision_faults(config.precision),
+        *_balance_faults(config.data),
     ]
 
 
@@ -233,6 +234,23 @@ def _batch_faults(batch: int, accumulate_steps: int, mix: MixSection) -> list[Fa
 
 def _nearest_multiple(value: int, of: int) -> int:
     return max(of, round(value / of) * of)
+
+
+def _balance_faults(data: DataSection) -> list[Fault]:
+    faults = []
+    if data.balance_power and data.class_weight_power:
+        text = (
+            f"data.balance_power = {data.balance_power} and data.class_weight_power = {data.class_weight_power}: both "
+            f"correct for rare classes; pass --set data.class_weight_power=0, or --set data.balance_power=0"
+        )
+        faults.append(fault(text, "data.class_weight_power"))
+    if data.balance_power and data.shuffle_block_rows:
+        text = (
+            f"data.shuffle_block_rows = {data.shuffle_block_rows}: data.balance_power draws single rows, not blocks; "
+            f"pass --set data.shuffle_block_rows=0"
+        )
+        faults.append(fault(text, "data.shuffle_block_rows"))
+    return faults
 
 
 def _precision_faults(precision: PrecisionSection) -> list[Fault]:

@@ -107,7 +107,8 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("mixup_off_epoch", "", "mixup and cutmix stay on to the end of a run"),
     ("smoothing label_smoothing_factor", "mix.label_smoothing", ""),
     ("bce_loss loss criterion", "", "the loss is cross-entropy with soft targets"),
-    ("class_weights class_weight weighted_sampler", "", "all classes and rows have the same weight"),
+    ("class_weights class_weight", "data.class_weight_power", "1 weights a class by the inverse of its rows"),
+    ("weighted_sampler class_balanced balanced_sampling", "data.balance_power", "1 draws all classes equally often"),
     # One optimizer step.
     ("opt optim optimizer optimizer_name", "optimizer.name", "adamw_uncorrected is MindSpore's AdamWeightDecay"),
     ("beta betas opt_betas", "optimizer.beta1 optimizer.beta2", "one number each"),
@@ -177,8 +178,8 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "patience patience_epochs early_stopping early_stopping_patience",
-        "",
-        "a run has no early stop; it keeps its best",
+        "train.patience_epochs",
+        "in epochs, for the metric of train.best_by",
     ),
     ("output output_dir log_dir save_dir ckpt_save_dir work_dir train_url", "--out", ""),
     ("device device_target", "--device-target", ""),

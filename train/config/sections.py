@@ -10,6 +10,7 @@ from typing import Literal
 
 from convnext_imagenet.train.config.policy import parse_policy
 from convnext_imagenet.train.config.rules import (
+    added_later,
     at_least,
     choice,
     fraction,
@@ -70,12 +71,17 @@ class DataSection:
 
     With `shuffle_block_rows` above 0, an epoch shuffles blocks of that many neighbouring rows, then the rows within
     windows of 64 blocks. Use it on disks with slow random reads.
+
+    `balance_power` draws classes more evenly: a class of n rows gets a share of the epoch proportional to
+    n ** (1 - power), so 1 makes all equal. `class_weight_power` instead weights the loss of a class by n ** -power.
     """
 
     size_px: int = at_least(224, 32)
     global_batch_size: int = at_least(4096, 1)
     device_batch_size: int = outside_plan(key(0, _NONE_OR_PAIR, lambda v: v == 0 or v >= 2))
     shuffle_block_rows: int = at_least(0, 0)
+    balance_power: float = added_later(probability(0.0), neutral=0.0)
+    class_weight_power: float = added_later(probability(0.0), neutral=0.0)
     eval_size_px: int = key(0, "must be 0 (as data.size_px) or at least 32", lambda v: v == 0 or v >= 32)
     eval_crop_pct: float = key(0.875, "must be in (0, 1]", lambda v: 0 < v <= 1)
     eval_mode: Literal["crop", "squash"] = choice("crop")
@@ -217,7 +223,11 @@ class PrecisionSection:
 
 @dataclass(frozen=True)
 class TrainSection:
-    """The length of the run, its seed, how often it evaluates, and which checkpoints it keeps."""
+    """The length of the run, its seed, how often it evaluates, and which checkpoints it keeps.
+
+    `best_by` says which number of val decides the best checkpoint: top-1, or the lowest mean cross entropy. With
+    `patience_epochs` above 0 the run ends when that number has not improved for so many epochs.
+    """
 
     epochs: int = at_least(300, 1)
     seed: int = key(0, "must be in [0, 2**63)", lambda v: 0 <= v < 2**63)
@@ -226,3 +236,5 @@ class TrainSection:
         key(3, "must be 0 (keep all) or at least 1: that many of the latest", lambda v: v >= 0)
     )
     keep_best: int = outside_plan(at_least(1, 1))
+    best_by: Literal["top1", "loss"] = outside_plan(choice("top1"))
+    patience_epochs: int = outside_plan(at_least(0, 0))

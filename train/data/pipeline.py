@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from convnext_imagenet.launch.ranks.rank import SINGLE_RANK, Rank
-from convnext_imagenet.records.epoch_order import epoch_order
 from convnext_imagenet.records.images import BadImage
 from convnext_imagenet.records.reader import Split
 from convnext_imagenet.train.augment.device import DeviceDraws, device_draws
 from convnext_imagenet.train.augment.host import training_pixels
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import StepPlan, divide_batch, local_positions
+from convnext_imagenet.train.data.order import draw_ids, training_order
 from convnext_imagenet.train.errors import TrainError
 
 _BATCHES_AHEAD = 2  # not more: 4096 rows of 224 px take 588 MiB
@@ -80,7 +80,7 @@ def batches(
     """
     times = times or StageTimes()
     times.decoders = workers
-    planned = _plan_batches(config, plan, epoch, first_step, rank)
+    planned = _plan_batches(split, config, plan, epoch, first_step, rank)
     producer = _Producer(split, config, epoch, planned, drop_path_rates, workers, times)
     try:
         while (batch := producer.take(on_wait)) is not None:
@@ -96,19 +96,23 @@ def batches(
 
 @dataclass(frozen=True)
 class _PlannedBatch:
-    """The rows of one micro-batch of global batch `step`, in its order."""
+    """The rows of one micro-batch of global batch `step`, in its order, and how often each came before in the epoch."""
 
     step: int
     rows: np.ndarray
+    occurrences: np.ndarray
 
 
-def _plan_batches(config: Config, plan: StepPlan, epoch: int, first_step: int, rank: Rank) -> list[_PlannedBatch]:
+def _plan_batches(
+    split: Split, config: Config, plan: StepPlan, epoch: int, first_step: int, rank: Rank
+) -> list[_PlannedBatch]:
     size, count = plan.global_batch_size, divide_batch(config, rank.world).micro_batches
-    order = epoch_order(plan.rows, config.train.seed, epoch, config.data.shuffle_block_rows)
+    order = training_order(split, config, epoch)
     first = rank.number * count
     positions = [local_positions(size, part, rank.world * count) for part in range(first, first + count)]
     steps = range(first_step, plan.steps_per_epoch)
-    return [_PlannedBatch(step, order[step * size + own]) for step in steps for own in positions]
+    places = [(step, step * size + own) for step in steps for own in positions]
+    return [_PlannedBatch(step, order.rows[at], order.occurrences[at]) for step, at in places]
 
 
 class _Producer:
@@ -191,13 +195,15 @@ class _Producer:
                 image, labels[n], sample_ids[n] = next(rows)
                 images.append(image)
             self._times.read_s += time.perf_counter() - begin
-            futures.append(self._pool.submit(self._decode, images, sample_ids[task], pixels[task]))
-        draws = device_draws(self._config, self._epoch, planned.step, sample_ids, self._rates)
+            ids = draw_ids(sample_ids[task], planned.occurrences[task])
+            futures.append(self._pool.submit(self._decode, images, ids, pixels[task]))
+        ids = draw_ids(sample_ids, planned.occurrences)
+        draws = device_draws(self._config, self._epoch, planned.step, ids, self._rates)
         return Batch(pixels, labels, sample_ids, draws), futures
 
-    def _decode(self, images: list[np.ndarray], sample_ids: np.ndarray, out: np.ndarray) -> None:
+    def _decode(self, images: list[np.ndarray], ids: np.ndarray, out: np.ndarray) -> None:
         begin = time.perf_counter()
-        training_pixels([image.tobytes() for image in images], self._config, self._epoch, sample_ids, out)
+        training_pixels([image.tobytes() for image in images], self._config, self._epoch, ids, out)
         self._times.add_decoding(time.perf_counter() - begin)
 
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.numpy
@@ -25,15 +25,16 @@ from convnext_imagenet.model.weights import load_weights, save_weights
 from convnext_imagenet.train.errors import TrainError
 
 _BEST, _LAST = "best", "last"
+BestBy = Literal["top1", "loss"]
 
 
 @dataclass(frozen=True)
 class Position:
     """The position of a checkpoint in its run: finished epochs and finished optimizer steps.
 
-    `top1` and `ema_top1` are the accuracies (0..1) of the weights and of their average, None if not evaluated. `within`
-    holds the sums of an unfinished epoch; it is None at the end of an epoch. `rollbacks` counts how often the run has
-    left out steps after a divergence.
+    `top1` and `ema_top1` are the accuracies (0..1) of the weights and of their average, `loss` and `ema_loss` their
+    mean cross entropies, None if not evaluated. `within` holds the sums of an unfinished epoch; it is None at the end
+    of an epoch. `rollbacks` counts how often the run has left out steps after a divergence.
     """
 
     epoch: int
@@ -42,21 +43,37 @@ class Position:
     ema_top1: float | None = None
     within: Mapping[str, Any] | None = None
     rollbacks: int = 0
+    loss: float | None = None
+    ema_loss: float | None = None
 
     @property
     def unit(self) -> str:
         """Return the name of the checkpoint's unit."""
         return f"epoch-{self.epoch:04d}" if self.within is None else f"step-{self.step:08d}"
 
-    @property
-    def best_top1(self) -> float | None:
-        """Return the higher of the two accuracies, None if neither was evaluated."""
-        return max((value for value in (self.top1, self.ema_top1) if value is not None), default=None)
+    def best_numbers(self, by: BestBy) -> tuple[float | None, float | None]:
+        """Return top-1 and loss of the better of the two models."""
+        return (self.ema_top1, self.ema_loss) if self.best_weights(by) == "ema" else (self.top1, self.loss)
 
-    @property
-    def best_weights(self) -> str:
-        """Return which of the unit's models has the higher accuracy: "weights" or "ema"."""
-        return "ema" if self.ema_top1 is not None and self.ema_top1 > (self.top1 or 0.0) else "weights"
+    def score(self, by: BestBy) -> float | None:
+        """Return the better of the two models' numbers, higher is better; None if neither was evaluated."""
+        return max((value for value in self._scores(by) if value is not None), default=None)
+
+    def best_weights(self, by: BestBy) -> str:
+        """Return which of the unit's models is better: "weights" or "ema"."""
+        own, average = self._scores(by)
+        return "ema" if average is not None and (own is None or average > own) else "weights"
+
+    def is_better_than(self, other: "Position | None", by: BestBy) -> bool:
+        """Return whether this position was evaluated and is better than `other`, which may be none."""
+        own = self.score(by)
+        before = None if other is None else other.score(by)
+        return own is not None and (before is None or own > before)
+
+    def _scores(self, by: BestBy) -> tuple[float | None, float | None]:
+        if by == "top1":
+            return self.top1, self.ema_top1
+        return tuple(None if loss is None else -loss for loss in (self.loss, self.ema_loss))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -85,12 +102,13 @@ class Snapshot:
 class Checkpoints:
     """The checkpoints of one run. It keeps those of the `keep_best` best and the `keep` latest epochs (0: of all)."""
 
-    def __init__(self, run: Path, plan_id: str, keep: int, keep_best: int) -> None:
+    def __init__(self, run: Path, plan_id: str, keep: int, keep_best: int, best_by: BestBy = "top1") -> None:
         self.run = run
         self.folder = run / "checkpoints"
         self.plan_id = plan_id
         self.keep = keep
         self.keep_best = keep_best
+        self.best_by: BestBy = best_by
 
     def save(self, position: Position, snapshot: Snapshot, card: ModelCard) -> None:
         """Publish a checkpoint, move the pointers, and remove the checkpoints that are no longer kept.
@@ -102,9 +120,9 @@ class Checkpoints:
             raise TrainError(f"{self.folder}: {position.unit} is not saved, {name} has values that are not finite")
         try:
             publish(self._write(position, snapshot, card), self.folder, position.unit, self.plan_id, _facts(position))
-            best = self.best()
-            if position.best_top1 is not None and (best is None or position.best_top1 > (best.best_top1 or 0.0)):
-                self._point(_BEST, f"{position.unit}.ema" if position.best_weights == "ema" else position.unit)
+            if position.is_better_than(self.best(), self.best_by):
+                is_average = position.best_weights(self.best_by) == "ema"
+                self._point(_BEST, f"{position.unit}.ema" if is_average else position.unit)
             self._point(_LAST, position.unit)
             self._remove_old(position)
         except (OSError, ArtefactError) as error:
@@ -118,7 +136,7 @@ class Checkpoints:
         return self._pointed_to(_LAST, deep=True)  # a run resumes from it, so its hashes are checked
 
     def best(self) -> Position | None:
-        """Return the position with the highest top-1, or None before the first. Raises TrainError if it is damaged."""
+        """Return the best position by `best_by`, or None before the first. Raises TrainError if it is damaged."""
         return self._pointed_to(_BEST, deep=False)
 
     def load(self, position: Position) -> Snapshot:
@@ -181,8 +199,13 @@ class Checkpoints:
         epochs = [unit for unit in self._units() if unit.startswith("epoch-")]
         if not self.keep:
             return set(epochs)
-        positions = [position for unit in epochs if (position := self._read(unit)) and position.best_top1 is not None]
-        best = sorted(positions, key=lambda position: (-(position.best_top1 or 0.0), position.epoch))[: self.keep_best]
+        scored = [
+            (score, position)
+            for unit in epochs
+            if (position := self._read(unit)) and (score := position.score(self.best_by)) is not None
+        ]
+        ranked = sorted(scored, key=lambda pair: (-pair[0], pair[1].epoch))
+        best = [position for _, position in ranked[: self.keep_best]]
         return {*epochs[-self.keep :], *(position.unit for position in best)}
 
 
@@ -214,4 +237,6 @@ def _facts(position: Position) -> dict[str, Any]:
         "ema_top1": position.ema_top1,
         "within": None if position.within is None else dict(position.within),
         "rollbacks": position.rollbacks,
+        "loss": position.loss,
+        "ema_loss": position.ema_loss,
     }

@@ -44,17 +44,31 @@ def run_epochs(context: RunContext, done: Position) -> None:
     rollbacks, watch = done.rollbacks, DivergenceWatch(context.config.precision)
     health = RunHealth(context.config.schedule, context.card.config.num_classes, context.plan)
     sums = EpochSums() if done.within is None else EpochSums.from_json(done.within)
-    for epoch in range(done.epoch + 1, context.config.train.epochs + 1):
+    section, best, last = context.config.train, context.checkpoints.best(), done
+    for epoch in range(done.epoch + 1, section.epochs + 1):
+        if is_out_of_patience(section, last, best):
+            return
         running = _Epoch(context, epoch, sums, health, watch, rollbacks)
         report = running.run()
         rollbacks = running.rollbacks
         # The line comes before the checkpoint: resuming removes a line too many, but cannot write a missing one.
         if context.ranks.own.is_first:
             append_metrics(context.metrics_path, metrics_line(report))
-        top1, ema_top1 = _top1(report.accuracy), _top1(report.ema_accuracy)
-        context.save(Position(epoch, report.step, top1, ema_top1, rollbacks=rollbacks))
+        last = _position(report, rollbacks)
+        best = last if last.is_better_than(best, section.best_by) else best
+        context.save(last)
         context.reporter.on_epoch(report)
         sums = EpochSums()
+
+
+def is_out_of_patience(section: TrainSection, last: Position, best: Position | None) -> bool:
+    """Return whether a run ends at `last`, because no evaluation for `patience_epochs` was better than `best`.
+
+    A function of saved positions only, so a resumed run ends at the same epoch; all ranks have the same positions.
+    """
+    if not section.patience_epochs or best is None or last.within is not None or last.score(section.best_by) is None:
+        return False
+    return last.epoch - best.epoch >= section.patience_epochs
 
 
 class _Epoch:
@@ -314,5 +328,18 @@ def _is_evaluated(section: TrainSection, epoch: int) -> bool:
     return epoch == section.epochs or epoch % section.eval_every_epochs == 0
 
 
-def _top1(accuracy: Accuracy | None) -> float | None:
-    return None if accuracy is None else accuracy.top1
+def _position(report: EpochReport, rollbacks: int) -> Position:
+    own, average = report.accuracy, report.ema_accuracy
+    return Position(
+        report.epoch,
+        report.step,
+        None if own is None else own.top1,
+        None if average is None else average.top1,
+        rollbacks=rollbacks,
+        loss=_finite_loss(own),
+        ema_loss=_finite_loss(average),
+    )
+
+
+def _finite_loss(accuracy: Accuracy | None) -> float | None:
+    return accuracy.loss if accuracy is not None and math.isfinite(accuracy.loss) else None

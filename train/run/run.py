@@ -23,11 +23,12 @@ from convnext_imagenet.records.reader import Records
 from convnext_imagenet.train.config.config import Config, dotted_values
 from convnext_imagenet.train.config.fit import RunFacts, check_fit
 from convnext_imagenet.train.config.schedule import BatchParts, StepPlan, divide_batch, plan_steps
+from convnext_imagenet.train.config.sections import TrainSection
 from convnext_imagenet.train.config.source import load_config, to_toml
 from convnext_imagenet.train.errors import ConfigError, TrainError
 from convnext_imagenet.train.machine import available_memory_mib, read_disk
 from convnext_imagenet.train.run.advice import Room, room_warnings, start_warnings
-from convnext_imagenet.train.run.checkpoint import Checkpoints, Position, load_state
+from convnext_imagenet.train.run.checkpoint import BestBy, Checkpoints, Position, load_state
 from convnext_imagenet.train.run.compile_cache import CompileCache, graph_identity
 from convnext_imagenet.train.run.context import Interval, RunContext
 from convnext_imagenet.train.run.curves import curves_png
@@ -53,12 +54,17 @@ _ADVICE = "run the same command again to resume from the saved checkpoint"
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a run ended; `was_finished` is true if there was nothing left to do."""
+    """How a run ended; `was_finished` is true if there was nothing left to do.
+
+    It has fewer than `epochs` epochs if it ended early. `best` was chosen by `best_by`.
+    """
 
     run: Path
     last: Position
     best: Position
     was_finished: bool
+    epochs: int
+    best_by: BestBy
 
 
 class RunReporter(Reporter, Protocol):
@@ -105,7 +111,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
     """
     run, ranks = request.run, request.ranks
     records = ranks.first_rank_first(lambda: Records.open(request.records))
-    rows = records.split("train").rows
+    rows, counts = records.split("train").rows, records.split("train").entry.rows_per_class
     target = mindspore.get_context("device_target")
     check_fit(config, RunFacts(ranks.own.world, rows, len(records.classes), target, chip_name()))
     plan = plan_steps(config, rows, ranks.own.world)
@@ -126,12 +132,14 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
     with _held(run, ranks), StopSignals(_ADVICE, second_ends=ranks.own.world == 1) as stop:
         plan_id = _begin(run, fingerprint, config, request.accepted, ranks)
         if is_finished(run):
-            return _summary(run, was_finished=True)
+            return _summary(run, config.train, was_finished=True)
         reporter.on_begin()
         if is_first:
             write_atomically(run / "config.toml", to_toml(config).encode())
-        checkpoints = Checkpoints(run, plan_id, config.train.keep_checkpoints, config.train.keep_best)
-        learner = Learner(config, card, first.arrays, ranks.own.world, parts.micro_batches)
+        checkpoints = Checkpoints(
+            run, plan_id, config.train.keep_checkpoints, config.train.keep_best, config.train.best_by
+        )
+        learner = Learner(config, card, first.arrays, ranks.own.world, parts.micro_batches, counts)
         done = _resume(learner, checkpoints, ranks)
         if request.init_state is not None and not done.step:
             _restore_state(learner, first, request.init_state)
@@ -178,7 +186,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
             write_atomically(run / "curves.png", curves_png(read_metrics(run / "metrics.jsonl")))
             finish(run, "run", _manifest(plan_id, checkpoints, history))
         ranks.wait_for_all()
-        return _summary(run, was_finished=False)
+        return _summary(run, config.train, was_finished=False)
 
 
 def _held(run: Path, ranks: Ranks) -> contextlib.AbstractContextManager[None]:
@@ -195,7 +203,8 @@ def _begin(run: Path, plan: Mapping[str, Any], config: Config, accepted: Accepte
         plan_id, differences = begin_run(run, plan, config, in_force(read_history(history)), accepted)
         last = Checkpoints(run, plan_id, config.train.keep_checkpoints, config.train.keep_best).last()
         changes = as_changes(differences, 0 if last is None else last.step)
-        if any(change.key == EPOCHS for change in changes):
+        is_longer = accepted.extend and last is not None and last.epoch < config.train.epochs
+        if any(change.key == EPOCHS for change in changes) or is_longer:  # the second: it had ended early
             unfinish(run)
         if not is_finished(run):
             changes += _changed_settings(run, config, changes)
@@ -273,7 +282,7 @@ def _manifest(plan_id: str, checkpoints: Checkpoints, history: Sequence[Change])
     }
 
 
-def _summary(run: Path, was_finished: bool) -> RunSummary:
+def _summary(run: Path, section: TrainSection, was_finished: bool) -> RunSummary:
     manifest = read_finished(run, "run")
     last, best = Position(**manifest["last"]), Position(**manifest["best"])
-    return RunSummary(run=run, last=last, best=best, was_finished=was_finished)
+    return RunSummary(run, last, best, was_finished, section.epochs, section.best_by)

@@ -16,6 +16,7 @@ from convnext_imagenet.train.augment.mix import SoftTargets
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.data.pipeline import Batch
 from convnext_imagenet.train.errors import TrainError
+from convnext_imagenet.train.step.class_weights import class_weights
 from convnext_imagenet.train.step.parameters import set_train, trained_drop_path_rates, training_network, without_frozen
 from convnext_imagenet.train.step.precision import lower_precision, lowered_parameters
 from convnext_imagenet.train.step.step import AccumulateStep, AllReduce, Gradients, TrainStep, UseSums
@@ -42,7 +43,7 @@ class Learner:
     """The learning part of a run: starts from `initial` weights or a restored state, and works with the other ranks.
 
     Evaluation has its own network, in float32 and exactly as `convnext-serve` builds it, which takes the weights or
-    their average on demand (DECISIONS, 2026-11-24).
+    their average on demand (DECISIONS, 2026-11-24). `rows_per_class` counts the training rows, for class weights.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Learner:
         initial: Mapping[str, np.ndarray],
         ranks: int = 1,
         micro_batches: int = 1,
+        rows_per_class: Sequence[int] = (),
     ) -> None:
         self.config = config
         frozen = config.model.frozen_stages
@@ -66,11 +68,13 @@ class Learner:
         buckets = make_buckets(self.parameters, config, card.config.depths, joined or 1, lowered)
         self.update = Update(buckets, config, card.config.depths, joined)
         self._draw_names = drawn_names(device_draws(config, 1, 0, np.arange(2), self.drop_path_rates))
+        power = config.data.class_weight_power
+        weights = class_weights(rows_per_class or [1] * card.config.num_classes, power) if power else None
         gradients = Gradients(
             lower_precision(self.network, config.precision, layers),
             self.parameters,
             self.augment,
-            SoftTargets(card.config.num_classes, config.mix.label_smoothing),
+            SoftTargets(card.config.num_classes, config.mix.label_smoothing, weights),
             self._draw_names,
         )
         self.micro_batches = micro_batches

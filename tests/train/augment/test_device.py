@@ -19,6 +19,7 @@ from convnext_imagenet.train.augment.erase import NOISE_VALUES, noise_bank
 from convnext_imagenet.train.augment.mix import SoftTargets
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.sections import AugmentSection, DataSection, MixSection
+from convnext_imagenet.train.step.class_weights import class_weights
 
 SIZE_PX, ROWS = 32, 8
 TRANSFORM = EvalTransform(SIZE_PX)
@@ -100,6 +101,16 @@ def test_targets_are_smoothed_and_mixed_as_in_timm(smoothing: float, lam: tuple[
     share = np.ones((4, 1)) if lam is None else np.array(lam)[:, None]
     np.testing.assert_allclose(result, share * own + (1 - share) * partner, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(result.sum(1), 1, rtol=1e-6)
+
+
+def test_class_weights_multiply_the_targets_and_are_one_on_average() -> None:
+    weights = class_weights([90, 9, 1, 0], power=1.0)
+    np.testing.assert_allclose(weights, np.array([1 / 90, 1 / 9, 1, 1]) * 101 / 4, rtol=1e-6)  # no row counts as one
+    assert class_weights([90, 9, 1], power=0.0).tolist() == [1, 1, 1]
+    labels, lam = np.array([0, 1, 2, 2], np.int32), np.array([0.25, 1.0, 0.5, 0.5], np.float32)
+    plain, weighted = SoftTargets(4, 0.1), SoftTargets(4, 0.1, weights)
+    expected = plain(Tensor(labels), Tensor(lam)).asnumpy() * weights
+    np.testing.assert_allclose(weighted(Tensor(labels), Tensor(lam)).asnumpy(), expected, rtol=1e-6)
 
 
 def test_keeps_do_not_depend_on_the_batch() -> None:

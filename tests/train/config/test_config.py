@@ -112,9 +112,11 @@ def test_keys_outside_the_plan_change_no_step_or_only_the_order_of_its_sums() ->
         "data.device_batch_size",
         "data.eval_batch_size",
         "optimizer.accumulate_steps",
+        "train.best_by",
         "train.eval_every_epochs",
         "train.keep_best",
         "train.keep_checkpoints",
+        "train.patience_epochs",
     }
 
 

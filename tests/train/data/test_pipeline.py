@@ -13,7 +13,7 @@ from PIL import Image
 
 from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.launch.ranks.rank import Rank
-from convnext_imagenet.records.epoch_order import epoch_order
+from convnext_imagenet.records.epoch_order import balanced_order, epoch_order
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.reader import Records, Split
 from convnext_imagenet.train.augment.crop import crop_box
@@ -24,7 +24,7 @@ from convnext_imagenet.train.augment.randaugment import draw_ops
 from convnext_imagenet.train.augment.randaugment_host import apply_ops
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.policy import parse_policy
-from convnext_imagenet.train.config.schedule import plan_steps
+from convnext_imagenet.train.config.schedule import local_positions, plan_steps
 from convnext_imagenet.train.data.pipeline import Batch, StageTimes, batches
 from convnext_imagenet.train.errors import TrainError
 
@@ -124,6 +124,39 @@ def test_ranks_and_parts_together_are_the_global_batch(
                 for name, value in _arrays(one).items():
                     np.testing.assert_array_equal(value[row], expected[int(key)][name], err_msg=name)
         assert sorted(seen) == sorted(expected)
+
+
+def test_balanced_epochs_repeat_rows_with_other_draws_and_are_the_same_for_any_ranks(
+    tmp_path: Path, config: Config, make_records: tuple[Callable, ...]
+) -> None:
+    build_records, make_rows = make_records
+    uneven = [row for row in make_rows(60) if row.label == 0 or row.sample_id < 24]
+    rows = [dataclasses.replace(row, sample_id=at) for at, row in enumerate(uneven)]
+    split = Records.open(build_records(tmp_path / "records", rows, make_rows(7))).split("train")
+    balanced = dataclasses.replace(config, data=dataclasses.replace(config.data, balance_power=1.0))
+    labels = np.array([row["label"] for row in split.read(range(split.rows))])
+    np.testing.assert_array_equal(split.labels(), labels)
+    order = balanced_order(labels, config.train.seed, EPOCH, 1.0)
+    shares = {ranks: [_batches(split, balanced, rank=Rank(rank, ranks)) for rank in range(ranks)] for ranks in (1, 2)}
+    for step in range(4):
+        found = {}
+        for ranks, by_rank in shares.items():
+            parts = [batch for one in by_rank for batch in one[2 * step : 2 * step + 2]]
+            at = np.concatenate([local_positions(8, part, 2 * ranks) for part in range(2 * ranks)])
+            joined = {
+                name: np.concatenate([_arrays(part)[name] for part in parts])[np.argsort(at)]
+                for name in _arrays(parts[0])
+            }
+            found[ranks] = joined
+        for name, value in found[1].items():
+            np.testing.assert_array_equal(found[2][name], value, err_msg=name)
+        assert found[1]["labels"].tolist() == labels[order[8 * step : 8 * step + 8]].tolist()
+    _assert_equal(_batches(split, balanced)[4:], _batches(split, balanced, first_step=2))
+    ids = [int(sample_id) for batch in shares[1][0] for sample_id in batch.sample_ids]
+    pixels = [image for batch in shares[1][0] for image in batch.pixels]
+    twice = next(sample_id for sample_id in ids if ids.count(sample_id) > 1)
+    first, second = [image for image, sample_id in zip(pixels, ids, strict=True) if sample_id == twice][:2]
+    assert (first != second).any(), "the same row is cropped in another way when it comes again"
 
 
 def _pixels(image: bytes, config: Config, sample_id: int) -> np.ndarray:

@@ -72,10 +72,10 @@ def test_the_average_is_saved_beside_the_weights_and_the_better_of_both_counts(t
     checkpoints.save(Position(4, 40, 0.65, ema_top1=0.2), _snapshot(4, average), CARD)
     best = checkpoints.best()
     assert best is not None
-    assert (best.epoch, best.best_top1, best.best_weights) == (3, 0.7, "ema")
+    assert (best.epoch, best.best_numbers("top1")[0], best.best_weights("top1")) == (3, 0.7, "ema")
     assert (tmp_path / "best").read_text() == "epoch-0003.ema\n"
     assert resolve_checkpoint(tmp_path).name == "epoch-0003.ema.safetensors"
-    assert Position(4, 40, 0.65, ema_top1=0.2).best_weights == "weights"
+    assert Position(4, 40, 0.65, ema_top1=0.2).best_weights("top1") == "weights"
     loaded = checkpoints.load(best)
     for name, value in average.items():
         np.testing.assert_array_equal(loaded.average[name], value)
@@ -160,3 +160,24 @@ def test_a_value_that_is_not_finite_is_never_published(part: str, tmp_path: Path
     with pytest.raises(TrainError, match=r"epoch-0002 is not saved, head\.bias has values that are not finite"):
         checkpoints.save(Position(2, 20, 0.9), snapshot, CARD)
     assert _kept(checkpoints) == [1]
+
+
+@pytest.mark.parametrize(
+    ("by", "position", "other", "is_better", "model"),
+    [
+        ("top1", Position(2, 20, 0.5), None, True, "weights"),
+        ("top1", Position(2, 20, 0.0), None, True, "weights"),
+        ("top1", Position(2, 20), Position(1, 10, 0.5), False, "weights"),
+        ("top1", Position(2, 20, 0.5), Position(1, 10, 0.5), False, "weights"),
+        ("top1", Position(2, 20, 0.4, 0.6), Position(1, 10, 0.5), True, "ema"),
+        ("loss", Position(2, 20, 0.4, 0.6, loss=1.0, ema_loss=1.5), Position(1, 10, 0.9, loss=1.2), True, "weights"),
+        ("loss", Position(2, 20, 0.9, loss=1.3), Position(1, 10, 0.5, loss=1.2), False, "weights"),
+        ("loss", Position(2, 20, 0.9), Position(1, 10, 0.5, loss=1.2), False, "weights"),
+        ("loss", Position(2, 20, 0.9, 0.8, loss=None, ema_loss=1.1), Position(1, 10, 0.5, loss=1.2), True, "ema"),
+    ],
+)
+def test_the_better_checkpoint_is_that_of_the_chosen_number(
+    by: Any, position: Position, other: Position | None, is_better: bool, model: str
+) -> None:
+    assert position.is_better_than(other, by) == is_better
+    assert position.best_weights(by) == model

@@ -1,6 +1,7 @@
 """The loop of one epoch: what it starts, saves and stops on, with a learner that only counts."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,10 @@ class FakeCache:
 
 
 class Saves(list):
+    def best(self) -> Position | None:
+        evaluated = [position for position in self if position.top1 is not None]
+        return max(evaluated, key=lambda position: (position.top1, -position.epoch), default=None)
+
     def save(self, position: Position, snapshot: Any, card: Any) -> None:
         self.append(position)
 
@@ -116,8 +121,10 @@ def run(config: Config, recorder: Any, tmp_path: Path, monkeypatch: pytest.Monke
         world: int = 2,
         rollbacks: int = 0,
         is_compiled: bool = True,
+        config: Config = config,
+        saved: Saves = (),
     ) -> SimpleNamespace:
-        learner, checkpoints = CountingLearner(losses or {}, stops, saves), Saves()
+        learner, checkpoints = CountingLearner(losses or {}, stops, saves), Saves(saved)
         context = RunContext(
             config=config, plan=plan_steps(config, 8 * STEPS), parts=divide_batch(config, 1),
             learner=learner, checkpoints=checkpoints,
@@ -275,3 +282,27 @@ def test_a_single_rank_stops_without_starting_another_step(
         done = run(world=1)
     assert isinstance(done.error, Interrupted)
     assert done.learner.started == done.saves[-1].step == 3
+
+
+@pytest.mark.parametrize(
+    ("patience", "every", "top1", "last"),
+    [
+        (0, 1, [0.5, 0.4, 0.3, 0.2, 0.1, 0.0], 6),
+        (2, 1, [0.5, 0.4, 0.5, 0.6, 0.7, 0.8], 3),
+        (2, 1, [0.5, 0.4, 0.6, 0.5, 0.4, 0.9], 5),
+        (3, 2, [0.5, 0.4, 0.3], 6),
+        (1, 2, [0.5, 0.4, 0.3], 4),
+    ],
+)
+def test_a_run_ends_when_it_has_not_improved_and_resumes_to_the_same_end(
+    patience: int, every: int, top1: list[float], last: int, run: Any, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = dataclasses.replace(config.train, epochs=6, patience_epochs=patience, eval_every_epochs=every)
+    longer = dataclasses.replace(config, train=section)
+    values = iter(top1)
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: SimpleNamespace(**{**vars(ACCURACY), "top1": next(values)}))
+    done = run(config=longer)
+    assert done.error is None
+    assert done.saves[-1].epoch == last
+    if patience:
+        assert run(done.saves[-1], config=longer, saved=done.saves).saves == done.saves, "nothing more to do"

@@ -1,0 +1,38 @@
+"""The rows that an epoch visits, in order, and the ids by which their augmentation is drawn."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convnext_imagenet.records.epoch_order import balanced_order, epoch_order, occurrences
+from convnext_imagenet.records.reader import Split
+from convnext_imagenet.train.config.config import Config
+
+# Ids of samples are ranks among the images of a split, far below this.
+_NEXT_OCCURRENCE = 1 << 40
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """The rows of an epoch, int64 (rows,), and how often each came before in this epoch, int64 (rows,)."""
+
+    rows: np.ndarray
+    occurrences: np.ndarray
+
+
+def training_order(split: Split, config: Config, epoch: int) -> EpochOrder:
+    """Return the order of an epoch: a permutation, or with `data.balance_power` more even classes.
+
+    Raises ArtefactError when the labels are needed and cannot be read.
+    """
+    seed, power = config.train.seed, config.data.balance_power
+    if not power:
+        rows = epoch_order(split.rows, seed, epoch, config.data.shuffle_block_rows)
+        return EpochOrder(rows, np.zeros(len(rows), np.int64))
+    rows = balanced_order(split.labels(), seed, epoch, power)
+    return EpochOrder(rows, occurrences(rows))
+
+
+def draw_ids(sample_ids: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
+    """Return the ids by which augmentation is drawn: a row that comes again in an epoch gets other draws."""
+    return sample_ids + occurrences * _NEXT_OCCURRENCE
