@@ -51,7 +51,7 @@ def test_the_papers_preset_on_few_rows_and_classes_needs_one_correction() -> Non
 def test_one_refusal_names_faults_of_every_kind(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_text(
-        "epochs = 3\nmix = 1\n[schedule]\nlr = 0.1\nmin_lr = 0.5\n[data]\nsize_px = 16\nglobal_batch_size = 99\n"
+        "epochs = 3\naugment = 1\n[schedule]\nlr = 0.1\nmin_lr = 0.5\n[data]\nsize_px = 16\nglobal_batch_size = 99\n"
         "[train]\nseed = 'one'\n[precision]\nloss_scale = 'static'\n[model]\nvariant = 'resnet50'\nnum_classes = 7\n"
     )
     with pytest.raises(ConfigError) as refused:
@@ -62,7 +62,7 @@ def test_one_refusal_names_faults_of_every_kind(tmp_path: Path) -> None:
         "--set batch=3: must be",
         "--set ema.decay=high: 'high' is not a TOML value",
         "epochs = 3: stands in no section; use train.epochs",
-        "mix = 1: must be a section of keys",
+        "augment = 1: must be a section of keys",
         "unknown key schedule.lr; use schedule.base_lr",
         "data.size_px = 16: must be at least 32",
         "train.seed = 'one': must be a whole number",
