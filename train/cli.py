@@ -334,26 +334,23 @@ def track(
     because this is a process of its own; start it beside the run, or afterwards.
     """
     with expected_errors():
-        from convnext_imagenet.base.errors import FailedError
         from convnext_imagenet.base.signals import StopSignals
         from convnext_imagenet.train.track.follow import TrackedRun, follow, parameters
-        from convnext_imagenet.train.track.tools import TOOLS
+        from convnext_imagenet.train.track.tools import GuardedTool
 
         shown_as = TrackedRun("", name or run_folder.resolve().name, project, parameters(run_folder / "config.toml"))
         memory = run_folder / f"tracked-{tool_name}.json"
-        tool = TOOLS[tool_name](memory.with_suffix(""))
+        tool = GuardedTool(tool_name, memory.with_suffix(""))
 
         def on_sent(epoch: int, is_replaced: bool) -> None:
             click.echo(f"epoch {epoch} sent to {tool_name}{' again: its numbers have changed' * is_replaced}")
 
         with StopSignals("run the same command again to send the rest") as stop:
-            try:
-                count = follow(
-                    run_folder, memory, tool, shown_as, lambda: is_following and stop.wait(interval_s), on_sent
-                )
-            except tool.errors as error:
-                first = next(iter(str(error).splitlines()), type(error).__name__)
-                raise FailedError(f"{tool_name}: {first}; run the same command again to send the rest") from error
+
+            def wait() -> bool:
+                return is_following and stop.wait(interval_s)
+
+            count = follow(run_folder, memory, tool, shown_as, wait, on_sent)
             stop.check()
         click.echo(f"{run_folder}: {tool_name} has {count} epoch{'s' * (count != 1)}")
 

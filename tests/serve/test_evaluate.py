@@ -9,7 +9,7 @@ from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.evaluate import Accuracy, evaluate
+from convnext_imagenet.serve.evaluate import Accuracy, evaluate, mean_loss
 
 from ..launch.together import run_together
 from .conftest import TRANSFORM, build_records, picture
@@ -76,6 +76,11 @@ def test_a_flip_asks_for_the_mirror_image_too(fake, split):
 def test_fractions_are_divided_once():
     accuracy = Accuracy(rows=500, top1_correct=486, top5_correct=499, loss=0.1)
     assert (accuracy.top1, accuracy.top5) == (0.972, 0.998)
+
+
+def test_the_order_of_the_losses_changes_no_bit_of_their_mean():
+    losses = np.array([1e16, 1.0, 1.0])
+    assert mean_loss(losses) == mean_loss(losses[::-1]) == (10**16 + 2) / 3
 
 
 def test_with_fewer_than_five_classes_all_are_guessed(fake, tmp_path):

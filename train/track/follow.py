@@ -32,13 +32,12 @@ class TrackedRun:
 
 
 class Tool(Protocol):
-    """One tracking tool, open for one run. Its methods may raise `errors`.
+    """One tracking tool, open for one run.
 
     `continues`: an opened run keeps what it has; otherwise it is begun anew, from the lines of metrics.jsonl.
     """
 
     continues: bool
-    errors: tuple[type[Exception], ...]
 
     def open(self, run: TrackedRun, epochs: int) -> bool:
         """Open the run and return whether it still has the first `epochs` epochs; if not, it is empty."""

@@ -4,13 +4,15 @@ MLflow can be asked what it has, so an opened run continues. The files that W&B'
 cannot be continued safely, so these are written anew whenever they are opened (DECISIONS, 2026-11-29).
 """
 
+import contextlib
 import importlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from convnext_imagenet.base.errors import ExpectedError, FailedError
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.track.follow import Tool, TrackedRun
 
@@ -26,7 +28,6 @@ class MlflowTool:
     def __init__(self, folder: Path) -> None:
         self._mlflow = _library("mlflow", "MLflow")
         self._client: Any = self._mlflow.MlflowClient()
-        self.errors: tuple[type[Exception], ...] = (self._mlflow.exceptions.MlflowException,)
         self._run = ""
 
     def open(self, run: TrackedRun, epochs: int) -> bool:
@@ -76,7 +77,6 @@ class WandbTool:
 
     def __init__(self, folder: Path) -> None:
         self._wandb = _library("wandb", "Weights & Biases")
-        self.errors: tuple[type[Exception], ...] = (self._wandb.errors.Error,)
         self._folder = folder
         self._run: Any = None
 
@@ -116,7 +116,6 @@ class TensorBoardTool:
         _library("tensorboard", "TensorBoard")
         if (own := folder.parent / "events").exists():
             raise TrainError(f"{own}: the run writes its own TensorBoard events; open them with --logdir {own}")
-        self.errors: tuple[type[Exception], ...] = ()
         self._folder = folder
         self._writer: Any = None
 
@@ -147,7 +146,48 @@ class TensorBoardTool:
         self._writer.close()
 
 
-TOOLS: dict[str, Callable[[Path], Tool]] = {"mlflow": MlflowTool, "wandb": WandbTool, "tensorboard": TensorBoardTool}
+_TOOLS: dict[str, Callable[[Path], Tool]] = {"mlflow": MlflowTool, "wandb": WandbTool, "tensorboard": TensorBoardTool}
+
+
+class GuardedTool:
+    """The tool of a name, which writes its files into `folder`; what its library raises becomes a FailedError."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._name = name
+        with self._telling():
+            self._tool = _TOOLS[name](folder)
+        self.continues = self._tool.continues
+
+    def open(self, run: TrackedRun, epochs: int) -> bool:
+        """Open the run and return whether it still has its epochs."""
+        with self._telling():
+            return self._tool.open(run, epochs)
+
+    def send(self, epoch: int, step: int, values: Mapping[str, float], is_sent_again: bool) -> None:
+        """Store the numbers of an epoch for good."""
+        with self._telling():
+            self._tool.send(epoch, step, values, is_sent_again)
+
+    def close(self, is_finished: bool) -> None:
+        """Close the run."""
+        with self._telling():
+            self._tool.close(is_finished)
+
+    def discard(self) -> None:
+        """Remove the open run."""
+        with self._telling():
+            self._tool.discard()
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Libraries raise errors of their own, of their databases and of their connections, with no common class."""
+        try:
+            yield
+        except (ExpectedError, OSError):
+            raise
+        except Exception as error:
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            raise FailedError(f"{self._name}: {first}; run the same command again to send the rest") from error
 
 
 def _library(name: str, title: str) -> Any:

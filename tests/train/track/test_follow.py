@@ -40,8 +40,6 @@ class Store:
 class StoreTool:
     """A tool that stores one number at a time, so that a kill leaves a part of an epoch."""
 
-    errors = ()
-
     def __init__(self, store: Store) -> None:
         self.store, self.continues = store, store.continues
 

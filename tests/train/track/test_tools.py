@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from convnext_imagenet.train.cli import main
 from convnext_imagenet.train.run.epoch import read_metrics
+from convnext_imagenet.train.track import tools
 
 
 @pytest.fixture
@@ -96,3 +97,15 @@ def test_a_tool_that_is_not_installed_is_one_line(tool: str, run: Path, monkeypa
     assert "install it with pip install 'convnext_imagenet[tracking]'" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (run / f"tracked-{tool}.json").exists()
+
+
+def test_what_a_library_raises_is_one_line_and_the_machines_failure(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, *inputs: object) -> None:
+        raise KeyError("no such table")
+
+    monkeypatch.setitem(sys.modules, "tensorboard", sys)
+    monkeypatch.setattr(tools.TensorBoardTool, "open", fail)
+    shutil.rmtree(run / "events", ignore_errors=True)
+    result = _track(run, "tensorboard")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (74, 1)
+    assert result.stderr.startswith("Error: tensorboard: 'no such table'; run the same command again")
