@@ -1,17 +1,20 @@
-"""How work reacts to stop signals without being left half-done. Four ways, from patient to immediate:
+"""How work reacts to stop signals without being left half-done. Five ways, from patient to immediate:
 
 | way | for work that |
 |---|---|
 | `StopSignals` | asks between its own steps (a training step, a scored batch) whether it should stop |
 | `postponed` | must not be interrupted for a while: the signal is delivered afterwards (calls into Ray) |
 | `blocked` | starts processes that must not get the signals that a terminal sends to its whole group |
+| `answered_by_thread` | runs C++ code for minutes of which nothing has to be saved (compiling a step) |
 | `interruptible` | can stop anywhere, because a unit counts only once it has a receipt (ingest) |
 """
 
 import contextlib
 import ctypes
 import os
+import selectors
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -98,6 +101,42 @@ def _reset_when_delivered(number: signal.Signals) -> None:
     action.flags = ctypes.c_int(action.flags | _SA_RESETHAND).value
     if sigaction(int(number), ctypes.byref(action), None):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+@contextlib.contextmanager
+def answered_by_thread(answer: Callable[[], None]) -> Iterator[None]:
+    """Let a thread call `answer` when a stop signal comes while the block runs C++ code that does not return to Python.
+
+    The handlers stay as they are, and run when the block returns; `answer` may end the process before. Use it on the
+    main thread, around work of which nothing has to be saved.
+    """
+    received, sent = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    numbers = {int(number) for number in STOP_SIGNALS}
+
+    def watch() -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(received, selectors.EVENT_READ)
+            while selector.select():
+                told = set(os.read(received, 64))
+                if told & numbers:
+                    answer()
+                if _END in told:
+                    return
+
+    thread = threading.Thread(target=watch, name="stop signals", daemon=True)
+    previous = signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous)
+        os.write(sent, bytes([_END]))
+        thread.join()
+        os.close(received)
+        os.close(sent)
+
+
+_END = 0  # no signal has this number
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ Every line also goes to RUN/train.log.
 The loop knows only the protocol `RunReporter`; everything that prints is here.
 """
 
+import os
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -15,7 +17,7 @@ import click
 from tqdm import tqdm
 
 from convnext_imagenet.base.console import error_line, own_lines
-from convnext_imagenet.base.errors import FailedError
+from convnext_imagenet.base.errors import FailedError, Interrupted
 from convnext_imagenet.train.run_log import LOG_NAME, RunLog
 
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
@@ -61,6 +63,12 @@ class Screen:
             click.echo(text, err=err)
         if self._log is not None:
             self._log.add(text)
+
+    def end_at_once(self, error: Interrupted) -> None:
+        self.say(f"Error: {error}", err=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.exit_code)  # the main thread is in C++ code, which would not end for minutes
 
     def on_begin(self) -> None:
         if self._log is not None:

@@ -1,14 +1,17 @@
 """Stop signals are remembered, asked for, and handed back afterwards."""
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from convnext_imagenet.base.errors import Interrupted
-from convnext_imagenet.base.signals import StopSignals, blocked, interruptible, postponed
+from convnext_imagenet.base.signals import StopSignals, answered_by_thread, blocked, interruptible, postponed
 
 # A call into C that takes minutes and looks at no signal.
 DEAF = """
@@ -52,6 +55,20 @@ def test_a_second_signal_ends_a_process_that_never_returns_to_python(number: sig
         process.wait(0.5)
     process.send_signal(number)
     assert process.wait(10) == -number
+
+
+def test_a_thread_answers_while_the_main_thread_is_in_c() -> None:
+    answered: list[float] = []
+    with StopSignals("run it again") as stop, answered_by_thread(lambda: answered.append(time.perf_counter())):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**6)
+        ended = time.perf_counter()
+    assert len(answered) == 1
+    assert answered[0] < ended
+    assert stop.received
+    with StopSignals("run it again"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert len(answered) == 1, "only while its block runs"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.schema import Row
@@ -106,6 +107,9 @@ class Recorder:
 
     def on_warning(self, text: str) -> None:
         self.warnings.append(text)
+
+    def end_at_once(self, error: Interrupted) -> None:
+        raise AssertionError("no signal is sent while a step compiles")
 
     def on_initial_weights(self, origin: str) -> None:
         self.given.append(origin)

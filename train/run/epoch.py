@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.base.files import naming, write_atomically
 from convnext_imagenet.serve.evaluate import Accuracy
 from convnext_imagenet.train.step.learner import StepOutcome
@@ -161,6 +162,9 @@ class Reporter(Protocol):
 
     def on_warning(self, text: str) -> None:
         """Called when the numbers of the run deserve a warning."""
+
+    def end_at_once(self, error: Interrupted) -> None:
+        """Called by another thread at a stop signal while a step compiles: tell it and end the process, if wanted."""
 
 
 def metrics_line(report: EpochReport) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Epochs count from 1, optimizer steps from 0. A checkpoint holds everything that 
 stops after any step and resumes has the same numbers as one that never stopped.
 """
 
+import contextlib
 import json
 import math
 import time
@@ -13,6 +14,7 @@ import numpy as np
 
 from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.base.files import write_atomically
+from convnext_imagenet.base.signals import answered_by_thread
 from convnext_imagenet.model.runtime import is_deterministic
 from convnext_imagenet.model.weight_check import not_finite
 from convnext_imagenet.serve.evaluate import Accuracy, evaluate
@@ -97,7 +99,9 @@ class _Epoch:
         self.rollbacks = rollbacks
         self.watch = watch
         self.first_step = (epoch - 1) * context.plan.steps_per_epoch
-        self.pipe = StepPipe(context.learner, context.cache, self._on_first_step, self._stop_if_signalled)
+        self.pipe = StepPipe(
+            context.learner, context.cache, self._on_first_step, self._stop_if_signalled, self._while_compiling
+        )
         self.times = StageTimes()
         self._saved_at = self._timed_from = time.perf_counter()
         self._waited_s = 0.0
@@ -151,6 +155,13 @@ class _Epoch:
         """Raise Interrupted on a stop signal to a single rank; several ranks agree on it through their steps."""
         if self.context.is_single_rank:
             self.context.stop.check()
+
+    def _while_compiling(self) -> contextlib.AbstractContextManager[None]:
+        """Answer a stop signal to a single rank at once: before the first step of a process nothing is to be saved."""
+        context = self.context
+        if not context.is_single_rank:
+            return contextlib.nullcontext()
+        return answered_by_thread(lambda: context.reporter.end_at_once(context.stop.interruption()))
 
     def _stop_if_asked(self, finished: FinishedStep | None) -> None:
         """Raise Interrupted if any rank had asked to stop when the step began."""

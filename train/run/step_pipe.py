@@ -1,5 +1,6 @@
 """Keeps one optimizer step in flight: a step starts before the previous one is read, so the device never idles."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class StepPipe:
     """Starts the steps of `learner`; the outcome of a step is returned when the next one starts, or on `drain`.
 
     The first step of this process is compiled through `cache`, finished and reported to `on_first_step`. `check` is
-    called before each micro-batch; an exception that it raises leaves the step untaken.
+    called before each micro-batch; an exception that it raises leaves the step untaken. `while_compiling` makes a
+    context for the compilation.
     """
 
     def __init__(
@@ -34,8 +36,10 @@ class StepPipe:
         cache: CompileCache,
         on_first_step: Callable[[FirstStep], None],
         check: Callable[[], None] = lambda: None,
+        while_compiling: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
-        self._learner, self._cache, self._on_first_step, self._check = learner, cache, on_first_step, check
+        self._learner, self._cache, self._on_first_step = learner, cache, on_first_step
+        self._check, self._while_compiling = check, while_compiling
         self._running: tuple[Tensor, float, tuple[int, ...]] | None = None
 
     @property
@@ -71,7 +75,7 @@ class StepPipe:
         self, batches: Sequence[Batch], rate: float, decay: float, ask_stop: bool, ask_save: bool
     ) -> Tensor:
         begin = time.perf_counter()
-        with self._cache.compiling():
+        with self._while_compiling(), self._cache.compiling():
             self._learner.compile(batches)
         compiled = time.perf_counter()
         running = self._learner.learn(self._checked(batches), rate, decay, ask_stop, ask_save)

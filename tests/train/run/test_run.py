@@ -48,7 +48,12 @@ cli.main(sys.argv[4:])
 
 
 def _train_until(
-    place: tuple[signal.Signals, int, int], records: Path, run: Path, tiny: tuple[str, ...], *options: str
+    place: tuple[signal.Signals, int, int],
+    records: Path,
+    run: Path,
+    tiny: tuple[str, ...],
+    *options: str,
+    script: str = SIGNAL_ITSELF,
 ) -> Any:
     overrides = [word for override in tiny for word in ("--set", override)]
     command = [
@@ -64,11 +69,9 @@ def _train_until(
         *options,
     ]
     numbers = [str(int(value)) for value in place]
-    script = run.parent / "signal_itself.py"
-    script.write_text(SIGNAL_ITSELF)
-    return subprocess.run(
-        [sys.executable, str(script), *numbers, *command], capture_output=True, text=True, check=False
-    )
+    path = run.parent / "signal_itself.py"
+    path.write_text(script)
+    return subprocess.run([sys.executable, str(path), *numbers, *command], capture_output=True, text=True, check=False)
 
 
 def _final_arrays(run: Path) -> dict[str, np.ndarray]:
@@ -146,6 +149,39 @@ def test_a_run_that_was_killed_and_stopped_ends_bit_identical(
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
     assert _timeless(run) == _timeless(finished_run)
+
+
+# Sends itself a signal while the step compiles, which takes seconds without returning to Python.
+SIGNAL_WHILE_COMPILING = """
+import os, sys, threading
+from convnext_imagenet.train import cli
+from convnext_imagenet.train.step.learner import Learner
+
+compile_step = Learner.compile
+
+def compile_and_signal(self, batches):
+    threading.Timer(0.3, os.kill, (os.getpid(), int(sys.argv[1]))).start()
+    compile_step(self, batches)
+    print("compiled")
+
+Learner.compile = compile_and_signal
+cli.main(sys.argv[4:])
+"""
+
+
+@pytest.mark.slow
+def test_a_stop_signal_is_answered_while_the_step_compiles(
+    records_root: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    run, place = tmp_path / "run", (signal.SIGTERM, 0, 0)
+    options = ["--set", "train.epochs=1"]
+    stopped = _train_until(place, records_root, run, tiny, *options, script=SIGNAL_WHILE_COMPILING)
+    assert stopped.returncode == 75, stopped.stderr
+    assert "Error: stopped by a signal; run the same command again to resume" in stopped.stderr
+    assert "compiled" not in stopped.stdout.splitlines()
+    assert "Error: stopped by a signal" in (run / "train.log").read_text()
+    resumed = _train_until((signal.SIGKILL, 99, 1), records_root, run, tiny, *options)
+    assert resumed.returncode == 0, resumed.stderr
 
 
 @pytest.mark.faults
