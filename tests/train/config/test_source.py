@@ -22,6 +22,8 @@ PRESETS = [
     "paper-small",
     "paper-tiny",
     "seed",
+    "small",
+    "small-finetune",
     "v2-atto",
     "v2-base",
     "v2-tiny",
