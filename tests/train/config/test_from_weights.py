@@ -110,6 +110,11 @@ def test_a_run_that_has_begun_keeps_what_it_began_with(own: Path, tmp_path: Path
     assert load_config_for_weights("finetune", ["train.epochs=9"], _card(OWN), None) != before
 
 
+def test_a_preset_for_any_size_is_evaluated_as_the_weights_are() -> None:
+    config = load_config_for_weights("small-finetune", [], _card(OWN), None)
+    assert evaluation_transform(config.data) == SQUASHED
+
+
 @pytest.mark.parametrize("preset", ["finetune", "nette96-finetune"])
 def test_a_preset_for_any_network_needs_weights_and_keeps_its_sizes(preset: str) -> None:
     alone = load_config(preset)

@@ -23,6 +23,8 @@ PRESETS = [
     "paper-small",
     "paper-tiny",
     "seed",
+    "small",
+    "small-finetune",
     "v2-atto",
     "v2-base",
     "v2-tiny",
