@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.base.console import RenamedOption, expected_errors, show_log_lines
-from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options
+from convnext_imagenet.launch.cli import announcing_exit, device_target_option, enter_ranks, launch_options
 from convnext_imagenet.train.progress import Screen
 from convnext_imagenet.train.run_log import run_log
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at on
     from convnext_imagenet.train.run.run import RunSummary
 
 _DEFAULT_ROLLBACKS = 3
+_AUTO = "auto"
 
 
 @click.group()
@@ -58,6 +59,11 @@ def main() -> None:
 @click.option("--extend", is_flag=True, help="Let an existing RUN get more train.epochs than it began with.")
 @click.option(
     "--accept-versions", is_flag=True, help="Resume a RUN that libraries of other versions began; RUN notes it."
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="With CONFIG auto: choose as many epochs as fit into this time.",
 )
 @click.option("--save-steps", type=click.IntRange(min=1), help="Also save a checkpoint every N steps.", metavar="N")
 @click.option(
@@ -98,6 +104,7 @@ def run(
     workers: int | None,
     init_from: Path | None,
     with_optimizer: bool,
+    minutes: float | None,
     extend: bool,
     accept_versions: bool,
     save_steps: int | None,
@@ -108,9 +115,10 @@ def run(
     nondeterministic: bool,
     **launch: Any,
 ) -> None:
-    """Train CONFIG, the name of a preset or the path of a .toml file.
+    """Train CONFIG: the name of a preset, the path of a .toml file, or auto.
 
-    To resume an interrupted RUN from its last checkpoint, run the same command again. A checkpoint is saved after each
+    auto chooses a configuration for RECORDS as `convnext-train suggest` does and writes it beside RUN, to RUN.toml. To
+    resume an interrupted RUN from its last checkpoint, run the same command again. A checkpoint is saved after each
     epoch, when SIGTERM, SIGINT or SIGUSR1 stops the run, and as often as --save-steps and --save-minutes say.
     """
     if is_dry_run:
@@ -120,6 +128,8 @@ def run(
         raise click.UsageError("--json needs --dry-run.")
     if records is None or out is None:
         raise click.UsageError(f"Missing option '{'--out' if records else '--records'}'.")
+    if minutes is not None and config != _AUTO:
+        raise click.UsageError("--minutes needs CONFIG auto.")
     if with_optimizer and init_from is None:
         raise click.UsageError("--with-optimizer needs --init-from RUN.")
 
@@ -132,6 +142,12 @@ def run(
     show_log_lines()
     with announcing_exit(), expected_errors(), run_log() as log:
         rollbacks = _parse_on_divergence(on_divergence)
+        if config == _AUTO:
+            _check_request(records, workers)
+            path = out.with_name(f"{out.name}.toml")
+            if not path.exists():
+                _write_suggestion(path, records, init_from, minutes, workers, launch["device_target"], begin)
+            config = str(path)
 
         def echo(line: str) -> None:
             click.echo(line, err=True)
@@ -176,6 +192,36 @@ def run(
         with Screen(out, begin, log if ranks.own.is_first else None) as screen:
             summary = train(resolved, request, screen)
         screen.say("\n".join(_summary_lines(summary, records)))
+
+
+@main.command()
+@click.argument("records", type=click.Path(path_type=Path))
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Choose as many epochs as fit into this time.  [default: as many as the recipe needs]",
+)
+@click.option(
+    "--init-from",
+    type=click.Path(path_type=Path),
+    help="Suggest fine-tuning from these weights: a weights file, or a RUN directory (its best checkpoint).",
+)
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Threads that prepare batches.  [default: the process's cores]"
+)
+@device_target_option
+def suggest(
+    records: Path, minutes: float | None, init_from: Path | None, workers: int | None, device_target: str
+) -> None:
+    """Print a configuration for RECORDS: `convnext-train suggest RECORDS > own.toml`.
+
+    It follows from classes, counts and image sizes of the records, and from a few steps that are timed on this machine.
+    Comments say why each key was chosen and how long the run will take. `convnext-train run auto` does both steps.
+    """
+    begin = time.perf_counter()
+    with expected_errors():
+        _check_request(records, workers)
+        click.echo(_suggested(records, init_from, minutes, workers, device_target, begin))
 
 
 @main.command()
@@ -286,6 +332,35 @@ def plot(run_folder: Path, out: Path | None) -> None:
         picture = out or run_folder / "curves.png"
         write_atomically(picture, curves_png(metrics))
         click.echo(f"{picture}: {len(metrics)} epoch{'s' * (len(metrics) != 1)}")
+
+
+def _write_suggestion(path: Path, *request: Any) -> None:
+    """Write a suggested configuration, once: a resumed run, and each rank of a job, reads it."""
+    from convnext_imagenet.base.files import make_folder, write_output
+
+    text = _suggested(*request)
+    make_folder(path.parent)
+    write_output(path, text.encode())
+    header = [line for line in text.splitlines() if line.startswith("#")]
+    click.echo("\n".join([*header, f"# This configuration: {path}"]), err=True)
+
+
+def _suggested(
+    records: Path, init_from: Path | None, minutes: float | None, workers: int | None, target: str, begin: float
+) -> str:
+    """Return the text of a suggested configuration; measure on this process's device."""
+    from convnext_imagenet.launch.devices import choose_target
+    from convnext_imagenet.model.runtime import prepare
+
+    prepare(choose_target(target).target)
+
+    from convnext_imagenet.serve.checkpoint import resolve_checkpoint
+    from convnext_imagenet.train.suggest.suggest import SuggestRequest
+    from convnext_imagenet.train.suggest.suggest import suggest as suggest_text
+
+    weights = None if init_from is None else resolve_checkpoint(init_from)
+    request = SuggestRequest(records, weights, minutes, workers or len(os.sched_getaffinity(0)))
+    return suggest_text(request, lambda: time.perf_counter() - begin, functools.partial(click.echo, err=True))
 
 
 def _with_weights(

@@ -79,7 +79,7 @@ def to_toml(config: Config) -> str:
     for section in fields(config):
         content = getattr(config, section.name)
         lines.append(f"[{section.name}]")
-        lines += [f"{declared.name} = {_toml_value(getattr(content, declared.name))}" for declared in fields(content)]
+        lines += [f"{declared.name} = {to_toml_value(getattr(content, declared.name))}" for declared in fields(content)]
         lines.append("")
     return "\n".join(lines)
 
@@ -157,11 +157,12 @@ def _parse_value(text: str, key: str) -> Any:
         return text
 
 
-def _toml_value(value: Any) -> str:
+def to_toml_value(value: Any) -> str:
+    """Return a string, truth value, number or flat list of these as TOML."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, tuple):
-        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(to_toml_value(item) for item in value)}]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML forbids a bare DEL
     return repr(value)

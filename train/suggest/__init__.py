@@ -1,0 +1,1 @@
+"""Suggests a configuration for records: what they hold, how fast this machine is, and what follows from both."""
