@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -123,8 +123,9 @@ class Processes:
             if rank != self.screen_rank:
                 return self._spawn(self._command, {**environment, "TQDM_DISABLE": "1"}, log, log)
         process = self._spawn(self._command, environment, subprocess.PIPE, subprocess.PIPE)
-        for source, screen in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
-            copier = threading.Thread(target=_copy, args=(source, screen, self.log(rank)), daemon=True)
+        screen = RankScreen(sys.stdout, sys.stderr)
+        for source, show in ((process.stdout, screen.show_output), (process.stderr, screen.show_error)):
+            copier = threading.Thread(target=_copy, args=(source, show, self.log(rank)), daemon=True)
             copier.start()
             self._copiers.append(copier)
         return process
@@ -167,7 +168,40 @@ class Processes:
         return RankState(number, code, ended_s, read_heartbeat(rank.heartbeat, rank.started))
 
 
-def _copy(source: IO[bytes], screen: IO[str], log: Path) -> None:
+class RankScreen:
+    """The screen of a rank whose two streams are copied by two threads; no line of output stands behind a bar.
+
+    The rank ends the line of its bar on standard error before it prints on standard output. But the threads may read
+    these in the other order, and both streams may lead to one file.
+    """
+
+    def __init__(self, output: IO[str], error: IO[str]) -> None:
+        self._output, self._error, self._lock = output, error, threading.Lock()
+        self._is_in_line = self._was_ended = False
+
+    def show_output(self, text: str) -> None:
+        """Write to standard output, after the end of a line that standard error has begun."""
+        with self._lock:
+            if self._is_in_line:
+                self._write(self._error, "\n")
+                self._is_in_line, self._was_ended = False, True
+            self._write(self._output, text)
+
+    def show_error(self, text: str) -> None:
+        """Write to standard error; the rank's own end of a line that is ended already is left out."""
+        with self._lock:
+            shown = text.removeprefix("\n") if self._was_ended else text
+            self._was_ended = False
+            self._write(self._error, shown)
+            self._is_in_line = bool(shown) and not shown.endswith("\n")
+
+    def _write(self, stream: IO[str], text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a screen that is closed, or cannot encode the text
+            stream.write(text)
+            stream.flush()
+
+
+def _copy(source: IO[bytes], show: Callable[[str], None], log: Path) -> None:
     """Copy a rank's output to the screen at once, and to its log in whole lines: a progress bar leaves its last state.
 
     The log has no carriage returns, so that it can be searched and its last lines can be shown.
@@ -175,9 +209,7 @@ def _copy(source: IO[bytes], screen: IO[str], log: Path) -> None:
     line, decoder = b"", codecs.getincrementaldecoder("utf-8")("replace")
     with log.open("ab") as file:
         while chunk := source.read1(1 << 16):  # type: ignore[attr-defined]
-            with contextlib.suppress(OSError, ValueError):  # a screen that is closed, or cannot encode the text
-                screen.write(decoder.decode(chunk))
-                screen.flush()
+            show(decoder.decode(chunk))
             *ended, line = (line + chunk).split(b"\n")
             line = line[-_LONGEST_LINE_BYTES:]  # a progress bar may be one line for days
             for whole in ended:
