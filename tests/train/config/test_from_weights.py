@@ -110,9 +110,9 @@ def test_a_run_that_has_begun_keeps_what_it_began_with(own: Path, tmp_path: Path
     assert load_config_for_weights("finetune", ["train.epochs=9"], _card(OWN), None) != before
 
 
-def test_a_preset_for_any_size_is_evaluated_as_the_weights_are() -> None:
+def test_a_preset_that_states_a_size_is_evaluated_at_it_and_else_as_the_weights_are() -> None:
     config = load_config_for_weights("small-finetune", [], _card(OWN), None)
-    assert evaluation_transform(config.data) == SQUASHED
+    assert evaluation_transform(config.data) == dataclasses.replace(SQUASHED, size_px=224)
 
 
 @pytest.mark.parametrize("preset", ["finetune", "nette96-finetune"])
