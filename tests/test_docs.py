@@ -186,7 +186,7 @@ def _check_make(words: list[str]) -> None:
     if "PART" in values:
         assert (ROOT / "bench" / f"bench_{values['PART']}.py").exists(), f"no benchmark {values['PART']}"
     config = values.get("CONFIG", "paper-tiny")
-    assert config in preset_names() or config.endswith(".toml"), f"no preset {config}"
+    assert config in (*preset_names(), "auto") or config.endswith(".toml"), f"no preset {config}"
     load_config(config if config in preset_names() else "demo", shlex.split(values.get("SET", "")))
     for target in targets:
         behind = re.findall(r"convnext-(\w+) (\w+)", RECIPES[target])
