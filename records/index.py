@@ -30,6 +30,7 @@ _SHARD_SCHEMA = pa.schema(
         "height": pa.int32(),
         "mode": pa.string(),
         "sha256": pa.string(),
+        "warnings": pa.int32(),
         "thumbnail": pa.binary(),
     }
 )
@@ -47,6 +48,7 @@ _INDEX_SCHEMA = pa.schema(
         "height": pa.int32(),
         "mode": pa.string(),
         "sha256": pa.string(),
+        "warnings": pa.int32(),
     }
 )
 
@@ -56,7 +58,7 @@ Jpeg = bytes  # a field of IndexEntry is called `bytes`
 class IndexEntry(NamedTuple):
     """One stored image: `sha256` in hexadecimal, `mode` in Pillow's names, `bytes` is the size of the stored image.
 
-    `thumbnail` is a small JPEG for the few images that the report shows, None for the others.
+    `warnings` counts what libjpeg warned of. `thumbnail` is a small JPEG for the few images that the report shows, None for the others.
     """
 
     key: str
@@ -67,6 +69,7 @@ class IndexEntry(NamedTuple):
     height: int
     mode: str
     sha256: str
+    warnings: int = 0
     thumbnail: Jpeg | None = None
 
 
@@ -79,11 +82,11 @@ class IndexPart:
     path: Path
 
 
-def index_entry(row: Row, mode: str, thumbnail: bytes | None = None) -> IndexEntry:
+def index_entry(row: Row, mode: str, warnings: int = 0, thumbnail: bytes | None = None) -> IndexEntry:
     """Return the table entry of a stored row; `mode` is the colour mode of its image in Pillow's names."""
     digest = hashlib.sha256(row.image).hexdigest()
     sides = (row.width, row.height)
-    return IndexEntry(row.key, row.sample_id, row.label, len(row.image), *sides, mode, digest, thumbnail)
+    return IndexEntry(row.key, row.sample_id, row.label, len(row.image), *sides, mode, digest, warnings, thumbnail)
 
 
 def shard_index_path(shard: Path) -> Path:

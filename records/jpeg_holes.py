@@ -1,7 +1,8 @@
 """Holes of zeros in the content of a JPEG, as a bad copy leaves them; libjpeg does not always notice one.
 
-Zeros are valid codes. In a sequential JPEG whose shortest code of a table is not the end of a block, a long run of them
-is at least one block in which every coefficient has the same smallest value, and no encoder makes that of an image. Pure.
+Zeros are valid codes. In a sequential JPEG whose shortest code of a table is not the end of a block, a long run of
+them is at least one block in which every coefficient has the same smallest value, and no encoder makes that of an
+image. Pure: bytes in, a position out.
 """
 
 import re

@@ -35,7 +35,8 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
     problems = _summary_file_problems(root, manifest) + find_damage(root, manifest, deep=True, remembered=False)
     if problems:
         return RecordsVerification(rows=0, problems=tuple(problems))
-    rows = 0
+    rows, treatment = 0, manifest.source.get("treatment", {})
+    is_verified, accepts_warnings = bool(manifest.source.get("verified")), bool(treatment.get("accept_warnings"))
     for name, split in manifest.splits.items():
         per_class: Counter[int] = Counter()
         ids: set[int] = set()
@@ -43,7 +44,8 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
             problems += _table_problems(root / name, shard, manifest)
             shard_rows = 0
             for row in read_back(root / name / shard.name):
-                problems += row_problems(row, manifest.classes, verified=bool(manifest.source.get("verified")))
+                found = row_problems(row, manifest.classes, is_verified, accepts_warnings)
+                problems += [f"{name}/{shard.name}: row {shard_rows}, {problem}" for problem in found]
                 per_class[row.label] += 1
                 ids.add(row.sample_id)
                 shard_rows += 1
@@ -63,7 +65,9 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
     return RecordsVerification(rows=rows, problems=tuple(problems))
 
 
-def row_problems(row: Row, classes: tuple[ClassEntry, ...], verified: bool) -> list[str]:
+def row_problems(
+    row: Row, classes: tuple[ClassEntry, ...], verified: bool, accepts_warnings: bool = False
+) -> list[str]:
     """Return the contradictions within one row: label range, wnid in the key, image content and sides."""
     problems = []
     if not 0 <= row.label < len(classes):
@@ -71,7 +75,7 @@ def row_problems(row: Row, classes: tuple[ClassEntry, ...], verified: bool) -> l
     elif verified and row.key.startswith("n") and row.key.split("_")[0] != classes[row.label].wnid:
         problems.append(f"{row.key}: label {row.label} is {classes[row.label].wnid}")
     try:
-        info = check_image(row.image)
+        info = check_image(row.image, accepts_warnings)
     except BadImage as error:
         return [*problems, f"{row.key}: {error}"]
     if (info.width, info.height) != (row.width, row.height):

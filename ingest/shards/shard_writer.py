@@ -117,7 +117,7 @@ def _accepted_rows(
         else:
             info = decoded.info
             row = Row(decoded.image, planned.label, planned.sample_id, planned.key, info.height, info.width)
-            tally.stored.append(index_entry(row, info.mode, decoded.thumbnail))
+            tally.stored.append(index_entry(row, info.mode, info.warnings, decoded.thumbnail))
             tally.reencoded += decoded.is_reencoded
             yield row
         on_progress(1)
@@ -158,7 +158,7 @@ def _read_batch(
 
 def _require_same_rows(shard: str, rows: Iterator[Row], stored: list[IndexEntry]) -> None:
     """Raise FailedIngestError at the first row that reads back other than it was stored."""
-    expected_entries = (entry._replace(mode="", thumbnail=None) for entry in stored)  # a row does not hold these two
+    expected_entries = (entry._replace(mode="", warnings=0, thumbnail=None) for entry in stored)  # no row holds these
     entries = (index_entry(row, mode="") for row in rows)
     for number, (entry, expected) in enumerate(itertools.zip_longest(entries, expected_entries)):
         if entry != expected:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_imagenet.records.images import BadImage, check_image, decode_rgb, inspect_image
+from convnext_imagenet.records.images import BadImage, check_image, decode_rgb
 from convnext_imagenet.records.jpeg_warnings import JpegWarnings, UnreadableJpeg, jpeg_warnings
 
 
