@@ -78,6 +78,11 @@ def main() -> None:
     help="Quarantine an image that needs more memory to decode.",
 )
 @click.option(
+    "--accept-warnings",
+    is_flag=True,
+    help="Store images of which the decoder warns that a part is lost, instead of putting them into quarantine.",
+)
+@click.option(
     "--max-quarantine",
     type=click.IntRange(min=0),
     help="Number of bad images to allow.  [default: 0 with --classes all, else 1 %, at least 1]",
@@ -98,6 +103,7 @@ def build(
     quality: int | None,
     image_timeout: int,
     image_memory: int,
+    accept_warnings: bool,
     max_quarantine: int | None,
 ) -> None:
     """Verify the labels and images of DATA and write them to RECORDS.
@@ -125,7 +131,7 @@ def build(
             tree = scan_tree(data, follow_links)
             _print_tree(data, tree)
             reencoding = Reencoding(max_side, quality or 90) if max_side else None
-            policy = ImagePolicy(image_timeout, image_memory, reencoding)
+            policy = ImagePolicy(image_timeout, image_memory, reencoding, accept_warnings)
             plan = make_plan(tree, classes, unverified, devkit, seed, policy)
             _print_labels(plan)
             with open_build(plan, data, out) as job:
@@ -215,6 +221,8 @@ def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
         click.echo(f"in quarantine: {len(outcome.quarantined):,}, listed in {out / 'quarantine.parquet'}")
     for entry in outcome.quarantined[:_MOST_CASES]:
         click.echo(f"  {entry.path}  {entry.reason}: {entry.detail}")
+    if outcome.warned:
+        click.echo(f"libjpeg warned of {plural(outcome.warned, 'stored image')}: column warnings of index.parquet")
     click.echo(f"{out}: finished, {rows} images")
     click.echo("  every stored image was decoded and read back")
     click.echo(f"  {_how_to_check(out)}")

@@ -58,7 +58,8 @@ Jpeg = bytes  # a field of IndexEntry is called `bytes`
 class IndexEntry(NamedTuple):
     """One stored image: `sha256` in hexadecimal, `mode` in Pillow's names, `bytes` is the size of the stored image.
 
-    `warnings` counts what libjpeg warned of. `thumbnail` is a small JPEG for the few images that the report shows, None for the others.
+    `warnings` counts what libjpeg warned of when the file was read. `thumbnail` is a small JPEG for the few images that
+    the report shows, None for the others.
     """
 
     key: str

@@ -35,8 +35,7 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
     problems = _summary_file_problems(root, manifest) + find_damage(root, manifest, deep=True, remembered=False)
     if problems:
         return RecordsVerification(rows=0, problems=tuple(problems))
-    rows, treatment = 0, manifest.source.get("treatment", {})
-    is_verified, accepts_warnings = bool(manifest.source.get("verified")), bool(treatment.get("accept_warnings"))
+    rows, is_verified = 0, bool(manifest.source.get("verified"))
     for name, split in manifest.splits.items():
         per_class: Counter[int] = Counter()
         ids: set[int] = set()
@@ -44,7 +43,7 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
             problems += _table_problems(root / name, shard, manifest)
             shard_rows = 0
             for row in read_back(root / name / shard.name):
-                found = row_problems(row, manifest.classes, is_verified, accepts_warnings)
+                found = row_problems(row, manifest.classes, is_verified, manifest.accepts_warnings)
                 problems += [f"{name}/{shard.name}: row {shard_rows}, {problem}" for problem in found]
                 per_class[row.label] += 1
                 ids.add(row.sample_id)

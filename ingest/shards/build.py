@@ -20,6 +20,7 @@ from convnext_imagenet.ingest.shards.shard_writer import ShardTask, write_unit
 from convnext_imagenet.ingest.shards.source_stamps import forget_changed_shards, forget_stamps
 from convnext_imagenet.launch.executor import Executor, OnProgress
 from convnext_imagenet.records.build import make_manifest, mark_finished, write_summary_files
+from convnext_imagenet.records.index import INDEX_FILE, read_columns
 from convnext_imagenet.records.manifest import Manifest, SplitEntry
 from convnext_imagenet.records.receipts import split_entry
 from convnext_imagenet.records.thumbnails import thumbnails_per_class
@@ -67,10 +68,11 @@ class ShardUnit:
 
 @dataclass(frozen=True)
 class BuildOutcome:
-    """The result of a finished ingest: rows by split, and the images that were not stored."""
+    """The result of a finished ingest: rows by split, the images that were not stored, and how many have warnings."""
 
     rows: dict[str, int]
     quarantined: tuple[Quarantined, ...]
+    warned: int
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ class RecordsBuild:
         _clear_leftovers(self.out, self.plan)
         mark_finished(self.out, manifest)
         forget_stamps(self.out)
-        return BuildOutcome({name: split.rows for name, split in manifest.splits.items()}, tuple(quarantined))
+        warnings = read_columns(self.out / INDEX_FILE, ("warnings",))["warnings"].to_numpy()
+        rows_of_splits = {name: split.rows for name, split in manifest.splits.items()}
+        return BuildOutcome(rows_of_splits, tuple(quarantined), int((warnings > 0).sum()))
 
     def _manifest(self, receipts: Receipts) -> Manifest:
         reencoded = {name: sum(receipt["facts"]["reencoded"] for receipt in split) for name, split in receipts.items()}

@@ -78,8 +78,8 @@ def pack_answers(answers: Sequence[DecodedImage | BadImage]) -> bytes:
     """Return the reply to a batch: a line of JSON with [outcome, stored bytes, thumbnail bytes] for each image, then
     these bytes.
 
-    An outcome is ["ok", format, mode, width, height, warnings] or ["bad", reason, detail]. An image that is stored unchanged is
-    not sent back: its number of stored bytes is 0.
+    An outcome is ["ok", format, mode, width, height, warnings] or ["bad", reason, detail]. An image that is stored
+    unchanged is not sent back: its number of stored bytes is 0.
     """
     line: list[Any] = []
     payload: list[bytes] = []

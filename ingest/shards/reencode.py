@@ -14,7 +14,8 @@ from convnext_imagenet.records.images import BadImage, ImageInfo, decode_rgb
 def reencode(image: bytes, info: ImageInfo, how: Reencoding) -> tuple[bytes, ImageInfo] | None:
     """Return the smaller image and what it is; None when no side is above the limit: then the file is kept unchanged.
 
-    The number of warnings stays that of the file. Gray stays gray, everything else becomes RGB. Raises BadImage when the image cannot be decoded or stays too large.
+    Gray stays gray, everything else becomes RGB; the number of warnings stays that of the file. Raises BadImage when
+    the image cannot be decoded or stays too large.
     """
     if max(info.width, info.height) <= how.max_side_px:
         return None

@@ -73,6 +73,8 @@ def report_page(
         split_names=list(manifest.splits),
         images=sum(split.images for split in numbers.splits.values()),
         size=_size(sum(split.bytes for split in numbers.splits.values())),
+        warned=sum(split.warned for split in numbers.splits.values()),
+        accepts_warnings=manifest.accepts_warnings,
         verified_against=manifest.verified_against,
         is_counted=any(entry.devkit_train is not None for entry in manifest.classes),
         differing=sum(line.differs for line in lines),
@@ -121,7 +123,7 @@ def _split_rows(manifest: Manifest, numbers: Numbers) -> Iterator[tuple[object, 
         images = numbers.splits[name].bytes
         overhead = f"{100 * (stored / images - 1):.2f} %" if images else "-"
         spread, shards = _spread(split.rows_per_class), len(split.shards)
-        yield name, split.rows, spread, split.quarantined, images, shards, overhead
+        yield name, split.rows, spread, split.quarantined, numbers.splits[name].warned, images, shards, overhead
 
 
 def _spread(counts: Sequence[int]) -> str:

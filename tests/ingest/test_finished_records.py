@@ -104,3 +104,31 @@ def test_a_changed_index_is_refused(finished):
         assert (done.exit_code, "missing or changed" in done.output) == (1, True)
     finally:
         path.write_bytes(kept)
+
+
+def _warned(data: bytes) -> bytes:
+    return data.replace(b"JFIF\0\1", b"JFIF\0\7")  # a revision that libjpeg does not know
+
+
+def test_an_image_of_which_a_part_is_lost_is_stored_only_when_asked_for(raw_tree, tmp_path, pieces):
+    """A JPEG that is cut and closed again decodes everywhere, half of it in gray."""
+    folder, whole = raw_tree / "train" / "n00000010", pieces.jpeg(5, size_px=64)
+    (folder / "n00000010_0.JPEG").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    (folder / "n00000010_1.JPEG").write_bytes(_warned(whole))
+    options = ("build", raw_tree, "--classes", "found", "--workers", 1, "--out")
+    done = _run(ingest, *options, tmp_path / "strict")
+    assert done.exit_code == 0, done.output
+    assert "libjpeg warned of 1 stored image: column warnings of index.parquet" in done.output
+    (bad,) = pq.read_table(tmp_path / "strict" / "quarantine.parquet").to_pylist()
+    assert (bad["reason"], bad["detail"]) == ("damaged", "Corrupt JPEG data: premature end of data segment")
+    for out, more, warned in (
+        ("strict", (), {"n00000010_1": 1}),
+        ("all", ("--accept-warnings",), {"n00000010_0": 1, "n00000010_1": 1}),
+    ):
+        done = _run(ingest, *options, tmp_path / out, *more)
+        assert done.exit_code == 0, done.output
+        rows = pq.read_table(tmp_path / out / "index.parquet").to_pylist()
+        assert {row["key"]: row["warnings"] for row in rows if row["warnings"]} == warned
+        assert _run(records, "verify", tmp_path / out).exit_code == 0
+        assert f"libjpeg warned of {len(warned)} image" in (tmp_path / out / "report.html").read_text()
+    assert json.loads((tmp_path / "all" / "manifest.json").read_text())["source"]["treatment"]["accept_warnings"]

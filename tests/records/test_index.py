@@ -18,8 +18,8 @@ from convnext_imagenet.records.manifest import ClassEntry
 
 CLASSES = (ClassEntry(0, "n00000010", "first"), ClassEntry(1, "n00000020", "second"))
 ENTRIES = (
-    IndexEntry("n00000010_1", 5, 0, 100, 40, 30, "RGB", "a" * 64, b"a picture"),
-    IndexEntry("n00000020_1", 3, 1, 200, 50, 60, "L", "b" * 64),
+    IndexEntry("n00000010_1", 5, 0, 100, 40, 30, "RGB", "a" * 64, 2, b"a picture"),
+    IndexEntry("n00000020_1", 3, 1, 200, 50, 60, "L", "b" * 64, 0),
 )
 
 
