@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import write_atomically
 from convnext_imagenet.records.manifest import ClassEntry
-from convnext_imagenet.records.schema import Row
+from convnext_imagenet.records.schema import HOW_TO_REPAIR, Row
 
 INDEX_FILE = "index.parquet"
 _COMPRESSION = "zstd"
@@ -120,10 +120,10 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
         # Without partitioning=None a folder named KEY=VALUE in the path would become a column.
         return pq.read_table(path, columns=list(columns), partitioning=None)
     except FileNotFoundError:
-        raise ArtefactError(f"{path}: no such file; build the records again") from None
+        raise ArtefactError(f"{path}: no such file; {HOW_TO_REPAIR}") from None
     except (OSError, pa.ArrowException) as error:
         raise ArtefactError(
-            f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); restore it, or build the records again"
+            f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); {HOW_TO_REPAIR}"
         ) from None
 
 

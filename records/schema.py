@@ -18,6 +18,10 @@ MINDRECORD_SCHEMA = {
 }
 INDEX_FIELDS = ["label"]
 QUARANTINE_FILE = "quarantine.parquet"
+HOW_TO_REPAIR = (
+    "restore it from a copy, or run the same `convnext-ingest build` with --repair; "
+    "if the source is gone: `convnext-records repair`"
+)
 _INT32_MAX, _INT64_MAX = 2**31 - 1, 2**63 - 1
 _LARGEST_IMAGE_BYTES = 128 << 20  # a row must fit into one page of MindRecord, 256 MiB at most
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.base.files import sha256_file
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import file_damage, read_receipt
+from convnext_imagenet.records.damage import summary_file_problems
 from convnext_imagenet.records.images import BadImage, check_image
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry
 from convnext_imagenet.records.reader import Records, find_damage
-from convnext_imagenet.records.schema import Row
+from convnext_imagenet.records.schema import HOW_TO_REPAIR, Row
 from convnext_imagenet.records.shards import read_back
 
 
@@ -30,9 +30,14 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
     Hashes are computed again, and no shard is opened unless all bytes are the recorded ones: MindSpore can crash on a
     damaged shard. `on_progress` gets the number of rows read. Raises ArtefactError for an unfinished directory.
     """
-    records = Records.open(root, check="sizes")
-    manifest = records.manifest
-    problems = _summary_file_problems(root, manifest) + find_damage(root, manifest, deep=True, remembered=False)
+    return verify_content(root, Records.open(root, check="sizes").manifest, on_progress)
+
+
+def verify_content(
+    root: Path, manifest: Manifest, on_progress: Callable[[int], None] | None = None
+) -> RecordsVerification:
+    """Return what contradicts `manifest` in a directory that need not be marked as finished; else `verify_records`."""
+    problems = summary_file_problems(root, manifest) + find_damage(root, manifest, deep=True, remembered=False)
     if problems:
         return RecordsVerification(rows=0, problems=tuple(problems))
     rows, is_verified = 0, bool(manifest.source.get("verified"))
@@ -89,20 +94,8 @@ def _table_problems(folder: Path, shard: ShardEntry, manifest: Manifest) -> list
     return [damage for file in others if (damage := file_damage(folder, file, deep=True))]
 
 
-def _summary_file_problems(root: Path, manifest: Manifest) -> list[str]:
-    """Return what is wrong with the files beside the splits: index, report, quarantine."""
-    return [
-        f"{root / name}: missing or changed since the records were finished"
-        for name, digest in sorted(manifest.files.items())
-        if not (root / name).is_file() or sha256_file(root / name) != digest
-    ]
-
-
 def refuse_problems(root: Path, verification: RecordsVerification) -> None:
     """Raise ArtefactError, with the first three problems, when anything contradicts the manifest."""
     if verification.problems:
         first = "; ".join(verification.problems[:3])
-        raise ArtefactError(
-            f"{root}: {plural(len(verification.problems), 'problem')}: {first}; "
-            f"restore from a copy, or build the records again"
-        )
+        raise ArtefactError(f"{root}: {plural(len(verification.problems), 'problem')}: {first}; {HOW_TO_REPAIR}")

@@ -23,10 +23,10 @@ from convnext_imagenet.ingest.shards.decode_client import (
 from convnext_imagenet.ingest.shards.decode_worker import DecodedImage
 from convnext_imagenet.ingest.shards.image_policy import ImagePolicy
 from convnext_imagenet.ingest.shards.plan import PlannedRow
-from convnext_imagenet.ingest.shards.quarantine import Quarantined
 from convnext_imagenet.ingest.shards.source_reader import SourceReader
 from convnext_imagenet.records.images import BadImage
 from convnext_imagenet.records.index import IndexEntry, index_entry, shard_index_path, write_shard_index
+from convnext_imagenet.records.quarantine import Quarantined
 from convnext_imagenet.records.receipts import shard_facts, shard_files
 from convnext_imagenet.records.schema import Row
 

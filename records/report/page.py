@@ -89,7 +89,7 @@ def report_page(
         file_rows=[(entry["path"], entry["reason"], entry["detail"]) for entry in quarantined[:_MOST_LISTED]],
         lines=lines,
         count_heads=[head for name in manifest.splits for head in (name, f"{name}, devkit")],
-        facts={"plan id": manifest.plan_id, "seed": manifest.seed, **_flat(manifest.source), **manifest.versions},
+        facts={"plan id": manifest.plan_id, "seed": manifest.seed, **_facts(manifest)},
     )
 
 
@@ -149,6 +149,11 @@ def _mode_rows(splits: Sequence[SplitNumbers]) -> list[tuple[object, ...]]:
 def _duplicate_row(duplicate: Duplicate) -> tuple[str, str, str]:
     copies = "\n".join(f"{copy.split}/{copy.wnid}/{copy.key}" for copy in duplicate.copies)
     return duplicate.splits, "several" if duplicate.has_two_labels else "one", copies
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    """Return source and versions in the order of their names, which is the order of a manifest that was read."""
+    return dict(sorted(_flat(manifest.source).items())) | dict(sorted(manifest.versions.items()))
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
