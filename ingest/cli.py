@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _MOST_CASES = 10  # lines of quarantine on the screen; the Parquet file lists all
 
+_MOST_NAMES = 5  # of junk on the screen; the manifest has all
+
 
 @click.group()
 @click.version_option(package_name="convnext_imagenet")
@@ -224,7 +226,9 @@ def _print_tree(data: Path, tree: "TreeScan") -> None:
     if tree.kaggle:
         click.echo("  Kaggle's layout")
     if (ignored := tree.notes.ignored).count:
-        click.echo(f"  ignored (hidden or not an image): {ignored.count:,}, such as {ignored.first!r}")
+        names = ", ".join(f"{name} ({count:,})" for name, count in list(ignored.by_name().items())[:_MOST_NAMES])
+        more = ", ..." if len(ignored.by_name()) > _MOST_NAMES else ""
+        click.echo(f"  left aside, no images: {ignored.count:,}: {names}{more}")
     if (not_plain := tree.notes.not_plain).count:
         click.echo(f"  to be quarantined (links, pipes or devices): {not_plain.count:,}, such as {not_plain.first!r}")
 

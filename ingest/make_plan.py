@@ -44,6 +44,7 @@ def make_plan(
         layout=layout,
         follows_links=tree.follows_links,
         image_policy=image_policy,
+        junk={split.name: split.notes.ignored.by_name() for split in (tree.train, tree.val)},
     )
     if unverified:
         return plan(label_plain_tree(tree, rule), devkit_sha256=None)

@@ -184,7 +184,8 @@ class RecordsBuild:
             self.plan_id,
             self.plan.classes,
             {split.name: self._split_entry(split, receipts[split.name]) for split in self.plan.splits},
-            self.plan.source | {"treatment": self.plan.image_policy.to_json(), "reencoded": reencoded},
+            self.plan.source
+            | {"treatment": self.plan.image_policy.to_json(), "reencoded": reencoded, "junk": self.plan.junk},
             self.plan.seed,
             self.plan.versions,
         )

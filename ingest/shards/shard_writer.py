@@ -30,6 +30,8 @@ from convnext_imagenet.records.quarantine import Quarantined
 from convnext_imagenet.records.receipts import shard_facts, shard_files
 from convnext_imagenet.records.schema import Row
 
+_MISNAMED = "expected WNID_<number>.JPEG in train, ILSVRC2012_val_<8 digits>.JPEG in val"
+
 
 @dataclass(frozen=True)
 class ShardTask:
@@ -147,6 +149,8 @@ def _read_batch(
     while len(batch) < BATCH_IMAGES and size < BATCH_BYTES and (row := next(rows, None)):
         batch.append(row)
         try:
+            if row.is_misnamed:
+                raise BadImage("misnamed", _MISNAMED)
             image = reader.read(row)
         except BadImage as error:
             questions.append(error)
