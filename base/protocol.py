@@ -41,9 +41,16 @@ _SUCCESS = "_SUCCESS"
 STAGED = ".staged"  # hides a staged file from patterns such as `**/*.parquet`, which look into hidden folders
 _STAGING, _LOCK, _LOGS = ".staging", ".lock", "logs"
 _HOW_TO_RESUME = {
-    "records": "run the same `convnext-ingest build` again to resume it",
+    "records": "run the same `convnext-ingest build` again to resume it; "
+    "if all shards are there but the source is gone: `convnext-records repair`",
     "run": "run the same `convnext-train run` again to resume it",
     "predictions": "run the same `convnext-serve predict` again to resume it",
+}
+
+_HOW_TO_REPAIR = {
+    "records": "run the same `convnext-ingest build` again with --repair",
+    "run": "restore it from a copy, or train again",
+    "predictions": "restore it from a copy, or predict again",
 }
 
 
@@ -251,6 +258,29 @@ def is_finished(root: Path) -> bool:
     return (root / _SUCCESS).is_file()
 
 
+def marked_digest(root: Path) -> str | None:
+    """Return the SHA-256 of the manifest that a finished directory was marked with; None without a readable mark."""
+    try:
+        mark = read_json(root / _SUCCESS)
+    except ArtefactError:
+        return None
+    return str(mark["manifest_sha256"]) if isinstance(mark, dict) and "manifest_sha256" in mark else None
+
+
+def unmark(root: Path) -> None:
+    """Take back the mark of `finish`, before a finished directory is changed."""
+    (root / _SUCCESS).unlink(missing_ok=True)
+    sync_folder(root)
+
+
+def drop_receipt(folder: Path, unit: str) -> None:
+    """Remove the receipt of a unit, which must be made again."""
+    receipt = folder / f"{unit}.json"
+    if receipt.exists():
+        receipt.unlink()
+        sync_folder(folder)
+
+
 def read_finished(root: Path, kind: str) -> dict[str, Any]:
     """Return the manifest of a finished directory.
 
@@ -266,11 +296,13 @@ def read_finished(root: Path, kind: str) -> dict[str, Any]:
         raise ArtefactError(f"{root}: holds {_kind_of(found)}, not {kind}")
     if not is_finished(root):
         raise ArtefactError(f"{root}: unfinished (it has no {_SUCCESS}); {_HOW_TO_RESUME[kind]}")
+    if not manifest_path.is_file():
+        raise ArtefactError(f"{manifest_path}: missing; {_HOW_TO_REPAIR[kind]}")
     mark, manifest = read_json(root / _SUCCESS), read_json(manifest_path)
     if not isinstance(mark, dict) or mark.get("manifest_sha256") != sha256_file(manifest_path):
-        raise ArtefactError(f"{manifest_path}: changed since the directory was finished; build it again")
+        raise ArtefactError(f"{manifest_path}: changed since the directory was finished; {_HOW_TO_REPAIR[kind]}")
     if not isinstance(manifest, dict) or manifest.get("plan_id") != found.get("plan_id"):
-        raise ArtefactError(f"{manifest_path}: belongs to another run than {plan}; build it again")
+        raise ArtefactError(f"{manifest_path}: belongs to another run than {plan}; {_HOW_TO_REPAIR[kind]}")
     return manifest
 
 

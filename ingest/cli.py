@@ -13,12 +13,14 @@ from convnext_imagenet.base.html import plural
 from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_option, on_cluster, refuse_unused
 
 if TYPE_CHECKING:
-    from convnext_imagenet.ingest.shards.build import BuildOutcome
+    from convnext_imagenet.ingest.shards.build import BuildOutcome, RecordsBuild
     from convnext_imagenet.ingest.shards.plan import IngestPlan
     from convnext_imagenet.ingest.source.scan_types import TreeScan
     from convnext_imagenet.launch.executor import Executor
 
 _MOST_CASES = 10  # lines of quarantine on the screen; the Parquet file lists all
+
+_MOST_NAMES = 5  # of junk on the screen; the manifest has all
 
 
 @click.group()
@@ -78,6 +80,14 @@ def main() -> None:
     help="Quarantine an image that needs more memory to decode.",
 )
 @click.option(
+    "--accept-warnings",
+    is_flag=True,
+    help="Store images of which the decoder warns that a part is lost, instead of putting them into quarantine.",
+)
+@click.option(
+    "--repair", is_flag=True, help="Check every byte of RECORDS, and write again what is damaged or outdated."
+)
+@click.option(
     "--max-quarantine",
     type=click.IntRange(min=0),
     help="Number of bad images to allow.  [default: 0 with --classes all, else 1 %, at least 1]",
@@ -98,13 +108,15 @@ def build(
     quality: int | None,
     image_timeout: int,
     image_memory: int,
+    accept_warnings: bool,
+    repair: bool,
     max_quarantine: int | None,
 ) -> None:
     """Verify the labels and images of DATA and write them to RECORDS.
 
     DATA has one of three layouts: train/WNID/, val/ (flat or in class folders) and the devkit; the official tars, which
     are not unpacked; or Kaggle's ILSVRC/ and LOC_*. DATA is never changed. To resume a stopped ingest, run the same
-    command again.
+    command again; if RECORDS were damaged later, with --repair.
     """
     if quality is not None and max_side is None:
         raise click.UsageError(
@@ -112,32 +124,40 @@ def build(
         )
     refuse_unused(engine, address=address)
     with expected_errors():
+        from convnext_imagenet.base.protocol import marked_digest
         from convnext_imagenet.base.signals import interruptible
+        from convnext_imagenet.ingest.errors import first_few
         from convnext_imagenet.ingest.make_plan import make_plan
-        from convnext_imagenet.ingest.shards.build import open_build
+        from convnext_imagenet.ingest.shards.build import open_build, refuse_stale
         from convnext_imagenet.ingest.shards.image_policy import ImagePolicy, Reencoding
         from convnext_imagenet.ingest.shards.quarantine import allowed_number
         from convnext_imagenet.ingest.source.layout import scan_tree
 
         with interruptible(), _executor(engine, address, workers, data, out) as executor:
+            if repair and not data.is_dir():
+                _refuse_repair(data, out)
             if check_archives:
                 _check_archives(data)
             tree = scan_tree(data, follow_links)
             _print_tree(data, tree)
             reencoding = Reencoding(max_side, quality or 90) if max_side else None
-            policy = ImagePolicy(image_timeout, image_memory, reencoding)
+            policy = ImagePolicy(image_timeout, image_memory, reencoding, accept_warnings)
             plan = make_plan(tree, classes, unverified, devkit, seed, policy)
             _print_labels(plan)
-            with open_build(plan, data, out) as job:
+            before = marked_digest(out)
+            with open_build(plan, data, out, repair) as job:
+                if repair:
+                    _find_damage(job)
                 units = job.unfinished()
                 if job.is_finished and not units:
+                    refuse_stale(job)
                     click.echo(f"{out}: already finished from this source, nothing to do")
                     click.echo(f"  {_how_to_check(out)}")
                     return
                 if job.outdated:
                     click.echo(
                         f"{out}: source files have changed since these shards were written, writing them again: "
-                        f"{', '.join(job.outdated)}"
+                        f"{first_few(job.outdated)}"
                     )
                 if len(units) < job.shards:
                     click.echo(f"{out}: resuming, finished shards: {job.shards - len(units)} of {job.shards}")
@@ -147,6 +167,26 @@ def build(
                         job.write(units, executor, bar, bar.count_unit)
                 outcome = job.finish(allowed_number(max_quarantine, plan.source["classes"], plan.images))
             _print_outcome(out, outcome)
+            if before not in (None, marked_digest(out)):
+                click.echo("  the records are others than before: a RUN that began on them must begin again")
+
+
+def _find_damage(job: "RecordsBuild") -> None:
+    """Print what is damaged; from then on the job's unfinished shards are those to write again."""
+    with progress(job.shards, "check", unit="shard") as bar:
+        damage = job.forget_damaged(bar)
+    for line in damage[:_MOST_CASES]:
+        click.echo(f"  {line}")
+    way_out = ", writing again what is damaged" if damage else ""
+    click.echo(f"{job.out}: {plural(len(damage), 'problem')} found{way_out}")
+
+
+def _refuse_repair(data: Path, out: Path) -> None:
+    """Raise IngestError: there is no source to repair from; the message says what is lost without it."""
+    from convnext_imagenet.ingest.errors import IngestError
+    from convnext_imagenet.records.damage import say_what_is_lost
+
+    raise IngestError(f"{data}: no such folder; {say_what_is_lost(out)}")
 
 
 @contextlib.contextmanager
@@ -186,7 +226,9 @@ def _print_tree(data: Path, tree: "TreeScan") -> None:
     if tree.kaggle:
         click.echo("  Kaggle's layout")
     if (ignored := tree.notes.ignored).count:
-        click.echo(f"  ignored (hidden or not an image): {ignored.count:,}, such as {ignored.first!r}")
+        names = ", ".join(f"{name} ({count:,})" for name, count in list(ignored.by_name().items())[:_MOST_NAMES])
+        more = ", ..." if len(ignored.by_name()) > _MOST_NAMES else ""
+        click.echo(f"  left aside, no images: {ignored.count:,}: {names}{more}")
     if (not_plain := tree.notes.not_plain).count:
         click.echo(f"  to be quarantined (links, pipes or devices): {not_plain.count:,}, such as {not_plain.first!r}")
 
@@ -215,6 +257,8 @@ def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
         click.echo(f"in quarantine: {len(outcome.quarantined):,}, listed in {out / 'quarantine.parquet'}")
     for entry in outcome.quarantined[:_MOST_CASES]:
         click.echo(f"  {entry.path}  {entry.reason}: {entry.detail}")
+    if outcome.warned:
+        click.echo(f"libjpeg warned of {plural(outcome.warned, 'stored image')}: column warnings of index.parquet")
     click.echo(f"{out}: finished, {rows} images")
     click.echo("  every stored image was decoded and read back")
     click.echo(f"  {_how_to_check(out)}")

@@ -16,6 +16,7 @@ from convnext_imagenet.ingest.labels.labels import label_plain_tree, label_tree
 from convnext_imagenet.ingest.shards.image_policy import DEFAULT_IMAGE_POLICY, ImagePolicy
 from convnext_imagenet.ingest.shards.plan import IngestPlan, plan_tree
 from convnext_imagenet.ingest.source.scan_types import TreeScan
+from convnext_imagenet.records.jpeg_warnings import libjpeg_version
 
 
 def make_plan(
@@ -43,6 +44,7 @@ def make_plan(
         layout=layout,
         follows_links=tree.follows_links,
         image_policy=image_policy,
+        junk={split.name: split.notes.ignored.by_name() for split in (tree.train, tree.val)},
     )
     if unverified:
         return plan(label_plain_tree(tree, rule), devkit_sha256=None)
@@ -62,8 +64,12 @@ def make_plan(
 
 
 def tool_versions() -> dict[str, str]:
-    """Return the versions of the libraries that decide the bytes of the records."""
+    """Return the versions of the libraries that decide the bytes of the records.
+
+    Raises JpegLibraryError when JPEGs cannot be checked on this machine.
+    """
     return {
+        "libjpeg": libjpeg_version(),
         "mindspore": importlib.metadata.version("mindspore"),
         "numpy": np.__version__,
         "opencv": cv2.__version__,

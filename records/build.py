@@ -16,6 +16,8 @@ from convnext_imagenet.records.manifest import ClassEntry, Manifest, SplitEntry
 from convnext_imagenet.records.report.write import REPORT_FILE, write_report
 from convnext_imagenet.records.schema import QUARANTINE_FILE, SCHEMA_VERSION
 
+SUMMARY_FILES = (QUARANTINE_FILE, INDEX_FILE, REPORT_FILE)
+
 
 def make_manifest(
     plan_id: str,
@@ -45,8 +47,7 @@ def write_summary_files(
     write_atomically(root / QUARANTINE_FILE, quarantine_table)
     write_index(root / INDEX_FILE, parts, manifest.classes)
     write_report(root / REPORT_FILE, manifest, root / INDEX_FILE, parts, quarantined)
-    names = (QUARANTINE_FILE, INDEX_FILE, REPORT_FILE)
-    return dataclasses.replace(manifest, files={name: sha256_file(root / name) for name in names})
+    return dataclasses.replace(manifest, files={name: sha256_file(root / name) for name in SUMMARY_FILES})
 
 
 def mark_finished(root: Path, manifest: Manifest) -> None:

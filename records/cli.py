@@ -9,6 +9,8 @@ import click
 
 from convnext_imagenet.base.console import expected_errors, progress
 
+_MOST_PROBLEMS = 20  # lines on the screen
+
 
 @click.group()
 @click.version_option(package_name="convnext_imagenet")
@@ -66,8 +68,33 @@ def verify(records: Path) -> None:
         total = sum(split.rows for split in manifest.splits.values())
         with progress(total, "verify") as advance:
             result = verify_records(records, on_progress=advance)
+        for problem in result.problems[:_MOST_PROBLEMS]:
+            click.echo(f"  {problem}")
         refuse_problems(records, result)
         click.echo(f"{records}: files, receipts, counts, labels and images verified; {result.rows:,} rows read")
+
+
+@main.command()
+@click.argument("records", type=click.Path(path_type=Path))
+def repair(records: Path) -> None:
+    """Repair what of RECORDS needs no source: index, report, quarantine, and the mark that it is finished.
+
+    Before the mark, everything is read and checked as by verify. A damaged shard needs the source: it is named, and
+    `convnext-ingest build --repair` writes it again.
+    """
+    with expected_errors():
+        from convnext_imagenet.records.repair import repair_without_source
+
+        with progress(None, "verify") as advance:
+            done = repair_without_source(records, advance)
+        if not done.rows_read:
+            click.echo(f"{records}: nothing to repair")
+            return
+        for name in done.rewritten:
+            click.echo(f"  {name}: written again")
+        click.echo(f"{records}: finished; {done.rows_read:,} rows read and verified")
+        if done.has_new_manifest:
+            click.echo("  manifest.json is another one than before: a RUN that began on it must begin again")
 
 
 @main.command()

@@ -1,10 +1,13 @@
 """Image bytes from an untrusted source: headers are checked before a decoder that can crash or fill the memory.
 
 The header walk needs no decoder. EXIF orientation is ignored, as Pillow, torchvision and the published accuracies do.
-OpenCV decodes, and Pillow decodes what OpenCV reads differently (DECISIONS, 2026-11-23). Knows nothing of files.
+OpenCV decodes, and Pillow decodes what OpenCV reads differently (DECISIONS, 2026-11-23). Before a JPEG is stored,
+libjpeg reads all of it, see `jpeg_warnings.py`. Knows nothing of files.
 """
 
+import dataclasses
 import io
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from convnext_imagenet.base.errors import ExpectedError
+from convnext_imagenet.records.jpeg_warnings import JpegWarnings, UnreadableJpeg, jpeg_warnings
 
 # Why an image is not stored. Tables and users hold these codes; the type checker checks every use of one.
 Reason = Literal[
@@ -25,6 +29,7 @@ Reason = Literal[
     "damaged",
     "dimensions",
     "not_a_file",
+    "misnamed",
     "crashed",
     "timeout",
     "memory",
@@ -34,22 +39,39 @@ REASONS: dict[Reason, str] = {
     "too_large": "the file is larger than 64 MiB, or became so large when it was encoded again",
     "unsupported": "neither JPEG nor PNG, or a kind of JPEG that decoders do not agree on",
     "truncated": "the end is missing: in the header, or no end-of-image marker",
-    "damaged": "the header contradicts itself, or the content cannot be decoded",
+    "damaged": "the header contradicts itself, the content cannot be decoded, or the decoder warns that a part is lost",
     "dimensions": "a side of 0 or above 30,000 px, or above 64 million pixels",
     "not_a_file": "a link, pipe, device or folder where an image was expected",
+    "misnamed": "a file without a name of ImageNet's, so that nothing verifies its label",
     "crashed": "the decoder process died of this image, twice in a row",
     "timeout": "decoding took longer than --image-timeout, twice in a row",
     "memory": "decoding needs more memory than --image-memory",
 }
 # Raise when another image is refused, or the same one for another reason or with other words: the plans of RECORDS and
 # PREDICTIONS name it (DECISIONS, 2026-11-28).
-CHECKS_VERSION = 1
+CHECKS_VERSION = 2
 LARGEST_FILE_BYTES = 64 << 20  # bounds the memory that a file takes before anything is decoded
 LARGEST_PIXELS = 64_000_000  # 192 MB as RGB
 _LARGEST_SIDE_PX = 30_000  # the limit of pixels alone would let a strip of 1 x 64,000,000 px pass
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
 _JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
+_OTHER_KINDS = (
+    (rb"RIFF....WEBP", "WebP"),
+    (rb"GIF8", "GIF"),
+    (rb"BM", "BMP"),
+    (rb"II\*\0|MM\0\*", "TIFF"),
+    (rb"....ftypavi[fs]", "AVIF"),
+    (rb"....ftyp(hei[cxms]|hev[cx]|mif1)", "HEIC"),
+    (rb"\0\0\0\x0cJXL |\xff\x0a", "JPEG XL"),
+    (rb"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (rb"(?i)\s*(<!doctype html|<html)", "an HTML page"),
+    (rb"(\xef\xbb\xbf)?\s*(<\?xml|<svg)", "XML or SVG"),
+    (rb"PK\x03\x04", "a zip archive"),
+    (rb"\x1f\x8b", "a gzip file"),
+    (rb"%PDF", "PDF"),
+    (rb"\0+$", "only zeros"),
+)
 _SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01  # JPEG markers, each after a byte 0xFF
 _RESTARTS = range(0xD0, 0xD8)
 _DECODABLE_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive: all decoders read these
@@ -62,12 +84,16 @@ cv2.setNumThreads(1)  # the callers run several processes or threads; OpenCV's o
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What the header says: `format` is jpeg or png, `mode` is Pillow's name of the colour mode, sides in pixels."""
+    """What the header says: `format` is jpeg or png, `mode` is Pillow's name of the colour mode, sides in pixels.
+
+    `warnings` counts what libjpeg warned of while it read the content; 0 as long as only the header was read.
+    """
 
     format: str
     mode: str
     width: int
     height: int
+    warnings: int = 0
 
 
 class BadImage(ExpectedError):
@@ -81,6 +107,12 @@ class BadImage(ExpectedError):
     # Without it, pickle would call BadImage with the one message: this error travels between processes.
     def __reduce__(self) -> tuple[type["BadImage"], tuple[Reason, str]]:
         return BadImage, (self.reason, self.detail)
+
+
+def _kind(data: bytes) -> str:
+    """Return in words what a file that is no JPEG and no PNG seems to be."""
+    start = data[:64]
+    return next((words for pattern, words in _OTHER_KINDS if re.match(pattern, start, re.DOTALL)), "an unknown kind")
 
 
 def too_large(found: int | str) -> BadImage:
@@ -99,21 +131,38 @@ def inspect_image(data: bytes) -> ImageInfo:
     elif data.startswith(_PNG_SIGNATURE):
         info = _walk_png(data)
     else:
-        raise BadImage("unsupported", f"neither JPEG nor PNG: begins with {data[:8].hex(' ')}")
+        raise BadImage("unsupported", f"{_kind(data)}, neither JPEG nor PNG: begins with {data[:8].hex(' ')}")
     _check_dimensions(info)
     return info
 
 
-def check_image(data: bytes) -> ImageInfo:
-    """Return what the header says, after the whole content was decoded once. Raises BadImage when either fails.
+def check_image(data: bytes, accept_warnings: bool = False) -> ImageInfo:
+    """Return what the image is, after the whole content was read once. Raises BadImage when anything is wrong.
 
-    A JPEG is decoded at 1/8 scale in gray: this reads the whole entropy-coded stream, nearly twice as fast as a
-    full decode.
+    The coefficients of a JPEG are read without making pixels of them, and a warning that means lost data refuses it,
+    too, unless `accept_warnings`. Raises JpegLibraryError when this machine cannot check JPEGs.
     """
     info = inspect_image(data)
-    flags = cv2.IMREAD_REDUCED_GRAYSCALE_8 if info.format == "jpeg" else cv2.IMREAD_GRAYSCALE
-    _decode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    return info
+    if info.format == "png":
+        _decode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+        return info
+    warnings = _read_jpeg(data)
+    if warnings.lost and not accept_warnings:
+        raise BadImage("damaged", _words(warnings))
+    return dataclasses.replace(info, warnings=warnings.count)
+
+
+def _read_jpeg(data: bytes) -> JpegWarnings:
+    try:
+        return jpeg_warnings(data)
+    except UnreadableJpeg as error:
+        raise BadImage("memory" if error.is_memory else "damaged", f"libjpeg: {error}") from None
+
+
+def _words(warnings: JpegWarnings) -> str:
+    others = warnings.count - 1
+    more = f", and {others:,} more warning{'s' * (others != 1)}" if others else ""
+    return f"{warnings.lost}{more}"
 
 
 def decode_rgb(data: bytes) -> np.ndarray:
@@ -201,6 +250,8 @@ def _read_frame(marker: int, body: bytes) -> ImageInfo:
     samplings = body[7::3]
     if any(not (1 <= value >> 4 <= 4 and 1 <= value & 15 <= 4) for value in samplings):
         raise BadImage("damaged", "sampling factors outside 1..4")
+    if any(max(sides) % side for sides in ([v >> 4 for v in samplings], [v & 15 for v in samplings]) for side in sides):
+        raise BadImage("unsupported", "sampling factors that do not divide each other; no decoder makes pixels of them")
     return ImageInfo("jpeg", _JPEG_MODES[components], width, height)
 
 

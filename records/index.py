@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import write_atomically
 from convnext_imagenet.records.manifest import ClassEntry
-from convnext_imagenet.records.schema import Row
+from convnext_imagenet.records.schema import HOW_TO_REPAIR, Row
 
 INDEX_FILE = "index.parquet"
 _COMPRESSION = "zstd"
@@ -30,6 +30,7 @@ _SHARD_SCHEMA = pa.schema(
         "height": pa.int32(),
         "mode": pa.string(),
         "sha256": pa.string(),
+        "warnings": pa.int32(),
         "thumbnail": pa.binary(),
     }
 )
@@ -47,6 +48,7 @@ _INDEX_SCHEMA = pa.schema(
         "height": pa.int32(),
         "mode": pa.string(),
         "sha256": pa.string(),
+        "warnings": pa.int32(),
     }
 )
 
@@ -56,7 +58,8 @@ Jpeg = bytes  # a field of IndexEntry is called `bytes`
 class IndexEntry(NamedTuple):
     """One stored image: `sha256` in hexadecimal, `mode` in Pillow's names, `bytes` is the size of the stored image.
 
-    `thumbnail` is a small JPEG for the few images that the report shows, None for the others.
+    `warnings` counts what libjpeg warned of when the file was read. `thumbnail` is a small JPEG for the few images that
+    the report shows, None for the others.
     """
 
     key: str
@@ -67,6 +70,7 @@ class IndexEntry(NamedTuple):
     height: int
     mode: str
     sha256: str
+    warnings: int = 0
     thumbnail: Jpeg | None = None
 
 
@@ -79,11 +83,11 @@ class IndexPart:
     path: Path
 
 
-def index_entry(row: Row, mode: str, thumbnail: bytes | None = None) -> IndexEntry:
+def index_entry(row: Row, mode: str, warnings: int = 0, thumbnail: bytes | None = None) -> IndexEntry:
     """Return the table entry of a stored row; `mode` is the colour mode of its image in Pillow's names."""
     digest = hashlib.sha256(row.image).hexdigest()
     sides = (row.width, row.height)
-    return IndexEntry(row.key, row.sample_id, row.label, len(row.image), *sides, mode, digest, thumbnail)
+    return IndexEntry(row.key, row.sample_id, row.label, len(row.image), *sides, mode, digest, warnings, thumbnail)
 
 
 def shard_index_path(shard: Path) -> Path:
@@ -116,10 +120,10 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
         # Without partitioning=None a folder named KEY=VALUE in the path would become a column.
         return pq.read_table(path, columns=list(columns), partitioning=None)
     except FileNotFoundError:
-        raise ArtefactError(f"{path}: no such file; build the records again") from None
+        raise ArtefactError(f"{path}: no such file; {HOW_TO_REPAIR}") from None
     except (OSError, pa.ArrowException) as error:
         raise ArtefactError(
-            f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); restore it, or build the records again"
+            f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); {HOW_TO_REPAIR}"
         ) from None
 
 

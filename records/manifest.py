@@ -86,6 +86,11 @@ class Manifest:
         """What the labels were verified against; None when they were not."""
         return verified_against(self.source)
 
+    @property
+    def accepts_warnings(self) -> bool:
+        """Whether images are stored of which the decoder warned that a part is lost."""
+        return bool(self.source.get("treatment", {}).get("accept_warnings"))
+
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON objects, lists, numbers and strings."""
         return dataclasses.asdict(self)

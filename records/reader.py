@@ -21,6 +21,7 @@ from convnext_imagenet.base.host import cache_folder
 from convnext_imagenet.base.protocol import bookkeeping_name, file_damage, read_finished, read_receipt
 from convnext_imagenet.records.index import read_columns, shard_index_path
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
+from convnext_imagenet.records.schema import HOW_TO_REPAIR
 from convnext_imagenet.records.shards import python_value
 
 _SPARE_FILE_DESCRIPTORS = 256  # for libraries, logs, sockets of the rest of the process
@@ -113,9 +114,7 @@ class Records:
             raise ArtefactError(str(error) if str(root) in str(error) else f"{root}: {error}") from None
         damage = find_damage(root, manifest, deep=check == "hashes")
         if damage:
-            raise ArtefactError(
-                f"{damage[0]} ({len(damage)} damaged in total); restore from a copy, or build the records again"
-            )
+            raise ArtefactError(f"{damage[0]} ({len(damage)} damaged in total); {HOW_TO_REPAIR}")
         manifest_path = root / bookkeeping_name("records", "manifest.json")
         return cls(root=root, manifest=manifest, manifest_sha256=sha256_file(manifest_path))
 

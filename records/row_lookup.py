@@ -12,7 +12,7 @@ from convnext_imagenet.records.images import inspect_image
 from convnext_imagenet.records.index import INDEX_FILE, read_columns
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.reader import Records
-from convnext_imagenet.records.schema import MINDRECORD_SCHEMA, Row
+from convnext_imagenet.records.schema import HOW_TO_REPAIR, MINDRECORD_SCHEMA, Row
 
 
 def read_index(records: Records, columns: Sequence[str]) -> pa.Table:
@@ -20,7 +20,7 @@ def read_index(records: Records, columns: Sequence[str]) -> pa.Table:
     path = records.root / INDEX_FILE
     recorded = records.manifest.files.get(INDEX_FILE)
     if not path.is_file() or sha256_file(path) != recorded:
-        raise ArtefactError(f"{path}: missing or changed since the records were finished; build the records again")
+        raise ArtefactError(f"{path}: missing or changed since the records were finished; {HOW_TO_REPAIR}")
     return read_columns(path, columns)
 
 

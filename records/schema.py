@@ -7,7 +7,7 @@ from convnext_imagenet.base.errors import ArtefactError
 
 SCHEMA_VERSION = 1  # raise when this program can no longer read older records
 # Raise when the same accepted images become other bytes: pages and headers of shards, re-encoding, the row index.
-WRITING_VERSION = 1
+WRITING_VERSION = 2
 MINDRECORD_SCHEMA = {
     "image": {"type": "bytes"},
     "label": {"type": "int32"},
@@ -18,6 +18,10 @@ MINDRECORD_SCHEMA = {
 }
 INDEX_FIELDS = ["label"]
 QUARANTINE_FILE = "quarantine.parquet"
+HOW_TO_REPAIR = (
+    "restore it from a copy, or run the same `convnext-ingest build` with --repair; "
+    "if the source is gone: `convnext-records repair`"
+)
 _INT32_MAX, _INT64_MAX = 2**31 - 1, 2**63 - 1
 _LARGEST_IMAGE_BYTES = 128 << 20  # a row must fit into one page of MindRecord, 256 MiB at most
 

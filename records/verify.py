@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.base.files import sha256_file
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import file_damage, read_receipt
+from convnext_imagenet.records.damage import summary_file_problems
 from convnext_imagenet.records.images import BadImage, check_image
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry
 from convnext_imagenet.records.reader import Records, find_damage
-from convnext_imagenet.records.schema import Row
+from convnext_imagenet.records.schema import HOW_TO_REPAIR, Row
 from convnext_imagenet.records.shards import read_back
 
 
@@ -30,12 +30,17 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
     Hashes are computed again, and no shard is opened unless all bytes are the recorded ones: MindSpore can crash on a
     damaged shard. `on_progress` gets the number of rows read. Raises ArtefactError for an unfinished directory.
     """
-    records = Records.open(root, check="sizes")
-    manifest = records.manifest
-    problems = _summary_file_problems(root, manifest) + find_damage(root, manifest, deep=True, remembered=False)
+    return verify_content(root, Records.open(root, check="sizes").manifest, on_progress)
+
+
+def verify_content(
+    root: Path, manifest: Manifest, on_progress: Callable[[int], None] | None = None
+) -> RecordsVerification:
+    """Return what contradicts `manifest` in a directory that need not be marked as finished; else `verify_records`."""
+    problems = summary_file_problems(root, manifest) + find_damage(root, manifest, deep=True, remembered=False)
     if problems:
         return RecordsVerification(rows=0, problems=tuple(problems))
-    rows = 0
+    rows, is_verified = 0, bool(manifest.source.get("verified"))
     for name, split in manifest.splits.items():
         per_class: Counter[int] = Counter()
         ids: set[int] = set()
@@ -43,7 +48,8 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
             problems += _table_problems(root / name, shard, manifest)
             shard_rows = 0
             for row in read_back(root / name / shard.name):
-                problems += row_problems(row, manifest.classes, verified=bool(manifest.source.get("verified")))
+                found = row_problems(row, manifest.classes, is_verified, manifest.accepts_warnings)
+                problems += [f"{name}/{shard.name}: row {shard_rows}, {problem}" for problem in found]
                 per_class[row.label] += 1
                 ids.add(row.sample_id)
                 shard_rows += 1
@@ -63,7 +69,9 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
     return RecordsVerification(rows=rows, problems=tuple(problems))
 
 
-def row_problems(row: Row, classes: tuple[ClassEntry, ...], verified: bool) -> list[str]:
+def row_problems(
+    row: Row, classes: tuple[ClassEntry, ...], verified: bool, accepts_warnings: bool = False
+) -> list[str]:
     """Return the contradictions within one row: label range, wnid in the key, image content and sides."""
     problems = []
     if not 0 <= row.label < len(classes):
@@ -71,7 +79,7 @@ def row_problems(row: Row, classes: tuple[ClassEntry, ...], verified: bool) -> l
     elif verified and row.key.startswith("n") and row.key.split("_")[0] != classes[row.label].wnid:
         problems.append(f"{row.key}: label {row.label} is {classes[row.label].wnid}")
     try:
-        info = check_image(row.image)
+        info = check_image(row.image, accepts_warnings)
     except BadImage as error:
         return [*problems, f"{row.key}: {error}"]
     if (info.width, info.height) != (row.width, row.height):
@@ -86,20 +94,8 @@ def _table_problems(folder: Path, shard: ShardEntry, manifest: Manifest) -> list
     return [damage for file in others if (damage := file_damage(folder, file, deep=True))]
 
 
-def _summary_file_problems(root: Path, manifest: Manifest) -> list[str]:
-    """Return what is wrong with the files beside the splits: index, report, quarantine."""
-    return [
-        f"{root / name}: missing or changed since the records were finished"
-        for name, digest in sorted(manifest.files.items())
-        if not (root / name).is_file() or sha256_file(root / name) != digest
-    ]
-
-
 def refuse_problems(root: Path, verification: RecordsVerification) -> None:
     """Raise ArtefactError, with the first three problems, when anything contradicts the manifest."""
     if verification.problems:
         first = "; ".join(verification.problems[:3])
-        raise ArtefactError(
-            f"{root}: {plural(len(verification.problems), 'problem')}: {first}; "
-            f"restore from a copy, or build the records again"
-        )
+        raise ArtefactError(f"{root}: {plural(len(verification.problems), 'problem')}: {first}; {HOW_TO_REPAIR}")

@@ -14,12 +14,14 @@ from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.labels.authority import LabelAuthority
 from convnext_imagenet.ingest.labels.classes import ClassRule, choose_classes
 from convnext_imagenet.ingest.labels.devkit import OFFICIAL_TRAIN_IMAGES, OFFICIAL_VAL_PER_CLASS
+from convnext_imagenet.ingest.source.folders import IMAGE_ENDINGS
 from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, TreeScan, printable
 from convnext_imagenet.records.manifest import ClassEntry
 
-_ENDING = r"\.(?:JPEG|JPG|jpeg|jpg)"
+_ENDING = r"(?:\.[A-Za-z0-9]{1,8})?"  # what a file is, its content says
 _TRAIN_NAME = re.compile(rf"(n[0-9]{{8}})_[0-9]+{_ENDING}")
 _VAL_NAME = re.compile(rf"ILSVRC2012_val_([0-9]{{8}}){_ENDING}")
+NO_LABEL = -1
 _FETCH = "download them, or pass --classes found to ingest the images that are there"
 _NOT_IMAGENET = "if the tree does not have ImageNet's file names, pass --unverified"
 
@@ -29,8 +31,9 @@ class LabelledSplit:
     """The images of one split with their labels, column by column and in no particular order.
 
     `paths` are below DATA, `keys` name the rows in the records, `sizes` are in bytes, `labels` are class indices.
-    `left_out` counts images of classes that were not chosen. `offsets` in a tar and `modified_ns` are as in Folder;
-    if empty, all are -1.
+    `left_out` counts images of classes that were not chosen. `misnamed` are the paths of files whose name is not one of
+    ImageNet's, so that nothing verifies their label, which is that of their folder, or NO_LABEL. `offsets` in a tar and
+    `modified_ns` are as in Folder; if empty, all are -1.
     """
 
     name: str
@@ -39,8 +42,14 @@ class LabelledSplit:
     sizes: array = field(default_factory=lambda: array("q"))
     labels: array = field(default_factory=lambda: array("i"))
     left_out: int = 0
+    misnamed: set[str] = field(default_factory=set)
     offsets: array = field(default_factory=lambda: array("q"))
     modified_ns: array = field(default_factory=lambda: array("q"))
+
+    @property
+    def named_labels(self) -> Iterator[int]:
+        """The labels of all files but the misnamed ones."""
+        return (label for path, label in zip(self.paths, self.labels, strict=True) if path not in self.misnamed)
 
     def __post_init__(self) -> None:
         self.offsets = self.offsets or array("q", [-1]) * len(self.paths)
@@ -117,9 +126,12 @@ def _class_entries(index_of: Mapping[str, int], authority: LabelAuthority) -> tu
 
 
 def _label_split(
-    scan: SplitScan, index_of: Mapping[str, int], wnids_of: Callable[[Folder], Iterator[str]]
+    scan: SplitScan, index_of: Mapping[str, int], wnids_of: Callable[[Folder], Iterator[str | None]]
 ) -> LabelledSplit:
-    """Return each image of the chosen classes with its label; `wnids_of` yields the wnid of each image of a folder."""
+    """Return each image of the chosen classes with its label.
+
+    `wnids_of` yields the wnid of each image of a folder, None for a name that says none.
+    """
     split = LabelledSplit(scan.name)
     for folder in scan.folders:
         # A flat val is one folder of all classes, so only in train can a whole folder be skipped unread.
@@ -128,11 +140,18 @@ def _label_split(
             continue
         columns = (folder.names, folder.sizes, folder.offsets, folder.modified_ns, wnids_of(folder))
         for name, size, offset, modified_ns, wnid in zip(*columns, strict=True):
-            if (label := index_of.get(wnid)) is None:
+            path, key = f"{folder.path}/{name}", name.rpartition(".")[0] or name
+            if wnid is None:
+                label, key = _label_of_misnamed(scan, folder, index_of), path
+                split.misnamed.add(path)
+            else:
+                label = index_of.get(wnid)
+            if label is None:
                 split.left_out += 1
+                split.misnamed.discard(path)
                 continue
-            split.paths.append(f"{folder.path}/{name}")
-            split.keys.append(name.rpartition(".")[0])
+            split.paths.append(path)
+            split.keys.append(key)
             split.sizes.append(size)
             split.labels.append(label)
             split.offsets.append(offset)
@@ -140,19 +159,26 @@ def _label_split(
     return split
 
 
+def _label_of_misnamed(scan: SplitScan, folder: Folder, index_of: Mapping[str, int]) -> int | None:
+    """Return the class of the folder, NO_LABEL in a flat split; None when the class was not chosen."""
+    return NO_LABEL if scan.is_flat else index_of.get(folder.class_name)
+
+
 def _folder_names(folder: Folder) -> Iterator[str]:
     return itertools.repeat(folder.class_name, len(folder.names))
 
 
-def _train_wnids(folder: Folder) -> Iterator[str]:
+def _train_wnids(folder: Folder) -> Iterator[str | None]:
     wrong: Counter[str] = Counter()
     class_name = folder.class_name
+    wnids: list[str | None] = []
     for name in folder.names:
         match = _TRAIN_NAME.fullmatch(name)
         if match is None:
-            raise IngestError(f"{folder.path}/{printable(name)}: not named WNID_<number>.JPEG; {_NOT_IMAGENET}")
-        if match[1] != class_name:
+            _refuse_image_name(folder, name, "WNID_<number>.JPEG")
+        elif match[1] != class_name:
             wrong[match[1]] += 1
+        wnids.append(match and class_name)
     if wrong:
         other, _ = wrong.most_common(1)[0]
         first = next(name for name in folder.names if name.startswith(f"{other}_"))
@@ -160,17 +186,23 @@ def _train_wnids(folder: Folder) -> Iterator[str]:
             f"{folder.path}: {wrong.total():,} of its {len(folder.names):,} images have the name of another class, "
             f"such as {first}; move them, or rename the folder to {other} if it is that class"
         )
-    return _folder_names(folder)
+    return iter(wnids)
 
 
-def _val_wnids(folder: Folder, is_flat: bool, authority: LabelAuthority) -> Iterator[str]:
+def _refuse_image_name(folder: Folder, name: str, expected: str) -> None:
+    """Raise IngestError for an image of another set; any other file becomes a row of the quarantine."""
+    if name.lower().endswith(IMAGE_ENDINGS):
+        raise IngestError(f"{folder.path}/{printable(name)}: not named {expected}; {_NOT_IMAGENET}")
+
+
+def _val_wnids(folder: Folder, is_flat: bool, authority: LabelAuthority) -> Iterator[str | None]:
     val_wnids = authority.val_wnids
     for name in folder.names:
         match = _VAL_NAME.fullmatch(name)
         if match is None:
-            raise IngestError(
-                f"{folder.path}/{printable(name)}: not named ILSVRC2012_val_<8 digits>.JPEG; {_NOT_IMAGENET}"
-            )
+            _refuse_image_name(folder, name, "ILSVRC2012_val_<8 digits>.JPEG")
+            yield None
+            continue
         number = int(match[1])
         if not 1 <= number <= len(val_wnids):
             raise IngestError(
@@ -195,12 +227,13 @@ def _check_train_counts(
     class, a complete set must have the official total.
     """
     if authority.train_images is None:
-        if must_be_complete and len(train.labels) != OFFICIAL_TRAIN_IMAGES:
+        images = len(train.labels) - len(train.misnamed)
+        if must_be_complete and images != OFFICIAL_TRAIN_IMAGES:
             raise IngestError(
-                f"train/: {len(train.labels):,} images, but the official set has {OFFICIAL_TRAIN_IMAGES:,}; {_FETCH}"
+                f"train/: {images:,} images, but the official set has {OFFICIAL_TRAIN_IMAGES:,}; {_FETCH}"
             )
         return None
-    counts = Counter(train.labels)
+    counts = Counter(train.named_labels)
     incomplete = []
     for index, wnid in enumerate(chosen):
         expected = authority.train_images[wnid]
@@ -218,7 +251,7 @@ def _check_train_counts(
 
 
 def _check_val_counts(val: LabelledSplit, chosen: tuple[str, ...]) -> None:
-    counts = Counter(val.labels)
+    counts = Counter(val.named_labels)
     wrong = [
         f"{wnid} has {counts[index]} of {OFFICIAL_VAL_PER_CLASS}"
         for index, wnid in enumerate(chosen)
@@ -231,7 +264,7 @@ def _check_val_counts(val: LabelledSplit, chosen: tuple[str, ...]) -> None:
 def _require_images(tree: LabelledTree) -> LabelledTree:
     """Return the tree unchanged. Raises IngestError for a split without images, and for a key that two images have."""
     for split in (tree.train, tree.val):
-        if not split.paths:
+        if len(split.paths) == len(split.misnamed):
             raise IngestError(
                 f"{split.name}/: contains no image of the {len(tree.classes)} chosen classes; "
                 f"add images, or choose others with --classes"

@@ -12,15 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.base.files import require_utf8
-from convnext_imagenet.base.protocol import begin, exclusive, is_finished, read_receipt, staging
-from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.protocol import (
+    begin,
+    drop_receipt,
+    exclusive,
+    is_finished,
+    read_receipt,
+    staging,
+    unmark,
+)
+from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.shards.plan import IngestPlan, SplitPlan
-from convnext_imagenet.ingest.shards.quarantine import Quarantined, refuse_too_many, table_bytes
+from convnext_imagenet.ingest.shards.quarantine import refuse_too_many
 from convnext_imagenet.ingest.shards.shard_writer import ShardTask, write_unit
-from convnext_imagenet.ingest.shards.source_stamps import forget_changed_shards, forget_stamps
+from convnext_imagenet.ingest.shards.source_stamps import changed_shards, forget_changed_shards
 from convnext_imagenet.launch.executor import Executor, OnProgress
-from convnext_imagenet.records.build import make_manifest, mark_finished, write_summary_files
+from convnext_imagenet.records.build import SUMMARY_FILES, make_manifest, mark_finished, write_summary_files
+from convnext_imagenet.records.damage import damaged_units, summary_damage
+from convnext_imagenet.records.index import INDEX_FILE, read_columns
 from convnext_imagenet.records.manifest import Manifest, SplitEntry
+from convnext_imagenet.records.quarantine import Quarantined, quarantined_in, table_bytes
 from convnext_imagenet.records.receipts import split_entry
 from convnext_imagenet.records.thumbnails import thumbnails_per_class
 
@@ -28,11 +40,11 @@ Receipts = Mapping[str, Sequence[Mapping[str, Any]]]  # the receipts of all shar
 
 
 @contextlib.contextmanager
-def open_build(plan: IngestPlan, data: Path, out: Path) -> "Iterator[RecordsBuild]":
+def open_build(plan: IngestPlan, data: Path, out: Path, repair: bool = False) -> "Iterator[RecordsBuild]":
     """Lock `out` for this plan; remove everything half-written when the block ends, even by an exception.
 
-    Raises IngestError when `out` is inside the raw tree, ArtefactError when it contains something else, belongs to
-    another plan, or is locked by another process.
+    Finished records stay as they are unless `repair` allows to change them. Raises IngestError when `out` is inside the
+    raw tree, ArtefactError when it contains something else, belongs to another plan, or is locked by another process.
     """
     data, out = data.resolve(), out.resolve()
     if out == data or any(out.is_relative_to(data / split) for split in ("train", "val", "ILSVRC")):
@@ -41,10 +53,19 @@ def open_build(plan: IngestPlan, data: Path, out: Path) -> "Iterator[RecordsBuil
     with exclusive(out):
         plan_id = begin(out, "records", plan.document)
         _clear_leftovers(out, plan)
+        keeps = is_finished(out) and not repair
+        outdated = [shard for _, shard in changed_shards(out, plan)] if keeps else _forget_outdated(out, plan)
         try:
-            yield RecordsBuild(plan, data, out, plan_id, forget_changed_shards(out, plan))
+            yield RecordsBuild(plan, data, out, plan_id, outdated)
         finally:
             shutil.rmtree(staging(out), ignore_errors=True)
+
+
+def _forget_outdated(out: Path, plan: IngestPlan) -> list[str]:
+    """Return the shards whose source files have changed; their receipts are removed, and before that any mark."""
+    if is_finished(out) and changed_shards(out, plan):
+        unmark(out)
+    return forget_changed_shards(out, plan)
 
 
 @dataclass(frozen=True)
@@ -67,17 +88,18 @@ class ShardUnit:
 
 @dataclass(frozen=True)
 class BuildOutcome:
-    """The result of a finished ingest: rows by split, and the images that were not stored."""
+    """The result of a finished ingest: rows by split, the images that were not stored, and how many have warnings."""
 
     rows: dict[str, int]
     quarantined: tuple[Quarantined, ...]
+    warned: int
 
 
 @dataclass(frozen=True)
 class RecordsBuild:
     """An unfinished RECORDS directory that is locked against other writers; `open_build` makes it.
 
-    `outdated` are shards that must be written again because their source files have changed.
+    `outdated` are shards whose source files have changed since they were written.
     """
 
     plan: IngestPlan
@@ -98,8 +120,29 @@ class RecordsBuild:
 
     def unfinished(self) -> list[ShardUnit]:
         """Return the shards without a valid receipt of this plan."""
-        units = (ShardUnit(split, index) for split in self.plan.splits for index in range(split.shard_count))
-        return [unit for unit in units if self._receipt(unit) is None]
+        return [unit for unit in self._units() if self._receipt(unit) is None]
+
+    def _units(self) -> Iterator[ShardUnit]:
+        return (ShardUnit(split, index) for split in self.plan.splits for index in range(split.shard_count))
+
+    def summary_damage(self) -> list[str]:
+        """Return what is wrong with the files beside the splits of finished records."""
+        return summary_damage(self.out)
+
+    def forget_damaged(self, on_progress: OnProgress) -> list[str]:
+        """Remove the receipts of shards whose bytes are not the recorded ones, and the mark if anything is damaged.
+
+        Returns what is damaged, in words. `on_progress` gets 1 for each shard.
+        """
+        damage = summary_damage(self.out) if self.is_finished else []
+        shards = [(unit.split.name, unit.shard) for unit in self._units()]
+        damaged = damaged_units(self.out, self.plan_id, shards, on_progress)
+        if damage or damaged:
+            unmark(self.out)
+        for split, shard in damaged:
+            drop_receipt(self.out / split, Path(shard).stem)
+        unexpected = (unit for unit in damaged if unit[1] not in self.outdated)
+        return [*damage, *(f"{self.out / split / shard}: missing or damaged" for split, shard in unexpected)]
 
     def write(
         self,
@@ -124,15 +167,16 @@ class RecordsBuild:
         (DECISIONS, 2026-11-23). Raises IngestError when a shard is missing, or no image of a split can be read.
         """
         receipts = {split.name: self._receipts(split) for split in self.plan.splits}
-        quarantined = sorted(_quarantined(receipts))
+        quarantined = quarantined_in(receipt for split in receipts.values() for receipt in split)
         manifest = self._manifest(receipts)
         rows = [asdict(entry) for entry in quarantined]
         manifest = write_summary_files(self.out, manifest, table_bytes(quarantined), rows)
         refuse_too_many(quarantined, allowed, self.out)
         _clear_leftovers(self.out, self.plan)
         mark_finished(self.out, manifest)
-        forget_stamps(self.out)
-        return BuildOutcome({name: split.rows for name, split in manifest.splits.items()}, tuple(quarantined))
+        warnings = read_columns(self.out / INDEX_FILE, ("warnings",))["warnings"].to_numpy()
+        rows_of_splits = {name: split.rows for name, split in manifest.splits.items()}
+        return BuildOutcome(rows_of_splits, tuple(quarantined), int((warnings > 0).sum()))
 
     def _manifest(self, receipts: Receipts) -> Manifest:
         reencoded = {name: sum(receipt["facts"]["reencoded"] for receipt in split) for name, split in receipts.items()}
@@ -140,7 +184,8 @@ class RecordsBuild:
             self.plan_id,
             self.plan.classes,
             {split.name: self._split_entry(split, receipts[split.name]) for split in self.plan.splits},
-            self.plan.source | {"treatment": self.plan.image_policy.to_json(), "reencoded": reencoded},
+            self.plan.source
+            | {"treatment": self.plan.image_policy.to_json(), "reencoded": reencoded, "junk": self.plan.junk},
             self.plan.seed,
             self.plan.versions,
         )
@@ -189,10 +234,16 @@ class RecordsBuild:
         return train.first_of_each_class(thumbnails_per_class(len(self.plan.classes)))
 
 
-def _quarantined(receipts: Receipts) -> Iterator[Quarantined]:
-    for split in receipts.values():
-        for receipt in split:
-            yield from (Quarantined(**entry) for entry in receipt["facts"]["quarantined"])
+def refuse_stale(job: RecordsBuild) -> None:
+    """Raise IngestError when finished records are not what the source is now, or lack a file beside the splits."""
+    if job.outdated:
+        raise IngestError(
+            f"{job.out}: finished, but source files of {plural(len(job.outdated), 'shard')} have changed since (same "
+            f"size, other modification time): {first_few(job.outdated)}; pass --repair to write these shards again, or "
+            f"choose another directory"
+        )
+    if missing := [name for name in SUMMARY_FILES if not (job.out / name).is_file()]:
+        raise IngestError(f"{job.out}: finished, but {first_few(missing)} is missing; pass --repair to write it again")
 
 
 def _clear_leftovers(out: Path, plan: IngestPlan) -> None:

@@ -178,6 +178,7 @@ class DecodeClient:
             "parent": os.getpid(),
             "memory_bytes": self._policy.memory_mib << 20,
             "reencoding": reencoding and asdict(reencoding),
+            "accept_warnings": self._policy.accept_warnings,
         }
         descriptors = (theirs.fileno(), self._descriptor)
         arguments = [*map(str, descriptors), str(_SHARED_BYTES), json.dumps(options)]

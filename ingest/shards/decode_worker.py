@@ -25,10 +25,11 @@ from typing import Any
 from convnext_imagenet.ingest.shards.image_policy import Reencoding
 from convnext_imagenet.ingest.shards.reencode import reencode
 from convnext_imagenet.records.images import BadImage, ImageInfo, Reason, check_image, inspect_image
+from convnext_imagenet.records.jpeg_warnings import libjpeg_version
 from convnext_imagenet.records.thumbnails import thumbnail
 
 COUNTER = struct.Struct("=q")
-_WORST_BYTES_PER_SAMPLE = 2  # a progressive JPEG keeps a 16-bit coefficient for each sample
+_WORST_BYTES_PER_SAMPLE = 2
 
 
 @dataclass(frozen=True)
@@ -44,25 +45,32 @@ class DecodedImage:
     thumbnail: bytes | None
 
 
-def decode(
-    image: bytes, wants_thumbnail: bool, reencoding: Reencoding | None, memory_bytes: int
-) -> DecodedImage | BadImage:
+@dataclass(frozen=True)
+class DecodeOptions:
+    """What happens to every image: see `ImagePolicy`; `memory_bytes` is what decoding one may take."""
+
+    memory_bytes: int
+    reencoding: Reencoding | None = None
+    accept_warnings: bool = False
+
+
+def decode(image: bytes, wants_thumbnail: bool, options: DecodeOptions) -> DecodedImage | BadImage:
     """Decode one image completely; return what to store, or why not.
 
     Raises MemoryError when Python runs out of memory, not the decoder.
     """
     try:
-        info, stored = check_image(image), image
-        smaller = reencoding and reencode(image, info, reencoding)
+        info, stored = check_image(image, options.accept_warnings), image
+        smaller = options.reencoding and reencode(image, info, options.reencoding)
         if smaller:
             stored, info = smaller
         return DecodedImage(stored, info, bool(smaller), thumbnail(stored) if wants_thumbnail else None)
     except BadImage as error:
-        return BadImage(_reason(image, error, memory_bytes), error.detail)
+        return BadImage(_reason(image, error, options.memory_bytes), error.detail)
 
 
 def worst_decoder_bytes(info: ImageInfo) -> int:
-    """Return the bytes that a decoder may need: a progressive JPEG keeps 16-bit coefficients of all samples."""
+    """Return the bytes that reading an image may need: a JPEG's 16-bit coefficients, a PNG's samples of 16 bits."""
     return info.width * info.height * len(info.mode) * _WORST_BYTES_PER_SAMPLE
 
 
@@ -70,8 +78,8 @@ def pack_answers(answers: Sequence[DecodedImage | BadImage]) -> bytes:
     """Return the reply to a batch: a line of JSON with [outcome, stored bytes, thumbnail bytes] for each image, then
     these bytes.
 
-    An outcome is ["ok", format, mode, width, height] or ["bad", reason, detail]. An image that is stored unchanged is
-    not sent back: its number of stored bytes is 0.
+    An outcome is ["ok", format, mode, width, height, warnings] or ["bad", reason, detail]. An image that is stored
+    unchanged is not sent back: its number of stored bytes is 0.
     """
     line: list[Any] = []
     payload: list[bytes] = []
@@ -108,7 +116,7 @@ def limit_memory(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def serve(socket: Connection, memory: mmap.mmap, reencoding: Reencoding | None, memory_bytes: int) -> None:
+def serve(socket: Connection, memory: mmap.mmap, options: DecodeOptions) -> None:
     """Answer batches until the other side closes the socket."""
     while True:
         try:
@@ -119,9 +127,9 @@ def serve(socket: Connection, memory: mmap.mmap, reencoding: Reencoding | None, 
         start = COUNTER.size
         for length, wants_thumbnail in batch:
             try:
-                answers.append(decode(memory[start : start + length], wants_thumbnail, reencoding, memory_bytes))
+                answers.append(decode(memory[start : start + length], wants_thumbnail, options))
             except MemoryError:  # the copy from the shared memory may raise it, too
-                answers.append(BadImage("memory", f"needs more than {memory_bytes >> 20} MiB"))
+                answers.append(BadImage("memory", f"needs more than {options.memory_bytes >> 20} MiB"))
             COUNTER.pack_into(memory, 0, len(answers))
             start += length
         socket.send_bytes(pack_answers(answers))
@@ -135,21 +143,25 @@ def main(arguments: list[str]) -> None:
     threading.Thread(target=_end_with_parent, args=(options["parent"],), daemon=True).start()
     socket = Connection(socket_number)
     memory = mmap.mmap(memory_number, shared_bytes)
+    libjpeg_version()  # takes what its first call takes, and ends here if JPEGs cannot be checked
     limit_memory(options["memory_bytes"])  # after all imports and the mapping: the limit is for images only
     socket.send_bytes(b"ready")
     reencoding = options["reencoding"] and Reencoding(**options["reencoding"])
-    serve(socket, memory, reencoding, options["memory_bytes"])
+    serve(socket, memory, DecodeOptions(options["memory_bytes"], reencoding, options["accept_warnings"]))
 
 
 def _reason(image: bytes, error: BadImage, memory_bytes: int) -> Reason:
-    """Return the reason. libjpeg reports a lack of memory as damage, so the image's largest possible need decides."""
+    """Return the reason. OpenCV reports a lack of memory as damage, so the image's largest possible need decides.
+
+    libjpeg says it in its own words, so a JPEG that is damaged is damaged.
+    """
     if error.reason != "damaged":
         return error.reason
     try:
         info = inspect_image(image)
     except BadImage:
         return error.reason
-    return "memory" if worst_decoder_bytes(info) > memory_bytes else "damaged"
+    return "memory" if info.format == "png" and worst_decoder_bytes(info) > memory_bytes else "damaged"
 
 
 def _end_with_parent(parent: int) -> None:

@@ -19,11 +19,15 @@ class Reencoding:
 
 @dataclass(frozen=True)
 class ImagePolicy:
-    """Limits for decoding one image, and `reencoding`, None if all images keep their bytes."""
+    """Limits for decoding one image, and `reencoding`, None if all images keep their bytes.
+
+    `accept_warnings` stores images of which the decoder warns that a part is lost.
+    """
 
     timeout_seconds: int = 60
     memory_mib: int = 1024
     reencoding: Reencoding | None = None
+    accept_warnings: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the policy as the plan and, under `source.treatment`, the manifest store it."""
@@ -36,6 +40,7 @@ class ImagePolicy:
             "image_timeout_seconds": self.timeout_seconds,
             "image_memory_mib": self.memory_mib,
             "reencoding": reencoding,
+            "accept_warnings": self.accept_warnings,
         }
 
     def largest_row_bytes(self, largest_file_bytes: int) -> int:

@@ -6,7 +6,7 @@ not on workers, absolute paths, locale or hash seed.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,7 @@ class PlannedRow(NamedTuple):
 
     `path` is below DATA; for an image in a tar it continues inside the tar, and `offset` is its first byte there, -1
     for a separate file. `modified_ns` is the modification time of the file or the tar in ns, -1 when not known.
+    `is_misnamed` if the file's name is not one of ImageNet's: then it is not stored, whatever it contains.
     """
 
     sample_id: int
@@ -41,6 +42,7 @@ class PlannedRow(NamedTuple):
     size: int
     offset: int = -1
     modified_ns: int = -1
+    is_misnamed: bool = False
 
     @property
     def is_member(self) -> bool:
@@ -58,6 +60,7 @@ class SplitPlan:
     """One split: its images by sample_id (the rank of the key), and `order`, the sample ids in stored order.
 
     `sizes` (bytes), `offsets`, `modified_ns` and `order` are int64 (images,), `labels` is int32 (images,).
+    `misnamed` are paths, see PlannedRow.
     """
 
     name: str
@@ -69,6 +72,7 @@ class SplitPlan:
     modified_ns: np.ndarray
     order: np.ndarray
     shard_count: int
+    misnamed: frozenset[str] = frozenset()
 
     @property
     def shard_names(self) -> list[str]:
@@ -94,7 +98,8 @@ class SplitPlan:
     def shard_rows(self, index: int) -> list[PlannedRow]:
         """Return the images of shard `index`, in stored order."""
         ids = self.sample_ids(index)
-        columns = (column[ids].tolist() for column in (self.labels, self.sizes, self.offsets, self.modified_ns))
+        columns = [column[ids].tolist() for column in (self.labels, self.sizes, self.offsets, self.modified_ns)]
+        columns.append([self.paths[row] in self.misnamed for row in ids.tolist()])
         return [
             PlannedRow(row, self.paths[row], self.keys[row], *numbers)
             for row, *numbers in zip(ids.tolist(), *columns, strict=True)
@@ -108,7 +113,11 @@ class SplitPlan:
 
 @dataclass(frozen=True)
 class IngestPlan:
-    """The whole ingest; `source` says where images and labels come from, and the manifest has it unchanged."""
+    """The whole ingest; `source` says where images and labels come from, and the manifest has it unchanged.
+
+    `junk` counts by split and name what lies among the images and is none: only the manifest names it, because a file
+    manager that leaves such a file must not make another plan.
+    """
 
     classes: tuple[ClassEntry, ...]
     splits: tuple[SplitPlan, ...]
@@ -116,6 +125,7 @@ class IngestPlan:
     seed: int
     versions: dict[str, str]
     image_policy: ImagePolicy
+    junk: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -151,6 +161,7 @@ def plan_tree(
     follows_links: bool = False,
     kaggle_sha256: str | None = None,
     image_policy: ImagePolicy = DEFAULT_IMAGE_POLICY,
+    junk: Mapping[str, dict[str, int]] | None = None,
 ) -> IngestPlan:
     """Return the plan for a labelled tree; `seed` shuffles train over its shards, val keeps the order of its keys.
 
@@ -172,7 +183,7 @@ def plan_tree(
         "kaggle_sha256": kaggle_sha256,
         "follows_links": follows_links,
     }
-    return IngestPlan(tree.classes, splits, source, seed, dict(versions), image_policy)
+    return IngestPlan(tree.classes, splits, source, seed, dict(versions), image_policy, dict(junk or {}))
 
 
 def _train_counts(tree: LabelledTree, rule: ClassRule) -> str:
@@ -198,6 +209,7 @@ def plan_split(split: LabelledSplit, seed: int, is_shuffled: bool) -> SplitPlan:
         modified_ns=np.asarray(split.modified_ns, dtype=np.int64)[by_key],
         order=order,
         shard_count=count_shards(rows, int(sizes.sum())),
+        misnamed=frozenset(split.misnamed),
     )
 
 

@@ -1,26 +1,13 @@
-"""Images that are not stored: how many are allowed, and the table that lists each with its reason. Decodes nothing."""
+"""How many images may be bad, and what is said when there are more. Decodes nothing."""
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from convnext_imagenet.ingest.errors import QuarantineError, first_few
+from convnext_imagenet.records.quarantine import Quarantined
 from convnext_imagenet.records.schema import QUARANTINE_FILE
 
 _ALLOWED_SHARE = 0.01  # of a subset; the official set must be complete (DECISIONS, 2026-11-23)
-
-
-@dataclass(frozen=True, order=True)
-class Quarantined:
-    """An image that is not stored: `path` is below DATA, `label` is its class index, `reason` a code of REASONS."""
-
-    split: str
-    key: str
-    path: str
-    label: int
-    reason: str
-    detail: str
 
 
 def allowed_number(option: int | None, class_rule: str, images: int) -> int:
@@ -28,20 +15,6 @@ def allowed_number(option: int | None, class_rule: str, images: int) -> int:
     if option is not None:
         return option
     return 0 if class_rule == "all" else max(1, int(images * _ALLOWED_SHARE))
-
-
-def table_bytes(entries: Sequence[Quarantined]) -> bytes:
-    """Return the Parquet file of the entries, sorted; equal entries give equal bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    types = {"split": pa.string(), "key": pa.string(), "path": pa.string(), "label": pa.int32()}
-    types |= {"reason": pa.string(), "detail": pa.string()}
-    rows = sorted(entries)
-    columns = {name: [getattr(entry, name) for entry in rows] for name in types}
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=pa.schema(list(types.items()))), buffer)
-    return buffer.getvalue()
 
 
 def refuse_too_many(entries: Sequence[Quarantined], allowed: int, out: Path) -> None:

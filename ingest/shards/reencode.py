@@ -14,7 +14,8 @@ from convnext_imagenet.records.images import BadImage, ImageInfo, decode_rgb
 def reencode(image: bytes, info: ImageInfo, how: Reencoding) -> tuple[bytes, ImageInfo] | None:
     """Return the smaller image and what it is; None when no side is above the limit: then the file is kept unchanged.
 
-    Gray stays gray, everything else becomes RGB. Raises BadImage when the image cannot be decoded or stays too large.
+    Gray stays gray, everything else becomes RGB; the number of warnings stays that of the file. Raises BadImage when
+    the image cannot be decoded or stays too large.
     """
     if max(info.width, info.height) <= how.max_side_px:
         return None
@@ -26,7 +27,7 @@ def reencode(image: bytes, info: ImageInfo, how: Reencoding) -> tuple[bytes, Ima
     smaller = buffer.getvalue()
     if len(smaller) > largest_reencoded_bytes(how):
         raise BadImage("too_large", f"{len(smaller)} bytes after it was encoded again; pass a lower --quality")
-    return smaller, ImageInfo("jpeg", mode, width, height)
+    return smaller, ImageInfo("jpeg", mode, width, height, info.warnings)
 
 
 def fitted_sides(width: int, height: int, max_side_px: int) -> tuple[int, int]:

@@ -23,12 +23,14 @@ from convnext_imagenet.ingest.shards.decode_client import (
 from convnext_imagenet.ingest.shards.decode_worker import DecodedImage
 from convnext_imagenet.ingest.shards.image_policy import ImagePolicy
 from convnext_imagenet.ingest.shards.plan import PlannedRow
-from convnext_imagenet.ingest.shards.quarantine import Quarantined
 from convnext_imagenet.ingest.shards.source_reader import SourceReader
 from convnext_imagenet.records.images import BadImage
 from convnext_imagenet.records.index import IndexEntry, index_entry, shard_index_path, write_shard_index
+from convnext_imagenet.records.quarantine import Quarantined
 from convnext_imagenet.records.receipts import shard_facts, shard_files
 from convnext_imagenet.records.schema import Row
+
+_MISNAMED = "expected WNID_<number>.JPEG in train, ILSVRC2012_val_<8 digits>.JPEG in val"
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _accepted_rows(
         else:
             info = decoded.info
             row = Row(decoded.image, planned.label, planned.sample_id, planned.key, info.height, info.width)
-            tally.stored.append(index_entry(row, info.mode, decoded.thumbnail))
+            tally.stored.append(index_entry(row, info.mode, info.warnings, decoded.thumbnail))
             tally.reencoded += decoded.is_reencoded
             yield row
         on_progress(1)
@@ -147,6 +149,8 @@ def _read_batch(
     while len(batch) < BATCH_IMAGES and size < BATCH_BYTES and (row := next(rows, None)):
         batch.append(row)
         try:
+            if row.is_misnamed:
+                raise BadImage("misnamed", _MISNAMED)
             image = reader.read(row)
         except BadImage as error:
             questions.append(error)
@@ -158,7 +162,7 @@ def _read_batch(
 
 def _require_same_rows(shard: str, rows: Iterator[Row], stored: list[IndexEntry]) -> None:
     """Raise FailedIngestError at the first row that reads back other than it was stored."""
-    expected_entries = (entry._replace(mode="", thumbnail=None) for entry in stored)  # a row does not hold these two
+    expected_entries = (entry._replace(mode="", warnings=0, thumbnail=None) for entry in stored)  # no row holds these
     entries = (index_entry(row, mode="") for row in rows)
     for number, (entry, expected) in enumerate(itertools.zip_longest(entries, expected_entries)):
         if entry != expected:

@@ -48,7 +48,7 @@ def scan_train_tar(root: Path, notes: ScanNotes) -> SplitScan:
             _refuse_flood(sum(len(folder.names) for folder in folders.values()), root / TRAIN_TAR)
     if not folders:
         raise IngestError(f"{root / TRAIN_TAR}: contains no class tar such as n01440764.tar; {_fetch_hint(TRAIN_TAR)}")
-    return SplitScan("train", False, tuple(folders.values()), archive=f"class tars in {TRAIN_TAR}")
+    return SplitScan("train", False, tuple(folders.values()), f"class tars in {TRAIN_TAR}", notes)
 
 
 def scan_class_tars(root: Path, folder: str, names: list[str], notes: ScanNotes) -> SplitScan:
@@ -62,7 +62,7 @@ def scan_class_tars(root: Path, folder: str, names: list[str], notes: ScanNotes)
         with _open_archive(root / path) as file:
             time, end = _time_and_size(file)
             folders.append(_class_tar(file, root / path, path, (0, end), time, notes))
-    return SplitScan("train", False, tuple(folders), archive="class tars")
+    return SplitScan("train", False, tuple(folders), "class tars", notes)
 
 
 def scan_val_tar(root: Path, notes: ScanNotes) -> SplitScan:
@@ -77,7 +77,7 @@ def scan_val_tar(root: Path, notes: ScanNotes) -> SplitScan:
         folder = _folder(VAL_TAR, members, time, path)
     if not folder.names:
         raise IngestError(f"{path}: contains no images; {_fetch_hint(VAL_TAR)}")
-    return SplitScan("val", True, (folder,), archive=f"flat in {VAL_TAR}")
+    return SplitScan("val", True, (folder,), f"flat in {VAL_TAR}", notes)
 
 
 def check_archives(paths: list[Path], on_progress: Callable[[int], None]) -> None:
@@ -125,8 +125,10 @@ def _official_members(
     try:
         for member in members:
             if member.kind == "file" and names.fullmatch(member.name):
+                notes.found += names is not CLASS_TAR
                 yield member
             elif member.kind == "folder" or member.name.rpartition("/")[2].startswith("."):
+                notes.found += 1
                 notes.ignored.add(f"{archive}/{member.name}")
             else:
                 what = "" if member.kind == "file" else f" ({member.kind})"

@@ -1,5 +1,6 @@
 """Class folders and flat folders of images on disk, listed without opening a file or following a link unasked.
 
+No file is left out because of its name, unless it is known junk: what is an image is decided by its content, later.
 The scan ends at `SPLIT/CLASS/FILE`: with a fixed depth, even links that are followed cannot lead in circles.
 Knows nothing of labels.
 """
@@ -11,10 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.source.junk import junk_kind
 from convnext_imagenet.ingest.source.scan_types import Folder, ScanNotes, SplitScan, printable
 
-# Also kinds that are not decoded: such a file shall appear in quarantine instead of being ignored.
-IMAGE_ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+# Beside class folders, a file with such a name is an image in the wrong place. Elsewhere names decide nothing.
+IMAGE_ENDINGS = (
+    *(".jpeg", ".jpg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".png"),
+    *(".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif"),
+)
+ARCHIVE_ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
 EXPECTED = "expected train/ and val/ in DATA, with files such as train/n01440764/n01440764_10026.JPEG"
 
 
@@ -39,42 +45,60 @@ class Links:
             )
 
 
-def scan_folders(root: Path, name: str, path: str, links: Links, notes: ScanNotes) -> SplitScan:
+def scan_folders(
+    root: Path, name: str, path: str, links: Links, notes: ScanNotes, apart: frozenset[str] = frozenset()
+) -> SplitScan:
     """Return the split `name` in the folder `path` below `root`, flat or in class folders.
 
-    Raises IngestError when it contains no images, class folders and loose images side by side, folders inside class
-    folders, links that may not be followed, or names that cannot be printed; and when it cannot be listed.
+    Every file in a class folder, or in a flat folder, is an image or junk; its content is looked at later. `apart` are
+    names to leave out, which are read elsewhere. Raises IngestError when there are no images, class folders and loose
+    images or archives side by side, folders inside class folders, links that may not be followed, or names that cannot
+    be printed; and when it cannot be listed.
     """
     subfolders: list[os.DirEntry] = []
     loose: list[os.DirEntry] = []
     for entry in list_folder(root, path, notes):
-        if _is_folder(entry):
+        if entry.name in apart:
+            continue
+        if is_folder(entry):
             subfolders.append(entry)
-        elif entry.is_symlink() and not _is_named_as_image(entry):
-            links.check(Path(entry.path))  # a broken link may stand for a class folder: never ignore it silently
-            notes.ignored.add(f"{path}/{entry.name}")
+            notes.found -= 1
         else:
+            if entry.is_symlink() and not _is_named_as_image(entry):
+                links.check(Path(entry.path))  # a broken link may stand for a class folder: never ignore it silently
             loose.append(entry)
-    flat = _folder(path, loose, links, notes)
-    if not subfolders:
+    if not subfolders and not apart:
+        flat = _folder(path, loose, links, notes)
         if not flat.names:
             raise IngestError(f"{root / path}: contains no images and no class folders; {EXPECTED}")
-        return SplitScan(name, True, (flat,))
-    if flat.names:
-        raise IngestError(
-            f"{root / path}: contains both class folders, such as {subfolders[0].name!r}, "
-            f"and loose images, such as {flat.names[0]!r}; move either of them elsewhere"
-        )
+        return SplitScan(name, True, (flat,), notes=notes)
+    _note_loose(root / path, path, loose, notes)
     for entry in subfolders:
         links.check(Path(entry.path))
     _refuse_same_folder_twice(subfolders)
     paths = [f"{path}/{entry.name}" for entry in subfolders]
     folders = tuple(_folder(folder, list(list_folder(root, folder, notes)), links, notes) for folder in paths)
-    return SplitScan(name, False, folders)
+    return SplitScan(name, False, folders, notes=notes)
+
+
+def _note_loose(folder: Path, relative: str, loose: list[os.DirEntry], notes: ScanNotes) -> None:
+    """Note files beside class folders. Raises IngestError for an image or an archive: its class would be lost."""
+    for entry in loose:
+        if _is_named_as_image(entry):
+            raise IngestError(
+                f"{folder}: contains both class folders and loose images, such as {entry.name!r}; "
+                f"move either of them elsewhere"
+            )
+        if entry.name.lower().endswith(ARCHIVE_ENDINGS):
+            raise IngestError(
+                f"{printable(entry.path)}: an archive beside classes, so unpacking may have been interrupted; "
+                f"unpack it, or move it elsewhere"
+            )
+        notes.ignored.add(f"{relative}/{entry.name}")
 
 
 def list_folder(root: Path, relative: str, notes: ScanNotes) -> Iterator[os.DirEntry]:
-    """Yield the entries of a folder in byte order of their names; `notes` counts the hidden ones, which are ignored.
+    """Yield the entries of a folder in byte order of their names; `notes` counts all, and the junk, which is ignored.
 
     Raises IngestError when it cannot be listed.
     """
@@ -86,8 +110,9 @@ def list_folder(root: Path, relative: str, notes: ScanNotes) -> Iterator[os.DirE
             f"{printable(root / relative)}: cannot be listed ({error.strerror}); check its permissions"
         ) from None
     for entry in entries:
-        if entry.name.startswith("."):
-            notes.ignored.add(f"{relative}/{entry.name}")
+        notes.found += 1
+        if kind := junk_kind(entry.name, is_folder(entry)):
+            notes.ignored.add(f"{relative}/{entry.name}", kind)
         else:
             yield entry
 
@@ -97,11 +122,8 @@ def _folder(relative: str, entries: list[os.DirEntry], links: Links, notes: Scan
     sizes, times = array("q"), array("q")
     for entry in entries:
         status = _status(entry, links.follow)
-        if stat.S_ISDIR(status.st_mode) or (entry.is_symlink() and _is_folder(entry)):
+        if stat.S_ISDIR(status.st_mode) or (entry.is_symlink() and is_folder(entry)):
             raise IngestError(f"{printable(entry.path)}: a folder inside a class folder; {EXPECTED}")
-        if not _is_named_as_image(entry):
-            notes.ignored.add(f"{relative}/{entry.name}")
-            continue
         if not entry.name.isprintable():
             raise IngestError(f"{printable(entry.path)}: the name is not printable UTF-8; rename the file")
         is_plain = stat.S_ISREG(status.st_mode)
@@ -130,7 +152,8 @@ def _is_named_as_image(entry: os.DirEntry) -> bool:
     return entry.name.lower().endswith(IMAGE_ENDINGS)
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def is_folder(entry: os.DirEntry) -> bool:
+    """Return whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a circular link

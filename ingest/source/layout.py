@@ -17,7 +17,7 @@ from convnext_imagenet.ingest.source.archives import (
     scan_train_tar,
     scan_val_tar,
 )
-from convnext_imagenet.ingest.source.folders import EXPECTED, Links, list_folder, scan_folders
+from convnext_imagenet.ingest.source.folders import EXPECTED, Links, is_folder, list_folder, scan_folders
 from convnext_imagenet.ingest.source.scan_types import ScanNotes, SplitScan, TreeScan
 
 KAGGLE_FOLDER = "ILSVRC/Data/CLS-LOC"
@@ -35,19 +35,22 @@ def scan_tree(root: Path, follow_links: bool = False) -> TreeScan:
     if not root.is_dir():
         problem = "not a folder" if root.exists() else "no such folder"
         raise IngestError(f"{root}: {problem}; pass the folder of a raw ImageNet tree, or try `make demo`")
-    links, notes = Links(root, follow_links), ScanNotes()
+    links = Links(root, follow_links)
     kaggle = root if (root / KAGGLE_FOLDER).is_dir() else None
     for name in ("train", "val"):
         _check_there(root, name, kaggle)
     prefix = f"{KAGGLE_FOLDER}/" if kaggle else ""
-    train, val = (_scan_split(root, name, f"{prefix}{name}", links, notes) for name in ("train", "val"))
+    train, val = (_scan_split(root, name, f"{prefix}{name}", links) for name in ("train", "val"))
     if train.is_flat:
         raise IngestError(
             f"{root}: train/ contains images outside class folders, such as {train.folders[0].names[0]!r}; {EXPECTED}"
         )
     if (devkit := find_devkit(root)) is not None:
         links.check(devkit)
-    return TreeScan(train, val, devkit, kaggle, notes, follow_links)
+    for split in (train, val):
+        if split.files + split.notes.ignored.count != split.notes.found:
+            raise RuntimeError(f"{split.name}: {split.files} + {split.notes.ignored.count} are not {split.notes.found}")
+    return TreeScan(train, val, devkit, kaggle, follow_links)
 
 
 def find_devkit(root: Path) -> Path | None:
@@ -91,17 +94,36 @@ def _is_inside_kaggle(root: Path) -> bool:
     return any((root / inner).is_dir() for inner in ("Data/CLS-LOC", "CLS-LOC"))
 
 
-def _scan_split(root: Path, name: str, path: str, links: Links, notes: ScanNotes) -> SplitScan:
-    folder = root / path
+def _scan_split(root: Path, name: str, path: str, links: Links) -> SplitScan:
+    folder, notes = root / path, ScanNotes()
     if not folder.is_dir():
         links.check(root / _TARS[name])
         scan = scan_train_tar if name == "train" else scan_val_tar
         return scan(root, notes)
     links.check(folder)
-    if name == "train":
-        names = [entry.name for entry in list_folder(root, path, ScanNotes()) if CLASS_TAR.fullmatch(entry.name)]
-        if names and not any(entry.is_dir() for entry in list_folder(root, path, ScanNotes())):
-            for archive in names:
-                links.check(folder / archive)
-            return scan_class_tars(root, path, names, notes)
-    return scan_folders(root, name, path, links, notes)
+    tars = _class_tars(root, path) if name == "train" else []
+    split = scan_folders(root, name, path, links, notes, frozenset(tars))
+    if not tars:
+        return split
+    for archive in tars:
+        links.check(folder / archive)
+    notes.found -= len(tars)  # containers of images, as class folders are
+    return _both(folder, split, scan_class_tars(root, path, tars, notes))
+
+
+def _class_tars(root: Path, path: str) -> list[str]:
+    entries = list_folder(root, path, ScanNotes())
+    return [entry.name for entry in entries if CLASS_TAR.fullmatch(entry.name) and not is_folder(entry)]
+
+
+def _both(folder: Path, folders: SplitScan, tars: SplitScan) -> SplitScan:
+    """Return the classes of folders and tars together. Raises IngestError for a class that is in both."""
+    if not folders.folders:
+        return tars
+    if twice := sorted({one.class_name for one in folders.folders} & {one.class_name for one in tars.folders}):
+        raise IngestError(
+            f"{folder / twice[0]}: beside {twice[0]}.tar, so unpacking may have been interrupted ({len(twice)} such "
+            f"classes); unpack the tar again and remove it, or remove the folder"
+        )
+    every = sorted((*folders.folders, *tars.folders), key=lambda one: os.fsencode(one.class_name))
+    return SplitScan("train", False, tuple(every), "class folders and class tars", folders.notes)

@@ -5,8 +5,11 @@ For 1.3 million files: names are in tuples, numbers in arrays.
 
 import os
 from array import array
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+_MOST_NAMES = 50
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,45 @@ class Folder:
         return self.path.rpartition("/")[2].removesuffix(".tar")
 
 
+@dataclass
+class EntryCount:
+    """The number of entries of some kind, the first of them, and how many have each name or pattern of names."""
+
+    count: int = 0
+    first: str = ""
+    names: Counter[str] = field(default_factory=Counter)
+
+    def add(self, path: str, name: str = "") -> None:
+        """Count one entry under `name`, or else under the last part of its path."""
+        self.first = self.first or printable(path)
+        self.count += 1
+        self.names[printable(name or path.rpartition("/")[2])] += 1
+
+    def __add__(self, other: "EntryCount") -> "EntryCount":
+        """Return the count of both."""
+        return EntryCount(self.count + other.count, self.first or other.first, self.names + other.names)
+
+    def by_name(self) -> dict[str, int]:
+        """Return the counts by name; many names become one for each ending, so that a manifest stays short."""
+        if len(self.names) <= _MOST_NAMES:
+            return dict(sorted(self.names.items()))
+        endings: Counter[str] = Counter()
+        for name, count in self.names.items():
+            endings[f"*.{name.rpartition('.')[2]}" if "." in name else "*"] += count
+        return dict(sorted(endings.items()))
+
+
+@dataclass
+class ScanNotes:
+    """What the scan of a split notes: `ignored` entries (junk, and files outside class folders), images that are not
+    plain files, and the number of all entries that were `found`, class folders not counted.
+    """
+
+    ignored: EntryCount = field(default_factory=EntryCount)
+    not_plain: EntryCount = field(default_factory=EntryCount)
+    found: int = 0
+
+
 @dataclass(frozen=True)
 class SplitScan:
     """One split: `is_flat` if all images are in one folder. `archive` says in words how a tar contains them."""
@@ -42,6 +84,7 @@ class SplitScan:
     is_flat: bool
     folders: tuple[Folder, ...]
     archive: str = ""
+    notes: ScanNotes = field(default_factory=ScanNotes)
 
     @property
     def shape(self) -> str:
@@ -59,37 +102,21 @@ class SplitScan:
         return sum(sum(folder.sizes) for folder in self.folders)
 
 
-@dataclass
-class EntryCount:
-    """The number of entries of some kind, and the first of them."""
-
-    count: int = 0
-    first: str = ""
-
-    def add(self, path: str) -> None:
-        """Count one entry."""
-        self.first = self.first or printable(path)
-        self.count += 1
-
-
-@dataclass(frozen=True)
-class ScanNotes:
-    """What a scan notes: ignored entries (hidden, or not an image), and images that are not plain files."""
-
-    ignored: EntryCount = field(default_factory=EntryCount)
-    not_plain: EntryCount = field(default_factory=EntryCount)
-
-
 @dataclass(frozen=True)
 class TreeScan:
-    """The raw data: both splits, the sources of labels (None if missing), and the notes of the scan."""
+    """The raw data: both splits, and the sources of labels (None if missing)."""
 
     train: SplitScan
     val: SplitScan
     devkit: Path | None
     kaggle: Path | None = None
-    notes: ScanNotes = field(default_factory=ScanNotes)
     follows_links: bool = False
+
+    @property
+    def notes(self) -> ScanNotes:
+        """The notes of both splits."""
+        train, val = self.train.notes, self.val.notes
+        return ScanNotes(train.ignored + val.ignored, train.not_plain + val.not_plain, train.found + val.found)
 
 
 def printable(path: os.PathLike[str] | str) -> str:

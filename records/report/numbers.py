@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-INDEX_COLUMNS = ("split", "key", "wnid", "bytes", "width", "height", "mode", "sha256")
+INDEX_COLUMNS = ("split", "key", "wnid", "bytes", "width", "height", "mode", "sha256", "warnings")
 HISTOGRAM_COLUMNS = ("width", "height", "bytes")
 _BINS = 40  # bars of 8 px in a chart of 320 px
 _SHARE_IN_BINS = 0.99  # a few huge images must not squeeze all others into the first bin
@@ -29,10 +29,14 @@ class Histogram:
 
 @dataclass(frozen=True)
 class SplitNumbers:
-    """One split: images, bytes of all images, images of each mode (most frequent first), histograms by column."""
+    """One split: images, bytes of all images, images of each mode (most frequent first), histograms by column.
+
+    `warned` counts the images of which libjpeg warned.
+    """
 
     images: int
     bytes: int
+    warned: int
     modes: tuple[tuple[str, int], ...]
     histograms: dict[str, Histogram]
 
@@ -127,6 +131,7 @@ def _split_numbers(part: pa.Table, steps: dict[str, int]) -> SplitNumbers:
     return SplitNumbers(
         images=part.num_rows,
         bytes=pc.sum(part["bytes"]).as_py() or 0,
+        warned=pc.sum(pc.greater(part["warnings"], 0)).as_py() or 0,
         modes=tuple(sorted(modes, key=lambda pair: (-pair[1], pair[0]))),
         histograms={column: histogram(_values(part, column), step) for column, step in steps.items()},
     )

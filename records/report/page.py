@@ -73,6 +73,8 @@ def report_page(
         split_names=list(manifest.splits),
         images=sum(split.images for split in numbers.splits.values()),
         size=_size(sum(split.bytes for split in numbers.splits.values())),
+        warned=sum(split.warned for split in numbers.splits.values()),
+        accepts_warnings=manifest.accepts_warnings,
         verified_against=manifest.verified_against,
         is_counted=any(entry.devkit_train is not None for entry in manifest.classes),
         differing=sum(line.differs for line in lines),
@@ -87,7 +89,7 @@ def report_page(
         file_rows=[(entry["path"], entry["reason"], entry["detail"]) for entry in quarantined[:_MOST_LISTED]],
         lines=lines,
         count_heads=[head for name in manifest.splits for head in (name, f"{name}, devkit")],
-        facts={"plan id": manifest.plan_id, "seed": manifest.seed, **_flat(manifest.source), **manifest.versions},
+        facts={"plan id": manifest.plan_id, "seed": manifest.seed, **_facts(manifest)},
     )
 
 
@@ -121,7 +123,7 @@ def _split_rows(manifest: Manifest, numbers: Numbers) -> Iterator[tuple[object, 
         images = numbers.splits[name].bytes
         overhead = f"{100 * (stored / images - 1):.2f} %" if images else "-"
         spread, shards = _spread(split.rows_per_class), len(split.shards)
-        yield name, split.rows, spread, split.quarantined, images, shards, overhead
+        yield name, split.rows, spread, split.quarantined, numbers.splits[name].warned, images, shards, overhead
 
 
 def _spread(counts: Sequence[int]) -> str:
@@ -147,6 +149,11 @@ def _mode_rows(splits: Sequence[SplitNumbers]) -> list[tuple[object, ...]]:
 def _duplicate_row(duplicate: Duplicate) -> tuple[str, str, str]:
     copies = "\n".join(f"{copy.split}/{copy.wnid}/{copy.key}" for copy in duplicate.copies)
     return duplicate.splits, "several" if duplicate.has_two_labels else "one", copies
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    """Return source and versions in the order of their names, which is the order of a manifest that was read."""
+    return dict(sorted(_flat(manifest.source).items())) | dict(sorted(manifest.versions.items()))
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -104,3 +104,90 @@ def test_a_changed_index_is_refused(finished):
         assert (done.exit_code, "missing or changed" in done.output) == (1, True)
     finally:
         path.write_bytes(kept)
+
+
+def _warned(data: bytes) -> bytes:
+    return data.replace(b"JFIF\0\1", b"JFIF\0\7")  # a revision that libjpeg does not know
+
+
+def test_an_image_of_which_a_part_is_lost_is_stored_only_when_asked_for(raw_tree, tmp_path, pieces):
+    """A JPEG that is cut and closed again decodes everywhere, half of it in gray."""
+    folder, whole = raw_tree / "train" / "n00000010", pieces.jpeg(5, size_px=64)
+    (folder / "n00000010_0.JPEG").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    (folder / "n00000010_1.JPEG").write_bytes(_warned(whole))
+    options = ("build", raw_tree, "--classes", "found", "--workers", 1, "--out")
+    done = _run(ingest, *options, tmp_path / "strict")
+    assert done.exit_code == 0, done.output
+    assert "libjpeg warned of 1 stored image: column warnings of index.parquet" in done.output
+    (bad,) = pq.read_table(tmp_path / "strict" / "quarantine.parquet").to_pylist()
+    assert (bad["reason"], bad["detail"]) == ("damaged", "Corrupt JPEG data: premature end of data segment")
+    for out, more, warned in (
+        ("strict", (), {"n00000010_1": 1}),
+        ("all", ("--accept-warnings",), {"n00000010_0": 1, "n00000010_1": 1}),
+    ):
+        done = _run(ingest, *options, tmp_path / out, *more)
+        assert done.exit_code == 0, done.output
+        rows = pq.read_table(tmp_path / out / "index.parquet").to_pylist()
+        assert {row["key"]: row["warnings"] for row in rows if row["warnings"]} == warned
+        assert _run(records, "verify", tmp_path / out).exit_code == 0
+        assert f"libjpeg warned of {len(warned)} image" in (tmp_path / out / "report.html").read_text()
+    assert json.loads((tmp_path / "all" / "manifest.json").read_text())["source"]["treatment"]["accept_warnings"]
+
+
+def _count_files(root: Path) -> int:
+    return sum(path.is_file() for path in root.rglob("*"))
+
+
+def test_every_file_is_stored_or_in_quarantine_or_named_as_junk(tmp_path, pieces):
+    """Sound images with endings of phones and browsers, files that are none, and what file managers leave."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    sound = ("a.jfif", "b.jpe", "c.pjpeg", "d.jpg_large", "e", ".f.jpg", "g.heic", "h.JPG", "i.txt")
+    bad = {
+        "j.avif": b"\0\0\0\x20ftypavif",
+        "k.webp": b"RIFF\0\0\0\0WEBP",
+        "notes.md": b"# cats",
+        "l.jpg": b"<!DOCTYPE html>",
+    }
+    for folder in ("train/cat", "val/cat"):
+        (data / folder / "@eaDir").mkdir(parents=True)
+        for number, name in enumerate(sound):
+            (data / folder / name).write_bytes(pieces.jpeg(number))
+        for name, content in {**bad, "Thumbs.db": b"x", "._a.jfif": b"x", ".DS_Store": b"x"}.items():
+            (data / folder / name).write_bytes(content)
+    (data / "train" / "labels.csv").write_bytes(b"x")
+    done = _run(
+        ingest, "build", data, "--out", out, "--unverified", "--classes", "found", "--max-quarantine", 8, "--workers", 1
+    )
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((out / "manifest.json").read_text())
+    for split in ("train", "val"):
+        entry, junk = manifest["splits"][split], manifest["source"]["junk"][split]
+        assert (entry["rows"], entry["quarantined"]) == (len(sound), len(bad))
+        files = sum(count for name, count in junk.items() if not name.endswith("/"))
+        assert entry["rows"] + entry["quarantined"] + files == _count_files(data / split)
+        assert junk["@eaDir/"] == 1
+    reasons = {row["path"]: row["detail"] for row in pq.read_table(out / "quarantine.parquet").to_pylist()}
+    for path, kind in (
+        ("j.avif", "AVIF"),
+        ("k.webp", "WebP"),
+        ("notes.md", "an unknown kind"),
+        ("l.jpg", "an HTML page"),
+    ):
+        assert reasons[f"train/cat/{path}"].startswith(f"{kind}, neither JPEG nor PNG")
+
+
+def test_a_file_without_an_official_name_is_not_stored_in_verified_records(raw_tree, tmp_path, pieces):
+    for folder in ("train/n00000010", "train/n00000020", "val"):
+        (raw_tree / folder / "extra").write_bytes(pieces.jpeg(1))
+    (raw_tree / "train" / "n00000010" / "n00000010_6.JPEG").rename(raw_tree / "train/n00000010/n00000010_6.jfif")
+    done = _run(ingest, "build", raw_tree, "--out", tmp_path / "out", "--classes", "found", "--max-quarantine", 3)
+    assert done.exit_code == 0, done.output
+    rows = pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
+    assert [(row["path"], row["label"], row["reason"]) for row in rows] == [
+        ("train/n00000010/extra", 0, "misnamed"),
+        ("train/n00000020/extra", 1, "misnamed"),
+        ("val/extra", -1, "misnamed"),
+    ]
+    keys = pq.read_table(tmp_path / "out" / "index.parquet")["key"].to_pylist()
+    assert "n00000010_6" in keys
+    assert len(keys) == 25

@@ -17,7 +17,12 @@ from .conftest import jpeg
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "format.md").read_text()
 NAMES = {"versions": "<library>", "files": "<file>", "rows_per_class": "<class index>"}  # objects with keys of any name
-WHOLE = ("plan.source", "plan.treatment", "source.treatment.reencoding")  # objects that have one row of their own
+WHOLE = (
+    "plan.source",
+    "plan.treatment",
+    "source.treatment.reencoding",
+    "source.junk.<split>",
+)  # objects that have one row of their own
 JSON_TYPES = {str: "string", bool: "bool", int: "int", list: "list", dict: "object", type(None): "null"}
 
 
@@ -99,7 +104,7 @@ def test_every_file_of_a_directory_is_documented(built: Path) -> None:
 def test_every_rule_and_the_shape_of_a_plan_are_documented(built: Path) -> None:
     plan = json.loads((built / "plan.json").read_text())["plan"]
     manifest = json.loads((built / "manifest.json").read_text())
-    assert plan["source"].keys() == manifest["source"].keys() - {"treatment", "reencoded"}
+    assert plan["source"].keys() == manifest["source"].keys() - {"treatment", "reencoded", "junk"}
     assert plan["treatment"] == manifest["source"]["treatment"]
     assert plan["rules"].keys() <= set(re.findall(r"`(\w+)`", PAGE.partition("| rule |")[2].partition("\n\n")[0]))
     assert all(f"`{name}`" in PAGE for name in manifest["source"]["treatment"]["reencoding"])

@@ -88,7 +88,7 @@ def batches(
     except BadImage as error:
         raise TrainError(
             f"{split.folder}: an image does not decode ({error}); "
-            f"run `convnext-records verify {split.folder.parent}`, then build the records again"
+            f"run `convnext-records verify {split.folder.parent}`, then repair the records as it says"
         ) from None
     finally:
         producer.close()

@@ -22,7 +22,7 @@ PROGRAM = """
 import os, signal, sys, time
 from convnext_imagenet.ingest.shards import decode_worker
 check = decode_worker.check_image
-def check_image(image):
+def check_image(image, *options):
     if image.endswith(b"SEGV"):
         os.kill(os.getpid(), signal.SIGSEGV)
     if image.endswith(b"HANG"):
@@ -31,7 +31,7 @@ def check_image(image):
         bytearray(1 << 40)
     if image.endswith(b"EXIT"):
         os._exit(7)
-    return check(image)
+    return check(image, *options)
 decode_worker.check_image = check_image
 decode_worker.main(sys.argv[1:])
 """

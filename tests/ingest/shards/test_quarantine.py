@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from convnext_imagenet.ingest.errors import QuarantineError
-from convnext_imagenet.ingest.shards.quarantine import Quarantined, allowed_number, refuse_too_many, table_bytes
+from convnext_imagenet.ingest.shards.quarantine import allowed_number, refuse_too_many
+from convnext_imagenet.records.quarantine import Quarantined, table_bytes
 
 BAD = [
     Quarantined("val", "b", "val/b.JPEG", 1, "empty", "the file has no bytes"),

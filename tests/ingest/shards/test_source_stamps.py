@@ -100,13 +100,26 @@ def test_change_is_noticed_even_when_the_next_run_is_killed_too(raw_tree: Path, 
         assert [unit.shard for unit in job.unfinished()] == [VAL_SHARD]
 
 
-def test_finished_records_hold_no_trace_of_times(raw_tree: Path, tmp_path: Path):
+def test_finished_records_keep_the_note_and_are_left_alone(raw_tree: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    _interrupted(raw_tree, out)
+    with open_build(_plan(raw_tree), raw_tree, out) as job:
+        job.finish(0)
+    os.utime(raw_tree / IMAGE, ns=(0, 0))
+    note = (out / NOTE).read_bytes()
+    for _ in range(2):
+        with open_build(_plan(raw_tree), raw_tree, out) as job:
+            assert (list(job.outdated), job.unfinished(), job.is_finished) == ([VAL_SHARD], [], True)
+    assert (out / NOTE).read_bytes() == note
+    with open_build(_plan(raw_tree), raw_tree, out, repair=True) as job:
+        assert ([unit.shard for unit in job.unfinished()], job.is_finished) == ([VAL_SHARD], False)
+
+
+def test_records_that_were_copied_without_the_note_count_as_unchanged(raw_tree: Path, tmp_path: Path):
     _interrupted(raw_tree, tmp_path / "out")
-    assert (tmp_path / "out" / NOTE).exists()
     with open_build(_plan(raw_tree), raw_tree, tmp_path / "out") as job:
         job.finish(0)
-    assert not (tmp_path / "out" / NOTE).exists()
-    os.utime(raw_tree / IMAGE, ns=(0, 0))
+    (tmp_path / "out" / NOTE).unlink()
     with open_build(_plan(raw_tree), raw_tree, tmp_path / "out") as job:
         assert (list(job.outdated), job.unfinished()) == ([], [])
     assert not (tmp_path / "out" / NOTE).exists()

@@ -32,23 +32,82 @@ def test_names_are_in_byte_order(raw_tree: Path):
     assert [name for name in names if name[0] in "ZaéB"] == ["B.JPEG", "Z.JPEG", "a.JPEG", "é.JPEG"]
 
 
-def test_hidden_and_other_files_are_ignored_and_counted(raw_tree: Path):
-    (raw_tree / "train" / ".DS_Store").write_bytes(b"x")
-    (raw_tree / CLASS / "._n00000010_1.JPEG").write_bytes(b"x")
-    (raw_tree / CLASS / "Thumbs.db").write_bytes(b"x")
-    (raw_tree / "train" / "n00000010.tar").write_bytes(b"x")
-    (raw_tree / "val" / ".hidden").mkdir()
+JUNK_FILES = (".DS_Store", "._n00000010_1.JPEG", "Thumbs.db", "Desktop.ini", ".n00000010_3.JPEG.aB3dE9", ".nfs0001")
+JUNK_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", ".ipynb_checkpoints")
+NO_JUNK = (
+    "n00000010_90.jfif",
+    "n00000010_91.avif",
+    "n00000010_92",
+    "n00000010_93.JPEG.part",
+    "notes.txt",
+    ".a.jpg",
+)
+
+
+def test_junk_is_counted_by_name_and_every_other_file_is_a_row(raw_tree: Path):
+    for folder in ("train", CLASS, "val"):
+        for name in JUNK_FILES:
+            (raw_tree / folder / name).write_bytes(b"x")
+        for name in JUNK_FOLDERS:
+            (raw_tree / folder / name).mkdir()
+            (raw_tree / folder / name / "inside.jpg").write_bytes(b"x")
+    for name in NO_JUNK:
+        (raw_tree / CLASS / name).write_bytes(b"x")
+        (raw_tree / "val" / name).write_bytes(b"x")
+    (raw_tree / "train" / "labels.csv").write_bytes(b"x")
     tree = scan_tree(raw_tree)
-    assert (tree.notes.ignored.count, tree.notes.ignored.first) == (5, "train/.DS_Store")
-    assert tree.train.files == 18
+    assert set(NO_JUNK) < set(tree.train.folders[0].names)
+    assert (tree.train.files, tree.val.files) == (18 + len(NO_JUNK), 8 + len(NO_JUNK))
+    of_val = {
+        **{".DS_Store": 1, "._*": 1, "Thumbs.db": 1, "Desktop.ini": 1, ".*.??????": 1, ".nfs*": 1},
+        **{"__MACOSX/": 1, "@eaDir/": 1, "lost+found/": 1, ".*/": 1},
+    }
+    assert tree.val.notes.ignored.by_name() == of_val
+    assert tree.train.notes.ignored.by_name() == {name: 2 * count for name, count in of_val.items()} | {"labels.csv": 1}
+
+
+def test_many_names_of_files_beside_class_folders_become_one_for_each_ending(raw_tree: Path):
+    for number in range(60):
+        (raw_tree / "train" / f"{number}.txt").write_bytes(b"x")
+    assert scan_tree(raw_tree).train.notes.ignored.by_name() == {"*.txt": 60}
+
+
+def _class_tar(raw_tree: Path, pieces, wnid: str) -> None:
+    folder = raw_tree / "train" / wnid
+    (raw_tree / "train" / f"{wnid}.tar").write_bytes(pieces.tar({f.name: f.read_bytes() for f in folder.iterdir()}))
+
+
+def test_a_half_unpacked_train_loses_no_class(raw_tree: Path, pieces):
+    whole = scan_tree(raw_tree).train
+    for wnid in ("n00000010", "n00000030"):
+        _class_tar(raw_tree, pieces, wnid)
+        shutil.rmtree(raw_tree / "train" / wnid)
+    half = scan_tree(raw_tree).train
+    assert half.shape == "class folders and class tars"
+    assert [(one.class_name, sorted(one.names)) for one in half.folders] == [
+        (one.class_name, sorted(one.names)) for one in whole.folders
+    ]
+
+
+def test_a_class_that_is_both_folder_and_tar_is_refused(raw_tree: Path, pieces):
+    _class_tar(raw_tree, pieces, "n00000020")
+    with pytest.raises(IngestError, match=r"n00000020: beside n00000020\.tar, so unpacking may have been interrupted"):
+        scan_tree(raw_tree)
+
+
+@pytest.mark.parametrize("name", ["cats.tar", "n00000050.tar.gz", "train.zip", "more.TGZ"])
+def test_an_archive_beside_class_folders_is_refused(raw_tree: Path, name: str):
+    (raw_tree / "train" / name).write_bytes(b"x")
+    with pytest.raises(IngestError, match="an archive beside classes, so unpacking may have been interrupted; unpack"):
+        scan_tree(raw_tree)
 
 
 @pytest.mark.parametrize("name", [b"notes\n.txt", b"notes\xff.txt"])
 def test_ignored_name_of_any_bytes_can_be_printed(raw_tree: Path, name: bytes):
-    Path(os.fsdecode(os.fsencode(raw_tree / CLASS) + b"/" + name)).write_bytes(b"x")
-    first = scan_tree(raw_tree).notes.ignored.first
-    assert first.isascii()
-    assert first.isprintable()
+    Path(os.fsdecode(os.fsencode(raw_tree / "train") + b"/" + name)).write_bytes(b"x")
+    ignored = scan_tree(raw_tree).notes.ignored
+    (counted,) = ignored.by_name()
+    assert all(text.isascii() and text.isprintable() for text in (ignored.first, counted))
 
 
 @pytest.mark.parametrize("name", [b"n00000010_\n1.JPEG", b"n00000010_\xff.JPEG", b"n00000010_\x1b[31m1.JPEG"])
@@ -153,7 +212,7 @@ def _put_loose_image_in_train(root: Path) -> None:
         (_lose_class_folder, "n00000010: a broken or circular link"),
         (_link_class_folder_to_itself, "n00000040: a broken or circular link"),
         (_nest_folder, "images: a folder inside a class folder"),
-        (_put_loose_image_in_train, "both class folders, .* and loose images, such as 'n00000010_77.JPEG'"),
+        (_put_loose_image_in_train, "both class folders and loose images, such as 'n00000010_77.JPEG'"),
     ],
 )
 @pytest.mark.parametrize("follow_links", [False, True])

@@ -17,23 +17,23 @@ from convnext_imagenet.records.report.numbers import (
 
 
 def index_table(*rows: tuple) -> pa.Table:
-    """A table with INDEX_COLUMNS; an image is (split, key, wnid, bytes, width, height, mode, sha256)."""
+    """A table with INDEX_COLUMNS; an image is (split, key, wnid, bytes, width, height, mode, sha256, warnings)."""
     return pa.table(dict(zip(INDEX_COLUMNS, map(list, zip(*rows, strict=True)), strict=True)))
 
 
 SOME = index_table(
-    ("train", "a_1", "a", 100, 500, 375, "RGB", "x"),
-    ("train", "a_2", "a", 300, 500, 375, "L", "x"),
-    ("train", "b_1", "b", 200, 80, 40, "RGB", "y"),
-    ("train", "b_2", "b", 200, 80, 40, "RGB", "z"),
-    ("val", "v_1", "a", 900, 5000, 56, "CMYK", "y"),
+    ("train", "a_1", "a", 100, 500, 375, "RGB", "x", 0),
+    ("train", "a_2", "a", 300, 500, 375, "L", "x", 3),
+    ("train", "b_1", "b", 200, 80, 40, "RGB", "y", 0),
+    ("train", "b_2", "b", 200, 80, 40, "RGB", "z", 0),
+    ("val", "v_1", "a", 900, 5000, 56, "CMYK", "y", 0),
 )
 
 
 def test_each_split_is_counted_alone():
     numbers = count(SOME, ["train", "val"])
     train, val = numbers.splits["train"], numbers.splits["val"]
-    assert (train.images, train.bytes, train.modes) == (4, 800, (("RGB", 3), ("L", 1)))
+    assert (train.images, train.bytes, train.modes, train.warned) == (4, 800, (("RGB", 3), ("L", 1)), 1)
     assert (val.images, val.bytes, val.modes) == (1, 900, (("CMYK", 1),))
     assert (train.histograms["width"].smallest, train.histograms["width"].largest) == (80, 500)
     assert train.histograms["bytes"].median == 200

@@ -63,7 +63,7 @@ def test_foreign_text_is_escaped():
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_text_stays_a_text_wherever_it_stands(text):
     def read(text):
-        rows = [(split, text, text, 1, 1, 1, text, text) for split in ("train", "val")]
+        rows = [(split, text, text, 1, 1, 1, text, text, 0) for split in ("train", "val")]
         bad = {**BAD, "path": text, "reason": text, "detail": text}
         foreign = manifest(names=(text, text), source={text: text})
         return Page(page(foreign, [bad], {0: [b"jpeg"]}, index_table(*rows)))
@@ -76,7 +76,7 @@ def test_a_hostile_text_stays_a_text_wherever_it_stands(text):
 
 
 def test_quarantine_and_duplicates_are_listed_up_to_a_number():
-    rows = [("train", f"a_{k}", "a", 1, 1, 1, "RGB", str(k // 2)) for k in range(2 * _MOST_LISTED + 2)]
+    rows = [("train", f"a_{k}", "a", 1, 1, 1, "RGB", str(k // 2), 0) for k in range(2 * _MOST_LISTED + 2)]
     text = page(quarantined=[BAD] * (_MOST_LISTED + 1), index=index_table(*rows))
     assert f"The first {_MOST_LISTED} of {_MOST_LISTED + 1} files; all are in quarantine.parquet." in text
     assert f"The first {_MOST_LISTED} of {_MOST_LISTED + 1} sets; all are in index.parquet, by sha256." in text
