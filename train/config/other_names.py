@@ -57,8 +57,8 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("train_split val_split", "", "records have the splits train and val"),
     (
         "img_size image_size image_resize input_size size resolution imgsz",
-        "data.size_px data.eval_size_px",
-        "training and evaluation have one each",
+        "data.size_px",
+        "evaluation follows it unless data.eval_size_px is set",
     ),
     ("train_crop_size crop_size", "data.size_px", ""),
     ("val_crop_size test_size", "data.eval_size_px", ""),

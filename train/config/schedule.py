@@ -5,6 +5,7 @@ This module must not know records, weights or MindSpore.
 
 import heapq
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,9 +93,17 @@ def _row_faults(config: Config, ranks: int, rows: int) -> list[Fault]:
     if batch <= rows:
         return []
     way_out = _way_out(config, ranks, max(1, rows // 8), rows)
-    rate = f", and lower schedule.base_lr = {config.schedule.base_lr} in proportion" if "--set" in way_out else ""
+    stated = re.search(r"data\.global_batch_size=(\d+)", way_out)
+    rate = f" --set schedule.base_lr={_scaled_rate(config, int(stated[1]))}" if stated else ""
     text = f"data.global_batch_size = {batch}: must not exceed the {rows} training rows; {way_out}{rate}"
     return [fault(text, *_BATCH_KEYS)]
+
+
+def _scaled_rate(config: Config, batch: int) -> str:
+    """Return the rate for another batch by the square-root rule, and not below the other rates of the schedule."""
+    schedule = config.schedule
+    scaled = schedule.base_lr * math.sqrt(batch / config.data.global_batch_size)
+    return f"{max(scaled, schedule.min_lr, schedule.warmup_lr):.2g}"
 
 
 def _division_fault(config: Config, ranks: int, rows: int | None) -> Fault:

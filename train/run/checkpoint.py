@@ -175,6 +175,7 @@ class Checkpoints:
             raise TrainError(
                 f"{path}: names {unit!r}, which is missing or damaged in {self.folder}; restore its files"
                 + (f", or write the name of another checkpoint into {path} ({others})" if others else "")
+                + f", or remove {path} to begin anew"
             )
         return position
 

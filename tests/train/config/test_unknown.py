@@ -55,7 +55,7 @@ def test_the_examples_33_parameters_lead_to_the_keys_of_the_document() -> None:
         ("lr_base", "others scale theirs by the rows of a step / 256"),
         ("batch_size", "use data.global_batch_size and data.device_batch_size (the rows of a step on all devices"),
         ("per_device_train_batch_size", "use data.device_batch_size"),
-        ("img-size", "use data.size_px and data.eval_size_px"),
+        ("img-size", "use data.size_px ("),
         ("EPOCHS", "use train.epochs"),
         ("wd", "use optimizer.weight_decay"),
         ("mixup", "use mix.mixup_alpha (the parameter of its Beta draw; mix.prob is the probability"),
