@@ -151,14 +151,15 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
             reporter.on_initial_weights(first.origin)
         reporter.on_start(plan, parts, done)
         history = read_history(run / _HISTORY)
-        warnings = [*first.warnings, *size_warnings(config.data), *augment_warnings(config.augment, target)]
-        warnings += [f"changed since the run began, after step {change.step}: {change}" for change in history]
-        warnings += gaps
-        if not done.step:
-            warnings += start_warnings(config, plan, given is not None)
-        if is_first:
-            room = _room(run, ranks, target)
-            warnings += room_warnings(config, network, parts, room, config.train.epochs - done.epoch)
+        warnings = [
+            *first.warnings,
+            *size_warnings(config.data),
+            *augment_warnings(config.augment, target),
+            *(f"changed since the run began, after step {change.step}: {change}" for change in history),
+            *gaps,
+            *([] if done.step else start_warnings(config, plan, given is not None)),
+            *room_warnings(config, network, parts, _room(run, ranks, target), config.train.epochs - done.epoch),
+        ]
         for warning in warnings:
             reporter.on_warning(warning)
         context = RunContext(
@@ -259,7 +260,9 @@ def _restore_state(learner: Learner, first: InitialWeights, state: Path) -> None
 
 
 def _room(run: Path, ranks: Ranks, target: str) -> Room:
-    """Return the free disk, and the free memory of each rank if it computes on the host."""
+    """Return the free disk, and the free memory of each rank if it computes on the host; nothing on other ranks."""
+    if not ranks.own.is_first:
+        return Room()
     memory = available_memory_mib() // max(1, ranks.own.world) if target == "CPU" else None
     return Room(disk=read_disk(run).free_mib << 20, memory=None if memory is None else memory << 20)
 
