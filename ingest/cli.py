@@ -150,8 +150,9 @@ def build(
                 if repair:
                     _find_damage(job)
                 units = job.unfinished()
-                if job.is_finished and not units:
+                if job.is_finished:
                     refuse_stale(job)
+                if job.is_finished and not units:
                     click.echo(f"{out}: already finished from this source, nothing to do")
                     click.echo(f"  {_how_to_check(out)}")
                     return

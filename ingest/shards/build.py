@@ -244,14 +244,15 @@ class RecordsBuild:
 
 
 def refuse_stale(job: RecordsBuild) -> None:
-    """Raise IngestError when finished records are not what the source is now, or lack a file beside the splits."""
+    """Raise IngestError when finished records are not what the source is now, or only lack a file beside the splits."""
     if job.outdated:
         raise IngestError(
             f"{job.out}: finished, but source files of {plural(len(job.outdated), 'shard')} have changed since (same "
             f"size, other modification time): {first_few(job.outdated)}; pass --repair to write these shards again, or "
             f"choose another directory"
         )
-    if missing := [name for name in SUMMARY_FILES if not (job.out / name).is_file()]:
+    missing = [name for name in SUMMARY_FILES if not (job.out / name).is_file()]
+    if missing and not job.unfinished():
         raise IngestError(f"{job.out}: finished, but {first_few(missing)} is missing; pass --repair to write it again")
 
 
