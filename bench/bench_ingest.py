@@ -2,8 +2,8 @@
 
 The limit is only the check of every image and SHA-256 in two warm processes; a second one decodes all pixels instead.
 Every other case runs as a separate program, from start to finished data set. `sustained` subtracts the time that the
-same program takes for a handful of images (importing MindSpore, starting workers), which does not matter for 1.3 million images. CPU seconds count all processes
-of a case, so they stay comparable when something else runs on the machine.
+same program takes for a handful of images (importing MindSpore, starting workers), which does not matter for 1.3
+million images. CPU seconds count all processes of a case, so they stay comparable when something else runs here.
 """
 
 import os
