@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MOST_CASES = 10  # lines of quarantine on the screen; the Parquet file lists all
 
+_LONGEST_DETAIL = 100  # characters on the screen
 _MOST_NAMES = 5  # of junk on the screen; the manifest has all
 
 
@@ -149,8 +150,9 @@ def build(
                 if repair:
                     _find_damage(job)
                 units = job.unfinished()
-                if job.is_finished and not units:
+                if job.is_finished:
                     refuse_stale(job)
+                if job.is_finished and not units:
                     click.echo(f"{out}: already finished from this source, nothing to do")
                     click.echo(f"  {_how_to_check(out)}")
                     return
@@ -219,9 +221,9 @@ def _check_archives(data: Path) -> None:
 def _print_tree(data: Path, tree: "TreeScan") -> None:
     click.echo(f"{data}:")
     for split in (tree.train, tree.val):
-        count = "" if split.is_flat else f"{len(split.folders):,} "
-        images = plural(split.files, "image")
-        click.echo(f"  {split.name}: {count}{split.shape}, {images}, {split.bytes / 2**20:,.1f} MiB")
+        shape = split.shape if split.is_flat else f"{len(split.folders):,} {split.shape}"
+        shape = "1 class folder" if shape == "1 class folders" else shape
+        click.echo(f"  {split.name}: {shape}, {plural(split.files, 'image')}, {_size(split.bytes)}")
     click.echo(f"  devkit: {tree.devkit.name if tree.devkit else 'none'}")
     if tree.kaggle:
         click.echo("  Kaggle's layout")
@@ -231,9 +233,16 @@ def _print_tree(data: Path, tree: "TreeScan") -> None:
         click.echo(f"  left aside, no images: {ignored.count:,}: {names}{more}")
     if (not_plain := tree.notes.not_plain).count:
         click.echo(f"  to be quarantined (links, pipes or devices): {not_plain.count:,}, such as {not_plain.first!r}")
+        if not tree.follows_links:
+            click.echo("    to read what links lead to, pass --follow-links from the beginning")
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.1f} KiB"
 
 
 def _print_labels(plan: "IngestPlan") -> None:
+    from convnext_imagenet.ingest.doubts import doubts
     from convnext_imagenet.records.manifest import verified_against
 
     source = plan.source
@@ -249,6 +258,8 @@ def _print_labels(plan: "IngestPlan") -> None:
     if source["incomplete_classes"]:
         incomplete = plural(source["incomplete_classes"], "class")
         click.echo(f"  train: in {incomplete}, fewer images than the devkit states")
+    for line in doubts(plan):
+        click.echo(f"  {line}")
 
 
 def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
@@ -256,9 +267,12 @@ def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
     if outcome.quarantined:
         click.echo(f"in quarantine: {len(outcome.quarantined):,}, listed in {out / 'quarantine.parquet'}")
     for entry in outcome.quarantined[:_MOST_CASES]:
-        click.echo(f"  {entry.path}  {entry.reason}: {entry.detail}")
+        click.echo(f"  {entry.path}  {entry.reason}: {entry.detail[:_LONGEST_DETAIL]}")
     if outcome.warned:
         click.echo(f"libjpeg warned of {plural(outcome.warned, 'stored image')}: column warnings of index.parquet")
+    if outcome.shared:
+        sets = plural(outcome.shared, "set")
+        click.echo(f"train and val share images: {sets} of exact copies, listed in {out / 'report.html'}")
     click.echo(f"{out}: finished, {rows} images")
     click.echo("  every stored image was decoded and read back")
     click.echo(f"  {_how_to_check(out)}")

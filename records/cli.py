@@ -3,11 +3,14 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from convnext_imagenet.base.console import expected_errors, progress
+
+if TYPE_CHECKING:
+    from convnext_imagenet.records.manifest import Manifest
 
 _MOST_PROBLEMS = 20  # lines on the screen
 
@@ -21,7 +24,8 @@ def main() -> None:
 @main.command()
 @click.argument("records", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def show(records: Path, as_json: bool) -> None:
+@click.option("--classes", is_flag=True, help="Also print the number of images of each class.")
+def show(records: Path, as_json: bool, classes: bool) -> None:
     """Print splits, classes, source and versions of RECORDS."""
     with expected_errors():
         from convnext_imagenet.base.html import plural
@@ -34,16 +38,29 @@ def show(records: Path, as_json: bool) -> None:
             return
         against = manifest.verified_against
         labels = f"verified against {against}" if against else "NOT verified"
-        classes = plural(len(manifest.classes), "class")
-        click.echo(f"{records}: schema {manifest.schema_version}, {classes}, labels {labels}")
+        number = plural(len(manifest.classes), "class")
+        click.echo(f"{records}: schema {manifest.schema_version}, {number}, labels {labels}")
         for name, split in manifest.splits.items():
             mib = sum(shard.bytes + shard.index_bytes for shard in split.shards) / 2**20
             click.echo(
                 f"  {name}: {plural(split.rows, 'row')} in {plural(len(split.shards), 'shard')}, {mib:,.1f} MiB, "
                 f"{split.quarantined:,} in quarantine"
             )
+        if classes:
+            for line in _class_lines(manifest):
+                click.echo(line)
         for key, value in _flat({"seed": manifest.seed, **manifest.source, **manifest.versions}):
             click.echo(f"  {key}: {value}")
+
+
+def _class_lines(manifest: "Manifest") -> Iterator[str]:
+    """Yield a heading and a line for each class: index, wnid, images by split, name."""
+    width = max(len(entry.wnid) for entry in manifest.classes)
+    heads = "".join(f"{name:>9}" for name in manifest.splits)
+    yield f"  {'index':>5}  {'wnid':<{width}}{heads}  name"
+    for entry in manifest.classes:
+        counts = "".join(f"{split.rows_per_class[entry.index]:>9,}" for split in manifest.splits.values())
+        yield f"  {entry.index:>5}  {entry.wnid:<{width}}{counts}  {entry.name}"
 
 
 def _flat(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -123,7 +140,7 @@ def peek(records: Path, split: str, row: int | None, key: str | None, count: int
 
 @main.command()
 @click.argument("records", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="PNG file to write.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="PNG file to write, or page: sheet.html.")
 @click.option("--split", default="train", show_default=True, help="Split to read from.")
 @click.option("--class", "wnids", multiple=True, metavar="WNID", help="Draw only this class; may be repeated.")
 @click.option("--per-class", default=4, show_default=True, type=click.IntRange(min=1), help="Images per class.")
@@ -131,14 +148,18 @@ def peek(records: Path, split: str, row: int | None, key: str | None, count: int
     "--side", default=96, show_default=True, type=click.IntRange(16, 1024), help="Side of each image in pixels."
 )
 def gallery(records: Path, out: Path, split: str, wnids: tuple[str, ...], per_class: int, side: int) -> None:
-    """Write a contact sheet: a few images of each class as one PNG."""
+    """Write a contact sheet: a few images of each class as one PNG or HTML page.
+
+    A PNG has names in the fonts of this machine; a page shows every script.
+    """
     with expected_errors():
         from convnext_imagenet.base.files import write_atomically
         from convnext_imagenet.base.html import plural
-        from convnext_imagenet.records.gallery import contact_sheet, read_strips
+        from convnext_imagenet.records.gallery import contact_page, contact_sheet, read_strips
         from convnext_imagenet.records.reader import Records
 
         strips = read_strips(Records.open(records), split, wnids, per_class, side)
-        write_atomically(out, contact_sheet(strips, side))
+        is_page = out.suffix.lower() in (".html", ".htm")
+        write_atomically(out, contact_page(strips, f"Images of {split}") if is_page else contact_sheet(strips, side))
         images = sum(len(strip.pictures) for strip in strips)
         click.echo(f"{out}: {plural(images, 'image')} of {plural(len(strips), 'class')} of {split}")

@@ -1,4 +1,4 @@
-"""A contact sheet of stored images: a few of each class, side by side, as one PNG. Writes no file."""
+"""A contact sheet of stored images: a few of each class, side by side, as one PNG or page. Writes no file."""
 
 import io
 import math
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.html import plural, render
+from convnext_imagenet.records.lettering import draw_text, text_width
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.row_lookup import read_index
@@ -79,14 +80,18 @@ def contact_sheet(strips: Sequence[Strip], side_px: int) -> bytes:
     return buffer.getvalue()
 
 
+def contact_page(strips: Sequence[Strip], title: str) -> bytes:
+    """Return the sheet as an HTML page that needs no other file; a browser has letters of every script."""
+    return render("records/report/gallery.html", title=title, strips=strips).encode()
+
+
 def _draw_strip(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, strip: Strip, left: int, top: int, room_px: int, side_px: int
 ) -> None:
-    font = ImageFont.load_default(size=_FONT_PX)
     text = f"{strip.entry.index}  {strip.entry.name.partition(',')[0]}"
-    while text and draw.textlength(text, font) > room_px:
+    while text and text_width(draw, text, _FONT_PX) > room_px:
         text = f"{text.removesuffix('...')[:-1]}..." if text != "..." else ""
-    draw.text((left, top + _CAPTION_PX - 5), text, fill=_INK, font=font, anchor="ls")
+    draw_text(draw, (left, top + _CAPTION_PX - 5), text, _FONT_PX, _INK)
     for number, picture in enumerate(strip.pictures):
         corner = (left + number * (side_px + _GAP_PX), top + _CAPTION_PX)
         if picture is None:

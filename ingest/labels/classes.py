@@ -4,7 +4,9 @@ Knows nothing of single images.
 """
 
 import difflib
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +15,7 @@ from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.labels.devkit import OFFICIAL_CLASSES
 from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, printable
 
+_WNID_AND_MORE = re.compile(r"n[0-9]{8}[\s,;:|]")
 _LARGEST_CLASS_FILE_BYTES = 16 << 20  # a path to an image by mistake must not fill the memory
 
 
@@ -35,7 +38,7 @@ def read_class_rule(text: str) -> ClassRule:
         return ClassRule("found")
     try:
         with Path(text).open("rb") as file:
-            lines = file.read(_LARGEST_CLASS_FILE_BYTES).decode().splitlines()
+            lines = file.read(_LARGEST_CLASS_FILE_BYTES).decode("utf-8-sig").splitlines()
     except OSError as error:
         raise IngestError(
             f"--classes {text}: cannot be read as a file ({error.strerror}); pass all, found, or a file of wnids"
@@ -43,6 +46,12 @@ def read_class_rule(text: str) -> ClassRule:
     except UnicodeDecodeError:
         raise IngestError(f"--classes {text}: not a text file; list one wnid per line") from None
     names = tuple(line.strip() for line in lines if line.strip())
+    for number, name in enumerate(names, start=1):
+        if name.startswith("#") or _WNID_AND_MORE.match(name):
+            raise IngestError(
+                f"--classes {text}: line {number} is {name[:40]!a}, not only a wnid; list one wnid per line and "
+                f"nothing else: grep -o 'n[0-9]\\{{8\\}}' {text} > wnids.txt"
+            )
     if not names:
         raise IngestError(f"--classes {text}: lists no class; list one wnid per line")
     if len(set(names)) != len(names):
@@ -78,6 +87,24 @@ def choose_classes(
                 f"or list the other classes in a file and pass --classes FILE"
             )
     return tuple(sorted(chosen))
+
+
+def refuse_twins(folders: Sequence[Folder]) -> None:
+    """Raise IngestError for two class folders whose names look alike and differ only in their Unicode form."""
+    seen: dict[str, str] = {}
+    for folder in folders:
+        first = seen.setdefault(unicodedata.normalize("NFC", folder.class_name), folder.class_name)
+        if first != folder.class_name:
+            raise IngestError(
+                f"{folder.path}: two class folders of this name, {first!a} and {folder.class_name!a}, in two Unicode "
+                f"forms (NFC and NFD) that look alike; move the images of one into the other"
+            )
+
+
+def twin_of(name: str, known: Collection[str]) -> str | None:
+    """Return the name among `known` that differs from `name` only in its Unicode form, or None."""
+    form = unicodedata.normalize("NFC", name)
+    return next((other for other in known if other != name and unicodedata.normalize("NFC", other) == form), None)
 
 
 def _check_all_there(train: SplitScan, leaves: Mapping[str, object], authority: str) -> None:

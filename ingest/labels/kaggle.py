@@ -112,6 +112,6 @@ def _parse_line(line: str, origin: str) -> tuple[int, str]:
 
 def _read_text(path: Path) -> str:
     try:
-        return read_small_file(path, _FETCH_HINT).decode()
+        return read_small_file(path, _FETCH_HINT).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise IngestError(f"{path}: not a text file; {_FETCH_HINT}") from None

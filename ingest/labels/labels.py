@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.labels.authority import LabelAuthority
-from convnext_imagenet.ingest.labels.classes import ClassRule, choose_classes
+from convnext_imagenet.ingest.labels.classes import ClassRule, choose_classes, refuse_twins, twin_of
 from convnext_imagenet.ingest.labels.devkit import OFFICIAL_TRAIN_IMAGES, OFFICIAL_VAL_PER_CLASS
 from convnext_imagenet.ingest.source.folders import IMAGE_ENDINGS
 from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, TreeScan, printable
@@ -94,8 +94,16 @@ def label_plain_tree(tree: TreeScan, rule: ClassRule) -> LabelledTree:
         raise IngestError(
             "val/ is flat, so its labels are unknown without a devkit; sort its images into class folders"
         )
+    for scanned in (tree.train, tree.val):
+        refuse_twins(scanned.folders)
     chosen = choose_classes(rule, tree.train, leaves=None)
     index_of = {name: index for index, name in enumerate(chosen)}
+    for folder in tree.val.folders:
+        if folder.class_name not in index_of and (twin := twin_of(folder.class_name, index_of)):
+            raise IngestError(
+                f"{folder.path}: train/ has this class in another Unicode form, {twin!a} instead of "
+                f"{folder.class_name!a}; give both folders one name: convmv -f utf8 -t utf8 --nfc -r --notest DATA"
+            )
     if rule.kind != "file":
         unknown = [folder.path for folder in tree.val.folders if folder.class_name not in index_of]
         if unknown:

@@ -34,6 +34,7 @@ from convnext_imagenet.records.index import INDEX_FILE, read_columns
 from convnext_imagenet.records.manifest import Manifest, SplitEntry
 from convnext_imagenet.records.quarantine import Quarantined, quarantined_in, table_bytes
 from convnext_imagenet.records.receipts import split_entry
+from convnext_imagenet.records.report.numbers import find_duplicates
 from convnext_imagenet.records.thumbnails import thumbnails_per_class
 
 Receipts = Mapping[str, Sequence[Mapping[str, Any]]]  # the receipts of all shards, in order, by split
@@ -88,11 +89,15 @@ class ShardUnit:
 
 @dataclass(frozen=True)
 class BuildOutcome:
-    """The result of a finished ingest: rows by split, the images that were not stored, and how many have warnings."""
+    """The result of a finished ingest: rows by split, and the images that were not stored.
+
+    `warned` counts stored images of which libjpeg warned, `shared` the sets of exact copies over several splits.
+    """
 
     rows: dict[str, int]
     quarantined: tuple[Quarantined, ...]
     warned: int
+    shared: int
 
 
 @dataclass(frozen=True)
@@ -174,9 +179,13 @@ class RecordsBuild:
         refuse_too_many(quarantined, allowed, self.out)
         _clear_leftovers(self.out, self.plan)
         mark_finished(self.out, manifest)
-        warnings = read_columns(self.out / INDEX_FILE, ("warnings",))["warnings"].to_numpy()
-        rows_of_splits = {name: split.rows for name, split in manifest.splits.items()}
-        return BuildOutcome(rows_of_splits, tuple(quarantined), int((warnings > 0).sum()))
+        index = read_columns(self.out / INDEX_FILE, ("split", "key", "wnid", "sha256", "warnings"))
+        return BuildOutcome(
+            rows={name: split.rows for name, split in manifest.splits.items()},
+            quarantined=tuple(quarantined),
+            warned=int((index["warnings"].to_numpy() > 0).sum()),
+            shared=sum("+" in copied.splits for copied in find_duplicates(index)),
+        )
 
     def _manifest(self, receipts: Receipts) -> Manifest:
         reencoded = {name: sum(receipt["facts"]["reencoded"] for receipt in split) for name, split in receipts.items()}
@@ -235,14 +244,15 @@ class RecordsBuild:
 
 
 def refuse_stale(job: RecordsBuild) -> None:
-    """Raise IngestError when finished records are not what the source is now, or lack a file beside the splits."""
+    """Raise IngestError when finished records are not what the source is now, or only lack a file beside the splits."""
     if job.outdated:
         raise IngestError(
             f"{job.out}: finished, but source files of {plural(len(job.outdated), 'shard')} have changed since (same "
             f"size, other modification time): {first_few(job.outdated)}; pass --repair to write these shards again, or "
             f"choose another directory"
         )
-    if missing := [name for name in SUMMARY_FILES if not (job.out / name).is_file()]:
+    missing = [name for name in SUMMARY_FILES if not (job.out / name).is_file()]
+    if missing and not job.unfinished():
         raise IngestError(f"{job.out}: finished, but {first_few(missing)} is missing; pass --repair to write it again")
 
 

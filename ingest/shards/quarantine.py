@@ -21,10 +21,9 @@ def refuse_too_many(entries: Sequence[Quarantined], allowed: int, out: Path) -> 
     """Raise QuarantineError when more images are bad than `allowed`."""
     if len(entries) <= allowed:
         return
-    cases = [f"{entry.path} ({entry.reason}: {entry.detail})" for entry in sorted(entries)]
+    cases = [f"{entry.path} ({entry.reason})" for entry in sorted(entries)]
     raise QuarantineError(
-        f"too many bad images: {len(entries)} in quarantine, {allowed} allowed: {first_few(cases)}; "
-        f"{out / QUARANTINE_FILE} lists all. Every shard is written, but the records are not marked as finished. "
-        f"To accept them without these images, run the same command with --max-quarantine {len(entries)}; "
-        f"otherwise replace the images and build into another directory"
+        f"too many bad images: {len(entries)} in quarantine, {allowed} allowed: {first_few(cases, most=2)}, see "
+        f"{out / QUARANTINE_FILE}; to finish without them, run the same command with --max-quarantine {len(entries)}; "
+        f"else replace them and build into another directory"
     )

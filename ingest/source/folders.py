@@ -123,7 +123,9 @@ def _folder(relative: str, entries: list[os.DirEntry], links: Links, notes: Scan
     for entry in entries:
         status = _status(entry, links.follow)
         if stat.S_ISDIR(status.st_mode) or (entry.is_symlink() and is_folder(entry)):
-            raise IngestError(f"{printable(entry.path)}: a folder inside a class folder; {EXPECTED}")
+            raise IngestError(
+                f"{printable(entry.path)}: a folder inside a class folder; {_how_to_flatten(relative, entry.name)}"
+            )
         if not entry.name.isprintable():
             raise IngestError(f"{printable(entry.path)}: the name is not printable UTF-8; rename the file")
         is_plain = stat.S_ISREG(status.st_mode)
@@ -133,6 +135,15 @@ def _folder(relative: str, entries: list[os.DirEntry], links: Links, notes: Scan
         sizes.append(status.st_size if is_plain else 0)
         times.append(status.st_mtime_ns)
     return Folder(relative, tuple(names), sizes, modified_ns=times)
+
+
+def _how_to_flatten(relative: str, name: str) -> str:
+    split, _, folder = relative.rpartition("/")
+    if folder in ("train", "val"):
+        return f"{folder}/ was unpacked inside {split}/: move all of {relative}/ up to {split}/"
+    if name == "images":
+        return "move the images one level up, as in train/n01440764/n01440764_10026.JPEG"
+    return f"{EXPECTED}; move the folder elsewhere"
 
 
 def _status(entry: os.DirEntry, follow: bool) -> os.stat_result:

@@ -18,6 +18,7 @@ from convnext_imagenet.ingest.source.archives import (
     scan_val_tar,
 )
 from convnext_imagenet.ingest.source.folders import EXPECTED, Links, is_folder, list_folder, scan_folders
+from convnext_imagenet.ingest.source.lookaround import look_around
 from convnext_imagenet.ingest.source.scan_types import ScanNotes, SplitScan, TreeScan
 
 KAGGLE_FOLDER = "ILSVRC/Data/CLS-LOC"
@@ -48,9 +49,20 @@ def scan_tree(root: Path, follow_links: bool = False) -> TreeScan:
     if (devkit := find_devkit(root)) is not None:
         links.check(devkit)
     for split in (train, val):
+        _refuse_only_links(split, follow_links)
         if split.files + split.notes.ignored.count != split.notes.found:
             raise RuntimeError(f"{split.name}: {split.files} + {split.notes.ignored.count} are not {split.notes.found}")
     return TreeScan(train, val, devkit, kaggle, follow_links)
+
+
+def _refuse_only_links(split: SplitScan, follow_links: bool) -> None:
+    """Raise IngestError when no file of a split is more than a link, or a pipe or device."""
+    if split.files and split.notes.not_plain.count == split.files:
+        way_out = "remove what is broken" if follow_links else "to follow links, pass --follow-links"
+        raise IngestError(
+            f"{split.name}/: all {split.files:,} images are links (or pipes or devices), such as "
+            f"{split.notes.not_plain.first!r}; {way_out}"
+        )
 
 
 def find_devkit(root: Path) -> Path | None:
@@ -86,8 +98,8 @@ def _check_there(root: Path, name: str, kaggle: Path | None) -> None:
                 f"{root}: Kaggle's layout, but {KAGGLE_FOLDER}/{name}/ is missing; unpack the archive again"
             )
     elif not (root / name).is_dir() and not os.path.lexists(root / _TARS[name]):
-        hint = "; for Kaggle's layout, pass the folder that contains ILSVRC/" if _is_inside_kaggle(root) else ""
-        raise IngestError(f"{root}: has no folder {name}/ and no {_TARS[name]}; {EXPECTED}{hint}")
+        inside = "for Kaggle's layout, pass the folder that contains ILSVRC/" if _is_inside_kaggle(root) else ""
+        raise IngestError(f"{root}: has no folder {name}/ and no {_TARS[name]}; {inside or look_around(root, name)}")
 
 
 def _is_inside_kaggle(root: Path) -> bool:

@@ -65,10 +65,11 @@ def report_page(
     `quarantined` has a mapping (path, label, reason, detail) for each image that was not stored.
     """
     lines = class_lines(manifest, quarantined, thumbnails)
+    is_counted = any(entry.devkit_train is not None for entry in manifest.classes)
     reasons = Counter(entry["reason"] for entry in quarantined)
     return render(
         "records/report/report.html",
-        title="ImageNet records",
+        title="ImageNet records" if manifest.verified_against else "Records",
         most_listed=_MOST_LISTED,
         split_names=list(manifest.splits),
         images=sum(split.images for split in numbers.splits.values()),
@@ -76,7 +77,8 @@ def report_page(
         warned=sum(split.warned for split in numbers.splits.values()),
         accepts_warnings=manifest.accepts_warnings,
         verified_against=manifest.verified_against,
-        is_counted=any(entry.devkit_train is not None for entry in manifest.classes),
+        is_counted=is_counted,
+        has_names=any(entry.name != entry.wnid for entry in manifest.classes),
         differing=sum(line.differs for line in lines),
         split_rows=list(_split_rows(manifest, numbers)),
         figures={name: _figures(split) for name, split in numbers.splits.items()},
@@ -88,7 +90,9 @@ def report_page(
         reason_rows=sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])),
         file_rows=[(entry["path"], entry["reason"], entry["detail"]) for entry in quarantined[:_MOST_LISTED]],
         lines=lines,
-        count_heads=[head for name in manifest.splits for head in (name, f"{name}, devkit")],
+        count_heads=[
+            head for name in manifest.splits for head in ((name, f"{name}, devkit") if is_counted else (name,))
+        ],
         facts={"plan id": manifest.plan_id, "seed": manifest.seed, **_facts(manifest)},
     )
 
@@ -147,7 +151,9 @@ def _mode_rows(splits: Sequence[SplitNumbers]) -> list[tuple[object, ...]]:
 
 
 def _duplicate_row(duplicate: Duplicate) -> tuple[str, str, str]:
-    copies = "\n".join(f"{copy.split}/{copy.wnid}/{copy.key}" for copy in duplicate.copies)
+    copies = "\n".join(
+        f"{copy.split}/{copy.wnid}/{copy.key.removeprefix(f'{copy.wnid}/')}" for copy in duplicate.copies
+    )
     return duplicate.splits, "several" if duplicate.has_two_labels else "one", copies
 
 

@@ -15,6 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from convnext_imagenet.ingest.cli import main
+from convnext_imagenet.ingest.doubts import doubts
+from convnext_imagenet.ingest.make_plan import make_plan
+from convnext_imagenet.records.cli import main as records_main
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.verify import verify_records
 
@@ -161,6 +164,32 @@ def test_output_says_what_was_found_and_done_and_what_comes_next(raw_tree: Path,
     again = _run(raw_tree, "--out", tmp_path / "out", "--classes", "found", "--seed", "1")
     assert again.exit_code == 1
     assert "belongs to another run (differs in: seed)" in again.output
+
+
+def test_what_is_allowed_but_doubtful_is_one_line_each(tmp_path: Path, pieces):
+    for name in ("Cat", "cat", "10", "9"):
+        for split in ("train", "val")[: 1 if name == "9" else 2]:
+            (tmp_path / "raw" / split / name).mkdir(parents=True)
+            (tmp_path / "raw" / split / name / "a.jpg").write_bytes(pieces.jpeg(1))
+    result = _run(tmp_path / "raw", *_options(tmp_path / "out", workers=1), "--unverified")
+    assert result.exit_code == 0, result.output
+    for text in (
+        "val: no image of 1 class: 9",
+        "classes that differ only by case: Cat, cat",
+        "train and val share images: 1 set of exact copies, listed in",
+    ):
+        assert text in result.output
+    shown = CliRunner().invoke(records_main, ["show", str(tmp_path / "out"), "--classes"]).output
+    assert re.search(r"^ +1  9 +1 +0  9$", shown, re.MULTILINE), shown
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "devkit" not in page.partition("Provenance")[0].replace("verified against", "")
+    assert "<h1>Records</h1>" in page
+
+
+def test_folders_of_numbers_in_the_order_of_text_are_named(pieces):
+    tree = pieces.tree({str(k): ["a.jpg"] for k in range(12)}, {str(k): ["b.jpg"] for k in range(12)})
+    plan = make_plan(tree, "found", unverified=True, devkit=None, seed=0)
+    assert list(doubts(plan)) == ["class folders are numbers, but sorted as text: class index 2 is folder 10"]
 
 
 def test_too_many_bad_images_exit_with_3_and_are_accepted_afterwards(raw_tree: Path, tmp_path: Path):

@@ -31,9 +31,18 @@ def test_file_holds_one_wnid_a_line(tmp_path: Path):
     assert read_class_rule(str(path)) == ClassRule("file", ("n00000030", "n00000010"))
 
 
+def test_a_byte_order_mark_is_no_part_of_a_wnid(tmp_path: Path):
+    path = tmp_path / "windows.txt"
+    path.write_bytes(b"\xef\xbb\xbfn00000030\r\nn00000010\r\n")
+    assert read_class_rule(str(path)).names == ("n00000030", "n00000010")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"n00000010\nn00000020 tench, Tinca\n", "line 2 is 'n00000020 tench, Tinca', not only a wnid; .*grep -o"),
+        (b"n00000010,n00000020\n", "line 1 is 'n00000010,n00000020', not only a wnid"),
+        (b"# my classes\nn00000010\n", "line 1 is '# my classes', not only a wnid"),
         (None, "cannot be read as a file .*; pass all, found, or a file of wnids"),
         (b"\n\n", "lists no class"),
         (b"n1\nn2\nn1\n", "lists a class twice: n1"),

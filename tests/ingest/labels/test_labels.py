@@ -196,3 +196,22 @@ def test_plain_tree_leaves_out_what_is_not_listed(pieces):
     tree = pieces.tree({"dogs": ["a.jpg"], "cats": ["a.jpg"]}, {"cats": ["a.jpg"], "birds": ["b.jpg"]})
     labelled = label_plain_tree(tree, ClassRule("file", ("cats",)))
     assert (labelled.train.left_out, labelled.val.left_out) == (1, 1)
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "message"),
+    [
+        (
+            {NFC: ["a.jpg"], NFD: ["b.jpg"]},
+            {NFC: ["c.jpg"]},
+            r"two class folders of this name, .* in two Unicode forms",
+        ),
+        ({NFC: ["a.jpg"]}, {NFD: ["c.jpg"]}, r"train/ has this class in another Unicode form, 'caf\\xe9' instead of"),
+    ],
+)
+def test_names_that_look_alike_are_told_apart(pieces, train, val, message: str):
+    with pytest.raises(IngestError, match=message):
+        label_plain_tree(pieces.tree(train, val), FOUND)

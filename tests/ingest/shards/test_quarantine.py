@@ -63,7 +63,7 @@ def test_more_than_allowed_are_refused_with_the_option_to_pass():
         refuse_too_many(BAD, 2, Path("records"))
     message = str(caught.value)
     assert "too many bad images: 3 in quarantine, 2 allowed" in message
-    assert "train/x/a.JPEG (truncated: no end)" in message
+    assert "train/x/a.JPEG (truncated)" in message
     assert "--max-quarantine 3" in message
     assert "records/quarantine.parquet" in message
     assert caught.value.exit_code == 3
