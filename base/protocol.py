@@ -44,6 +44,7 @@ _HOW_TO_RESUME = {
     "records": "run the same `convnext-ingest build` again to resume it",
     "run": "run the same `convnext-train run` again to resume it",
     "predictions": "run the same `convnext-serve predict` again to resume it",
+    "audit": "run the same `convnext-records audit` again to resume it",
 }
 
 
