@@ -1,4 +1,4 @@
-"""Whether two small pictures show the same image: aligned to each other, then compared without their worst parts.
+"""Whether two small pictures show the same image: aligned to each other, then compared, once without each corner.
 
 A hash only proposes. Here one picture is moved onto the other (Evangelidis and Psarakis, "Parametric image alignment
 using enhanced correlation coefficient maximization", PAMI 2008), so a crop is compared with the part that it shows.
@@ -6,6 +6,7 @@ using enhanced correlation coefficient maximization", PAMI 2008), so a crop is c
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -13,8 +14,9 @@ import numpy as np
 from convnext_imagenet.records.audit.fingerprint import SMALL_PX, Window
 
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
-_BLOCK_PX = 4
-_LEFT_OUT = 0.12  # of the blocks: a mark in a corner covers less
+_CORNER = (0.25, 0.5)  # of height and width: where a mark may be
+_MOST_TURNED = 0.03  # of the side: a copy is moved and scaled, but not turned or sheared
+_SCALES = (0.84, 1.06)
 _DETAIL_SIGMA_PX = 1.5
 _WORTH_ALIGNING = 0.4  # correlation before the alignment: crops of 90 % have 0.6 and more
 _ALIGNED = 0.02  # distance that an alignment need not improve
@@ -47,15 +49,16 @@ def compare(whole: np.ndarray, part: np.ndarray, window: Window) -> Match:
         _, warp = cv2.findTransformECC(second, first, _initial_warp(window), cv2.MOTION_AFFINE, _CRITERIA, None, 3)
     except cv2.error:  # it did not converge: pictures without contrast, or unlike ones
         return given
-    return min(given, _match(first, second, warp), key=lambda match: match.distance)
+    return min(given, _match(first, second, warp), key=lambda match: match.distance) if _is_plausible(warp) else given
 
 
 def _match(first: np.ndarray, second: np.ndarray, warp: np.ndarray) -> Match:
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(first, warp, (SMALL_PX, SMALL_PX), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    kept = _best_blocks(moved, second)
+    fine = (_details(moved), _details(second))
     length = math.sqrt(abs(float(np.linalg.det(warp[:, :2]))))
-    return Match(_correlation(moved, second, kept), _correlation(_details(moved), _details(second), kept), length)
+    matches = (Match(_correlation(moved, second, kept), _correlation(*fine, kept), length) for kept in _masks())
+    return min(matches, key=lambda match: match.distance)
 
 
 def _initial_warp(window: Window) -> np.ndarray:
@@ -64,14 +67,23 @@ def _initial_warp(window: Window) -> np.ndarray:
     return np.array([[window.width, 0, shift[0]], [0, window.height, shift[1]]], np.float32)
 
 
-def _best_blocks(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return which pixels to compare, bool: without the blocks that differ most after a fit of brightness, contrast."""
-    a, b = first - first.mean(), second - second.mean()
-    off = (b - a * float((a * b).sum() / max((a * a).sum(), 1e-9))) ** 2
-    blocks = SMALL_PX // _BLOCK_PX
-    by_block = off.reshape(blocks, _BLOCK_PX, blocks, _BLOCK_PX).mean((1, 3))
-    is_kept = by_block <= np.quantile(by_block, 1 - _LEFT_OUT)
-    return np.kron(is_kept, np.ones((_BLOCK_PX, _BLOCK_PX), bool)).astype(bool)
+@cache
+def _masks() -> tuple[np.ndarray, ...]:
+    """Return which pixels to compare, bool (48, 48): all, then all but those of each corner."""
+    height, width = (round(SMALL_PX * part) for part in _CORNER)
+    masks = [np.ones((SMALL_PX, SMALL_PX), bool)]
+    for rows in (slice(0, height), slice(SMALL_PX - height, SMALL_PX)):
+        for columns in (slice(0, width), slice(SMALL_PX - width, SMALL_PX)):
+            mask = np.ones((SMALL_PX, SMALL_PX), bool)
+            mask[rows, columns] = False
+            masks.append(mask)
+    return tuple(masks)
+
+
+def _is_plausible(warp: np.ndarray) -> bool:
+    (across, shear, _), (turn, down, _) = warp.tolist()
+    is_upright = max(abs(shear), abs(turn), abs(across - down)) < _MOST_TURNED
+    return is_upright and all(_SCALES[0] < scale < _SCALES[1] for scale in (across, down))
 
 
 def _details(picture: np.ndarray) -> np.ndarray:
