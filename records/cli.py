@@ -155,3 +155,28 @@ def audit(images: Path, out: Path, predictions: tuple[Path, ...], workers: int |
             with progress(None, "compare", unit="pair") as advance:
                 summary = job.finish(advance)
         click.echo("\n".join(audit_lines(out, summary)))
+
+
+@main.command()
+@click.argument("audited", metavar="AUDIT", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
+@click.option(
+    "--from",
+    "earlier",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="CSV file with decisions to take over; may be repeated.",
+)
+def decisions(audited: Path, out: Path, earlier: tuple[Path, ...]) -> None:
+    """Write the flagged images of AUDIT as a CSV file, for people to decide: keep, drop or relabel.
+
+    Fill in the column `decision`. `convnext-ingest build --drop` and `convnext-serve eval --without` read the file.
+    """
+    with expected_errors():
+        from convnext_imagenet.base.html import plural
+        from convnext_imagenet.records.audit.decisions import export_decisions, open_judged
+
+        audit = open_judged(audited)
+        counts = export_decisions(audit, out, [open_judged(path) for path in earlier])
+        decided = ", ".join(f"{count:,} {decision}" for decision, count in sorted(counts.items()))
+        click.echo(f"{out}: {plural(len(audit.rows), 'image')} ({decided or 'none flagged'})")

@@ -6,7 +6,7 @@ not on workers, absolute paths, locale or hash seed.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +57,8 @@ class PlannedRow(NamedTuple):
 class SplitPlan:
     """One split: its images by sample_id (the rank of the key), and `order`, the sample ids in stored order.
 
-    `sizes` (bytes), `offsets`, `modified_ns` and `order` are int64 (images,), `labels` is int32 (images,).
+    `sizes` (bytes), `offsets`, `modified_ns` and `order` are int64 (images,), `labels` is int32 (images,). `dropped`
+    has a reason for each sample id that is not stored because --drop names it.
     """
 
     name: str
@@ -69,6 +70,7 @@ class SplitPlan:
     modified_ns: np.ndarray
     order: np.ndarray
     shard_count: int
+    dropped: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def shard_names(self) -> list[str]:

@@ -17,6 +17,8 @@ _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 _CORNER = (0.25, 0.5)  # of height and width: where a mark may be
 _MOST_TURNED = 0.03  # of the side: a copy is moved and scaled, but not turned or sheared
 _SCALES = (0.84, 1.06)
+_ECC_BLUR_PX = 3
+_EVERYWHERE = np.full((SMALL_PX, SMALL_PX), 255, np.uint8)
 _DETAIL_SIGMA_PX = 1.5
 _WORTH_ALIGNING = 0.4  # correlation before the alignment: crops of 90 % have 0.6 and more
 _ALIGNED = 0.02  # distance that an alignment need not improve
@@ -46,7 +48,7 @@ def compare(whole: np.ndarray, part: np.ndarray, window: Window) -> Match:
     if given.correlation < _WORTH_ALIGNING or given.distance < _ALIGNED:
         return given
     try:
-        _, warp = cv2.findTransformECC(second, first, _initial_warp(window), cv2.MOTION_AFFINE, _CRITERIA, None, 3)
+        _, warp = cv2.findTransformECC(second, first, _initial_warp(window), cv2.MOTION_AFFINE, _CRITERIA, _EVERYWHERE, _ECC_BLUR_PX)
     except cv2.error:  # it did not converge: pictures without contrast, or unlike ones
         return given
     return min(given, _match(first, second, warp), key=lambda match: match.distance) if _is_plausible(warp) else given

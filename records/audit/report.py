@@ -42,10 +42,9 @@ class _Pictures:
 
 
 def report_page(
-    source: Source, pairs: Sequence[Pair], flags: Sequence[Flag], noise: Sequence[tuple[str, int, int, str]],
-    facts: Mapping[str, Any],
+    source: Source, pairs: Sequence[Pair], flags: Sequence[Flag], noise: Sequence[tuple[str, str, int, int]] | None, facts: Mapping[str, Any],
 ) -> str:  # fmt: skip
-    """Return the page; `noise` has wnid, rows, doubtful rows and the most frequent other class of noisy classes."""
+    """Return the page; `noise` has class, the class that it looks like, rows and doubtful rows; None if not examined."""
     rows = source.rows
     shown = worst_first(rows, pairs)[:MOST_PAIRS]
     doubtful = sorted((flag for flag in flags if _is(flag, "label")), key=lambda flag: (flag.score, flag.number))
