@@ -45,6 +45,7 @@ _HOW_TO_RESUME = {
     "if all shards are there but the source is gone: `convnext-records repair`",
     "run": "run the same `convnext-train run` again to resume it",
     "predictions": "run the same `convnext-serve predict` again to resume it",
+    "audit": "run the same `convnext-records audit` again to resume it",
 }
 
 _HOW_TO_REPAIR = {

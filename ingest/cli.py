@@ -89,6 +89,12 @@ def main() -> None:
     "--repair", is_flag=True, help="Check every byte of RECORDS, and write again what is damaged or outdated."
 )
 @click.option(
+    "--drop",
+    type=click.Path(path_type=Path),
+    metavar="AUDIT|FILE",
+    help="Leave out, or give another class to, what this audit or file of decisions says.",
+)
+@click.option(
     "--max-quarantine",
     type=click.IntRange(min=0),
     help="Number of bad images to allow.  [default: 0 with --classes all, else 1 %, at least 1]",
@@ -111,6 +117,7 @@ def build(
     image_memory: int,
     accept_warnings: bool,
     repair: bool,
+    drop: Path | None,
     max_quarantine: int | None,
 ) -> None:
     """Verify the labels and images of DATA and write them to RECORDS.
@@ -144,6 +151,8 @@ def build(
             reencoding = Reencoding(max_side, quality or 90) if max_side else None
             policy = ImagePolicy(image_timeout, image_memory, reencoding, accept_warnings)
             plan = make_plan(tree, classes, unverified, devkit, seed, policy)
+            if drop:
+                plan = _without_dropped(plan, drop, data)
             _print_labels(plan)
             before = marked_digest(out)
             with open_build(plan, data, out, repair) as job:
@@ -206,6 +215,17 @@ def _executor(engine: str, address: str, workers: int | None, data: Path, out: P
         from convnext_imagenet.ingest.shards.pool import LocalPool
 
         yield LocalPool(workers or len(os.sched_getaffinity(0)))
+
+
+def _without_dropped(plan: "IngestPlan", drop: Path, data: Path) -> "IngestPlan":
+    from convnext_imagenet.ingest.drop import without_dropped
+    from convnext_imagenet.records.audit.decisions import open_judged
+
+    plan = without_dropped(plan, open_judged(drop), data)
+    dropped = ", ".join(f"{count:,} {split}" for split, count in plan.source["dropped"].items())
+    relabelled = sum(len(keys) for keys in plan.source["relabelled"].values())
+    click.echo(f"{drop}: {dropped} images left out, {plural(relabelled, 'image')} of another class")
+    return plan
 
 
 def _check_archives(data: Path) -> None:

@@ -45,7 +45,7 @@ def write_summary_files(
         for shard in split.shards
     ]
     write_atomically(root / QUARANTINE_FILE, quarantine_table)
-    write_index(root / INDEX_FILE, parts, manifest.classes)
+    write_index(root / INDEX_FILE, parts, manifest.classes, manifest.source.get("relabelled"))
     write_report(root / REPORT_FILE, manifest, root / INDEX_FILE, parts, quarantined)
     return dataclasses.replace(manifest, files={name: sha256_file(root / name) for name in SUMMARY_FILES})
 

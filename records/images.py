@@ -33,6 +33,7 @@ Reason = Literal[
     "crashed",
     "timeout",
     "memory",
+    "dropped",
 ]
 REASONS: dict[Reason, str] = {
     "empty": "the file has no bytes",
@@ -46,6 +47,7 @@ REASONS: dict[Reason, str] = {
     "crashed": "the decoder process died of this image, twice in a row",
     "timeout": "decoding took longer than --image-timeout, twice in a row",
     "memory": "decoding needs more memory than --image-memory",
+    "dropped": "--drop names the image",
 }
 # Raise when another image is refused, or the same one for another reason or with other words: the plans of RECORDS and
 # PREDICTIONS name it (DECISIONS, 2026-11-28).

@@ -5,7 +5,7 @@ Equal rows give equal bytes: no times, no paths of this machine, and rows in sto
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -101,16 +101,30 @@ def write_shard_index(path: Path, entries: Sequence[IndexEntry]) -> None:
     pq.write_table(pa.table(columns, schema=_SHARD_SCHEMA), path, compression=_COMPRESSION)
 
 
-def write_index(path: Path, parts: Iterable[IndexPart], classes: Sequence[ClassEntry]) -> None:
+def write_index(
+    path: Path,
+    parts: Iterable[IndexPart],
+    classes: Sequence[ClassEntry],
+    relabelled: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
     """Write one table over all shards, a row group for each shard, with wnid, split, shard and row (0.. in the shard).
 
-    Raises ArtefactError when the table of a shard cannot be read.
+    `relabelled` has the class of the raw tree by split and key for images that were stored with another one. With it,
+    the table has the column label_source: "source" or "relabelled from WNID". Raises ArtefactError when the table of a shard cannot be read.
     """
     wnids = pa.array([entry.wnid for entry in classes])
     buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, _INDEX_SCHEMA, compression=_COMPRESSION) as writer:
+    schema = _INDEX_SCHEMA if relabelled is None else _INDEX_SCHEMA.append(pa.field("label_source", pa.string()))
+    with pq.ParquetWriter(buffer, schema, compression=_COMPRESSION) as writer:
         for part in parts:
-            writer.write_table(_index_rows(part, wnids))
+            rows = _index_rows(part, wnids)
+            if relabelled is not None:
+                before = relabelled.get(part.split, {})
+                sources = [
+                    f"relabelled from {before[key]}" if key in before else "source" for key in rows["key"].to_pylist()
+                ]
+                rows = rows.append_column(schema.field("label_source"), pa.array(sources, pa.string()))
+            writer.write_table(rows)
     write_atomically(path, buffer.getvalue())
 
 

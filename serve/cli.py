@@ -23,7 +23,7 @@ from convnext_imagenet.serve.settings import PredictOptions, TransformOptions, W
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
     from convnext_imagenet.launch.ranks.collectives import Ranks
-    from convnext_imagenet.records.reader import Split
+    from convnext_imagenet.records.reader import Records, Split
     from convnext_imagenet.serve.checkpoint import Checkpoint
     from convnext_imagenet.serve.classify import Classification
 
@@ -40,6 +40,12 @@ def main() -> None:
 @click.option("--split", default="val", show_default=True, help="Split to evaluate.")
 @click.option("--report", type=options.PATH, help="Also write predictions, tables and an HTML page to this directory.")
 @click.option("--real", type=options.PATH, help="With --report: real.json of the ReaL labels; adds accuracy on them.")
+@click.option(
+    "--without",
+    type=options.PATH,
+    metavar="AUDIT|FILE",
+    help="Also print the accuracy without the rows that this audit of RECORDS, or its file of decisions, doubts.",
+)
 @options.weights
 @options.transform
 @options.flip
@@ -47,8 +53,8 @@ def main() -> None:
 @options.workers
 @launch_options
 def eval_command(
-    checkpoint: Path, records: Path, split: str, report: Path | None, real: Path | None, weights: Weights,
-    transform: TransformOptions, flip: bool, batch_size: int, workers: int, **launch: Any,
+    checkpoint: Path, records: Path, split: str, report: Path | None, real: Path | None, without: Path | None,
+    weights: Weights, transform: TransformOptions, flip: bool, batch_size: int, workers: int, **launch: Any,
 ) -> None:  # fmt: skip
     """Print the exact accuracy of CHECKPOINT over every row of a split.
 
@@ -57,6 +63,8 @@ def eval_command(
     """
     if real and not report:
         raise click.UsageError("--real needs --report DIRECTORY: the accuracy on ReaL labels is written there")
+    if without and report:
+        raise click.UsageError("--without prints two numbers and writes no report; leave --report out")
     show_log_lines()
     with announcing_exit(), expected_errors():
         ranks, target = _start_evaluation(launch, report)
@@ -64,7 +72,7 @@ def eval_command(
         from convnext_imagenet.records.reader import Records
         from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
         from convnext_imagenet.serve.evaluate import evaluate
-        from convnext_imagenet.serve.messages import accuracy_lines, next_predict, pace
+        from convnext_imagenet.serve.messages import accuracy_lines, next_predict, pace, rest_lines
 
         loaded = load_checkpoint(checkpoint, weights).evaluated_with(transform)
         opened = ranks.first_rank_first(lambda: Records.open(records))
@@ -75,15 +83,26 @@ def eval_command(
 
             _evaluate_into(report, real, loaded, rows, report_options(batch_size, workers, target, flip), ranks)
             return
+        left_out = _doubted_rows(without, opened, split) if without else set()
         started, own = time.monotonic(), rows.rows // ranks.own.world
         with StopSignals("run the same command again", second_ends=True) as stop, progress(own, f"eval {split}") as bar:
             accuracy = evaluate(
                 loaded.classifier(), loaded.card.transform, rows, batch_size, workers,
-                with_heartbeat(bar, "evaluating"), ranks, lambda: stop.received, flip,
+                with_heartbeat(bar, "evaluating"), ranks, lambda: stop.received, flip, left_out,
             )  # fmt: skip
         click.echo("\n".join(accuracy_lines(accuracy, split)))
+        if without:
+            click.echo("\n".join(rest_lines(accuracy, split, without)))
         rate = pace(accuracy.rows, time.monotonic() - started)
         click.echo(f"{loaded.path} evaluated on {records} in {rate}.\nNext: {next_predict(checkpoint)}", err=True)
+
+
+def _doubted_rows(audit: Path, records: "Records", split: str) -> set[int]:
+    """Return the sample ids of the split that an audit doubts. Raises ArtefactError for an audit of other records."""
+    from convnext_imagenet.records.audit.decisions import open_judged
+    from convnext_imagenet.records.audit.doubted import doubted_sample_ids
+
+    return doubted_sample_ids(open_judged(audit), records, split)
 
 
 def _start_evaluation(launch: dict[str, Any], report: Path | None) -> "tuple[Ranks, str]":

@@ -6,8 +6,9 @@ Training calls `evaluate` after each epoch and `convnext-serve eval` on a frozen
 """
 
 import contextlib
+import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.prefetch import map_ahead
 from convnext_imagenet.serve.scoring import cross_entropies, true_label_ranks
 
+_NORMAL_95 = 1.959963984540054  # 97.5 % of a normal distribution lie below this many standard deviations
 _BATCHES_AHEAD = 2  # one waits ready while the threads decode the next
 
 
@@ -41,6 +43,7 @@ class Accuracy:
     top5_correct: int
     loss: float
     guesses: int = 5
+    rest: "Accuracy | None" = None  # over the rows that are not left out, if some are
 
     @property
     def top1(self) -> float:
@@ -51,6 +54,14 @@ class Accuracy:
     def top5(self) -> float:
         """Return the fraction of rows whose true class is among the `guesses` best ones."""
         return self.top5_correct / self.rows
+
+
+def wilson_interval(correct: int, rows: int) -> tuple[float, float]:
+    """Return the limits of the 95 % confidence interval of a fraction (Wilson, JASA 1927)."""
+    share, spread = correct / rows, _NORMAL_95**2 / rows
+    middle = share + spread / 2
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4))
+    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
 
 
 @dataclass(frozen=True)
@@ -81,13 +92,14 @@ def evaluate(
     ranks: Ranks = SINGLE,
     is_stopped: Callable[[], bool] = lambda: False,
     flip: bool = False,
+    left_out: Collection[int] = (),
 ) -> Accuracy:
     """Return accuracy and loss of `classifier` (uint8 pixels (N, S, S, 3) -> logits (N, K)) over every row of `split`.
 
     A batch holds `batch_size` rows, or all rows of a smaller split. The last batch is padded; padding is not counted.
     `workers` threads decode and resize while the network computes. `on_progress` gets the number of rows of each batch
     of this rank; `is_stopped` is asked before each batch. With `flip`, logits are means over the image and its mirror
-    image. The network is left in evaluation mode.
+    image. The network is left in evaluation mode. With `left_out`, sample ids, `rest` has the accuracy without them.
 
     Raises ServeError for a row that cannot be decoded; Interrupted, on all ranks, when one was stopped; RuntimeError
     when the counts differ from the manifest, which is a bug.
@@ -106,8 +118,20 @@ def evaluate(
         raise Interrupted("stopped while evaluating; run the same command again")
     guesses = min(5, len(split.entry.rows_per_class))
     is_stored = _compare_with_manifest(split, counted, ranks)
-    top1, top5 = ranks.sum(np.array([(counted.ranks == 0).sum(), (counted.ranks < guesses).sum()])).tolist()
-    return Accuracy(split.rows, top1, top5, mean_loss(_all_losses(counted, is_stored, ranks)), guesses)
+    losses = _all_losses(counted, ranks, len(is_stored))
+    whole = _accuracy(counted, losses, is_stored, guesses, ranks)
+    if not left_out:
+        return whole
+    is_kept = is_stored.copy()
+    is_kept[list(left_out)] = False
+    return dataclasses.replace(whole, rest=_accuracy(counted, losses, is_kept, guesses, ranks))
+
+
+def _accuracy(counted: _CountedRows, losses: np.ndarray, chosen: np.ndarray, guesses: int, ranks: Ranks) -> Accuracy:
+    """Return accuracy and loss over the sample ids that are `chosen`, bool; `losses` are by sample id."""
+    own = counted.ranks[chosen[counted.sample_ids]]
+    top1, top5 = ranks.sum(np.array([(own == 0).sum(), (own < guesses).sum()])).tolist()
+    return Accuracy(int(chosen.sum()), top1, top5, mean_loss(losses[chosen]), guesses)
 
 
 def mean_loss(losses: np.ndarray) -> float:
@@ -166,11 +190,11 @@ def _compare_with_manifest(split: Split, counted: _CountedRows, ranks: Ranks) ->
     return per_sample > 0
 
 
-def _all_losses(counted: _CountedRows, is_stored: np.ndarray, ranks: Ranks) -> np.ndarray:
-    """Return the losses of the rows of all ranks, float64 in the order of their sample ids.
+def _all_losses(counted: _CountedRows, ranks: Ranks, sample_ids: int) -> np.ndarray:
+    """Return the losses of the rows of all ranks, float64 (sample ids,); 0 for those without a row.
 
     Ranks exchange whole numbers: the two halves of a loss's 64 bits, which are 0 on all ranks but one.
     """
-    halves = np.zeros((len(is_stored), 2), np.uint32)
+    halves = np.zeros((sample_ids, 2), np.uint32)
     halves[counted.sample_ids] = counted.losses.view(np.uint32).reshape(-1, 2)
-    return ranks.sum(halves).astype(np.uint32).view(np.float64).reshape(-1)[is_stored]
+    return ranks.sum(halves).astype(np.uint32).view(np.float64).reshape(-1)

@@ -6,7 +6,7 @@ Totals come last, and each result ends with the command to run next.
 from pathlib import Path
 
 from convnext_imagenet.base.html import plural
-from convnext_imagenet.serve.evaluate import Accuracy
+from convnext_imagenet.serve.evaluate import Accuracy, wilson_interval
 from convnext_imagenet.serve.predict.job import Summary
 from convnext_imagenet.serve.report.tables import Evaluation
 
@@ -21,6 +21,21 @@ def accuracy_lines(accuracy: Accuracy, split: str) -> list[str]:
         f"every row of {split} counted once",
         f"loss {accuracy.loss:.6f} (mean cross entropy with the true label, in nats)",
     ]
+
+
+def rest_lines(accuracy: Accuracy, split: str, audit: Path) -> list[str]:
+    """Return top-1 over all rows and over those that an audit does not doubt, each with its count and 95 % interval."""
+    if accuracy.rest is None:
+        return [f"{audit} flags no row of {split} that an evaluation would leave out: both numbers are the same"]
+    lines = [f"all rows:  {_top1_line(accuracy)}", f"without:   {_top1_line(accuracy.rest)}"]
+    left_out = plural(accuracy.rows - accuracy.rest.rows, "row")
+    return [*lines, f"left out: {left_out} of {split} that {audit} flags as leaked, doubtful or blank"]
+
+
+def _top1_line(accuracy: Accuracy) -> str:
+    low, high = wilson_interval(accuracy.top1_correct, accuracy.rows)
+    counts = f"{accuracy.top1_correct}/{accuracy.rows}"
+    return f"top-1 {counts} = {accuracy.top1:.2%} (95 % interval {low:.2%} to {high:.2%})"
 
 
 def evaluation_lines(evaluation: Evaluation, split: str) -> list[str]:

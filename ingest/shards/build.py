@@ -176,7 +176,7 @@ class RecordsBuild:
         manifest = self._manifest(receipts)
         rows = [asdict(entry) for entry in quarantined]
         manifest = write_summary_files(self.out, manifest, table_bytes(quarantined), rows)
-        refuse_too_many(quarantined, allowed, self.out)
+        refuse_too_many([entry for entry in quarantined if entry.reason != "dropped"], allowed, self.out)
         _clear_leftovers(self.out, self.plan)
         mark_finished(self.out, manifest)
         index = read_columns(self.out / INDEX_FILE, ("split", "key", "wnid", "sha256", "warnings"))
@@ -234,6 +234,7 @@ class RecordsBuild:
             follow_links=self.plan.source["follows_links"],
             image_policy=self.plan.image_policy,
             pictured=self._pictured if unit.split.name == "train" else frozenset(),
+            dropped=unit.split.dropped,
         )
 
     @cached_property

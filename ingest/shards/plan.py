@@ -60,7 +60,8 @@ class SplitPlan:
     """One split: its images by sample_id (the rank of the key), and `order`, the sample ids in stored order.
 
     `sizes` (bytes), `offsets`, `modified_ns` and `order` are int64 (images,), `labels` is int32 (images,).
-    `misnamed` are paths, see PlannedRow.
+    `misnamed` are paths, see PlannedRow. `dropped` has a reason for each sample id that is not stored because --drop
+    names it.
     """
 
     name: str
@@ -73,6 +74,7 @@ class SplitPlan:
     order: np.ndarray
     shard_count: int
     misnamed: frozenset[str] = frozenset()
+    dropped: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def shard_names(self) -> list[str]:

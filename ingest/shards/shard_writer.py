@@ -6,7 +6,7 @@ back and compared row by row with what was written, before it gets its final nam
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -37,7 +37,8 @@ _MISNAMED = "expected WNID_<number>.JPEG in train, ILSVRC2012_val_<8 digits>.JPE
 class ShardTask:
     """All that a worker needs for one shard; `staging` is a folder for this shard only, which need not exist.
 
-    `pictured` has the sample ids of the images whose thumbnails the report shows.
+    `pictured` has the sample ids of the images whose thumbnails the report shows, `dropped` the reason for each image
+    that --drop names.
     """
 
     data: Path
@@ -52,6 +53,7 @@ class ShardTask:
     follow_links: bool = False
     image_policy: ImagePolicy = field(default_factory=ImagePolicy)
     pictured: frozenset[int] = frozenset()
+    dropped: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -129,10 +131,10 @@ def _decoded_images(task: ShardTask, client: DecodeClient) -> Iterator[tuple[Pla
     """Yield each planned image with its result, in order; one batch is decoded while others are read and stored."""
     with SourceReader(task.data, task.follow_links) as reader:
         rows = iter(task.rows)
-        batch, questions = _read_batch(reader, rows, task.pictured)
+        batch, questions = _read_batch(reader, rows, task)
         client.begin(questions)
         while batch:
-            following, questions = _read_batch(reader, rows, task.pictured)
+            following, questions = _read_batch(reader, rows, task)
             answers = client.results()
             client.begin(questions)
             yield from zip(batch, answers, strict=True)
@@ -140,7 +142,7 @@ def _decoded_images(task: ShardTask, client: DecodeClient) -> Iterator[tuple[Pla
 
 
 def _read_batch(
-    reader: SourceReader, rows: Iterator[PlannedRow], pictured: frozenset[int]
+    reader: SourceReader, rows: Iterator[PlannedRow], task: ShardTask
 ) -> tuple[list[PlannedRow], list[DecodeRequest | BadImage]]:
     """Return the next rows of the shard, and for each the bytes to decode, or why they cannot be read."""
     batch: list[PlannedRow] = []
@@ -151,12 +153,14 @@ def _read_batch(
         try:
             if row.is_misnamed:
                 raise BadImage("misnamed", _MISNAMED)
+            if row.sample_id in task.dropped:
+                raise BadImage("dropped", task.dropped[row.sample_id])
             image = reader.read(row)
         except BadImage as error:
             questions.append(error)
         else:
             size += len(image)
-            questions.append(DecodeRequest(image, row.sample_id in pictured))
+            questions.append(DecodeRequest(image, row.sample_id in task.pictured))
     return batch, questions
 
 

@@ -1,0 +1,211 @@
+"""Pairs of images that show the same: equal pixels by their digests, near copies by hashes and small pictures."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from convnext_imagenet.records.audit.confirm import compare
+from convnext_imagenet.records.audit.fingerprint import CROPS, UNMARKED, Window, mirrored, window_hashes
+from convnext_imagenet.records.audit.neighbours import Hits, near_hashes
+from convnext_imagenet.records.audit.parts import Views
+
+# Raise when the same fingerprints give other pairs.
+PAIRS_VERSION = 1
+RADIUS_BITS = 10
+LARGEST_DISTANCE = 0.3
+LEAST_CONTRAST = 4.0  # levels of 255: the hash of a flatter picture is noise
+_MOST_CANDIDATES = 200  # of an image: a set of more is alike by accident, such as drawings on white
+_LARGEST_CROP = 0.97  # of a side: a part that is larger counts as the whole
+_CROP, _MIRROR = 1, 2
+_HITS_AT_A_TIME = 4_000_000
+_TASK = 512  # candidates that a thread confirms at a time
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images, by number: `kind` is equal, near, cropped, mirrored or bordered; `distance` is 0 for the same one.
+
+    The second image is the part where the kind is cropped.
+    """
+
+    first: int
+    second: int
+    kind: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """All pairs in order, and how many candidates were compared and how many left out."""
+
+    pairs: list[Pair]
+    candidates: int
+    left_out: int
+    flat: int
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Views to compare, int64 (n,): the second one may show the window of the first; `is_mirrored` bool (n,)."""
+
+    firsts: np.ndarray
+    seconds: np.ndarray
+    windows: np.ndarray
+    is_mirrored: np.ndarray
+    distances: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+    def chosen(self, which: np.ndarray) -> "_Candidates":
+        return _Candidates(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+
+
+def find_pairs(views: Views, workers: int, on_progress: Callable[[int], None] | None = None) -> Found:
+    """Return all pairs of the images of `views`, ordered by their numbers."""
+    equal, is_first = _equal_pixels(views)
+    contrast = views.table["contrast"].to_numpy(zero_copy_only=False)
+    is_flat = ~(contrast >= LEAST_CONTRAST)  # also what could not be decoded
+    searched = np.flatnonzero((is_first & ~is_flat)[views.image])
+    hashes, unmarked = _hashes(views)
+    candidates = _search(views, searched, hashes[searched], unmarked[searched])
+    kept, left_out = _without_crowds(candidates, views.image)
+    near = _confirm(views, kept, workers, on_progress or (lambda count: None))
+    pairs = sorted([*equal, *near], key=lambda pair: (pair.first, pair.second))
+    return Found(pairs, len(kept), left_out, int((is_first & is_flat).sum()))
+
+
+def _equal_pixels(views: Views) -> tuple[list[Pair], np.ndarray]:
+    """Return pairs of each image with the first one of the same pixels, and whether an image is such a first one."""
+    digests = views.table["pixels"].to_pylist()
+    firsts: dict[bytes, int] = {}
+    pairs, is_first = [], np.ones(len(digests), bool)
+    for number, digest in enumerate(digests):
+        if digest is None:
+            continue
+        if (first := firsts.setdefault(digest, number)) != number:
+            pairs.append(Pair(first, number, "equal", 0.0))
+            is_first[number] = False
+    return pairs, is_first
+
+
+def _hashes(views: Views) -> tuple[np.ndarray, np.ndarray]:
+    hashes = np.zeros((len(views.image), len(CROPS)), np.uint64)
+    unmarked = np.zeros((len(views.image), len(UNMARKED)), np.uint64)
+    for numbers, pictures in views.chunks():
+        hashes[numbers] = window_hashes(pictures, CROPS)
+        unmarked[numbers] = window_hashes(pictures, UNMARKED)
+    return hashes, unmarked
+
+
+def _search(views: Views, searched: np.ndarray, hashes: np.ndarray, unmarked: np.ndarray) -> _Candidates:
+    merger = _Merger(views.image)
+    for is_mirrored in (False, True):
+        queries = mirrored(hashes[:, 0]) if is_mirrored else hashes[:, 0]
+        for hits in near_hashes(queries, hashes.ravel(), RADIUS_BITS):
+            entries, windows = np.divmod(hits.entries, len(CROPS))
+            merger.add(searched[entries], searched[hits.queries], windows, is_mirrored, hits)
+        for column in range(len(UNMARKED)):
+            entries = unmarked[:, column]
+            queries = mirrored(entries) if is_mirrored else entries
+            for hits in near_hashes(queries, entries, RADIUS_BITS):
+                windows = np.zeros(len(hits.entries), np.int64)
+                merger.add(searched[hits.entries], searched[hits.queries], windows, is_mirrored, hits)
+    return merger.result()
+
+
+class _Merger:
+    """Collects hits, and keeps the nearest one of each pair of images, window kind and direction."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self._image = image
+        self._parts: list[_Candidates] = []
+        self._pending = 0
+
+    def add(self, firsts: np.ndarray, seconds: np.ndarray, windows: np.ndarray, is_mirrored: bool, hits: Hits) -> None:
+        """Add hits of views; those of one image with itself, and whole pictures in the other order, are no news."""
+        a, b = self._image[firsts], self._image[seconds]
+        is_news = (a != b) & ((windows > 0) | (a < b))
+        if not is_news.any():
+            return
+        mirror = np.full(len(firsts), is_mirrored)
+        part = _Candidates(firsts, seconds, windows.astype(np.int8), mirror, hits.distances)
+        self._parts.append(part.chosen(is_news))
+        self._pending += len(self._parts[-1])
+        if self._pending > _HITS_AT_A_TIME:
+            self._merge()
+            self._pending = 0
+
+    def result(self) -> _Candidates:
+        """Return the candidates in order."""
+        self._merge()
+        return self._parts[0]
+
+    def _merge(self) -> None:
+        nothing = np.zeros(0, np.int64)
+        empty = _Candidates(nothing, nothing, nothing.astype(np.int8), nothing.astype(bool), nothing)
+        parts = [empty, *self._parts]
+        whole = _Candidates(*(np.concatenate([getattr(part, name) for part in parts]) for name in vars(empty)))
+        a, b = self._image[whole.firsts].astype(np.int64), self._image[whole.seconds].astype(np.int64)
+        variety = _MIRROR * whole.is_mirrored + _CROP * (whole.windows > 0)
+        order = np.lexsort((whole.seconds, whole.firsts, whole.windows, whole.distances, variety, b, a))
+        keys = np.stack([a, b, variety])[:, order]
+        is_best = np.ones(len(order), bool)
+        is_best[1:] = (keys[:, 1:] != keys[:, :-1]).any(0)
+        self._parts = [whole.chosen(order[is_best])]
+
+
+def _without_crowds(candidates: _Candidates, image: np.ndarray) -> tuple[_Candidates, int]:
+    """Return the candidates with at most 200 of each first image, the nearest ones, and how many were left out."""
+    a = image[candidates.firsts]
+    order = np.lexsort((candidates.seconds, candidates.distances, a))
+    starts = np.searchsorted(a[order], a[order])
+    is_kept = np.arange(len(order)) - starts < _MOST_CANDIDATES
+    return candidates.chosen(np.sort(order[is_kept])), int((~is_kept).sum())
+
+
+def _confirm(views: Views, candidates: _Candidates, workers: int, on_progress: Callable[[int], None]) -> list[Pair]:
+    """Return the confirmed pairs: the best of all candidates of two images."""
+    best: dict[tuple[int, int], Pair] = {}
+    tasks = [range(first, min(first + _TASK, len(candidates))) for first in range(0, len(candidates), _TASK)]
+    with ThreadPoolExecutor(workers) as pool:
+        for task, found in zip(
+            tasks, pool.map(lambda task: _confirm_some(views, candidates, task), tasks), strict=True
+        ):
+            for pair in found:
+                key = (min(pair.first, pair.second), max(pair.first, pair.second))
+                if key not in best or pair.distance < best[key].distance:
+                    best[key] = pair
+            on_progress(len(task))
+    return list(best.values())
+
+
+def _confirm_some(views: Views, candidates: _Candidates, task: range) -> list[Pair]:
+    pairs = []
+    images = views.table.num_rows
+    for number in task:
+        first, second = int(candidates.firsts[number]), int(candidates.seconds[number])
+        is_mirrored = bool(candidates.is_mirrored[number])
+        part = views.picture(second)
+        part = np.ascontiguousarray(part[:, ::-1]) if is_mirrored else part
+        match = compare(views.picture(first), part, _window(int(candidates.windows[number])))
+        if match.distance > LARGEST_DISTANCE:
+            continue
+        is_bordered = (first >= images) != (second >= images)
+        kind = _kind(is_mirrored, match.length, is_bordered)
+        pairs.append(Pair(int(views.image[first]), int(views.image[second]), kind, round(match.distance, 4)))
+    return pairs
+
+
+def _window(number: int) -> Window:
+    return CROPS[number]
+
+
+def _kind(is_mirrored: bool, length: float, is_bordered: bool) -> str:
+    if is_mirrored:
+        return "mirrored"
+    if is_bordered:
+        return "bordered"
+    return "cropped" if length < _LARGEST_CROP else "near"
