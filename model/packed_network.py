@@ -17,6 +17,7 @@ from convnext_imagenet.model.variants import STAGES, ConvNeXtConfig
 
 Arrays = Mapping[str, np.ndarray]
 
+
 class PackedConvNeXt(nn.Cell):
     """Normalised images (N, H, W, 3) -> logits (N, K), float32; `arrays` are the parameters by Facebook's names.
 
@@ -64,7 +65,7 @@ class _Packed(nn.Cell):
 class _PackedHead(nn.Cell):
     def __init__(self, library: Path, unit: Unit, weight: np.ndarray, bias: np.ndarray) -> None:
         super().__init__()
-        self.product = _packed_patch(library, 1, pack_patch(library, unit, weight, bias), len(bias))
+        self.product = _packed_patch(library, 1, pack_patch(library, unit, (weight, bias)), len(bias))
 
     def construct(self, x_NC: Tensor) -> Tensor:
         y_N11D = self.product(ops.reshape(x_NC, (x_NC.shape[0], 1, 1, x_NC.shape[1])))
@@ -105,12 +106,12 @@ def _linear(weight: np.ndarray, bias: np.ndarray) -> Linear:
 
 def _pack_stem(arrays: Arrays, name: str, library: Path, unit: Unit) -> _Packed:
     conv, norm = _pair(arrays, f"{name}.0"), _pair(arrays, f"{name}.1")
-    return _packed_patch(library, STEM_SIZE, pack_patch(library, unit, *conv, last_norm=norm), len(conv[1]))
+    return _packed_patch(library, STEM_SIZE, pack_patch(library, unit, conv, last_norm=norm), len(conv[1]))
 
 
 def _pack_downsample(arrays: Arrays, name: str, library: Path, unit: Unit) -> _Packed:
     norm, conv = _pair(arrays, f"{name}.0"), _pair(arrays, f"{name}.1")
-    return _packed_patch(library, DOWNSAMPLE_SIZE, pack_patch(library, unit, *conv, norm=norm), len(conv[1]))
+    return _packed_patch(library, DOWNSAMPLE_SIZE, pack_patch(library, unit, conv, norm=norm), len(conv[1]))
 
 
 def _pair(arrays: Arrays, name: str) -> Sequence[np.ndarray]:

@@ -22,7 +22,7 @@ from convnext_imagenet.model.ascend_layers import ASCEND
 from convnext_imagenet.model.card import ModelCard, card_from_json, card_to_json
 from convnext_imagenet.model.convnext import ConvNeXt
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.model.kernels.products import choose_unit
+from convnext_imagenet.model.kernels.products import Unit, choose_unit
 from convnext_imagenet.model.layers import PLAIN, LayerSet
 from convnext_imagenet.model.packed_network import PackedConvNeXt
 from convnext_imagenet.model.runtime import cpu_kernels
@@ -96,12 +96,12 @@ def build_network(card: ModelCard, arrays: Mapping[str, np.ndarray], frozen_stag
 def build_inference_network(card: ModelCard, arrays: Mapping[str, np.ndarray], precision: str = "float32") -> nn.Cell:
     """Return the card's network with these parameters packed once, for the device of this process.
 
-    `precision` is one of `products.PRECISIONS`. Raises ModelError when the parameters do not fit, and where the device
-    or the processor has no bfloat16 for our kernels.
+    `precision` is "float32", "bfloat16" or "auto" (bfloat16 where the processor has it). Raises ModelError when the
+    parameters do not fit, and where the device or the processor has no bfloat16 for our kernels.
     """
     kernels = cpu_kernels()
     unit = choose_unit(precision, kernels)
-    if kernels is None or card.config.grn:
+    if kernels is None or (card.config.grn and unit is Unit.FLOAT32):
         return build_network(card, arrays)
     check_shapes(arrays, card.config, "the weights do not fit the network")
     return PackedConvNeXt(card.config, arrays, kernels, unit)

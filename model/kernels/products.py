@@ -13,7 +13,6 @@ import numpy as np
 
 from convnext_imagenet.model.errors import ModelError
 
-
 # A block's parameters in the order that the kernel takes them; V1 has no GRN, V2 no layer scale (gamma).
 _BLOCK = (
     "dwconv.weight", "dwconv.bias", "norm.weight", "norm.bias", "pwconv1.weight", "pwconv1.bias", "pwconv2.weight",
@@ -37,7 +36,7 @@ def is_supported(library: Path, unit: Unit) -> bool:
 
 
 def choose_unit(precision: str, library: Path | None) -> Unit:
-    """Return what computes products in a precision of PRECISIONS; "auto" is bfloat16 where the processor has it.
+    """Return what computes products in "float32" or "bfloat16"; "auto" is bfloat16 where the processor has it.
 
     `library` is None where our kernels do not run. Raises ModelError where bfloat16 is asked for and is not there.
     """
@@ -62,17 +61,16 @@ def pack_block(library: Path, unit: Unit, arrays: Mapping[str, np.ndarray]) -> n
 def pack_patch(
     library: Path,
     unit: Unit,
-    weight: np.ndarray,
-    bias: np.ndarray,
+    product: Sequence[np.ndarray],
     norm: Sequence[np.ndarray] = (),
     last_norm: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
-    """Return a packed product over patches, uint8: weight (D, C, k, k) or (D, C), with the norms before and behind it.
+    """Return a packed product over patches, uint8: its weight (D, C, k, k) or (D, C) and bias, the norms around it.
 
     A norm is its weight and bias, or empty.
     """
-    out, channels, size = (*weight.shape, 1)[:3]
-    arrays = (weight, bias, *(norm or (None, None)), *(last_norm or (None, None)))
+    out, channels, size = (*product[0].shape, 1)[:3]
+    arrays = (*product, *(norm or (None, None)), *(last_norm or (None, None)))
     return _packed(library, "convnext_pack_patch", (unit, channels, out, size), arrays)
 
 
