@@ -14,7 +14,7 @@ from typing import Any
 import mindspore
 import numpy as np
 import safetensors.numpy
-from mindspore import Tensor
+from mindspore import Tensor, nn
 from safetensors import SafetensorError, safe_open
 
 from convnext_imagenet.base.files import write_output
@@ -22,7 +22,9 @@ from convnext_imagenet.model.ascend_layers import ASCEND
 from convnext_imagenet.model.card import ModelCard, card_from_json, card_to_json
 from convnext_imagenet.model.convnext import ConvNeXt
 from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.kernels.products import Unit, choose_unit
 from convnext_imagenet.model.layers import PLAIN, LayerSet
+from convnext_imagenet.model.packed_network import PackedConvNeXt
 from convnext_imagenet.model.runtime import cpu_kernels
 from convnext_imagenet.model.weight_check import check_finite, check_shapes
 
@@ -89,6 +91,20 @@ def build_network(card: ModelCard, arrays: Mapping[str, np.ndarray], frozen_stag
     network = ConvNeXt(card.config, cpu_kernels(), frozen_stages, device_layers())
     assign_parameters(network, arrays)
     return network
+
+
+def build_inference_network(card: ModelCard, arrays: Mapping[str, np.ndarray], precision: str = "float32") -> nn.Cell:
+    """Return the card's network with these parameters packed once, for the device of this process.
+
+    `precision` is "float32", "bfloat16" or "auto" (bfloat16 where the processor has it). Raises ModelError when the
+    parameters do not fit, and where the device or the processor has no bfloat16 for our kernels.
+    """
+    kernels = cpu_kernels()
+    unit = choose_unit(precision, kernels)
+    if kernels is None or (card.config.grn and unit is Unit.FLOAT32):
+        return build_network(card, arrays)
+    check_shapes(arrays, card.config, "the weights do not fit the network")
+    return PackedConvNeXt(card.config, arrays, kernels, unit)
 
 
 def device_layers() -> LayerSet:

@@ -13,10 +13,10 @@ from convnext_imagenet.base.html import plural
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.network import Classifier, FeatureClassifier
 from convnext_imagenet.model.transform import changed
-from convnext_imagenet.model.weights import build_network, load_weights
+from convnext_imagenet.model.weights import build_inference_network, load_weights
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.settings import TransformOptions, Weights
+from convnext_imagenet.serve.settings import Precision, TransformOptions, Weights
 
 _SUFFIX = ".weights.safetensors"
 _AVERAGE = ".ema"  # what training adds to an epoch's name for the moving average of its weights
@@ -36,10 +36,13 @@ class Checkpoint:
         """Return the SHA-256 of the classes: wnids and names by index."""
         return sha256_json([list(entry) for entry in self.card.classes])
 
-    def classifier(self, with_features: bool = False) -> nn.Cell:
-        """Return the network: uint8 pixels (N, S, S, 3) -> logits (N, K), or with features also (N, C), all float32."""
+    def classifier(self, with_features: bool = False, precision: Precision = "float32") -> nn.Cell:
+        """Return the network: uint8 pixels (N, S, S, 3) -> logits (N, K), or with features also (N, C), all float32.
+
+        Raises ModelError when bfloat16 is asked for and is not there.
+        """
         kind = FeatureClassifier if with_features else Classifier
-        classifier = kind(build_network(self.card, self.arrays), self.card.transform)
+        classifier = kind(build_inference_network(self.card, self.arrays, precision), self.card.transform)
         classifier.set_train(False)
         return classifier
 

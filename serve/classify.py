@@ -21,6 +21,7 @@ from convnext_imagenet.serve.picture import PICTURE_FORMATS, labelled_picture, s
 from convnext_imagenet.serve.prefetch import map_ahead
 from convnext_imagenet.serve.samples import Sample, read_sample
 from convnext_imagenet.serve.scoring import Guess, score_samples
+from convnext_imagenet.serve.settings import Precision
 
 _LARGEST_BATCH = 16  # the command is interactive: progress moves often, and a small batch needs little memory
 
@@ -61,14 +62,15 @@ def classify_files(
     topk: int,
     workers: int,
     on_progress: Callable[[int], None] | None = None,
+    precision: Precision = "float32",
 ) -> list[Classification]:
     """Return the classes of every file, in the order of `files`.
 
-    Raises ServeError when the network gives NaN or infinity.
+    Raises ServeError when the network gives NaN or infinity, ModelError when bfloat16 is asked for and is not there.
     """
     size, classes = min(_LARGEST_BATCH, len(files)), checkpoint.card.classes
     read = partial(_read, checkpoint=checkpoint)
-    engine, results = open_engine("mindspore", checkpoint), []
+    engine, results = open_engine("mindspore", checkpoint, precision=precision), []
     for batch in batches(map_ahead(read, list(enumerate(files)), workers, 2 * size), size):
         for sample, scored in zip(batch, score_samples(engine, batch, classes, topk, size), strict=True):
             guesses = () if scored is None else tuple(scored.guesses)

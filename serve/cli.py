@@ -19,7 +19,7 @@ from convnext_imagenet.launch.cli import (
 from convnext_imagenet.serve import options
 from convnext_imagenet.serve.cli_predict import predict, report_finished_parts
 from convnext_imagenet.serve.cli_weights import weights as weights_command
-from convnext_imagenet.serve.settings import PredictOptions, TransformOptions, Weights
+from convnext_imagenet.serve.settings import Precision, PredictOptions, TransformOptions, Weights
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
     from convnext_imagenet.launch.ranks.collectives import Ranks
@@ -49,12 +49,14 @@ def main() -> None:
 @options.weights
 @options.transform
 @options.flip
+@options.precision
 @options.batch_size
 @options.workers
 @launch_options
 def eval_command(
     checkpoint: Path, records: Path, split: str, report: Path | None, real: Path | None, without: Path | None,
-    weights: Weights, transform: TransformOptions, flip: bool, batch_size: int, workers: int, **launch: Any,
+    weights: Weights, transform: TransformOptions, flip: bool, precision: Precision, batch_size: int, workers: int,
+    **launch: Any,
 ) -> None:  # fmt: skip
     """Print the exact accuracy of CHECKPOINT over every row of a split.
 
@@ -81,13 +83,14 @@ def eval_command(
         if report:
             from convnext_imagenet.serve.report.report import report_options
 
-            _evaluate_into(report, real, loaded, rows, report_options(batch_size, workers, target, flip), ranks)
+            scored_with = report_options(batch_size, workers, target, flip, precision)
+            _evaluate_into(report, real, loaded, rows, scored_with, ranks)
             return
         left_out = _doubted_rows(without, opened, split) if without else set()
         started, own = time.monotonic(), rows.rows // ranks.own.world
         with StopSignals("run the same command again", second_ends=True) as stop, progress(own, f"eval {split}") as bar:
             accuracy = evaluate(
-                loaded.classifier(), loaded.card.transform, rows, batch_size, workers,
+                loaded.classifier(precision=precision), loaded.card.transform, rows, batch_size, workers,
                 with_heartbeat(bar, "evaluating"), ranks, lambda: stop.received, flip, left_out,
             )  # fmt: skip
         click.echo("\n".join(accuracy_lines(accuracy, split)))
@@ -169,11 +172,12 @@ def verify(predictions: Path) -> None:
 @click.option("--out", type=options.PATH, help="Write the labelled picture here; for several files, a directory.")
 @options.topk
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line: file, status, error, topk.")
+@options.precision
 @options.workers
 @device_target_option
 def infer(
-    checkpoint: Path, files: tuple[Path, ...], out: Path | None, topk: int, as_json: bool, workers: int,
-    device_target: str,
+    checkpoint: Path, files: tuple[Path, ...], out: Path | None, topk: int, as_json: bool, precision: Precision,
+    workers: int, device_target: str,
 ) -> None:  # fmt: skip
     """Print the best classes of each image FILE, with probabilities. A folder means its visible files."""
     show_log_lines()
@@ -191,7 +195,7 @@ def infer(
         images = find_files(files)
         pictures = plan_pictures(images, out) if out else [None] * len(images)
         with progress(len(images), "infer") as advance:
-            results = classify_files(load_checkpoint(checkpoint), images, topk, workers, advance)
+            results = classify_files(load_checkpoint(checkpoint), images, topk, workers, advance, precision)
         for result, picture in zip(results, pictures, strict=True):
             _print_classification(result, picture, as_json)
         failed = [result for result in results if result.error]

@@ -59,6 +59,14 @@ weights = click.option(
     help="Which weights of a RUN: as trained (raw), their moving average (ema), or the better of the two (best).",
 )
 flip = click.option("--flip", is_flag=True, help="Average the outputs over the image and its mirror image.")
+precision = click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "auto"]),
+    default="float32",
+    show_default=True,
+    help="Precision of matrix products on the CPU; sums, norms and the rest stay float32. bfloat16 needs a processor "
+    "with AMX or AVX512-BF16; auto is bfloat16 on such a processor, else float32.",
+)
 max_errors = click.option(
     "--max-errors",
     type=click.IntRange(min=0),
@@ -125,6 +133,7 @@ _PREDICTION = (
         help="Time limit to read and decode one input. An input that takes longer becomes an error row.",
     ),
     flip,
+    precision,
     batch_size,
     workers,
 )
@@ -147,7 +156,7 @@ def cluster(command: Command) -> Command:
 
 def prediction(command: Command) -> Command:
     """Add the options of scoring to a command, which gets them as `predict_options` (without engine and device)."""
-    names = ("topk", "part_rows", "batch_size", "workers", "flip", "features", "logits", "timeout_s")
+    names = ("topk", "part_rows", "batch_size", "workers", "flip", "precision", "features", "logits", "timeout_s")
     return _as_one_value("predict_options", _prediction, names, _PREDICTION, command)
 
 

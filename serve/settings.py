@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 Weights = Literal["best", "raw", "ema"]
+Precision = Literal["float32", "bfloat16", "auto"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PredictOptions:
 
     `flip` averages over the image and its mirror image, `extras` are additional columns: "features", "logits", "loss".
     An input that takes over `timeout_s` seconds to read and decode becomes an error row. `engine` is "mindspore" or
-    "onnxruntime".
+    "onnxruntime". `precision` is that of the products; "auto" is bfloat16 where the processor has it.
     """
 
     topk: int = 5
@@ -58,3 +59,4 @@ class PredictOptions:
     extras: tuple[str, ...] = ()
     timeout_s: float = 60.0
     engine: str = "mindspore"
+    precision: Precision = "float32"

@@ -54,7 +54,7 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
         "flip": options.flip,
         "extras": list(options.extras),
         "device_target": options.device_target,
-        "engine": engine_facts(options.engine, options.device_target),
+        "engine": engine_facts(options.engine, options.device_target, options.precision),
         "rules": {
             "image_checks": CHECKS_VERSION,
             "network": NETWORK_VERSION,
@@ -110,7 +110,8 @@ class PartWriter:
 
     @cached_property
     def _engine(self) -> Engine:
-        return open_engine(self.options.engine, self.checkpoint, with_features="features" in self.options.extras)
+        options = self.options
+        return open_engine(options.engine, self.checkpoint, "features" in options.extras, options.precision)
 
     def _samples(self, indices: Sequence[int]) -> Generator[Sample, None, None]:
         """Yield the inputs of the parts as samples, in order, read and decoded ahead of the network."""

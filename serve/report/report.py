@@ -29,7 +29,7 @@ from convnext_imagenet.serve.report.numbers import ScoredRows, worst_first, wors
 from convnext_imagenet.serve.report.page import MISTAKES_SHOWN, WORST_CLASSES, Mistake, evaluation_page
 from convnext_imagenet.serve.report.real_labels import RealLabels, read_real, val_number
 from convnext_imagenet.serve.report.tables import Evaluation, confusion_table, count_all, per_class_table, summary_json
-from convnext_imagenet.serve.settings import PredictOptions
+from convnext_imagenet.serve.settings import Precision, PredictOptions
 
 _PART_ROWS = 1024  # 49 parts of ImageNet's val split, so that ranks share them evenly
 _COLUMNS = ["sample_id", "source", "status", "error", "top1_score", "topk.list.element.class_index", "label", "loss"]
@@ -86,7 +86,9 @@ def begin_report(
         yield Report(folder, split, job, labels)
 
 
-def report_options(batch_size: int, workers: int, device_target: str, flip: bool = False) -> PredictOptions:
+def report_options(
+    batch_size: int, workers: int, device_target: str, flip: bool = False, precision: Precision = "float32"
+) -> PredictOptions:
     """Return options with which the network gets the same batches as in `evaluate`: parts hold whole batches.
 
     There is no time limit for an image, as in `evaluate`: a machine that sleeps must not change an accuracy.
@@ -100,6 +102,7 @@ def report_options(batch_size: int, workers: int, device_target: str, flip: bool
         flip=flip,
         extras=("loss",),
         timeout_s=float("inf"),
+        precision=precision,
     )
 
 

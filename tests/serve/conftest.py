@@ -96,7 +96,7 @@ class FakeCheckpoint(Checkpoint):
     logits: Callable[[np.ndarray], np.ndarray] = lambda pixels_NHWC: _by_mean(pixels_NHWC)
     seen: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
 
-    def classifier(self, with_features: bool = False) -> Any:
+    def classifier(self, with_features: bool = False, precision: str = "float32") -> Any:
         return FakeNetwork(self.logits, self.seen, with_features)
 
 

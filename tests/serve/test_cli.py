@@ -16,7 +16,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from convnext_imagenet.model.weights import assign_parameters
+from convnext_imagenet.model.network import Classifier
+from convnext_imagenet.model.weights import assign_parameters, build_network
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.serve.batching import batches, padded_logits
 from convnext_imagenet.serve.checkpoint import load_checkpoint
@@ -82,7 +83,7 @@ def test_predictions_are_the_networks_answers_for_any_batch_size(checkpoint_file
 def test_evaluate_sees_the_weights_that_a_live_network_has_now(checkpoint_file, tmp_path):
     split = Records.open(build_records(tmp_path / "records", IMAGES, [0] * 11)).split("val")
     checkpoint = load_checkpoint(checkpoint_file)
-    classifier = checkpoint.classifier()
+    classifier = Classifier(build_network(checkpoint.card, checkpoint.arrays), TRANSFORM).set_train(False)
     evaluate(classifier, TRANSFORM, split, 4, 2)
     for index, correct in ((0, 11), (1, 0)):
         bias = np.where(np.arange(7) == index, 1e6, 0).astype(np.float32)

@@ -104,3 +104,48 @@ def test_without_the_extra_one_line_names_it_and_nothing_is_begun(
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error")]
     assert line.endswith(f"run `{sys.executable} -m pip install 'convnext_imagenet[onnx]'`")
     assert not (out / "_plan.json").exists()
+
+
+def test_bfloat16_changes_scores_by_rounding_and_is_part_of_the_plan(checkpoint_file, folder, tmp_path):
+    if "precision" not in engine_facts("mindspore", "CPU", "auto"):
+        pytest.skip("this processor has no bfloat16 products")
+    low = dataclasses.replace(OPTIONS, precision="bfloat16")
+    checkpoint = load_checkpoint(checkpoint_file)
+    ours, lower = (_predict(checkpoint, folder, tmp_path / o.precision, o) for o in (OPTIONS, low))
+    pairs = [(one["logits"], other["logits"]) for one, other in zip(ours, lower, strict=True) if one["status"] == "ok"]
+    errors = [np.abs(np.subtract(*pair)).max() / np.abs(pair[0]).max() for pair in pairs]
+    assert 1e-5 < max(errors) < 2e-2
+    with (
+        pytest.raises(ArtefactError, match=r"differs in: engine\.precision"),
+        open_job(checkpoint, list_folder(folder), tmp_path / "bfloat16", OPTIONS),
+    ):
+        pass
+    auto = dataclasses.replace(OPTIONS, precision="auto")  # what it means here is the plan, not the word
+    with open_job(checkpoint, list_folder(folder), tmp_path / "bfloat16", auto) as job:
+        assert job.pending == []
+
+
+def test_bfloat16_rows_depend_on_no_batch(checkpoint_file, folder, tmp_path):
+    if "precision" not in engine_facts("mindspore", "CPU", "auto"):
+        pytest.skip("this processor has no bfloat16 products")
+    checkpoint = load_checkpoint(checkpoint_file)
+    options = [
+        dataclasses.replace(OPTIONS, precision="bfloat16", batch_size=size, extras=("logits",)) for size in (1, 4)
+    ]
+    rows = [_predict(checkpoint, folder, tmp_path / str(o.batch_size), o) for o in options]
+    assert rows[0] == rows[1]
+
+
+def test_bfloat16_is_refused_where_it_is_not_computed(checkpoint_file, folder, tmp_path, monkeypatch):
+    with pytest.raises(ModelError, match="our CPU kernels do not run here"):
+        engine_facts("mindspore", "Ascend", "bfloat16")
+    with pytest.raises(ServeError, match="onnxruntime computes in float32; pass --precision float32"):
+        engine_facts("onnxruntime", "CPU", "bfloat16")
+    monkeypatch.setattr("convnext_imagenet.model.kernels.products.is_supported", lambda library, unit: False)
+    out = tmp_path / "out"
+    args = ["predict", str(checkpoint_file), str(folder), "--out", str(out), "--precision", "bfloat16"]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error")]
+    assert "pass --precision float32" in line
+    assert not (out / "_plan.json").exists()

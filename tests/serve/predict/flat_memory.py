@@ -28,7 +28,7 @@ _PICTURE = cv2.imencode(".png", np.arange(48, dtype=np.uint8).reshape(4, 4, 3))[
 class Weightless(Checkpoint):
     """A checkpoint whose network answers zeros."""
 
-    def classifier(self, with_features: bool = False) -> Any:
+    def classifier(self, with_features: bool = False, precision: str = "float32") -> Any:
         zeros = np.zeros((1000, len(self.card.classes)), np.float32)
         return lambda pixels_NHWC: SimpleNamespace(asnumpy=lambda: zeros[: len(pixels_NHWC)])
 
