@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import click
 from tqdm import tqdm
 
+from convnext_imagenet.base.cli_output import JsonBar, open_bar
 from convnext_imagenet.base.errors import MACHINE_ERRORS, ExpectedError, FailedError
 
 
@@ -59,7 +60,7 @@ def _exit_code(error: ExpectedError | OSError) -> int:
 class ProgressBar:
     """A bar on standard error: calling it with n advances it by n, `count_unit` counts one unit in its text."""
 
-    def __init__(self, bar: tqdm, units: str) -> None:
+    def __init__(self, bar: tqdm | JsonBar, units: str) -> None:
         self._bar, self._units, self._done = bar, units, 0
 
     def __call__(self, count: int) -> None:
@@ -74,7 +75,7 @@ class ProgressBar:
 @contextlib.contextmanager
 def progress(total: int | None, desc: str, unit: str = "img", units: str = "") -> Iterator[ProgressBar]:
     """Show a bar with rate and time left; `units`, such as "of 64 shards", adds the count of finished units."""
-    with tqdm(total=total, desc=desc, unit=unit, dynamic_ncols=True, mininterval=0.5) as bar:
+    with open_bar(total, desc, unit) as bar:
         if units:
             bar.set_postfix_str(f"0 {units}", refresh=False)
         yield ProgressBar(bar, units)

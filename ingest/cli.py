@@ -4,10 +4,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_option, on_cluster, refuse_unused
@@ -99,6 +100,8 @@ def main() -> None:
     type=click.IntRange(min=0),
     help="Number of bad images to allow.  [default: 0 with --classes all, else 1 %, at least 1]",
 )
+@json_option()
+@progress_option
 def build(
     data: Path,
     out: Path,
@@ -119,6 +122,7 @@ def build(
     repair: bool,
     drop: Path | None,
     max_quarantine: int | None,
+    as_json: bool,
 ) -> None:
     """Verify the labels and images of DATA and write them to RECORDS.
 
@@ -131,13 +135,14 @@ def build(
             "--quality has no effect without --max-side; pass --max-side too, or leave --quality out"
         )
     refuse_unused(engine, address=address)
-    with expected_errors():
+    with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.base.protocol import marked_digest
         from convnext_imagenet.base.signals import interruptible
         from convnext_imagenet.ingest.errors import first_few
         from convnext_imagenet.ingest.make_plan import make_plan
         from convnext_imagenet.ingest.shards.build import open_build, refuse_stale
         from convnext_imagenet.ingest.shards.image_policy import ImagePolicy, Reencoding
+        from convnext_imagenet.ingest.shards.pool import sized_for
         from convnext_imagenet.ingest.shards.quarantine import allowed_number
         from convnext_imagenet.ingest.source.layout import scan_tree
 
@@ -164,6 +169,7 @@ def build(
                 if job.is_finished and not units:
                     click.echo(f"{out}: already finished from this source, nothing to do")
                     click.echo(f"  {_how_to_check(out)}")
+                    report(_result(out, was_finished=True))
                     return
                 if job.outdated:
                     click.echo(
@@ -175,11 +181,32 @@ def build(
                 rows, shards = sum(unit.rows for unit in units), f"of {plural(len(units), 'shard')}"
                 if units:  # only the summary is missing after a quarantine that was too large
                     with progress(rows, "ingest", units=shards) as bar:
-                        job.write(units, executor, bar, bar.count_unit)
+                        job.write(units, sized_for(executor, rows), bar, bar.count_unit)
                 outcome = job.finish(allowed_number(max_quarantine, plan.source["classes"], plan.images))
             _print_outcome(out, outcome)
             if before not in (None, marked_digest(out)):
                 click.echo("  the records are others than before: a RUN that began on them must begin again")
+            report(_result(out, was_finished=False))
+
+
+def _result(out: Path, was_finished: bool) -> dict[str, Any]:
+    """Return what --json prints of finished records."""
+    from convnext_imagenet.base.protocol import read_finished
+    from convnext_imagenet.records.manifest import Manifest
+
+    manifest = Manifest.from_json(read_finished(out, "records"))
+    splits = manifest.splits.items()
+    return {
+        "records": out,
+        "was_finished": was_finished,
+        "plan_id": manifest.plan_id,
+        "classes": len(manifest.classes),
+        "verified": bool(manifest.source.get("verified")),
+        "rows": {name: split.rows for name, split in splits},
+        "quarantined": {name: split.quarantined for name, split in splits},
+        "shards": {name: len(split.shards) for name, split in splits},
+        "bytes": {name: sum(shard.bytes + shard.index_bytes for shard in split.shards) for name, split in splits},
+    }
 
 
 def _find_damage(job: "RecordsBuild") -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress
 
 if TYPE_CHECKING:
@@ -75,9 +76,11 @@ def _flat(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 @main.command()
 @click.argument("records", type=click.Path(path_type=Path))
-def verify(records: Path) -> None:
+@json_option()
+@progress_option
+def verify(records: Path, as_json: bool) -> None:
     """Read RECORDS again and check every byte, count, label and image."""
-    with expected_errors():
+    with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.base.protocol import read_finished
         from convnext_imagenet.records.manifest import Manifest
         from convnext_imagenet.records.verify import refuse_problems, verify_records
@@ -86,6 +89,7 @@ def verify(records: Path) -> None:
         total = sum(split.rows for split in manifest.splits.values())
         with progress(total, "verify") as advance:
             result = verify_records(records, on_progress=advance)
+        report({"records": records, "rows": result.rows, "problems": result.problems})
         for problem in result.problems[:_MOST_PROBLEMS]:
             click.echo(f"  {problem}")
         refuse_problems(records, result)

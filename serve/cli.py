@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.signals import StopSignals
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
     from convnext_imagenet.records.reader import Records, Split
     from convnext_imagenet.serve.checkpoint import Checkpoint
     from convnext_imagenet.serve.classify import Classification
+    from convnext_imagenet.serve.report.tables import Evaluation
 
 
 @click.group()
@@ -52,11 +54,13 @@ def main() -> None:
 @options.precision
 @options.batch_size
 @options.workers
+@json_option()
+@progress_option
 @launch_options
 def eval_command(
     checkpoint: Path, records: Path, split: str, report: Path | None, real: Path | None, without: Path | None,
     weights: Weights, transform: TransformOptions, flip: bool, precision: Precision, batch_size: int, workers: int,
-    **launch: Any,
+    as_json: bool, **launch: Any,
 ) -> None:  # fmt: skip
     """Print the exact accuracy of CHECKPOINT over every row of a split.
 
@@ -68,13 +72,13 @@ def eval_command(
     if without and report:
         raise click.UsageError("--without prints two numbers and writes no report; leave --report out")
     show_log_lines()
-    with announcing_exit(), expected_errors():
+    with announcing_exit(), expected_errors(), result_on_stdout(as_json) as print_result:
         ranks, target = _start_evaluation(launch, report)
 
         from convnext_imagenet.records.reader import Records
         from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
         from convnext_imagenet.serve.evaluate import evaluate
-        from convnext_imagenet.serve.messages import accuracy_lines, next_predict, pace, rest_lines
+        from convnext_imagenet.serve.messages import accuracy_lines, accuracy_result, next_predict, pace, rest_lines
 
         loaded = load_checkpoint(checkpoint, weights).evaluated_with(transform)
         opened = ranks.first_rank_first(lambda: Records.open(records))
@@ -83,8 +87,10 @@ def eval_command(
         if report:
             from convnext_imagenet.serve.report.report import report_options
 
-            scored_with = report_options(batch_size, workers, target, flip, precision)
-            _evaluate_into(report, real, loaded, rows, scored_with, ranks)
+            predict_options = report_options(batch_size, workers, target, flip, precision)
+            evaluation = _evaluate_into(report, real, loaded, rows, predict_options, ranks)
+            if evaluation is not None:
+                print_result(accuracy_result(loaded, rows, evaluation.accuracy, report, evaluation))
             return
         left_out = _doubted_rows(without, opened, split) if without else set()
         started, own = time.monotonic(), rows.rows // ranks.own.world
@@ -96,6 +102,8 @@ def eval_command(
         click.echo("\n".join(accuracy_lines(accuracy, split)))
         if without:
             click.echo("\n".join(rest_lines(accuracy, split, without)))
+        if ranks.own.is_first:
+            print_result(accuracy_result(loaded, rows, accuracy))
         rate = pace(accuracy.rows, time.monotonic() - started)
         click.echo(f"{loaded.path} evaluated on {records} in {rate}.\nNext: {next_predict(checkpoint)}", err=True)
 
@@ -122,7 +130,8 @@ def _start_evaluation(launch: dict[str, Any], report: Path | None) -> "tuple[Ran
 def _evaluate_into(
     report: Path, real: Path | None, loaded: "Checkpoint", rows: "Split",
     predict_options: PredictOptions, ranks: "Ranks",
-) -> None:  # fmt: skip
+) -> "Evaluation | None":  # fmt: skip
+    """Write the report; return what it holds, on the first rank."""
     from convnext_imagenet.serve.messages import evaluation_lines, next_report, pace
     from convnext_imagenet.serve.predict.job import LocalRunner
     from convnext_imagenet.serve.report.report import begin_report
@@ -136,26 +145,30 @@ def _evaluate_into(
             made.job.run(with_heartbeat(bar, "evaluating"), LocalRunner(lambda: stop.received))
         seconds = time.monotonic() - started
         if not ranks.own.is_first:
-            return
+            return None
         evaluation = made.write()
     click.echo("\n".join(evaluation_lines(evaluation, rows.name)))
     rate = pace(todo * ranks.own.world, seconds)
     click.echo(f"{loaded.path} evaluated on {rows.folder.parent} in {rate}.\nNext: {next_report(report)}", err=True)
+    return evaluation
 
 
 @main.command()
 @click.argument("predictions", type=options.PATH)
-def verify(predictions: Path) -> None:
+@json_option()
+@progress_option
+def verify(predictions: Path, as_json: bool) -> None:
     """Read PREDICTIONS and check every byte, row and count.
 
     There must be one row for each input, in order, and all hashes and counts must be as recorded.
     """
-    with expected_errors():
+    with expected_errors(), result_on_stdout(as_json) as print_result:
         from convnext_imagenet.serve.errors import ServeError
         from convnext_imagenet.serve.predict.verify import verify_predictions
 
         with progress(None, "verify", unit="row") as advance:
             checked = verify_predictions(predictions, advance)
+        print_result({"predictions": predictions, "rows": checked.rows, "problems": checked.problems})
         for problem in checked.problems:
             click.echo(problem, err=True)
         if checked.problems:

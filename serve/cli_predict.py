@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.signals import StopSignals
@@ -38,11 +39,13 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @options.prediction
 @options.engine
 @options.cluster
+@json_option()
+@progress_option
 @launch_options
 def predict(
     checkpoint: Path, images: str, split: str, column: str, out: Path, max_errors: int, weights: Weights,
     transform: TransformOptions, predict_options: PredictOptions, engine: EngineChoice, cluster: ClusterOptions,
-    **launch: Any,
+    as_json: bool, **launch: Any,
 ) -> None:  # fmt: skip
     """Write one Parquet row for every input in IMAGES.
 
@@ -56,7 +59,7 @@ def predict(
 
     refuse_unused(engine.executor, **cluster._asdict())
     show_log_lines()
-    with announcing_exit(), expected_errors():
+    with announcing_exit(), expected_errors(), result_on_stdout(as_json) as print_result:
         check = partial(check_begun_or_empty, out, "predictions")
         if engine.executor == RAY:
             ranks, target = _start_driver(launch, check)
@@ -76,6 +79,10 @@ def predict(
                 summary, rows, seconds = _run(spec, ranks, stop)
         click.echo(summary_line(out, summary, pace(rows * ranks.own.world, seconds)))
         if ranks.own.is_first:
+            print_result(
+                {"predictions": out, "rows": summary.rows, "statuses": summary.statuses}
+                | {"parts": summary.parts, "parts_made": summary.parts_made, "seconds": seconds}
+            )
             _refuse_error_rows(out, summary, max_errors)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from convnext_imagenet.base.cli_output import json_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, show_log_lines
 from convnext_imagenet.launch.cli import device_target_option
 from convnext_imagenet.serve import options
@@ -43,22 +44,39 @@ def weights() -> None:
     help="Replace the classifier of FILE, if any, by an untrained one for --classes, to be fine-tuned.",
 )
 @options.transform
+@json_option()
 def import_command(
     file: Path, out: Path, scheme: str, use: str | None, classes: Path | None, fresh_head: bool,
-    transform: TransformOptions,
+    transform: TransformOptions, as_json: bool,
 ) -> None:  # fmt: skip
     """Convert FILE, a ConvNeXt of Facebook, timm, transformers, MindCV, OpenCLIP or the MindSpore example.
 
     FILE is a .safetensors, .ckpt or .pth. A .pth needs the extra `torch`; no code in it is run. Variant, classes and
     evaluation transform are inferred and printed. A missing tensor, or one of unknown purpose, is an error.
     """
-    with expected_errors():
+    with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.serve.weights.importing import ImportOptions, import_weights
+        from convnext_imagenet.serve.weights.inspecting import inspect_weights
 
         choices = ImportOptions(None if scheme == "auto" else scheme, use, classes, fresh_head, transform)
         imported = import_weights(file, out, choices)
         click.echo("\n".join(imported.lines))
         click.echo(f"Next: convnext-serve eval {out} --records RECORDS", err=True)
+        report(inspect_weights(out))
+
+
+@weights.command()
+@click.argument("file", type=options.PATH)
+@json_option()
+def inspect(file: Path, as_json: bool) -> None:
+    """Print network, classes, evaluation and origin of a weights FILE, from its header."""
+    with expected_errors(), result_on_stdout(as_json) as report:
+        from convnext_imagenet.serve.weights.inspecting import inspect_weights, inspection_lines
+
+        found = inspect_weights(file)
+        report(found)
+        if not as_json:
+            click.echo("\n".join(inspection_lines(found)))
 
 
 @weights.command("export")
@@ -84,10 +102,12 @@ def import_command(
     type=click.Choice(["facebook", "timm"]),
     help="With safetensors: program whose parameter names to use.  [default: facebook]",
 )
+@json_option()
 @device_target_option
 def export_command(
-    checkpoint: Path, out: Path, format_name: str, preprocessing: bool, names: str | None, device_target: str
-) -> None:
+    checkpoint: Path, out: Path, format_name: str, preprocessing: bool, names: str | None, as_json: bool,
+    device_target: str,
+) -> None:  # fmt: skip
     """Write CHECKPOINT as a file for other programs, with a model card in Markdown beside it.
 
     The file is loaded again and kept only if it gives the same answers as the network.
@@ -99,7 +119,7 @@ def export_command(
     if names and format_name != "safetensors":
         raise click.UsageError(f"--names works only with --format safetensors; leave it out for {format_name}")
     show_log_lines()
-    with expected_errors():
+    with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.launch.devices import choose_target
         from convnext_imagenet.model.runtime import prepare
 
@@ -113,3 +133,7 @@ def export_command(
         size_mib = out.stat().st_size / 2**20
         click.echo(f"{out}: {size_mib:.1f} MiB, {'written and checked' if is_new else 'there already, unchanged'}")
         click.echo(f"{loaded.path} exported.\nNext: read {out}.md to learn how to run it", err=True)
+        report(
+            {"checkpoint": loaded.path, "sha256": loaded.sha256, "out": out, "card": f"{out}.md", "format": format_name}
+            | {"bytes": out.stat().st_size, "is_new": is_new}
+        )

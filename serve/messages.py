@@ -4,8 +4,11 @@ Totals come last, and each result ends with the command to run next.
 """
 
 from pathlib import Path
+from typing import Any
 
 from convnext_imagenet.base.html import plural
+from convnext_imagenet.records.reader import Split
+from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.evaluate import Accuracy, wilson_interval
 from convnext_imagenet.serve.predict.job import Summary
 from convnext_imagenet.serve.report.tables import Evaluation
@@ -36,6 +39,30 @@ def _top1_line(accuracy: Accuracy) -> str:
     low, high = wilson_interval(accuracy.top1_correct, accuracy.rows)
     counts = f"{accuracy.top1_correct}/{accuracy.rows}"
     return f"top-1 {counts} = {accuracy.top1:.2%} (95 % interval {low:.2%} to {high:.2%})"
+
+
+def accuracy_result(
+    checkpoint: Checkpoint, rows: Split, accuracy: Accuracy, report: Path | None = None, full: Evaluation | None = None
+) -> dict[str, Any]:
+    """Return what `convnext-serve eval --json` prints; `full` is the evaluation of a report."""
+    real = full.real if full else None
+    return {
+        "checkpoint": checkpoint.path,
+        "sha256": checkpoint.sha256,
+        "records": rows.folder.parent,
+        "split": rows.name,
+        "rows": accuracy.rows,
+        "top1_correct": accuracy.top1_correct,
+        "top1": accuracy.top1,
+        "top5_k": accuracy.guesses,
+        "top5_correct": accuracy.top5_correct,
+        "top5": accuracy.top5,
+        "loss": accuracy.loss,
+        "report": report,
+        "calibration_error": full.calibration_error if full else None,
+        "real_rows": real.rows if real else None,
+        "real_correct": real.correct if real else None,
+    }
 
 
 def evaluation_lines(evaluation: Evaluation, split: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convnext_imagenet.base.cli_output import progress_option
 from convnext_imagenet.base.console import RenamedOption, expected_errors, show_log_lines
 from convnext_imagenet.launch.cli import announcing_exit, device_target_option, enter_ranks, launch_options
 from convnext_imagenet.train.progress import Screen
@@ -95,6 +96,7 @@ def main() -> None:
     help="On Ascend and GPU: let the same sum have other last bits each time, which may be faster. A resumed run is "
     "then not bit-identical, and a checkpoint may find that ranks differ.",
 )
+@progress_option
 @launch_options
 def run(
     config: str,

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
-from tqdm import tqdm
 
+from convnext_imagenet.base.cli_output import open_bar
 from convnext_imagenet.base.console import error_line, own_lines
 from convnext_imagenet.base.errors import FailedError, Interrupted
 from convnext_imagenet.train.run_log import LOG_NAME, RunLog
@@ -88,14 +88,7 @@ class Screen:
         steps = f"{plan.steps_per_epoch} step{'s' * (plan.steps_per_epoch != 1)}"
         self.say(str(parts))
         self.say(f"{epochs}, {steps} per epoch, {images} images per step; compiling the first step")
-        self._bar = tqdm(
-            total=plan.total_steps * images,
-            initial=done.step * images,
-            unit="img",
-            desc="train",
-            dynamic_ncols=True,
-            mininterval=0.5,
-        )
+        self._bar = open_bar(plan.total_steps * images, "train", "img", initial=done.step * images)
 
     def on_first_step(self, first: "FirstStep") -> None:
         how = "loaded from the cache" if first.was_cached else "compiled"

@@ -11,17 +11,18 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeVar
 
 from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.base.signals import blocked
 from convnext_imagenet.ingest.errors import FailedIngestError
-from convnext_imagenet.launch.executor import OnProgress
+from convnext_imagenet.launch.executor import Executor, OnProgress
 
 Task = TypeVar("Task")
 _POLL_SECONDS = 0.2  # how often the progress bar moves
+_IMAGES_PER_WORKER = 500  # a process starts in 1.6 s of a core, in which another one checks and stores about as many
 _WORKER_DIED = (
     "a worker process died (out of memory, or killed); finished shards are kept; "
     "run the same command again to resume, with a smaller --workers if memory is short"
@@ -45,6 +46,13 @@ class LocalPool:
     ) -> None:
         """Run `count` tasks, see `run_units`. Raises FailedIngestError when a worker dies."""
         run_units(function, tasks, count, self.workers, on_progress, on_unit)
+
+
+def sized_for(executor: Executor, images: int) -> Executor:
+    """Return the executor, with no more processes of this machine than the number of images pays for."""
+    if isinstance(executor, LocalPool):
+        return replace(executor, workers=max(1, min(executor.workers, images // _IMAGES_PER_WORKER)))
+    return executor
 
 
 def run_units(

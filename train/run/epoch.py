@@ -10,12 +10,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.base.files import naming, write_atomically
-from convnext_imagenet.serve.evaluate import Accuracy
-from convnext_imagenet.train.step.learner import StepOutcome
+
+if TYPE_CHECKING:  # importing these takes seconds, and `convnext-train plot` needs neither
+    from convnext_imagenet.serve.evaluate import Accuracy
+    from convnext_imagenet.train.step.learner import StepOutcome
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class EpochSums:
         """Return how many of the steps changed the weights."""
         return self.steps - self.skipped - self.left_out
 
-    def with_step(self, outcome: StepOutcome, rate: float) -> "EpochSums":
+    def with_step(self, outcome: "StepOutcome", rate: float) -> "EpochSums":
         """Return the sums with one more step; a skipped step's loss may be infinite and is left out of the sum."""
         return dataclasses.replace(
             self,
@@ -130,8 +132,8 @@ class EpochReport:
     data_wait_s: float
     train_s: float
     eval_s: float
-    accuracy: Accuracy | None
-    ema_accuracy: Accuracy | None
+    accuracy: "Accuracy | None"
+    ema_accuracy: "Accuracy | None"
     is_deterministic: bool = True
     rolled_back: tuple[tuple[int, int], ...] = ()
     is_mixed: bool = False

@@ -1,0 +1,123 @@
+"""What programs read instead of people: the result of a command as one JSON object, and progress as JSON lines.
+
+docs/json.md has the keys of both. On request only; without these options a command prints what it always printed.
+"""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+BAR, JSON_LINES = "bar", "json"
+_SECONDS_BETWEEN_LINES = 0.5
+_style = BAR
+
+
+def json_option(text: str = "Print one JSON object on standard output, and everything else on standard error.") -> Any:
+    """Give a command the flag --json, as the argument `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help=text)
+
+
+def progress_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option --progress, which `open_bar` obeys."""
+    return click.option(
+        "--progress",
+        type=click.Choice([BAR, JSON_LINES]),
+        default=BAR,
+        show_default=True,
+        expose_value=False,
+        callback=lambda context, option, value: _choose(value),
+        help="How progress appears on standard error: a bar, or lines of JSON for other programs.",
+    )(command)
+
+
+@contextlib.contextmanager
+def result_on_stdout(as_json: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield a function that prints the result of a command as one JSON object; without `as_json` it prints nothing.
+
+    With `as_json`, whatever else is printed inside to standard output goes to standard error.
+    """
+    if not as_json:
+        yield lambda result: None
+        return
+    output = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        yield lambda result: click.echo(to_line(result), file=output)
+
+
+def to_line(result: Mapping[str, Any]) -> str:
+    """Return a result as one line of JSON; paths become strings, and numbers that are not finite become null."""
+    return json.dumps(_plain(result), ensure_ascii=False, allow_nan=False)
+
+
+def open_bar(total: int | None, desc: str, unit: str, initial: int = 0) -> "tqdm | JsonBar":
+    """Return a new bar in the style that --progress has chosen."""
+    if _style == JSON_LINES:
+        return JsonBar(total, desc, unit, initial)
+    return tqdm(total=total, initial=initial, desc=desc, unit=unit, dynamic_ncols=True, mininterval=0.5)
+
+
+class JsonBar:
+    """Progress as lines of JSON on standard error, at most two a second and one at the end; a bar as tqdm has it."""
+
+    def __init__(self, total: int | None, desc: str, unit: str, initial: int = 0) -> None:
+        self.n = initial
+        self._total, self._desc, self._unit, self._initial = total, desc, unit, initial
+        self._note = ""
+        self._begin = time.monotonic()
+        self._printed = -_SECONDS_BETWEEN_LINES
+
+    def __enter__(self) -> "JsonBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(self, count: int) -> None:
+        """Advance by `count`."""
+        self.n += count
+        if time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
+            self._print(is_last=False)
+
+    def set_postfix_str(self, note: str, refresh: bool = True) -> None:
+        """Set the note of the following lines."""
+        self._note = note
+
+    def close(self) -> None:
+        """Print the last line."""
+        self._print(is_last=True)
+
+    def _print(self, is_last: bool) -> None:
+        self._printed = time.monotonic()
+        elapsed_s = self._printed - self._begin
+        line = {
+            "progress": self._desc,
+            "done": self.n,
+            "total": self._total,
+            "unit": self._unit,
+            "elapsed_s": round(elapsed_s, 3),
+            "per_s": round((self.n - self._initial) / elapsed_s, 3) if elapsed_s else 0.0,
+            "note": self._note,
+            "is_last": is_last,
+        }
+        click.echo(to_line(line), err=True)
+
+
+def _choose(style: str) -> None:
+    global _style
+    _style = style
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if value - value == 0 else None  # infinite and NaN are no JSON
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -1,0 +1,69 @@
+"""Reads the card in the header of a weights file. Reads no value and loads no network, so it answers at once."""
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+from convnext_imagenet.base.html import plural
+from convnext_imagenet.serve.errors import ServeError
+
+_METADATA = "convnext_imagenet.weights"  # the entry that `model.weights` writes
+_LENGTH = struct.Struct("<Q")  # a safetensors file begins with the length of its JSON header
+_LONGEST_HEADER = 100_000_000  # the limit of the safetensors library
+_WAY_OUT = "give a weights file that `convnext-train` or `convnext-serve weights import` wrote"
+
+
+def inspect_weights(path: Path) -> dict[str, Any]:
+    """Return what the header of a weights file says: parameters, and the model card's network, classes, transform.
+
+    The values are not checked; `convnext-serve eval` does that. Raises ServeError for another kind of file.
+    """
+    header = _header(path)
+    ours = header.pop("__metadata__", {}).get(_METADATA)
+    if ours is None:
+        raise ServeError(f"{path}: a safetensors file without our model card; `convnext-serve weights import` reads it")
+    stated = json.loads(ours)
+    card = json.loads(stated["card"])
+    return {
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "format_version": stated["version"],
+        "values_sha256": stated["sha256"],
+        "tensors": len(header),
+        "parameters": sum(math.prod(tensor["shape"]) for tensor in header.values()),
+        **card,
+    }
+
+
+def inspection_lines(found: dict[str, Any]) -> list[str]:
+    """Return what `inspect_weights` found as lines of text."""
+    network = ", ".join(f"{name} {value}" for name, value in found["config"].items())
+    transform = ", ".join(f"{name} {value}" for name, value in found["transform"].items())
+    classes = [f"{wnid} ({name})" for wnid, name in found["classes"][:3]]
+    return [
+        f"{found['path']}: {found['bytes'] / 2**20:,.1f} MiB, {found['parameters']:,} parameters in "
+        f"{plural(found['tensors'], 'tensor')}",
+        f"  network: {network}",
+        f"  evaluation: {transform}",
+        f"  {plural(len(found['classes']), 'class')}: {', '.join(classes)}{', ...' * (len(found['classes']) > 3)}",
+        *(f"  {name}: {value}" for name, value in found["provenance"].items()),
+    ]
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Return the JSON header of a safetensors file. Raises ServeError for anything else."""
+    if not path.is_file():
+        raise ServeError(f"{path}: no such file; {_WAY_OUT}")
+    with path.open("rb") as file:
+        start = file.read(_LENGTH.size)
+        length = _LENGTH.unpack(start)[0] if len(start) == _LENGTH.size else 0
+        text = file.read(length) if 0 < length <= _LONGEST_HEADER else b""
+    try:
+        header = json.loads(text)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict) or len(text) != length:
+        raise ServeError(f"{path}: truncated, or not a safetensors file; {_WAY_OUT}")
+    return header
