@@ -230,6 +230,12 @@ def finish(root: Path, kind: str, manifest: Mapping[str, Any]) -> None:
     write_json(root / _SUCCESS, {"manifest_sha256": sha256_file(path)})
 
 
+def reopen(root: Path) -> None:
+    """Take the mark of completeness away before units are made again: readers then see an unfinished directory."""
+    (root / _SUCCESS).unlink(missing_ok=True)
+    sync_folder(root)
+
+
 def is_finished(root: Path) -> bool:
     """Return whether `finish` has marked the directory."""
     return (root / _SUCCESS).is_file()

@@ -17,7 +17,14 @@ from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_op
 from convnext_imagenet.launch.cli_cluster import RAY, is_given, is_usual, on_cluster, refuse_unused
 from convnext_imagenet.launch.devices import AUTO, choose_target
 from convnext_imagenet.serve import options
-from convnext_imagenet.serve.settings import ClusterOptions, EngineChoice, PredictOptions, TransformOptions, Weights
+from convnext_imagenet.serve.settings import (
+    ClusterOptions,
+    EngineChoice,
+    ErrorLimit,
+    PredictOptions,
+    TransformOptions,
+    Weights,
+)
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
     from convnext_imagenet.launch.cluster.units import ClusterExecutor
@@ -33,6 +40,7 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @click.option("--column", default="", help="Column to read when several columns of a table could hold images.")
 @click.option("--out", type=options.PATH, required=True, help="PREDICTIONS directory; an unfinished one is resumed.")
 @options.max_errors
+@options.retry
 @options.weights
 @options.transform
 @options.prediction
@@ -40,9 +48,9 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @options.cluster
 @launch_options
 def predict(
-    checkpoint: Path, images: str, split: str, column: str, out: Path, max_errors: int, weights: Weights,
-    transform: TransformOptions, predict_options: PredictOptions, engine: EngineChoice, cluster: ClusterOptions,
-    **launch: Any,
+    checkpoint: Path, images: str, split: str, column: str, out: Path, max_errors: ErrorLimit, retry: tuple[str, ...],
+    weights: Weights, transform: TransformOptions, predict_options: PredictOptions, engine: EngineChoice,
+    cluster: ClusterOptions, **launch: Any,
 ) -> None:  # fmt: skip
     """Write one Parquet row for every input in IMAGES.
 
@@ -71,30 +79,39 @@ def predict(
         with StopSignals(f"run the same command again to resume in {out}", second_ends=True) as stop:
             if engine.executor == RAY:
                 with _cluster(spec, cluster, stop) as executor:
-                    summary, rows, seconds = _run(spec, ranks, stop, executor)
+                    summary, rows, seconds = _run(spec, ranks, stop, retry, executor)
             else:
-                summary, rows, seconds = _run(spec, ranks, stop)
+                summary, rows, seconds = _run(spec, ranks, stop, retry)
         click.echo(summary_line(out, summary, pace(rows * ranks.own.world, seconds)))
         if ranks.own.is_first:
             _refuse_error_rows(out, summary, max_errors)
 
 
 def _run(
-    spec: "PredictionSpec", ranks: "Ranks", stop: StopSignals, executor: "ClusterExecutor | None" = None
-) -> "tuple[Summary, int, float]":
+    spec: "PredictionSpec", ranks: "Ranks", stop: StopSignals, retry: tuple[str, ...],
+    executor: "ClusterExecutor | None" = None,
+) -> "tuple[Summary, int, float]":  # fmt: skip
     """Run the job here, or its parts on `executor`; return what PREDICTIONS holds, the rows done, and the seconds."""
     from convnext_imagenet.serve.predict.cluster import ClusterRunner
     from convnext_imagenet.serve.predict.job import LocalRunner, open_job
+    from convnext_imagenet.serve.prefetch import Stopped, call_apart
 
     if executor is not None:
         spec = spec.for_other_nodes(_threads(spec.options.workers, executor))
-    checkpoint, inputs = spec.open()
+    try:
+        checkpoint, inputs = call_apart(spec.open, lambda: stop.received)  # a store may keep its listing for minutes
+    except Stopped:
+        raise stop.interruption() from None
     started = time.monotonic()
-    with open_job(checkpoint, inputs, spec.out, spec.options, ranks) as job:
+    with open_job(checkpoint, inputs, spec.out, spec.options, ranks, retry) as job:
         rows = report_finished_parts(job)
         parts = f"of {len(job.pending)} parts" if executor else ""
         with progress(rows, "predict", units=parts) as bar:
-            runner = ClusterRunner(executor, spec, bar.count_unit) if executor else LocalRunner(lambda: stop.received)
+            runner = (
+                ClusterRunner(executor, spec, bar.count_unit)
+                if executor
+                else LocalRunner(lambda: stop.received, lambda stage: bar.note(f"waits for {stage}"))
+            )
             summary = job.run(with_heartbeat(bar, "predicting"), runner)
     return summary, rows, time.monotonic() - started
 
@@ -146,11 +163,14 @@ def report_finished_parts(job: "PredictionJob") -> int:
     return job.pending_rows
 
 
-def _refuse_error_rows(out: Path, summary: "Summary", max_errors: int) -> None:
+def _refuse_error_rows(out: Path, summary: "Summary", max_errors: ErrorLimit) -> None:
     from convnext_imagenet.serve.errors import ErrorRows
 
-    if summary.error_rows > max_errors:
-        raise ErrorRows(
-            f"{out} is finished: every input has its row. {plural(summary.error_rows, 'error row')}, more than "
-            f"the {max_errors} allowed; see the columns status and error, or pass --max-errors {summary.error_rows}"
-        )
+    if max_errors.allows(summary.error_rows, summary.rows):
+        return
+    unread = [status for status in ("read_error", "timeout") if summary.statuses.get(status)]
+    retry = f", pass --retry {','.join(unread)} to read those inputs again" if unread else ""
+    raise ErrorRows(
+        f"{out} is finished: every input has its row. {plural(summary.error_rows, 'error row')}, more than "
+        f"the {max_errors} allowed; see the columns status and error{retry}, or pass --max-errors {summary.error_rows}"
+    )

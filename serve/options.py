@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from convnext_imagenet.launch.cli_cluster import LOCAL, RAY, address_option
-from convnext_imagenet.serve.settings import ClusterOptions, EngineChoice, PredictOptions, TransformOptions
+from convnext_imagenet.serve.settings import ClusterOptions, EngineChoice, ErrorLimit, PredictOptions, TransformOptions
 
 Command = Callable[..., Any]
 
 PATH = click.Path(path_type=Path)
 EXECUTORS = (LOCAL, RAY)
 NETWORKS = ("mindspore", "onnxruntime")
+RETRIABLE = ("read_error", "timeout", "decode_error", "too_large", "unsupported")
 
 
 def _engine_choice(words: Sequence[str]) -> EngineChoice:
@@ -59,12 +60,53 @@ weights = click.option(
     help="Which weights of a RUN: as trained (raw), their moving average (ema), or the better of the two (best).",
 )
 flip = click.option("--flip", is_flag=True, help="Average the outputs over the image and its mirror image.")
+class _ErrorLimitType(click.ParamType):
+    """A number of rows, such as 100, or a share of all, such as 0.5%."""
+
+    name = "NUMBER|PERCENT%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ErrorLimit:
+        """Return the limit. Raises click.BadParameter for anything else."""
+        if isinstance(value, ErrorLimit):
+            return value
+        number, percent, rest = str(value).partition("%")
+        try:
+            limit = ErrorLimit(float(number) if percent else int(number), bool(percent))
+        except ValueError:
+            limit = ErrorLimit(-1)
+        if rest or not 0 <= limit.amount <= (100 if percent else float("inf")):
+            self.fail(f"{value!r} is neither a number of rows, such as 100, nor a percentage, such as 0.5%", param, ctx)
+        return limit
+
+
+class _StatusesType(click.ParamType):
+    """Statuses of error rows, separated by commas."""
+
+    name = "STATUS,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the statuses. Raises click.BadParameter for another word."""
+        if isinstance(value, tuple):
+            return value
+        words = tuple(word.strip() for word in str(value).split(","))
+        unknown = [word for word in words if word not in RETRIABLE]
+        if unknown:
+            self.fail(f"{unknown[0]!r} is none of {', '.join(RETRIABLE)}", param, ctx)
+        return words
+
+
 max_errors = click.option(
     "--max-errors",
-    type=click.IntRange(min=0),
-    default=0,
+    type=_ErrorLimitType(),
+    default="0",
     show_default=True,
-    help="Number of error rows to allow; with more, all rows are written and the exit code is 3.",
+    help="Error rows to allow, as a number or a percentage; with more, all rows are written and the exit code is 3.",
+)
+retry = click.option(
+    "--retry",
+    type=_StatusesType(),
+    default=(),
+    help="Make the parts again that hold rows of these statuses, such as read_error,timeout; all other parts stay.",
 )
 engine = click.option(
     "--engine",
@@ -122,7 +164,31 @@ _PREDICTION = (
         default=60.0,
         show_default=True,
         metavar="SECONDS",
-        help="Time limit to read and decode one input. An input that takes longer becomes an error row.",
+        help="Time limit to read one input, and to decode it. An input that takes longer becomes an error row.",
+    ),
+    click.option(
+        "--retry-for",
+        "retry_s",
+        type=click.FloatRange(min=0),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to try again, with growing pauses, when an input cannot be read for a reason that may pass.",
+    ),
+    click.option(
+        "--stop-after",
+        type=click.IntRange(min=0),
+        default=10,
+        show_default=True,
+        metavar="N",
+        help="Stop with exit code 74 when N inputs in a row cannot be read: their disk or store has failed. 0: never.",
+    ),
+    click.option(
+        "--readers",
+        type=click.IntRange(min=1),
+        default=32,
+        show_default=True,
+        help="Threads per rank that read inputs, as a slow store needs many; the number changes no result.",
     ),
     flip,
     batch_size,
@@ -147,7 +213,8 @@ def cluster(command: Command) -> Command:
 
 def prediction(command: Command) -> Command:
     """Add the options of scoring to a command, which gets them as `predict_options` (without engine and device)."""
-    names = ("topk", "part_rows", "batch_size", "workers", "flip", "features", "logits", "timeout_s")
+    names = ("topk", "part_rows", "batch_size", "workers", "readers", "flip", "features", "logits")
+    names += ("timeout_s", "retry_s", "stop_after")
     return _as_one_value("predict_options", _prediction, names, _PREDICTION, command)
 
 

@@ -1,9 +1,10 @@
-"""Reads one input for the network: loads, checks, decodes and transforms it.
+"""Reads one input for the network in two steps: loads its bytes, then checks, decodes and transforms them.
 
-Reading never raises for a bad input: `status` and `error` hold the reason. They are stored in PREDICTIONS, so after a
+Neither step raises for a bad input: `status` and `error` hold the reason. They are stored in PREDICTIONS, so after a
 change of their words raise ROWS_VERSION (predict/schema.py). This file knows no networks.
 """
 
+import errno
 import hashlib
 from dataclasses import dataclass
 
@@ -13,16 +14,37 @@ from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
 from convnext_imagenet.records.images import BadImage, ImageInfo, decode_rgb, inspect_image
 from convnext_imagenet.serve.inputs.inputs import Item
 
+ERROR_STATUSES = ("decode_error", "too_large", "unsupported", "read_error", "timeout")
 _STATUS_OF_REASON = {"too_large": "too_large", "dimensions": "too_large", "unsupported": "unsupported"}
+# Failures of an input that another attempt would only repeat; the texts are those of the stores of `pyarrow.fs`.
+_LASTING = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENOTDIR}
+_LASTING_TEXTS = ("ACCESS_DENIED", "HTTP status 401", "HTTP status 403")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One input after loading: its bytes, or why there are none.
+
+    `status` is "ok", or that of the row. `error` is the failure itself when the place of the input failed, and None
+    when the input is there but must not be read.
+    """
+
+    sample_id: int
+    item: Item
+    data: bytes = b""
+    status: str = "ok"
+    text: str | None = None
+    error: OSError | None = None
 
 
 @dataclass(frozen=True)
 class Sample:
     """One input after reading. `pixels` is uint8 (S, S, 3), or None when `status` is not "ok".
 
-    `status` is then "decode_error", "too_large", "unsupported", "read_error" or "timeout", and `error` says why.
-    `sha256` is None for a file that could not be read or is too large to read; `info` is None without a whole header.
-    `label` is the class index, if the source of the input knows it.
+    `status` is then one of ERROR_STATUSES, and `error` says why. `is_unread` says that the place of the input failed,
+    such as a store or a disk, and not the input: another attempt may succeed. `sha256` is None for a file that could
+    not be read or is too large to read; `info` is None without a whole header. `label` is the class index, if the
+    source of the input knows it.
     """
 
     sample_id: int
@@ -33,17 +55,33 @@ class Sample:
     error: str | None = None
     pixels: np.ndarray | None = None
     label: int | None = None
+    is_unread: bool = False
 
 
 def read_sample(item: Item, sample_id: int, transform: EvalTransform) -> Sample:
     """Return one input, loaded, decoded and transformed, or with the reason why it could not be."""
+    return decode_sample(load_sample(item, sample_id), transform)
+
+
+def load_sample(item: Item, sample_id: int) -> Loaded:
+    """Return the bytes of one input, or why they could not be read."""
     try:
-        data = item.load()
+        return Loaded(sample_id, item, item.load())
     except OSError as error:
         text = error.strerror or " ".join(str(error).split()) or type(error).__name__
-        return Sample(sample_id, item.source, status="read_error", error=text, label=item.label)
+        return Loaded(sample_id, item, status="read_error", text=text, error=error)
     except BadImage as error:
-        return Sample(sample_id, item.source, status=_status(error), error=str(error), label=item.label)
+        return Loaded(sample_id, item, status=_status(error), text=str(error))
+
+
+def decode_sample(loaded: Loaded, transform: EvalTransform) -> Sample:
+    """Return a loaded input, decoded and transformed, or with the reason why it could not be."""
+    item, sample_id, data = loaded.item, loaded.sample_id, loaded.data
+    if loaded.status != "ok":
+        is_unread = loaded.status == "timeout" or _is_unread(loaded.error)
+        return Sample(
+            sample_id, item.source, status=loaded.status, error=loaded.text, label=item.label, is_unread=is_unread
+        )
     sha256, info = hashlib.sha256(data).hexdigest(), None
     try:
         info = inspect_image(data)
@@ -53,10 +91,26 @@ def read_sample(item: Item, sample_id: int, transform: EvalTransform) -> Sample:
     return Sample(sample_id, item.source, sha256, info, pixels=pixels, label=item.label)
 
 
-def timed_out(item: Item, sample_id: int, seconds: float) -> Sample:
-    """Return the sample of an input whose reading and decoding took longer than `seconds`."""
-    error = f"not read and decoded within {seconds:g} s"
-    return Sample(sample_id, item.source, status="timeout", error=error, label=item.label)
+def load_timed_out(item: Item, sample_id: int, seconds: float) -> Loaded:
+    """Return what stands for an input whose reading took longer than `seconds`."""
+    return Loaded(sample_id, item, status="timeout", text=f"not read within {seconds:g} s")
+
+
+def decode_timed_out(loaded: Loaded, seconds: float) -> Sample:
+    """Return the sample of an input whose decoding took longer than `seconds`."""
+    item, error = loaded.item, f"not decoded within {seconds:g} s"
+    return Sample(loaded.sample_id, item.source, status="timeout", error=error, label=item.label)
+
+
+def is_worth_a_retry(error: OSError) -> bool:
+    """Return whether reading the same input again may succeed: not for one that is missing, forbidden or no file."""
+    is_lasting = error.errno in _LASTING or any(text in str(error) for text in _LASTING_TEXTS)
+    return _is_unread(error) and not is_lasting
+
+
+def _is_unread(error: OSError | None) -> bool:
+    """Return whether the place failed. A place that answers that there is no such file has not failed."""
+    return error is not None and not isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
 
 
 def _status(error: BadImage) -> str:

@@ -40,21 +40,39 @@ class ClusterOptions(NamedTuple):
     per_actor: tuple[str, ...] = ()
 
 
+class ErrorLimit(NamedTuple):
+    """The most error rows that a job may have: a number of rows, or with `is_percentage` a share of all rows."""
+
+    amount: float = 0
+    is_percentage: bool = False
+
+    def allows(self, errors: int, rows: int) -> bool:
+        """Return whether `errors` of `rows` are few enough."""
+        return errors <= (rows * self.amount / 100 if self.is_percentage else self.amount)
+
+    def __str__(self) -> str:
+        return f"{self.amount:g}%" if self.is_percentage else f"{self.amount:g}"
+
+
 @dataclass(frozen=True)
 class PredictOptions:
-    """How inputs are scored. `workers` and `timeout_s` are not part of the plan, because they change no score.
+    """How inputs are scored. What is said to change no score is not part of the plan.
 
-    `flip` averages over the image and its mirror image, `extras` are additional columns: "features", "logits". An input
-    that takes over `timeout_s` seconds to read and decode becomes an error row. `engine` is "mindspore" or
-    "onnxruntime".
+    `flip` averages over the image and its mirror image, `extras` are additional columns: "features", "logits". `engine`
+    is "mindspore" or "onnxruntime". These change no score: `workers` threads decode and `readers` threads read. An
+    input that takes over `timeout_s` seconds to read, or to decode, becomes an error row. A failed read is tried again
+    for `retry_s` seconds. After `stop_after` inputs in a row that cannot be read the job ends; 0 is never.
     """
 
     topk: int = 5
     part_rows: int = 4096
     batch_size: int = 32
     workers: int = 1
+    readers: int = 32
     device_target: str = "CPU"
     flip: bool = False
     extras: tuple[str, ...] = ()
     timeout_s: float = 60.0
+    retry_s: float = 60.0
+    stop_after: int = 10
     engine: str = "mindspore"

@@ -19,7 +19,7 @@ import pyarrow.fs as pa_fs
 
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.inputs.inputs import Item, Names
+from convnext_imagenet.serve.inputs.inputs import Item, Names, PlaceGone
 from convnext_imagenet.serve.inputs.storage import StoredFile, one_line
 
 LIST_ENDINGS = (".txt", ".lst")
@@ -106,12 +106,19 @@ def read_named(folder: str, name: bytes, store: pa_fs.FileSystem | None) -> byte
 def read_file(path: Path) -> bytes:
     """Return the bytes of a regular file.
 
-    Raises OSError when it cannot be read, BadImage when it is too large or not a regular file.
+    Raises PlaceGone when its whole folder is away, another OSError when it cannot be read, BadImage when it is too
+    large or not a regular file.
     """
     if "\0" in str(path):
         raise OSError(errno.ENOENT, "no path: it holds a zero byte")
-    # without O_NONBLOCK, opening a named pipe would wait for ever
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+    try:
+        # without O_NONBLOCK, opening a named pipe would wait for ever
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        if _is_away(path.parent):
+            raise PlaceGone(error.errno, f"{error.strerror}, and its folder is missing or empty") from None
+        raise
+    with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise BadImage("unsupported", "not a regular file")
@@ -129,6 +136,15 @@ def source_text(path: Path | str | bytes) -> str:
 def is_hidden(name: bytes) -> bool:
     """Return whether the name of a file, or of a folder above it, begins with a dot."""
     return any(component.startswith(b".") for component in name.split(b"/"))
+
+
+def _is_away(folder: Path) -> bool:
+    """Return whether a folder is missing or empty, as a mount point is without its disk."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
 
 
 def _names_and_sha256(files: Iterable[tuple[bytes, int]]) -> tuple[Names, str]:

@@ -21,6 +21,10 @@ class Item:
     label: int | None = None
 
 
+class PlaceGone(OSError):
+    """A file is missing because its folder is missing or empty, as when a disk is not mounted: it may come back."""
+
+
 class Inputs(Protocol):
     """Inputs in one fixed order; another set of inputs has another `sha256`."""
 

@@ -18,6 +18,7 @@ from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.predict.job import PredictionJob
 from convnext_imagenet.serve.predict.part_writer import PartWriter, plan_predictions
+from convnext_imagenet.serve.predict.retries import read_retries
 from convnext_imagenet.serve.predict.schema import part_file
 from convnext_imagenet.serve.predict.spec import PredictionSpec
 
@@ -87,4 +88,4 @@ def _cached_writer(spec: PredictionSpec) -> PartWriter:
             f"node {socket.gethostname()} opens another job than the one that was planned: {error}; give all nodes the "
             f"same files and packages"
         ) from None
-    return PartWriter(checkpoint, inputs, spec.out, spec.options, plan, plan_id)
+    return PartWriter(checkpoint, inputs, spec.out, spec.options, plan, plan_id, read_retries(spec.out))

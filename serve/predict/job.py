@@ -5,8 +5,9 @@ nodes share, ends with the bytes of a job that ran undisturbed in one process.
 """
 
 import contextlib
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.predict.part_writer import PartWriter, plan_predictions
+from convnext_imagenet.serve.predict.retries import plan_retry, read_retries, write_retries
 from convnext_imagenet.serve.predict.schema import part_file
 from convnext_imagenet.serve.settings import PredictOptions
 
@@ -53,15 +55,16 @@ class PartRunner(Protocol):
 class LocalRunner:
     """Makes parts in this process, with one network and one read-ahead for all of them.
 
-    `is_stopped` is asked before each batch.
+    `is_stopped` is asked before each batch and while one is waited for; `on_slowest` as in `PartWriter.write`.
     """
 
     is_stopped: Callable[[], bool] = lambda: False
+    on_slowest: Callable[[str], None] = lambda stage: None
 
     def run(self, job: "PredictionJob", on_progress: OnProgress) -> bool:
-        """Make the job's pending parts; return False when stopped. Raises ServeError when the network returns NaN."""
+        """Make the job's pending parts; return False when stopped. Raises what `PartWriter.write` raises."""
         staging = protocol.staging(job.out, f"rank-{job.ranks.own.number}")
-        return job.writer.write(job.pending, staging, on_progress, self.is_stopped)
+        return job.writer.write(job.pending, staging, on_progress, self.is_stopped, self.on_slowest)
 
 
 _LOCAL = LocalRunner()
@@ -98,7 +101,8 @@ class PredictionJob:
         """Make the pending parts by `runner`, mark PREDICTIONS as finished, and return what it holds.
 
         `on_progress` gets the number of inputs done since its last call. Raises Interrupted on all ranks when the
-        runner of one was stopped; a later run resumes. Raises ServeError when the network returns NaN or infinity.
+        runner of one was stopped; a later run resumes. Raises ServeError when the network returns NaN or infinity,
+        FailedError when the inputs cannot be read any more.
         """
         made = len(self.pending)
         is_whole = not made or runner.run(self, on_progress)
@@ -112,6 +116,8 @@ class PredictionJob:
         rows = self.writer.inputs.count
         manifest = {"plan_id": self.writer.plan_id, "rows": rows, "statuses": dict(statuses)}
         manifest |= {"provenance": self.writer.plan, "parts": [receipt["files"][0] for receipt in receipts]}
+        if self.writer.retries:
+            manifest["retries"] = self.writer.retries
         if self.ranks.own.is_first:
             protocol.finish(self.out, "predictions", manifest)
         return Summary(rows, dict(statuses), len(receipts), made)
@@ -128,9 +134,16 @@ class PredictionJob:
 
 @contextlib.contextmanager
 def open_job(
-    checkpoint: Checkpoint, inputs: Inputs, out: Path, options: PredictOptions, ranks: Ranks = SINGLE
+    checkpoint: Checkpoint,
+    inputs: Inputs,
+    out: Path,
+    options: PredictOptions,
+    ranks: Ranks = SINGLE,
+    retry: Collection[str] = (),
 ) -> Iterator[PredictionJob]:
     """Reserve `out` for this job only; its first rank does so for all ranks.
+
+    Parts that hold rows with a status of `retry` become pending, once: unless the last retry is unfinished.
 
     Raises ArtefactError when `out` belongs to another model, transform, set of inputs or option, or when another
     process writes there; ServeError when it lies inside the inputs; and what `engine_facts` raises.
@@ -141,15 +154,29 @@ def open_job(
     if not ranks.own.is_first:
         ranks.wait_for_all()  # the first rank has begun the directory
         plan_id = protocol.join(out, "predictions", plan)
-        yield PredictionJob(PartWriter(checkpoint, inputs, out, options, plan, plan_id), ranks)
+        yield PredictionJob(PartWriter(checkpoint, inputs, out, options, plan, plan_id, read_retries(out)), ranks)
         return
     protocol.begin(out, "predictions", plan)  # before the lock, so that a refused directory gets no lock file
     with protocol.exclusive(out):
         plan_id = protocol.begin(out, "predictions", plan)  # again: another process may have begun it meanwhile
         _remove_leftovers(out)
         protocol.staging(out)
+        writer = PartWriter(checkpoint, inputs, out, options, plan, plan_id, read_retries(out))
+        writer = _with_retry(writer, retry) if retry else writer
         ranks.wait_for_all()  # only now may the other ranks join
-        yield PredictionJob(PartWriter(checkpoint, inputs, out, options, plan, plan_id), ranks)
+        yield PredictionJob(writer, ranks)
+
+
+def _with_retry(writer: PartWriter, statuses: Collection[str]) -> PartWriter:
+    """Return the writer after a retry of parts with such rows was begun, if there is one to begin."""
+    receipts = [writer.receipt(index) for index in range(len(writer.parts))]
+    planned = plan_retry(writer.retries, receipts, statuses)
+    if planned is None:
+        return writer
+    retries = [*writer.retries, planned]
+    protocol.reopen(writer.out)  # first: a mark of completeness never stands beside parts that are to be made
+    write_retries(writer.out, retries)
+    return dataclasses.replace(writer, retries=retries)
 
 
 def _remove_leftovers(out: Path) -> None:

@@ -6,14 +6,17 @@ file does not know which parts other processes make.
 
 import contextlib
 import dataclasses
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from convnext_imagenet.base import protocol
 from convnext_imagenet.launch.executor import OnProgress
@@ -24,13 +27,35 @@ from convnext_imagenet.serve.batching import batches
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.engine import Engine, engine_facts, open_engine
 from convnext_imagenet.serve.inputs.inputs import Inputs
-from convnext_imagenet.serve.predict.schema import ROWS_VERSION, make_row, part_file, part_ranges, part_unit, write_part
-from convnext_imagenet.serve.prefetch import map_ahead
-from convnext_imagenet.serve.samples import Sample, read_sample, timed_out
+from convnext_imagenet.serve.predict.reading import ReadWatch, RetryRule
+from convnext_imagenet.serve.predict.retries import Retries, retry_of
+from convnext_imagenet.serve.predict.schema import (
+    ROWS_VERSION,
+    make_row,
+    part_file,
+    part_ranges,
+    part_schema,
+    part_unit,
+    row_bytes,
+    rows_table,
+    write_part,
+)
+from convnext_imagenet.serve.prefetch import Stage, Stopped, Waits, run_ahead
+from convnext_imagenet.serve.samples import (
+    Loaded,
+    Sample,
+    decode_sample,
+    decode_timed_out,
+    load_sample,
+    load_timed_out,
+)
 from convnext_imagenet.serve.scoring import score_samples
 from convnext_imagenet.serve.settings import PredictOptions
 
 _BATCHES_AHEAD = 2  # one waits ready while the threads decode the next
+_MOST_BYTES_READ = 256 << 20  # of images that are read and not yet decoded
+_MOST_PART_BYTES = 128 << 20  # of a part in memory; writing it takes several times as much
+_NETWORK = "network"  # its name beside those of the stages
 # Packages that can change a byte of PREDICTIONS: the network, decoders, and the writer of Parquet.
 _PACKAGES = ("mindspore", "numpy", "opencv-python-headless", "pillow", "pyarrow")
 
@@ -43,13 +68,14 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
     """
     card = checkpoint.card
     batch_size = min(options.batch_size, options.part_rows, inputs.count)
+    topk = min(options.topk, len(card.classes))
     return {
         "model": {"sha256": checkpoint.sha256, "variant": card.config.variant},
         "transform": dataclasses.asdict(card.transform),
         "classes": {"count": len(card.classes), "sha256": checkpoint.classes_sha256},
         "inputs": {"count": inputs.count, "sha256": inputs.sha256},
-        "topk": min(options.topk, len(card.classes)),
-        "parts": {"first_rows": batch_size, "most_rows": options.part_rows},
+        "topk": topk,
+        "parts": {"first_rows": batch_size, "most_rows": _most_rows(checkpoint, options, topk, batch_size)},
         "batch_size": batch_size,
         "flip": options.flip,
         "extras": list(options.extras),
@@ -65,9 +91,17 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
     }
 
 
+def _most_rows(checkpoint: Checkpoint, options: PredictOptions, topk: int, batch_size: int) -> int:
+    """Return the rows of a part: as asked for, and fewer whole batches if these would take too much memory."""
+    config = checkpoint.card.config
+    sizes = {"features": config.dims[-1], "logits": len(checkpoint.card.classes)}
+    rows = _MOST_PART_BYTES // row_bytes(topk, sum(sizes[name] for name in options.extras))
+    return options.part_rows if options.part_rows <= rows else max(1, rows // batch_size) * batch_size
+
+
 @dataclass(frozen=True)
 class PartWriter:
-    """One network over the inputs of a planned PREDICTIONS directory."""
+    """One network over the inputs of a planned PREDICTIONS directory; `retries` are those begun there."""
 
     checkpoint: Checkpoint
     inputs: Inputs
@@ -75,6 +109,7 @@ class PartWriter:
     options: PredictOptions
     plan: dict[str, Any]
     plan_id: str
+    retries: Retries = dataclasses.field(default_factory=list)
 
     @cached_property
     def parts(self) -> list[range]:
@@ -82,8 +117,10 @@ class PartWriter:
         return part_ranges(self.inputs.count, **self.plan["parts"])
 
     def receipt(self, index: int) -> Any:
-        """Return the receipt of a part whose file is whole, or None."""
-        return protocol.read_receipt(self.out, part_unit(index), self.plan_id, deep=True)
+        """Return the receipt of a part whose file is whole and whose last retry has made it, or None."""
+        receipt = protocol.read_receipt(self.out, part_unit(index), self.plan_id, deep=True)
+        is_made = receipt is not None and receipt["facts"].get("retry", 0) == retry_of(self.retries, index)
+        return receipt if is_made else None
 
     def write(
         self,
@@ -91,40 +128,76 @@ class PartWriter:
         staging: Path,
         on_progress: OnProgress,
         is_stopped: Callable[[], bool] = lambda: False,
+        on_slowest: Callable[[str], None] = lambda stage: None,
     ) -> bool:
         """Score the parts `indices` in order and publish each from the folder `staging`; return False when stopped.
 
         The network is built once; later parts are decoded while earlier ones are scored. `is_stopped` is asked before
-        each batch. Raises ServeError when the network returns NaN or infinity.
+        each batch and while one is waited for. `on_slowest` gets what most of the time goes to: "read", "decode" or
+        "network". Raises ServeError when the network returns NaN or infinity, FailedError when the inputs cannot be
+        read any more.
         """
-        with contextlib.closing(self._samples(indices)) as samples:
-            for index in indices:
-                rows: list[dict[str, Any]] = []
-                for batch in batches(islice(samples, len(self.parts[index])), self.plan["batch_size"]):
-                    if is_stopped():
-                        return False
-                    rows += self._rows(batch)
-                    on_progress(len(batch))
-                self._publish(index, rows, staging)
+        watch, waits = ReadWatch(self.options.stop_after, partial(self._is_readable, is_stopped)), Waits()
+        try:
+            with contextlib.closing(self._samples(indices, is_stopped, waits)) as samples:
+                for index in indices:
+                    tables = []
+                    for batch in batches(islice(samples, len(self.parts[index])), self.plan["batch_size"]):
+                        if is_stopped():
+                            return False
+                        watch.see(batch)
+                        began = time.monotonic()
+                        tables.append(rows_table(self._rows(batch), part_schema(self.options.extras)))
+                        waits.seconds[_NETWORK] += time.monotonic() - began
+                        on_slowest(waits.slowest)
+                        on_progress(len(batch))
+                    watch.confirm()
+                    self._publish(index, tables, staging)
+        except Stopped:
+            return False
         return True
 
     @cached_property
     def _engine(self) -> Engine:
         return open_engine(self.options.engine, self.checkpoint, with_features="features" in self.options.extras)
 
-    def _samples(self, indices: Sequence[int]) -> Generator[Sample, None, None]:
+    def _samples(
+        self, indices: Sequence[int], is_stopped: Callable[[], bool], waits: Waits
+    ) -> Generator[Sample, None, None]:
         """Yield the inputs of the parts as samples, in order, read and decoded ahead of the network."""
         ranges = _joined_ranges([self.parts[index] for index in indices])
         numbered = (pair for numbers in ranges for pair in zip(numbers, self.inputs.items(numbers), strict=True))
-        timeout_s, transform = self.options.timeout_s, self.checkpoint.card.transform
-        return map_ahead(
-            lambda pair: read_sample(pair[1], pair[0], transform),
-            numbered,
-            self.options.workers,
-            _BATCHES_AHEAD * self.plan["batch_size"],
-            timeout_s,
-            lambda pair: timed_out(pair[1], pair[0], timeout_s),
+        transform, batch_size, options = self.checkpoint.card.transform, self.plan["batch_size"], self.options
+        decode = Stage(
+            "decode",
+            lambda loaded: decode_sample(loaded, transform),
+            options.workers,
+            options.timeout_s,
+            lambda loaded: decode_timed_out(loaded, options.timeout_s),
         )
+        read = self._reading(RetryRule(options.retry_s))
+        ahead = max(_BATCHES_AHEAD * batch_size, options.readers + batch_size)
+        return run_ahead([read, decode], numbered, ahead, _MOST_BYTES_READ, is_stopped, waits)
+
+    def _reading(self, rule: RetryRule) -> Stage:
+        limit_s = self.options.timeout_s
+        return Stage(
+            "read",
+            lambda pair: load_sample(pair[1], pair[0]),
+            self.options.readers,
+            limit_s,
+            lambda pair: load_timed_out(pair[1], pair[0], limit_s),
+            rule.pause,
+            lambda loaded: len(loaded.data),
+        )
+
+    def _is_readable(self, is_stopped: Callable[[], bool], number: int) -> bool:
+        """Return whether an input can be read now. Raises Stopped."""
+        items = enumerate(self.inputs.items(range(number, number + 1)), number)
+        loaded: Loaded
+        with contextlib.closing(run_ahead([self._reading(RetryRule(0))], items, 1, is_stopped=is_stopped)) as results:
+            (loaded,) = results
+        return loaded.error is None and loaded.status != "timeout"
 
     def _rows(self, batch: Sequence[Sample]) -> list[dict[str, Any]]:
         classes, plan = self.checkpoint.card.classes, self.plan
@@ -133,11 +206,13 @@ class PartWriter:
         )
         return [make_row(*pair) for pair in zip(batch, scored, strict=True)]
 
-    def _publish(self, index: int, rows: list[dict[str, Any]], staging: Path) -> None:
+    def _publish(self, index: int, tables: Sequence[pa.Table], staging: Path) -> None:
         path = staging / f"{part_file(index)}{protocol.STAGED}"
-        write_part(path, rows, self.plan, self.options.extras)
-        statuses = Counter(row["status"] for row in rows)
-        facts = {"first": self.parts[index].start, "rows": len(rows), "statuses": statuses}
+        write_part(path, tables, self.plan)
+        statuses = Counter(status for table in tables for status in table["status"].to_pylist())
+        facts = {"first": self.parts[index].start, "rows": sum(map(len, tables)), "statuses": statuses}
+        if retry := retry_of(self.retries, index):
+            facts["retry"] = retry
         protocol.publish([path], self.out, part_unit(index), self.plan_id, facts)
 
 

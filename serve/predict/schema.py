@@ -15,7 +15,7 @@ from convnext_imagenet.serve.scoring import ScoredSample
 METADATA_KEY = "convnext_imagenet"
 # Raise if the same output of the network becomes another row: ranking, scores, columns, error texts, Parquet options
 # (DECISIONS, 2026-11-28).
-ROWS_VERSION = 1
+ROWS_VERSION = 2
 _GUESS = pa.struct([("class_index", pa.int32()), ("wnid", pa.string()), ("name", pa.string()), ("score", pa.float32())])
 SCHEMA = pa.schema(
     [
@@ -61,6 +61,11 @@ def part_ranges(count: int, first_rows: int, most_rows: int) -> list[range]:
     return parts
 
 
+def row_bytes(topk: int, floats: int) -> int:
+    """Return about how many bytes a row takes in memory, with `topk` classes and `floats` features and logits."""
+    return 1024 + 64 * topk + 4 * floats
+
+
 def make_row(sample: Sample, scored: ScoredSample | None) -> dict[str, Any]:
     """Return the row of one input; without scores, their columns are null, and so are those of a label without one."""
     info = sample.info
@@ -88,20 +93,28 @@ def make_row(sample: Sample, scored: ScoredSample | None) -> dict[str, Any]:
     }
 
 
-def write_part(
-    path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any], extras: Sequence[str] = ()
-) -> None:
-    """Write one part: one row group, zstd, a checksum on every page, statistics, provenance as JSON metadata.
+def part_schema(extras: Sequence[str] = ()) -> pa.Schema:
+    """Return the columns of a part; `extras` are additional ones: "features" before the head, and "logits"."""
+    return pa.schema([*SCHEMA, *(pa.field(name, _EXTRAS[name]) for name in extras)])
 
-    `extras` are additional columns: "features", the pooled features before the head, and "logits". Raises OSError.
+
+def rows_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Return rows as a table: a twentieth of the memory that they take as Python objects."""
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def write_part(path: Path, tables: Sequence[pa.Table], provenance: Mapping[str, Any]) -> None:
+    """Write the rows of `tables` as one part: one row group, zstd, statistics, a checksum on every page.
+
+    `provenance` becomes JSON metadata. Raises OSError.
     """
     text = json.dumps(provenance, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    schema = pa.schema([*SCHEMA, *(pa.field(name, _EXTRAS[name]) for name in extras)], {METADATA_KEY: text})
-    table = pa.Table.from_pylist(list(rows), schema=schema)
+    # combined, because the pages of a file follow the chunks of its table: the bytes must not depend on the batches
+    table = pa.concat_tables(tables).combine_chunks().replace_schema_metadata({METADATA_KEY: text})
     pq.write_table(
         table,
         path,
-        row_group_size=max(1, len(rows)),
+        row_group_size=max(1, len(table)),
         compression="zstd",
         write_statistics=True,
         write_page_checksum=True,

@@ -176,7 +176,8 @@ def test_files_that_change_while_the_job_runs_are_rows_and_their_neighbours_are_
             (folder / "\udcff.gif").unlink()
             (folder / "\udcff.gif").mkdir()
 
-    summary = _run(fake, list_folder(folder), tmp_path / "out", dataclasses.replace(OPTIONS, batch_size=2), vanish)
+    options = dataclasses.replace(OPTIONS, batch_size=2, readers=2)
+    summary = _run(fake, list_folder(folder), tmp_path / "out", options, vanish)
     rows = pq.read_table(tmp_path / "out").to_pylist()
     assert summary.statuses["read_error"] == 3
     assert [(row["status"], row["error"]) for row in rows[-2:]] == [
@@ -227,7 +228,7 @@ def test_an_input_that_hangs_is_a_row_and_its_neighbours_are_untouched(fake, tmp
         if number not in (1, 5):
             assert row == expected[number]
             continue
-        assert (row["status"], row["error"]) == ("timeout", "not read and decoded within 0.2 s")
+        assert (row["status"], row["error"]) == ("timeout", "not read within 0.2 s")
         assert (row["sample_id"], row["label"], row["correct"], row["topk"]) == (number, number, None, None)
     assert verify_predictions(tmp_path / "out").problems == ()
 
