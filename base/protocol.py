@@ -71,9 +71,11 @@ def exclusive(root: Path) -> Iterator[None]:
 class OtherPlanError(ArtefactError):
     """A directory of another plan; `reason` says what differs, `way_back` how to resume it with other versions."""
 
-    def __init__(self, root: Path, reason: str, way_back: str) -> None:
-        super().__init__(f"{root}: {reason}; choose another directory, or delete this one{way_back}")
-        self.reason, self.way_back = reason, way_back
+    def __init__(self, root: Path, changed: Sequence[Difference], begun_by: str) -> None:
+        self.reason = f"belongs to another run {describe(changed)}"
+        self.way_back = way_back(changed, begun_by)
+        super().__init__(f"{root}: {self.reason}; choose another directory, or delete this one{self.way_back}")
+        self.root, self.changed, self.begun_by = root, changed, begun_by
 
 
 def begin(
@@ -115,8 +117,7 @@ def begin(
     if found["protocol"] != PROTOCOL_VERSION:
         changed.append(Difference("protocol version", found["protocol"], PROTOCOL_VERSION))
     if changed:
-        begun_by = found.get("begun_by", _FIRST_VERSION)
-        raise OtherPlanError(root, f"belongs to another run {describe(changed)}", way_back(changed, begun_by))
+        raise OtherPlanError(root, changed, found.get("begun_by", _FIRST_VERSION))
     return str(found["plan_id"])
 
 

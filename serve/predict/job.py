@@ -18,12 +18,13 @@ import numpy as np
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.base.files import is_leftover
+from convnext_imagenet.base.protocol import OtherPlanError
 from convnext_imagenet.launch.executor import OnProgress
 from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Inputs
-from convnext_imagenet.serve.predict.part_writer import PartWriter, plan_predictions
+from convnext_imagenet.serve.predict.part_writer import PartWriter, plan_predictions, user_changes
 from convnext_imagenet.serve.predict.retries import plan_retry, read_retries, write_retries
 from convnext_imagenet.serve.predict.schema import part_file
 from convnext_imagenet.serve.settings import PredictOptions
@@ -153,18 +154,26 @@ def open_job(
     plan = plan_predictions(checkpoint, inputs, options)
     if not ranks.own.is_first:
         ranks.wait_for_all()  # the first rank has begun the directory
-        plan_id = protocol.join(out, "predictions", plan)
+        plan_id = _named(protocol.join, out, plan)
         yield PredictionJob(PartWriter(checkpoint, inputs, out, options, plan, plan_id, read_retries(out)), ranks)
         return
-    protocol.begin(out, "predictions", plan)  # before the lock, so that a refused directory gets no lock file
+    _named(protocol.begin, out, plan)  # before the lock, so that a refused directory gets no lock file
     with protocol.exclusive(out):
-        plan_id = protocol.begin(out, "predictions", plan)  # again: another process may have begun it meanwhile
+        plan_id = _named(protocol.begin, out, plan)  # again: another process may have begun it meanwhile
         _remove_leftovers(out)
         protocol.staging(out)
         writer = PartWriter(checkpoint, inputs, out, options, plan, plan_id, read_retries(out))
         writer = _with_retry(writer, retry) if retry else writer
         ranks.wait_for_all()  # only now may the other ranks join
         yield PredictionJob(writer, ranks)
+
+
+def _named(begin: Callable[[Path, str, dict[str, Any]], str], out: Path, plan: dict[str, Any]) -> str:
+    """Return what `begin` returns. Its error names only what the user changed, not what follows from it."""
+    try:
+        return begin(out, "predictions", plan)
+    except OtherPlanError as error:
+        raise OtherPlanError(out, user_changes(error.changed), error.begun_by) from None
 
 
 def _with_retry(writer: PartWriter, statuses: Collection[str]) -> PartWriter:

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from convnext_imagenet.base import protocol
+from convnext_imagenet.base.plan_changes import Difference
 from convnext_imagenet.launch.executor import OnProgress
 from convnext_imagenet.model.convnext import NETWORK_VERSION
 from convnext_imagenet.model.transform import TRANSFORM_VERSION
@@ -89,6 +90,21 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
         },
         "versions": {name: version(name) for name in _PACKAGES},
     }
+
+
+def user_changes(changed: Sequence[Difference]) -> list[Difference]:
+    """Return the differences of two plans without those that follow from others.
+
+    The first part holds one batch, a batch holds no more than all inputs, and wide rows make parts of fewer rows.
+    """
+    found = {difference.key: difference for difference in changed}
+    derived = {"parts.first_rows"} if "batch_size" in found else set()
+    size, count = found.get("batch_size"), found.get("inputs.count")
+    if size and count and (size.stored == count.stored or size.wanted == count.wanted):
+        derived.add("batch_size")
+    if found.keys() & {"topk", "extras", "classes.count"}:
+        derived.add("parts.most_rows")
+    return [difference for difference in changed if difference.key not in derived]
 
 
 def _most_rows(checkpoint: Checkpoint, options: PredictOptions, topk: int, batch_size: int) -> int:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.serve.checkpoint import load_checkpoint
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import list_folder, read_list
 from convnext_imagenet.serve.inputs.inputs import Item
@@ -23,7 +24,7 @@ from convnext_imagenet.serve.predict.part_writer import plan_predictions
 from convnext_imagenet.serve.predict.verify import verify_predictions
 from convnext_imagenet.serve.settings import PredictOptions, TransformOptions
 
-from ..conftest import build_records, picture
+from ..conftest import build_records, picture, write_checkpoint
 
 OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=3, workers=2)
 
@@ -90,6 +91,35 @@ def test_a_folder_that_changes_between_runs_is_refused(fake, folder, tmp_path, c
     with pytest.raises(ArtefactError, match=rf"differs in: {differs}\)"):
         _run(fake, list_folder(folder), tmp_path / "out")
     assert _bytes(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "differs"),
+    [
+        ({}, {"topk": 21_000}, "topk"),
+        ({}, {"extras": ("logits",), "part_rows": 5000}, "extras"),
+        ({"batch_size": 32}, {"batch_size": 4}, "batch_size"),
+        ({"part_rows": 100}, {"part_rows": 50}, r"parts\.most_rows"),
+    ],
+)
+def test_a_refusal_names_what_the_user_changed_and_not_what_follows(tmp_path, folder, before, now, differs):
+    many = load_checkpoint(write_checkpoint(tmp_path / "many.safetensors", classes=21_841))
+    inputs = list_folder(folder)
+    with open_job(many, inputs, tmp_path / "out", PredictOptions(**before)):
+        pass
+    with (
+        pytest.raises(ArtefactError, match=rf"differs in: {differs}\)"),
+        open_job(many, inputs, tmp_path / "out", PredictOptions(**{**before, **now})),
+    ):
+        pass
+
+
+def test_a_small_folder_that_grows_does_not_blame_the_batch(fake, folder, tmp_path):
+    options = PredictOptions(batch_size=32)
+    _run(fake, list_folder(folder), tmp_path / "out", options)
+    _add(folder)
+    with pytest.raises(ArtefactError, match=r"differs in: inputs\.count, inputs\.sha256\)"):
+        _run(fake, list_folder(folder), tmp_path / "out", options)
 
 
 def _interrupt(count):
