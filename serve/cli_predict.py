@@ -21,6 +21,7 @@ from convnext_imagenet.serve.settings import (
     ClusterOptions,
     EngineChoice,
     ErrorLimit,
+    InputOptions,
     PredictOptions,
     TransformOptions,
     Weights,
@@ -36,8 +37,7 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @click.command()
 @click.argument("checkpoint", type=options.PATH)
 @click.argument("images")
-@click.option("--split", default="val", show_default=True, help="Split to read when IMAGES is a RECORDS directory.")
-@click.option("--column", default="", help="Column to read when several columns of a table could hold images.")
+@options.inputs
 @click.option("--out", type=options.PATH, required=True, help="PREDICTIONS directory; an unfinished one is resumed.")
 @options.max_errors
 @options.retry
@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @options.cluster
 @launch_options
 def predict(
-    checkpoint: Path, images: str, split: str, column: str, out: Path, max_errors: ErrorLimit, retry: tuple[str, ...],
+    checkpoint: Path, images: str, choice: InputOptions, out: Path, max_errors: ErrorLimit, retry: tuple[str, ...],
     weights: Weights, transform: TransformOptions, predict_options: PredictOptions, engine: EngineChoice,
     cluster: ClusterOptions, **launch: Any,
 ) -> None:  # fmt: skip
@@ -75,7 +75,7 @@ def predict(
         from convnext_imagenet.serve.predict.spec import PredictionSpec
 
         predict_options = replace(predict_options, device_target=target, engine=engine.network)
-        spec = PredictionSpec(checkpoint, weights, transform, images, split, column, out, predict_options)
+        spec = PredictionSpec(checkpoint, weights, transform, images, choice, out, predict_options)
         with StopSignals(f"run the same command again to resume in {out}", second_ends=True) as stop:
             if engine.executor == RAY:
                 with _cluster(spec, cluster, stop) as executor:

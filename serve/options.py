@@ -9,7 +9,14 @@ from typing import Any
 import click
 
 from convnext_imagenet.launch.cli_cluster import LOCAL, RAY, address_option
-from convnext_imagenet.serve.settings import ClusterOptions, EngineChoice, ErrorLimit, PredictOptions, TransformOptions
+from convnext_imagenet.serve.settings import (
+    ClusterOptions,
+    EngineChoice,
+    ErrorLimit,
+    InputOptions,
+    PredictOptions,
+    TransformOptions,
+)
 
 Command = Callable[..., Any]
 
@@ -136,6 +143,17 @@ _TRANSFORM = (
         help="Resize the short side and crop the centre, or squash the whole image.  [default: as trained]",
     ),
 )
+_INPUTS = (
+    click.option("--split", default="val", show_default=True, help="Split to read when IMAGES is a RECORDS directory."),
+    click.option("--column", default="", help="Column to read when several columns of a table could hold images."),
+    click.option(
+        "--include",
+        multiple=True,
+        metavar="GLOB",
+        help="Score only files or members of tars like this, such as '*.jpg' or 'train/*'; repeatable.",
+    ),
+    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out files or members like this; repeatable."),
+)
 _CLUSTER = (
     address_option,
     click.option(
@@ -199,6 +217,11 @@ _PREDICTION = (
 def _prediction(features: bool, logits: bool, **values: Any) -> PredictOptions:
     extras = tuple(name for name, is_asked_for in (("features", features), ("logits", logits)) if is_asked_for)
     return PredictOptions(extras=extras, **values)
+
+
+def inputs(command: Command) -> Command:
+    """Add the options that choose inputs to a command, which gets them as the argument `choice`."""
+    return _as_one_value("choice", InputOptions, InputOptions._fields, _INPUTS, command)
 
 
 def transform(command: Command) -> Command:

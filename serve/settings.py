@@ -7,6 +7,15 @@ from typing import Any, Literal, NamedTuple
 Weights = Literal["best", "raw", "ema"]
 
 
+class InputOptions(NamedTuple):
+    """What to choose in IMAGES: the split of RECORDS, the column of a table, globs for files and members of tars."""
+
+    split: str = "val"
+    column: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class TransformOptions:
     """New values for fields of a checkpoint's evaluation transform; None keeps a field.

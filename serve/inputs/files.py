@@ -7,6 +7,7 @@ broken link is an input too, and its row holds the error. This file knows nothin
 import codecs
 import errno
 import hashlib
+import logging
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -17,10 +18,14 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Item, Names, PlaceGone
+from convnext_imagenet.serve.inputs.layout import ALL_FILES, Patterns
 from convnext_imagenet.serve.inputs.storage import StoredFile, one_line
+
+log = logging.getLogger(__name__)
 
 LIST_ENDINGS = (".txt", ".lst")
 _LONGEST_LINE_BYTES = 4096  # PATH_MAX of Linux: a longer line is not a path
@@ -53,23 +58,31 @@ class FileInputs:
         return is_folder and path.resolve().is_relative_to(Path(self.root).resolve())
 
 
-def list_folder(root: Path) -> FileInputs:
-    """Return every visible file under a folder of this machine, sorted by the bytes of their paths.
+def list_folder(root: Path, patterns: Patterns = ALL_FILES) -> FileInputs:
+    """Return every visible file under a folder of this machine that `patterns` choose, sorted by their paths' bytes.
 
     Raises ServeError when there is none, or a folder cannot be listed or links to a folder above it.
     """
-    names, sha256 = _names_and_sha256(_walk(os.fsencode(root)))
-    return _require_any(FileInputs(str(root), names, sha256), str(root))
+    names, sha256 = _names_and_sha256(_chosen(_walk(os.fsencode(root)), patterns, str(root)))
+    return _require_any(FileInputs(str(root), names, sha256), str(root), patterns)
 
 
-def list_store(folder: StoredFile, files: Iterable[pa_fs.FileInfo]) -> FileInputs:
-    """Return the visible ones among `files`, which all lie under `folder` of a store. Raises ServeError for none."""
+def list_store(
+    folder: StoredFile,
+    files: Iterable[pa_fs.FileInfo],
+    patterns: Patterns = ALL_FILES,
+) -> FileInputs:
+    """Return the visible ones among `files`, which all lie under `folder` of a store, that `patterns` choose.
+
+    Raises ServeError for none.
+    """
     named = ((PurePosixPath(info.path).relative_to(folder.path).as_posix().encode(), info.size) for info in files)
-    names, sha256 = _names_and_sha256(sorted(file for file in named if not is_hidden(file[0])))
-    return _require_any(FileInputs(folder.path, names, sha256, folder.store), str(folder))
+    visible = sorted(file for file in named if not is_hidden(file[0]))
+    names, sha256 = _names_and_sha256(_chosen(visible, patterns, str(folder)))
+    return _require_any(FileInputs(folder.path, names, sha256, folder.store), str(folder), patterns)
 
 
-def read_list(path: StoredFile) -> FileInputs:
+def read_list(path: StoredFile, patterns: Patterns = ALL_FILES) -> FileInputs:
     """Return the files that a text file names, one per line, relative to its own folder; empty lines are skipped.
 
     Raises ServeError when it names none, cannot be read, or has a line that is not a path.
@@ -77,10 +90,10 @@ def read_list(path: StoredFile) -> FileInputs:
     store = None if path.is_local else path.store
     try:
         listed = ((name, _size(path.folder, name) if store is None else -1) for name in _lines(path))
-        names, sha256 = _names_and_sha256(listed)
+        names, sha256 = _names_and_sha256(_chosen(listed, patterns, str(path)))
     except (OSError, pa.ArrowException) as error:
         raise ServeError(f"{path}: cannot be read ({one_line(error)}); check the path and your access to it") from None
-    return _require_any(FileInputs(path.folder, names, sha256, store, is_listed=True), str(path))
+    return _require_any(FileInputs(path.folder, names, sha256, store, is_listed=True), str(path), patterns)
 
 
 def read_beside(file: StoredFile, name: bytes) -> bytes:
@@ -156,10 +169,25 @@ def _names_and_sha256(files: Iterable[tuple[bytes, int]]) -> tuple[Names, str]:
     return names, digest.hexdigest()
 
 
-def _require_any(files: FileInputs, display: str) -> FileInputs:
+def _chosen(files: Iterable[tuple[bytes, int]], patterns: Patterns, display: str) -> Iterator[tuple[bytes, int]]:
+    """Yield the files that `patterns` choose, and say at the end how many they left out."""
+    if not patterns:
+        yield from files
+        return
+    left_out = 0
+    for file in files:
+        if patterns.chooses(file[0]):
+            yield file
+        else:
+            left_out += 1
+    log.info("%s: %s left out by %s", display, plural(left_out, "file"), patterns)
+
+
+def _require_any(files: FileInputs, display: str, patterns: Patterns) -> FileInputs:
     if not files.count:
+        choice = f" that {patterns} chooses" if patterns else ""
         raise ServeError(
-            f"{display}: holds no files to predict (hidden files are skipped); give another folder or list"
+            f"{display}: holds no files to predict{choice} (hidden files are skipped); give another folder or list"
         )
     return files
 

@@ -16,22 +16,27 @@ _BUFFER_BYTES = 1 << 20  # of one request to a store: a request costs tens of mi
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file, or a folder of files, at `path` of `store`; messages show `display`."""
+    """A file, or a folder of files, at `path` of `store`; messages show `display`.
+
+    `below` is its path below the folder that was given, if it was found in one.
+    """
 
     path: str
     store: pa_fs.FileSystem
     display: str
+    below: str = ""
 
     def __str__(self) -> str:
         return self.display
 
     def __truediv__(self, name: str) -> "StoredFile":
-        return StoredFile(f"{self.path}/{name}", self.store, f"{self.display.rstrip('/')}/{name}")
+        """Return the file `name` below this folder."""
+        return StoredFile(f"{self.path}/{name}", self.store, f"{self.display.rstrip('/')}/{name}", name)
 
     @property
     def name(self) -> str:
-        """Return the name without folders."""
-        return PurePosixPath(self.path).name
+        """Return the name without the folders above what was given."""
+        return self.below or PurePosixPath(self.path).name
 
     @property
     def ending(self) -> str:

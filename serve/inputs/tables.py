@@ -98,8 +98,14 @@ class TableInputs:
 def open_tables(
     files: Sequence[StoredFile], column: str = "", folder: Path | None = None
 ) -> TableInputs | JoinedInputs:
-    """Return several tables as one; `folder` holds only them, if given. Raises what `open_table` raises."""
-    tables = tuple(open_table(file, column) for file in files)
+    """Return several tables as one; `folder` holds only them, if given. Some of them may have no rows.
+
+    Raises what `open_table` raises.
+    """
+    tables = tuple(_open(file, column) for file in files)
+    if not any(table.count for table in tables):
+        raise ServeError(f"{files[0] if len(files) == 1 else folder or files[0]}: holds no rows to predict; give "
+                         f"another table")
     return replace(tables[0], folder=folder) if len(tables) == 1 else JoinedInputs(tables, folder)
 
 
@@ -109,11 +115,17 @@ def open_table(path: StoredFile, column: str = "") -> TableInputs:
     Raises ServeError, which lists the possible columns, when the choice is not clear; also for a table without rows or
     one that cannot be read.
     """
+    table = _open(path, column)
+    if not table.count:
+        raise ServeError(f"{path}: holds no rows to predict; give another table")
+    return table
+
+
+def _open(path: StoredFile, column: str) -> TableInputs:
+    """Return a table, which may have no rows. Raises ServeError."""
     try:
         field = _choose_field(path, _schema(path), column)
         group_rows, stream_offsets = _groups(path)
-        if not sum(group_rows):
-            raise ServeError(f"{path}: holds no rows to predict; give another table")
         sha256 = _fingerprint(path, field.name)
         return TableInputs(path, field.name, group_rows, sha256, _is_text(field.type), stream_offsets)
     except (OSError, pa.ArrowException) as error:

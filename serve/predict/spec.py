@@ -7,7 +7,7 @@ from typing import Self
 from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
 from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.inputs.kinds import open_inputs
-from convnext_imagenet.serve.settings import PredictOptions, TransformOptions, Weights
+from convnext_imagenet.serve.settings import InputOptions, PredictOptions, TransformOptions, Weights
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,7 @@ class PredictionSpec:
     weights: Weights
     transform: TransformOptions
     images: str
-    split: str
-    column: str
+    choice: InputOptions
     out: Path
     options: PredictOptions
 
@@ -35,7 +34,7 @@ class PredictionSpec:
         """
         checkpoint = load_checkpoint(self.checkpoint, self.weights).evaluated_with(self.transform)
         wnids = [wnid for wnid, _ in checkpoint.card.classes]
-        return checkpoint, open_inputs(self.images, wnids, self.split, self.column)
+        return checkpoint, open_inputs(self.images, wnids, **self.choice._asdict())
 
     def for_other_nodes(self, workers: int) -> Self:
         """Return the same job with absolute paths, which hold in any working directory, and with `workers` threads."""

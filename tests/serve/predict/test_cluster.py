@@ -11,7 +11,7 @@ from convnext_imagenet.serve.predict import cluster
 from convnext_imagenet.serve.predict.cluster import ClusterRunner, PartTask, score_part
 from convnext_imagenet.serve.predict.job import LocalRunner, open_job
 from convnext_imagenet.serve.predict.spec import PredictionSpec
-from convnext_imagenet.serve.settings import TransformOptions
+from convnext_imagenet.serve.settings import InputOptions, TransformOptions
 
 from .test_job import OPTIONS, _bytes
 
@@ -31,7 +31,7 @@ class _InOneProcess:
 def spec(checkpoint_file: Path, folder: Path, tmp_path: Path) -> PredictionSpec:
     cluster._cached_writer.cache_clear()
     return PredictionSpec(
-        checkpoint_file, "best", TransformOptions(), str(folder), "val", "", tmp_path / "out", OPTIONS
+        checkpoint_file, "best", TransformOptions(), str(folder), InputOptions(), tmp_path / "out", OPTIONS
     )
 
 
