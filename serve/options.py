@@ -67,6 +67,8 @@ weights = click.option(
     help="Which weights of a RUN: as trained (raw), their moving average (ema), or the better of the two (best).",
 )
 flip = click.option("--flip", is_flag=True, help="Average the outputs over the image and its mirror image.")
+
+
 class _ErrorLimitType(click.ParamType):
     """A number of rows, such as 100, or a share of all, such as 0.5%."""
 

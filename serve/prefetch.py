@@ -131,7 +131,7 @@ class _Bytes:
 
 
 class _Line:
-    """The threads of all stages and the calls that they work on; a hanging one does not keep the process from ending."""
+    """The threads of all stages, and their calls; one that hangs does not keep the process from ending."""
 
     def __init__(self, stages: Sequence[Stage], items: Iterable[Any], ahead: int, most_bytes: int) -> None:
         self._stages = stages

@@ -24,6 +24,7 @@ from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Item, Names, PlaceGone
 from convnext_imagenet.serve.inputs.layout import ALL_FILES, Patterns
 from convnext_imagenet.serve.inputs.storage import StoredFile, one_line
+from convnext_imagenet.serve.inputs.uris import check_uri, is_uri, source_of, uri_reader
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class FileInputs:
         """Yield the files with these numbers."""
         for number in numbers:
             name = self.names[number]
-            yield Item(source_text(name), partial(read_named, self.root, name, self.store))
+            yield Item(source_text(source_of(name)), partial(read_named, self.root, name, self.store))
 
     def is_inside(self, path: Path) -> bool:
         """Return whether `path` lies under the folder, so that a file there would become an input."""
@@ -83,9 +84,10 @@ def list_store(
 
 
 def read_list(path: StoredFile, patterns: Patterns = ALL_FILES) -> FileInputs:
-    """Return the files that a text file names, one per line, relative to its own folder; empty lines are skipped.
+    """Return the files that a text file names, one per line; empty lines are skipped.
 
-    Raises ServeError when it names none, cannot be read, or has a line that is not a path.
+    A path is relative to the folder of the list. Raises ServeError when it names none, cannot be read, or has a line
+    that is neither a path nor a URI that can be read.
     """
     store = None if path.is_local else path.store
     try:
@@ -102,7 +104,12 @@ def read_beside(file: StoredFile, name: bytes) -> bytes:
 
 
 def read_named(folder: str, name: bytes, store: pa_fs.FileSystem | None) -> bytes:
-    """Return the bytes of a file under a folder of a store, or of this machine (None). Raises OSError or BadImage."""
+    """Return the bytes of a file under a folder of a store, or of this machine (None); a URI is read where it points.
+
+    Raises OSError or BadImage.
+    """
+    if is_uri(name):
+        return _not_too_large(uri_reader(os.fsdecode(name), read_file, LARGEST_FILE_BYTES))
     if store is None:
         return read_file(Path(folder) / os.fsdecode(name))
     path = name.decode("utf-8", "replace")
@@ -111,6 +118,11 @@ def read_named(folder: str, name: bytes, store: pa_fs.FileSystem | None) -> byte
             data = stream.read(LARGEST_FILE_BYTES + 1)
     except pa.ArrowException as error:  # for example for a path that the store cannot parse
         raise OSError(errno.EINVAL, one_line(error)) from None
+    return _not_too_large(data)
+
+
+def _not_too_large(data: bytes) -> bytes:
+    """Return `data`. Raises BadImage when it is more than may be read."""
     if len(data) > LARGEST_FILE_BYTES:
         raise too_large(f"more than {LARGEST_FILE_BYTES}")
     return data
@@ -165,7 +177,8 @@ def _names_and_sha256(files: Iterable[tuple[bytes, int]]) -> tuple[Names, str]:
     names, digest = Names(), hashlib.sha256()
     for name, size in files:
         names.append(name)
-        digest.update(b"%d %d " % (len(name), size) + name)
+        shown = source_of(name)  # secrets may change between two runs of one job
+        digest.update(b"%d %d " % (len(shown), size) + shown)
     return names, digest.hexdigest()
 
 
@@ -199,12 +212,24 @@ def _lines(path: StoredFile) -> Iterator[bytes]:
             name = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").rstrip(b"\r\n")
             if len(line) > _LONGEST_LINE_BYTES or b"\0" in name:
                 raise ServeError(f"{path}: line {number} is not a path; give a text file with one path per line")
+            if name and is_uri(name):
+                _check_listed(name, path, number)
             if name:
                 yield name
 
 
+def _check_listed(name: bytes, path: StoredFile, number: int) -> None:
+    """Raise ServeError for a URI that cannot be read."""
+    try:
+        check_uri(os.fsdecode(name))
+    except ServeError as error:
+        raise ServeError(f"{path}: line {number}: {error}") from None
+
+
 def _size(folder: str, name: bytes) -> int:
-    """Return the size of a file in bytes, or -1 if it is missing: its row will hold the error."""
+    """Return the size of a file in bytes, or -1 if it is a URI, or missing: its row will hold the error."""
+    if is_uri(name):
+        return -1
     try:
         return os.stat(os.path.join(os.fsencode(folder), name)).st_size  # noqa: PTH116, PTH118  # pathlib takes no bytes
     except OSError:

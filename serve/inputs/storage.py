@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.fs as pa_fs
 
 from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.inputs.uris import open_store, public_uri
 
 _BUFFER_BYTES = 1 << 20  # of one request to a store: a request costs tens of milliseconds, whatever its size
 
@@ -87,12 +88,9 @@ def local_file(path: Path) -> StoredFile:
 
 
 def parse_uri(uri: str) -> StoredFile:
-    """Return the file or folder of a URI such as s3://bucket/folder. Raises ServeError for an unknown store."""
-    try:
-        store, path = pa_fs.FileSystem.from_uri(uri)
-    except (OSError, ValueError, NotImplementedError) as error:
-        raise _cannot_be_listed(uri, error) from None
-    return StoredFile(path.rstrip("/"), store, uri)
+    """Return the file or folder of a URI such as s3://bucket/folder. Raises what `open_store` raises."""
+    store, path = open_store(uri)
+    return StoredFile(path.rstrip("/"), store, public_uri(uri))
 
 
 def list_files(root: StoredFile) -> list[pa_fs.FileInfo]:

@@ -5,6 +5,7 @@ as a stream, without one.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +21,7 @@ from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import read_beside, source_text
 from convnext_imagenet.serve.inputs.inputs import Item, JoinedInputs, lies_in, split_range
 from convnext_imagenet.serve.inputs.storage import StoredFile, one_line
+from convnext_imagenet.serve.inputs.uris import check_uri, is_uri, source_of
 
 TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
 _BATCH_ROWS = 256  # at 110 kB an image, 28 MB in memory
@@ -57,6 +59,16 @@ class TableInputs:
             values = self._values(group, wanted)
             yield from (self._item(number, value) for number, value in enumerate(values, first + wanted.start))
 
+    def check_uris(self) -> None:
+        """Raise ServeError when one of the first rows names a URI that cannot be read."""
+        first = next((group for group, rows in enumerate(self.group_rows) if rows), None)
+        if first is None or not self.is_paths:
+            return
+        for value in self._values(first, range(min(_BATCH_ROWS, self.group_rows[first]))):
+            path, _ = self._path_and_bytes(value)
+            if path is not None and is_uri(path):
+                check_uri(os.fsdecode(path))
+
     def is_inside(self, path: Path) -> bool:
         """Return whether `path` lies in the folder that holds only this table."""
         return lies_in(path, self.folder)
@@ -81,9 +93,10 @@ class TableInputs:
 
     def _item(self, number: int, value: pa.Scalar) -> Item:
         path, data = self._path_and_bytes(value)
+        shown = None if path is None else source_text(source_of(path))
         if path is not None and data is None:
-            return Item(source_text(path), partial(read_beside, self.path, path))
-        source = f"{source_text(self.path.name)}#{number}" if path is None else source_text(path)
+            return Item(shown or "", partial(read_beside, self.path, path))
+        source = f"{source_text(self.path.name)}#{number}" if shown is None else shown
         return Item(source, partial(_image_bytes, data))
 
     def _path_and_bytes(self, value: pa.Scalar) -> tuple[bytes | None, pa.Buffer | None]:
@@ -104,8 +117,9 @@ def open_tables(
     """
     tables = tuple(_open(file, column) for file in files)
     if not any(table.count for table in tables):
-        raise ServeError(f"{files[0] if len(files) == 1 else folder or files[0]}: holds no rows to predict; give "
-                         f"another table")
+        raise ServeError(
+            f"{files[0] if len(files) == 1 else folder or files[0]}: holds no rows to predict; give another table"
+        )
     return replace(tables[0], folder=folder) if len(tables) == 1 else JoinedInputs(tables, folder)
 
 
@@ -127,7 +141,9 @@ def _open(path: StoredFile, column: str) -> TableInputs:
         field = _choose_field(path, _schema(path), column)
         group_rows, stream_offsets = _groups(path)
         sha256 = _fingerprint(path, field.name)
-        return TableInputs(path, field.name, group_rows, sha256, _is_text(field.type), stream_offsets)
+        table = TableInputs(path, field.name, group_rows, sha256, _is_text(field.type), stream_offsets)
+        table.check_uris()
+        return table
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
 

@@ -3,19 +3,17 @@
 import io
 import os
 import tarfile
-from types import SimpleNamespace
 
 import pyarrow as pa
-import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 import pytest
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.inputs import storage
 from convnext_imagenet.serve.inputs.kinds import open_inputs
 
 from ..conftest import build_records, class_table, picture
+from ..s3_server import running_store
 
 WNIDS = [wnid for wnid, _ in class_table(7)]
 
@@ -32,6 +30,15 @@ def _tar(path, count, *others):
             member = tarfile.TarInfo(name)
             member.size = 1
             tar.addfile(member, io.BytesIO(b"x"))
+
+
+@pytest.fixture(scope="module")
+def store(place):
+    """The same files in a store."""
+    with running_store() as running:
+        files = (path for path in place.rglob("*") if path.is_file())
+        running.objects |= {str(path.relative_to(place)): path.read_bytes() for path in files}
+        yield running
 
 
 LAYOUTS = ("spark", "hive", "repository", "img2dataset", "webdataset")
@@ -144,13 +151,10 @@ def test_a_file_uri_is_the_path(place, tmp_path):
 
 
 @pytest.mark.parametrize("images", ["images", "one.tar", "tars", "tables", "t.parquet", "list.txt", *LAYOUTS])
-def test_a_store_holds_all_that_a_folder_holds(place, monkeypatch, images):
-    store = pa_fs.SubTreeFileSystem(str(place), pa_fs.LocalFileSystem())
-    finder = SimpleNamespace(from_uri=lambda uri: (store, uri.removeprefix("s3://bucket/")))
-    parts = {name: getattr(pa_fs, name) for name in ("FileSelector", "FileType", "LocalFileSystem")}
-    monkeypatch.setattr(storage, "pa_fs", SimpleNamespace(FileSystem=finder, **parts))
-    inputs = open_inputs(f"s3://bucket/{images}", WNIDS, column="mask" if images == "t.parquet" else "")
-    same = open_inputs(str(place / images), WNIDS, column="mask" if images == "t.parquet" else "")
+def test_a_store_holds_all_that_a_folder_holds(place, store, images):
+    column = "mask" if images == "t.parquet" else ""
+    inputs = open_inputs(store.uri(images), WNIDS, column=column)
+    same = open_inputs(str(place / images), WNIDS, column=column)
     assert type(inputs) is type(same)
     assert [item.source for item in inputs.items(range(inputs.count))] == [
         item.source for item in same.items(range(same.count))
