@@ -206,7 +206,7 @@ _PREDICTION = (
     click.option(
         "--readers",
         type=click.IntRange(min=1),
-        default=32,
+        default=64,
         show_default=True,
         help="Threads per rank that read inputs, as a slow store needs many; the number changes no result.",
     ),

@@ -77,7 +77,7 @@ class PredictOptions:
     part_rows: int = 4096
     batch_size: int = 32
     workers: int = 1
-    readers: int = 32
+    readers: int = 64
     device_target: str = "CPU"
     flip: bool = False
     extras: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ _SECRET = re.compile(r"sig|token|key|secret|credential|password", re.IGNORECASE)
 _LEGAL = "%/:?#[]@!$&'()*+,;=~"  # what has a meaning in a URI; anything else but letters and digits is encoded
 _GS_RETRY_S = 15  # Google's library tries for 15 minutes by default, also without credentials
 _WEB_TIMEOUT_S = 30.0
+_CONNECTIONS = 64
 _PACKAGES_OF = {"hf": "pip install 'convnext_imagenet[hf]'"}
 
 
@@ -58,6 +59,8 @@ def check_uri(uri: str) -> None:
 def open_store(uri: str) -> tuple[pa_fs.FileSystem, str]:
     """Return the store of a URI and the path in it. Raises ServeError when the store is unknown or cannot be opened."""
     parts = _split(uri)
+    # Arrow opens as many connections to S3 as it has these threads when a store is opened, and 25 at least.
+    pa.set_io_thread_count(max(pa.io_thread_count(), _CONNECTIONS))
     try:
         return pa_fs.FileSystem.from_uri(_encoded(parts).geturl())
     except ImportError as error:
