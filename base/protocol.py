@@ -71,11 +71,11 @@ def exclusive(root: Path) -> Iterator[None]:
 class OtherPlanError(ArtefactError):
     """A directory of another plan; `reason` says what differs, `way_back` how to resume it with other versions."""
 
-    def __init__(self, root: Path, changed: Sequence[Difference], begun_by: str) -> None:
+    def __init__(self, root: object, changed: Sequence[Difference], begun_by: str) -> None:
         self.reason = f"belongs to another run {describe(changed)}"
         self.way_back = way_back(changed, begun_by)
         super().__init__(f"{root}: {self.reason}; choose another directory, or delete this one{self.way_back}")
-        self.root, self.changed, self.begun_by = root, changed, begun_by
+        self.changed, self.begun_by = changed, begun_by
 
 
 def begin(

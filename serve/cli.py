@@ -1,6 +1,9 @@
 """`convnext-serve`: evaluate a network, write its predictions to Parquet, classify single images."""
 
+import contextlib
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +125,9 @@ def _evaluate_into(
 
 
 @main.command()
-@click.argument("predictions", type=options.PATH)
-def verify(predictions: Path) -> None:
-    """Read PREDICTIONS and check every byte, row and count.
+@click.argument("predictions", type=options.PATH_OR_URI)
+def verify(predictions: Path | str) -> None:
+    """Read PREDICTIONS, a directory or a URI, and check every byte, row and count.
 
     There must be one row for each input, in order, and all hashes and counts must be as recorded.
     """
@@ -132,8 +135,8 @@ def verify(predictions: Path) -> None:
         from convnext_imagenet.serve.errors import ServeError
         from convnext_imagenet.serve.predict.verify import verify_predictions
 
-        with progress(None, "verify", unit="row") as advance:
-            checked = verify_predictions(predictions, advance)
+        with progress(None, "verify", unit="row") as advance, _local_copy(predictions) as folder:
+            checked = verify_predictions(folder, advance)
         for problem in checked.problems:
             click.echo(problem, err=True)
         if checked.problems:
@@ -142,6 +145,20 @@ def verify(predictions: Path) -> None:
                 f"receipts and _SUCCESS, then run the same `convnext-serve predict` again"
             )
         click.echo(f"{predictions}: {plural(checked.rows, 'row')}, one for each input, all bytes as recorded")
+
+
+@contextlib.contextmanager
+def _local_copy(predictions: Path | str) -> Iterator[Path]:
+    """Yield the folder of PREDICTIONS; that of a store as a copy, which is removed afterwards."""
+    from convnext_imagenet.serve.predict.place import LocalPlace, open_place
+
+    place = open_place(predictions)
+    if isinstance(place, LocalPlace):
+        yield place.root
+        return
+    with tempfile.TemporaryDirectory(prefix="convnext-verify-") as folder:
+        place.download(Path(folder))
+        yield Path(folder)
 
 
 @main.command()

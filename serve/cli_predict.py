@@ -1,7 +1,10 @@
 """`convnext-serve predict`: its options, what it prints and its exit code; predict/job.py does the work."""
 
+import contextlib
+import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -38,7 +41,12 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @click.argument("checkpoint", type=options.PATH)
 @click.argument("images")
 @options.inputs
-@click.option("--out", type=options.PATH, required=True, help="PREDICTIONS directory; an unfinished one is resumed.")
+@click.option(
+    "--out",
+    type=options.PATH_OR_URI,
+    required=True,
+    help="PREDICTIONS directory, or a URI of a store, such as s3://bucket/folder; an unfinished one is resumed.",
+)
 @options.max_errors
 @options.retry
 @options.weights
@@ -48,9 +56,9 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @options.cluster
 @launch_options
 def predict(
-    checkpoint: Path, images: str, choice: InputOptions, out: Path, max_errors: ErrorLimit, retry: tuple[str, ...],
-    weights: Weights, transform: TransformOptions, predict_options: PredictOptions, engine: EngineChoice,
-    cluster: ClusterOptions, **launch: Any,
+    checkpoint: Path, images: str, choice: InputOptions, out: Path | str, max_errors: ErrorLimit,
+    retry: tuple[str, ...], weights: Weights, transform: TransformOptions, predict_options: PredictOptions,
+    engine: EngineChoice, cluster: ClusterOptions, **launch: Any,
 ) -> None:  # fmt: skip
     """Write one Parquet row for every input in IMAGES.
 
@@ -60,31 +68,64 @@ def predict(
     column of image bytes or paths, a folder of Hugging Face's save_to_disk, a RECORDS directory, or a URI such as
     s3://bucket/folder.
     """
-    from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
+    from convnext_imagenet.base.protocol import logs_folder
 
     refuse_unused(engine.executor, **cluster._asdict())
     show_log_lines()
-    with announcing_exit(), expected_errors():
-        check = partial(check_begun_or_empty, out, "predictions")
+    with _leaving_hanging_calls(), announcing_exit(), expected_errors():
+        check = partial(_check_out, out, engine.executor)
         if engine.executor == RAY:
             ranks, target = _start_driver(launch, check)
         else:
-            ranks, target = enter_ranks(launch, logs_folder(out, "predictions"), check)
+            logs = None if isinstance(out, str) else logs_folder(out, "predictions")
+            ranks, target = enter_ranks(launch, logs, check)
 
+        from convnext_imagenet.serve.inputs.uris import public_uri
         from convnext_imagenet.serve.messages import pace, summary_line
         from convnext_imagenet.serve.predict.spec import PredictionSpec
 
         predict_options = replace(predict_options, device_target=target, engine=engine.network)
         spec = PredictionSpec(checkpoint, weights, transform, images, choice, out, predict_options)
-        with StopSignals(f"run the same command again to resume in {out}", second_ends=True) as stop:
+        shown = public_uri(out) if isinstance(out, str) else out
+        with StopSignals(f"run the same command again to resume in {shown}", second_ends=True) as stop:
             if engine.executor == RAY:
                 with _cluster(spec, cluster, stop) as executor:
                     summary, rows, seconds = _run(spec, ranks, stop, retry, executor)
             else:
                 summary, rows, seconds = _run(spec, ranks, stop, retry)
-        click.echo(summary_line(out, summary, pace(rows * ranks.own.world, seconds)))
+        click.echo(summary_line(shown, summary, pace(rows * ranks.own.world, seconds)))
         if ranks.own.is_first:
-            _refuse_error_rows(out, summary, max_errors)
+            _refuse_error_rows(shown, summary, max_errors)
+
+
+@contextlib.contextmanager
+def _leaving_hanging_calls() -> Iterator[None]:
+    """End the process with the exit code of the block when a call into a library still hangs in a thread.
+
+    The interpreter does not wait for such a thread, but the libraries of stores wait for their requests.
+    """
+    code: int | None = 0
+    try:
+        yield
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else 1
+        raise
+    finally:
+        prefetch = sys.modules.get("convnext_imagenet.serve.prefetch")
+        if prefetch is not None and sys.exc_info()[0] in (None, SystemExit) and prefetch.has_hanging_calls():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code or 0)
+
+
+def _check_out(out: Path | str, executor: str) -> None:
+    """Raise ExpectedError for a place that cannot become PREDICTIONS, before any work."""
+    from convnext_imagenet.serve.errors import ServeError
+    from convnext_imagenet.serve.predict.place import open_place
+
+    if isinstance(out, str) and executor == RAY:
+        raise ServeError("--engine ray writes to a folder that all nodes share; pass a path as --out, not a URI")
+    open_place(out).check()
 
 
 def _run(
@@ -94,6 +135,7 @@ def _run(
     """Run the job here, or its parts on `executor`; return what PREDICTIONS holds, the rows done, and the seconds."""
     from convnext_imagenet.serve.predict.cluster import ClusterRunner
     from convnext_imagenet.serve.predict.job import LocalRunner, open_job
+    from convnext_imagenet.serve.predict.place import open_place
     from convnext_imagenet.serve.prefetch import Stopped, call_apart
 
     if executor is not None:
@@ -103,7 +145,7 @@ def _run(
     except Stopped:
         raise stop.interruption() from None
     started = time.monotonic()
-    with open_job(checkpoint, inputs, spec.out, spec.options, ranks, retry) as job:
+    with open_job(checkpoint, inputs, open_place(spec.out), spec.options, ranks, retry) as job:
         rows = report_finished_parts(job)
         parts = f"of {len(job.pending)} parts" if executor else ""
         with progress(rows, "predict", units=parts) as bar:
@@ -147,7 +189,8 @@ def _cluster(
     from convnext_imagenet.launch.cluster.nodes import network_resources
 
     choose_resources = partial(network_resources, spec.options.device_target, cluster.per_actor)
-    return on_cluster(cluster.address, choose_resources, spec.out, spec.paths, is_stopped=lambda: stop.received)
+    out = Path(spec.out)  # no URI: _check_out has refused it
+    return on_cluster(cluster.address, choose_resources, out, spec.paths, is_stopped=lambda: stop.received)
 
 
 def _threads(workers: int, executor: "ClusterExecutor") -> int:
@@ -163,7 +206,7 @@ def report_finished_parts(job: "PredictionJob") -> int:
     return job.pending_rows
 
 
-def _refuse_error_rows(out: Path, summary: "Summary", max_errors: ErrorLimit) -> None:
+def _refuse_error_rows(out: Path | str, summary: "Summary", max_errors: ErrorLimit) -> None:
     from convnext_imagenet.serve.errors import ErrorRows
 
     if max_errors.allows(summary.error_rows, summary.rows):

@@ -21,6 +21,19 @@ from convnext_imagenet.serve.settings import (
 Command = Callable[..., Any]
 
 PATH = click.Path(path_type=Path)
+
+
+class _PathOrUri(click.ParamType):
+    """A path as a Path, a URI as text."""
+
+    name = "PATH|URI"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        """Return the value as what it is."""
+        return value if "://" in str(value) else Path(value)
+
+
+PATH_OR_URI = _PathOrUri()
 EXECUTORS = (LOCAL, RAY)
 NETWORKS = ("mindspore", "onnxruntime")
 RETRIABLE = ("read_error", "timeout", "decode_error", "too_large", "unsupported")
@@ -238,9 +251,9 @@ def cluster(command: Command) -> Command:
 
 def prediction(command: Command) -> Command:
     """Add the options of scoring to a command, which gets them as `predict_options` (without engine and device)."""
-    names = ("topk", "part_rows", "batch_size", "workers", "readers", "flip", "features", "logits")
-    names += ("timeout_s", "retry_s", "stop_after")
-    return _as_one_value("predict_options", _prediction, names, _PREDICTION, command)
+    scoring = ("topk", "part_rows", "batch_size", "flip", "features", "logits")
+    reading = ("workers", "readers", "timeout_s", "retry_s", "stop_after")
+    return _as_one_value("predict_options", _prediction, (*scoring, *reading), _PREDICTION, command)
 
 
 def _as_one_value(

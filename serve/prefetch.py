@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 _POLL_SECONDS = 0.2  # how often a waiting consumer looks at time limits and stop signals
+_THREADS = "decode"  # how their names begin
 _END_SECONDS = 5.0  # then the process may end: threads that still hang are daemons and end with it
 
 
@@ -48,6 +49,11 @@ class Waits:
     def slowest(self) -> str:
         """Return the name with the most seconds; of none, an empty string."""
         return max(self.seconds, key=self.seconds.__getitem__, default="")
+
+
+def has_hanging_calls() -> bool:
+    """Return whether threads of this file are still in calls that were abandoned."""
+    return any(thread.name.startswith(_THREADS) for thread in threading.enumerate())
 
 
 class Stopped(Exception):
@@ -141,7 +147,7 @@ class _Line:
         self._bytes = _Bytes(most_bytes)
         self._in_order: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()  # None comes after the last
         self.has_room = threading.Semaphore(ahead)
-        self._start(self._feed, "decode-feed", items)
+        self._start(self._feed, f"{_THREADS}-feed", items)
         for number, stage in enumerate(stages):
             for _ in range(stage.width):
                 self._add(number)
@@ -182,7 +188,7 @@ class _Line:
         thread.start()
 
     def _add(self, number: int) -> None:
-        self._start(self._work, f"decode-{self._stages[number].name}", number)
+        self._start(self._work, f"{_THREADS}-{self._stages[number].name}", number)
 
     def _feed(self, items: Iterable[Any]) -> None:
         """Put the items into the first stage; what they raise becomes the last call."""

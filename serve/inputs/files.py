@@ -53,6 +53,11 @@ class FileInputs:
             name = self.names[number]
             yield Item(source_text(source_of(name)), partial(read_named, self.root, name, self.store))
 
+    def holds(self, stored: StoredFile) -> bool:
+        """Return whether a file or folder of a store lies under this folder of the same store."""
+        is_same = self.store is not None and not self.is_listed and self.store.equals(stored.store)
+        return is_same and f"{stored.path}/".startswith(f"{self.root}/")
+
     def is_inside(self, path: Path) -> bool:
         """Return whether `path` lies under the folder, so that a file there would become an input."""
         is_folder = self.store is None and not self.is_listed

@@ -28,6 +28,7 @@ from convnext_imagenet.serve.batching import batches
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.engine import Engine, engine_facts, open_engine
 from convnext_imagenet.serve.inputs.inputs import Inputs
+from convnext_imagenet.serve.predict.place import Place
 from convnext_imagenet.serve.predict.reading import ReadWatch, RetryRule
 from convnext_imagenet.serve.predict.retries import Retries, retry_of
 from convnext_imagenet.serve.predict.schema import (
@@ -121,7 +122,7 @@ class PartWriter:
 
     checkpoint: Checkpoint
     inputs: Inputs
-    out: Path
+    out: Place
     options: PredictOptions
     plan: dict[str, Any]
     plan_id: str
@@ -132,11 +133,13 @@ class PartWriter:
         """Return the numbers of the inputs of each part."""
         return part_ranges(self.inputs.count, **self.plan["parts"])
 
-    def receipt(self, index: int) -> Any:
-        """Return the receipt of a part whose file is whole and whose last retry has made it, or None."""
-        receipt = protocol.read_receipt(self.out, part_unit(index), self.plan_id, deep=True)
-        is_made = receipt is not None and receipt["facts"].get("retry", 0) == retry_of(self.retries, index)
-        return receipt if is_made else None
+    def receipts(self, indices: Sequence[int]) -> list[Any]:
+        """Return the receipt of each part whose file is whole and whose last retry has made it, else None."""
+        found = self.out.receipts([part_unit(index) for index in indices], self.plan_id)
+        return [
+            receipt if receipt and receipt["facts"].get("retry", 0) == retry_of(self.retries, index) else None
+            for index, receipt in zip(indices, found, strict=True)
+        ]
 
     def write(
         self,
@@ -229,7 +232,7 @@ class PartWriter:
         facts = {"first": self.parts[index].start, "rows": sum(map(len, tables)), "statuses": statuses}
         if retry := retry_of(self.retries, index):
             facts["retry"] = retry
-        protocol.publish([path], self.out, part_unit(index), self.plan_id, facts)
+        self.out.publish(path, part_unit(index), self.plan_id, facts)
 
 
 def _joined_ranges(ranges: Sequence[range]) -> list[range]:

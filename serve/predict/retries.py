@@ -5,24 +5,22 @@ that lists it. So a retry that was killed resumes, and makes each of its parts o
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.base.files import read_json, write_json
-from convnext_imagenet.base.protocol import bookkeeping_name
+from convnext_imagenet.serve.predict.place import Place
 
 Retries = list[dict[str, Any]]
+_FILE = "retries.json"
 
 
-def read_retries(out: Path) -> Retries:
+def read_retries(out: Place) -> Retries:
     """Return all retries that were begun in a PREDICTIONS directory, the oldest first."""
-    path = _path(out)
-    return read_json(path) if path.exists() else []
+    return out.read(_FILE) or []
 
 
-def write_retries(out: Path, retries: Retries) -> None:
+def write_retries(out: Place, retries: Retries) -> None:
     """Store the list of retries. Raises OSError."""
-    write_json(_path(out), retries)
+    out.write(_FILE, retries)
 
 
 def retry_of(retries: Sequence[Mapping[str, Any]], index: int) -> int:
@@ -48,7 +46,3 @@ def plan_retry(
         if receipt is not None and any(receipt["facts"]["statuses"].get(status) for status in statuses)
     ]
     return {"number": len(retries) + 1, "statuses": sorted(statuses), "parts": parts} if parts else None
-
-
-def _path(out: Path) -> Path:
-    return out / bookkeeping_name("predictions", "retries.json")

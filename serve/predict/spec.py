@@ -12,14 +12,17 @@ from convnext_imagenet.serve.settings import InputOptions, PredictOptions, Trans
 
 @dataclass(frozen=True)
 class PredictionSpec:
-    """A prediction job by its paths and options; any process that sees the paths can open the same job."""
+    """A prediction job by its paths and options; any process that sees the paths can open the same job.
+
+    `out` is a path, or the URI of a folder in a store.
+    """
 
     checkpoint: Path
     weights: Weights
     transform: TransformOptions
     images: str
     choice: InputOptions
-    out: Path
+    out: Path | str
     options: PredictOptions
 
     @property
@@ -42,7 +45,7 @@ class PredictionSpec:
             self,
             checkpoint=self.checkpoint.absolute(),
             images=self.images if _is_uri(self.images) else str(Path(self.images).absolute()),
-            out=self.out.absolute(),
+            out=self.out if isinstance(self.out, str) else self.out.absolute(),
             options=replace(self.options, workers=workers),
         )
 

@@ -38,6 +38,7 @@ class Store:
     objects: dict[str, bytes] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
     requests: Counter = field(default_factory=Counter)
+    waiting: int = 0  # requests that are being delayed now
     uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -83,7 +84,9 @@ class _Handler(BaseHTTPRequestHandler):
         _, _, key = unquote(address.path).lstrip("/").partition("/")
         self.body = self._read_body()
         if store.faults.delay_s:
+            store.waiting += 1
             time.sleep(store.faults.delay_s)
+            store.waiting -= 1
         with store.lock:
             store.requests[self.command, key] += 1
             is_refused = store.faults.is_down or self._count_down(store.faults.refused, key)
