@@ -167,6 +167,14 @@ _INPUTS = (
         metavar="GLOB",
         help="Score only files or members of tars like this, such as '*.jpg' or 'train/*'; repeatable.",
     ),
+    click.option(
+        "--keep",
+        default="",
+        callback=lambda context, option, value: tuple(name.strip() for name in value.split(",") if name.strip()),
+        metavar="COLUMN,...",
+        help="Columns of a table to store beside the predictions, and the column table_row.",
+    ),
+    click.option("--label-column", default="", help="Column of a table with labels: wnids, names or class indices."),
     click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out files or members like this; repeatable."),
 )
 _CLUSTER = (

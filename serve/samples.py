@@ -6,7 +6,9 @@ change of their words raise ROWS_VERSION (predict/schema.py). This file knows no
 
 import errno
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +46,7 @@ class Sample:
     `status` is then one of ERROR_STATUSES, and `error` says why. `is_unread` says that the place of the input failed,
     such as a store or a disk, and not the input: another attempt may succeed. `sha256` is None for a file that could
     not be read or is too large to read; `info` is None without a whole header. `label` is the class index, if the
-    source of the input knows it.
+    source of the input knows it; `kept` are its values for the row.
     """
 
     sample_id: int
@@ -56,6 +58,7 @@ class Sample:
     pixels: np.ndarray | None = None
     label: int | None = None
     is_unread: bool = False
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_sample(item: Item, sample_id: int, transform: EvalTransform) -> Sample:
@@ -76,19 +79,26 @@ def load_sample(item: Item, sample_id: int) -> Loaded:
 
 def decode_sample(loaded: Loaded, transform: EvalTransform) -> Sample:
     """Return a loaded input, decoded and transformed, or with the reason why it could not be."""
+    return _with_item(_decoded(loaded, transform), loaded.item)
+
+
+def _decoded(loaded: Loaded, transform: EvalTransform) -> Sample:
     item, sample_id, data = loaded.item, loaded.sample_id, loaded.data
     if loaded.status != "ok":
         is_unread = loaded.status == "timeout" or _is_unread(loaded.error)
-        return Sample(
-            sample_id, item.source, status=loaded.status, error=loaded.text, label=item.label, is_unread=is_unread
-        )
+        return Sample(sample_id, item.source, status=loaded.status, error=loaded.text, is_unread=is_unread)
     sha256, info = hashlib.sha256(data).hexdigest(), None
     try:
         info = inspect_image(data)
         pixels = evaluation_pixels(decode_rgb(data), transform)
     except BadImage as error:
-        return Sample(sample_id, item.source, sha256, info, _status(error), str(error), label=item.label)
-    return Sample(sample_id, item.source, sha256, info, pixels=pixels, label=item.label)
+        return Sample(sample_id, item.source, sha256, info, _status(error), str(error))
+    return Sample(sample_id, item.source, sha256, info, pixels=pixels)
+
+
+def _with_item(sample: Sample, item: Item) -> Sample:
+    """Return a sample with what its input knows besides the image."""
+    return replace(sample, label=item.label, kept=item.kept)
 
 
 def load_timed_out(item: Item, sample_id: int, seconds: float) -> Loaded:
@@ -99,7 +109,7 @@ def load_timed_out(item: Item, sample_id: int, seconds: float) -> Loaded:
 def decode_timed_out(loaded: Loaded, seconds: float) -> Sample:
     """Return the sample of an input whose decoding took longer than `seconds`."""
     item, error = loaded.item, f"not decoded within {seconds:g} s"
-    return Sample(loaded.sample_id, item.source, status="timeout", error=error, label=item.label)
+    return _with_item(Sample(loaded.sample_id, item.source, status="timeout", error=error), item)
 
 
 def is_worth_a_retry(error: OSError) -> bool:

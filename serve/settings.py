@@ -8,12 +8,14 @@ Weights = Literal["best", "raw", "ema"]
 
 
 class InputOptions(NamedTuple):
-    """What to choose in IMAGES: the split of RECORDS, the column of a table, globs for files and members of tars."""
+    """What to choose in IMAGES: the split of RECORDS, columns of a table, globs for files and members of tars."""
 
     split: str = "val"
     column: str = ""
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    label_column: str = ""
 
 
 @dataclass(frozen=True)

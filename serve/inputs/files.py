@@ -22,6 +22,7 @@ from convnext_imagenet.base.html import plural
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Item, Names, PlaceGone
+from convnext_imagenet.serve.inputs.labels import NO_CLASSES, ClassLookup
 from convnext_imagenet.serve.inputs.layout import ALL_FILES, Patterns
 from convnext_imagenet.serve.inputs.storage import StoredFile, one_line
 from convnext_imagenet.serve.inputs.uris import check_uri, is_uri, source_of, uri_reader
@@ -41,6 +42,7 @@ class FileInputs:
     sha256: str
     store: pa_fs.FileSystem | None = None
     is_listed: bool = False  # a text file names them, so a new file in the folder is not an input
+    classes: ClassLookup = NO_CLASSES
 
     @property
     def count(self) -> int:
@@ -51,7 +53,8 @@ class FileInputs:
         """Yield the files with these numbers."""
         for number in numbers:
             name = self.names[number]
-            yield Item(source_text(source_of(name)), partial(read_named, self.root, name, self.store))
+            load = partial(read_named, self.root, name, self.store)
+            yield Item(source_text(source_of(name)), load, self.classes.of_folder(name))
 
     def holds(self, stored: StoredFile) -> bool:
         """Return whether a file or folder of a store lies under this folder of the same store."""

@@ -9,11 +9,12 @@ from convnext_imagenet.base.files import read_json
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import LIST_ENDINGS, is_hidden, list_folder, list_store, read_list
 from convnext_imagenet.serve.inputs.inputs import Inputs
+from convnext_imagenet.serve.inputs.labels import ClassLookup, class_lookup
 from convnext_imagenet.serve.inputs.layout import ALL_FILES, Patterns, container_kind
 from convnext_imagenet.serve.inputs.records import open_split
 from convnext_imagenet.serve.inputs.saved_dataset import SPLITS_FILE, STATE_FILE, open_saved_dataset
 from convnext_imagenet.serve.inputs.storage import StoredFile, list_files, local_file, parse_uri
-from convnext_imagenet.serve.inputs.tables import TABLE_ENDINGS, open_tables
+from convnext_imagenet.serve.inputs.tables import TABLE_ENDINGS, Columns, open_tables
 from convnext_imagenet.serve.inputs.tars import TAR_ENDINGS, list_tars
 
 
@@ -29,6 +30,19 @@ class Request:
     split: str
     column: str
     patterns: Patterns = ALL_FILES
+    keep: tuple[str, ...] = ()
+    label_column: str = ""
+    names: Sequence[str] = ()
+
+    @property
+    def columns(self) -> Columns:
+        """Return the columns of a table that were asked for."""
+        return Columns(self.column, self.keep, self.label_column, self.classes)
+
+    @property
+    def classes(self) -> ClassLookup:
+        """Return the network's classes by wnid and name."""
+        return class_lookup(self.wnids, self.names)
 
 
 @dataclass(frozen=True)
@@ -74,25 +88,29 @@ def _open_predictions(path: Path, request: Request) -> Inputs | None:
 def _open_saved_dataset(path: Path, request: Request) -> Inputs | None:
     if not any((path / name).is_file() for name in (STATE_FILE, SPLITS_FILE)):
         return None
-    inputs = open_saved_dataset(local_file(path), request.column, path)
+    inputs = open_saved_dataset(local_file(path), request.columns, path)
     if inputs is not None:
         _refuse_patterns(request, request.patterns)
     return inputs
 
 
+def _open_tars(files: Sequence[StoredFile], request: Request, folder: Path | None) -> Inputs:
+    return list_tars(files, folder, request.patterns, request.classes)
+
+
+def _open_tables(files: Sequence[StoredFile], request: Request, folder: Path | None) -> Inputs:
+    return open_tables(files, request.columns, folder)
+
+
+def _open_list(files: Sequence[StoredFile], request: Request, folder: Path | None) -> Inputs:
+    return replace(read_list(files[0], request.patterns), classes=request.classes)
+
+
 # Each ending belongs to one kind, so the order does not matter.
 FILE_KINDS = (
-    FileKind("tar", TAR_ENDINGS, lambda files, request, folder: list_tars(files, folder, request.patterns)),
-    FileKind(
-        "table",
-        TABLE_ENDINGS,
-        lambda files, request, folder: open_tables(files, request.column, folder),
-        has_columns=True,
-        has_names=False,
-    ),
-    FileKind(
-        "list", LIST_ENDINGS, lambda files, request, folder: read_list(files[0], request.patterns), is_container=False
-    ),
+    FileKind("tar", TAR_ENDINGS, _open_tars),
+    FileKind("table", TABLE_ENDINGS, _open_tables, has_columns=True, has_names=False),
+    FileKind("list", LIST_ENDINGS, _open_list, is_container=False),
 )
 FOLDER_KINDS: tuple[FolderKind, ...] = (_open_records, _open_predictions, _open_saved_dataset)
 
@@ -104,18 +122,23 @@ def open_inputs(
     column: str = "",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    label_column: str = "",
+    names: Sequence[str] = (),
 ) -> Inputs:
     """Return the inputs of `images`: a folder, a RECORDS directory (its `split`), or a file; a path or a URI.
 
     A file is a tar, a table (its `column`), or a list of paths. A folder that holds only tars, or only tables, means
     their contents; so does a folder that Hugging Face's `save_to_disk` wrote. `wnids` are the network's classes by
-    index: labels become indices into them, if the inputs know labels. `include` and `exclude` are globs that choose
+    index: labels become indices into them, if the inputs know labels; so do folders named after one of `wnids` or
+    `names`. `keep` and `label_column` choose further columns of a table. `include` and `exclude` are globs that choose
     among files, and among the members of tars.
 
     Raises ServeError for anything else, for inputs that are empty and for a `column` without a table; ArtefactError
     for damaged records.
     """
-    request = Request(images, wnids, split, column, Patterns(tuple(include), tuple(exclude)))
+    patterns = Patterns(tuple(include), tuple(exclude))
+    request = Request(images, wnids, split, column, patterns, tuple(keep), label_column, names)
     root = parse_uri(images) if "://" in images else None
     if root and not root.is_local:
         return _open_stored(root, request)
@@ -136,13 +159,13 @@ def _open_stored(root: StoredFile, request: Request) -> Inputs:
         return _open_file(root, request)
     names = [PurePosixPath(info.path).relative_to(root.path).as_posix() for info in files]
     is_saved_dataset = not {STATE_FILE, SPLITS_FILE}.isdisjoint(names)
-    if is_saved_dataset and (inputs := open_saved_dataset(root, request.column)) is not None:
+    if is_saved_dataset and (inputs := open_saved_dataset(root, request.columns)) is not None:
         return inputs
     visible = [name.encode() for name in names if not is_hidden(name.encode())]
     if (inputs := _open_containers(root, visible, request, None)) is not None:
         return inputs
     _refuse_column(request)
-    return list_store(root, files, request.patterns)
+    return replace(list_store(root, files, request.patterns), classes=request.classes)
 
 
 def _open_folder(path: Path, request: Request) -> Inputs:
@@ -153,7 +176,8 @@ def _open_folder(path: Path, request: Request) -> Inputs:
     if (inputs := _open_containers(path, everything.names, request, path)) is not None:
         return inputs
     _refuse_column(request)
-    return list_folder(path, request.patterns) if request.patterns else everything
+    chosen = list_folder(path, request.patterns) if request.patterns else everything
+    return replace(chosen, classes=request.classes)
 
 
 def _open_containers(
@@ -194,10 +218,12 @@ def _open_kind(kind: FileKind, files: Sequence[StoredFile], request: Request, fo
 
 
 def _refuse_column(request: Request) -> None:
-    if request.column:
-        raise ServeError(
-            f"{request.images}: not a table, so --column {request.column!r} has nothing to choose; leave it out"
-        )
+    options = {"--column": request.column, "--keep": ",".join(request.keep), "--label-column": request.label_column}
+    for option, value in options.items():
+        if value:
+            raise ServeError(
+                f"{request.images}: not a table, so {option} {value!r} has nothing to choose; leave it out"
+            )
 
 
 def _refuse_patterns(request: Request, patterns: Patterns) -> None:

@@ -18,6 +18,7 @@ from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_l
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import source_text
 from convnext_imagenet.serve.inputs.inputs import Item, Names, lies_in
+from convnext_imagenet.serve.inputs.labels import NO_CLASSES, ClassLookup
 from convnext_imagenet.serve.inputs.layout import ALL_FILES, SIDECAR_ENDINGS, Patterns
 from convnext_imagenet.serve.inputs.storage import StoredFile
 
@@ -38,6 +39,7 @@ class TarInputs:
     sizes: array
     sha256: str
     folder: Path | None = None  # the folder that holds only these archives, if any
+    classes: ClassLookup = NO_CLASSES
 
     @property
     def count(self) -> int:
@@ -49,7 +51,8 @@ class TarInputs:
         for number in numbers:
             archive = self.archives[self.archive_numbers[number]]
             source = f"{source_text(archive.name)}/{source_text(self.names[number])}"
-            yield Item(source, partial(_load, archive, self.offsets[number], self.sizes[number]))
+            load = partial(_load, archive, self.offsets[number], self.sizes[number])
+            yield Item(source, load, self.classes.of_folder(self.names[number]))
 
     def is_inside(self, path: Path) -> bool:
         """Return whether `path` lies in the folder that holds only these archives."""
@@ -60,6 +63,7 @@ def list_tars(
     archives: Sequence[StoredFile],
     folder: Path | None = None,
     patterns: Patterns = ALL_FILES,
+    classes: ClassLookup = NO_CLASSES,
 ) -> TarInputs:
     """Return the files and links in uncompressed archives; `folder` holds only these archives, if given.
 
@@ -87,7 +91,7 @@ def list_tars(
     if not len(names):
         choice = f" that {patterns} chooses" if patterns else ""
         raise ServeError(f"{', '.join(map(str, archives))}: no files to predict{choice}; give another tar")
-    return TarInputs(tuple(archives), numbers, names, offsets, sizes, digest.hexdigest(), folder)
+    return TarInputs(tuple(archives), numbers, names, offsets, sizes, digest.hexdigest(), folder, classes)
 
 
 def _members(archive: StoredFile) -> Iterator[Member]:

@@ -27,7 +27,7 @@ from convnext_imagenet.records.images import CHECKS_VERSION
 from convnext_imagenet.serve.batching import batches
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.engine import Engine, engine_facts, open_engine
-from convnext_imagenet.serve.inputs.inputs import Inputs
+from convnext_imagenet.serve.inputs.inputs import Inputs, kept_columns
 from convnext_imagenet.serve.predict.place import Place
 from convnext_imagenet.serve.predict.reading import ReadWatch, RetryRule
 from convnext_imagenet.serve.predict.retries import Retries, retry_of
@@ -71,6 +71,7 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
     card = checkpoint.card
     batch_size = min(options.batch_size, options.part_rows, inputs.count)
     topk = min(options.topk, len(card.classes))
+    kept = kept_columns(inputs).names
     return {
         "model": {"sha256": checkpoint.sha256, "variant": card.config.variant},
         "transform": dataclasses.asdict(card.transform),
@@ -90,7 +91,7 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
             "transform": TRANSFORM_VERSION,
         },
         "versions": {name: version(name) for name in _PACKAGES},
-    }
+    } | ({"keep": kept} if kept else {})
 
 
 def user_changes(changed: Sequence[Difference]) -> list[Difference]:
@@ -166,7 +167,7 @@ class PartWriter:
                             return False
                         watch.see(batch)
                         began = time.monotonic()
-                        tables.append(rows_table(self._rows(batch), part_schema(self.options.extras)))
+                        tables.append(rows_table(self._rows(batch), self._schema))
                         waits.seconds[_NETWORK] += time.monotonic() - began
                         on_slowest(waits.slowest)
                         on_progress(len(batch))
@@ -175,6 +176,10 @@ class PartWriter:
         except Stopped:
             return False
         return True
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        return part_schema(self.options.extras, kept_columns(self.inputs))
 
     @cached_property
     def _engine(self) -> Engine:

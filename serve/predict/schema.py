@@ -71,6 +71,8 @@ def make_row(sample: Sample, scored: ScoredSample | None) -> dict[str, Any]:
     info = sample.info
     guesses = None if scored is None else scored.guesses
     best = guesses[0] if guesses else {}
+    if best and not best["wnid"]:  # a network whose classes have no names
+        guesses = [{**guess, "wnid": None} for guess in guesses or ()]
     is_known = sample.label is not None and scored is not None
     return {
         "sample_id": sample.sample_id,
@@ -82,7 +84,7 @@ def make_row(sample: Sample, scored: ScoredSample | None) -> dict[str, Any]:
         "status": sample.status,
         "error": sample.error,
         "top1_index": best.get("class_index"),
-        "top1_wnid": best.get("wnid"),
+        "top1_wnid": best.get("wnid") or None,
         "top1_name": best.get("name"),
         "top1_score": best.get("score"),
         "topk": guesses,
@@ -90,12 +92,19 @@ def make_row(sample: Sample, scored: ScoredSample | None) -> dict[str, Any]:
         "correct": best.get("class_index") == sample.label if is_known else None,
         "features": scored and scored.features,
         "logits": scored and scored.logits,
+        **{kept_name(name): value for name, value in sample.kept.items()},
     }
 
 
-def part_schema(extras: Sequence[str] = ()) -> pa.Schema:
-    """Return the columns of a part; `extras` are additional ones: "features" before the head, and "logits"."""
-    return pa.schema([*SCHEMA, *(pa.field(name, _EXTRAS[name]) for name in extras)])
+def part_schema(extras: Sequence[str] = (), kept: pa.Schema | None = None) -> pa.Schema:
+    """Return the columns of a part: ours, `extras` ("features" before the head, "logits"), those of the inputs."""
+    fields = [*SCHEMA, *(pa.field(name, _EXTRAS[name]) for name in extras)]
+    return pa.schema([*fields, *(each.with_name(kept_name(each.name)) for each in kept or ())])
+
+
+def kept_name(name: str) -> str:
+    """Return the name in PREDICTIONS of a column of the inputs: a name that we use gets a prefix."""
+    return f"input_{name}" if name in SCHEMA.names or name in _EXTRAS else name
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -36,8 +36,8 @@ class PredictionSpec:
         Raises what `load_checkpoint`, `evaluated_with` and `open_inputs` raise.
         """
         checkpoint = load_checkpoint(self.checkpoint, self.weights).evaluated_with(self.transform)
-        wnids = [wnid for wnid, _ in checkpoint.card.classes]
-        return checkpoint, open_inputs(self.images, wnids, **self.choice._asdict())
+        wnids, names = ([pair[place] for pair in checkpoint.card.classes] for place in (0, 1))
+        return checkpoint, open_inputs(self.images, wnids, names=names, **self.choice._asdict())
 
     def for_other_nodes(self, workers: int) -> Self:
         """Return the same job with absolute paths, which hold in any working directory, and with `workers` threads."""

@@ -127,7 +127,7 @@ def test_a_store_that_fails_for_a_while_is_waited_for_and_one_that_stays_away_is
     assert _objects(store, "out") == _files(tmp_path / "out")
     monkeypatch.setattr(place, "_RETRY_S", 1.0)
     store.faults.is_down = True
-    with pytest.raises(FailedError, match="the store fails .*run the same command again to resume"):
+    with pytest.raises(FailedError, match=r"the store fails .*run the same command again to resume"):
         open_place(store.uri("out")).check()
 
 
