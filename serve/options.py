@@ -208,6 +208,20 @@ _PREDICTION = (
         help="Time limit to read one input, and to decode it. An input that takes longer becomes an error row.",
     ),
     click.option(
+        "--exif",
+        type=click.Choice(["ignore", "apply"]),
+        default="ignore",
+        show_default=True,
+        help="Turn images as their EXIF orientation says (apply), or score them as they are stored, as trainers do.",
+    ),
+    click.option(
+        "--max-pixels",
+        type=click.IntRange(min=1),
+        default=0,
+        show_default="64000000",
+        help="Decode images of up to so many pixels; memory grows by about 10 bytes per pixel and worker.",
+    ),
+    click.option(
         "--retry-for",
         "retry_s",
         type=click.FloatRange(min=0),
@@ -259,7 +273,7 @@ def cluster(command: Command) -> Command:
 
 def prediction(command: Command) -> Command:
     """Add the options of scoring to a command, which gets them as `predict_options` (without engine and device)."""
-    scoring = ("topk", "part_rows", "batch_size", "flip", "features", "logits")
+    scoring = ("topk", "part_rows", "batch_size", "flip", "features", "logits", "exif", "max_pixels")
     reading = ("workers", "readers", "timeout_s", "retry_s", "stop_after")
     return _as_one_value("predict_options", _prediction, (*scoring, *reading), _PREDICTION, command)
 

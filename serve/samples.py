@@ -13,14 +13,38 @@ from typing import Any
 import numpy as np
 
 from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
-from convnext_imagenet.records.images import BadImage, ImageInfo, decode_rgb, inspect_image
+from convnext_imagenet.records.images import (
+    USUAL_LIMITS,
+    BadImage,
+    ImageInfo,
+    PixelLimits,
+    TooManyPixels,
+    decode_rgb,
+    inspect_image,
+)
 from convnext_imagenet.serve.inputs.inputs import Item
+from convnext_imagenet.serve.orientation import orientation_of, turned
+from convnext_imagenet.serve.other_kinds import Decoded, decode_other, pillow_formats
 
 ERROR_STATUSES = ("decode_error", "too_large", "unsupported", "read_error", "timeout")
-_STATUS_OF_REASON = {"too_large": "too_large", "dimensions": "too_large", "unsupported": "unsupported"}
+_STATUS_OF_REASON = {
+    "too_large": "too_large", "dimensions": "too_large", "unsupported": "unsupported", "timeout": "timeout",
+}  # fmt: skip
 # Failures of an input that another attempt would only repeat; the texts are those of the stores of `pyarrow.fs`.
 _LASTING = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENOTDIR}
 _LASTING_TEXTS = ("ACCESS_DENIED", "HTTP status 401", "HTTP status 403")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How bytes become pixels: the most pixels, whether the EXIF orientation is applied, and a decoder's time limit."""
+
+    limits: PixelLimits = USUAL_LIMITS
+    applies_exif: bool = False
+    limit_s: float = 60.0
+
+
+USUAL_DECODING = Decoding()
 
 
 @dataclass(frozen=True)
@@ -45,14 +69,15 @@ class Sample:
 
     `status` is then one of ERROR_STATUSES, and `error` says why. `is_unread` says that the place of the input failed,
     such as a store or a disk, and not the input: another attempt may succeed. `sha256` is None for a file that could
-    not be read or is too large to read; `info` is None without a whole header. `label` is the class index, if the
-    source of the input knows it; `kept` are its values for the row.
+    not be read or is too large to read; `info` is None without a whole header; `orientation` is that of EXIF. `label`
+    is the class index, if the source of the input knows it; `kept` are its values for the row.
     """
 
     sample_id: int
     source: str
     sha256: str | None = None
     info: ImageInfo | None = None
+    orientation: int | None = None
     status: str = "ok"
     error: str | None = None
     pixels: np.ndarray | None = None
@@ -61,9 +86,9 @@ class Sample:
     kept: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_sample(item: Item, sample_id: int, transform: EvalTransform) -> Sample:
+def read_sample(item: Item, sample_id: int, transform: EvalTransform, decoding: Decoding = USUAL_DECODING) -> Sample:
     """Return one input, loaded, decoded and transformed, or with the reason why it could not be."""
-    return decode_sample(load_sample(item, sample_id), transform)
+    return decode_sample(load_sample(item, sample_id), transform, decoding)
 
 
 def load_sample(item: Item, sample_id: int) -> Loaded:
@@ -77,23 +102,43 @@ def load_sample(item: Item, sample_id: int) -> Loaded:
         return Loaded(sample_id, item, status=_status(error), text=str(error))
 
 
-def decode_sample(loaded: Loaded, transform: EvalTransform) -> Sample:
+def decode_sample(loaded: Loaded, transform: EvalTransform, decoding: Decoding = USUAL_DECODING) -> Sample:
     """Return a loaded input, decoded and transformed, or with the reason why it could not be."""
-    return _with_item(_decoded(loaded, transform), loaded.item)
+    return _with_item(_sample(loaded, transform, decoding), loaded.item)
 
 
-def _decoded(loaded: Loaded, transform: EvalTransform) -> Sample:
+def _sample(loaded: Loaded, transform: EvalTransform, decoding: Decoding) -> Sample:
     item, sample_id, data = loaded.item, loaded.sample_id, loaded.data
     if loaded.status != "ok":
         is_unread = loaded.status == "timeout" or _is_unread(loaded.error)
         return Sample(sample_id, item.source, status=loaded.status, error=loaded.text, is_unread=is_unread)
-    sha256, info = hashlib.sha256(data).hexdigest(), None
+    sample = Sample(sample_id, item.source, hashlib.sha256(data).hexdigest())
     try:
-        info = inspect_image(data)
-        pixels = evaluation_pixels(decode_rgb(data), transform)
+        decoded = decode_image(data, decoding)
     except BadImage as error:
-        return Sample(sample_id, item.source, sha256, info, _status(error), str(error))
-    return Sample(sample_id, item.source, sha256, info, pixels=pixels)
+        return replace(sample, info=_known_info(data, error, decoding), status=_status(error), error=str(error))
+    sample = replace(sample, info=decoded.info, orientation=decoded.orientation)
+    return replace(sample, pixels=evaluation_pixels(decoded.pixels, transform))
+
+
+def decode_image(data: bytes, decoding: Decoding = USUAL_DECODING) -> Decoded:
+    """Return an image of any kind, turned if `decoding` says so. Raises BadImage."""
+    if formats := pillow_formats(data):
+        decoded = decode_other(data, formats, decoding.limits, decoding.limit_s)
+    else:
+        info = inspect_image(data, decoding.limits)
+        decoded = Decoded(info, decode_rgb(data, decoding.limits), orientation_of(data))
+    return replace(decoded, pixels=turned(decoded.pixels, decoded.orientation)) if decoding.applies_exif else decoded
+
+
+def _known_info(data: bytes, error: BadImage, decoding: Decoding) -> ImageInfo | None:
+    """Return what the header of an image that cannot be decoded says, if it is whole."""
+    if isinstance(error, TooManyPixels):
+        return error.info
+    try:
+        return inspect_image(data, decoding.limits)
+    except BadImage:
+        return None
 
 
 def _with_item(sample: Sample, item: Item) -> Sample:

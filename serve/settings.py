@@ -70,9 +70,12 @@ class PredictOptions:
     """How inputs are scored. What is said to change no score is not part of the plan.
 
     `flip` averages over the image and its mirror image, `extras` are additional columns: "features", "logits". `engine`
-    is "mindspore" or "onnxruntime". These change no score: `workers` threads decode and `readers` threads read. An
-    input that takes over `timeout_s` seconds to read, or to decode, becomes an error row. A failed read is tried again
-    for `retry_s` seconds. After `stop_after` inputs in a row that cannot be read the job ends; 0 is never.
+    is "mindspore" or "onnxruntime". `exif` "apply" turns images as their EXIF orientation says. `max_pixels` is the
+    size of the largest image to decode; 0 is the usual limit.
+
+    These change no score: `workers` threads decode and `readers` threads read. An input that takes over `timeout_s`
+    seconds to read, or to decode, becomes an error row. A failed read is tried again for `retry_s` seconds. After
+    `stop_after` inputs in a row that cannot be read the job ends; 0 is never.
     """
 
     topk: int = 5
@@ -86,4 +89,6 @@ class PredictOptions:
     timeout_s: float = 60.0
     retry_s: float = 60.0
     stop_after: int = 10
+    exif: Literal["ignore", "apply"] = "ignore"
+    max_pixels: int = 0
     engine: str = "mindspore"

@@ -23,7 +23,7 @@ from convnext_imagenet.base.plan_changes import Difference
 from convnext_imagenet.launch.executor import OnProgress
 from convnext_imagenet.model.convnext import NETWORK_VERSION
 from convnext_imagenet.model.transform import TRANSFORM_VERSION
-from convnext_imagenet.records.images import CHECKS_VERSION
+from convnext_imagenet.records.images import CHECKS_VERSION, USUAL_LIMITS, PixelLimits
 from convnext_imagenet.serve.batching import batches
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.engine import Engine, engine_facts, open_engine
@@ -44,6 +44,7 @@ from convnext_imagenet.serve.predict.schema import (
 )
 from convnext_imagenet.serve.prefetch import Stage, Stopped, Waits, run_ahead
 from convnext_imagenet.serve.samples import (
+    Decoding,
     Loaded,
     Sample,
     decode_sample,
@@ -57,6 +58,7 @@ from convnext_imagenet.serve.settings import PredictOptions
 _BATCHES_AHEAD = 2  # one waits ready while the threads decode the next
 _MOST_BYTES_READ = 256 << 20  # of images that are read and not yet decoded
 _MOST_PART_BYTES = 128 << 20  # of a part in memory; writing it takes several times as much
+_LONGEST_SIDE_PX = 65_535
 _NETWORK = "network"  # its name beside those of the stages
 # Packages that can change a byte of PREDICTIONS: the network, decoders, and the writer of Parquet.
 _PACKAGES = ("mindspore", "numpy", "opencv-python-headless", "pillow", "pyarrow")
@@ -91,7 +93,14 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
             "transform": TRANSFORM_VERSION,
         },
         "versions": {name: version(name) for name in _PACKAGES},
-    } | ({"keep": kept} if kept else {})
+    } | _chosen_options(options, kept)
+
+
+def _chosen_options(options: PredictOptions, kept: Sequence[str]) -> dict[str, Any]:
+    """Return the options that a plan names only where they are not the usual ones."""
+    chosen = {"keep": list(kept), "exif": options.exif, "max_pixels": options.max_pixels}
+    usual: dict[str, Any] = {"keep": [], "exif": PredictOptions.exif, "max_pixels": PredictOptions.max_pixels}
+    return {name: value for name, value in chosen.items() if value != usual[name]}
 
 
 def user_changes(changed: Sequence[Difference]) -> list[Difference]:
@@ -192,9 +201,10 @@ class PartWriter:
         ranges = _joined_ranges([self.parts[index] for index in indices])
         numbered = (pair for numbers in ranges for pair in zip(numbers, self.inputs.items(numbers), strict=True))
         transform, batch_size, options = self.checkpoint.card.transform, self.plan["batch_size"], self.options
+        decoding = Decoding(_limits(options.max_pixels), options.exif == "apply", options.timeout_s)
         decode = Stage(
             "decode",
-            lambda loaded: decode_sample(loaded, transform),
+            lambda loaded: decode_sample(loaded, transform, decoding),
             options.workers,
             options.timeout_s,
             lambda loaded: decode_timed_out(loaded, options.timeout_s),
@@ -238,6 +248,11 @@ class PartWriter:
         if retry := retry_of(self.retries, index):
             facts["retry"] = retry
         self.out.publish(path, part_unit(index), self.plan_id, facts)
+
+
+def _limits(max_pixels: int) -> PixelLimits:
+    """Return the limits for an image; a side may be as long as the JPEG format allows if they are the user's."""
+    return PixelLimits(max_pixels, _LONGEST_SIDE_PX) if max_pixels else USUAL_LIMITS
 
 
 def _joined_ranges(ranges: Sequence[range]) -> list[range]:
