@@ -36,6 +36,7 @@ class _PathOrUri(click.ParamType):
 PATH_OR_URI = _PathOrUri()
 EXECUTORS = (LOCAL, RAY)
 NETWORKS = ("mindspore", "onnxruntime")
+MEASURES = ("margin", "entropy", "energy", "max_logit")  # those of serve/measures.py, which --help must not import
 RETRIABLE = ("read_error", "timeout", "decode_error", "too_large", "unsupported")
 
 
@@ -101,20 +102,21 @@ class _ErrorLimitType(click.ParamType):
         return limit
 
 
-class _StatusesType(click.ParamType):
-    """Statuses of error rows, separated by commas."""
+class _WordsType(click.ParamType):
+    """Words of a list, separated by commas."""
 
-    name = "STATUS,..."
+    def __init__(self, name: str, words: Sequence[str]) -> None:
+        self.name, self._words = name, words
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Return the statuses. Raises click.BadParameter for another word."""
+        """Return the words in the order of the list. Raises click.BadParameter for another word."""
         if isinstance(value, tuple):
             return value
-        words = tuple(word.strip() for word in str(value).split(","))
-        unknown = [word for word in words if word not in RETRIABLE]
+        words = [word.strip() for word in str(value).split(",")]
+        unknown = [word for word in words if word not in self._words]
         if unknown:
-            self.fail(f"{unknown[0]!r} is none of {', '.join(RETRIABLE)}", param, ctx)
-        return words
+            self.fail(f"{unknown[0]!r} is none of {', '.join(self._words)}", param, ctx)
+        return tuple(word for word in self._words if word in words)
 
 
 max_errors = click.option(
@@ -126,7 +128,7 @@ max_errors = click.option(
 )
 retry = click.option(
     "--retry",
-    type=_StatusesType(),
+    type=_WordsType("STATUS,...", RETRIABLE),
     default=(),
     help="Make the parts again that hold rows of these statuses, such as read_error,timeout; all other parts stay.",
 )
@@ -199,6 +201,24 @@ _PREDICTION = (
     click.option("--features", is_flag=True, help="Add a column with the pooled features before the head."),
     click.option("--logits", is_flag=True, help="Add a column with all logits."),
     click.option(
+        "--uncertainty",
+        type=_WordsType("NAME,...", MEASURES),
+        default=(),
+        help=f"Add columns that say how sure the network is: {', '.join(MEASURES)}.",
+    ),
+    click.option(
+        "--calibration",
+        type=PATH,
+        help="Report of `eval --report` for this network: adds calibrated_score and conformal_set.",
+    ),
+    click.option(
+        "--coverage",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.9,
+        show_default=True,
+        help="With --calibration: the share of images whose conformal_set holds the true class.",
+    ),
+    click.option(
         "--image-timeout",
         "timeout_s",
         type=click.FloatRange(min=0, min_open=True),
@@ -217,9 +237,8 @@ _PREDICTION = (
     click.option(
         "--max-pixels",
         type=click.IntRange(min=1),
-        default=0,
-        show_default="64000000",
-        help="Decode images of up to so many pixels; memory grows by about 10 bytes per pixel and worker.",
+        help="Decode images of up to so many pixels; memory grows by about 10 bytes per pixel and worker.  "
+        "[default: 64000000]",
     ),
     click.option(
         "--retry-for",
@@ -251,9 +270,9 @@ _PREDICTION = (
 )
 
 
-def _prediction(features: bool, logits: bool, **values: Any) -> PredictOptions:
+def _prediction(features: bool, logits: bool, uncertainty: tuple[str, ...], **values: Any) -> PredictOptions:
     extras = tuple(name for name, is_asked_for in (("features", features), ("logits", logits)) if is_asked_for)
-    return PredictOptions(extras=extras, **values)
+    return PredictOptions(extras=extras + uncertainty, **values)
 
 
 def inputs(command: Command) -> Command:
@@ -274,8 +293,9 @@ def cluster(command: Command) -> Command:
 def prediction(command: Command) -> Command:
     """Add the options of scoring to a command, which gets them as `predict_options` (without engine and device)."""
     scoring = ("topk", "part_rows", "batch_size", "flip", "features", "logits", "exif", "max_pixels")
+    scoring_more = ("uncertainty", "calibration", "coverage")
     reading = ("workers", "readers", "timeout_s", "retry_s", "stop_after")
-    return _as_one_value("predict_options", _prediction, (*scoring, *reading), _PREDICTION, command)
+    return _as_one_value("predict_options", _prediction, (*scoring, *scoring_more, *reading), _PREDICTION, command)
 
 
 def _as_one_value(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 Weights = Literal["best", "raw", "ema"]
@@ -69,9 +70,10 @@ class ErrorLimit(NamedTuple):
 class PredictOptions:
     """How inputs are scored. What is said to change no score is not part of the plan.
 
-    `flip` averages over the image and its mirror image, `extras` are additional columns: "features", "logits". `engine`
+    `flip` averages over the image and its mirror image, `extras` are additional columns, such as "logits" or "margin".
+    `calibration` is the report of an evaluation, `coverage` the share of sets that hold the true class. `engine`
     is "mindspore" or "onnxruntime". `exif` "apply" turns images as their EXIF orientation says. `max_pixels` is the
-    size of the largest image to decode; 0 is the usual limit.
+    size of the largest image to decode; None is the usual limit.
 
     These change no score: `workers` threads decode and `readers` threads read. An input that takes over `timeout_s`
     seconds to read, or to decode, becomes an error row. A failed read is tried again for `retry_s` seconds. After
@@ -89,6 +91,8 @@ class PredictOptions:
     timeout_s: float = 60.0
     retry_s: float = 60.0
     stop_after: int = 10
+    calibration: Path | None = None
+    coverage: float = 0.9
     exif: Literal["ignore", "apply"] = "ignore"
-    max_pixels: int = 0
+    max_pixels: int | None = None
     engine: str = "mindspore"

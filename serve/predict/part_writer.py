@@ -25,6 +25,7 @@ from convnext_imagenet.model.convnext import NETWORK_VERSION
 from convnext_imagenet.model.transform import TRANSFORM_VERSION
 from convnext_imagenet.records.images import CHECKS_VERSION, USUAL_LIMITS, PixelLimits
 from convnext_imagenet.serve.batching import batches
+from convnext_imagenet.serve.calibration import Calibration, read_calibration
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.engine import Engine, engine_facts, open_engine
 from convnext_imagenet.serve.inputs.inputs import Inputs, kept_columns
@@ -32,6 +33,7 @@ from convnext_imagenet.serve.predict.place import Place
 from convnext_imagenet.serve.predict.reading import ReadWatch, RetryRule
 from convnext_imagenet.serve.predict.retries import Retries, retry_of
 from convnext_imagenet.serve.predict.schema import (
+    CALIBRATED,
     ROWS_VERSION,
     make_row,
     part_file,
@@ -73,8 +75,7 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
     card = checkpoint.card
     batch_size = min(options.batch_size, options.part_rows, inputs.count)
     topk = min(options.topk, len(card.classes))
-    kept = kept_columns(inputs).names
-    return {
+    plan = {
         "model": {"sha256": checkpoint.sha256, "variant": card.config.variant},
         "transform": dataclasses.asdict(card.transform),
         "classes": {"count": len(card.classes), "sha256": checkpoint.classes_sha256},
@@ -93,7 +94,11 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
             "transform": TRANSFORM_VERSION,
         },
         "versions": {name: version(name) for name in _PACKAGES},
-    } | _chosen_options(options, kept)
+    } | _chosen_options(options, kept_columns(inputs).names)
+    if options.calibration is not None:
+        _, sha256 = read_calibration(options.calibration, plan, options.coverage)
+        plan["calibration"] = {"predictions": sha256, "coverage": options.coverage}
+    return plan
 
 
 def _chosen_options(options: PredictOptions, kept: Sequence[str]) -> dict[str, Any]:
@@ -122,7 +127,7 @@ def _most_rows(checkpoint: Checkpoint, options: PredictOptions, topk: int, batch
     """Return the rows of a part: as asked for, and fewer whole batches if these would take too much memory."""
     config = checkpoint.card.config
     sizes = {"features": config.dims[-1], "logits": len(checkpoint.card.classes)}
-    rows = _MOST_PART_BYTES // row_bytes(topk, sum(sizes[name] for name in options.extras))
+    rows = _MOST_PART_BYTES // row_bytes(topk, sum(sizes.get(name, 1) for name in options.extras))
     return options.part_rows if options.part_rows <= rows else max(1, rows // batch_size) * batch_size
 
 
@@ -188,7 +193,13 @@ class PartWriter:
 
     @cached_property
     def _schema(self) -> pa.Schema:
-        return part_schema(self.options.extras, kept_columns(self.inputs))
+        extras = (*self.options.extras, *(CALIBRATED if self._calibration else ()))
+        return part_schema(extras, kept_columns(self.inputs))
+
+    @cached_property
+    def _calibration(self) -> Calibration | None:
+        report, coverage = self.options.calibration, self.options.coverage
+        return None if report is None else read_calibration(report, self.plan, coverage)[0]
 
     @cached_property
     def _engine(self) -> Engine:
@@ -236,8 +247,9 @@ class PartWriter:
     def _rows(self, batch: Sequence[Sample]) -> list[dict[str, Any]]:
         classes, plan = self.checkpoint.card.classes, self.plan
         scored = score_samples(
-            self._engine, batch, classes, plan["topk"], plan["batch_size"], self.options.flip, self.options.extras
-        )
+            self._engine, batch, classes, plan["topk"], plan["batch_size"], self.options.flip, self.options.extras,
+            self._calibration,
+        )  # fmt: skip
         return [make_row(*pair) for pair in zip(batch, scored, strict=True)]
 
     def _publish(self, index: int, tables: Sequence[pa.Table], staging: Path) -> None:
@@ -250,7 +262,7 @@ class PartWriter:
         self.out.publish(path, part_unit(index), self.plan_id, facts)
 
 
-def _limits(max_pixels: int) -> PixelLimits:
+def _limits(max_pixels: int | None) -> PixelLimits:
     """Return the limits for an image; a side may be as long as the JPEG format allows if they are the user's."""
     return PixelLimits(max_pixels, _LONGEST_SIDE_PX) if max_pixels else USUAL_LIMITS
 

@@ -37,7 +37,17 @@ SCHEMA = pa.schema(
         pa.field("correct", pa.bool_()),
     ]
 )
-_EXTRAS = {"features": pa.list_(pa.float32()), "logits": pa.list_(pa.float32())}
+CALIBRATED = ("calibrated_score", "conformal_set")  # the columns of --calibration
+_EXTRAS = {
+    "features": pa.list_(pa.float32()),
+    "logits": pa.list_(pa.float32()),
+    "margin": pa.float32(),
+    "entropy": pa.float32(),
+    "energy": pa.float32(),
+    "max_logit": pa.float32(),
+    "calibrated_score": pa.float32(),
+    "conformal_set": pa.list_(pa.int32()),
+}
 
 
 def part_unit(index: int) -> str:
@@ -94,12 +104,13 @@ def make_row(sample: Sample, scored: ScoredSample | None) -> dict[str, Any]:
         "correct": best.get("class_index") == sample.label if is_known else None,
         "features": scored and scored.features,
         "logits": scored and scored.logits,
+        **(scored.measures if scored else {}),
         **{kept_name(name): value for name, value in sample.kept.items()},
     }
 
 
 def part_schema(extras: Sequence[str] = (), kept: pa.Schema | None = None) -> pa.Schema:
-    """Return the columns of a part: ours, `extras` ("features" before the head, "logits"), those of the inputs."""
+    """Return the columns of a part: ours, the `extras` that were asked for, and those of the inputs."""
     fields = [*SCHEMA, *(pa.field(name, _EXTRAS[name]) for name in extras)]
     return pa.schema([*fields, *(each.with_name(kept_name(each.name)) for each in kept or ())])
 

@@ -27,8 +27,9 @@ class PredictionSpec:
 
     @property
     def paths(self) -> list[Path]:
-        """Return the paths that every node must be able to read: the checkpoint, and inputs that are not in a store."""
-        return [self.checkpoint, *([] if _is_uri(self.images) else [Path(self.images)])]
+        """Return the paths that every node must be able to read: the checkpoint, a report, inputs outside a store."""
+        report = self.options.calibration
+        return [self.checkpoint, *([report] if report else []), *([] if _is_uri(self.images) else [Path(self.images)])]
 
     def open(self) -> tuple[Checkpoint, Inputs]:
         """Return the weights with the requested transform, and the inputs.
@@ -41,12 +42,13 @@ class PredictionSpec:
 
     def for_other_nodes(self, workers: int) -> Self:
         """Return the same job with absolute paths, which hold in any working directory, and with `workers` threads."""
+        report = self.options.calibration
         return replace(
             self,
             checkpoint=self.checkpoint.absolute(),
             images=self.images if _is_uri(self.images) else str(Path(self.images).absolute()),
             out=self.out if isinstance(self.out, str) else self.out.absolute(),
-            options=replace(self.options, workers=workers),
+            options=replace(self.options, workers=workers, calibration=report and report.absolute()),
         )
 
 
