@@ -37,7 +37,7 @@ PATH_OR_URI = _PathOrUri()
 EXECUTORS = (LOCAL, RAY)
 NETWORKS = ("mindspore", "onnxruntime")
 MEASURES = ("margin", "entropy", "energy", "max_logit")  # those of serve/measures.py, which --help must not import
-RETRIABLE = ("read_error", "timeout", "decode_error", "too_large", "unsupported")
+RETRIABLE = ("read_error", "timeout", "decode_error", "damaged", "too_large", "unsupported")
 
 
 def _engine_choice(words: Sequence[str]) -> EngineChoice:

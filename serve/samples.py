@@ -22,11 +22,12 @@ from convnext_imagenet.records.images import (
     decode_rgb,
     inspect_image,
 )
+from convnext_imagenet.serve.damage import LostPart, refuse_lost_part
 from convnext_imagenet.serve.inputs.inputs import Item
 from convnext_imagenet.serve.orientation import orientation_of, turned
 from convnext_imagenet.serve.other_kinds import Decoded, decode_other, pillow_formats
 
-ERROR_STATUSES = ("decode_error", "too_large", "unsupported", "read_error", "timeout")
+ERROR_STATUSES = ("decode_error", "damaged", "too_large", "unsupported", "read_error", "timeout")
 _STATUS_OF_REASON = {
     "too_large": "too_large", "dimensions": "too_large", "unsupported": "unsupported", "timeout": "timeout",
 }  # fmt: skip
@@ -37,11 +38,15 @@ _LASTING_TEXTS = ("ACCESS_DENIED", "HTTP status 401", "HTTP status 403")
 
 @dataclass(frozen=True)
 class Decoding:
-    """How bytes become pixels: the most pixels, whether the EXIF orientation is applied, and a decoder's time limit."""
+    """How bytes become pixels: the most pixels, whether the EXIF orientation is applied, and a decoder's time limit.
+
+    `refuses_damage` looks for JPEGs of which a part is lost.
+    """
 
     limits: PixelLimits = USUAL_LIMITS
     applies_exif: bool = False
     limit_s: float = 60.0
+    refuses_damage: bool = True
 
 
 USUAL_DECODING = Decoding()
@@ -127,6 +132,8 @@ def decode_image(data: bytes, decoding: Decoding = USUAL_DECODING) -> Decoded:
         decoded = decode_other(data, formats, decoding.limits, decoding.limit_s)
     else:
         info = inspect_image(data, decoding.limits)
+        if decoding.refuses_damage:
+            refuse_lost_part(data)
         decoded = Decoded(info, decode_rgb(data, decoding.limits), orientation_of(data))
     return replace(decoded, pixels=turned(decoded.pixels, decoded.orientation)) if decoding.applies_exif else decoded
 
@@ -169,4 +176,6 @@ def _is_unread(error: OSError | None) -> bool:
 
 
 def _status(error: BadImage) -> str:
+    if isinstance(error, LostPart):
+        return "damaged"
     return _STATUS_OF_REASON.get(error.reason, "decode_error")

@@ -71,9 +71,10 @@ class PredictOptions:
     """How inputs are scored. What is said to change no score is not part of the plan.
 
     `flip` averages over the image and its mirror image, `extras` are additional columns, such as "logits" or "margin".
-    `calibration` is the report of an evaluation, `coverage` the share of sets that hold the true class. `engine`
-    is "mindspore" or "onnxruntime". `exif` "apply" turns images as their EXIF orientation says. `max_pixels` is the
-    size of the largest image to decode; None is the usual limit.
+    `calibration` is the report of an evaluation, `coverage` the share of sets that hold the true class. `engine` is
+    "mindspore" or "onnxruntime". `exif` "apply" turns images as their EXIF orientation says. `max_pixels` is the size
+    of the largest image to decode; None is the usual limit. `refuses_damage` gives JPEGs of which a part is lost an
+    error row.
 
     These change no score: `workers` threads decode and `readers` threads read. An input that takes over `timeout_s`
     seconds to read, or to decode, becomes an error row. A failed read is tried again for `retry_s` seconds. After
@@ -93,6 +94,7 @@ class PredictOptions:
     stop_after: int = 10
     calibration: Path | None = None
     coverage: float = 0.9
+    refuses_damage: bool = True
     exif: Literal["ignore", "apply"] = "ignore"
     max_pixels: int | None = None
     engine: str = "mindspore"

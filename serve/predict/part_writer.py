@@ -212,7 +212,9 @@ class PartWriter:
         ranges = _joined_ranges([self.parts[index] for index in indices])
         numbered = (pair for numbers in ranges for pair in zip(numbers, self.inputs.items(numbers), strict=True))
         transform, batch_size, options = self.checkpoint.card.transform, self.plan["batch_size"], self.options
-        decoding = Decoding(_limits(options.max_pixels), options.exif == "apply", options.timeout_s)
+        decoding = Decoding(
+            _limits(options.max_pixels), options.exif == "apply", options.timeout_s, options.refuses_damage
+        )
         decode = Stage(
             "decode",
             lambda loaded: decode_sample(loaded, transform, decoding),

@@ -89,7 +89,8 @@ def begin_report(
 def report_options(batch_size: int, workers: int, device_target: str, flip: bool = False) -> PredictOptions:
     """Return options with which the network gets the same batches as in `evaluate`: parts hold whole batches.
 
-    There is no time limit for an image, as in `evaluate`: a machine that sleeps must not change an accuracy.
+    There is no time limit for an image, as in `evaluate`: a machine that sleeps must not change an accuracy. Nor are
+    images refused that are stored: RECORDS were checked when they were written.
     """
     return PredictOptions(
         topk=5,
@@ -99,6 +100,7 @@ def report_options(batch_size: int, workers: int, device_target: str, flip: bool
         device_target=device_target,
         flip=flip,
         timeout_s=float("inf"),
+        refuses_damage=False,
     )
 
 
