@@ -147,6 +147,26 @@ def verify(predictions: Path | str) -> None:
         click.echo(f"{predictions}: {plural(checked.rows, 'row')}, one for each input, all bytes as recorded")
 
 
+@main.command()
+@click.argument("predictions", type=options.PATH_OR_URI)
+@click.argument("table")
+@click.option(
+    "--to", "table_format", type=click.Choice(["delta", "iceberg", "lance"]), required=True,
+    help="Format of the table; each needs the extra of its name.",
+)  # fmt: skip
+def commit(predictions: Path | str, table: str, table_format: str) -> None:
+    """Append finished PREDICTIONS to TABLE in one snapshot.
+
+    TABLE is a URI, or CATALOG.NAMESPACE.TABLE for Iceberg. The same PREDICTIONS are never appended twice.
+    """
+    with expected_errors():
+        from convnext_imagenet.serve.predict.commit import commit_predictions
+
+        with _local_copy(predictions) as folder:
+            is_new = commit_predictions(folder, table_format, table)
+        click.echo(f"{table}: {'one new snapshot with' if is_new else 'already has'} the rows of these predictions")
+
+
 @contextlib.contextmanager
 def _local_copy(predictions: Path | str) -> Iterator[Path]:
     """Yield the folder of PREDICTIONS; that of a store as a copy, which is removed afterwards."""
