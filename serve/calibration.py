@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from convnext_imagenet.base.files import sha256_file
 from convnext_imagenet.base.protocol import read_finished
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.report.folder import predictions_folder
 
+_PREDICTIONS = "predictions"  # of a report: see report/folder.py, which this file must not import
 _SAME_IN_BOTH = ("model", "transform", "classes", "flip")  # keys of the plans
 
 
@@ -62,7 +62,7 @@ def read_calibration(report: Path, plan: dict, coverage: float) -> tuple[Calibra
 
     Raises ArtefactError for an unfinished report, ServeError for one of another network than that of `plan`.
     """
-    folder = predictions_folder(report)
+    folder = report / _PREDICTIONS
     manifest = read_finished(folder, "predictions")
     wanted = json.loads(json.dumps({key: plan.get(key) for key in _SAME_IN_BOTH}))  # as stored: tuples become lists
     other = [key for key in _SAME_IN_BOTH if manifest["provenance"].get(key) != wanted[key]]

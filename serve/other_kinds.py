@@ -109,15 +109,16 @@ class _Worker:
 
     def _exchange(self, request: dict, data: bytes) -> tuple[dict, np.ndarray]:
         """Return the reply and the pixels. Raises OSError or ValueError when the process has ended."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request).encode() + b"\n" + data)
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
+        stdin, stdout = self.process.stdin, self.process.stdout
+        if stdin is None or stdout is None:
+            raise ValueError("the process has no pipes")
+        stdin.write(json.dumps(request).encode() + b"\n" + data)
+        stdin.flush()
+        answer = json.loads(stdout.readline())
         if "reason" in answer:
             return answer, np.zeros((0, 0, 3), np.uint8)
         width, height = answer["size"]
-        raw = self.process.stdout.read(3 * width * height)
+        raw = stdout.read(3 * width * height)
         return answer, np.frombuffer(raw, np.uint8).reshape(height, width, 3)
 
     def _kill(self, is_late: threading.Event) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+_FIRST_GUESS_BYTES = 16 << 20  # of a result, before one is known
 _POLL_SECONDS = 0.2  # how often a waiting consumer looks at time limits and stop signals
 _THREADS = "decode"  # how their names begin
 _END_SECONDS = 5.0  # then the process may end: threads that still hang are daemons and end with it
@@ -114,19 +115,35 @@ class _Call:
 
 
 class _Bytes:
-    """Counts the bytes that results take, and lets a thread wait until there is room."""
+    """Counts the bytes that results take, and lets a thread wait until there is room for one more.
+
+    What a call under way will take is not known: it counts as the largest result so far.
+    """
 
     def __init__(self, most: int) -> None:
-        self._most, self._held, self._changed = most, 0, threading.Condition()
+        self._most, self._held, self._running, self._changed = most, 0, 0, threading.Condition()
+        self._largest, self._is_any_known = _FIRST_GUESS_BYTES, False
         self._is_open = False
 
-    def wait_for_room(self) -> None:
+    def begin_call(self) -> None:
+        """Wait for room."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_open or self._held < self._most)
+            self._changed.wait_for(lambda: self._is_open or self._has_room())
+            self._running += 1
 
-    def add(self, count: int) -> None:
+    def end_call(self, result_bytes: int) -> None:
+        """Count the result of a call."""
         with self._changed:
-            self._held += count
+            self._running -= 1
+            self._held += result_bytes
+            self._largest = max(self._largest, result_bytes) if self._is_any_known else result_bytes
+            self._is_any_known = True
+            self._changed.notify_all()
+
+    def release(self, count: int) -> None:
+        """Give the bytes of a result back."""
+        with self._changed:
+            self._held -= count
             self._changed.notify_all()
 
     def open(self) -> None:
@@ -134,6 +151,11 @@ class _Bytes:
         with self._changed:
             self._is_open = True
             self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        """Return whether another result fits; the only call is let through as long as there is any room."""
+        expected = self._held + (self._running + 1) * self._largest
+        return expected <= self._most or (not self._running and self._held < self._most)
 
 
 class _Line:
@@ -222,15 +244,20 @@ class _Line:
                 remaining.close()  # type: ignore[attr-defined]
 
     def _work(self, number: int) -> None:
+        is_last = number + 1 == len(self._stages)
         while (call := self._queues[number].get()) is not None and not self._ending.is_set():
-            if number + 1 < len(self._stages):
-                self._bytes.wait_for_room()
+            if not is_last:
+                self._bytes.begin_call()
             try:
                 result, error = self._attempts(number, call), None
             except BaseException as raised:  # handed over to the consumer's thread
                 result, error = None, raised
-            if not self._finish(number, call, result, error):
+            is_wanted = self._finish(number, call, result, error)
+            if not is_last:
+                self._bytes.end_call(call.bytes_held if is_wanted else 0)
+            if not is_wanted:
                 return  # the consumer has replaced this thread
+            self._pass_on(number, call)
             del call, result
 
     def _attempts(self, number: int, call: _Call) -> Any:
@@ -247,21 +274,22 @@ class _Line:
                 return result
 
     def _finish(self, number: int, call: _Call, result: Any, error: BaseException | None) -> bool:
-        """Hand the result of a stage on; return False when the limit came first and the result is not wanted."""
+        """Give a call the result of a stage; return False when the limit came first and the result is not wanted."""
         with call.lock:
             if call.stage != number:
                 return False
             call.stage, call.begun = number + 1, None
-            self._bytes.add(-call.bytes_held)
-            call.bytes_held = 0
+            self._bytes.release(call.bytes_held)
             call.value, call.error = result, error
-        if error is not None or number + 1 == len(self._stages):
-            call.is_done.set()
-            return True
-        call.bytes_held = self._stages[number].bytes_of(result)
-        self._bytes.add(call.bytes_held)
-        self._queues[number + 1].put(call)
+            call.bytes_held = 0 if error else self._stages[number].bytes_of(result)
         return True
+
+    def _pass_on(self, number: int, call: _Call) -> None:
+        """Put a call into the next stage, or end it."""
+        if call.error is not None or number + 1 == len(self._stages):
+            call.is_done.set()
+        else:
+            self._queues[number + 1].put(call)
 
     def _enforce_limit(self, call: _Call) -> None:
         """Abandon a call that has lasted too long: its stand-in goes on, and another thread takes its turn."""
@@ -272,6 +300,8 @@ class _Line:
         if stage.on_limit is None or begun is None or time.monotonic() - begun <= stage.limit_s:
             return
         if self._finish(number, call, stage.on_limit(call.value), None):
+            call.bytes_held = 0  # it was never counted: the thread of the call counts nothing
+            self._pass_on(number, call)
             self._add(number)
 
 

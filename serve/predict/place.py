@@ -7,6 +7,7 @@ either (DECISIONS, 2026-11-29).
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -35,6 +36,7 @@ from convnext_imagenet.serve.predict.reading import retry_pause
 
 Result = TypeVar("Result")
 _KIND = "predictions"
+log = logging.getLogger(__name__)
 _RETRY_S = 60.0
 _LOCK_RENEWAL_S = 15.0
 _READERS = 32  # of receipts: a store answers in tens of milliseconds
@@ -268,7 +270,9 @@ class StorePlace:
         note = self._json("_lock.json")
         if note is None or _has_ended(note):
             return
-        time.sleep(3 * _LOCK_RENEWAL_S)
+        who, pause_s = f"{note.get('host')}, process {note.get('pid')}", 3 * _LOCK_RENEWAL_S
+        log.info("%s: waiting %g s to see whether another process (%s) still writes here", self, pause_s, who)
+        time.sleep(pause_s)
         if self._json("_lock.json") != note:
             raise ArtefactError(
                 f"{self}: another process is writing here (on {note.get('host')}); wait for it to end, "

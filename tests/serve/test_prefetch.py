@@ -231,7 +231,7 @@ def test_results_between_two_stages_take_no_more_than_the_stated_bytes():
 
     stages = [Stage("read", read, 3, bytes_of=lambda number: 10), Stage("decode", decode, 1)]
     assert list(run_ahead(stages, range(60), ahead=60, most_bytes=50)) == list(range(60))
-    assert 50 <= most[0] <= 50 + 3 * 10, "each reader may add one result"
+    assert 40 <= most[0] <= 60, "one result may pass the limit"
 
 
 @pytest.mark.parametrize("stuck", ["items", "read", "decode"])
