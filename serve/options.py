@@ -169,6 +169,7 @@ _INPUTS = (
         metavar="GLOB",
         help="Score only files or members of tars like this, such as '*.jpg' or 'train/*'; repeatable.",
     ),
+    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out files or members like this; repeatable."),
     click.option(
         "--keep",
         default="",
@@ -177,7 +178,6 @@ _INPUTS = (
         help="Columns of a table to store beside the predictions, and the column table_row.",
     ),
     click.option("--label-column", default="", help="Column of a table with labels: wnids, names or class indices."),
-    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out files or members like this; repeatable."),
 )
 _CLUSTER = (
     address_option,

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -12,6 +13,7 @@ import pyarrow.fs as pa_fs
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.uris import open_store, public_uri
 
+_LONGEST_REASON = 300  # characters of a library's words: Google's repeats itself over a page
 _BUFFER_BYTES = 1 << 20  # of one request to a store: a request costs tens of milliseconds, whatever its size
 
 
@@ -116,4 +118,5 @@ def one_line(error: Exception) -> str:
 
 
 def _cannot_be_listed(display: str, error: Exception) -> ServeError:
-    return ServeError(f"{display}: cannot be listed ({one_line(error)}); check the address and your access to it")
+    text = textwrap.shorten(one_line(error), _LONGEST_REASON, placeholder=" ...")
+    return ServeError(f"{display}: cannot be listed ({text}); check the address and your access to it")

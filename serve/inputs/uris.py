@@ -25,7 +25,7 @@ _WEB_SCHEMES = ("http", "https")
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://")
 _SECRET = re.compile(r"sig|token|key|secret|credential|password", re.IGNORECASE)  # in names of parameters
 _LEGAL = "%/:?#[]@!$&'()*+,;=~"  # what has a meaning in a URI; anything else but letters and digits is encoded
-_GS_RETRY_S = 15  # Google's library tries for 15 minutes by default, also without credentials
+_GS_RETRY_S = 8  # Google's library tries for 15 minutes by default, also without credentials
 _WEB_TIMEOUT_S = 30.0
 _CONNECTIONS = 64
 _PACKAGES_OF = {"hf": "pip install 'convnext_imagenet[hf]'"}

@@ -103,15 +103,19 @@ class LocalPlace:
         return str(self.root)
 
     def check(self) -> None:
+        """Raise ArtefactError when `begin` would refuse the place for any plan."""
         protocol.check_begun_or_empty(self.root, _KIND)
 
     def begin(self, plan: Mapping[str, Any]) -> str:
+        """Write or compare the plan; return its id."""
         return protocol.begin(self.root, _KIND, plan)
 
     def join(self, plan: Mapping[str, Any]) -> str:
+        """Return the id of a plan that another process has begun."""
         return protocol.join(self.root, _KIND, plan)
 
     def exclusive(self) -> contextlib.AbstractContextManager[None]:
+        """Lock the folder."""
         return protocol.exclusive(self.root)
 
     def clear(self) -> None:
@@ -122,9 +126,11 @@ class LocalPlace:
         protocol.staging(self.root)
 
     def staging(self, writer: str) -> Path:
+        """Return an empty folder for the parts of `writer`."""
         return protocol.staging(self.root, writer)
 
     def publish(self, staged: Path, unit: str, plan_id: str, facts: Mapping[str, Any]) -> None:
+        """Name a staged part, then mark it by a receipt."""
         protocol.publish([staged], self.root, unit, plan_id, facts)
 
     def receipts(self, units: Sequence[str], plan_id: str) -> list[Any]:
@@ -132,19 +138,24 @@ class LocalPlace:
         return [protocol.read_receipt(self.root, unit, plan_id, deep=True) for unit in units]
 
     def read(self, name: str) -> Any:
+        """Return the JSON value of a bookkeeping file, or None."""
         path = self.root / bookkeeping_name(_KIND, name)
         return read_json(path) if path.exists() else None
 
     def write(self, name: str, value: Any) -> None:
+        """Write a bookkeeping file."""
         write_json(self.root / bookkeeping_name(_KIND, name), value)
 
     def reopen(self) -> None:
+        """Take the mark of completeness away."""
         protocol.reopen(self.root)
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest, then the mark."""
         protocol.finish(self.root, _KIND, manifest)
 
     def lies_in(self, inputs: Inputs) -> bool:
+        """Return whether files here would become inputs."""
         return inputs.is_inside(self.root)
 
 
@@ -161,6 +172,7 @@ class StorePlace:
         return self.root.display.partition("?")[0]
 
     def check(self) -> None:
+        """Raise ArtefactError when `begin` would refuse the place for any plan."""
         names = self._sizes()
         if names and "_plan.json" not in names:
             raise ArtefactError(
@@ -169,10 +181,12 @@ class StorePlace:
             )
 
     def begin(self, plan: Mapping[str, Any]) -> str:
+        """Write or compare the plan; return its id."""
         self.check()
         return self._compared(protocol.begin, plan)
 
     def join(self, plan: Mapping[str, Any]) -> str:
+        """Return the id of a plan that another process has begun."""
         return self._compared(protocol.join, plan)
 
     @contextlib.contextmanager
@@ -199,12 +213,14 @@ class StorePlace:
         """Do nothing: an upload that was cut off leaves no object."""
 
     def staging(self, writer: str) -> Path:
+        """Return an empty folder for the parts of `writer`."""
         folder = Path(self._local.name) / writer
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         return folder
 
     def publish(self, staged: Path, unit: str, plan_id: str, facts: Mapping[str, Any]) -> None:
+        """Name a staged part, then mark it by a receipt."""
         name, data = staged.name.removesuffix(STAGED), staged.read_bytes()
         file = {"name": name, "bytes": len(data), "sha256": sha256_file(staged)}
         self._upload(name, data)
@@ -224,12 +240,15 @@ class StorePlace:
             ]
 
     def read(self, name: str) -> Any:
+        """Return the JSON value of a bookkeeping file, or None."""
         return self._json(bookkeeping_name(_KIND, name))
 
     def write(self, name: str, value: Any) -> None:
+        """Write a bookkeeping file."""
         self._upload(bookkeeping_name(_KIND, name), _json_bytes(value))
 
     def reopen(self) -> None:
+        """Take the mark of completeness away."""
         if "_SUCCESS" in self._sizes():
             self._retried(lambda: self.root.store.delete_file(self._path("_SUCCESS")))
 
@@ -241,6 +260,7 @@ class StorePlace:
             self._upload(name, (folder / name).read_bytes())
 
     def lies_in(self, inputs: Inputs) -> bool:
+        """Return whether files here would become inputs."""
         inside = getattr(inputs, "holds", None)
         return inside is not None and inside(self.root)
 

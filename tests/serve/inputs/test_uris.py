@@ -146,7 +146,7 @@ def test_a_missing_package_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("uri", "asked"),
     [
-        ("gs://b/x", "gs://b/x?retry_limit_seconds=15"),
+        ("gs://b/x", "gs://b/x?retry_limit_seconds=8"),
         ("gs://b/x?retry_limit_seconds=900", "gs://b/x?retry_limit_seconds=900"),
         ("s3://b/x y?region=eu", "s3://b/x%20y?region=eu"),
     ],
