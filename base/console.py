@@ -66,6 +66,10 @@ class ProgressBar:
     def __call__(self, count: int) -> None:
         self._bar.update(count)
 
+    def note(self, text: str) -> None:
+        """Show a few words behind the bar."""
+        self._bar.set_postfix_str(text, refresh=False)
+
     def count_unit(self) -> None:
         """Count one finished unit, such as a shard."""
         self._done += 1

@@ -84,9 +84,11 @@ class OtherPlanError(ArtefactError):
     `changed` holds the same differences one by one.
     """
 
-    def __init__(self, root: Path, reason: str, way_back: str, changed: Sequence[Difference] = ()) -> None:
-        super().__init__(f"{root}: {reason}; choose another directory, or delete this one{way_back}")
-        self.reason, self.way_back, self.changed = reason, way_back, tuple(changed)
+    def __init__(self, root: object, changed: Sequence[Difference], begun_by: str) -> None:
+        self.reason = f"belongs to another run {describe(changed)}"
+        self.way_back = way_back(changed, begun_by)
+        super().__init__(f"{root}: {self.reason}; choose another directory, or delete this one{self.way_back}")
+        self.changed, self.begun_by = changed, begun_by
 
 
 def begin(
@@ -131,9 +133,7 @@ def begin(
     if found["protocol"] != PROTOCOL_VERSION:
         changed.append(Difference("protocol version", found["protocol"], PROTOCOL_VERSION))
     if changed:
-        begun_by = found.get("begun_by", _FIRST_VERSION)
-        reason = f"belongs to another run {describe(changed)}"
-        raise OtherPlanError(root, reason, way_back(changed, begun_by), changed)
+        raise OtherPlanError(root, changed, found.get("begun_by", _FIRST_VERSION))
     return str(found["plan_id"])
 
 
@@ -248,8 +248,8 @@ def finish(root: Path, kind: str, manifest: Mapping[str, Any]) -> None:
     write_json(root / _SUCCESS, {"manifest_sha256": sha256_file(path)})
 
 
-def unfinish(root: Path) -> None:
-    """Remove the mark of a finished directory, so that its work can continue; all units stay."""
+def reopen(root: Path) -> None:
+    """Take the mark of completeness away before units are made again: readers then see an unfinished directory."""
     (root / _SUCCESS).unlink(missing_ok=True)
     sync_folder(root)
 

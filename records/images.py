@@ -98,6 +98,17 @@ class ImageInfo:
     warnings: int = 0
 
 
+@dataclass(frozen=True)
+class PixelLimits:
+    """The most pixels of an image that is decoded, and of one side of it."""
+
+    pixels: int = LARGEST_PIXELS
+    side: int = _LARGEST_SIDE_PX
+
+
+USUAL_LIMITS = PixelLimits()
+
+
 class BadImage(ExpectedError):
     """Bytes that are not stored as an image: `reason` is a code of `REASONS`, `detail` says what was found."""
 
@@ -117,12 +128,23 @@ def _kind(data: bytes) -> str:
     return next((words for pattern, words in _OTHER_KINDS if re.match(pattern, start, re.DOTALL)), "an unknown kind")
 
 
+class TooManyPixels(BadImage):
+    """An image with a valid header that is too large to be decoded; `info` is what its header says."""
+
+    def __init__(self, info: ImageInfo, limits: PixelLimits) -> None:
+        is_side = not (1 <= info.width <= limits.side and 1 <= info.height <= limits.side)
+        sides_rule = f"each side must be from 1 to {limits.side}"
+        pixels_rule = f"at most {limits.pixels} pixels are decoded"
+        super().__init__("dimensions", f"{info.width} x {info.height} px, {sides_rule if is_side else pixels_rule}")
+        self.info = info
+
+
 def too_large(found: int | str) -> BadImage:
     """Return the error of a file of `found` bytes, more than LARGEST_FILE_BYTES."""
     return BadImage("too_large", f"{found} bytes, at most {LARGEST_FILE_BYTES} are read")
 
 
-def inspect_image(data: bytes) -> ImageInfo:
+def inspect_image(data: bytes, limits: PixelLimits = USUAL_LIMITS) -> ImageInfo:
     """Return what the header of a JPEG or PNG says. Raises BadImage unless the header is whole and valid."""
     if not data:
         raise BadImage("empty", "the file has no bytes")
@@ -134,7 +156,7 @@ def inspect_image(data: bytes) -> ImageInfo:
         info = _walk_png(data)
     else:
         raise BadImage("unsupported", f"{_kind(data)}, neither JPEG nor PNG: begins with {data[:8].hex(' ')}")
-    _check_dimensions(info)
+    _check_dimensions(info, limits)
     return info
 
 
@@ -167,9 +189,9 @@ def _words(warnings: JpegWarnings) -> str:
     return f"{warnings.lost}{more}"
 
 
-def decode_rgb(data: bytes) -> np.ndarray:
+def decode_rgb(data: bytes, limits: PixelLimits = USUAL_LIMITS) -> np.ndarray:
     """Return the image as uint8 (height, width, 3) in RGB order. Raises BadImage when it cannot be decoded."""
-    info = inspect_image(data)
+    info = inspect_image(data, limits)
     if info.mode in ("L", "RGB"):
         return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     try:
@@ -190,12 +212,10 @@ def _decode(data: bytes, flags: int) -> np.ndarray:
     return pixels
 
 
-def _check_dimensions(info: ImageInfo) -> None:
-    sides = f"{info.width} x {info.height} px"
-    if not (1 <= info.width <= _LARGEST_SIDE_PX and 1 <= info.height <= _LARGEST_SIDE_PX):
-        raise BadImage("dimensions", f"{sides}, each side must be from 1 to {_LARGEST_SIDE_PX}")
-    if info.width * info.height > LARGEST_PIXELS:
-        raise BadImage("dimensions", f"{sides}, at most {LARGEST_PIXELS} pixels are decoded")
+def _check_dimensions(info: ImageInfo, limits: PixelLimits) -> None:
+    is_side = not (1 <= info.width <= limits.side and 1 <= info.height <= limits.side)
+    if is_side or info.width * info.height > limits.pixels:
+        raise TooManyPixels(info, limits)
 
 
 def _walk_jpeg(data: bytes) -> ImageInfo:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.serve.batching import batches
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.engine import open_engine
@@ -19,7 +18,7 @@ from convnext_imagenet.serve.inputs.files import read_file, source_text
 from convnext_imagenet.serve.inputs.inputs import Item
 from convnext_imagenet.serve.picture import PICTURE_FORMATS, labelled_picture, save_picture
 from convnext_imagenet.serve.prefetch import map_ahead
-from convnext_imagenet.serve.samples import Sample, read_sample
+from convnext_imagenet.serve.samples import Sample, decode_image, read_sample
 from convnext_imagenet.serve.scoring import Guess, score_samples
 from convnext_imagenet.serve.settings import Precision
 
@@ -106,7 +105,8 @@ def plan_pictures(files: Sequence[Path], out: Path) -> list[Path]:
 def write_picture(result: Classification, path: Path) -> None:
     """Write the image of a result with its best class and probability below it."""
     best = result.guesses[0]
-    picture = labelled_picture(decode_rgb(result.path.read_bytes()), first_name(best["name"]), best["score"])
+    pixels = decode_image(result.path.read_bytes()).pixels
+    picture = labelled_picture(pixels, first_name(best["name"]), best["score"])
     save_picture(picture, path)
 
 

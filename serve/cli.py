@@ -1,6 +1,9 @@
 """`convnext-serve`: evaluate a network, write its predictions to Parquet, classify single images."""
 
+import contextlib
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,11 +157,11 @@ def _evaluate_into(
 
 
 @main.command()
-@click.argument("predictions", type=options.PATH)
+@click.argument("predictions", type=options.PATH_OR_URI)
 @json_option()
 @progress_option
-def verify(predictions: Path, as_json: bool) -> None:
-    """Read PREDICTIONS and check every byte, row and count.
+def verify(predictions: Path | str, as_json: bool) -> None:
+    """Read PREDICTIONS, a directory or a URI, and check every byte, row and count.
 
     There must be one row for each input, in order, and all hashes and counts must be as recorded.
     """
@@ -166,9 +169,9 @@ def verify(predictions: Path, as_json: bool) -> None:
         from convnext_imagenet.serve.errors import ServeError
         from convnext_imagenet.serve.predict.verify import verify_predictions
 
-        with progress(None, "verify", unit="row") as advance:
-            checked = verify_predictions(predictions, advance)
-        print_result({"predictions": predictions, "rows": checked.rows, "problems": checked.problems})
+        with progress(None, "verify", unit="row") as advance, _local_copy(predictions) as folder:
+            checked = verify_predictions(folder, advance)
+        print_result({"predictions": str(predictions), "rows": checked.rows, "problems": checked.problems})
         for problem in checked.problems:
             click.echo(problem, err=True)
         if checked.problems:
@@ -177,6 +180,40 @@ def verify(predictions: Path, as_json: bool) -> None:
                 f"receipts and _SUCCESS, then run the same `convnext-serve predict` again"
             )
         click.echo(f"{predictions}: {plural(checked.rows, 'row')}, one for each input, all bytes as recorded")
+
+
+@main.command()
+@click.argument("predictions", type=options.PATH_OR_URI)
+@click.argument("table")
+@click.option(
+    "--to", "table_format", type=click.Choice(["delta", "iceberg", "lance"]), required=True,
+    help="Format of the table; each needs the extra of its name.",
+)  # fmt: skip
+def commit(predictions: Path | str, table: str, table_format: str) -> None:
+    """Append finished PREDICTIONS to TABLE in one snapshot.
+
+    TABLE is a URI, or CATALOG.NAMESPACE.TABLE for Iceberg. The same PREDICTIONS are never appended twice.
+    """
+    with expected_errors():
+        from convnext_imagenet.serve.predict.commit import commit_predictions
+
+        with _local_copy(predictions) as folder:
+            is_new = commit_predictions(folder, table_format, table)
+        click.echo(f"{table}: {'one new snapshot with' if is_new else 'already has'} the rows of these predictions")
+
+
+@contextlib.contextmanager
+def _local_copy(predictions: Path | str) -> Iterator[Path]:
+    """Yield the folder of PREDICTIONS; that of a store as a copy, which is removed afterwards."""
+    from convnext_imagenet.serve.predict.place import LocalPlace, open_place
+
+    place = open_place(predictions)
+    if isinstance(place, LocalPlace):
+        yield place.root
+        return
+    with tempfile.TemporaryDirectory(prefix="convnext-verify-") as folder:
+        place.download(Path(folder))
+        yield Path(folder)
 
 
 @main.command()

@@ -1,7 +1,10 @@
 """`convnext-serve predict`: its options, what it prints and its exit code; predict/job.py does the work."""
 
+import contextlib
+import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -18,7 +21,15 @@ from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_op
 from convnext_imagenet.launch.cli_cluster import RAY, is_given, is_usual, on_cluster, refuse_unused
 from convnext_imagenet.launch.devices import AUTO, choose_target
 from convnext_imagenet.serve import options
-from convnext_imagenet.serve.settings import ClusterOptions, EngineChoice, PredictOptions, TransformOptions, Weights
+from convnext_imagenet.serve.settings import (
+    ClusterOptions,
+    EngineChoice,
+    ErrorLimit,
+    InputOptions,
+    PredictOptions,
+    TransformOptions,
+    Weights,
+)
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
     from convnext_imagenet.launch.cluster.units import ClusterExecutor
@@ -30,10 +41,15 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @click.command()
 @click.argument("checkpoint", type=options.PATH)
 @click.argument("images")
-@click.option("--split", default="val", show_default=True, help="Split to read when IMAGES is a RECORDS directory.")
-@click.option("--column", default="", help="Column to read when several columns of a table could hold images.")
-@click.option("--out", type=options.PATH, required=True, help="PREDICTIONS directory; an unfinished one is resumed.")
+@options.inputs
+@click.option(
+    "--out",
+    type=options.PATH_OR_URI,
+    required=True,
+    help="PREDICTIONS directory, or a URI of a store, such as s3://bucket/folder; an unfinished one is resumed.",
+)
 @options.max_errors
+@options.retry
 @options.weights
 @options.transform
 @options.prediction
@@ -43,9 +59,9 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @progress_option
 @launch_options
 def predict(
-    checkpoint: Path, images: str, split: str, column: str, out: Path, max_errors: int, weights: Weights,
-    transform: TransformOptions, predict_options: PredictOptions, engine: EngineChoice, cluster: ClusterOptions,
-    as_json: bool, **launch: Any,
+    checkpoint: Path, images: str, choice: InputOptions, out: Path | str, max_errors: ErrorLimit,
+    retry: tuple[str, ...], weights: Weights, transform: TransformOptions, predict_options: PredictOptions,
+    engine: EngineChoice, cluster: ClusterOptions, as_json: bool, **launch: Any,
 ) -> None:  # fmt: skip
     """Write one Parquet row for every input in IMAGES.
 
@@ -55,53 +71,96 @@ def predict(
     column of image bytes or paths, a folder of Hugging Face's save_to_disk, a RECORDS directory, or a URI such as
     s3://bucket/folder.
     """
-    from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
+    from convnext_imagenet.base.protocol import logs_folder
 
     refuse_unused(engine.executor, **cluster._asdict())
     show_log_lines()
-    with announcing_exit(), expected_errors(), result_on_stdout(as_json) as print_result:
-        check = partial(check_begun_or_empty, out, "predictions")
+    with _leaving_hanging_calls(), announcing_exit(), expected_errors(), result_on_stdout(as_json) as print_result:
+        check = partial(_check_out, out, engine.executor)
         if engine.executor == RAY:
             ranks, target = _start_driver(launch, check)
         else:
-            ranks, target = enter_ranks(launch, logs_folder(out, "predictions"), check)
+            logs = None if isinstance(out, str) else logs_folder(out, "predictions")
+            ranks, target = enter_ranks(launch, logs, check)
 
+        from convnext_imagenet.serve.inputs.uris import public_uri
         from convnext_imagenet.serve.messages import pace, summary_line
         from convnext_imagenet.serve.predict.spec import PredictionSpec
 
         predict_options = replace(predict_options, device_target=target, engine=engine.network)
-        spec = PredictionSpec(checkpoint, weights, transform, images, split, column, out, predict_options)
-        with StopSignals(f"run the same command again to resume in {out}", second_ends=True) as stop:
+        spec = PredictionSpec(checkpoint, weights, transform, images, choice, out, predict_options)
+        shown = public_uri(out) if isinstance(out, str) else out
+        with StopSignals(f"run the same command again to resume in {shown}", second_ends=True) as stop:
             if engine.executor == RAY:
                 with _cluster(spec, cluster, stop) as executor:
-                    summary, rows, seconds = _run(spec, ranks, stop, executor)
+                    summary, rows, seconds = _run(spec, ranks, stop, retry, executor)
             else:
-                summary, rows, seconds = _run(spec, ranks, stop)
-        click.echo(summary_line(out, summary, pace(rows * ranks.own.world, seconds)))
+                summary, rows, seconds = _run(spec, ranks, stop, retry)
+        click.echo(summary_line(shown, summary, pace(rows * ranks.own.world, seconds)))
         if ranks.own.is_first:
             print_result(
-                {"predictions": out, "rows": summary.rows, "statuses": summary.statuses}
+                {"predictions": shown, "rows": summary.rows, "statuses": summary.statuses}
                 | {"parts": summary.parts, "parts_made": summary.parts_made, "seconds": seconds}
             )
-            _refuse_error_rows(out, summary, max_errors)
+            _refuse_error_rows(shown, summary, max_errors)
+
+
+@contextlib.contextmanager
+def _leaving_hanging_calls() -> Iterator[None]:
+    """End the process with the exit code of the block when a call into a library still hangs in a thread.
+
+    The interpreter does not wait for such a thread, but the libraries of stores wait for their requests.
+    """
+    code: int | None = 0
+    try:
+        yield
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else 1
+        raise
+    finally:
+        prefetch = sys.modules.get("convnext_imagenet.serve.prefetch")
+        if prefetch is not None and sys.exc_info()[0] in (None, SystemExit) and prefetch.has_hanging_calls():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code or 0)
+
+
+def _check_out(out: Path | str, executor: str) -> None:
+    """Raise ExpectedError for a place that cannot become PREDICTIONS, before any work."""
+    from convnext_imagenet.serve.errors import ServeError
+    from convnext_imagenet.serve.predict.place import open_place
+
+    if isinstance(out, str) and executor == RAY:
+        raise ServeError("--engine ray writes to a folder that all nodes share; pass a path as --out, not a URI")
+    open_place(out).check()
 
 
 def _run(
-    spec: "PredictionSpec", ranks: "Ranks", stop: StopSignals, executor: "ClusterExecutor | None" = None
-) -> "tuple[Summary, int, float]":
+    spec: "PredictionSpec", ranks: "Ranks", stop: StopSignals, retry: tuple[str, ...],
+    executor: "ClusterExecutor | None" = None,
+) -> "tuple[Summary, int, float]":  # fmt: skip
     """Run the job here, or its parts on `executor`; return what PREDICTIONS holds, the rows done, and the seconds."""
     from convnext_imagenet.serve.predict.cluster import ClusterRunner
     from convnext_imagenet.serve.predict.job import LocalRunner, open_job
+    from convnext_imagenet.serve.predict.place import open_place
+    from convnext_imagenet.serve.prefetch import Stopped, call_apart
 
     if executor is not None:
         spec = spec.for_other_nodes(_threads(spec.options.workers, executor))
-    checkpoint, inputs = spec.open()
+    try:
+        checkpoint, inputs = call_apart(spec.open, lambda: stop.received)  # a store may keep its listing for minutes
+    except Stopped:
+        raise stop.interruption() from None
     started = time.monotonic()
-    with open_job(checkpoint, inputs, spec.out, spec.options, ranks) as job:
+    with open_job(checkpoint, inputs, open_place(spec.out), spec.options, ranks, retry) as job:
         rows = report_finished_parts(job)
         parts = f"of {len(job.pending)} parts" if executor else ""
         with progress(rows, "predict", units=parts) as bar:
-            runner = ClusterRunner(executor, spec, bar.count_unit) if executor else LocalRunner(lambda: stop.received)
+            runner = (
+                ClusterRunner(executor, spec, bar.count_unit)
+                if executor
+                else LocalRunner(lambda: stop.received, lambda stage: bar.note(f"waits for {stage}"))
+            )
             summary = job.run(with_heartbeat(bar, "predicting"), runner)
     return summary, rows, time.monotonic() - started
 
@@ -137,7 +196,8 @@ def _cluster(
     from convnext_imagenet.launch.cluster.nodes import network_resources
 
     choose_resources = partial(network_resources, spec.options.device_target, cluster.per_actor)
-    return on_cluster(cluster.address, choose_resources, spec.out, spec.paths, is_stopped=lambda: stop.received)
+    out = Path(spec.out)  # no URI: _check_out has refused it
+    return on_cluster(cluster.address, choose_resources, out, spec.paths, is_stopped=lambda: stop.received)
 
 
 def _threads(workers: int, executor: "ClusterExecutor") -> int:
@@ -153,11 +213,14 @@ def report_finished_parts(job: "PredictionJob") -> int:
     return job.pending_rows
 
 
-def _refuse_error_rows(out: Path, summary: "Summary", max_errors: int) -> None:
+def _refuse_error_rows(out: Path | str, summary: "Summary", max_errors: ErrorLimit) -> None:
     from convnext_imagenet.serve.errors import ErrorRows
 
-    if summary.error_rows > max_errors:
-        raise ErrorRows(
-            f"{out} is finished: every input has its row. {plural(summary.error_rows, 'error row')}, more than "
-            f"the {max_errors} allowed; see the columns status and error, or pass --max-errors {summary.error_rows}"
-        )
+    if max_errors.allows(summary.error_rows, summary.rows):
+        return
+    unread = [status for status in ("read_error", "timeout") if summary.statuses.get(status)]
+    retry = f", pass --retry {','.join(unread)} to read those inputs again" if unread else ""
+    raise ErrorRows(
+        f"{out} is finished: every input has its row. {plural(summary.error_rows, 'error row')}, more than "
+        f"the {max_errors} allowed; see the columns status and error{retry}, or pass --max-errors {summary.error_rows}"
+    )

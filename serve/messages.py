@@ -77,7 +77,7 @@ def evaluation_lines(evaluation: Evaluation, split: str) -> list[str]:
     return [*lines, f"expected calibration error {error:.4f} ({bins} bins)", loss]
 
 
-def summary_line(out: Path, summary: Summary, pace: str) -> str:
+def summary_line(out: Path | str, summary: Summary, pace: str) -> str:
     """Return what PREDICTIONS holds, how much of it this run wrote, and what to do next."""
     counts = ", ".join(f"{count:,} {status}" for status, count in sorted(summary.statuses.items()))
     return (

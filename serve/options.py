@@ -9,13 +9,35 @@ from typing import Any
 import click
 
 from convnext_imagenet.launch.cli_cluster import LOCAL, RAY, address_option
-from convnext_imagenet.serve.settings import ClusterOptions, EngineChoice, PredictOptions, TransformOptions
+from convnext_imagenet.serve.settings import (
+    ClusterOptions,
+    EngineChoice,
+    ErrorLimit,
+    InputOptions,
+    PredictOptions,
+    TransformOptions,
+)
 
 Command = Callable[..., Any]
 
 PATH = click.Path(path_type=Path)
+
+
+class _PathOrUri(click.ParamType):
+    """A path as a Path, a URI as text."""
+
+    name = "PATH|URI"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        """Return the value as what it is."""
+        return value if "://" in str(value) else Path(value)
+
+
+PATH_OR_URI = _PathOrUri()
 EXECUTORS = (LOCAL, RAY)
 NETWORKS = ("mindspore", "onnxruntime")
+MEASURES = ("margin", "entropy", "energy", "max_logit")  # those of serve/measures.py, which --help must not import
+RETRIABLE = ("read_error", "timeout", "decode_error", "damaged", "too_large", "unsupported")
 
 
 def _engine_choice(words: Sequence[str]) -> EngineChoice:
@@ -67,12 +89,56 @@ precision = click.option(
     help="Precision of matrix products on the CPU; sums, norms and the rest stay float32. bfloat16 needs a processor "
     "with AMX or AVX512-BF16; auto is bfloat16 on such a processor, else float32.",
 )
+
+
+class _ErrorLimitType(click.ParamType):
+    """A number of rows, such as 100, or a share of all, such as 0.5%."""
+
+    name = "NUMBER|PERCENT%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ErrorLimit:
+        """Return the limit. Raises click.BadParameter for anything else."""
+        if isinstance(value, ErrorLimit):
+            return value
+        number, percent, rest = str(value).partition("%")
+        try:
+            limit = ErrorLimit(float(number) if percent else int(number), bool(percent))
+        except ValueError:
+            limit = ErrorLimit(-1)
+        if rest or not 0 <= limit.amount <= (100 if percent else float("inf")):
+            self.fail(f"{value!r} is neither a number of rows, such as 100, nor a percentage, such as 0.5%", param, ctx)
+        return limit
+
+
+class _WordsType(click.ParamType):
+    """Words of a list, separated by commas."""
+
+    def __init__(self, name: str, words: Sequence[str]) -> None:
+        self.name, self._words = name, words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the words in the order of the list. Raises click.BadParameter for another word."""
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in str(value).split(",")]
+        unknown = [word for word in words if word not in self._words]
+        if unknown:
+            self.fail(f"{unknown[0]!r} is none of {', '.join(self._words)}", param, ctx)
+        return tuple(word for word in self._words if word in words)
+
+
 max_errors = click.option(
     "--max-errors",
-    type=click.IntRange(min=0),
-    default=0,
+    type=_ErrorLimitType(),
+    default="0",
     show_default=True,
-    help="Number of error rows to allow; with more, all rows are written and the exit code is 3.",
+    help="Error rows to allow, as a number or a percentage; with more, all rows are written and the exit code is 3.",
+)
+retry = click.option(
+    "--retry",
+    type=_WordsType("STATUS,...", RETRIABLE),
+    default=(),
+    help="Make the parts again that hold rows of these statuses, such as read_error,timeout; all other parts stay.",
 )
 engine = click.option(
     "--engine",
@@ -102,6 +168,25 @@ _TRANSFORM = (
         help="Resize the short side and crop the centre, or squash the whole image.  [default: as trained]",
     ),
 )
+_INPUTS = (
+    click.option("--split", default="val", show_default=True, help="Split to read when IMAGES is a RECORDS directory."),
+    click.option("--column", default="", help="Column to read when several columns of a table could hold images."),
+    click.option(
+        "--include",
+        multiple=True,
+        metavar="GLOB",
+        help="Score only files or members of tars like this, such as '*.jpg' or 'train/*'; repeatable.",
+    ),
+    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out files or members like this; repeatable."),
+    click.option(
+        "--keep",
+        default="",
+        callback=lambda context, option, value: tuple(name.strip() for name in value.split(",") if name.strip()),
+        metavar="COLUMN,...",
+        help="Columns of a table to store beside the predictions, and the column table_row.",
+    ),
+    click.option("--label-column", default="", help="Column of a table with labels: wnids, names or class indices."),
+)
 _CLUSTER = (
     address_option,
     click.option(
@@ -124,13 +209,68 @@ _PREDICTION = (
     click.option("--features", is_flag=True, help="Add a column with the pooled features before the head."),
     click.option("--logits", is_flag=True, help="Add a column with all logits."),
     click.option(
+        "--uncertainty",
+        type=_WordsType("NAME,...", MEASURES),
+        default=(),
+        help=f"Add columns that say how sure the network is: {', '.join(MEASURES)}.",
+    ),
+    click.option(
+        "--calibration",
+        type=PATH,
+        help="Report of `eval --report` for this network: adds calibrated_score and conformal_set.",
+    ),
+    click.option(
+        "--coverage",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.9,
+        show_default=True,
+        help="With --calibration: the share of images whose conformal_set holds the true class.",
+    ),
+    click.option(
         "--image-timeout",
         "timeout_s",
         type=click.FloatRange(min=0, min_open=True),
         default=60.0,
         show_default=True,
         metavar="SECONDS",
-        help="Time limit to read and decode one input. An input that takes longer becomes an error row.",
+        help="Time limit to read one input, and to decode it. An input that takes longer becomes an error row.",
+    ),
+    click.option(
+        "--exif",
+        type=click.Choice(["ignore", "apply"]),
+        default="ignore",
+        show_default=True,
+        help="Turn images as their EXIF orientation says (apply), or score them as they are stored, as trainers do.",
+    ),
+    click.option(
+        "--max-pixels",
+        type=click.IntRange(min=1),
+        help="Decode images of up to so many pixels; memory grows by about 10 bytes per pixel and worker.  "
+        "[default: 64000000]",
+    ),
+    click.option(
+        "--retry-for",
+        "retry_s",
+        type=click.FloatRange(min=0),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to try again, with growing pauses, when an input cannot be read for a reason that may pass.",
+    ),
+    click.option(
+        "--stop-after",
+        type=click.IntRange(min=0),
+        default=10,
+        show_default=True,
+        metavar="N",
+        help="Stop with exit code 74 when N inputs in a row cannot be read: their disk or store has failed. 0: never.",
+    ),
+    click.option(
+        "--readers",
+        type=click.IntRange(min=1),
+        default=64,
+        show_default=True,
+        help="Threads per rank that read inputs, as a slow store needs many; the number changes no result.",
     ),
     flip,
     precision,
@@ -139,9 +279,14 @@ _PREDICTION = (
 )
 
 
-def _prediction(features: bool, logits: bool, **values: Any) -> PredictOptions:
+def _prediction(features: bool, logits: bool, uncertainty: tuple[str, ...], **values: Any) -> PredictOptions:
     extras = tuple(name for name, is_asked_for in (("features", features), ("logits", logits)) if is_asked_for)
-    return PredictOptions(extras=extras, **values)
+    return PredictOptions(extras=extras + uncertainty, **values)
+
+
+def inputs(command: Command) -> Command:
+    """Add the options that choose inputs to a command, which gets them as the argument `choice`."""
+    return _as_one_value("choice", InputOptions, InputOptions._fields, _INPUTS, command)
 
 
 def transform(command: Command) -> Command:
@@ -156,8 +301,10 @@ def cluster(command: Command) -> Command:
 
 def prediction(command: Command) -> Command:
     """Add the options of scoring to a command, which gets them as `predict_options` (without engine and device)."""
-    names = ("topk", "part_rows", "batch_size", "workers", "flip", "precision", "features", "logits", "timeout_s")
-    return _as_one_value("predict_options", _prediction, names, _PREDICTION, command)
+    scoring = ("topk", "part_rows", "batch_size", "flip", "precision", "features", "logits", "exif", "max_pixels")
+    scoring_more = ("uncertainty", "calibration", "coverage")
+    reading = ("workers", "readers", "timeout_s", "retry_s", "stop_after")
+    return _as_one_value("predict_options", _prediction, (*scoring, *scoring_more, *reading), _PREDICTION, command)
 
 
 def _as_one_value(

@@ -1,14 +1,16 @@
 """Samples -> scores: one batch through the network, ranked. PREDICTIONS and the screen use the same function."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from convnext_imagenet.serve.batching import network_outputs
+from convnext_imagenet.serve.calibration import Calibration
 from convnext_imagenet.serve.engine import Engine
 from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.measures import MEASURES
 from convnext_imagenet.serve.samples import Sample
 
 Guess = dict[str, Any]  # class_index, wnid, name, score: a value of the column `topk` of PREDICTIONS
@@ -18,13 +20,15 @@ Guess = dict[str, Any]  # class_index, wnid, name, score: a value of the column 
 class ScoredSample:
     """The network's answer for one input: the best classes and, on request, features (C,) and logits (K,), float32.
 
-    `loss` is the cross entropy with the input's label, on request; None without a label.
+    `measures` are further columns: those of MEASURES, and what a calibration adds. `loss` is the cross entropy with the
+    input's label, on request; None without a label.
     """
 
     guesses: list[Guess]
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
     loss: float | None = None
+    measures: Mapping[str, Any] = field(default_factory=dict)
 
 
 def score_samples(
@@ -35,11 +39,13 @@ def score_samples(
     batch_size: int,
     flip: bool = False,
     extras: Sequence[str] = (),
+    calibration: Calibration | None = None,
 ) -> list[ScoredSample | None]:
     """Return the `topk` best classes of up to `batch_size` samples, best first; None for a sample without pixels.
 
     `classes` holds (wnid, name) by index. With `flip`, logits and features are means over the image and its mirror
-    image. `extras` adds "features", "logits" or "loss" to a result; "features" needs an engine that returns them.
+    image. `extras` adds "features", "logits", "loss" or MEASURES to a result; "features" needs an engine that returns
+    them.
     Raises ServeError when a logit is NaN or infinite.
     """
     readable = [position for position, sample in enumerate(samples) if sample.pixels is not None]
@@ -50,13 +56,21 @@ def score_samples(
     logits_NK = outputs[0][readable]
     _refuse_non_finite(logits_NK, [samples[position].source for position in readable])
     indices_Nk = best_classes(logits_NK, topk)
-    scores_Nk = np.take_along_axis(probabilities(logits_NK), indices_Nk, axis=1)
+    probabilities_NK = probabilities(logits_NK)
+    scores_Nk = np.take_along_axis(probabilities_NK, indices_Nk, axis=1)
+    columns: dict[str, Any] = {
+        name: MEASURES[name](logits_NK).astype(np.float32) for name in extras if name in MEASURES
+    }
+    if calibration:
+        columns["calibrated_score"] = calibration.calibrated(scores_Nk[:, 0]).astype(np.float32)
+        columns["conformal_set"] = calibration.sets(probabilities_NK)
     for row, position in enumerate(readable):
         scored[position] = ScoredSample(
             _guesses(indices_Nk[row].tolist(), scores_Nk[row].tolist(), classes),
             features=outputs[1][position] if "features" in extras else None,
             logits=logits_NK[row] if "logits" in extras else None,
             loss=_loss(logits_NK[row], samples[position].label) if "loss" in extras else None,
+            measures={name: values[row] for name, values in columns.items()},
         )
     return scored
 

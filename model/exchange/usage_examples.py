@@ -65,7 +65,10 @@ with torch.inference_mode():
 def _preparation(transform: EvalTransform) -> str:
     """Return code that reads an image into `pixels`, uint8 (S, S, 3)."""
     side, resample = transform.size_px, f"Image.Resampling.{transform.interpolation.upper()}"
-    read = 'image = Image.open("picture.jpg").convert("RGB")'
+    read = """image = Image.open("picture.jpg")
+if image.mode.startswith("I"):  # 16 bits: keep the upper 8, which convert would clip
+    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+image = image.convert("RGB")"""
     if transform.mode == "squash":
         return f"{read}\npixels = np.asarray(image.resize(({side}, {side}), {resample}))"
     return f"""{read}

@@ -7,6 +7,7 @@ broken link is an input too, and its row holds the error. This file knows nothin
 import codecs
 import errno
 import hashlib
+import logging
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -17,10 +18,16 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.inputs.inputs import Item, Names
+from convnext_imagenet.serve.inputs.inputs import Item, Names, PlaceGone
+from convnext_imagenet.serve.inputs.labels import NO_CLASSES, ClassLookup
+from convnext_imagenet.serve.inputs.layout import ALL_FILES, Patterns
 from convnext_imagenet.serve.inputs.storage import StoredFile, one_line
+from convnext_imagenet.serve.inputs.uris import check_uri, is_uri, source_of, uri_reader
+
+log = logging.getLogger(__name__)
 
 LIST_ENDINGS = (".txt", ".lst")
 _LONGEST_LINE_BYTES = 4096  # PATH_MAX of Linux: a longer line is not a path
@@ -35,6 +42,7 @@ class FileInputs:
     sha256: str
     store: pa_fs.FileSystem | None = None
     is_listed: bool = False  # a text file names them, so a new file in the folder is not an input
+    classes: ClassLookup = NO_CLASSES
 
     @property
     def count(self) -> int:
@@ -45,7 +53,13 @@ class FileInputs:
         """Yield the files with these numbers."""
         for number in numbers:
             name = self.names[number]
-            yield Item(source_text(name), partial(read_named, self.root, name, self.store))
+            load = partial(read_named, self.root, name, self.store)
+            yield Item(source_text(source_of(name)), load, self.classes.of_folder(name))
+
+    def holds(self, stored: StoredFile) -> bool:
+        """Return whether a file or folder of a store lies under this folder of the same store."""
+        is_same = self.store is not None and not self.is_listed and self.store.equals(stored.store)
+        return is_same and f"{stored.path}/".startswith(f"{self.root}/")
 
     def is_inside(self, path: Path) -> bool:
         """Return whether `path` lies under the folder, so that a file there would become an input."""
@@ -53,34 +67,43 @@ class FileInputs:
         return is_folder and path.resolve().is_relative_to(Path(self.root).resolve())
 
 
-def list_folder(root: Path) -> FileInputs:
-    """Return every visible file under a folder of this machine, sorted by the bytes of their paths.
+def list_folder(root: Path, patterns: Patterns = ALL_FILES) -> FileInputs:
+    """Return every visible file under a folder of this machine that `patterns` choose, sorted by their paths' bytes.
 
     Raises ServeError when there is none, or a folder cannot be listed or links to a folder above it.
     """
-    names, sha256 = _names_and_sha256(_walk(os.fsencode(root)))
-    return _require_any(FileInputs(str(root), names, sha256), str(root))
+    names, sha256 = _names_and_sha256(_chosen(_walk(os.fsencode(root)), patterns, str(root)))
+    return _require_any(FileInputs(str(root), names, sha256), str(root), patterns)
 
 
-def list_store(folder: StoredFile, files: Iterable[pa_fs.FileInfo]) -> FileInputs:
-    """Return the visible ones among `files`, which all lie under `folder` of a store. Raises ServeError for none."""
+def list_store(
+    folder: StoredFile,
+    files: Iterable[pa_fs.FileInfo],
+    patterns: Patterns = ALL_FILES,
+) -> FileInputs:
+    """Return the visible ones among `files`, which all lie under `folder` of a store, that `patterns` choose.
+
+    Raises ServeError for none.
+    """
     named = ((PurePosixPath(info.path).relative_to(folder.path).as_posix().encode(), info.size) for info in files)
-    names, sha256 = _names_and_sha256(sorted(file for file in named if not is_hidden(file[0])))
-    return _require_any(FileInputs(folder.path, names, sha256, folder.store), str(folder))
+    visible = sorted(file for file in named if not is_hidden(file[0]))
+    names, sha256 = _names_and_sha256(_chosen(visible, patterns, str(folder)))
+    return _require_any(FileInputs(folder.path, names, sha256, folder.store), str(folder), patterns)
 
 
-def read_list(path: StoredFile) -> FileInputs:
-    """Return the files that a text file names, one per line, relative to its own folder; empty lines are skipped.
+def read_list(path: StoredFile, patterns: Patterns = ALL_FILES) -> FileInputs:
+    """Return the files that a text file names, one per line; empty lines are skipped.
 
-    Raises ServeError when it names none, cannot be read, or has a line that is not a path.
+    A path is relative to the folder of the list. Raises ServeError when it names none, cannot be read, or has a line
+    that is neither a path nor a URI that can be read.
     """
     store = None if path.is_local else path.store
     try:
         listed = ((name, _size(path.folder, name) if store is None else -1) for name in _lines(path))
-        names, sha256 = _names_and_sha256(listed)
+        names, sha256 = _names_and_sha256(_chosen(listed, patterns, str(path)))
     except (OSError, pa.ArrowException) as error:
         raise ServeError(f"{path}: cannot be read ({one_line(error)}); check the path and your access to it") from None
-    return _require_any(FileInputs(path.folder, names, sha256, store, is_listed=True), str(path))
+    return _require_any(FileInputs(path.folder, names, sha256, store, is_listed=True), str(path), patterns)
 
 
 def read_beside(file: StoredFile, name: bytes) -> bytes:
@@ -89,7 +112,12 @@ def read_beside(file: StoredFile, name: bytes) -> bytes:
 
 
 def read_named(folder: str, name: bytes, store: pa_fs.FileSystem | None) -> bytes:
-    """Return the bytes of a file under a folder of a store, or of this machine (None). Raises OSError or BadImage."""
+    """Return the bytes of a file under a folder of a store, or of this machine (None); a URI is read where it points.
+
+    Raises OSError or BadImage.
+    """
+    if is_uri(name):
+        return _not_too_large(uri_reader(os.fsdecode(name), read_file, LARGEST_FILE_BYTES))
     if store is None:
         return read_file(Path(folder) / os.fsdecode(name))
     path = name.decode("utf-8", "replace")
@@ -98,6 +126,11 @@ def read_named(folder: str, name: bytes, store: pa_fs.FileSystem | None) -> byte
             data = stream.read(LARGEST_FILE_BYTES + 1)
     except pa.ArrowException as error:  # for example for a path that the store cannot parse
         raise OSError(errno.EINVAL, one_line(error)) from None
+    return _not_too_large(data)
+
+
+def _not_too_large(data: bytes) -> bytes:
+    """Return `data`. Raises BadImage when it is more than may be read."""
     if len(data) > LARGEST_FILE_BYTES:
         raise too_large(f"more than {LARGEST_FILE_BYTES}")
     return data
@@ -106,12 +139,19 @@ def read_named(folder: str, name: bytes, store: pa_fs.FileSystem | None) -> byte
 def read_file(path: Path) -> bytes:
     """Return the bytes of a regular file.
 
-    Raises OSError when it cannot be read, BadImage when it is too large or not a regular file.
+    Raises PlaceGone when its whole folder is away, another OSError when it cannot be read, BadImage when it is too
+    large or not a regular file.
     """
     if "\0" in str(path):
         raise OSError(errno.ENOENT, "no path: it holds a zero byte")
-    # without O_NONBLOCK, opening a named pipe would wait for ever
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+    try:
+        # without O_NONBLOCK, opening a named pipe would wait for ever
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        if _is_away(path.parent):
+            raise PlaceGone(error.errno, f"{error.strerror}, and its folder is missing or empty") from None
+        raise
+    with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise BadImage("unsupported", "not a regular file")
@@ -131,19 +171,44 @@ def is_hidden(name: bytes) -> bool:
     return any(component.startswith(b".") for component in name.split(b"/"))
 
 
+def _is_away(folder: Path) -> bool:
+    """Return whether a folder is missing or empty, as a mount point is without its disk."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
+
+
 def _names_and_sha256(files: Iterable[tuple[bytes, int]]) -> tuple[Names, str]:
     """Return the names, and the SHA-256 of names and sizes in this order."""
     names, digest = Names(), hashlib.sha256()
     for name, size in files:
         names.append(name)
-        digest.update(b"%d %d " % (len(name), size) + name)
+        shown = source_of(name)  # secrets may change between two runs of one job
+        digest.update(b"%d %d " % (len(shown), size) + shown)
     return names, digest.hexdigest()
 
 
-def _require_any(files: FileInputs, display: str) -> FileInputs:
+def _chosen(files: Iterable[tuple[bytes, int]], patterns: Patterns, display: str) -> Iterator[tuple[bytes, int]]:
+    """Yield the files that `patterns` choose, and say at the end how many they left out."""
+    if not patterns:
+        yield from files
+        return
+    left_out = 0
+    for file in files:
+        if patterns.chooses(file[0]):
+            yield file
+        else:
+            left_out += 1
+    log.info("%s: %s left out by %s", display, plural(left_out, "file"), patterns)
+
+
+def _require_any(files: FileInputs, display: str, patterns: Patterns) -> FileInputs:
     if not files.count:
+        choice = f" that {patterns} chooses" if patterns else ""
         raise ServeError(
-            f"{display}: holds no files to predict (hidden files are skipped); give another folder or list"
+            f"{display}: holds no files to predict{choice} (hidden files are skipped); give another folder or list"
         )
     return files
 
@@ -155,12 +220,24 @@ def _lines(path: StoredFile) -> Iterator[bytes]:
             name = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").rstrip(b"\r\n")
             if len(line) > _LONGEST_LINE_BYTES or b"\0" in name:
                 raise ServeError(f"{path}: line {number} is not a path; give a text file with one path per line")
+            if name and is_uri(name):
+                _check_listed(name, path, number)
             if name:
                 yield name
 
 
+def _check_listed(name: bytes, path: StoredFile, number: int) -> None:
+    """Raise ServeError for a URI that cannot be read."""
+    try:
+        check_uri(os.fsdecode(name))
+    except ServeError as error:
+        raise ServeError(f"{path}: line {number}: {error}") from None
+
+
 def _size(folder: str, name: bytes) -> int:
-    """Return the size of a file in bytes, or -1 if it is missing: its row will hold the error."""
+    """Return the size of a file in bytes, or -1 if it is a URI, or missing: its row will hold the error."""
+    if is_uri(name):
+        return -1
     try:
         return os.stat(os.path.join(os.fsencode(folder), name)).st_size  # noqa: PTH116, PTH118  # pathlib takes no bytes
     except OSError:

@@ -4,21 +4,31 @@ Listing an input never raises: errors appear when it is loaded, and are written 
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import pyarrow as pa
 
 from convnext_imagenet.base.files import sha256_json
 
 
 @dataclass(frozen=True)
 class Item:
-    """One input: `load` returns its bytes, or raises OSError or BadImage; `label` is its class index if known."""
+    """One input: `load` returns its bytes, or raises OSError or BadImage; `label` is its class index if known.
+
+    `kept` are values that go into its row, by the names of `kept_columns`.
+    """
 
     source: str
     load: Callable[[], bytes]
     label: int | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+
+class PlaceGone(OSError):
+    """A file is missing because its folder is missing or empty, as when a disk is not mounted: it may come back."""
 
 
 class Inputs(Protocol):
@@ -39,12 +49,22 @@ class Inputs(Protocol):
         """Return whether a file at `path` would become an input."""
 
 
+def kept_columns(inputs: Inputs) -> pa.Schema:
+    """Return the columns that these inputs add to their rows: those of their member `kept`, if they have one."""
+    return getattr(inputs, "kept", pa.schema([]))
+
+
 @dataclass(frozen=True)
 class JoinedInputs:
     """Several sets of inputs, one after the other, as one set."""
 
     members: tuple[Inputs, ...]
     folder: Path | None = None  # the folder that holds only them, if any
+
+    @property
+    def kept(self) -> pa.Schema:
+        """Return the columns that the inputs add to their rows; all members have the same."""
+        return kept_columns(self.members[0])
 
     @property
     def count(self) -> int:
@@ -98,6 +118,9 @@ class Names:
 
     def __len__(self) -> int:
         return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[number] for number in range(len(self)))
 
     def __getitem__(self, number: int) -> bytes:
         if not 0 <= number < len(self):

@@ -2,17 +2,19 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from convnext_imagenet.base.files import read_json
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import LIST_ENDINGS, is_hidden, list_folder, list_store, read_list
 from convnext_imagenet.serve.inputs.inputs import Inputs
+from convnext_imagenet.serve.inputs.labels import ClassLookup, class_lookup
+from convnext_imagenet.serve.inputs.layout import ALL_FILES, Patterns, container_kind
 from convnext_imagenet.serve.inputs.records import open_split
 from convnext_imagenet.serve.inputs.saved_dataset import SPLITS_FILE, STATE_FILE, open_saved_dataset
-from convnext_imagenet.serve.inputs.storage import StoredFile, ending, list_files, local_file, parse_uri
-from convnext_imagenet.serve.inputs.tables import TABLE_ENDINGS, open_tables
+from convnext_imagenet.serve.inputs.storage import StoredFile, list_files, local_file, parse_uri
+from convnext_imagenet.serve.inputs.tables import TABLE_ENDINGS, Columns, open_tables
 from convnext_imagenet.serve.inputs.tars import TAR_ENDINGS, list_tars
 
 
@@ -27,6 +29,20 @@ class Request:
     wnids: Sequence[str]
     split: str
     column: str
+    patterns: Patterns = ALL_FILES
+    keep: tuple[str, ...] = ()
+    label_column: str = ""
+    names: Sequence[str] = ()
+
+    @property
+    def columns(self) -> Columns:
+        """Return the columns of a table that were asked for."""
+        return Columns(self.column, self.keep, self.label_column, self.classes)
+
+    @property
+    def classes(self) -> ClassLookup:
+        """Return the network's classes by wnid and name."""
+        return class_lookup(self.wnids, self.names)
 
 
 @dataclass(frozen=True)
@@ -34,13 +50,16 @@ class FileKind:
     """A kind of file, recognised by its ending.
 
     `open` gets files of this kind, the request, and the folder that holds only them, if any. `is_container`: a folder
-    that holds only such files means their contents. `has_columns`: --column chooses in them.
+    that holds only such files means their contents. `has_columns`: --column chooses in them. `has_names`: --include and
+    --exclude choose in them.
     """
 
+    name: str
     endings: tuple[str, ...]
     open: Callable[[Sequence[StoredFile], Request, Path | None], Inputs]
     is_container: bool = True
     has_columns: bool = False
+    has_names: bool = True
 
 
 # Opens a folder of this machine that a file in it identifies; returns None for a folder of another kind.
@@ -53,36 +72,73 @@ def _open_records(path: Path, request: Request) -> Inputs | None:
     if not isinstance(content, dict) or content.get("kind") != "records":
         return None
     _refuse_column(request)
+    _refuse_patterns(request, request.patterns)
     return open_split(path, request.split, request.wnids)
 
 
+def _open_predictions(path: Path, request: Request) -> Inputs | None:
+    if (path / "_plan.json").is_file() and not request.column:
+        raise ServeError(
+            f"{path}: PREDICTIONS name images and hold none; give the images that were scored, "
+            f"or pass --column source if these are whole paths or URIs"
+        )
+    return None
+
+
 def _open_saved_dataset(path: Path, request: Request) -> Inputs | None:
-    is_saved = any((path / name).is_file() for name in (STATE_FILE, SPLITS_FILE))
-    return open_saved_dataset(local_file(path), request.column, path) if is_saved else None
+    if not any((path / name).is_file() for name in (STATE_FILE, SPLITS_FILE)):
+        return None
+    inputs = open_saved_dataset(local_file(path), request.columns, path)
+    if inputs is not None:
+        _refuse_patterns(request, request.patterns)
+    return inputs
+
+
+def _open_tars(files: Sequence[StoredFile], request: Request, folder: Path | None) -> Inputs:
+    return list_tars(files, folder, request.patterns, request.classes)
+
+
+def _open_tables(files: Sequence[StoredFile], request: Request, folder: Path | None) -> Inputs:
+    return open_tables(files, request.columns, folder)
+
+
+def _open_list(files: Sequence[StoredFile], request: Request, folder: Path | None) -> Inputs:
+    return replace(read_list(files[0], request.patterns), classes=request.classes)
 
 
 # Each ending belongs to one kind, so the order does not matter.
 FILE_KINDS = (
-    FileKind(TAR_ENDINGS, lambda files, request, folder: list_tars(files, folder)),
-    FileKind(
-        TABLE_ENDINGS, lambda files, request, folder: open_tables(files, request.column, folder), has_columns=True
-    ),
-    FileKind(LIST_ENDINGS, lambda files, request, folder: read_list(files[0]), is_container=False),
+    FileKind("tar", TAR_ENDINGS, _open_tars),
+    FileKind("table", TABLE_ENDINGS, _open_tables, has_columns=True, has_names=False),
+    FileKind("list", LIST_ENDINGS, _open_list, is_container=False),
 )
-FOLDER_KINDS: tuple[FolderKind, ...] = (_open_records, _open_saved_dataset)
+FOLDER_KINDS: tuple[FolderKind, ...] = (_open_records, _open_predictions, _open_saved_dataset)
 
 
-def open_inputs(images: str, wnids: Sequence[str], split: str = "val", column: str = "") -> Inputs:
+def open_inputs(
+    images: str,
+    wnids: Sequence[str],
+    split: str = "val",
+    column: str = "",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    label_column: str = "",
+    names: Sequence[str] = (),
+) -> Inputs:
     """Return the inputs of `images`: a folder, a RECORDS directory (its `split`), or a file; a path or a URI.
 
     A file is a tar, a table (its `column`), or a list of paths. A folder that holds only tars, or only tables, means
     their contents; so does a folder that Hugging Face's `save_to_disk` wrote. `wnids` are the network's classes by
-    index: labels become indices into them, if the inputs know labels.
+    index: labels become indices into them, if the inputs know labels; so do folders named after one of `wnids` or
+    `names`. `keep` and `label_column` choose further columns of a table. `include` and `exclude` are globs that choose
+    among files, and among the members of tars.
 
     Raises ServeError for anything else, for inputs that are empty and for a `column` without a table; ArtefactError
     for damaged records.
     """
-    request = Request(images, wnids, split, column)
+    patterns = Patterns(tuple(include), tuple(exclude))
+    request = Request(images, wnids, split, column, patterns, tuple(keep), label_column, names)
     root = parse_uri(images) if "://" in images else None
     if root and not root.is_local:
         return _open_stored(root, request)
@@ -103,26 +159,43 @@ def _open_stored(root: StoredFile, request: Request) -> Inputs:
         return _open_file(root, request)
     names = [PurePosixPath(info.path).relative_to(root.path).as_posix() for info in files]
     is_saved_dataset = not {STATE_FILE, SPLITS_FILE}.isdisjoint(names)
-    if is_saved_dataset and (inputs := open_saved_dataset(root, request.column)) is not None:
+    if is_saved_dataset and (inputs := open_saved_dataset(root, request.columns)) is not None:
         return inputs
-    kind, names_of_kind = _container_kind(name for name in names if not is_hidden(name.encode()))
-    if kind:
-        return _open_kind(kind, [root / name for name in names_of_kind], request)
+    visible = [name.encode() for name in names if not is_hidden(name.encode())]
+    if (inputs := _open_containers(root, visible, request, None)) is not None:
+        return inputs
     _refuse_column(request)
-    return list_store(root, files)
+    return replace(list_store(root, files, request.patterns), classes=request.classes)
 
 
 def _open_folder(path: Path, request: Request) -> Inputs:
     for open_if_known in FOLDER_KINDS:
         if (inputs := open_if_known(path, request)) is not None:
             return inputs
-    with os.scandir(path) as entries:
-        visible = (entry for entry in entries if not entry.name.startswith("."))
-        kind, names = _container_kind(entry.name if entry.is_file() else "" for entry in visible)
-    if kind:
-        return _open_kind(kind, [local_file(path / name) for name in names], request, path)
+    everything = list_folder(path)
+    if (inputs := _open_containers(path, everything.names, request, path)) is not None:
+        return inputs
     _refuse_column(request)
-    return list_folder(path)
+    chosen = list_folder(path, request.patterns) if request.patterns else everything
+    return replace(chosen, classes=request.classes)
+
+
+def _open_containers(
+    root: StoredFile | Path, names: Iterable[bytes], request: Request, folder: Path | None
+) -> Inputs | None:
+    """Return what the tars or tables of a folder hold, or None if it holds none that were chosen."""
+    kinds = {kind.name: kind for kind in FILE_KINDS if kind.is_container}
+    endings = {each: kind.name for kind in kinds.values() for each in kind.endings}
+    outer, inner = request.patterns.split(names)
+    chosen = (name for name in names if outer.chooses(name))
+    name, members = container_kind(chosen, endings, str(root), request.patterns)
+    if not name:
+        return None
+    if isinstance(root, Path):
+        files = [replace(local_file(root / os.fsdecode(member)), below=os.fsdecode(member)) for member in members]
+    else:
+        files = [root / os.fsdecode(member) for member in members]
+    return _open_kind(kinds[name], files, replace(request, patterns=inner), folder)
 
 
 def _open_file(file: StoredFile, request: Request) -> Inputs:
@@ -139,26 +212,20 @@ def _open_file(file: StoredFile, request: Request) -> Inputs:
 def _open_kind(kind: FileKind, files: Sequence[StoredFile], request: Request, folder: Path | None = None) -> Inputs:
     if not kind.has_columns:
         _refuse_column(request)
+    if not kind.has_names:
+        _refuse_patterns(request, Patterns(request.patterns.include))
     return kind.open(files, request, folder)
 
 
 def _refuse_column(request: Request) -> None:
-    if request.column:
-        raise ServeError(
-            f"{request.images}: not a table, so --column {request.column!r} has nothing to choose; leave it out"
-        )
+    options = {"--column": request.column, "--keep": ",".join(request.keep), "--label-column": request.label_column}
+    for option, value in options.items():
+        if value:
+            raise ServeError(
+                f"{request.images}: not a table, so {option} {value!r} has nothing to choose; leave it out"
+            )
 
 
-def _container_kind(names: Iterable[str]) -> tuple[FileKind | None, list[str]]:
-    """Return the kind of container that all names of a folder share, and the sorted names; else (None, []).
-
-    Stops at the first other name: a folder may hold a million images.
-    """
-    kinds = [kind for kind in FILE_KINDS if kind.is_container]
-    names_of_kind = []
-    for name in names:
-        kinds = [kind for kind in kinds if ending(name) in kind.endings and "/" not in name]
-        if not kinds:
-            return None, []
-        names_of_kind.append(name)
-    return (kinds[0], sorted(names_of_kind)) if names_of_kind else (None, [])
+def _refuse_patterns(request: Request, patterns: Patterns) -> None:
+    if patterns:
+        raise ServeError(f"{request.images}: {patterns} has nothing to choose here; leave it out")

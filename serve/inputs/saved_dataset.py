@@ -11,13 +11,13 @@ from typing import Any
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.inputs.storage import StoredFile
-from convnext_imagenet.serve.inputs.tables import open_tables
+from convnext_imagenet.serve.inputs.tables import IMAGES, Columns, open_tables
 
 STATE_FILE, SPLITS_FILE = "state.json", "dataset_dict.json"
 _LARGEST_JSON_BYTES = 16 << 20
 
 
-def open_saved_dataset(root: StoredFile, column: str = "", folder: Path | None = None) -> Inputs | None:
+def open_saved_dataset(root: StoredFile, columns: Columns = IMAGES, folder: Path | None = None) -> Inputs | None:
     """Return the rows of the data set that was saved in `root`, or None for a folder that is no such data set.
 
     `folder` is the same on this machine. Raises ServeError for a folder of several splits, for one whose rows are
@@ -39,7 +39,7 @@ def open_saved_dataset(root: StoredFile, column: str = "", folder: Path | None =
             f"{root}: a Hugging Face data set whose rows are chosen by an index; write it again with "
             f"`flatten_indices()` and `save_to_disk`"
         )
-    return open_tables([root / str(name) for name in names], column, folder)
+    return open_tables([root / str(name) for name in names], columns, folder)
 
 
 def _json(file: StoredFile) -> dict[str, Any]:

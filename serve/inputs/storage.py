@@ -2,6 +2,7 @@
 
 import errno
 import io
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -10,28 +11,35 @@ import pyarrow as pa
 import pyarrow.fs as pa_fs
 
 from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.inputs.uris import open_store, public_uri
 
+_LONGEST_REASON = 300  # characters of a library's words: Google's repeats itself over a page
 _BUFFER_BYTES = 1 << 20  # of one request to a store: a request costs tens of milliseconds, whatever its size
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file, or a folder of files, at `path` of `store`; messages show `display`."""
+    """A file, or a folder of files, at `path` of `store`; messages show `display`.
+
+    `below` is its path below the folder that was given, if it was found in one.
+    """
 
     path: str
     store: pa_fs.FileSystem
     display: str
+    below: str = ""
 
     def __str__(self) -> str:
         return self.display
 
     def __truediv__(self, name: str) -> "StoredFile":
-        return StoredFile(f"{self.path}/{name}", self.store, f"{self.display.rstrip('/')}/{name}")
+        """Return the file `name` below this folder."""
+        return StoredFile(f"{self.path}/{name}", self.store, f"{self.display.rstrip('/')}/{name}", name)
 
     @property
     def name(self) -> str:
-        """Return the name without folders."""
-        return PurePosixPath(self.path).name
+        """Return the name without the folders above what was given."""
+        return self.below or PurePosixPath(self.path).name
 
     @property
     def ending(self) -> str:
@@ -82,12 +90,9 @@ def local_file(path: Path) -> StoredFile:
 
 
 def parse_uri(uri: str) -> StoredFile:
-    """Return the file or folder of a URI such as s3://bucket/folder. Raises ServeError for an unknown store."""
-    try:
-        store, path = pa_fs.FileSystem.from_uri(uri)
-    except (OSError, ValueError, NotImplementedError) as error:
-        raise _cannot_be_listed(uri, error) from None
-    return StoredFile(path.rstrip("/"), store, uri)
+    """Return the file or folder of a URI such as s3://bucket/folder. Raises what `open_store` raises."""
+    store, path = open_store(uri)
+    return StoredFile(path.rstrip("/"), store, public_uri(uri))
 
 
 def list_files(root: StoredFile) -> list[pa_fs.FileInfo]:
@@ -113,4 +118,5 @@ def one_line(error: Exception) -> str:
 
 
 def _cannot_be_listed(display: str, error: Exception) -> ServeError:
-    return ServeError(f"{display}: cannot be listed ({one_line(error)}); check the address and your access to it")
+    text = textwrap.shorten(one_line(error), _LONGEST_REASON, placeholder=" ...")
+    return ServeError(f"{display}: cannot be listed ({text}); check the address and your access to it")

@@ -5,10 +5,12 @@ as a stream, without one.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pa_fs
@@ -19,7 +21,9 @@ from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_l
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import read_beside, source_text
 from convnext_imagenet.serve.inputs.inputs import Item, JoinedInputs, lies_in, split_range
+from convnext_imagenet.serve.inputs.labels import NO_CLASSES, ClassLookup, label_reader
 from convnext_imagenet.serve.inputs.storage import StoredFile, one_line
+from convnext_imagenet.serve.inputs.uris import check_uri, is_uri, source_of
 
 TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
 _BATCH_ROWS = 256  # at 110 kB an image, 28 MB in memory
@@ -28,11 +32,28 @@ _FOOT_BYTES = 1 << 20  # of a table's end, enough for its metadata: hashing all 
 _STREAM_BEGIN, _STREAM_END = b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's stream format
 
 
+TABLE_ROW = "table_row"  # the column that says which row of which table an input was
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table to read: of the images (by default the only one that fits), to keep, with labels."""
+
+    images: str = ""
+    keep: tuple[str, ...] = ()
+    label: str = ""
+    classes: ClassLookup = NO_CLASSES
+
+
+IMAGES = Columns()
+
+
 @dataclass(frozen=True)
 class TableInputs:
-    """One column of a table file.
+    """The rows of a table file.
 
-    A struct of `bytes` and `path`, as Hugging Face stores images, gives its bytes, or else the file at its path.
+    A struct of `bytes` and `path`, as Hugging Face stores images, gives its bytes, or else the file at its path. `kept`
+    are the columns for PREDICTIONS, `label_of` makes a class index of a value of the column `label`.
     """
 
     path: StoredFile
@@ -42,6 +63,10 @@ class TableInputs:
     is_paths: bool
     stream_offsets: tuple[int, ...] = ()  # of the record batches of an Arrow stream
     folder: Path | None = None  # the folder that holds only this table, if any
+    kept: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    keep: tuple[str, ...] = ()
+    label: str = ""
+    label_of: Callable[[Any], int | None] = lambda value: None
 
     @property
     def count(self) -> int:
@@ -54,20 +79,38 @@ class TableInputs:
         Raises ServeError for a row group that cannot be read.
         """
         for group, first, wanted in split_range(numbers, self.group_rows):
-            values = self._values(group, wanted)
-            yield from (self._item(number, value) for number, value in enumerate(values, first + wanted.start))
+            rows = self._rows(group, wanted)
+            yield from (self._item(number, row) for number, row in enumerate(rows, first + wanted.start))
+
+    def check_uris(self) -> None:
+        """Raise ServeError when one of the first rows names a URI that cannot be read."""
+        first = next((group for group, rows in enumerate(self.group_rows) if rows), None)
+        if first is None or not self.is_paths:
+            return
+        for row in self._rows(first, range(min(_BATCH_ROWS, self.group_rows[first]))):
+            path, _ = self._path_and_bytes(row[0])
+            if path is not None and is_uri(path):
+                check_uri(os.fsdecode(path))
 
     def is_inside(self, path: Path) -> bool:
         """Return whether `path` lies in the folder that holds only this table."""
         return lies_in(path, self.folder)
 
-    def _values(self, group: int, wanted: range) -> Iterator[pa.Scalar]:
-        """Yield the values of the rows `wanted` of a group, counted from its first; ServeError for damaged ones."""
+    @property
+    def _columns(self) -> list[str]:
+        """Return the columns to read: of the images, those to keep, and that of the label."""
+        return [self.column, *self.keep, *([self.label] if self.label else [])]
+
+    def _rows(self, group: int, wanted: range) -> Iterator[tuple[pa.Scalar, ...]]:
+        """Yield the values of `_columns` in the rows `wanted` of a group, counted from its first.
+
+        Raises ServeError for damaged ones.
+        """
         try:
             if _is_parquet(self.path):
-                yield from _parquet_values(self.path, group, self.column, wanted)
+                yield from _parquet_rows(self.path, group, self._columns, wanted)
             else:
-                yield from self._arrow_batch(group).column(self.column)[wanted.start : wanted.stop]
+                yield from _batch_rows(self._arrow_batch(group), self._columns, wanted)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(self.path, error) from None
 
@@ -79,11 +122,21 @@ class TableInputs:
             file.seek(self.stream_offsets[group])
             return pa.ipc.read_record_batch(pa.ipc.read_message(file), schema)
 
-    def _item(self, number: int, value: pa.Scalar) -> Item:
+    def _item(self, number: int, row: tuple[pa.Scalar, ...]) -> Item:
+        item = self._image(number, row[0])
+        if not self.kept and not self.label:
+            return item
+        values = [value.as_py() for value in row[1:]]
+        row_name = f"{source_text(self.path.name)}#{number}"
+        kept = dict(zip(self.kept.names, [row_name, *values[: len(self.keep)]], strict=True)) if self.kept else {}
+        return replace(item, kept=kept, label=self.label_of(values[-1]) if self.label else None)
+
+    def _image(self, number: int, value: pa.Scalar) -> Item:
         path, data = self._path_and_bytes(value)
+        shown = None if path is None else source_text(source_of(path))
         if path is not None and data is None:
-            return Item(source_text(path), partial(read_beside, self.path, path))
-        source = f"{source_text(self.path.name)}#{number}" if path is None else source_text(path)
+            return Item(shown or "", partial(read_beside, self.path, path))
+        source = f"{source_text(self.path.name)}#{number}" if shown is None else shown
         return Item(source, partial(_image_bytes, data))
 
     def _path_and_bytes(self, value: pa.Scalar) -> tuple[bytes | None, pa.Buffer | None]:
@@ -96,10 +149,20 @@ class TableInputs:
 
 
 def open_tables(
-    files: Sequence[StoredFile], column: str = "", folder: Path | None = None
+    files: Sequence[StoredFile], columns: Columns = IMAGES, folder: Path | None = None
 ) -> TableInputs | JoinedInputs:
-    """Return several tables as one; `folder` holds only them, if given. Raises what `open_table` raises."""
-    tables = tuple(open_table(file, column) for file in files)
+    """Return several tables as one; `folder` holds only them, if given. Some of them may have no rows.
+
+    Raises what `open_table` raises.
+    """
+    tables = tuple(_open(file, columns) for file in files)
+    if not any(table.count for table in tables):
+        raise ServeError(
+            f"{files[0] if len(files) == 1 else folder or files[0]}: holds no rows to predict; give another table"
+        )
+    for table in tables[1:]:
+        if not table.kept.equals(tables[0].kept):
+            raise ServeError(f"{table.path}: its columns to --keep have other types than those of {tables[0].path}")
     return replace(tables[0], folder=folder) if len(tables) == 1 else JoinedInputs(tables, folder)
 
 
@@ -109,20 +172,51 @@ def open_table(path: StoredFile, column: str = "") -> TableInputs:
     Raises ServeError, which lists the possible columns, when the choice is not clear; also for a table without rows or
     one that cannot be read.
     """
+    table = _open(path, Columns(column))
+    if not table.count:
+        raise ServeError(f"{path}: holds no rows to predict; give another table")
+    return table
+
+
+def _open(path: StoredFile, columns: Columns) -> TableInputs:
+    """Return a table, which may have no rows. Raises ServeError."""
     try:
-        field = _choose_field(path, _schema(path), column)
+        schema = _schema(path)
+        images = _choose_field(path, schema, columns.images)
         group_rows, stream_offsets = _groups(path)
-        if not sum(group_rows):
-            raise ServeError(f"{path}: holds no rows to predict; give another table")
-        sha256 = _fingerprint(path, field.name)
-        return TableInputs(path, field.name, group_rows, sha256, _is_text(field.type), stream_offsets)
+        sha256 = _fingerprint(path, images.name)
+        table = TableInputs(path, images.name, group_rows, sha256, _is_text(images.type), stream_offsets)
+        table = _with_columns(table, schema, columns)
+        table.check_uris()
+        return table
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
 
 
+def _with_columns(table: TableInputs, schema: pa.Schema, columns: Columns) -> TableInputs:
+    """Return a table that also reads the columns to keep and that of the labels. Raises ServeError."""
+    for name in (*columns.keep, *([columns.label] if columns.label else [])):
+        if schema.get_field_index(name) < 0:
+            raise ServeError(f"{table.path}: no column {name!r}; it has: {', '.join(schema.names)}")
+    if not columns.keep and not columns.label:
+        return table
+    kept = pa.schema([])
+    if columns.keep:
+        fields = [schema.field(name) for name in columns.keep]
+        for each in fields:
+            if _is_usable(each.type) and not _is_text(each.type):
+                raise ServeError(f"{table.path}: --keep {each.name!r} holds bytes; keep only what is small")
+        kept = pa.schema([pa.field(TABLE_ROW, pa.string()), *(pa.field(f.name, f.type) for f in fields)])
+    sha256 = sha256_json({"table": table.sha256, "keep": columns.keep, "label": columns.label})
+    label_of = table.label_of
+    if columns.label:
+        label_of = label_reader(schema.field(columns.label), schema, columns.classes, str(table.path))
+    return replace(table, kept=kept, keep=columns.keep, label=columns.label, label_of=label_of, sha256=sha256)
+
+
 def _choose_field(path: StoredFile, schema: pa.Schema, column: str) -> pa.Field:
-    usable = {field.name: field for field in schema if _is_usable(field.type)}
-    binary = [name for name, field in usable.items() if not _is_text(field.type)]
+    usable = {each.name: each for each in schema if _is_usable(each.type)}
+    binary = [name for name, each in usable.items() if not _is_text(each.type)]
     candidates = list(usable) if len(usable) == 1 else binary
     name = column or (candidates[0] if len(candidates) == 1 else "")
     if name in usable:
@@ -175,15 +269,21 @@ def _next_message(file: pa.NativeFile) -> pa.ipc.Message | None:
         return None
 
 
-def _parquet_values(path: StoredFile, group: int, column: str, wanted: range) -> Iterator[pa.Scalar]:
+def _parquet_rows(
+    path: StoredFile, group: int, columns: Sequence[str], wanted: range
+) -> Iterator[tuple[pa.Scalar, ...]]:
     # without these two options a row group is read at once
     with pq.ParquetFile(path.open(), buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
         first = 0
-        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column], use_threads=False):
-            yield from batch.column(0)[max(wanted.start - first, 0) : max(wanted.stop - first, 0)]
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=list(columns), use_threads=False):
+            yield from _batch_rows(batch, columns, range(max(wanted.start - first, 0), max(wanted.stop - first, 0)))
             first += len(batch)
             if first >= wanted.stop:
                 return
+
+
+def _batch_rows(batch: pa.RecordBatch, columns: Sequence[str], wanted: range) -> Iterator[tuple[pa.Scalar, ...]]:
+    return zip(*(batch.column(name)[wanted.start : wanted.stop] for name in columns), strict=True)
 
 
 def _is_parquet(path: StoredFile) -> bool:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.launch.executor import Executor, OnProgress
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.predict.job import PredictionJob
 from convnext_imagenet.serve.predict.part_writer import PartWriter, plan_predictions
+from convnext_imagenet.serve.predict.place import open_place
+from convnext_imagenet.serve.predict.retries import read_retries
 from convnext_imagenet.serve.predict.schema import part_file
 from convnext_imagenet.serve.predict.spec import PredictionSpec
 
@@ -35,7 +36,7 @@ class ClusterRunner:
 
     def run(self, job: PredictionJob, on_progress: OnProgress) -> bool:
         """Make the pending parts on the cluster; return True. Raises what the executor raises, such as Interrupted."""
-        folder = protocol.staging(job.out)
+        folder = job.out.staging("")
         tasks = (
             PartTask(self.spec, index, job.writer.parts[index], folder / Path(part_file(index)).stem)
             for index in job.pending
@@ -79,12 +80,12 @@ def _cached_writer(spec: PredictionSpec) -> PartWriter:
     """Return the writer of this process. Raises ServeError when its weights or inputs are not those planned."""
     prepare(spec.options.device_target)
     checkpoint, inputs = spec.open()
-    plan = plan_predictions(checkpoint, inputs, spec.options)
+    plan, place = plan_predictions(checkpoint, inputs, spec.options), open_place(spec.out)
     try:
-        plan_id = protocol.join(spec.out, "predictions", plan)
+        plan_id = place.join(plan)
     except ArtefactError as error:
         raise ServeError(
             f"node {socket.gethostname()} opens another job than the one that was planned: {error}; give all nodes the "
             f"same files and packages"
         ) from None
-    return PartWriter(checkpoint, inputs, spec.out, spec.options, plan, plan_id)
+    return PartWriter(checkpoint, inputs, place, spec.options, plan, plan_id, read_retries(place))

@@ -5,8 +5,9 @@ nodes share, ends with the bytes of a job that ran undisturbed in one process.
 """
 
 import contextlib
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +15,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import Interrupted
-from convnext_imagenet.base.files import is_leftover
+from convnext_imagenet.base.protocol import OtherPlanError
 from convnext_imagenet.launch.executor import OnProgress
 from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Inputs
-from convnext_imagenet.serve.predict.part_writer import PartWriter, plan_predictions
+from convnext_imagenet.serve.predict.part_writer import PartWriter, plan_predictions, user_changes
+from convnext_imagenet.serve.predict.place import LocalPlace, Place
+from convnext_imagenet.serve.predict.retries import plan_retry, read_retries, write_retries
 from convnext_imagenet.serve.predict.schema import part_file
 from convnext_imagenet.serve.settings import PredictOptions
 
@@ -53,15 +55,16 @@ class PartRunner(Protocol):
 class LocalRunner:
     """Makes parts in this process, with one network and one read-ahead for all of them.
 
-    `is_stopped` is asked before each batch.
+    `is_stopped` is asked before each batch and while one is waited for; `on_slowest` as in `PartWriter.write`.
     """
 
     is_stopped: Callable[[], bool] = lambda: False
+    on_slowest: Callable[[str], None] = lambda stage: None
 
     def run(self, job: "PredictionJob", on_progress: OnProgress) -> bool:
-        """Make the job's pending parts; return False when stopped. Raises ServeError when the network returns NaN."""
-        staging = protocol.staging(job.out, f"rank-{job.ranks.own.number}")
-        return job.writer.write(job.pending, staging, on_progress, self.is_stopped)
+        """Make the job's pending parts; return False when stopped. Raises what `PartWriter.write` raises."""
+        staging = job.out.staging(f"rank-{job.ranks.own.number}")
+        return job.writer.write(job.pending, staging, on_progress, self.is_stopped, self.on_slowest)
 
 
 _LOCAL = LocalRunner()
@@ -75,7 +78,7 @@ class PredictionJob:
     ranks: Ranks
 
     @property
-    def out(self) -> Path:
+    def out(self) -> Place:
         """Return the PREDICTIONS directory."""
         return self.writer.out
 
@@ -87,7 +90,8 @@ class PredictionJob:
     @cached_property
     def pending(self) -> list[int]:
         """Return this rank's parts that had no whole file with a receipt when first asked."""
-        return [index for index in self.own_parts if self.writer.receipt(index) is None]
+        receipts = self.writer.receipts(self.own_parts)
+        return [index for index, receipt in zip(self.own_parts, receipts, strict=True) if receipt is None]
 
     @property
     def pending_rows(self) -> int:
@@ -98,7 +102,8 @@ class PredictionJob:
         """Make the pending parts by `runner`, mark PREDICTIONS as finished, and return what it holds.
 
         `on_progress` gets the number of inputs done since its last call. Raises Interrupted on all ranks when the
-        runner of one was stopped; a later run resumes. Raises ServeError when the network returns NaN or infinity.
+        runner of one was stopped; a later run resumes. Raises ServeError when the network returns NaN or infinity,
+        FailedError when the inputs cannot be read any more.
         """
         made = len(self.pending)
         is_whole = not made or runner.run(self, on_progress)
@@ -112,13 +117,15 @@ class PredictionJob:
         rows = self.writer.inputs.count
         manifest = {"plan_id": self.writer.plan_id, "rows": rows, "statuses": dict(statuses)}
         manifest |= {"provenance": self.writer.plan, "parts": [receipt["files"][0] for receipt in receipts]}
+        if self.writer.retries:
+            manifest["retries"] = self.writer.retries
         if self.ranks.own.is_first:
-            protocol.finish(self.out, "predictions", manifest)
+            self.out.finish(manifest)
         return Summary(rows, dict(statuses), len(receipts), made)
 
     def _receipts(self) -> list[Any]:
         """Return the receipts of all parts, also of other ranks. Raises ServeError when one is missing."""
-        receipts = [self.writer.receipt(index) for index in range(len(self.writer.parts))]
+        receipts = self.writer.receipts(range(len(self.writer.parts)))
         if None in receipts:
             raise ServeError(
                 f"{self.out}: {part_file(receipts.index(None))} changed during the run; run the same command again"
@@ -128,32 +135,53 @@ class PredictionJob:
 
 @contextlib.contextmanager
 def open_job(
-    checkpoint: Checkpoint, inputs: Inputs, out: Path, options: PredictOptions, ranks: Ranks = SINGLE
+    checkpoint: Checkpoint,
+    inputs: Inputs,
+    out: Path | Place,
+    options: PredictOptions,
+    ranks: Ranks = SINGLE,
+    retry: Collection[str] = (),
 ) -> Iterator[PredictionJob]:
     """Reserve `out` for this job only; its first rank does so for all ranks.
+
+    Parts that hold rows with a status of `retry` become pending, once: unless the last retry is unfinished.
 
     Raises ArtefactError when `out` belongs to another model, transform, set of inputs or option, or when another
     process writes there; ServeError when it lies inside the inputs; and what `engine_facts` raises.
     """
-    if inputs.is_inside(out):
-        raise ServeError(f"{out}: lies inside the inputs, so its files would become inputs; choose another --out")
+    place = LocalPlace(out) if isinstance(out, Path) else out
+    if place.lies_in(inputs):
+        raise ServeError(f"{place}: lies inside the inputs, so its files would become inputs; choose another --out")
     plan = plan_predictions(checkpoint, inputs, options)
     if not ranks.own.is_first:
         ranks.wait_for_all()  # the first rank has begun the directory
-        plan_id = protocol.join(out, "predictions", plan)
-        yield PredictionJob(PartWriter(checkpoint, inputs, out, options, plan, plan_id), ranks)
+        plan_id = _named(place.join, place, plan)
+        yield PredictionJob(PartWriter(checkpoint, inputs, place, options, plan, plan_id, read_retries(place)), ranks)
         return
-    protocol.begin(out, "predictions", plan)  # before the lock, so that a refused directory gets no lock file
-    with protocol.exclusive(out):
-        plan_id = protocol.begin(out, "predictions", plan)  # again: another process may have begun it meanwhile
-        _remove_leftovers(out)
-        protocol.staging(out)
+    _named(place.begin, place, plan)  # before the lock, so that a refused directory gets no lock file
+    with place.exclusive():
+        plan_id = _named(place.begin, place, plan)  # again: another process may have begun it meanwhile
+        place.clear()
+        writer = PartWriter(checkpoint, inputs, place, options, plan, plan_id, read_retries(place))
+        writer = _with_retry(writer, retry) if retry else writer
         ranks.wait_for_all()  # only now may the other ranks join
-        yield PredictionJob(PartWriter(checkpoint, inputs, out, options, plan, plan_id), ranks)
+        yield PredictionJob(writer, ranks)
 
 
-def _remove_leftovers(out: Path) -> None:
-    """Remove what a process that was killed while it wrote a receipt has left: a finished job holds nothing else."""
-    for path in out.iterdir():
-        if is_leftover(path.name):
-            path.unlink(missing_ok=True)
+def _named(begin: Callable[[dict[str, Any]], str], place: Place, plan: dict[str, Any]) -> str:
+    """Return what `begin` returns. Its error names only what the user changed, not what follows from it."""
+    try:
+        return begin(plan)
+    except OtherPlanError as error:
+        raise OtherPlanError(place, user_changes(error.changed), error.begun_by) from None
+
+
+def _with_retry(writer: PartWriter, statuses: Collection[str]) -> PartWriter:
+    """Return the writer after a retry of parts with such rows was begun, if there is one to begin."""
+    planned = plan_retry(writer.retries, writer.receipts(range(len(writer.parts))), statuses)
+    if planned is None:
+        return writer
+    retries = [*writer.retries, planned]
+    writer.out.reopen()  # first: a mark of completeness never stands beside parts that are to be made
+    write_retries(writer.out, retries)
+    return dataclasses.replace(writer, retries=retries)

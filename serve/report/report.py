@@ -91,7 +91,8 @@ def report_options(
 ) -> PredictOptions:
     """Return options with which the network gets the same batches as in `evaluate`: parts hold whole batches.
 
-    There is no time limit for an image, as in `evaluate`: a machine that sleeps must not change an accuracy.
+    There is no time limit for an image, as in `evaluate`: a machine that sleeps must not change an accuracy. Nor are
+    images refused that are stored: RECORDS were checked when they were written.
     """
     return PredictOptions(
         topk=5,
@@ -103,6 +104,7 @@ def report_options(
         extras=("loss",),
         timeout_s=float("inf"),
         precision=precision,
+        refuses_damage=False,
     )
 
 

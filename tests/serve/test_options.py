@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from convnext_imagenet.serve import options
-from convnext_imagenet.serve.settings import ClusterOptions, EngineChoice, PredictOptions, TransformOptions
+from convnext_imagenet.serve.settings import ClusterOptions, EngineChoice, ErrorLimit, PredictOptions, TransformOptions
 
 
 @click.command()
@@ -64,10 +64,47 @@ def test_options_of_one_subject_arrive_as_one_value():
         "cluster": ClusterOptions(),
     }
     words = "--size 64 --crop-pct 0.5 --resize squash --topk 2 --part-rows 9 --features --logits --image-timeout 3 "
-    words += "--flip --batch-size 8 --workers 1 --address a:1 --per-actor CPU=1 --per-actor GPU=1"
+    words += "--flip --batch-size 8 --workers 1 --address a:1 --per-actor CPU=1 --per-actor GPU=1 "
+    words += "--retry-for 2 --stop-after 0 --readers 4"
     CliRunner().invoke(grouped, words.split())
     assert arrived["transform"] == TransformOptions(64, 0.5, "squash")
     assert arrived["predict_options"] == PredictOptions(
-        topk=2, part_rows=9, batch_size=8, workers=1, flip=True, extras=("features", "logits"), timeout_s=3
+        topk=2,
+        part_rows=9,
+        batch_size=8,
+        workers=1,
+        readers=4,
+        flip=True,
+        extras=("features", "logits"),
+        timeout_s=3,
+        retry_s=2,
+        stop_after=0,
     )
     assert arrived["cluster"] == ClusterOptions("a:1", ("CPU=1", "GPU=1"))
+
+
+@click.command()
+@options.max_errors
+@options.retry
+def limited(max_errors: ErrorLimit, retry: tuple[str, ...]) -> None:
+    """Print what was chosen."""
+    click.echo(f"{max_errors} {max_errors.allows(1, 200)} {max_errors.allows(2, 200)} {' '.join(retry)}".strip())
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("", "0 False False"),
+        ("--max-errors 1", "1 True False"),
+        ("--max-errors 0.5%", "0.5% True False"),
+        ("--max-errors 100%", "100% True True"),
+        ("--retry read_error,timeout", "0 False False read_error timeout"),
+        ("--max-errors 0.5", "neither a number of rows"),
+        ("--max-errors -1", "neither a number of rows"),
+        ("--max-errors 101%", "nor a percentage"),
+        ("--max-errors nan%", "nor a percentage"),
+        ("--retry ok", "'ok' is none of read_error"),
+    ],
+)
+def test_error_rows_are_limited_by_number_or_share_and_named_by_status(words, says):
+    assert says in CliRunner().invoke(limited, words.split()).output

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from convnext_imagenet.serve.prefetch import map_ahead
+from convnext_imagenet.serve.prefetch import Stage, Stopped, Waits, call_apart, map_ahead, run_ahead
 
 
 def _threads():
@@ -152,6 +152,116 @@ def test_whatever_a_call_raises_reaches_the_consumer(error):
     with pytest.raises((error, RuntimeError)) as caught:  # Python turns a StopIteration in a generator into one
         list(map_ahead(fail, range(3), 2, ahead=2))
     assert caught.type is error or isinstance(caught.value.__cause__, error)
+
+
+def _most_at_once(counts, name):
+    """A function that notes how many of its calls run at the same time."""
+    running, lock = [0], threading.Lock()
+
+    def call(item):
+        with lock:
+            running[0] += 1
+            counts[name] = max(counts.get(name, 0), running[0])
+        time.sleep(0.01)
+        with lock:
+            running[0] -= 1
+        return item + name
+
+    return call
+
+
+def test_each_stage_has_its_own_width_and_gets_what_the_stage_before_it_made():
+    counts = {}
+    stages = [Stage(name, _most_at_once(counts, name), width) for name, width in (("r", 8), ("d", 2))]
+    assert list(run_ahead(stages, map(str, range(40)), ahead=20)) == [f"{number}rd" for number in range(40)]
+    assert 4 <= counts["r"] <= 8
+    assert counts["d"] == 2
+
+
+def test_slow_items_of_the_first_stage_do_not_keep_the_others_from_the_second():
+    release, decoded = threading.Event(), []
+
+    def read(number):
+        if number == 0:
+            release.wait(60)
+        return number
+
+    def decode(number):
+        decoded.append(number)
+        if len(decoded) == 7:
+            release.set()
+        return number
+
+    results = run_ahead([Stage("read", read, 2), Stage("decode", decode, 1)], range(8), ahead=8)
+    assert list(results) == list(range(8))
+    assert decoded[-1] == 0
+
+
+def test_a_result_that_is_not_wanted_is_made_again_and_the_limit_holds_for_each_call():
+    calls = []
+
+    def fail_twice(number):
+        calls.append(number)
+        time.sleep(0.15)
+        return -1 if calls.count(number) < 3 else number
+
+    def pause(result, count, seconds):
+        assert seconds >= 0.14 * count
+        return 0.01 if result < 0 else None
+
+    stage = Stage("read", fail_twice, 2, 0.3, lambda number: "late", pause)
+    assert list(run_ahead([stage], range(3), ahead=3)) == [0, 1, 2]
+    assert sorted(calls) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_results_between_two_stages_take_no_more_than_the_stated_bytes():
+    held, most, lock = [0], [0], threading.Lock()
+
+    def read(number):
+        with lock:
+            held[0] += 10
+            most[0] = max(most[0], held[0])
+        return number
+
+    def decode(number):
+        time.sleep(0.005)
+        with lock:
+            held[0] -= 10
+        return number
+
+    stages = [Stage("read", read, 3, bytes_of=lambda number: 10), Stage("decode", decode, 1)]
+    assert list(run_ahead(stages, range(60), ahead=60, most_bytes=50)) == list(range(60))
+    assert 40 <= most[0] <= 60, "one result may pass the limit"
+
+
+@pytest.mark.parametrize("stuck", ["items", "read", "decode"])
+def test_a_stop_is_answered_whatever_hangs(stuck):
+    release, began = threading.Event(), threading.Event()
+
+    def wait(where, item):
+        if where == stuck:
+            began.set()
+            release.wait(60)
+        return item
+
+    stages = [Stage(name, lambda item, name=name: wait(name, item), 1) for name in ("read", "decode")]
+    items = (wait("items", number) for number in range(3))
+    waits = Waits()
+    results = run_ahead(stages, items, 3, is_stopped=began.is_set, waits=waits)
+    threading.Timer(1.0, release.set).start()  # so that the end need not wait for the thread
+    with pytest.raises(Stopped):
+        list(results)
+    assert stuck == "items" or waits.slowest == stuck
+
+
+def test_a_call_apart_returns_raises_and_can_be_left():
+    release = threading.Event()
+    assert call_apart(lambda: 7, lambda: False) == 7
+    with pytest.raises(ZeroDivisionError):
+        call_apart(lambda: 1 // 0, lambda: False)
+    threading.Timer(1.0, release.set).start()
+    with pytest.raises(Stopped):
+        call_apart(lambda: release.wait(60), lambda: True)
 
 
 _HANGS = """

@@ -9,7 +9,14 @@ import pytest
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES
 from convnext_imagenet.serve.inputs.files import list_folder, read_file
 from convnext_imagenet.serve.inputs.inputs import Item
-from convnext_imagenet.serve.samples import read_sample, timed_out
+from convnext_imagenet.serve.samples import (
+    Decoding,
+    decode_sample,
+    decode_timed_out,
+    load_sample,
+    load_timed_out,
+    read_sample,
+)
 
 from .conftest import SIZE_PX, TRANSFORM, picture
 
@@ -24,7 +31,7 @@ EXPECTED = [
     ("extensionless", "ok", "RGB"),
     ("page.jpg", "unsupported", None),
     ("z.png", "ok", "RGB"),
-    (r"\xff.gif", "unsupported", None),
+    (r"\xff.gif", "decode_error", None),
 ]
 
 
@@ -105,6 +112,23 @@ def test_an_error_without_words_of_the_system_still_says_something():
 
 
 def test_an_input_that_took_too_long_is_a_row_with_its_number_and_label():
-    sample = timed_out(Item("slow.jpg", bytes, 3), 8, 0.5)
-    assert (sample.sample_id, sample.source, sample.status, sample.label) == (8, "slow.jpg", "timeout", 3)
-    assert sample.error == "not read and decoded within 0.5 s"
+    item = Item("slow.jpg", lambda: picture(0), 3)
+    late = decode_sample(load_timed_out(item, 8, 0.5), TRANSFORM), decode_timed_out(load_sample(item, 8), 0.5)
+    for sample in late:
+        assert (sample.sample_id, sample.source, sample.status, sample.label) == (8, "slow.jpg", "timeout", 3)
+    assert [sample.error for sample in late] == ["not read within 0.5 s", "not decoded within 0.5 s"]
+    assert [sample.is_unread for sample in late] == [True, False]
+
+
+def test_a_jpeg_whose_scan_ends_early_is_damaged_and_is_not_scored():
+    pytest.importorskip("convnext_imagenet.records.jpeg_warnings")
+    whole = picture(3, 160, 120)
+    scan = whole.index(b"\xff\xda")
+    half = whole[: scan + (len(whole) - scan) // 2] + b"\xff\xd9"
+    kept, lost = (read_sample(Item("x", lambda data=data: data), 0, TRANSFORM) for data in (whole, half))
+    assert (kept.status, lost.status) == ("ok", "damaged")
+    assert lost.pixels is None
+    assert "a part is lost" in lost.error
+    assert (lost.info.width, lost.info.height) == (160, 120)
+    loose = Decoding(refuses_damage=False)
+    assert read_sample(Item("x", lambda: half), 0, TRANSFORM, loose).status == "ok"

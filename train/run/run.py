@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import mindspore
 
 from convnext_imagenet.base.files import write_atomically
-from convnext_imagenet.base.protocol import exclusive, finish, is_finished, read_finished, unfinish
+from convnext_imagenet.base.protocol import exclusive, finish, is_finished, read_finished, reopen
 from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.ranks.collectives import Ranks
@@ -206,7 +206,7 @@ def _begin(run: Path, plan: Mapping[str, Any], config: Config, accepted: Accepte
         changes = as_changes(differences, 0 if last is None else last.step)
         is_longer = accepted.extend and last is not None and last.epoch < config.train.epochs
         if any(change.key == EPOCHS for change in changes) or is_longer:  # the second: it had ended early
-            unfinish(run)
+            reopen(run)
         if not is_finished(run):
             changes += _changed_settings(run, config, changes)
         if changes:

@@ -3,30 +3,45 @@
 import io
 import os
 import tarfile
-from types import SimpleNamespace
 
 import pyarrow as pa
-import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 import pytest
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.inputs import storage
 from convnext_imagenet.serve.inputs.kinds import open_inputs
 
 from ..conftest import build_records, class_table, picture
+from ..s3_server import running_store
 
 WNIDS = [wnid for wnid, _ in class_table(7)]
 
 
-def _tar(path, count):
-    path.parent.mkdir(exist_ok=True)
+def _table(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": pa.array([b"a"] * rows, pa.binary())}), path)
+
+
+def _tar(path, count, *others):
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
-        for number in range(count):
-            member = tarfile.TarInfo(f"{number}.jpg")
+        for name in (*(f"{number}.jpg" for number in range(count)), *others):
+            member = tarfile.TarInfo(name)
             member.size = 1
             tar.addfile(member, io.BytesIO(b"x"))
+
+
+@pytest.fixture(scope="module")
+def store(place):
+    """The same files in a store."""
+    with running_store() as running:
+        files = (path for path in place.rglob("*") if path.is_file())
+        running.objects |= {str(path.relative_to(place)): path.read_bytes() for path in files}
+        yield running
+
+
+LAYOUTS = ("spark", "hive", "repository", "img2dataset", "webdataset")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +75,25 @@ def place(tmp_path_factory):
     (root / "packed").mkdir()
     _tar(root / "packed" / "a.tar", 2)
     pq.write_table(pa.table({"image": [b"a"]}), root / "packed" / "t.parquet")
+    _table(root / "spark" / "part-00000-a.snappy.parquet", 0)
+    _table(root / "spark" / "part-00001-a.snappy.parquet", 3)
+    for name in ("_SUCCESS", "_committed_1", ".part-00001.crc"):
+        (root / "spark" / name).write_bytes(b"")
+    _table(root / "hive" / "split=0" / "part-0.parquet", 1)
+    _table(root / "hive" / "split=1" / "part-0.parquet", 2)
+    _table(root / "repository" / "data" / "test-00000-of-00001.parquet", 1)
+    _table(root / "repository" / "data" / "train-00000-of-00001.parquet", 2)
+    for name in ("README.md", "LICENSE", ".gitattributes", "dataset_infos.json"):
+        (root / "repository" / name).write_bytes(b"x")
+    for shard in ("00000", "00001"):
+        _tar(root / "img2dataset" / f"{shard}.tar", 2, "0.txt", "0.json", "1.json")
+        _table(root / "img2dataset" / f"{shard}.parquet", 2)
+        (root / "img2dataset" / f"{shard}_stats.json").write_text("{}")
+    for shard in ("train/a.tar", "val/a.tar"):
+        _tar(root / "webdataset" / shard, 1, "0.cls", "0.json")
+    _table(root / "empties" / "a.parquet", 0)
+    _table(root / "predictions" / "part-00000.parquet", 1)
+    (root / "predictions" / "_plan.json").write_text('{"kind": "predictions"}')
     build_records(root / "records", [picture(seed) for seed in range(5)], [0] * 5)
     return root
 
@@ -69,7 +103,9 @@ def place(tmp_path_factory):
     [
         ("images", {}, "FileInputs", 2),
         ("images/", {}, "FileInputs", 2),
-        ("mixed", {}, "FileInputs", 2),
+        ("mixed", {"include": ["*.txt"]}, "FileInputs", 1),
+        ("mixed", {"include": ["*.tar"]}, "TarInputs", 2),
+        ("mixed", {"exclude": ["*.txt"]}, "TarInputs", 2),
         ("folder.tar", {}, "FileInputs", 1),
         ("inside", {}, "FileInputs", 1),
         ("plan", {}, "FileInputs", 2),
@@ -79,7 +115,20 @@ def place(tmp_path_factory):
         ("tars", {}, "TarInputs", 3),
         ("t.parquet", {"column": "mask"}, "TableInputs", 4),
         ("tables", {}, "JoinedInputs", 5),
-        ("packed", {}, "FileInputs", 2),
+        ("packed", {"include": ["*.tar"]}, "TarInputs", 2),
+        ("packed", {"include": ["*.tar", "1.jpg"]}, "TarInputs", 1),
+        ("packed", {"exclude": ["*.tar"]}, "TableInputs", 1),
+        ("tars", {"include": ["0.*"], "exclude": ["b.tar"]}, "TarInputs", 1),
+        ("one.tar", {"exclude": ["1.jpg"]}, "TarInputs", 1),
+        ("images", {"include": ["sub/*"]}, "FileInputs", 1),
+        ("list.txt", {"exclude": ["images/*", "missing"]}, "FileInputs", 1),
+        ("spark", {}, "JoinedInputs", 3),
+        ("hive", {}, "JoinedInputs", 3),
+        ("hive", {"include": ["split=1/*"]}, "TableInputs", 2),
+        ("repository", {}, "JoinedInputs", 3),
+        ("img2dataset", {}, "TarInputs", 4),
+        ("img2dataset", {"include": ["*.txt"]}, "TarInputs", 2),
+        ("webdataset", {}, "TarInputs", 2),
         ("records", {}, "RecordsInputs", 5),
         ("records", {"split": "val"}, "RecordsInputs", 5),
     ],
@@ -101,14 +150,11 @@ def test_a_file_uri_is_the_path(place, tmp_path):
     assert by_uri.is_inside(place / "images" / "out")
 
 
-@pytest.mark.parametrize("images", ["images", "mixed", "one.tar", "tars", "tables", "t.parquet", "list.txt", "packed"])
-def test_a_store_holds_all_that_a_folder_holds(place, monkeypatch, images):
-    store = pa_fs.SubTreeFileSystem(str(place), pa_fs.LocalFileSystem())
-    finder = SimpleNamespace(from_uri=lambda uri: (store, uri.removeprefix("s3://bucket/")))
-    parts = {name: getattr(pa_fs, name) for name in ("FileSelector", "FileType", "LocalFileSystem")}
-    monkeypatch.setattr(storage, "pa_fs", SimpleNamespace(FileSystem=finder, **parts))
-    inputs = open_inputs(f"s3://bucket/{images}", WNIDS, column="mask" if images == "t.parquet" else "")
-    same = open_inputs(str(place / images), WNIDS, column="mask" if images == "t.parquet" else "")
+@pytest.mark.parametrize("images", ["images", "one.tar", "tars", "tables", "t.parquet", "list.txt", *LAYOUTS])
+def test_a_store_holds_all_that_a_folder_holds(place, store, images):
+    column = "mask" if images == "t.parquet" else ""
+    inputs = open_inputs(store.uri(images), WNIDS, column=column)
+    same = open_inputs(str(place / images), WNIDS, column=column)
     assert type(inputs) is type(same)
     assert [item.source for item in inputs.items(range(inputs.count))] == [
         item.source for item in same.items(range(same.count))
@@ -152,6 +198,10 @@ def test_tars_of_a_folder_come_in_the_order_of_their_names(place):
         ("empty", ServeError, "no files"),
         ("hidden", ServeError, "no files"),
         ("t.parquet", ServeError, "--column with one of: image, mask"),
+        ("mixed", ServeError, r"a mixture of files \(1 \.tar, 1 \.txt\); .*--include '\*\.tar' or --include '\*\.txt'"),
+        ("packed", ServeError, r"a mixture of files \(1 \.tar, 1 \.parquet\)"),
+        ("empties", ServeError, "holds no rows to predict"),
+        ("predictions", ServeError, "name images and hold none; .*--column source"),
         ("nope://x", ServeError, "cannot be listed"),
         ("://", ServeError, "cannot be listed"),
         ("file:///no/such/folder", ServeError, "no such file or directory"),
@@ -174,6 +224,34 @@ def test_a_column_of_what_is_no_table_is_refused(place):
         open_inputs(str(place / "images"), WNIDS, column="image")
 
 
+def test_sources_tell_files_of_the_same_name_in_other_folders_apart(place):
+    for images, expected in (
+        ("hive", ["split=0/part-0.parquet#0", "split=1/part-0.parquet#0", "split=1/part-0.parquet#1"]),
+        ("webdataset", ["train/a.tar/0.jpg", "val/a.tar/0.jpg"]),
+    ):
+        inputs = open_inputs(str(place / images), WNIDS)
+        assert [item.source for item in inputs.items(range(inputs.count))] == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "options"),
+    [("records", {"include": ["*.jpg"]}), ("tables", {"include": ["*.jpg"]}), ("t.parquet", {"include": ["t*"]})],
+)
+def test_a_pattern_without_anything_to_choose_is_refused(place, images, options):
+    with pytest.raises(ServeError, match="has nothing to choose here; leave it out"):
+        open_inputs(str(place / images), WNIDS, **options)
+
+
+def test_what_is_left_out_is_counted(place, caplog):
+    caplog.set_level("INFO", "convnext_imagenet")
+    open_inputs(str(place / "img2dataset"), WNIDS)
+    assert "img2dataset: 6 members left out" in caplog.text
+    open_inputs(str(place / "images"), WNIDS, exclude=["a.jpg"])
+    assert "images: 1 file left out by --exclude 'a.jpg'" in caplog.text
+    with pytest.raises(ServeError, match=r"no files to predict that --include '\*\.png' chooses"):
+        open_inputs(str(place / "images"), WNIDS, include=["*.png"])
+
+
 def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
     os.mkfifo(tmp_path / "list.txt")
     with pytest.raises(ServeError, match="not a regular file"):
@@ -185,7 +263,7 @@ def test_a_split_that_records_lack_is_refused(place):
         open_inputs(str(place / "records"), WNIDS, split="test")
 
 
-def test_a_large_folder_is_not_taken_for_tars_by_looking_at_all_of_it(tmp_path, monkeypatch):
+def test_a_large_folder_is_listed_once(tmp_path, monkeypatch):
     for number in range(300):
         (tmp_path / f"{number}.jpg").write_bytes(b"")
     scandir, looked = os.scandir, []
@@ -207,4 +285,4 @@ def test_a_large_folder_is_not_taken_for_tars_by_looking_at_all_of_it(tmp_path, 
 
     monkeypatch.setattr(os, "scandir", Counted)
     assert open_inputs(str(tmp_path), WNIDS).count == 300
-    assert looked.count(False) == 1
+    assert len(looked) == 300

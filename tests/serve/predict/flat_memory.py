@@ -1,6 +1,6 @@
 """Score generated inputs by a network of no weight, and print the peak memory early and at the end, in MiB.
 
-Run by test_memory.py in a process of its own: CHECKPOINT OUT INPUTS.
+Run by test_memory.py in a process of its own: CHECKPOINT OUT INPUTS PART_ROWS TOPK [EXTRA...].
 """
 
 import hashlib
@@ -55,8 +55,8 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main(checkpoint: str, out: str, count: int) -> None:
-    """Score `count` inputs; the parts are small, so that the early peak holds a whole one."""
+def main(checkpoint: str, out: str, count: int, options: PredictOptions) -> None:
+    """Score `count` inputs; with small parts the early peak holds a whole one."""
     loaded = load_checkpoint(Path(checkpoint))
     weightless = Weightless(loaded.path, loaded.sha256, loaded.card, loaded.arrays)
     done, early = 0, 0.0
@@ -67,12 +67,16 @@ def main(checkpoint: str, out: str, count: int) -> None:
         if not early and done >= _EARLY * count:
             early = peak_mib()
 
-    with open_job(
-        weightless, Generated(count), Path(out), PredictOptions(part_rows=1000, batch_size=100, workers=2)
-    ) as job:
+    with open_job(weightless, Generated(count), Path(out), options) as job:
         summary = job.run(advance)
     print(summary.rows, summary.statuses, f"{early:.1f} {peak_mib():.1f}", sep="|")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    part_rows, topk = map(int, sys.argv[4:6])
+    main(
+        sys.argv[1],
+        sys.argv[2],
+        int(sys.argv[3]),
+        PredictOptions(topk=topk, part_rows=part_rows, batch_size=100, workers=2, extras=tuple(sys.argv[6:])),
+    )

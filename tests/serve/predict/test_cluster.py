@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from convnext_imagenet.base import protocol
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.predict import cluster
 from convnext_imagenet.serve.predict.cluster import ClusterRunner, PartTask, score_part
 from convnext_imagenet.serve.predict.job import LocalRunner, open_job
 from convnext_imagenet.serve.predict.spec import PredictionSpec
-from convnext_imagenet.serve.settings import TransformOptions
+from convnext_imagenet.serve.settings import InputOptions, TransformOptions
 
 from .test_job import OPTIONS, _bytes
 
@@ -31,7 +30,7 @@ class _InOneProcess:
 def spec(checkpoint_file: Path, folder: Path, tmp_path: Path) -> PredictionSpec:
     cluster._cached_writer.cache_clear()
     return PredictionSpec(
-        checkpoint_file, "best", TransformOptions(), str(folder), "val", "", tmp_path / "out", OPTIONS
+        checkpoint_file, "best", TransformOptions(), str(folder), InputOptions(), tmp_path / "out", OPTIONS
     )
 
 
@@ -62,7 +61,7 @@ def test_a_node_that_sees_other_inputs_refuses_its_part(spec: PredictionSpec, fo
     loaded, inputs = spec.open()
     with open_job(loaded, inputs, spec.out, spec.options) as job:
         (folder / "new.jpg").write_bytes(b"x")
-        task = PartTask(spec, 0, job.writer.parts[0], protocol.staging(job.out) / "part")
+        task = PartTask(spec, 0, job.writer.parts[0], job.out.staging("") / "part")
         with pytest.raises(ServeError, match=r"node .* opens another job .*inputs.count, inputs.sha256"):
             score_part(task, lambda count: None)
     assert not list(spec.out.glob("part-*"))

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.serve.checkpoint import load_checkpoint
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import list_folder, read_list
 from convnext_imagenet.serve.inputs.inputs import Item
@@ -23,7 +24,7 @@ from convnext_imagenet.serve.predict.part_writer import plan_predictions
 from convnext_imagenet.serve.predict.verify import verify_predictions
 from convnext_imagenet.serve.settings import PredictOptions, TransformOptions
 
-from ..conftest import build_records, picture
+from ..conftest import build_records, picture, write_checkpoint
 
 OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=3, workers=2)
 
@@ -90,6 +91,35 @@ def test_a_folder_that_changes_between_runs_is_refused(fake, folder, tmp_path, c
     with pytest.raises(ArtefactError, match=rf"differs in: {differs}\)"):
         _run(fake, list_folder(folder), tmp_path / "out")
     assert _bytes(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "differs"),
+    [
+        ({}, {"topk": 21_000}, "topk"),
+        ({}, {"extras": ("logits",), "part_rows": 5000}, "extras"),
+        ({"batch_size": 32}, {"batch_size": 4}, "batch_size"),
+        ({"part_rows": 100}, {"part_rows": 50}, r"parts\.most_rows"),
+    ],
+)
+def test_a_refusal_names_what_the_user_changed_and_not_what_follows(tmp_path, folder, before, now, differs):
+    many = load_checkpoint(write_checkpoint(tmp_path / "many.safetensors", classes=21_841))
+    inputs = list_folder(folder)
+    with open_job(many, inputs, tmp_path / "out", PredictOptions(**before)):
+        pass
+    with (
+        pytest.raises(ArtefactError, match=rf"differs in: {differs}\)"),
+        open_job(many, inputs, tmp_path / "out", PredictOptions(**{**before, **now})),
+    ):
+        pass
+
+
+def test_a_small_folder_that_grows_does_not_blame_the_batch(fake, folder, tmp_path):
+    options = PredictOptions(batch_size=32)
+    _run(fake, list_folder(folder), tmp_path / "out", options)
+    _add(folder)
+    with pytest.raises(ArtefactError, match=r"differs in: inputs\.count, inputs\.sha256\)"):
+        _run(fake, list_folder(folder), tmp_path / "out", options)
 
 
 def _interrupt(count):
@@ -176,7 +206,8 @@ def test_files_that_change_while_the_job_runs_are_rows_and_their_neighbours_are_
             (folder / "\udcff.gif").unlink()
             (folder / "\udcff.gif").mkdir()
 
-    summary = _run(fake, list_folder(folder), tmp_path / "out", dataclasses.replace(OPTIONS, batch_size=2), vanish)
+    options = dataclasses.replace(OPTIONS, batch_size=2, readers=2)
+    summary = _run(fake, list_folder(folder), tmp_path / "out", options, vanish)
     rows = pq.read_table(tmp_path / "out").to_pylist()
     assert summary.statuses["read_error"] == 3
     assert [(row["status"], row["error"]) for row in rows[-2:]] == [
@@ -227,7 +258,7 @@ def test_an_input_that_hangs_is_a_row_and_its_neighbours_are_untouched(fake, tmp
         if number not in (1, 5):
             assert row == expected[number]
             continue
-        assert (row["status"], row["error"]) == ("timeout", "not read and decoded within 0.2 s")
+        assert (row["status"], row["error"]) == ("timeout", "not read within 0.2 s")
         assert (row["sample_id"], row["label"], row["correct"], row["topk"]) == (number, number, None, None)
     assert verify_predictions(tmp_path / "out").problems == ()
 

@@ -7,13 +7,13 @@ import pytest
 
 from convnext_imagenet.serve.inputs.files import list_folder
 from convnext_imagenet.serve.predict.spec import PredictionSpec
-from convnext_imagenet.serve.settings import PredictOptions, TransformOptions
+from convnext_imagenet.serve.settings import InputOptions, PredictOptions, TransformOptions
 
 
 @pytest.fixture
 def spec(checkpoint_file: Path, folder: Path, tmp_path: Path) -> PredictionSpec:
     out, options = tmp_path / "out", PredictOptions(workers=2)
-    return PredictionSpec(checkpoint_file, "best", TransformOptions(), str(folder), "val", "", out, options)
+    return PredictionSpec(checkpoint_file, "best", TransformOptions(), str(folder), InputOptions(), out, options)
 
 
 def test_a_spec_opens_its_checkpoint_behind_its_transform_and_its_inputs(spec: PredictionSpec, folder: Path):
