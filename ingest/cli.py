@@ -271,6 +271,8 @@ def _print_tree(data: Path, tree: "TreeScan") -> None:
         shape = split.shape if split.is_flat else f"{len(split.folders):,} {split.shape}"
         shape = "1 class folder" if shape == "1 class folders" else shape
         click.echo(f"  {split.name}: {shape}, {plural(split.files, 'image')}, {_size(split.bytes)}")
+    if (data / "test").is_dir():
+        click.echo("  test: not read; RECORDS have train and val")
     click.echo(f"  devkit: {tree.devkit.name if tree.devkit else 'none'}")
     if tree.kaggle:
         click.echo("  Kaggle's layout")

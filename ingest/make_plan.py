@@ -12,7 +12,7 @@ from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.labels.classes import read_class_rule
 from convnext_imagenet.ingest.labels.devkit import read_devkit
 from convnext_imagenet.ingest.labels.kaggle import cross_check, read_kaggle
-from convnext_imagenet.ingest.labels.labels import label_plain_tree, label_tree
+from convnext_imagenet.ingest.labels.labels import LabelledTree, label_plain_tree, label_tree
 from convnext_imagenet.ingest.shards.image_policy import DEFAULT_IMAGE_POLICY, ImagePolicy
 from convnext_imagenet.ingest.shards.plan import IngestPlan, plan_tree
 from convnext_imagenet.ingest.source.scan_types import TreeScan
@@ -35,6 +35,13 @@ def make_plan(
     folders, names, labels or counts contradict them.
     """
     rule = read_class_rule(classes)
+
+    def checked(labelled: LabelledTree) -> LabelledTree:
+        for scanned, split in ((tree.train, labelled.train), (tree.val, labelled.val)):
+            if scanned.files != len(split.paths) + split.left_out:
+                raise RuntimeError(f"{split.name}: {len(split.paths)} + {split.left_out} are not {scanned.files} files")
+        return labelled
+
     layout = {split.name: split.shape for split in (tree.train, tree.val)}
     plan = functools.partial(
         plan_tree,
@@ -47,16 +54,16 @@ def make_plan(
         junk={split.name: split.notes.ignored.by_name() for split in (tree.train, tree.val)},
     )
     if unverified:
-        return plan(label_plain_tree(tree, rule), devkit_sha256=None)
+        return plan(checked(label_plain_tree(tree, rule)), devkit_sha256=None)
     path = devkit or tree.devkit
     if path is not None:
         authority = read_devkit(path).authority
         solution_sha256 = cross_check(tree.kaggle, authority) if tree.kaggle else None
-        labelled = label_tree(tree, authority, rule)
+        labelled = checked(label_tree(tree, authority, rule))
         return plan(labelled, devkit_sha256=authority.sha256, kaggle_sha256=solution_sha256)
     if tree.kaggle is not None:
         authority = read_kaggle(tree.kaggle)
-        return plan(label_tree(tree, authority, rule), devkit_sha256=None, kaggle_sha256=authority.sha256)
+        return plan(checked(label_tree(tree, authority, rule)), devkit_sha256=None, kaggle_sha256=authority.sha256)
     raise IngestError(
         "found no devkit beside train and val; put ILSVRC2012_devkit_t12.tar.gz there or pass --devkit PATH; "
         "to use folder names as labels without any check, pass --unverified"

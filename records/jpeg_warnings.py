@@ -9,6 +9,7 @@ each call runs as a thread of its own, and `error_exit` is pthread_exit, which e
 decoder, as result (DECISIONS, 2026-11-29). No frame of Python is on that thread's stack.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -252,9 +253,12 @@ def _address(function: object) -> int | None:
 
 
 def _test_library() -> None:
-    """Raise JpegLibraryError unless the library tells a whole picture from the same one without its end."""
+    """Raise JpegLibraryError unless the library tells a whole picture, half of one, and none apart."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     whole = cv2.imencode(".jpg", pixels)[1].tobytes()
     found = jpeg_warnings(whole), jpeg_warnings(whole[: 3 * len(whole) // 4] + b"\xff\xd9")
     if found[0] != JpegWarnings() or not found[1].lost:
         raise JpegLibraryError(f"it finds {found[0].first!r} in a whole picture and {found[1].first!r} in half of one")
+    with contextlib.suppress(UnreadableJpeg):
+        jpeg_warnings(whole[2:])
+        raise JpegLibraryError("it reads what is no JPEG")

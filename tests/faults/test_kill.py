@@ -82,3 +82,48 @@ def test_killed_ten_times_at_random(bench, reference: Path, tmp_path: Path):
 @pytest.mark.faults
 def test_killed_two_hundred_times_at_random(bench, reference: Path, tmp_path: Path):
     _kill_at_random(bench, bench.digests(reference), tmp_path / "out", 200)
+
+
+def _damage(out: Path) -> None:
+    shard = out / "train" / "imagenet-train-00000-of-00001.mindrecord"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    (out / "report.html").unlink()
+
+
+def _steps_of_repair(bench, finished: Path, folder: Path) -> list[str]:
+    shutil.copytree(finished, folder / "out")
+    _damage(folder / "out")
+    code, log = bench.run(folder / "out", "--repair", steps=str(folder / "steps"), **ALONE)
+    assert code == 0, log
+    return (folder / "steps").read_text().splitlines()
+
+
+def _kill_repair_at(bench, step: int, finished: Path, out: Path) -> None:
+    expected = bench.digests(finished)
+    shutil.copytree(finished, out)
+    _damage(out)
+    assert bench.run(out, "--repair", at=step, **ALONE)[0] == -9
+    code, log = bench.run(out, "--repair", **ALONE)
+    assert code == 0, log
+    assert bench.digests(out) == expected
+
+
+@pytest.fixture(scope="module")
+def finished(bench, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "records"
+    assert bench.run(out, **ALONE)[0] == 0
+    return out
+
+
+@pytest.mark.slow
+def test_a_repair_that_is_killed_in_the_middle_is_repeated(bench, finished: Path, tmp_path: Path):
+    steps = _steps_of_repair(bench, finished, tmp_path)
+    _kill_repair_at(bench, len(steps) // 2, finished, tmp_path / "killed")
+
+
+@pytest.mark.faults
+def test_a_repair_that_is_killed_at_any_step_is_repeated(bench, finished: Path, tmp_path: Path):
+    for step in range(len(_steps_of_repair(bench, finished, tmp_path))):
+        _kill_repair_at(bench, step, finished, tmp_path / str(step))
