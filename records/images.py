@@ -94,6 +94,11 @@ class BadImage(ExpectedError):
         return BadImage, (self.reason, self.detail)
 
 
+def too_large(found: int | str) -> BadImage:
+    """Return the error of a file of `found` bytes, more than LARGEST_FILE_BYTES."""
+    return BadImage("too_large", f"{found} bytes, at most {LARGEST_FILE_BYTES} are read")
+
+
 class TooManyPixels(BadImage):
     """An image with a valid header that is too large to be decoded; `info` is what its header says."""
 
@@ -103,11 +108,6 @@ class TooManyPixels(BadImage):
         pixels_rule = f"at most {limits.pixels} pixels are decoded"
         super().__init__("dimensions", f"{info.width} x {info.height} px, {sides_rule if is_side else pixels_rule}")
         self.info = info
-
-
-def too_large(found: int | str) -> BadImage:
-    """Return the error of a file of `found` bytes, more than LARGEST_FILE_BYTES."""
-    return BadImage("too_large", f"{found} bytes, at most {LARGEST_FILE_BYTES} are read")
 
 
 def inspect_image(data: bytes, limits: PixelLimits = USUAL_LIMITS) -> ImageInfo:
