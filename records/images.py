@@ -128,6 +128,11 @@ def _kind(data: bytes) -> str:
     return next((words for pattern, words in _OTHER_KINDS if re.match(pattern, start, re.DOTALL)), "an unknown kind")
 
 
+def too_large(found: int | str) -> BadImage:
+    """Return the error of a file of `found` bytes, more than LARGEST_FILE_BYTES."""
+    return BadImage("too_large", f"{found} bytes, at most {LARGEST_FILE_BYTES} are read")
+
+
 class TooManyPixels(BadImage):
     """An image with a valid header that is too large to be decoded; `info` is what its header says."""
 
@@ -137,11 +142,6 @@ class TooManyPixels(BadImage):
         pixels_rule = f"at most {limits.pixels} pixels are decoded"
         super().__init__("dimensions", f"{info.width} x {info.height} px, {sides_rule if is_side else pixels_rule}")
         self.info = info
-
-
-def too_large(found: int | str) -> BadImage:
-    """Return the error of a file of `found` bytes, more than LARGEST_FILE_BYTES."""
-    return BadImage("too_large", f"{found} bytes, at most {LARGEST_FILE_BYTES} are read")
 
 
 def inspect_image(data: bytes, limits: PixelLimits = USUAL_LIMITS) -> ImageInfo:

@@ -132,6 +132,28 @@ def test_a_store_that_fails_for_a_while_is_waited_for_and_one_that_stays_away_is
 
 
 @pytest.mark.slow
+def test_keys_that_a_store_refused_are_read_again_by_the_command_that_the_error_names(checkpoint_file, tmp_path, store):
+    store.objects |= {f"images/{number}.jpg": picture(number) for number in range(10)}
+    command = [COMMAND, "predict", str(checkpoint_file), store.uri("images"), "--device-target", "CPU"]
+    command += ["--batch-size", "2", "--part-rows", "2", "--retry-for", "0"]
+    whole = subprocess.run([*command, "--out", str(tmp_path / "whole")], capture_output=True, text=True)
+    assert whole.returncode == 0, whole.stderr
+    store.faults.refused = {"images/3.jpg": -1, "images/8.jpg": -1}
+    first = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True)
+    assert first.returncode == 3, first.stderr
+    assert "2 error rows, more than the 0 allowed" in first.stderr
+    assert "pass --retry read_error to read those inputs again" in first.stderr
+    store.faults.refused = {}
+    second = subprocess.run(
+        [*command, "--out", str(tmp_path / "out"), "--retry", "read_error"], capture_output=True, text=True
+    )
+    assert second.returncode == 0, second.stderr
+    assert "10 rows (10 ok) in 5 parts, 2 written by this command" in second.stdout
+    for part in (tmp_path / "whole").glob("part-*"):
+        assert (tmp_path / "out" / part.name).read_bytes() == part.read_bytes()
+
+
+@pytest.mark.slow
 def test_kills_faults_and_delays_leave_every_row_once_and_none_wrong(checkpoint_file, tmp_path, store):
     """Inputs and predictions in one store that is slow, refuses and cuts; the command is killed at random."""
     moments, count = random.Random(25), 60

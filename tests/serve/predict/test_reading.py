@@ -14,7 +14,7 @@ from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import FailedError
 from convnext_imagenet.serve.inputs.files import list_folder
 from convnext_imagenet.serve.inputs.inputs import Item, PlaceGone
-from convnext_imagenet.serve.predict.job import open_job
+from convnext_imagenet.serve.predict.job import LocalRunner, open_job
 from convnext_imagenet.serve.predict.reading import ReadWatch, RetryRule, retry_pause
 from convnext_imagenet.serve.predict.verify import verify_predictions
 from convnext_imagenet.serve.samples import Sample, is_worth_a_retry, load_sample
@@ -173,6 +173,14 @@ def test_a_retry_makes_only_the_parts_with_such_rows_once_and_is_in_the_manifest
     assert _run(fake, Store({}), out, retry=("read_error",)).parts_made == 0
     assert _bytes(out) == whole
     assert [each["number"] for each in json.loads((out / "_manifest.json").read_text())["retries"]] == [1, 2]
+
+
+def test_the_slowest_stage_is_named_after_every_batch(fake, tmp_path):
+    stages = []
+    with open_job(fake, Store({}), tmp_path / "out", OPTIONS) as job:
+        job.run(lambda count: None, LocalRunner(on_slowest=stages.append))
+    assert len(stages) == COUNT / OPTIONS.batch_size
+    assert set(stages) <= {"read", "decode", "network"}
 
 
 class _Stop(BaseException):
