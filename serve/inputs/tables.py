@@ -15,6 +15,7 @@ import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 
 from convnext_imagenet.base.files import sha256_json
+from convnext_imagenet.base.image_tables import STREAM_BEGIN, STREAM_END, holds_image_bytes, is_text
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import read_beside, source_text
@@ -25,7 +26,6 @@ TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
 _BATCH_ROWS = 256  # at 110 kB an image, 28 MB in memory
 _BUFFER_BYTES = 1 << 20  # read ahead in a column; the default reads the whole column of a row group
 _FOOT_BYTES = 1 << 20  # of a table's end, enough for its metadata: hashing all of a table would read it twice
-_STREAM_BEGIN, _STREAM_END = b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's stream format
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,14 @@ def open_table(path: StoredFile, column: str = "") -> TableInputs:
         if not sum(group_rows):
             raise ServeError(f"{path}: holds no rows to predict; give another table")
         sha256 = _fingerprint(path, field.name)
-        return TableInputs(path, field.name, group_rows, sha256, _is_text(field.type), stream_offsets)
+        return TableInputs(path, field.name, group_rows, sha256, is_text(field.type), stream_offsets)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
 
 
 def _choose_field(path: StoredFile, schema: pa.Schema, column: str) -> pa.Field:
     usable = {field.name: field for field in schema if _is_usable(field.type)}
-    binary = [name for name, field in usable.items() if not _is_text(field.type)]
+    binary = [name for name, field in usable.items() if not is_text(field.type)]
     candidates = list(usable) if len(usable) == 1 else binary
     name = column or (candidates[0] if len(candidates) == 1 else "")
     if name in usable:
@@ -158,7 +158,7 @@ def _groups(path: StoredFile) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def _stream_batches(path: StoredFile) -> Iterator[tuple[int, int]]:
     """Yield offset and rows of each record batch of an Arrow stream; on this machine no values are read for it."""
-    if path.read_at(path.size - len(_STREAM_END), len(_STREAM_END)) != _STREAM_END:
+    if path.read_at(path.size - len(STREAM_END), len(STREAM_END)) != STREAM_END:
         raise pa.ArrowInvalid("the stream has no end mark: it is truncated")  # maybe between two batches
     store = pa_fs.LocalFileSystem(use_mmap=True) if path.is_local else path.store
     with store.open_input_file(path.path) as file:
@@ -192,7 +192,7 @@ def _is_parquet(path: StoredFile) -> bool:
 
 def _is_stream(path: StoredFile) -> bool:
     """Return whether an Arrow table is in the stream format, as `datasets` of Hugging Face writes it."""
-    return path.read_at(0, len(_STREAM_BEGIN)) == _STREAM_BEGIN
+    return path.read_at(0, len(STREAM_BEGIN)) == STREAM_BEGIN
 
 
 def _fingerprint(path: StoredFile, column: str) -> str:
@@ -202,23 +202,13 @@ def _fingerprint(path: StoredFile, column: str) -> str:
     return sha256_json({"name": path.name, "bytes": size, "end": last, "column": column})
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
 def _is_usable(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
-    return _is_text(kind) or _is_binary(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return is_text(kind) or holds_image_bytes(kind)
 
 
 def _path_of(value: pa.StructScalar) -> bytes | None:
     """Return the `path` of an image, or None."""
-    if value.type.get_field_index("path") < 0 or not _is_text(value["path"].type):
+    if value.type.get_field_index("path") < 0 or not is_text(value["path"].type):
         return None
     path = value["path"].as_buffer()
     return path.to_pybytes() if path else None
