@@ -98,8 +98,8 @@ def _classes(source: SampleTree, rule: ClassRule, wishes: Wishes) -> tuple[tuple
     found = {sample.label for sample in source.samples}
     if len(found) > _MOST_CLASSES:
         raise IngestError(
-            f"{source.kind}: {len(found):,} classes, at most {_MOST_CLASSES:,} are ingested; if the labels are names of "
-            f"files or numbers of rows, choose another column"
+            f"{source.kind}: {len(found):,} classes, at most {_MOST_CLASSES:,} are ingested; if the labels are names "
+            f"of files or numbers of rows, choose another column"
         )
     if rule.kind == "file" and (unknown := [name for name in rule.names if name not in found]):
         raise IngestError(
@@ -129,7 +129,8 @@ def _with_splits(
     if {"train", "val"} <= found and "" not in found:
         if fractions != (None, None):
             raise IngestError(
-                f"{source.kind}: has the splits {', '.join(source.splits)}; leave --val-fraction and --test-fraction out"
+                f"{source.kind}: has the splits {', '.join(source.splits)}; leave --val-fraction and "
+                f"--test-fraction out"
             )
         return samples, "as given"
     if "train" not in found and "" not in found:

@@ -31,9 +31,9 @@ class LabelledSplit:
     """The images of one split with their labels, column by column and in no particular order.
 
     `paths` are below DATA, `keys` name the rows in the records, `sizes` are in bytes, `labels` are class indices.
-    `left_out` counts images of classes that were not chosen. `containers` are the files that hold the images of tars and
-    tables, below DATA or absolute; if empty, the paths say it. `misnamed` are the paths of files whose name is not one of
-    ImageNet's, so that nothing verifies their label, which is that of their folder, or NO_LABEL. `offsets` in a tar and
+    `left_out` counts images of classes that were not chosen. `containers` are the files that hold the images of tars
+    and tables, below DATA or absolute; if empty, the paths say it. `misnamed` are the paths of files whose name is not
+    one of ImageNet's, so that nothing verifies their label, which is that of their folder, or NO_LABEL. `offsets` in a tar and
     `modified_ns` are as in Folder; if empty, all are -1.
     """
 

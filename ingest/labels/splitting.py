@@ -1,7 +1,8 @@
 """Which samples become val or test, if the source has made no split: by a keyed hash of the sample's name or group.
 
 A sample's side depends on nothing but its own name (or its group's), so added images move none across. Two exceptions
-keep a split useful: copies of one image are on one side, and no class is without val images. Pure: names in, splits out.
+keep a split useful: copies of one image are on one side, and no class is without val images. Pure: names in, splits
+out.
 """
 
 import hashlib
@@ -96,8 +97,8 @@ def _give_each_class(
     if short:
         example = f"{len(units_of[short[0]])} of {1 + len(wanted)} needed"
         raise IngestError(
-            f"{len(short)} classes have too few images, or groups of images, to be in train and {' and '.join(wanted)}: "
-            f"{first_few(short)} ({example}); add images, or list the other classes in a file and pass --classes FILE"
+            f"{len(short)} classes have too few images, or groups of images, to be in train and "
+            f"{' and '.join(wanted)}: {first_few(short)} ({example}); add images, or list the other classes in a file and pass --classes FILE"
         )
     for label in sorted(units_of):
         for name, end in (*((name, 0) for name in wanted), ("train", -1)):

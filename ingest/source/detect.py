@@ -4,9 +4,9 @@ import os
 import re
 from pathlib import Path
 
+from convnext_imagenet.ingest.source.archives import CLASS_TAR, TRAIN_TAR, VAL_TAR
 from convnext_imagenet.ingest.source.folders import Links
 from convnext_imagenet.ingest.source.layout import KAGGLE_FOLDER, find_devkit, scan_tree
-from convnext_imagenet.ingest.source.archives import CLASS_TAR, TRAIN_TAR, VAL_TAR
 from convnext_imagenet.ingest.source.own_folders import folder_names
 from convnext_imagenet.ingest.source.samples import SampleTree
 from convnext_imagenet.ingest.source.scan_types import TreeScan
@@ -45,6 +45,6 @@ def is_imagenet(root: Path, unverified: bool, devkit: Path | None) -> bool:
     if not ((root / "train").is_dir() and (root / "val").is_dir()):
         return False
     classes = folder_names(root, "train")
-    has_class_tars = any(CLASS_TAR.fullmatch(name) for name in os.listdir(root / "train"))
+    has_class_tars = any(CLASS_TAR.fullmatch(path.name) for path in (root / "train").iterdir())
     looks_like_it = has_class_tars or (bool(classes) and all(_WNID.fullmatch(name) for name in classes))
     return looks_like_it or (unverified and bool(classes))

@@ -208,7 +208,8 @@ def _columns(path: Path, schema: pa.Schema, label_column: str, group_by: str) ->
         )
     if not label:
         raise IngestError(
-            f"{path}: not clear which column holds the class; pass --label-column with one of: {', '.join(others) or 'none'}"
+            f"{path}: not clear which column holds the class; pass --label-column with one of: "
+            f"{', '.join(others) or 'none'}"
         )
     if group_by and not chosen.group:
         raise IngestError(f"{path}: has no column {group_by!a} for --group-by, only {', '.join(others)}")
@@ -225,8 +226,8 @@ def _positions(path: Path, column: pa.Array, whole: pa.Buffer) -> Iterator[tuple
         if column.field("bytes").null_count:
             row = column.field("bytes").is_null().to_pylist().index(True)
             raise IngestError(
-                f"{path}: row {row} holds no bytes of an image, only the path {printable(names[row])!a}; write the data set "
-                f"again with the images in it (datasets: `embed_external_files`)"
+                f"{path}: row {row} holds no bytes of an image, only the path {printable(names[row])!a}; write the data "
+                f"set again with the images in it (datasets: `embed_external_files`)"
             )
         column = column.field("bytes")
     _, offsets, data = column.buffers()

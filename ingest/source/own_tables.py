@@ -139,7 +139,8 @@ def _require_columns(path: Path, names: Sequence[str], columns: Columns, label_c
         )
     if group_by and not columns.group:
         raise IngestError(
-            f"{path}: has no column {group_by!a} for --group-by, only {first_few([printable(name) for name in names], 8)}"
+            f"{path}: has no column {group_by!a} for --group-by, only "
+            f"{first_few([printable(name) for name in names], 8)}"
         )
 
 

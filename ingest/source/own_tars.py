@@ -208,8 +208,8 @@ def _packed_folders(root: Path, tars: list[tuple[_Tar, list[Member]]], ignored: 
             if not folders or len(folders) < depth:
                 if member.name.lower().endswith(IMAGE_ENDINGS):
                     raise IngestError(
-                        f"{root / tar.name}: {printable(member.name)} is in no class folder; pack class folders, or images "
-                        f"with .cls files (webdataset)"
+                        f"{root / tar.name}: {printable(member.name)} is in no class folder; pack class folders, or "
+                        f"images with .cls files (webdataset)"
                     )
                 ignored.add(f"{tar.name}/{member.name}")
                 continue

@@ -28,7 +28,8 @@ class Sample(NamedTuple):
     `path` is below DATA, and continues inside a container; `where` is what messages call it, the path if empty. `label`
     is the name of its class, empty if the source states none; `split` is one of SPLITS, empty if none was made. `group`
     holds what belongs together, such as the images of one patient. `container` is the file that holds the bytes from
-    byte `offset` on, below DATA or absolute; empty for a separate file. `modified_ns` is the container's or file's time.
+    byte `offset` on, below DATA or absolute; empty for a separate file. `modified_ns` is the time of the
+    container or file. `own_name` is the image's name where the path does not end in it.
     """
 
     path: str

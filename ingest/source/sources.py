@@ -37,7 +37,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Source:
-    """A layout: `scan` returns None for a folder of another layout. `has_columns`, `has_groups`: which options it takes."""
+    """A layout: `scan` returns None for a folder of another one.
+
+    `has_columns`: --label-column chooses in it. `has_groups`: so does --group-by, of folders if it has no columns.
+    """
 
     scan: Callable[[Request], SampleTree | None]
     has_columns: bool = False

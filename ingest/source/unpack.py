@@ -72,8 +72,8 @@ def _errors_of(source: Path, target: Path) -> Iterator[None]:
         raise IngestError(f"{source}: damaged ({' '.join(str(error).split())[:200]}); download it again") from None
     except OSError as error:
         raise FailedIngestError(
-            f"{target}: cannot be written from {source} ({error.strerror or error}); it needs the space of all unpacked "
-            f"images beside RECORDS; run the same command again to resume"
+            f"{target}: cannot be written from {source} ({error.strerror or error}); it needs the space of all "
+            f"unpacked images beside RECORDS; run the same command again to resume"
         ) from None
 
 

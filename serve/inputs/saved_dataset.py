@@ -1,4 +1,4 @@
-"""A folder that Hugging Face `datasets` wrote by `save_to_disk`, as inputs: the Arrow tables that its state.json names."""
+"""A folder that Hugging Face `datasets` wrote by `save_to_disk`, as inputs: the Arrow tables of its state.json."""
 
 import json
 from pathlib import Path
