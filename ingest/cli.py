@@ -16,6 +16,7 @@ from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_opt
 if TYPE_CHECKING:
     from convnext_imagenet.ingest.shards.build import BuildOutcome, RecordsBuild
     from convnext_imagenet.ingest.shards.plan import IngestPlan
+    from convnext_imagenet.ingest.source.samples import SampleTree
     from convnext_imagenet.ingest.source.scan_types import TreeScan
     from convnext_imagenet.launch.executor import Executor
 
@@ -46,6 +47,27 @@ def main() -> None:
     "--unverified", is_flag=True, help="Use folder names as labels without any check, for trees without devkit."
 )
 @click.option("--devkit", type=click.Path(path_type=Path), help="Devkit (tar.gz or folder), if it is not in DATA.")
+@click.option(
+    "--val-fraction",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="Share of images that become val, if DATA has no val: by a hash of each image's name.  [default: 0.1]",
+)
+@click.option(
+    "--test-fraction",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="Share of images that become test, a third split.",
+)
+@click.option(
+    "--group-by",
+    default="",
+    metavar="COLUMN|folder",
+    help="Keep images with the same value in one split: a column of the table, or CLASS/GROUP/IMAGE folders.",
+)
+@click.option("--label-column", default="", metavar="COLUMN", help="Column of the table that holds the class.")
+@click.option("--keep-order", is_flag=True, help="Number the classes as the file of --classes lists them.")
+@click.option("--eval-only", is_flag=True, help="Make every image val, for sets that networks are only evaluated on.")
 @click.option("--check-archives", is_flag=True, help="First check the archives' MD5 against the official values.")
 @click.option("--follow-links", is_flag=True, help="Follow symbolic links out of DATA, and links to images.")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes on all nodes.  [default: one per core]")
@@ -108,6 +130,12 @@ def build(
     classes: str,
     unverified: bool,
     devkit: Path | None,
+    val_fraction: float | None,
+    test_fraction: float | None,
+    group_by: str,
+    label_column: str,
+    keep_order: bool,
+    eval_only: bool,
     check_archives: bool,
     follow_links: bool,
     workers: int | None,
@@ -126,9 +154,10 @@ def build(
 ) -> None:
     """Verify the labels and images of DATA and write them to RECORDS.
 
-    DATA has one of three layouts: train/WNID/, val/ (flat or in class folders) and the devkit; the official tars, which
-    are not unpacked; or Kaggle's ILSVRC/ and LOC_*. DATA is never changed. To resume a stopped ingest, run the same
-    command again; if RECORDS were damaged later, with --repair.
+    DATA is ImageNet as train/WNID/, val/ (flat or in class folders) and the devkit, as the official tars, which are not
+    unpacked, or as Kaggle's ILSVRC/ and LOC_*; or your own images as class folders, with or without splits, a CSV or
+    metadata.jsonl, Hugging Face's Parquet or save_to_disk, or tars. DATA is never changed. To resume a stopped ingest,
+    run the same command again; if RECORDS were damaged later, with --repair.
     """
     if quality is not None and max_side is None:
         raise click.UsageError(
@@ -139,23 +168,33 @@ def build(
         from convnext_imagenet.base.protocol import marked_digest
         from convnext_imagenet.base.signals import interruptible
         from convnext_imagenet.ingest.errors import first_few
-        from convnext_imagenet.ingest.make_plan import make_plan
+        from convnext_imagenet.ingest.labels.given import Wishes
+        from convnext_imagenet.ingest.make_plan import make_given_plan, make_plan
         from convnext_imagenet.ingest.shards.build import open_build, refuse_stale
         from convnext_imagenet.ingest.shards.image_policy import ImagePolicy, Reencoding
         from convnext_imagenet.ingest.shards.pool import sized_for
         from convnext_imagenet.ingest.shards.quarantine import allowed_number
-        from convnext_imagenet.ingest.source.layout import scan_tree
+        from convnext_imagenet.ingest.source.detect import scan_data
+        from convnext_imagenet.ingest.source.samples import SampleTree
+        from convnext_imagenet.ingest.source.unpack import Unpacker
 
         with interruptible(), _executor(engine, address, workers, data, out) as executor:
             if repair and not data.is_dir():
                 _refuse_repair(data, out)
             if check_archives:
                 _check_archives(data)
-            tree = scan_tree(data, follow_links)
-            _print_tree(data, tree)
+            unpacker = Unpacker(out.with_name(f".{out.name}.unpacked"), lambda name: click.echo(f"unpacking {name}"))
+            tree = scan_data(data, unpacker, follow_links, unverified, devkit, label_column, group_by)
             reencoding = Reencoding(max_side, quality or 90) if max_side else None
             policy = ImagePolicy(image_timeout, image_memory, reencoding, accept_warnings)
-            plan = make_plan(tree, classes, unverified, devkit, seed, policy)
+            wishes = Wishes(val_fraction, test_fraction, eval_only, keep_order)
+            if isinstance(tree, SampleTree):
+                _print_samples(data, tree)
+                plan = make_given_plan(tree, data, classes, unverified, wishes, seed, policy)
+            else:
+                _refuse_wishes(data, wishes != Wishes() or bool(label_column or group_by))
+                _print_tree(data, tree)
+                plan = make_plan(tree, classes, unverified, devkit, seed, policy)
             if drop:
                 plan = _without_dropped(plan, drop, data)
             _print_labels(plan)
@@ -170,6 +209,7 @@ def build(
                     click.echo(f"{out}: already finished from this source, nothing to do")
                     click.echo(f"  {_how_to_check(out)}")
                     report(_result(out, was_finished=True))
+                    unpacker.remove()
                     return
                 if job.outdated:
                     click.echo(
@@ -183,6 +223,7 @@ def build(
                     with progress(rows, "ingest", units=shards) as bar:
                         job.write(units, sized_for(executor, rows), bar, bar.count_unit)
                 outcome = job.finish(allowed_number(max_quarantine, plan.source["classes"], plan.images))
+            unpacker.remove()
             _print_outcome(out, outcome)
             if before not in (None, marked_digest(out)):
                 click.echo("  the records are others than before: a RUN that began on them must begin again")
@@ -265,6 +306,27 @@ def _check_archives(data: Path) -> None:
     click.echo(f"{data}: the MD5 is the official one: {', '.join(path.name for path in archives)}")
 
 
+def _refuse_wishes(data: Path, has_any: bool) -> None:
+    """Raise IngestError for options about splits and columns, which ImageNet's own layouts leave nothing to do."""
+    from convnext_imagenet.ingest.errors import IngestError
+
+    if has_any:
+        raise IngestError(
+            f"{data}: has ImageNet's layout, with splits and labels of its own; leave --val-fraction, --test-fraction, "
+            f"--group-by, --label-column, --keep-order and --eval-only out"
+        )
+
+
+def _print_samples(data: Path, tree: "SampleTree") -> None:
+    splits = ", ".join(f"{split} {sum(sample.split == split for sample in tree.samples):,}" for split in tree.splits)
+    size = sum(sample.size for sample in tree.samples) / 2**20
+    click.echo(f"{data}: {tree.kind}")
+    click.echo(f"  {plural(len(tree.samples), 'image')}, {size:,.1f} MiB; splits: {splits or 'none'}")
+    for what, entries in (("no images", tree.ignored), ("images without a label", tree.unlabelled)):
+        if entries.count:
+            click.echo(f"  left aside, {what}: {entries.count:,}, such as {entries.first!r}")
+
+
 def _print_tree(data: Path, tree: "TreeScan") -> None:
     click.echo(f"{data}:")
     for split in (tree.train, tree.val):
@@ -297,7 +359,16 @@ def _print_labels(plan: "IngestPlan") -> None:
     source = plan.source
     against = verified_against(source)
     state = f"verified against {against}" if against else "NOT verified: the folder names are the labels"
+    if source.get("labels"):
+        state = source["labels"]
     click.echo(f"{plural(len(plan.classes), 'class')}, {plural(plan.images, 'image')}; labels {state}")
+    if source.get("labels"):
+        counts = ", ".join(f"{name} {count:,}" for name, count in source["images"].items())
+        click.echo(f"  splits: {source['split']}: {counts}")
+        click.echo(
+            f"  class 0 is {plan.classes[0].name}, class {len(plan.classes) - 1} {plan.classes[-1].name}: "
+            f"{source['class_index']}"
+        )
     for split, count in source["left_out"].items():
         if count:
             click.echo(f"  {split}: {plural(count, 'image')} of other classes left out")

@@ -9,12 +9,15 @@ import numpy as np
 import PIL
 
 from convnext_imagenet.ingest.errors import IngestError
-from convnext_imagenet.ingest.labels.classes import read_class_rule
+from convnext_imagenet.ingest.labels.classes import ClassRule, read_class_rule
 from convnext_imagenet.ingest.labels.devkit import read_devkit
+from convnext_imagenet.ingest.labels.given import Wishes, label_samples
 from convnext_imagenet.ingest.labels.kaggle import cross_check, read_kaggle
 from convnext_imagenet.ingest.labels.labels import LabelledTree, label_plain_tree, label_tree
+from convnext_imagenet.ingest.shards.copies import digests_of_copies
 from convnext_imagenet.ingest.shards.image_policy import DEFAULT_IMAGE_POLICY, ImagePolicy
 from convnext_imagenet.ingest.shards.plan import IngestPlan, plan_tree
+from convnext_imagenet.ingest.source.samples import SampleTree
 from convnext_imagenet.ingest.source.scan_types import TreeScan
 from convnext_imagenet.records.jpeg_warnings import libjpeg_version
 
@@ -67,6 +70,45 @@ def make_plan(
     raise IngestError(
         "found no devkit beside train and val; put ILSVRC2012_devkit_t12.tar.gz there or pass --devkit PATH; "
         "to use folder names as labels without any check, pass --unverified"
+    )
+
+
+def make_given_plan(
+    tree: SampleTree,
+    data: Path,
+    classes: str,
+    unverified: bool,
+    wishes: Wishes,
+    seed: int,
+    image_policy: ImagePolicy = DEFAULT_IMAGE_POLICY,
+) -> IngestPlan:
+    """Return the plan for a source of somebody's own images, with labels as it gives them.
+
+    `classes` is all or found, which mean the same here, or a file of names. Images are read only to find copies, and
+    only if a split is made. Raises IngestError as `label_samples` does.
+    """
+    rule = read_class_rule(classes)
+    if wishes.keeps_order and rule.kind != "file":
+        raise IngestError("--keep-order numbers classes as a file lists them; pass --classes FILE, too")
+    digests = functools.partial(digests_of_copies, data, follow_links=tree.follows_links)
+    given = label_samples(tree, rule, wishes, unverified, digests)
+    splits = [split.name for split in given.tree.splits]
+    return plan_tree(
+        given.tree,
+        rule if rule.kind == "file" else ClassRule("found"),
+        seed,
+        tool_versions(),
+        layout=dict.fromkeys(splits, tree.kind),
+        devkit_sha256=None,
+        follows_links=tree.follows_links,
+        image_policy=image_policy,
+        junk={"all": tree.ignored.by_name()},
+        given={
+            "labels": "as given",
+            "class_index": given.class_index,
+            "split": given.split,
+            "unlabelled": tree.unlabelled.count,
+        },
     )
 
 

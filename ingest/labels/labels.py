@@ -31,8 +31,9 @@ class LabelledSplit:
     """The images of one split with their labels, column by column and in no particular order.
 
     `paths` are below DATA, `keys` name the rows in the records, `sizes` are in bytes, `labels` are class indices.
-    `left_out` counts images of classes that were not chosen. `misnamed` are the paths of files whose name is not one of
-    ImageNet's, so that nothing verifies their label, which is that of their folder, or NO_LABEL. `offsets` in a tar and
+    `left_out` counts images of classes that were not chosen. `containers` are the files that hold the images of tars
+    and tables, below DATA or absolute; if empty, the paths say it. `misnamed` are the paths of files whose name is not
+    one of ImageNet's, so that nothing verifies their label, which is that of their folder, or NO_LABEL. `offsets` in a tar and
     `modified_ns` are as in Folder; if empty, all are -1.
     """
 
@@ -45,6 +46,7 @@ class LabelledSplit:
     misnamed: set[str] = field(default_factory=set)
     offsets: array = field(default_factory=lambda: array("q"))
     modified_ns: array = field(default_factory=lambda: array("q"))
+    containers: list[str] = field(default_factory=list)
 
     @property
     def named_labels(self) -> Iterator[int]:
@@ -54,11 +56,12 @@ class LabelledSplit:
     def __post_init__(self) -> None:
         self.offsets = self.offsets or array("q", [-1]) * len(self.paths)
         self.modified_ns = self.modified_ns or array("q", [-1]) * len(self.paths)
+        self.containers = self.containers or [""] * len(self.paths)
 
 
 @dataclass(frozen=True)
 class LabelledTree:
-    """The classes by index and both splits.
+    """The classes by index and the splits; `train` is empty for images that are only evaluated.
 
     `incomplete_classes` counts classes with fewer train images than the devkit states, None without a devkit.
     """
@@ -68,6 +71,12 @@ class LabelledTree:
     val: LabelledSplit
     incomplete_classes: int | None
     is_verified: bool
+    test: LabelledSplit | None = None
+
+    @property
+    def splits(self) -> tuple[LabelledSplit, ...]:
+        """The splits that have images."""
+        return tuple(split for split in (self.train, self.val, self.test) if split is not None and split.paths)
 
 
 def label_tree(tree: TreeScan, authority: LabelAuthority, rule: ClassRule) -> LabelledTree:
@@ -164,6 +173,7 @@ def _label_split(
             split.labels.append(label)
             split.offsets.append(offset)
             split.modified_ns.append(modified_ns)
+            split.containers.append(folder.container)
     return split
 
 

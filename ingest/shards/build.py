@@ -48,7 +48,8 @@ def open_build(plan: IngestPlan, data: Path, out: Path, repair: bool = False) ->
     raw tree, ArtefactError when it contains something else, belongs to another plan, or is locked by another process.
     """
     data, out = data.resolve(), out.resolve()
-    if out == data or any(out.is_relative_to(data / split) for split in ("train", "val", "ILSVRC")):
+    is_class_there = plan.source.get("labels") == "as given" and out.is_relative_to(data)
+    if out == data or is_class_there or any(out.is_relative_to(data / name) for name in ("train", "val", "ILSVRC")):
         raise IngestError(f"--out {out}: is inside the raw tree {data}; choose a directory outside of it")
     require_utf8(out)
     with exclusive(out):
@@ -233,15 +234,15 @@ class RecordsBuild:
             largest_shard_bytes=unit.split.largest_shard_bytes,
             follow_links=self.plan.source["follows_links"],
             image_policy=self.plan.image_policy,
-            pictured=self._pictured if unit.split.name == "train" else frozenset(),
+            pictured=self._pictured if unit.split is self.plan.splits[0] else frozenset(),
             dropped=unit.split.dropped,
         )
 
     @cached_property
     def _pictured(self) -> frozenset[int]:
-        """The sample ids of the train images that the report shows: a few of each class."""
-        train = next(split for split in self.plan.splits if split.name == "train")
-        return train.first_of_each_class(thumbnails_per_class(len(self.plan.classes)))
+        """The sample ids of the images of the first split that the report shows: a few of each class."""
+        first = self.plan.splits[0]
+        return first.first_of_each_class(thumbnails_per_class(len(self.plan.classes)))
 
 
 def refuse_stale(job: RecordsBuild) -> None:

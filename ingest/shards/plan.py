@@ -32,6 +32,7 @@ class PlannedRow(NamedTuple):
 
     `path` is below DATA; for an image in a tar it continues inside the tar, and `offset` is its first byte there, -1
     for a separate file. `modified_ns` is the modification time of the file or the tar in ns, -1 when not known.
+    `container` is the file that holds the image of a tar or table, below DATA or absolute, empty if the path says it.
     `is_misnamed` if the file's name is not one of ImageNet's: then it is not stored, whatever it contains.
     """
 
@@ -43,6 +44,7 @@ class PlannedRow(NamedTuple):
     offset: int = -1
     modified_ns: int = -1
     is_misnamed: bool = False
+    container: str = ""
 
     @property
     def is_member(self) -> bool:
@@ -51,8 +53,8 @@ class PlannedRow(NamedTuple):
 
     @property
     def archive(self) -> str:
-        """The path below DATA of the outermost tar that contains the image."""
-        return self.path[: self.path.index(".tar/") + len(".tar")]
+        """The path of the outermost file that contains the image, below DATA or absolute."""
+        return self.container or self.path[: self.path.index(".tar/") + len(".tar")]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class SplitPlan:
     shard_count: int
     misnamed: frozenset[str] = frozenset()
     dropped: Mapping[int, str] = field(default_factory=dict)
+    containers: tuple[str, ...] = ()
 
     @property
     def shard_names(self) -> list[str]:
@@ -102,6 +105,7 @@ class SplitPlan:
         ids = self.sample_ids(index)
         columns = [column[ids].tolist() for column in (self.labels, self.sizes, self.offsets, self.modified_ns)]
         columns.append([self.paths[row] in self.misnamed for row in ids.tolist()])
+        columns.append([self.containers[row] if self.containers else "" for row in ids.tolist()])
         return [
             PlannedRow(row, self.paths[row], self.keys[row], *numbers)
             for row, *numbers in zip(ids.tolist(), *columns, strict=True)
@@ -164,12 +168,14 @@ def plan_tree(
     kaggle_sha256: str | None = None,
     image_policy: ImagePolicy = DEFAULT_IMAGE_POLICY,
     junk: Mapping[str, dict[str, int]] | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> IngestPlan:
-    """Return the plan for a labelled tree; `seed` shuffles train over its shards, val keeps the order of its keys.
+    """Return the plan for a labelled tree; `seed` shuffles train over its shards, other splits keep their keys' order.
 
-    `devkit_sha256` and `kaggle_sha256` identify the files that the labels were verified against.
+    `devkit_sha256` and `kaggle_sha256` identify the files that the labels were verified against. `given` is what
+    `source` says only of labels as their source gives them.
     """
-    splits = (plan_split(tree.train, seed, is_shuffled=True), plan_split(tree.val, seed, is_shuffled=False))
+    splits = tuple(plan_split(split, seed, is_shuffled=split.name == "train") for split in tree.splits)
     source = {
         "verified": tree.is_verified,
         "classes": rule.kind,
@@ -178,13 +184,13 @@ def plan_tree(
         "images": {split.name: len(split.paths) for split in splits},
         "bytes": {split.name: int(split.sizes.sum()) for split in splits},
         "fingerprint": {split.name: fingerprint(split) for split in splits},
-        "left_out": {split.name: split.left_out for split in (tree.train, tree.val)},
+        "left_out": {split.name: split.left_out for split in tree.splits},
         "incomplete_classes": tree.incomplete_classes,
         "train_counts": _train_counts(tree, rule),
         "devkit_sha256": devkit_sha256,
         "kaggle_sha256": kaggle_sha256,
         "follows_links": follows_links,
-    }
+    } | dict(given or {})
     return IngestPlan(tree.classes, splits, source, seed, dict(versions), image_policy, dict(junk or {}))
 
 
@@ -212,6 +218,7 @@ def plan_split(split: LabelledSplit, seed: int, is_shuffled: bool) -> SplitPlan:
         order=order,
         shard_count=count_shards(rows, int(sizes.sum())),
         misnamed=frozenset(split.misnamed),
+        containers=tuple(split.containers[index] for index in by_key) if any(split.containers) else (),
     )
 
 

@@ -44,6 +44,13 @@ class Links:
                 f"{printable(path)}: a link out of DATA, to {printable(target)}; to follow it, pass --follow-links"
             )
 
+    def check_below(self, root: Path, relative: str) -> None:
+        """Check a path below `root` and every folder on the way to it, as `check` does."""
+        path = root
+        for part in Path(relative).parts:
+            path = path / part
+            self.check(path)
+
 
 def scan_folders(
     root: Path, name: str, path: str, links: Links, notes: ScanNotes, apart: frozenset[str] = frozenset()

@@ -17,7 +17,8 @@ class Folder:
     """The images of one folder or one tar: its path below DATA, their names, and their sizes in bytes.
 
     `offsets` are the positions of the images' first bytes in the outermost tar, -1 for separate files; `modified_ns`
-    are the modification times in ns, -1 when not known. If empty, all are -1.
+    are the modification times in ns, -1 when not known. If empty, all are -1. `container` is the file of these offsets,
+    if the path does not say it.
     """
 
     path: str
@@ -25,6 +26,7 @@ class Folder:
     sizes: array
     offsets: array = field(default_factory=lambda: array("q"))
     modified_ns: array = field(default_factory=lambda: array("q"))
+    container: str = ""
 
     def __post_init__(self) -> None:
         for column in (self.offsets, self.modified_ns):

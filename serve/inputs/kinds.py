@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from convnext_imagenet.base.files import read_json
+from convnext_imagenet.base.image_tables import SPLITS_FILE, STATE_FILE
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import LIST_ENDINGS, is_hidden, list_folder, list_store, read_list
 from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.inputs.labels import ClassLookup, class_lookup
 from convnext_imagenet.serve.inputs.layout import ALL_FILES, Patterns, container_kind
 from convnext_imagenet.serve.inputs.records import open_split
-from convnext_imagenet.serve.inputs.saved_dataset import SPLITS_FILE, STATE_FILE, open_saved_dataset
+from convnext_imagenet.serve.inputs.saved_dataset import open_saved_dataset
 from convnext_imagenet.serve.inputs.storage import StoredFile, list_files, local_file, parse_uri
 from convnext_imagenet.serve.inputs.tables import TABLE_ENDINGS, Columns, open_tables
 from convnext_imagenet.serve.inputs.tars import TAR_ENDINGS, list_tars

@@ -17,6 +17,7 @@ import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 
 from convnext_imagenet.base.files import sha256_json
+from convnext_imagenet.base.image_tables import STREAM_BEGIN, STREAM_END, holds_image_bytes, is_text
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import read_beside, source_text
@@ -29,7 +30,6 @@ TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
 _BATCH_ROWS = 256  # at 110 kB an image, 28 MB in memory
 _BUFFER_BYTES = 1 << 20  # read ahead in a column; the default reads the whole column of a row group
 _FOOT_BYTES = 1 << 20  # of a table's end, enough for its metadata: hashing all of a table would read it twice
-_STREAM_BEGIN, _STREAM_END = b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's stream format
 
 
 TABLE_ROW = "table_row"  # the column that says which row of which table an input was
@@ -185,7 +185,7 @@ def _open(path: StoredFile, columns: Columns) -> TableInputs:
         images = _choose_field(path, schema, columns.images)
         group_rows, stream_offsets = _groups(path)
         sha256 = _fingerprint(path, images.name)
-        table = TableInputs(path, images.name, group_rows, sha256, _is_text(images.type), stream_offsets)
+        table = TableInputs(path, images.name, group_rows, sha256, is_text(images.type), stream_offsets)
         table = _with_columns(table, schema, columns)
         table.check_uris()
         return table
@@ -204,7 +204,7 @@ def _with_columns(table: TableInputs, schema: pa.Schema, columns: Columns) -> Ta
     if columns.keep:
         fields = [schema.field(name) for name in columns.keep]
         for each in fields:
-            if _is_usable(each.type) and not _is_text(each.type):
+            if _is_usable(each.type) and not is_text(each.type):
                 raise ServeError(f"{table.path}: --keep {each.name!r} holds bytes; keep only what is small")
         kept = pa.schema([pa.field(TABLE_ROW, pa.string()), *(pa.field(f.name, f.type) for f in fields)])
     sha256 = sha256_json({"table": table.sha256, "keep": columns.keep, "label": columns.label})
@@ -216,7 +216,7 @@ def _with_columns(table: TableInputs, schema: pa.Schema, columns: Columns) -> Ta
 
 def _choose_field(path: StoredFile, schema: pa.Schema, column: str) -> pa.Field:
     usable = {each.name: each for each in schema if _is_usable(each.type)}
-    binary = [name for name, each in usable.items() if not _is_text(each.type)]
+    binary = [name for name, each in usable.items() if not is_text(each.type)]
     candidates = list(usable) if len(usable) == 1 else binary
     name = column or (candidates[0] if len(candidates) == 1 else "")
     if name in usable:
@@ -252,7 +252,7 @@ def _groups(path: StoredFile) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def _stream_batches(path: StoredFile) -> Iterator[tuple[int, int]]:
     """Yield offset and rows of each record batch of an Arrow stream; on this machine no values are read for it."""
-    if path.read_at(path.size - len(_STREAM_END), len(_STREAM_END)) != _STREAM_END:
+    if path.read_at(path.size - len(STREAM_END), len(STREAM_END)) != STREAM_END:
         raise pa.ArrowInvalid("the stream has no end mark: it is truncated")  # maybe between two batches
     store = pa_fs.LocalFileSystem(use_mmap=True) if path.is_local else path.store
     with store.open_input_file(path.path) as file:
@@ -292,7 +292,7 @@ def _is_parquet(path: StoredFile) -> bool:
 
 def _is_stream(path: StoredFile) -> bool:
     """Return whether an Arrow table is in the stream format, as `datasets` of Hugging Face writes it."""
-    return path.read_at(0, len(_STREAM_BEGIN)) == _STREAM_BEGIN
+    return path.read_at(0, len(STREAM_BEGIN)) == STREAM_BEGIN
 
 
 def _fingerprint(path: StoredFile, column: str) -> str:
@@ -302,23 +302,13 @@ def _fingerprint(path: StoredFile, column: str) -> str:
     return sha256_json({"name": path.name, "bytes": size, "end": last, "column": column})
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
 def _is_usable(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
-    return _is_text(kind) or _is_binary(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return is_text(kind) or holds_image_bytes(kind)
 
 
 def _path_of(value: pa.StructScalar) -> bytes | None:
     """Return the `path` of an image, or None."""
-    if value.type.get_field_index("path") < 0 or not _is_text(value["path"].type):
+    if value.type.get_field_index("path") < 0 or not is_text(value["path"].type):
         return None
     path = value["path"].as_buffer()
     return path.to_pybytes() if path else None

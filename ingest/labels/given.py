@@ -1,0 +1,203 @@
+"""Labels as a source of somebody's own images gives them: classes, splits and keys. Reads no file but for duplicates.
+
+The key of a row is CLASS/NAME, in every layout: the same images give the same records, however they are packed.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from convnext_imagenet.ingest.errors import IngestError, first_few
+from convnext_imagenet.ingest.labels.classes import ClassRule
+from convnext_imagenet.ingest.labels.labels import LabelledSplit, LabelledTree
+from convnext_imagenet.ingest.labels.splitting import DEFAULT_VAL_FRACTION, Fractions, split_samples
+from convnext_imagenet.ingest.source.samples import SPLITS, Sample, SampleTree, natural_order, require_printable
+from convnext_imagenet.records.manifest import ClassEntry
+
+_WNID = re.compile(r"n[0-9]{8}")
+_MOST_CLASSES = 100_000
+# The digest of a sample's bytes, by its number among those given.
+Digests = Callable[[Sequence[Sample]], Mapping[int, str]]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for: shares of val and test (None if not asked), the column or folder that groups images.
+
+    `is_eval_only`: every image becomes val. `keeps_order`: classes are numbered as the file of `--classes` lists them.
+    """
+
+    val_fraction: float | None = None
+    test_fraction: float | None = None
+    is_eval_only: bool = False
+    keeps_order: bool = False
+
+
+@dataclass(frozen=True)
+class GivenLabels:
+    """The labelled tree, and what plan and console say about it: how splits were made, how classes are numbered."""
+
+    tree: LabelledTree
+    split: str
+    class_index: str
+
+
+def label_samples(
+    source: SampleTree, rule: ClassRule, wishes: Wishes, unverified: bool, digests: Digests
+) -> GivenLabels:
+    """Return the labels of a source as it gives them; `digests` reads images, and is called only if a split is made.
+
+    Raises IngestError for wnids without `unverified`, for options that the source leaves nothing to do, and for
+    classes, groups or names that contradict each other.
+    """
+    samples = list(source.samples)
+    if not samples:
+        raise IngestError(f"{source.kind}: contains no image with a label; pass another folder")
+    require_printable(samples)
+    _refuse_wnids(source, unverified)
+    classes, class_index = _classes(source, rule, wishes)
+    index_of = {name: index for index, name in enumerate(classes)}
+    chosen = [sample for sample in samples if sample.label in index_of]
+    left_out = Counter(sample.split or "train" for sample in samples if sample.label not in index_of)
+    chosen, how = _with_splits(source, chosen, wishes, digests)
+    _refuse_torn_groups(chosen)
+    keys = _keys(chosen)
+    splits = {name: LabelledSplit(name, left_out=left_out[name]) for name in SPLITS}
+    for sample, key in zip(chosen, keys, strict=True):
+        _append(splits[sample.split], sample, key, index_of[sample.label])
+    entries = tuple(ClassEntry(index, name, name) for name, index in index_of.items())
+    _require_classes_in_train(source, splits, entries, wishes)
+    train, val, test = splits.values()
+    tree = LabelledTree(entries, train, val, 0, is_verified=False, test=test if test.paths else None)
+    return GivenLabels(tree, how, class_index)
+
+
+def _append(split: LabelledSplit, sample: Sample, key: str, label: int) -> None:
+    split.paths.append(sample.path)
+    split.keys.append(key)
+    split.sizes.append(sample.size)
+    split.labels.append(label)
+    split.offsets.append(sample.offset)
+    split.modified_ns.append(sample.modified_ns)
+    split.containers.append(sample.container)
+
+
+def _refuse_wnids(source: SampleTree, unverified: bool) -> None:
+    labels = {sample.label for sample in source.samples}
+    if unverified or source.is_as_given or not all(_WNID.fullmatch(label) for label in labels):
+        return
+    raise IngestError(
+        f"{source.kind}: its classes are ImageNet's wnids, such as {min(labels)}, but nothing verifies them; put "
+        f"ILSVRC2012_devkit_t12.tar.gz beside train and val, or pass --unverified to take these labels as they are"
+    )
+
+
+def _classes(source: SampleTree, rule: ClassRule, wishes: Wishes) -> tuple[tuple[str, ...], str]:
+    """Return the classes by index, and the rule in words."""
+    found = {sample.label for sample in source.samples}
+    if len(found) > _MOST_CLASSES:
+        raise IngestError(
+            f"{source.kind}: {len(found):,} classes, at most {_MOST_CLASSES:,} are ingested; if the labels are names "
+            f"of files or numbers of rows, choose another column"
+        )
+    if rule.kind == "file" and (unknown := [name for name in rule.names if name not in found]):
+        raise IngestError(
+            f"--classes: {first_few(unknown)}: no image has this label; remove it from the list, or add images"
+        )
+    if wishes.keeps_order:
+        return rule.names, "order of the file of --classes"
+    names = rule.names if rule.kind == "file" else found
+    if source.class_order and set(source.class_order) >= set(names):
+        return tuple(name for name in source.class_order if name in set(names)), "order that the source states"
+    ordered, is_numbered = natural_order(names)
+    return tuple(
+        ordered
+    ), "order of the numbers in the names" if is_numbered else "rank of the name in code point order"
+
+
+def _with_splits(
+    source: SampleTree, samples: list[Sample], wishes: Wishes, digests: Digests
+) -> tuple[list[Sample], str]:
+    """Return the samples with splits, and in words how they were made."""
+    fractions = (wishes.val_fraction, wishes.test_fraction)
+    if wishes.is_eval_only:
+        if fractions != (None, None):
+            raise IngestError("--eval-only makes every image val; leave --val-fraction and --test-fraction out")
+        return [sample._replace(split="val") for sample in samples], "all val (--eval-only)"
+    found = {sample.split for sample in samples}
+    if {"train", "val"} <= found and "" not in found:
+        if fractions != (None, None):
+            raise IngestError(
+                f"{source.kind}: has the splits {', '.join(source.splits)}; leave --val-fraction and "
+                f"--test-fraction out"
+            )
+        return samples, "as given"
+    if "train" not in found and "" not in found:
+        raise IngestError(
+            f"{source.kind}: has only {' and '.join(source.splits)}, nothing to train on; to evaluate networks on it, "
+            f"pass --eval-only"
+        )
+    if "test" in found and wishes.test_fraction:
+        raise IngestError(f"{source.kind}: has the split test; leave --test-fraction out")
+    return _split_by_hash(samples, Fractions(*_shares(wishes)), digests)
+
+
+def _shares(wishes: Wishes) -> tuple[float, float]:
+    val = DEFAULT_VAL_FRACTION if wishes.val_fraction is None else wishes.val_fraction
+    return val, wishes.test_fraction or 0.0
+
+
+def _split_by_hash(samples: list[Sample], fractions: Fractions, digests: Digests) -> tuple[list[Sample], str]:
+    if fractions.val + fractions.test >= 1:
+        raise IngestError("--val-fraction and --test-fraction leave nothing to train on; their sum must be below 1")
+    free = [n for n, sample in enumerate(samples) if sample.split in ("", "train")]
+    names = [f"{samples[n].label}/{samples[n].name}" for n in free]
+    labels, groups = [samples[n].label for n in free], [samples[n].group for n in free]
+    contents = digests([samples[n] for n in free])
+    split = list(samples)
+    for number, name in zip(free, split_samples(names, labels, groups, contents, fractions), strict=True):
+        split[number] = split[number]._replace(split=name)
+    shares = f"val {fractions.val:g}" + (f", test {fractions.test:g}" if fractions.test else "")
+    what = "groups" if any(groups) else "names"
+    return split, f"by a hash of the {what}: {shares}"
+
+
+def _refuse_torn_groups(samples: Sequence[Sample]) -> None:
+    splits_of: dict[str, set[str]] = defaultdict(set)
+    for sample in samples:
+        if sample.group:
+            splits_of[sample.group].add(sample.split)
+    torn = sorted(group for group, splits in splits_of.items() if len(splits) > 1)
+    if torn:
+        raise IngestError(
+            f"{len(torn)} groups are in several splits: {first_few([f'{one!a}' for one in torn])} is in "
+            f"{' and '.join(sorted(splits_of[torn[0]]))}; put each group into one split, or leave --group-by out"
+        )
+
+
+def _keys(samples: Sequence[Sample]) -> list[str]:
+    """Return CLASS/NAME of each sample; where a class has a name twice in a split, the whole path instead."""
+    keys = [f"{sample.label}/{sample.name}" for sample in samples]
+    counts = Counter((sample.split, key) for sample, key in zip(samples, keys, strict=True))
+    return [
+        key if counts[sample.split, key] == 1 else f"{sample.label}/{sample.path}"
+        for sample, key in zip(samples, keys, strict=True)
+    ]
+
+
+def _require_classes_in_train(
+    source: SampleTree, splits: Mapping[str, LabelledSplit], classes: Sequence[ClassEntry], wishes: Wishes
+) -> None:
+    if wishes.is_eval_only:
+        return
+    trained = set(splits["train"].labels)
+    for name in ("val", "test"):
+        unknown = [classes[label].name for label in sorted(set(splits[name].labels) - trained)]
+        if unknown:
+            raise IngestError(
+                f"{source.kind}: {len(unknown)} classes of {name} are not in train: {first_few(unknown)}; "
+                f"list the classes to ingest in a file and pass --classes FILE"
+            )
+    if missing := [entry.name for entry in classes if entry.index not in trained]:
+        raise IngestError(f"{source.kind}: no image in train of {first_few(missing)}; add images or choose classes")

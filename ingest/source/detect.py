@@ -1,0 +1,50 @@
+"""Decides whether DATA has one of ImageNet's own layouts, or is a source of somebody's own images, and scans it."""
+
+import os
+import re
+from pathlib import Path
+
+from convnext_imagenet.ingest.source.archives import CLASS_TAR, TRAIN_TAR, VAL_TAR
+from convnext_imagenet.ingest.source.folders import Links
+from convnext_imagenet.ingest.source.layout import KAGGLE_FOLDER, find_devkit, scan_tree
+from convnext_imagenet.ingest.source.own_folders import folder_names
+from convnext_imagenet.ingest.source.samples import SampleTree
+from convnext_imagenet.ingest.source.scan_types import TreeScan
+from convnext_imagenet.ingest.source.sources import Request, scan_source
+from convnext_imagenet.ingest.source.unpack import Unpacker
+
+_WNID = re.compile(r"n[0-9]{8}")
+
+
+def scan_data(
+    root: Path,
+    unpacker: Unpacker,
+    follow_links: bool = False,
+    unverified: bool = False,
+    devkit: Path | None = None,
+    label_column: str = "",
+    group_by: str = "",
+) -> TreeScan | SampleTree:
+    """Return what a scan of DATA finds: a tree with ImageNet's layout, or the samples of any other source.
+
+    Raises IngestError when no source knows the layout, and whatever the scan refuses.
+    """
+    if not root.is_dir() or is_imagenet(root, unverified, devkit):
+        return scan_tree(root, follow_links)
+    return scan_source(Request(root, Links(root, follow_links), unpacker, label_column, group_by))
+
+
+def is_imagenet(root: Path, unverified: bool, devkit: Path | None) -> bool:
+    """Return whether a tree is to be compared with ImageNet's names, or was asked for as `--unverified` takes it."""
+    if any((root / folder).is_dir() for folder in (KAGGLE_FOLDER, "Data/CLS-LOC", "CLS-LOC")):
+        return True
+    if devkit is not None or find_devkit(root) is not None:
+        return True
+    if any(os.path.lexists(root / name) for name in (TRAIN_TAR, VAL_TAR)):
+        return True
+    if not ((root / "train").is_dir() and (root / "val").is_dir()):
+        return False
+    classes = folder_names(root, "train")
+    has_class_tars = any(CLASS_TAR.fullmatch(path.name) for path in (root / "train").iterdir())
+    looks_like_it = has_class_tars or (bool(classes) and all(_WNID.fullmatch(name) for name in classes))
+    return looks_like_it or (unverified and bool(classes))

@@ -1,0 +1,102 @@
+"""Class folders with any names: at the root of DATA, or in train, val (valid, validation) and test. Opens no file."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from convnext_imagenet.ingest.errors import IngestError, first_few
+from convnext_imagenet.ingest.source.folders import IMAGE_ENDINGS, Links, is_folder, list_folder, scan_folders
+from convnext_imagenet.ingest.source.samples import Sample, SampleTree, split_of_word
+from convnext_imagenet.ingest.source.scan_types import EntryCount, Folder, ScanNotes, printable
+
+
+def split_folders(root: Path) -> dict[str, list[str]]:
+    """Return the folders at the root by the split that they name; empty where folders are classes.
+
+    A folder `test` beside classes is a class: only with a folder train, or if all folders name splits, are they splits.
+    """
+    names = folder_names(root)
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        if split := split_of_word(name):
+            found[split].append(name)
+    is_split_tree = "train" in found or (bool(found) and sum(map(len, found.values())) == len(names))
+    return dict(found) if is_split_tree else {}
+
+
+def folder_names(root: Path, relative: str = ".") -> list[str]:
+    """Return the names of the folders in a folder, without junk."""
+    return [entry.name for entry in list_folder(root, relative, ScanNotes()) if is_folder(entry)]
+
+
+def has_images(root: Path, relative: str) -> bool:
+    """Return whether a folder holds a file that is named as an image."""
+    entries = list_folder(root, relative, ScanNotes())
+    return any(entry.name.lower().endswith(IMAGE_ENDINGS) and not is_folder(entry) for entry in entries)
+
+
+def scan_split_folders(root: Path, links: Links, group_by: str) -> SampleTree:
+    """Return the images of class folders in folders that name splits. Raises IngestError as `scan_folders` does."""
+    by_split = split_folders(root)
+    if twice := [names for names in by_split.values() if len(names) > 1]:
+        raise IngestError(f"{root}: {' and '.join(twice[0])} name the same split; keep one of them")
+    samples: list[Sample] = []
+    ignored, unlabelled = EntryCount(), EntryCount()
+    for split, (name,) in by_split.items():
+        links.check(root / name)
+        if not folder_names(root, name) and has_images(root, name):
+            if split != "test":
+                raise IngestError(
+                    f"{root / name}: contains images outside class folders, so their classes are not known; sort them "
+                    f"into folders named as their classes, or put a metadata.csv of file_name and label beside them"
+                )
+            for entry in list_folder(root, name, ScanNotes()):
+                unlabelled.add(f"{name}/{entry.name}")
+            continue
+        notes = ScanNotes()
+        samples += _samples(root, name, split, links, notes, group_by)
+        ignored += notes.ignored
+    named = {name for names in by_split.values() for name in names}
+    for entry in list_folder(root, ".", ScanNotes()):
+        if entry.name not in named:
+            ignored.add(entry.name)
+    kind = f"class folders in {', '.join(name for names in by_split.values() for name in names)}"
+    return SampleTree(kind, samples, ignored, unlabelled, follows_links=links.follow)
+
+
+def scan_root_folders(root: Path, links: Links, group_by: str) -> SampleTree:
+    """Return the images of class folders at the root. Raises IngestError as `scan_folders` does."""
+    names = folder_names(root)
+    if len(names) == 1 and (inner := folder_names(root, names[0])) and group_by != "folder":
+        raise IngestError(
+            f"{root}: contains only the folder {printable(names[0])}, and in it the folders {first_few(inner)}; pass "
+            f"{root / names[0]}"
+        )
+    notes = ScanNotes()
+    samples = list(_samples(root, ".", "", links, notes, group_by))
+    return SampleTree("class folders", samples, notes.ignored, follows_links=links.follow)
+
+
+def _samples(root: Path, path: str, split: str, links: Links, notes: ScanNotes, group_by: str) -> Iterator[Sample]:
+    if group_by == "folder":
+        for name in folder_names(root, path):
+            links.check(root / path / name)
+            scan = scan_folders(root, split, f"{path}/{name}", links, notes)
+            if scan.is_flat:
+                raise IngestError(
+                    f"{root / path / name}: has no folders of groups; --group-by folder expects CLASS/GROUP/IMAGE"
+                )
+            for folder in scan.folders:
+                yield from _of_folder(folder, name, split, f"{name}/{folder.class_name}", notes)
+        return
+    for folder in scan_folders(root, split, path, links, notes).folders:
+        yield from _of_folder(folder, folder.path.rpartition("/")[2], split, "", notes)
+
+
+def _of_folder(folder: Folder, label: str, split: str, group: str, notes: ScanNotes) -> Iterator[Sample]:
+    path = folder.path.removeprefix("./")
+    if not folder.names:
+        notes.ignored.add(path, "empty class folders")
+    for name, size, modified_ns in zip(folder.names, folder.sizes, folder.modified_ns, strict=True):
+        yield Sample(os.path.join(path, name), label, split, group, size, modified_ns)  # noqa: PTH118  # text, no file

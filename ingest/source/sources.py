@@ -1,0 +1,121 @@
+"""The table of sources of somebody's own images: a folder is looked at, and the first source that knows it reads it.
+
+A new layout is one file beside this one, and one entry in SOURCES. ImageNet's own layouts are in `layout.py`; what has
+them is never asked for here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from convnext_imagenet.ingest.errors import IngestError, first_few
+from convnext_imagenet.ingest.source.folders import Links, list_folder
+from convnext_imagenet.ingest.source.own_arrow import image_tables, saved_files, scan_arrow, with_splits
+from convnext_imagenet.ingest.source.own_folders import (
+    folder_names,
+    scan_root_folders,
+    scan_split_folders,
+    split_folders,
+)
+from convnext_imagenet.ingest.source.own_tables import find_tables, scan_tables
+from convnext_imagenet.ingest.source.own_tars import find_tars, scan_tars
+from convnext_imagenet.ingest.source.samples import SampleTree
+from convnext_imagenet.ingest.source.scan_types import ScanNotes, printable
+from convnext_imagenet.ingest.source.unpack import Unpacker
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a source needs to read DATA: where, which links, where to unpack, which columns the user named."""
+
+    root: Path
+    links: Links
+    unpacker: Unpacker
+    label_column: str = ""
+    group_by: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A layout: `scan` returns None for a folder of another one.
+
+    `has_columns`: --label-column chooses in it. `has_groups`: so does --group-by, of folders if it has no columns.
+    """
+
+    scan: Callable[[Request], SampleTree | None]
+    has_columns: bool = False
+    has_groups: bool = False
+
+
+def _saved_dataset(request: Request) -> SampleTree | None:
+    if (files := saved_files(request.root)) is None:
+        return None
+    return scan_arrow(
+        request.root,
+        files,
+        "Hugging Face data set of save_to_disk",
+        request.links,
+        request.unpacker,
+        request.label_column,
+        request.group_by,
+    )
+
+
+def _image_tables(request: Request) -> SampleTree | None:
+    if not (names := image_tables(request.root)):
+        return None
+    kind = f"images in {first_few(names)}"
+    return scan_arrow(
+        request.root, with_splits(names), kind, request.links, request.unpacker, request.label_column, request.group_by
+    )
+
+
+def _tables(request: Request) -> SampleTree | None:
+    if not (names := find_tables(request.root)):
+        return None
+    return scan_tables(request.root, names, request.links, request.label_column, request.group_by)
+
+
+def _tars(request: Request) -> SampleTree | None:
+    if not (names := find_tars(request.root)):
+        return None
+    return scan_tars(request.root, names, request.links, request.unpacker, request.label_column)
+
+
+def _split_folders(request: Request) -> SampleTree | None:
+    return scan_split_folders(request.root, request.links, request.group_by) if split_folders(request.root) else None
+
+
+def _root_folders(request: Request) -> SampleTree | None:
+    return scan_root_folders(request.root, request.links, request.group_by) if folder_names(request.root) else None
+
+
+# In this order: what states labels itself comes before what only has folders.
+SOURCES = (
+    Source(_saved_dataset, has_columns=True, has_groups=True),
+    Source(_tables, has_columns=True, has_groups=True),
+    Source(_image_tables, has_columns=True, has_groups=True),
+    Source(_tars, has_columns=True),
+    Source(_split_folders, has_groups=True),
+    Source(_root_folders, has_groups=True),
+)
+
+
+def scan_source(request: Request) -> SampleTree:
+    """Return the samples of DATA by the first source that knows its layout.
+
+    Raises IngestError when none does, when an option has nothing to choose in it, and whatever the source refuses.
+    """
+    for source in SOURCES:
+        if (tree := source.scan(request)) is None:
+            continue
+        if request.label_column and not source.has_columns:
+            raise IngestError(f"{request.root}: {tree.kind}, so --label-column has nothing to choose; leave it out")
+        if request.group_by and not (source.has_groups and (source.has_columns or request.group_by == "folder")):
+            raise IngestError(f"{request.root}: {tree.kind}, so --group-by {request.group_by} has nothing to group by")
+        return tree
+    names = [printable(entry.name) for entry in list_folder(request.root, ".", ScanNotes())]
+    raise IngestError(
+        f"{request.root}: no known layout; found {first_few(names) or 'nothing'}; expected class folders, "
+        f"train and val, a table of file names and labels, Parquet, save_to_disk, or tars (README, Your data)"
+    )

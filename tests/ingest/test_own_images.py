@@ -1,0 +1,274 @@
+"""The same images in any form that people have give the same records; what is wrong in a form is said by its line."""
+
+import hashlib
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from convnext_imagenet.ingest.cli import main
+from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.labels.classes import ClassRule
+from convnext_imagenet.ingest.labels.given import Wishes, label_samples
+from convnext_imagenet.ingest.make_plan import make_given_plan
+from convnext_imagenet.ingest.source.detect import scan_data
+from convnext_imagenet.ingest.source.samples import Sample, SampleTree
+from convnext_imagenet.ingest.source.unpack import Unpacker
+from convnext_imagenet.records.reader import Records
+from convnext_imagenet.records.verify import verify_records
+
+from .own_images import CLASSES, FORMS, Images, jpeg, make_images, put, root_folders, with_splits
+
+SPLIT_ONLY = {"split folders"}
+
+
+@pytest.fixture(autouse=True)
+def write_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let shards be written in this process, which is faster than a new one."""
+
+    def run_here(function, tasks, count, workers, on_progress, on_unit) -> None:
+        for task in tasks:
+            function(task, on_progress)
+
+    monkeypatch.setattr("convnext_imagenet.ingest.shards.pool.run_units", run_here)
+
+
+def _run(data: Path, out: Path, *options: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["build", str(data), "--out", str(out), *map(str, options)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def _build(data: Path, out: Path, *options: object) -> str:
+    code, output = _run(data, out, *options)
+    assert code == 0, output
+    assert verify_records(out).problems == ()
+    return output
+
+
+def _shards(out: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.glob("*/*.mindrecord"))}
+
+
+def _split_of(out: Path) -> dict[str, str]:
+    rows = pq.read_table(out / "index.parquet", columns=["key", "split"]).to_pylist()
+    return {row["key"]: row["split"] for row in rows}
+
+
+def _compare(forms: dict, images: Images, tmp_path: Path, options: tuple[object, ...] = ()) -> Path:
+    seen = {}
+    for form, make in forms.items():
+        make(tmp_path / form, images)
+        before = sorted(path for path in (tmp_path / form).rglob("*"))
+        _build(tmp_path / form, tmp_path / f"{form}-out", *options)
+        assert sorted((tmp_path / form).rglob("*")) == before, "DATA is never written to"
+        seen[form] = _shards(tmp_path / f"{form}-out")
+    first = next(iter(seen.values()))
+    assert len(first) >= 2
+    assert [form for form, shards in seen.items() if shards != first] == []
+    assert not list(tmp_path.glob(".*unpacked")), "unpacked files are removed"
+    return tmp_path / f"{next(iter(forms))}-out"
+
+
+@pytest.mark.slow
+def test_eight_forms_of_400_images_give_the_same_shards(tmp_path: Path):
+    images = make_images(400)
+    without = {form: make for form, make in FORMS.items() if form not in SPLIT_ONLY}
+    out = _compare(without, images, tmp_path, ("--val-fraction", 0.2, "--test-fraction", 0.1))
+    manifest = Records.open(out).manifest
+    assert {name: split.rows for name, split in manifest.splits.items()}.keys() == {"train", "val", "test"}
+    assert sum(split.rows for split in manifest.splits.values()) == 400
+    assert all(min(split.rows_per_class) > 0 for split in manifest.splits.values())
+    assert manifest.source["labels"] == "as given"
+    whole = {form: make for form, make in FORMS.items() if form != "root folders"}
+    split_out = _compare(whole, with_splits(images, _split_of(out)), tmp_path / "with-splits")
+    assert _shards(split_out) == _shards(out), "a split that is given is the one that was made"
+
+
+def _plan(data: Path, classes: str = "all", unverified: bool = False, **options):
+    columns = {name: options.pop(name, "") for name in ("label_column", "group_by")}
+    unpacker = Unpacker(data.with_name(f".{data.name}.unpacked"))
+    tree = scan_data(data, unpacker, unverified=unverified, **columns)
+    assert isinstance(tree, SampleTree)
+    return tree, make_given_plan(tree, data, classes, unverified, Wishes(**options), seed=0)
+
+
+def _sides(plan) -> dict[str, str]:
+    return {key: split.name for split in plan.splits for key in split.keys}
+
+
+def test_added_images_move_none_and_no_class_is_without_val(tmp_path: Path):
+    images = make_images(80)
+    root_folders(tmp_path / "a", images)
+    _, plan = _plan(tmp_path / "a", val_fraction=0.2)
+    before = _sides(plan)
+    for number in range(40):
+        put(tmp_path / "a" / CLASSES[number % 4] / f"new_{number}.jpg", jpeg(1000 + number))
+    put(tmp_path / "a" / "rare" / "1.jpg", jpeg(2000))
+    put(tmp_path / "a" / "rare" / "2.jpg", jpeg(2001))
+    _, plan = _plan(tmp_path / "a", val_fraction=0.2)
+    after = _sides(plan)
+    assert {key: after[key] for key in before} == before
+    assert sorted(side for key, side in after.items() if key.startswith("rare/")) == ["train", "val"]
+    assert 0.1 < sum(side == "val" for side in after.values()) / len(after) < 0.3
+
+
+def test_copies_and_groups_stay_on_one_side(tmp_path: Path):
+    for number in range(60):
+        data = jpeg(number % 20)  # each content three times, under three names
+        put(tmp_path / "a" / CLASSES[number % 4] / f"img_{number:03d}.jpg", data)
+    _, plan = _plan(tmp_path / "a", val_fraction=0.3)
+    sides = _sides(plan)
+    of_content = [{side for key, side in sides.items() if int(key[-7:-4]) % 20 == seed} for seed in range(20)]
+    assert [sides for sides in of_content if len(sides) != 1] == []
+    for number in range(60):
+        put(tmp_path / "b" / CLASSES[number % 4] / f"patient_{number // 4 % 5}" / f"{number}.jpg", jpeg(number))
+    _, plan = _plan(tmp_path / "b", val_fraction=0.3, group_by="folder")
+    groups: dict[str, set[str]] = {}
+    for split in plan.splits:
+        for path in split.paths:
+            groups.setdefault(path.rpartition("/")[0], set()).add(split.name)
+    assert len(groups) == 20
+    assert [sides for sides in groups.values() if len(sides) != 1] == []
+
+
+def test_numbered_classes_are_in_the_order_of_their_numbers_or_of_the_file(tmp_path: Path):
+    for number in range(12):
+        for image in range(2):
+            put(tmp_path / "a" / str(number) / f"{image}.jpg", jpeg(10 * number + image))
+    _, plan = _plan(tmp_path / "a")
+    assert [entry.name for entry in plan.classes] == [str(number) for number in range(12)]
+    assert plan.source["class_index"] == "order of the numbers in the names"
+    put(tmp_path / "list.txt", "10\n2\n7\n")
+    _, plan = _plan(tmp_path / "a", classes=str(tmp_path / "list.txt"), keeps_order=True)
+    assert [entry.name for entry in plan.classes] == ["10", "2", "7"]
+    assert plan.source["left_out"] == {"train": 0, "val": 0} | {"train": 18}
+
+
+def _csv(*lines: str) -> dict[str, str]:
+    return {"labels.csv": "\n".join(["path,label", *lines]) + "\n"}
+
+
+TWO = {"a/1.jpg": 1, "a/2.jpg": 2, "b/1.jpg": 3, "b/2.jpg": 4}
+ROWS = ("a/1.jpg,x", "a/2.jpg,x", "b/1.jpg,y", "b/2.jpg,y")
+BAD = {
+    "files that are not there": (
+        TWO,
+        _csv(*ROWS, "c/9.jpg,y"),
+        {},
+        r"1 of 5 rows name files that are not there: c/9\.jpg \(labels\.csv: line 6\)",
+    ),
+    "no label": (TWO, _csv(*ROWS[:3], "b/2.jpg,"), {}, r"labels\.csv: line 5: no label for b/2\.jpg"),
+    "an absolute path": (TWO, _csv(*ROWS, "/etc/passwd,y"), {}, r"line 6: '/etc/passwd' is an absolute"),
+    "a path that leads out": (TWO, _csv(*ROWS, "../secret.jpg,y"), {}, r"line 6: '\.\./secret\.jpg' leads out"),
+    "a row twice": (TWO, _csv(*ROWS, ROWS[0]), {}, r"line 6: a/1\.jpg is in .*labels\.csv: line 2 already"),
+    "a comma without quotes": (TWO, _csv(*ROWS[:3], "b/2.jpg,y,z"), {}, r"line 5: 3 values for 2 columns"),
+    "an open quote": (TWO, _csv(*ROWS[:3], '"b/2.jpg,y'), {}, r"labels\.csv: line \d+: .*quotes must be closed"),
+    "no column of labels": (
+        TWO,
+        {"labels.csv": "path,kind\na/1.jpg,x\n"},
+        {},
+        r"columns path, kind, none of label.*--label-column",
+    ),
+    "a group in two splits": (
+        TWO,
+        {"labels.csv": "path,label,split,group\na/1.jpg,x,train,p\na/2.jpg,x,val,p\nb/1.jpg,y,train,q\n"},
+        {},
+        r"1 groups are in several splits: 'p' is in train and val",
+    ),
+    "an unknown split": (
+        TWO,
+        {"labels.csv": "path,label,split\na/1.jpg,x,holdout\n"},
+        {},
+        r"line 2: the split is 'holdout'",
+    ),
+    "two tables": (
+        TWO,
+        {**_csv(*ROWS), "more.csv": "path,label\n"},
+        {},
+        r"several tables of images, labels\.csv, more\.csv",
+    ),
+    "one image in a class": (TWO | {"c/1.jpg": 5}, {}, {}, r"1 classes have too few images.*c \(1 of 2 needed\)"),
+    "one image": ({"c/1.jpg": 5}, {}, {}, r"1 classes have too few images"),
+    "nothing": ({}, {"README": "x"}, {}, r"no known layout; found README"),
+    "wnids": (
+        {f"n0000000{n}/{n}{k}.JPEG": 2 * n + k for n in range(2) for k in range(2)},
+        {},
+        {},
+        r"ImageNet's wnids, such as n00000000.*--unverified",
+    ),
+    "val by hand and by fraction": (
+        {f"{split}/{path}": seed for split in ("train", "val") for path, seed in TWO.items()},
+        {},
+        {"val_fraction": 0.1},
+        r"has the splits train, val; leave --val-fraction",
+    ),
+    "only val": (
+        {f"val/{path}": seed for path, seed in TWO.items()},
+        {},
+        {},
+        r"has only val, nothing to train on.*--eval-only",
+    ),
+    "two names of val": (
+        {f"{split}/{path}": seed for split in ("train", "val", "valid") for path, seed in TWO.items()},
+        {},
+        {},
+        r"val and valid name the same split",
+    ),
+    "one level deeper": (
+        {f"flowers/{path}": seed for path, seed in TWO.items()},
+        {},
+        {},
+        r"contains only the folder flowers.*pass .*/flowers",
+    ),
+    "an option with nothing to choose": (
+        TWO,
+        {},
+        {"label_column": "x"},
+        r"class folders, so --label-column has nothing",
+    ),
+    "a flat train": (
+        {"train/1.jpg": 1, "train/2.jpg": 2, "val/a/1.jpg": 3},
+        {},
+        {},
+        r"train: contains images outside class folders.*metadata\.csv",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, case: str):
+    images, texts, options, message = BAD[case]
+    (tmp_path / "a").mkdir()
+    for name, seed in images.items():
+        put(tmp_path / "a" / name, jpeg(seed))
+    for name, text in texts.items():
+        put(tmp_path / "a" / name, text)
+    with pytest.raises(IngestError, match=message) as refused:
+        _plan(tmp_path / "a", **options)
+    assert "\n" not in str(refused.value)
+
+
+def test_files_without_a_row_are_left_out_with_a_count(tmp_path: Path):
+    for name, seed in TWO.items():
+        put(tmp_path / "a" / name, jpeg(seed))
+    put(tmp_path / "a" / "a" / "3.jpg", jpeg(9))
+    put(tmp_path / "a" / "labels.csv", _csv(*ROWS)["labels.csv"])
+    tree, plan = _plan(tmp_path / "a")
+    assert (tree.unlabelled.count, tree.unlabelled.first) == (1, "a/3.jpg")
+    assert plan.source["unlabelled"] == 1
+    assert plan.images == 4
+
+
+def test_one_class_is_enough_and_100_001_are_too_many(tmp_path: Path):
+    put(tmp_path / "a" / "x" / "1.jpg", jpeg(1))
+    put(tmp_path / "a" / "x" / "2.jpg", jpeg(2))
+    _, plan = _plan(tmp_path / "a")
+    assert [len(split.paths) for split in plan.splits] == [1, 1]
+    samples = [Sample(f"{n}.jpg", f"c{n // 2}", "", "", n) for n in range(200_002)]
+    with pytest.raises(IngestError, match="100,001 classes, at most 100,000"):
+        label_samples(SampleTree("table", samples), ClassRule("all"), Wishes(), False, lambda samples: {})
+    given = label_samples(SampleTree("table", samples[:-2]), ClassRule("all"), Wishes(), False, lambda samples: {})
+    assert len(given.tree.classes) == 100_000
+    assert len(set(given.tree.val.labels)) == 100_000
