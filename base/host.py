@@ -3,12 +3,16 @@
 import hashlib
 import importlib.util
 import os
+import resource
 import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from convnext_imagenet.base.errors import ArtefactError
+
 ROOMS = ("base", "records", "model", "launch", "ingest", "serve", "train")
+_SPARE_FILE_DESCRIPTORS = 256  # for libraries, logs, sockets of the rest of the process
 _CODE = {".py", ".cpp", ".h"}  # templates and presets change no compiled step
 
 
@@ -28,6 +32,22 @@ def cache_folder(name: str) -> Path:
     """
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "convnext_imagenet" / name
+
+
+def allow_open_files(files: int) -> None:
+    """Raise this process's limit of open files so far that `files` more fit.
+
+    Raises ArtefactError when the hard limit is too low.
+    """
+    needed = files + _SPARE_FILE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise ArtefactError(
+                f"{needed} open files needed, but the hard limit is {hard}; ask an administrator to raise it "
+                f"(`ulimit -Hn {needed}` as root)"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def install_command(extra: str) -> str:

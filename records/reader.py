@@ -3,9 +3,7 @@
 Knows nothing of how records are made (`build.py`), nor of what is done with their images.
 """
 
-import json
 import os
-import resource
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,15 +14,14 @@ import mindspore.dataset as ds
 import numpy as np
 
 from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.base.files import require_utf8, sha256_file, sha256_json, write_json
-from convnext_imagenet.base.host import cache_folder
+from convnext_imagenet.base.files import require_utf8, sha256_file
+from convnext_imagenet.base.host import allow_open_files
 from convnext_imagenet.base.protocol import bookkeeping_name, file_damage, read_finished, read_receipt
+from convnext_imagenet.records.checked import known_stamps, remember_stamps, stamp
 from convnext_imagenet.records.index import read_columns, shard_index_path
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
 from convnext_imagenet.records.schema import HOW_TO_REPAIR
 from convnext_imagenet.records.shards import python_value
-
-_SPARE_FILE_DESCRIPTORS = 256  # for libraries, logs, sockets of the rest of the process
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class Split:
             raise ValueError(f"row {indices.min()} or {indices.max()} is outside 0..{self.rows - 1} of {self.name}")
         files = [str(self.folder / shard.name) for shard in self.entry.shards]
         # MindRecord opens every shard once for itself and once for each worker.
-        _raise_descriptor_limit(len(files) * (1 + workers))
+        allow_open_files(len(files) * (1 + workers))
         return ds.MindDataset(
             files,
             columns_list=list(columns),
@@ -143,13 +140,13 @@ def find_damage(root: Path, manifest: Manifest, deep: bool, remembered: bool = T
     shallow = shallow or _receipt_damage(root, manifest)  # records without receipts were edited (DECISIONS, 2026-11-24)
     if shallow or not deep:
         return shallow
-    known = _known_stamps(manifest) if remembered else {}
-    unread = [(folder, file) for folder, file in files if known.get(file["name"]) != _stamp(folder / file["name"])]
+    known = known_stamps(manifest) if remembered else {}
+    unread = [(folder, file) for folder, file in files if known.get(file["name"]) != stamp(folder / file["name"])]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda pair: file_damage(pair[0], pair[1], deep=True), unread)
         changed = [damage for damage in results if damage]
     if unread and not changed:
-        _remember_stamps(manifest, {file["name"]: _stamp(folder / file["name"]) for folder, file in files})
+        remember_stamps(manifest, {file["name"]: stamp(folder / file["name"]) for folder, file in files})
     return changed
 
 
@@ -171,41 +168,3 @@ def _receipt_damage(root: Path, manifest: Manifest) -> list[str]:
 def _files(shards: Sequence[ShardEntry]) -> Iterator[dict[str, Any]]:
     for shard in shards:
         yield from shard.files
-
-
-def _stamp(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-
-
-def _stamp_file(manifest: Manifest) -> Path:
-    return cache_folder("checked") / f"{sha256_json(manifest.to_json())}.json"
-
-
-def _known_stamps(manifest: Manifest) -> dict[str, list[int]]:
-    try:
-        stamps = json.loads(_stamp_file(manifest).read_bytes())
-    except (OSError, ValueError, RuntimeError):
-        return {}
-    return stamps if isinstance(stamps, dict) else {}
-
-
-def _remember_stamps(manifest: Manifest, stamps: dict[str, list[int]]) -> None:
-    try:
-        path = _stamp_file(manifest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, stamps)
-    except (OSError, RuntimeError):
-        return  # the cache only saves time: without it the files are hashed again at the next opening
-
-
-def _raise_descriptor_limit(files: int) -> None:
-    needed = files + _SPARE_FILE_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            raise ArtefactError(
-                f"{needed} open files needed, but the hard limit is {hard}; ask an administrator to raise it "
-                f"(`ulimit -Hn {needed}` as root)"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

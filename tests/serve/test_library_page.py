@@ -36,7 +36,7 @@ def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch):
     with contextlib.redirect_stdout(printed):
         exec(compile("\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)), "library.md", "exec"), {})
     lines = printed.getvalue().splitlines()
-    assert lines[0] == f"val_0 n00000000 {len(images[0])} bytes"
-    assert "rows=3" in lines[2]
-    assert "statuses={'ok': 1}" in lines[3]
+    assert lines[0] == lines[1] == f"val_0 n00000000 {len(images[0])} bytes"
+    assert "rows=3" in lines[3]
+    assert "statuses={'ok': 1}" in lines[4]
     assert (tmp_path / "predictions-out" / "_SUCCESS").is_file()
