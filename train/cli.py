@@ -16,6 +16,7 @@ import click
 from convnext_imagenet.base.cli_output import progress_option
 from convnext_imagenet.base.console import RenamedOption, expected_errors, show_log_lines
 from convnext_imagenet.launch.cli import announcing_exit, device_target_option, enter_ranks, launch_options
+from convnext_imagenet.train.cli_config import config, config_argument, presets, set_option
 from convnext_imagenet.train.progress import Screen
 from convnext_imagenet.train.run_log import run_log
 
@@ -37,10 +38,10 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("config")
+@config_argument
 @click.option("--records", type=click.Path(path_type=Path), help="RECORDS directory to train on.  [required]")
 @click.option("--out", type=click.Path(path_type=Path), help="RUN directory; an unfinished one is resumed.  [required]")
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one key of CONFIG.")
+@set_option
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Threads per rank that prepare batches.  [default: the rank's cores]"
 )
@@ -227,11 +228,11 @@ def suggest(
 
 
 @main.command()
-@click.argument("config")
+@config_argument
 @click.option("--records", type=click.Path(path_type=Path), required=True, help="RECORDS directory.")
 @click.option("--sample", "key", required=True, metavar="KEY", help="Image key, such as n01440764_10026.")
 @click.option("--epoch", type=click.IntRange(min=1), required=True, help="Epoch, counted from 1.")
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one key of CONFIG.")
+@set_option
 @click.option(
     "--out", type=click.Path(path_type=Path), default="replay.png", show_default=True, help="Picture to write."
 )
@@ -334,6 +335,10 @@ def plot(run_folder: Path, out: Path | None) -> None:
         picture = out or run_folder / "curves.png"
         write_atomically(picture, curves_png(metrics))
         click.echo(f"{picture}: {len(metrics)} epoch{'s' * (len(metrics) != 1)}")
+
+
+main.add_command(presets)
+main.add_command(config)
 
 
 def _write_suggestion(path: Path, *request: Any) -> None:
