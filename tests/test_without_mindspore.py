@@ -38,6 +38,18 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "records"
 
 
+def test_a_dry_run_writes_nothing_and_counts_what_a_build_then_stores(records: Path, tmp_path: Path) -> None:
+    raw = records.parent / "raw"
+    words = ("build", raw, "--out", tmp_path / "out", "--unverified", "--classes", "found", "--dry-run", "--json")
+    done = _run("ingest.cli", *words, program=WITH_MINDSPORE)
+    assert done.returncode == 0, done.stderr
+    value = check_object(done.stdout, "convnext-ingest build --dry-run")
+    assert (value["images"], value["sampled"], value["not_stored"]) == ({"train": 8, "val": 2}, 10, [])
+    assert value["stored_bytes"] == sum(path.stat().st_size for path in raw.rglob("*.jpg"))
+    assert value["seconds"] > value["start_s"] > 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_show(records: Path) -> None:
     done = _run("records.cli", "show", records)
     assert "train: 8 rows" in done.stdout, done.stderr
