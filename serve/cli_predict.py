@@ -39,13 +39,16 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @options.prediction
 @options.engine
 @options.cluster
+@click.option(
+    "--dry-run", "is_dry_run", is_flag=True, help="Write nothing: score the first inputs, print rows, parts and time."
+)
 @json_option()
 @progress_option
 @launch_options
 def predict(
     checkpoint: Path, images: str, split: str, column: str, out: Path, max_errors: int, weights: Weights,
     transform: TransformOptions, predict_options: PredictOptions, engine: EngineChoice, cluster: ClusterOptions,
-    as_json: bool, **launch: Any,
+    is_dry_run: bool, as_json: bool, **launch: Any,
 ) -> None:  # fmt: skip
     """Write one Parquet row for every input in IMAGES.
 
@@ -57,6 +60,9 @@ def predict(
     """
     from convnext_imagenet.base.protocol import check_begun_or_empty, logs_folder
 
+    begin = time.monotonic()
+    if is_dry_run and (engine.executor == RAY or launch["devices"] * launch["nodes"] > 1):
+        raise click.UsageError("--dry-run is for one device of this machine, without --devices and --engine ray")
     refuse_unused(engine.executor, **cluster._asdict())
     show_log_lines()
     with announcing_exit(), expected_errors(), result_on_stdout(as_json) as print_result:
@@ -71,6 +77,9 @@ def predict(
 
         predict_options = replace(predict_options, device_target=target, engine=engine.network)
         spec = PredictionSpec(checkpoint, weights, transform, images, split, column, out, predict_options)
+        if is_dry_run:
+            print_result(_print_forecast(spec, begin))
+            return
         with StopSignals(f"run the same command again to resume in {out}", second_ends=True) as stop:
             if engine.executor == RAY:
                 with _cluster(spec, cluster, stop) as executor:
@@ -84,6 +93,15 @@ def predict(
                 | {"parts": summary.parts, "parts_made": summary.parts_made, "seconds": seconds}
             )
             _refuse_error_rows(out, summary, max_errors)
+
+
+def _print_forecast(spec: "PredictionSpec", begin: float) -> dict[str, Any]:
+    """Print what the job would do, and return it for --json."""
+    from convnext_imagenet.serve.predict.forecast import forecast_lines, forecast_predictions
+
+    found = forecast_predictions(*spec.open(), spec.options, begin)
+    click.echo("\n".join(forecast_lines(found)))
+    return found.to_json()
 
 
 def _run(

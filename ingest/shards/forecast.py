@@ -4,7 +4,7 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from convnext_imagenet.ingest.shards.pool import LocalPool, run_units, sized_for
 from convnext_imagenet.ingest.shards.shard_writer import ShardTask, write_unit
 
 _SAMPLE = 200  # images; two seconds of a core
-_WARM_UP = 4  # images that a worker stores first: it loads MindSpore and starts its decoder meanwhile
+_FEW = 8  # images of the small shard that a worker also writes, to tell what a shard costs from what an image costs
 _is_warm = False  # in a worker: whether it has done so
 
 
@@ -60,11 +60,13 @@ def forecast_build(plan: IngestPlan, data: Path, workers: int) -> BuildForecast:
         run_units(write_timed, iter(tasks), len(tasks), used, lambda count: None)
         elapsed_s = time.monotonic() - begin
         timings = [json.loads(path.read_text()) for path in sorted(Path(name).glob("*.timing"))]
-    rows, seconds = sum(timing["rows"] for timing in timings), sum(timing["seconds"] for timing in timings)
+    counted_s = sum(timing["few_s"] + timing["seconds"] for timing in timings)
     source_bytes = sum(int(split.sizes.sum()) for split in plan.splits)
     sample_bytes = sum(int(split.sizes[split.order].sum()) for split in samples)
     stored = sum(timing["bytes"] for timing in timings)
-    start_s = max(0.0, elapsed_s - seconds / used)
+    start_s = max(0.0, elapsed_s - counted_s / used)
+    shard_s, image_s = fit_costs(timings)
+    work_s = shard_s * sum(split.shard_count for split in plan.splits) + image_s * plan.images
     return BuildForecast(
         classes=len(plan.classes),
         images={split.name: len(split.keys) for split in plan.splits},
@@ -73,10 +75,22 @@ def forecast_build(plan: IngestPlan, data: Path, workers: int) -> BuildForecast:
         stored_bytes=round(source_bytes * stored / max(1, sample_bytes)),
         workers=used,
         start_s=start_s,
-        seconds=start_s + seconds / max(1, rows) * plan.images / used,
+        seconds=start_s + work_s / used,
         sampled=sum(len(split.order) for split in samples),
         not_stored=[line for timing in timings for line in timing["not_stored"]],
     )
+
+
+def fit_costs(timings: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Return the seconds that a shard costs, and those that an image costs beside that.
+
+    Each timing has the seconds of a small shard of `few` images and of one of `rows` images.
+    """
+    more = sum(timing["rows"] - timing["few"] for timing in timings)
+    more_s = sum(timing["seconds"] - timing["few_s"] for timing in timings)
+    image_s = max(0.0, more_s / more) if more else 0.0
+    shards = max(1, len(timings))
+    return max(0.0, sum(timing["few_s"] - image_s * timing["few"] for timing in timings) / shards), image_s
 
 
 def forecast_lines(found: BuildForecast) -> list[str]:
@@ -96,25 +110,34 @@ def forecast_lines(found: BuildForecast) -> list[str]:
 
 
 def write_timed(task: ShardTask, on_progress: Callable[[int], None]) -> None:
-    """Write one shard of a sample as a build does, and note how long it took; a worker's first images do not count."""
+    """Write one shard of a sample as a build does, before it a small one, and note how long both took.
+
+    A worker's first shard is not counted: MindSpore is loaded and the decoder started meanwhile.
+    """
     global _is_warm
+    few = dataclasses.replace(task, rows=task.rows[:_FEW], shard=f"few-{task.shard}")
     if not _is_warm:
-        first = dataclasses.replace(task, rows=task.rows[:_WARM_UP], folder=task.folder / "warm-up")
-        first.folder.mkdir(exist_ok=True)
-        write_unit(dataclasses.replace(first, shard=f"warm-{task.shard}"), lambda count: None)
+        _seconds_of(dataclasses.replace(few, shard=f"first-{task.shard}"))
         _is_warm = True
-    begin = time.monotonic()
-    write_unit(task, on_progress)
-    seconds = time.monotonic() - begin
+    few_s, seconds = _seconds_of(few), _seconds_of(task)
+    on_progress(len(task.rows))
     receipt = json.loads((task.folder / f"{Path(task.shard).stem}.json").read_text())
     images = task.folder / f"{Path(task.shard).stem}.parquet"
     note = {
+        "few": len(few.rows),
+        "few_s": few_s,
         "rows": len(task.rows),
         "seconds": seconds,
         "bytes": _stored_bytes(images),
         "not_stored": [f"{bad['path']}  {bad['reason']}: {bad['detail']}" for bad in receipt["facts"]["quarantined"]],
     }
     (task.folder / f"{Path(task.shard).stem}.timing").write_text(json.dumps(note))
+
+
+def _seconds_of(task: ShardTask) -> float:
+    begin = time.monotonic()
+    write_unit(task, lambda count: None)
+    return time.monotonic() - begin
 
 
 def _stored_bytes(table: Path) -> int:
