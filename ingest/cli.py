@@ -122,6 +122,12 @@ def main() -> None:
     type=click.IntRange(min=0),
     help="Number of bad images to allow.  [default: 0 with --classes all, else 1 %, at least 1]",
 )
+@click.option(
+    "--dry-run",
+    "is_dry_run",
+    is_flag=True,
+    help="Write nothing: check the labels, store a sample of 200 images elsewhere, and print counts, bytes and time.",
+)
 @json_option()
 @progress_option
 def build(
@@ -150,6 +156,7 @@ def build(
     repair: bool,
     drop: Path | None,
     max_quarantine: int | None,
+    is_dry_run: bool,
     as_json: bool,
 ) -> None:
     """Verify the labels and images of DATA and write them to RECORDS.
@@ -163,6 +170,8 @@ def build(
         raise click.UsageError(
             "--quality has no effect without --max-side; pass --max-side too, or leave --quality out"
         )
+    if is_dry_run and (repair or engine == RAY):
+        raise click.UsageError("--dry-run is for a build on this machine, without --repair or --engine ray")
     refuse_unused(engine, address=address)
     with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.base.protocol import marked_digest
@@ -198,6 +207,9 @@ def build(
             if drop:
                 plan = _without_dropped(plan, drop, data)
             _print_labels(plan)
+            if is_dry_run:
+                report(_print_forecast(plan, data, workers))
+                return
             before = marked_digest(out)
             with open_build(plan, data, out, repair) as job:
                 if repair:
@@ -248,6 +260,15 @@ def _result(out: Path, was_finished: bool) -> dict[str, Any]:
         "shards": {name: len(split.shards) for name, split in splits},
         "bytes": {name: sum(shard.bytes + shard.index_bytes for shard in split.shards) for name, split in splits},
     }
+
+
+def _print_forecast(plan: "IngestPlan", data: Path, workers: int | None) -> dict[str, Any]:
+    """Print what a build would do, and return it for --json."""
+    from convnext_imagenet.ingest.shards.forecast import forecast_build, forecast_lines
+
+    found = forecast_build(plan, data, workers or len(os.sched_getaffinity(0)))
+    click.echo("\n".join(forecast_lines(found)))
+    return found.to_json()
 
 
 def _find_damage(job: "RecordsBuild") -> None:

@@ -55,13 +55,16 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
 @options.prediction
 @options.engine
 @options.cluster
+@click.option(
+    "--dry-run", "is_dry_run", is_flag=True, help="Write nothing: score the first inputs, print rows, parts and time."
+)
 @json_option()
 @progress_option
 @launch_options
 def predict(
     checkpoint: Path, images: str, choice: InputOptions, out: Path | str, max_errors: ErrorLimit,
     retry: tuple[str, ...], weights: Weights, transform: TransformOptions, predict_options: PredictOptions,
-    engine: EngineChoice, cluster: ClusterOptions, as_json: bool, **launch: Any,
+    engine: EngineChoice, cluster: ClusterOptions, is_dry_run: bool, as_json: bool, **launch: Any,
 ) -> None:  # fmt: skip
     """Write one Parquet row for every input in IMAGES.
 
@@ -73,6 +76,9 @@ def predict(
     """
     from convnext_imagenet.base.protocol import logs_folder
 
+    begin = time.monotonic()
+    if is_dry_run and (engine.executor == RAY or launch["devices"] * launch["nodes"] > 1):
+        raise click.UsageError("--dry-run is for one device of this machine, without --devices and --engine ray")
     refuse_unused(engine.executor, **cluster._asdict())
     show_log_lines()
     with _leaving_hanging_calls(), announcing_exit(), expected_errors(), result_on_stdout(as_json) as print_result:
@@ -89,6 +95,9 @@ def predict(
 
         predict_options = replace(predict_options, device_target=target, engine=engine.network)
         spec = PredictionSpec(checkpoint, weights, transform, images, choice, out, predict_options)
+        if is_dry_run:
+            print_result(_print_forecast(spec, begin))
+            return
         shown = public_uri(out) if isinstance(out, str) else out
         with StopSignals(f"run the same command again to resume in {shown}", second_ends=True) as stop:
             if engine.executor == RAY:
@@ -133,6 +142,15 @@ def _check_out(out: Path | str, executor: str) -> None:
     if isinstance(out, str) and executor == RAY:
         raise ServeError("--engine ray writes to a folder that all nodes share; pass a path as --out, not a URI")
     open_place(out).check()
+
+
+def _print_forecast(spec: "PredictionSpec", begin: float) -> dict[str, Any]:
+    """Print what the job would do, and return it for --json."""
+    from convnext_imagenet.serve.predict.forecast import forecast_lines, forecast_predictions
+
+    found = forecast_predictions(*spec.open(), spec.options, begin)
+    click.echo("\n".join(forecast_lines(found)))
+    return found.to_json()
 
 
 def _run(

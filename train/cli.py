@@ -16,6 +16,7 @@ import click
 from convnext_imagenet.base.cli_output import progress_option
 from convnext_imagenet.base.console import RenamedOption, expected_errors, show_log_lines
 from convnext_imagenet.launch.cli import announcing_exit, device_target_option, enter_ranks, launch_options
+from convnext_imagenet.train.cli_config import config, config_argument, presets, set_option
 from convnext_imagenet.train.progress import Screen
 from convnext_imagenet.train.run_log import run_log
 
@@ -37,10 +38,10 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("config")
+@config_argument
 @click.option("--records", type=click.Path(path_type=Path), help="RECORDS directory to train on.  [required]")
 @click.option("--out", type=click.Path(path_type=Path), help="RUN directory; an unfinished one is resumed.  [required]")
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one key of CONFIG.")
+@set_option
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Threads per rank that prepare batches.  [default: the rank's cores]"
 )
@@ -124,7 +125,7 @@ def run(
     epoch, when SIGTERM, SIGINT or SIGUSR1 stops the run, and as often as --save-steps and --save-minutes say.
     """
     if is_dry_run:
-        _dry_run(config, overrides, init_from, records, report, launch)
+        _dry_run(config, overrides, init_from, records, report, workers, launch)
         return
     if report is not None:
         raise click.UsageError("--json needs --dry-run.")
@@ -227,11 +228,11 @@ def suggest(
 
 
 @main.command()
-@click.argument("config")
+@config_argument
 @click.option("--records", type=click.Path(path_type=Path), required=True, help="RECORDS directory.")
 @click.option("--sample", "key", required=True, metavar="KEY", help="Image key, such as n01440764_10026.")
 @click.option("--epoch", type=click.IntRange(min=1), required=True, help="Epoch, counted from 1.")
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one key of CONFIG.")
+@set_option
 @click.option(
     "--out", type=click.Path(path_type=Path), default="replay.png", show_default=True, help="Picture to write."
 )
@@ -336,6 +337,10 @@ def plot(run_folder: Path, out: Path | None) -> None:
         click.echo(f"{picture}: {len(metrics)} epoch{'s' * (len(metrics) != 1)}")
 
 
+main.add_command(presets)
+main.add_command(config)
+
+
 def _write_suggestion(path: Path, *request: Any) -> None:
     """Write a suggested configuration, once: a resumed run, and each rank of a job, reads it."""
     from convnext_imagenet.base.files import make_folder, write_output
@@ -438,19 +443,22 @@ def _dry_run(
     init_from: Path | None,
     records: Path | None,
     report: Path | None,
+    workers: int | None,
     launch: dict[str, Any],
 ) -> None:
+    begin = time.perf_counter()
     from convnext_imagenet.train.config.config import check_network_is_known
     from convnext_imagenet.train.config.source import load_config
 
     with expected_errors():
         devices, target = launch["devices"] * launch["nodes"], launch["device_target"]
         resolved = load_config(config, overrides, _facts(records, devices, target))
+        weights = None
         if init_from is not None:
             from convnext_imagenet.model.runtime import set_environment
 
             set_environment()  # before the next line imports MindSpore
-            _, resolved = _with_weights(
+            weights, resolved = _with_weights(
                 config, overrides, init_from, None, "best", functools.partial(click.echo, err=True)
             )
         check_network_is_known(resolved.model)
@@ -464,8 +472,31 @@ def _dry_run(
         found = dry_run(resolved, plan)
         for line in report_lines(found, config):
             click.echo(line)
+        run_forecast = None
+        if records is not None:
+            run_forecast = _print_forecast(resolved, records, weights, workers, plan.target, devices, begin)
         if report is not None:
-            write_output(report, json.dumps(found.to_json(), indent=1).encode() + b"\n")
+            value = found.to_json() | {"run": run_forecast}
+            write_output(report, json.dumps(value, indent=1).encode() + b"\n")
+
+
+def _print_forecast(
+    config: "Config", records: Path, weights: Path | None, workers: int | None, target: str, devices: int, begin: float
+) -> dict[str, Any]:
+    """Print steps, checkpoints and memory of a run and, for the CPU, its time; return them for --json."""
+    from convnext_imagenet.model.runtime import prepare
+
+    compiled_s = time.perf_counter() - begin  # what a run does not need
+    prepare("CPU")
+
+    from convnext_imagenet.train.forecast import forecast_lines, forecast_run, with_times
+
+    found = forecast_run(config, records, devices)
+    if target == "CPU":
+        start_s = time.perf_counter() - begin - compiled_s
+        found = with_times(found, config, records, weights, workers or len(os.sched_getaffinity(0)), start_s)
+    click.echo("\n".join(["", *forecast_lines(found)]))
+    return found.to_json()
 
 
 def _parse_on_divergence(text: str) -> int:
