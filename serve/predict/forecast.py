@@ -14,6 +14,7 @@ from convnext_imagenet.base.html import plural
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.predict.part_writer import PartWriter, plan_predictions
+from convnext_imagenet.serve.predict.place import open_place
 from convnext_imagenet.serve.predict.schema import part_file
 from convnext_imagenet.serve.settings import PredictOptions
 
@@ -48,7 +49,7 @@ def forecast_predictions(
     with tempfile.TemporaryDirectory(prefix="convnext-forecast-") as name:
         out = Path(name)
         (out / "staging").mkdir()
-        writer = PartWriter(checkpoint, inputs, out, options, plan, "")
+        writer = PartWriter(checkpoint, inputs, open_place(out), options, plan, "")
         writer.write([0], out / "staging", lambda count: None)
         first = time.monotonic()
         others = _next_parts(writer.parts)
