@@ -22,6 +22,10 @@ HOW_TO_REPAIR = (
     "restore it from a copy, or run the same `convnext-ingest build` with --repair; "
     "if the source is gone: `convnext-records repair`"
 )
+HOW_TO_BUILD_ANEW = (
+    "the bytes are those that were written, perhaps by a version that checked less; "
+    "build the records again into another directory"
+)
 _INT32_MAX, _INT64_MAX = 2**31 - 1, 2**63 - 1
 _LARGEST_IMAGE_BYTES = 128 << 20  # a row must fit into one page of MindRecord, 256 MiB at most
 

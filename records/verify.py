@@ -12,7 +12,7 @@ from convnext_imagenet.records.damage import summary_file_problems
 from convnext_imagenet.records.images import BadImage, check_image
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry
 from convnext_imagenet.records.reader import Records, find_damage
-from convnext_imagenet.records.schema import HOW_TO_REPAIR, Row
+from convnext_imagenet.records.schema import HOW_TO_BUILD_ANEW, HOW_TO_REPAIR, Row
 from convnext_imagenet.records.shards import read_back
 
 
@@ -38,6 +38,8 @@ def verify_content(
 ) -> RecordsVerification:
     """Return what contradicts `manifest` in a directory that need not be marked as finished; else `verify_records`."""
     problems = summary_file_problems(root, manifest) + find_damage(root, manifest, deep=True, remembered=False)
+    for name, split in manifest.splits.items():
+        problems += [damage for shard in split.shards for damage in _table_problems(root / name, shard, manifest)]
     if problems:
         return RecordsVerification(rows=0, problems=tuple(problems))
     rows, is_verified = 0, bool(manifest.source.get("verified"))
@@ -45,7 +47,6 @@ def verify_content(
         per_class: Counter[int] = Counter()
         ids: set[int] = set()
         for shard in split.shards:
-            problems += _table_problems(root / name, shard, manifest)
             shard_rows = 0
             for row in read_back(root / name / shard.name):
                 found = row_problems(row, manifest.classes, is_verified, manifest.accepts_warnings)
@@ -98,4 +99,6 @@ def refuse_problems(root: Path, verification: RecordsVerification) -> None:
     """Raise ArtefactError, with the first three problems, when anything contradicts the manifest."""
     if verification.problems:
         first = "; ".join(verification.problems[:3])
-        raise ArtefactError(f"{root}: {plural(len(verification.problems), 'problem')}: {first}; {HOW_TO_REPAIR}")
+        # Rows are read only when every byte is as it was written: then a repair would write the same bytes again.
+        way_out = HOW_TO_BUILD_ANEW if verification.rows else HOW_TO_REPAIR
+        raise ArtefactError(f"{root}: {plural(len(verification.problems), 'problem')}: {first}; {way_out}")

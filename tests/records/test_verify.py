@@ -44,7 +44,9 @@ def test_a_wrong_label_inside_an_intact_shard_is_found(tmp_path):
     rows = make_rows(6)
     swapped = [dataclasses.replace(rows[0], label=1), dataclasses.replace(rows[1], label=0), *rows[2:]]
     root = build_records(tmp_path / "records", swapped)
-    with pytest.raises(ArtefactError, match=r"2 problems.*n00000001_0: label 1 is n00000002"):
+    with pytest.raises(
+        ArtefactError, match=r"2 problems.*row 0, n00000001_0: label 1 is n00000002.*into another directory"
+    ):
         refuse_problems(root, verify_records(root))
 
 
@@ -57,7 +59,10 @@ def test_changed_files_are_found(records_root):
     verify_records(records_root)
     path = next((records_root / "train").glob("*.db"))
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    assert len(verify_records(records_root).problems) == 1
+    found = verify_records(records_root)
+    assert len(found.problems) == 1
+    with pytest.raises(ArtefactError, match="--repair"):
+        refuse_problems(records_root, found)
 
 
 def test_missing_receipts_are_refused(records_root):
