@@ -189,6 +189,7 @@ def audit(images: Path, out: Path, predictions: tuple[Path, ...], workers: int |
     with expected_errors():
         from convnext_imagenet.base.signals import StopSignals
         from convnext_imagenet.records.audit.job import open_audit
+        from convnext_imagenet.records.audit.leaks import remember_leaks
         from convnext_imagenet.records.audit.messages import audit_lines
         from convnext_imagenet.records.audit.predictions import open_predictions_of
         from convnext_imagenet.records.audit.sources import open_source
@@ -206,6 +207,7 @@ def audit(images: Path, out: Path, predictions: tuple[Path, ...], workers: int |
                 job.write_parts(advance, lambda: stop.received)
             with progress(None, "compare", unit="pair") as advance:
                 summary = job.finish(advance)
+            remember_leaks(source, summary, out)
         click.echo("\n".join(audit_lines(out, summary)))
 
 

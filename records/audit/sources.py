@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_json
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
-from convnext_imagenet.records.index import read_columns
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.row_lookup import read_index
 
@@ -108,13 +107,6 @@ def open_records(records: Records) -> RecordsSource:
     index = read_index(records, ROW_SCHEMA.names)
     parts = [index.filter(pc.equal(index["split"], name)) for name in records.manifest.splits]
     return RecordsSource(records, pa.concat_tables(parts).cast(ROW_SCHEMA).combine_chunks())
-
-
-def file_digests(records: Records) -> dict[str, set[str]]:
-    """Return the SHA-256 of the stored images of each split, from the tables beside the shards."""
-    index = read_columns(records.root / "index.parquet", ("split", "sha256"))
-    splits = records.manifest.splits
-    return {name: set(index.filter(pc.equal(index["split"], name))["sha256"].to_pylist()) for name in splits}
 
 
 def _open_folder(root: Path) -> FolderSource:

@@ -19,6 +19,7 @@ from convnext_imagenet.launch.ranks.heartbeat import own_heartbeat
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.runtime import chip_name, cpu_kernels
 from convnext_imagenet.model.weights import load_weights
+from convnext_imagenet.records.audit.leaks import leak_line
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.train.config.config import Config, dotted_values
 from convnext_imagenet.train.config.fit import RunFacts, check_fit
@@ -158,6 +159,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
             *(f"changed since the run began, after step {change.step}: {change}" for change in history),
             *gaps,
             *([] if done.step else start_warnings(config, plan, given is not None)),
+            *([line] if is_first and (line := leak_line(records)) else []),
             *room_warnings(config, network, parts, _room(run, ranks, target), config.train.epochs - done.epoch),
         ]
         for warning in warnings:
