@@ -53,8 +53,10 @@ class Waits:
 
 
 def has_hanging_calls() -> bool:
-    """Return whether threads of this file are still in calls that were abandoned."""
-    return any(thread.name.startswith(_THREADS) for thread in threading.enumerate())
+    """Return whether threads of this file still hang in calls, after some seconds for them to end."""
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(_THREADS)]
+    _join_all(threads)
+    return any(thread.is_alive() for thread in threads)
 
 
 class Stopped(Exception):
@@ -200,9 +202,7 @@ class _Line:
         for number, stage in enumerate(self._stages):
             for _ in range(stage.width):
                 self._queues[number].put(None)
-        deadline = time.monotonic() + _END_SECONDS
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        _join_all(self._threads)
 
     def _start(self, function: Callable[..., None], name: str, *arguments: Any) -> None:
         thread = threading.Thread(target=function, args=arguments, name=name, daemon=True)
@@ -303,6 +303,13 @@ class _Line:
             call.bytes_held = 0  # it was never counted: the thread of the call counts nothing
             self._pass_on(number, call)
             self._add(number)
+
+
+def _join_all(threads: Sequence[threading.Thread]) -> None:
+    """Wait for the threads, at most _END_SECONDS for all of them together."""
+    deadline = time.monotonic() + _END_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _check(is_stopped: Callable[[], bool]) -> None:

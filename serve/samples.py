@@ -33,7 +33,7 @@ _STATUS_OF_REASON = {
 }  # fmt: skip
 # Failures of an input that another attempt would only repeat; the texts are those of the stores of `pyarrow.fs`.
 _LASTING = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENOTDIR}
-_LASTING_TEXTS = ("ACCESS_DENIED", "HTTP status 400", "HTTP status 401", "HTTP status 403")
+_LASTING_TEXTS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "HTTP status 400", "HTTP status 401", "HTTP status 403")
 
 
 @dataclass(frozen=True)

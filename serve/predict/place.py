@@ -29,10 +29,12 @@ from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.base.files import is_leftover, read_json, sha256_file, write_json
 from convnext_imagenet.base.protocol import STAGED, OtherPlanError, bookkeeping_name
+from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.inputs.storage import StoredFile, one_line, parse_uri
 from convnext_imagenet.serve.inputs.uris import is_uri
 from convnext_imagenet.serve.predict.reading import retry_pause
+from convnext_imagenet.serve.samples import is_worth_a_retry
 
 Result = TypeVar("Result")
 _KIND = "predictions"
@@ -350,7 +352,10 @@ class StorePlace:
         self._retried(upload)
 
     def _retried(self, call: Callable[[], Result]) -> Result:
-        """Return `call()`, called again with growing pauses; FailedError when it fails for _RETRY_S seconds."""
+        """Return `call()`, called again with growing pauses.
+
+        Raises FailedError when it fails for _RETRY_S seconds, ServeError when no other call can succeed.
+        """
         began, calls = time.monotonic(), 0
         while True:
             try:
@@ -360,6 +365,8 @@ class StorePlace:
             except (OSError, pa.ArrowException) as error:
                 calls += 1
                 pause = retry_pause(calls, time.monotonic() - began, _RETRY_S, 0.5)
+                if not isinstance(error, OSError) or not is_worth_a_retry(error):
+                    raise ServeError(f"{self}: cannot be used ({one_line(error)}); choose another --out") from None
                 if pause is None:
                     raise FailedError(
                         f"{self}: the store fails ({one_line(error)}); check it and your access to it, then run the "

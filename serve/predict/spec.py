@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Self
 
 from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
+from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.inputs.kinds import open_inputs
+from convnext_imagenet.serve.inputs.uris import public_uri
 from convnext_imagenet.serve.settings import InputOptions, PredictOptions, TransformOptions, Weights
 
 
@@ -34,8 +36,13 @@ class PredictionSpec:
     def open(self) -> tuple[Checkpoint, Inputs]:
         """Return the weights with the requested transform, and the inputs.
 
-        Raises what `load_checkpoint`, `evaluated_with` and `open_inputs` raise.
+        Raises ServeError for `out` inside a store's inputs, and what `load_checkpoint`, `evaluated_with` and
+        `open_inputs` raise.
         """
+        if isinstance(self.out, str) and f"{_place(self.out)}/".startswith(f"{_place(self.images)}/"):
+            raise ServeError(
+                f"{_place(self.out)}: lies inside the inputs, so its files would become inputs; choose another --out"
+            )
         checkpoint = load_checkpoint(self.checkpoint, self.weights).evaluated_with(self.transform)
         wnids, names = ([pair[place] for pair in checkpoint.card.classes] for place in (0, 1))
         return checkpoint, open_inputs(self.images, wnids, names=names, **self.choice._asdict())
@@ -50,6 +57,11 @@ class PredictionSpec:
             out=self.out if isinstance(self.out, str) else self.out.absolute(),
             options=replace(self.options, workers=workers, calibration=report and report.absolute()),
         )
+
+
+def _place(uri: str) -> str:
+    """Return a URI without secrets and parameters."""
+    return public_uri(uri).partition("?")[0].rstrip("/")
 
 
 def _is_uri(images: str) -> bool:

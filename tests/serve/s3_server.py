@@ -70,6 +70,9 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
     store: Store
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that were killed."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

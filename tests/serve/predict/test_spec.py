@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import list_folder
 from convnext_imagenet.serve.predict.spec import PredictionSpec
 from convnext_imagenet.serve.settings import InputOptions, PredictOptions, TransformOptions
@@ -32,3 +33,12 @@ def test_a_spec_for_other_nodes_holds_no_relative_path(spec: PredictionSpec, mon
     assert far.paths == [tmp_path / "w", tmp_path / "images"]
     stored = dataclasses.replace(near, images="s3://bucket/folder").for_other_nodes(1)
     assert (stored.images, stored.paths) == ("s3://bucket/folder", [tmp_path / "w"])
+
+
+@pytest.mark.parametrize(
+    ("out", "is_inside"), [("s3://b/x/out", True), ("s3://K:S@b/x?region=e", True), ("s3://b/xy", False)]
+)
+def test_predictions_inside_the_inputs_of_a_store_are_refused_before_anything_is_listed(spec, out, is_inside):
+    stored = dataclasses.replace(spec, images="s3://b/x/?region=e&nonsense=1", out=out)
+    with pytest.raises(ServeError, match="lies inside the inputs" if is_inside else "cannot be listed"):
+        stored.open()
