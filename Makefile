@@ -22,19 +22,21 @@ NODE_RANK ?= 0
 MASTER ?=
 SET ?=
 ARGS ?=
+MINUTES ?= 10
 PART ?=
 
+OWN_RUN = $(if $(filter file,$(origin RUN)),runs/own,$(RUN))
 LAUNCH = --device-target $(DEVICE_TARGET) --devices $(DEVICES) \
   $(if $(MASTER),--nodes $(NODES) --node-rank $(NODE_RANK) --rendezvous $(MASTER))
 
 export CONVNEXT_MAKE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo records show verify doctor train eval predict infer test test-all test-faults test-parity test-cluster test-ascend bench check clean
+.PHONY: help setup demo own records show verify doctor train eval predict infer test test-all test-faults test-parity test-cluster test-ascend bench check clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Variables: DATA RECORDS CONFIG RUN DEVICES DEVICE_TARGET CHECKPOINT IMAGES IMAGE OUT SET ARGS NODES NODE_RANK MASTER"
+	@echo "  Variables: DATA RECORDS CONFIG RUN DEVICES DEVICE_TARGET CHECKPOINT IMAGES IMAGE OUT SET ARGS MINUTES NODES NODE_RANK MASTER"
 
 setup: $(READY)  ## Make the environment in .venv
 
@@ -49,6 +51,12 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## Digits: raw tree -> records -> training -> accuracy -> Parquet, in minutes
 	@BIN=$(BIN) OUT=$(or $(OUT),demo-out) bash demo/run.sh
+
+own: $(READY)  ## DATA=dir [MINUTES=10]: your images in any form -> records -> suggested configuration -> trained -> report
+	@test -n "$(DATA)" || { echo "Error: DATA is not set: make own DATA=/path/to/images" >&2; exit 2; }
+	$(BIN)/convnext-ingest build "$(DATA)" --out "$(RECORDS)" $(ARGS)
+	$(BIN)/convnext-train run auto --records "$(RECORDS)" --out "$(OWN_RUN)" --minutes "$(MINUTES)" $(LAUNCH)
+	$(BIN)/convnext-serve eval "$(OWN_RUN)" --records "$(RECORDS)" --report "$(or $(OUT),$(OWN_RUN)/report)" $(LAUNCH)
 
 records: $(READY)  ## DATA=/path/to/imagenet: verify and write RECORDS
 	@test -n "$(DATA)" || { echo "Error: DATA is not set: make records DATA=/path/to/imagenet" \

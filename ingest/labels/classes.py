@@ -71,7 +71,7 @@ def choose_classes(
     """
     if rule.kind == "all" and leaves is not None:
         _check_all_there(train, leaves, authority)
-    chosen = rule.names if rule.kind == "file" else tuple(folder.class_name for folder in train.folders)
+    chosen = rule.names if rule.kind == "file" else tuple(dict.fromkeys(folder.class_name for folder in train.folders))
     folders = {folder.class_name: folder for folder in train.folders}
     for name in chosen:
         if leaves is not None and name not in leaves:

@@ -19,8 +19,10 @@ from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, TreeSc
 from convnext_imagenet.records.manifest import ClassEntry
 
 _ENDING = r"(?:\.[A-Za-z0-9]{1,8})?"  # what a file is, its content says
-_TRAIN_NAME = re.compile(rf"(n[0-9]{{8}})_[0-9]+{_ENDING}")
-_VAL_NAME = re.compile(rf"ILSVRC2012_val_([0-9]{{8}}){_ENDING}")
+_SUFFIX = r"(?:_(n[0-9]{8}))?"  # Hugging Face's imagenet-1k has the wnid again
+_TRAIN_NAME = re.compile(rf"(n[0-9]{{8}})_[0-9]+{_SUFFIX}{_ENDING}")
+_VAL_NAME = re.compile(rf"ILSVRC2012_val_([0-9]{{8}}){_SUFFIX}{_ENDING}")
+_KEY_AND_SUFFIX = re.compile(r"(n[0-9]{8}_[0-9]+|ILSVRC2012_val_[0-9]{8})_n[0-9]{8}")
 NO_LABEL = -1
 _FETCH = "download them, or pass --classes found to ingest the images that are there"
 _NOT_IMAGENET = "if the tree does not have ImageNet's file names, pass --unverified"
@@ -33,8 +35,8 @@ class LabelledSplit:
     `paths` are below DATA, `keys` name the rows in the records, `sizes` are in bytes, `labels` are class indices.
     `left_out` counts images of classes that were not chosen. `containers` are the files that hold the images of tars
     and tables, below DATA or absolute; if empty, the paths say it. `misnamed` are the paths of files whose name is not
-    one of ImageNet's, so that nothing verifies their label, which is that of their folder, or NO_LABEL. `offsets` in a tar and
-    `modified_ns` are as in Folder; if empty, all are -1.
+    one of ImageNet's, so that nothing verifies their label, which is that of their folder, or NO_LABEL. `offsets` in a
+    tar and `modified_ns` are as in Folder; if empty, all are -1.
     """
 
     name: str
@@ -86,7 +88,7 @@ def label_tree(tree: TreeScan, authority: LabelAuthority, rule: ClassRule) -> La
     """
     chosen = choose_classes(rule, tree.train, authority.names, authority.title)
     index_of = {wnid: index for index, wnid in enumerate(chosen)}
-    train = _label_split(tree.train, index_of, _train_wnids)
+    train = _label_split(tree.train, index_of, lambda folder: _train_wnids(folder, authority))
     val = _label_split(tree.val, index_of, lambda folder: _val_wnids(folder, tree.val.is_flat, authority))
     incomplete = _check_train_counts(train, chosen, authority, must_be_complete=rule.kind == "all")
     if rule.kind == "all":
@@ -157,7 +159,7 @@ def _label_split(
             continue
         columns = (folder.names, folder.sizes, folder.offsets, folder.modified_ns, wnids_of(folder))
         for name, size, offset, modified_ns, wnid in zip(*columns, strict=True):
-            path, key = f"{folder.path}/{name}", name.rpartition(".")[0] or name
+            path, key = f"{folder.path}/{name}", _key(name)
             if wnid is None:
                 label, key = _label_of_misnamed(scan, folder, index_of), path
                 split.misnamed.add(path)
@@ -177,6 +179,12 @@ def _label_split(
     return split
 
 
+def _key(name: str) -> str:
+    stem = name.rpartition(".")[0] or name
+    match = _KEY_AND_SUFFIX.fullmatch(stem)
+    return match[1] if match else stem
+
+
 def _label_of_misnamed(scan: SplitScan, folder: Folder, index_of: Mapping[str, int]) -> int | None:
     """Return the class of the folder, NO_LABEL in a flat split; None when the class was not chosen."""
     return NO_LABEL if scan.is_flat else index_of.get(folder.class_name)
@@ -186,16 +194,22 @@ def _folder_names(folder: Folder) -> Iterator[str]:
     return itertools.repeat(folder.class_name, len(folder.names))
 
 
-def _train_wnids(folder: Folder) -> Iterator[str | None]:
+def _train_wnids(folder: Folder, authority: LabelAuthority) -> Iterator[str | None]:
+    """Yield the class of each image; a val image, which imagenette has in train, must have it in the ground truth."""
     wrong: Counter[str] = Counter()
     class_name = folder.class_name
     wnids: list[str | None] = []
     for name in folder.names:
         match = _TRAIN_NAME.fullmatch(name)
+        if match is None and (val := _VAL_NAME.fullmatch(name)):
+            wnids.append(_true_wnid(folder, name, int(val[1]), val[2], authority, class_name))
+            continue
         if match is None:
             _refuse_image_name(folder, name, "WNID_<number>.JPEG")
         elif match[1] != class_name:
             wrong[match[1]] += 1
+        elif match[2] not in (None, class_name):
+            raise IngestError(f"{folder.path}/{name}: the name says both {match[1]} and {match[2]}; download it again")
         wnids.append(match and class_name)
     if wrong:
         other, _ = wrong.most_common(1)[0]
@@ -214,26 +228,39 @@ def _refuse_image_name(folder: Folder, name: str, expected: str) -> None:
 
 
 def _val_wnids(folder: Folder, is_flat: bool, authority: LabelAuthority) -> Iterator[str | None]:
-    val_wnids = authority.val_wnids
     for name in folder.names:
         match = _VAL_NAME.fullmatch(name)
+        train = None if match or is_flat else _TRAIN_NAME.fullmatch(name)
+        if train and {train[1], train[2] or train[1]} == {folder.class_name}:  # imagenette has train images in val
+            yield train[1]
+            continue
         if match is None:
             _refuse_image_name(folder, name, "ILSVRC2012_val_<8 digits>.JPEG")
             yield None
             continue
-        number = int(match[1])
-        if not 1 <= number <= len(val_wnids):
-            raise IngestError(
-                f"{folder.path}/{name}: the ground truth has only images 1 to {len(val_wnids):,}; "
-                f"if the devkit belongs to another set, pass the right one with --devkit"
-            )
-        wnid = val_wnids[number - 1]
-        if not is_flat and wnid != folder.class_name:
-            raise IngestError(
-                f"{folder.path}/{name}: the folder says {folder.class_name}, but the ground truth says {wnid}; "
-                f"unpack ILSVRC2012_img_val.tar again and leave it flat"
-            )
-        yield wnid
+        stated = None if is_flat else folder.class_name
+        yield _true_wnid(folder, name, int(match[1]), match[2], authority, stated)
+
+
+def _true_wnid(
+    folder: Folder, name: str, number: int, suffix: str | None, authority: LabelAuthority, stated: str | None
+) -> str:
+    """Return what the ground truth says of a val image. Raises IngestError if folder or suffix say something else."""
+    val_wnids = authority.val_wnids
+    if not 1 <= number <= len(val_wnids):
+        raise IngestError(
+            f"{folder.path}/{name}: the ground truth has only images 1 to {len(val_wnids):,}; "
+            f"if the devkit belongs to another set, pass the right one with --devkit"
+        )
+    wnid = val_wnids[number - 1]
+    if stated is not None and wnid != stated:
+        raise IngestError(
+            f"{folder.path}/{name}: the folder says {stated}, but the ground truth says {wnid}; "
+            f"unpack ILSVRC2012_img_val.tar again and leave it flat"
+        )
+    if suffix is not None and wnid != suffix:
+        raise IngestError(f"{folder.path}/{name}: the name says {suffix}, but the ground truth says {wnid}")
+    return wnid
 
 
 def _check_train_counts(
@@ -251,7 +278,12 @@ def _check_train_counts(
                 f"train/: {images:,} images, but the official set has {OFFICIAL_TRAIN_IMAGES:,}; {_FETCH}"
             )
         return None
-    counts = Counter(train.named_labels)
+    from_val = {path for path, key in zip(train.paths, train.keys, strict=True) if _VAL_NAME.fullmatch(key)}
+    counts = Counter(
+        label
+        for path, label in zip(train.paths, train.labels, strict=True)
+        if path not in train.misnamed and path not in from_val  # imagenette has val images in train
+    )
     incomplete = []
     for index, wnid in enumerate(chosen):
         expected = authority.train_images[wnid]

@@ -98,7 +98,8 @@ def _give_each_class(
         example = f"{len(units_of[short[0]])} of {1 + len(wanted)} needed"
         raise IngestError(
             f"{len(short)} classes have too few images, or groups of images, to be in train and "
-            f"{' and '.join(wanted)}: {first_few(short)} ({example}); add images, or list the other classes in a file and pass --classes FILE"
+            f"{' and '.join(wanted)}: {first_few(short)} ({example}); add images, "
+            f"or list the other classes in a file and pass --classes FILE"
         )
     for label in sorted(units_of):
         for name, end in (*((name, 0) for name in wanted), ("train", -1)):

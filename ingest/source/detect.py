@@ -6,10 +6,12 @@ from pathlib import Path
 
 from convnext_imagenet.ingest.source.archives import CLASS_TAR, TRAIN_TAR, VAL_TAR
 from convnext_imagenet.ingest.source.folders import Links
-from convnext_imagenet.ingest.source.layout import KAGGLE_FOLDER, find_devkit, scan_tree
+from convnext_imagenet.ingest.source.hugging_face import find_archives, scan_archives
+from convnext_imagenet.ingest.source.layout import KAGGLE_FOLDER, find_devkit, find_parts, scan_tree
 from convnext_imagenet.ingest.source.own_folders import folder_names
+from convnext_imagenet.ingest.source.own_sets import is_tiny_imagenet
 from convnext_imagenet.ingest.source.samples import SampleTree
-from convnext_imagenet.ingest.source.scan_types import TreeScan
+from convnext_imagenet.ingest.source.scan_types import TreeScan, has_wnid_at_end
 from convnext_imagenet.ingest.source.sources import Request, scan_source
 from convnext_imagenet.ingest.source.unpack import Unpacker
 
@@ -29,9 +31,12 @@ def scan_data(
 
     Raises IngestError when no source knows the layout, and whatever the scan refuses.
     """
+    links = Links(root, follow_links)
+    if root.is_dir() and (archives := find_archives(root)):
+        return scan_archives(root, archives, links, unpacker)
     if not root.is_dir() or is_imagenet(root, unverified, devkit):
         return scan_tree(root, follow_links)
-    return scan_source(Request(root, Links(root, follow_links), unpacker, label_column, group_by))
+    return scan_source(Request(root, links, unpacker, label_column, group_by))
 
 
 def is_imagenet(root: Path, unverified: bool, devkit: Path | None) -> bool:
@@ -42,9 +47,15 @@ def is_imagenet(root: Path, unverified: bool, devkit: Path | None) -> bool:
         return True
     if any(os.path.lexists(root / name) for name in (TRAIN_TAR, VAL_TAR)):
         return True
+    if is_tiny_imagenet(root):
+        return False
+    if find_parts(root):
+        return True
     if not ((root / "train").is_dir() and (root / "val").is_dir()):
         return False
     classes = folder_names(root, "train")
     has_class_tars = any(CLASS_TAR.fullmatch(path.name) for path in (root / "train").iterdir())
+    if not classes and any(has_wnid_at_end(path.name) for path in (root / "train").iterdir()):
+        return True
     looks_like_it = has_class_tars or (bool(classes) and all(_WNID.fullmatch(name) for name in classes))
     return looks_like_it or (unverified and bool(classes))

@@ -5,6 +5,7 @@ the solution and the synset mapping are.
 """
 
 import os
+import re
 from pathlib import Path
 
 from convnext_imagenet.ingest.errors import IngestError
@@ -19,11 +20,12 @@ from convnext_imagenet.ingest.source.archives import (
 )
 from convnext_imagenet.ingest.source.folders import EXPECTED, Links, is_folder, list_folder, scan_folders
 from convnext_imagenet.ingest.source.lookaround import look_around
-from convnext_imagenet.ingest.source.scan_types import ScanNotes, SplitScan, TreeScan
+from convnext_imagenet.ingest.source.scan_types import ScanNotes, SplitScan, TreeScan, by_suffix
 
 KAGGLE_FOLDER = "ILSVRC/Data/CLS-LOC"
 KAGGLE_SOLUTION, KAGGLE_MAPPING = "LOC_val_solution.csv", "LOC_synset_mapping.txt"
 _TARS = {"train": TRAIN_TAR, "val": VAL_TAR}
+_PART = re.compile(r"(train|val)\.X[0-9]*")
 _DEVKIT_ENDINGS = (".tar.gz", ".tgz", ".tar")
 
 
@@ -38,10 +40,12 @@ def scan_tree(root: Path, follow_links: bool = False) -> TreeScan:
         raise IngestError(f"{root}: {problem}; pass the folder of a raw ImageNet tree, or try `make demo`")
     links = Links(root, follow_links)
     kaggle = root if (root / KAGGLE_FOLDER).is_dir() else None
+    if parts := find_parts(root):
+        return _scan_parts(root, parts, links)
     for name in ("train", "val"):
         _check_there(root, name, kaggle)
     prefix = f"{KAGGLE_FOLDER}/" if kaggle else ""
-    train, val = (_scan_split(root, name, f"{prefix}{name}", links) for name in ("train", "val"))
+    train, val = (_with_suffixes(_scan_split(root, name, f"{prefix}{name}", links)) for name in ("train", "val"))
     if train.is_flat:
         raise IngestError(
             f"{root}: train/ contains images outside class folders, such as {train.folders[0].names[0]!r}; {EXPECTED}"
@@ -63,6 +67,26 @@ def _refuse_only_links(split: SplitScan, follow_links: bool) -> None:
             f"{split.name}/: all {split.files:,} images are links (or pipes or devices), such as "
             f"{split.notes.not_plain.first!r}; {way_out}"
         )
+
+
+def find_parts(root: Path) -> dict[str, list[str]]:
+    """Return the folders train.X1, train.X2, ... and val.X of ImageNet-100 as Kaggle ships it; empty for others."""
+    names = sorted(path.name for path in root.iterdir() if _PART.fullmatch(path.name) and path.is_dir())
+    parts = {split: [name for name in names if name.startswith(split)] for split in ("train", "val")}
+    return parts if all(parts.values()) else {}
+
+
+def _scan_parts(root: Path, parts: dict[str, list[str]], links: Links) -> TreeScan:
+    """Return splits whose classes are spread over several folders."""
+    splits = {}
+    for split, names in parts.items():
+        notes = ScanNotes()
+        for name in names:
+            links.check(root / name)
+        folders = [folder for name in names for folder in scan_folders(root, split, name, links, notes).folders]
+        folders.sort(key=lambda folder: os.fsencode(folder.class_name))
+        splits[split] = SplitScan(split, False, tuple(folders), f"class folders in {', '.join(names)}", notes)
+    return TreeScan(splits["train"], splits["val"], find_devkit(root), None, links.follow)
 
 
 def find_devkit(root: Path) -> Path | None:
@@ -121,6 +145,14 @@ def _scan_split(root: Path, name: str, path: str, links: Links) -> SplitScan:
         links.check(folder / archive)
     notes.found -= len(tars)  # containers of images, as class folders are
     return _both(folder, split, scan_class_tars(root, path, tars, notes))
+
+
+def _with_suffixes(split: SplitScan) -> SplitScan:
+    """Return a flat split by the wnids at the end of its names, if all have one: Hugging Face's archives, unpacked."""
+    folders = by_suffix(split.folders[0]) if split.is_flat else None
+    if not folders:
+        return split
+    return SplitScan(split.name, False, folders, "flat, with the wnid in each name", split.notes)
 
 
 def _class_tars(root: Path, path: str) -> list[str]:

@@ -226,8 +226,8 @@ def _positions(path: Path, column: pa.Array, whole: pa.Buffer) -> Iterator[tuple
         if column.field("bytes").null_count:
             row = column.field("bytes").is_null().to_pylist().index(True)
             raise IngestError(
-                f"{path}: row {row} holds no bytes of an image, only the path {printable(names[row])!a}; write the data "
-                f"set again with the images in it (datasets: `embed_external_files`)"
+                f"{path}: row {row} holds no bytes of an image, only the path {printable(names[row])!a}; write the "
+                f"data set again with the images in it (datasets: `embed_external_files`)"
             )
         column = column.field("bytes")
     _, offsets, data = column.buffers()

@@ -4,12 +4,14 @@ For 1.3 million files: names are in tuples, numbers in arrays.
 """
 
 import os
+import re
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 _MOST_NAMES = 50
+_WITH_WNID = re.compile(r"(?:n[0-9]{8}_[0-9]+|ILSVRC2012_val_[0-9]{8})_(n[0-9]{8})\.[A-Za-z]{1,8}")
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Folder:
 
     `offsets` are the positions of the images' first bytes in the outermost tar, -1 for separate files; `modified_ns`
     are the modification times in ns, -1 when not known. If empty, all are -1. `container` is the file of these offsets,
-    if the path does not say it.
+    if the path does not say it. `label` is the class, if the path does not say it.
     """
 
     path: str
@@ -27,6 +29,7 @@ class Folder:
     offsets: array = field(default_factory=lambda: array("q"))
     modified_ns: array = field(default_factory=lambda: array("q"))
     container: str = ""
+    label: str = ""
 
     def __post_init__(self) -> None:
         for column in (self.offsets, self.modified_ns):
@@ -35,8 +38,8 @@ class Folder:
 
     @property
     def class_name(self) -> str:
-        """The last part of the path, without the ending of a tar."""
-        return self.path.rpartition("/")[2].removesuffix(".tar")
+        """The label, or else the last part of the path, without the ending of a tar."""
+        return self.label or self.path.rpartition("/")[2].removesuffix(".tar")
 
 
 @dataclass
@@ -119,6 +122,39 @@ class TreeScan:
         """The notes of both splits."""
         train, val = self.train.notes, self.val.notes
         return ScanNotes(train.ignored + val.ignored, train.not_plain + val.not_plain, train.found + val.found)
+
+
+def has_wnid_at_end(name: str) -> bool:
+    """Return whether a file is named as in Hugging Face's imagenet-1k."""
+    return bool(_WITH_WNID.fullmatch(name))
+
+
+def by_suffix(folder: Folder) -> tuple[Folder, ...] | None:
+    """Return the images of a flat folder by the wnid at the end of their names, as Hugging Face has them.
+
+    None if a name has no wnid at its end.
+    """
+    of_wnid: dict[str, list[int]] = {}
+    for number, name in enumerate(folder.names):
+        if (match := _WITH_WNID.fullmatch(name)) is None:
+            return None
+        of_wnid.setdefault(match[1], []).append(number)
+
+    def chosen(column: array, numbers: list[int]) -> array:
+        return array("q", (column[number] for number in numbers))
+
+    return tuple(
+        Folder(
+            folder.path,
+            tuple(folder.names[number] for number in numbers),
+            chosen(folder.sizes, numbers),
+            chosen(folder.offsets, numbers),
+            chosen(folder.modified_ns, numbers),
+            folder.container,
+            wnid,
+        )
+        for wnid, numbers in sorted(of_wnid.items())
+    )
 
 
 def printable(path: os.PathLike[str] | str) -> str:

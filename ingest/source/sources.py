@@ -17,6 +17,7 @@ from convnext_imagenet.ingest.source.own_folders import (
     scan_split_folders,
     split_folders,
 )
+from convnext_imagenet.ingest.source.own_sets import is_tiny_imagenet, scan_tiny_imagenet
 from convnext_imagenet.ingest.source.own_tables import find_tables, scan_tables
 from convnext_imagenet.ingest.source.own_tars import find_tars, scan_tars
 from convnext_imagenet.ingest.source.samples import SampleTree
@@ -70,6 +71,10 @@ def _image_tables(request: Request) -> SampleTree | None:
     )
 
 
+def _tiny_imagenet(request: Request) -> SampleTree | None:
+    return scan_tiny_imagenet(request.root, request.links) if is_tiny_imagenet(request.root) else None
+
+
 def _tables(request: Request) -> SampleTree | None:
     if not (names := find_tables(request.root)):
         return None
@@ -92,6 +97,7 @@ def _root_folders(request: Request) -> SampleTree | None:
 
 # In this order: what states labels itself comes before what only has folders.
 SOURCES = (
+    Source(_tiny_imagenet),
     Source(_saved_dataset, has_columns=True, has_groups=True),
     Source(_tables, has_columns=True, has_groups=True),
     Source(_image_tables, has_columns=True, has_groups=True),

@@ -1,16 +1,24 @@
 """Every layout of the same images gives the same records, and says which layout it was."""
 
 import hashlib
+import io
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from convnext_imagenet.ingest.cli import main
+from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.labels import kaggle
+from convnext_imagenet.ingest.labels.given import Wishes
+from convnext_imagenet.ingest.make_plan import make_given_plan, make_plan
 from convnext_imagenet.ingest.source.archives import OFFICIAL_MD5
+from convnext_imagenet.ingest.source.detect import scan_data
+from convnext_imagenet.ingest.source.layout import scan_tree
+from convnext_imagenet.ingest.source.unpack import Unpacker
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.verify import verify_records
 
@@ -100,3 +108,106 @@ def test_archives_are_checked_before_anything_else(tar_tree: Path, tmp_path: Pat
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "the MD5 is the official one" in result.output
+
+
+def _archive(path: Path, files: list[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def test_hugging_face_archives_give_the_shards_of_the_official_tree(pieces, raw_tree: Path, tmp_path: Path):
+    _build(raw_tree, tmp_path / "official")
+    train = [(f"{path.stem}_{path.parent.name}.JPEG", path.read_bytes()) for path in sorted(raw_tree.glob("train/*/*"))]
+    val = [
+        (f"ILSVRC2012_val_{number:08d}_{wnid}.JPEG", (raw_tree / f"val/ILSVRC2012_val_{number:08d}.JPEG").read_bytes())
+        for number, wnid in enumerate(pieces.devkit.val_wnids, start=1)
+    ]
+    data = tmp_path / "hf"
+    (data / "data").mkdir(parents=True)
+    for number in range(2):
+        _archive(data / "data" / f"train_images_{number}.tar.gz", train[number::2])
+    _archive(data / "data" / "val_images.tar.gz", val)
+    shutil.copy(raw_tree / "ILSVRC2012_devkit_t12.tar.gz", data)
+    output = _build(data, tmp_path / "packed-out")
+    assert "in 2 archives of Hugging Face's imagenet-1k, 18 images" in output
+    assert "verified against the devkit" in output
+    unpacked = tmp_path / "unpacked"
+    for split, files in (("train", train), ("val", val)):
+        (unpacked / split).mkdir(parents=True)
+        for name, content in files:
+            (unpacked / split / name).write_bytes(content)
+    shutil.copy(raw_tree / "ILSVRC2012_devkit_t12.tar.gz", unpacked)
+    _build(unpacked, tmp_path / "unpacked-out")
+    assert _shards(tmp_path / "packed-out") == _shards(tmp_path / "official") == _shards(tmp_path / "unpacked-out")
+    wrong = val[0][0].replace(pieces.devkit.val_wnids[0], pieces.devkit.val_wnids[1])
+    (unpacked / "val" / val[0][0]).rename(unpacked / "val" / wrong)
+    with pytest.raises(IngestError, match=r"says n000000\d0, but the ground truth says"):
+        make_plan(scan_tree(unpacked), "found", unverified=False, devkit=None, seed=0)
+
+
+def test_imagenette_has_names_of_both_splits_in_both(pieces, raw_tree: Path, tmp_path: Path):
+    wnids = pieces.devkit.val_wnids
+    for number, wnid in enumerate(wnids, start=1):
+        path = raw_tree / "val" / f"ILSVRC2012_val_{number:08d}.JPEG"
+        folder = raw_tree / ("train" if number % 2 else "val") / wnid
+        if folder.parent.name == "val" or folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            path.rename(folder / path.name)
+        else:
+            path.unlink()
+    moved = raw_tree / "train" / "n00000010" / "n00000010_3.JPEG"
+    (raw_tree / "val" / "n00000010").mkdir(exist_ok=True)
+    moved.rename(raw_tree / "val" / "n00000010" / moved.name)
+    plan = make_plan(scan_tree(raw_tree), "found", unverified=False, devkit=None, seed=0)
+    train, val = plan.splits
+    assert plan.source["verified"]
+    assert any(key.startswith("ILSVRC2012_val") for key in train.keys)
+    assert "n00000010_3" in val.keys
+    stray = next(path for path in raw_tree.glob("train/*/ILSVRC*"))
+    other = next(folder for folder in sorted((raw_tree / "train").iterdir()) if folder != stray.parent)
+    stray.rename(other / stray.name)
+    with pytest.raises(IngestError, match=r"the folder says n\d+, but the ground truth says"):
+        make_plan(scan_tree(raw_tree), "found", unverified=False, devkit=None, seed=0)
+
+
+def test_imagenet_100_of_kaggle_and_tiny_imagenet(pieces, raw_tree: Path, tmp_path: Path):
+    kaggle100, tiny = tmp_path / "imagenet100", tmp_path / "tiny"
+    for number, folder in enumerate(sorted((raw_tree / "train").iterdir())):
+        shutil.copytree(folder, kaggle100 / f"train.X{number % 2 + 1}" / folder.name)
+        (tiny / "train" / folder.name / "images").mkdir(parents=True)
+        (tiny / "train" / folder.name / f"{folder.name}_boxes.txt").write_text("boxes")
+        for image in range(2):
+            path = tiny / "train" / folder.name / "images" / f"{folder.name}_{image}.JPEG"
+            path.write_bytes(pieces.jpeg(number * 10 + image))
+    (tiny / "val" / "images").mkdir(parents=True)
+    (tiny / "test" / "images").mkdir(parents=True)
+    (tiny / "test" / "images" / "test_0.JPEG").write_bytes(pieces.jpeg(99))
+    for number, wnid in enumerate(pieces.devkit.val_wnids, start=1):
+        (kaggle100 / "val.X" / wnid).mkdir(parents=True, exist_ok=True)
+        name = f"ILSVRC2012_val_{number:08d}.JPEG"
+        shutil.copy(raw_tree / "val" / name, kaggle100 / "val.X" / wnid / name)
+    shutil.rmtree(kaggle100 / "val.X" / "n00000040")
+    (kaggle100 / "Labels.json").write_text("{}")
+    tree = scan_data(kaggle100, Unpacker(tmp_path / "u"), unverified=True)
+    plan = make_plan(tree, "found", unverified=True, devkit=None, seed=0)
+    assert [len(split.paths) for split in plan.splits] == [18, 7]
+    shutil.copy(raw_tree / "ILSVRC2012_devkit_t12.tar.gz", kaggle100)
+    plan = make_plan(scan_tree(kaggle100), "found", unverified=False, devkit=None, seed=0)
+    assert plan.source["verified"]
+    wnids = ["n00000010", "n00000020", "n00000030"]
+    for number in range(len(wnids)):
+        (tiny / "val" / "images" / f"val_{number}.JPEG").write_bytes(pieces.jpeg(50 + number))
+    lines = [f"val_{number}.JPEG\t{wnid}\t0\t32\t44\t62\n" for number, wnid in enumerate(wnids)]
+    (tiny / "val" / "val_annotations.txt").write_text("".join(reversed(lines)))
+    tree = scan_data(tiny, Unpacker(tmp_path / "u"))
+    plan = make_given_plan(tree, tiny, "all", False, Wishes(), seed=0)
+    assert tree.kind == "Tiny ImageNet"
+    assert [len(split.paths) for split in plan.splits] == [6, 3]
+    assert [plan.classes[label].wnid for label in plan.splits[1].labels] == wnids
+    assert tree.unlabelled.count == 1
+    (tiny / "val" / "images" / "val_9.JPEG").write_bytes(pieces.jpeg(60))
+    with pytest.raises(IngestError, match=r"1 images are only in it, or only in val/images: val_9\.JPEG"):
+        scan_data(tiny, Unpacker(tmp_path / "u"))
