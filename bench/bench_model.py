@@ -1,4 +1,6 @@
-"""`make bench PART=model`: ConvNeXt-T at 224 px in float32, our CPU kernels beside what a user would pick instead.
+"""`make bench PART=model`: ConvNeXt-T at 224 px, our CPU kernels beside what a user would pick instead.
+
+In float32, and where the processor has it in bfloat16, beside peers in bfloat16 and int8.
 
 Every engine is a process of its own; they take turns, so that the machine's noise hits all of them alike. Passes with
 fresh processes keep all engines together within 23 GB: MindSpore's own training step takes 17 GB at batch 32, so it
@@ -15,20 +17,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness import baseline_script, is_wanted, report
+from harness import baseline_script, is_wanted, processor_name, report
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 ENGINES = {
     "ours": "engine_mindspore.py",
+    "ours-bfloat16": "engine_mindspore.py",
     "baseline": "engine_mindspore.py",
     "mindspore": "engine_mindspore.py",
     "torch-eager": "engine_torch.py",
     "torch-channels-last": "engine_torch.py",
     "onnxruntime": "engine_torch.py",
     "openvino": "engine_torch.py",
+    "torch-bfloat16": "engine_torch.py",
+    "openvino-bfloat16": "engine_torch.py",
+    "openvino-int8": "engine_torch.py",
+    "onnxruntime-int8": "engine_torch.py",
 }
-TRAINERS = ("ours", "baseline", "torch-eager", "torch-channels-last")
+TRAINERS = ("ours", "ours-bfloat16", "baseline", "torch-eager", "torch-channels-last", "torch-bfloat16")
 PASSES = [  # engines, what, batches
     (tuple(ENGINES), "forward", (1, 8, 32)),
     (("mindspore", *TRAINERS), "train", (8,)),
@@ -86,6 +93,7 @@ def main() -> None:
             continue
         for row in _pass(names, what, batches):
             rows.setdefault((row["what"], row["batch"]), row)
+    print(f"processor: {processor_name()}, {len(os.sched_getaffinity(0))} cores")
     report("model", sorted(rows.values(), key=lambda row: (row["what"].split()[1], row["batch"])))
 
 

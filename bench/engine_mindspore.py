@@ -1,4 +1,5 @@
-"""ConvNeXt-T in MindSpore as a process of its own: `ours` (CPU kernels) or `mindspore` (its own operators).
+"""ConvNeXt-T in MindSpore as a process of its own: `ours`, `ours-bfloat16` (CPU kernels) or `mindspore` (its own
+operators).
 
 Reads lines `forward 8` or `train 8` and answers with seconds; `memory 0` gives the peak in MiB.
 """
@@ -17,7 +18,7 @@ from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import VARIANTS, init_parameters
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import build_network
+from convnext_imagenet.model.weights import build_inference_network
 from convnext_imagenet.train.augment.device import device_draws
 from convnext_imagenet.train.config.config import config_from_mapping
 from convnext_imagenet.train.data.pipeline import Batch
@@ -25,8 +26,14 @@ from convnext_imagenet.train.step.learner import Learner
 
 CONFIG = replace(VARIANTS["convnext_tiny"], drop_path_rate=0.0)
 CARD = ModelCard(CONFIG, tuple((f"n{k:08d}", str(k)) for k in range(1000)), EvalTransform(), {})
+IS_LOW = sys.argv[1].endswith("bfloat16")
 TRAINING = config_from_mapping(  # draws only flips
-    {"model": {"drop_path_rate": 0.0}, "augment": {"erase_prob": 0.0, "auto_augment": ""}, "mix": {"prob": 0.0}}
+    {
+        "model": {"drop_path_rate": 0.0},
+        "augment": {"erase_prob": 0.0, "auto_augment": ""},
+        "mix": {"prob": 0.0},
+        "precision": {"level": "O1", "dtype": "bfloat16"} if IS_LOW else {},
+    }
 )
 
 
@@ -35,7 +42,7 @@ class Answers:
 
     @functools.cached_property
     def frozen(self) -> nn.Cell:
-        network = build_network(CARD, init_parameters(CONFIG, 0))
+        network = build_inference_network(CARD, init_parameters(CONFIG, 0), "bfloat16" if IS_LOW else "float32")
         network.set_train(False)
         return network
 

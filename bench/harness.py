@@ -46,6 +46,20 @@ def interleaved_rates(cases: list[Case], rounds: int) -> list[float]:
     return [case.images / statistics.median(taken) for case, taken in zip(cases, seconds, strict=True)]
 
 
+def processor_name() -> str:
+    """The processor as Linux names it, with the low-precision instructions that it has."""
+    lines = dict(
+        line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines() if ":" in line
+    )
+    values = {key.strip(): value.strip() for key, value in lines.items()}
+    low = [
+        flag
+        for flag in ("avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+        if flag in values.get("flags", "").split()
+    ]
+    return f"{values.get('model name', platform.machine())} ({', '.join(low) or 'no low-precision products'})"
+
+
 def is_wanted(what: str) -> bool:
     """True unless CONVNEXT_BENCH_ONLY, a regular expression, leaves the case out."""
     return ONLY.search(what) is not None

@@ -35,12 +35,18 @@ class ConvNeXt(nn.Cell):
     Its parameters start at zero: fill them by `weights.assign_parameters`. `keep_NB` multiplies the branch of block b
     for sample n by 0 or 1 / (1 - rate of b), which the caller draws (DECISIONS, 2026-11-23); without it no branch is
     dropped. `kernels` is the library of `kernels.build`, or None for MindSpore's own operators in the form of
-    `layers` (`weights.device_layers`): the same parameters, and the same numbers up to rounding. No gradient flows
-    into the stem and the first `frozen_stages` stages.
+    `layers` (`weights.device_layers`): the same parameters, and the same numbers up to rounding. With `low`, products
+    of the kernels take bfloat16, except the head's. No gradient flows into the stem and the first `frozen_stages`
+    stages.
     """
 
     def __init__(
-        self, config: ConvNeXtConfig, kernels: Path | None = None, frozen_stages: int = 0, layers: LayerSet = PLAIN
+        self,
+        config: ConvNeXtConfig,
+        kernels: Path | None = None,
+        frozen_stages: int = 0,
+        layers: LayerSet = PLAIN,
+        low: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -50,9 +56,9 @@ class ConvNeXt(nn.Cell):
         downsample: Callable[..., nn.Cell] = partial(Downsample, layers=layers)
         block: Callable[..., nn.Cell] = partial(Block, layers=layers)
         if kernels is not None:
-            stem = partial(CpuStem, library=kernels)
-            downsample = partial(CpuDownsample, library=kernels)
-            block = partial(CpuBlock, library=kernels)
+            stem = partial(CpuStem, library=kernels, low=low)
+            downsample = partial(CpuDownsample, library=kernels, low=low)
+            block = partial(CpuBlock, library=kernels, low=low)
         self.downsample_layers = nn.CellList([stem(dims[0]), *(downsample(*pair) for pair in itertools.pairwise(dims))])
         self.stages = nn.CellList(
             [

@@ -1,5 +1,7 @@
 """The parts of `blocks.py` on our CPU kernels: the same parameters under the same names, float32.
 
+With `low`, matrix products take values rounded to bfloat16, forward and backward, and add in float32.
+
 V1's block is one operator. V2's cannot be one, because its global response normalisation needs the whole image between
 the two products (DECISIONS, 2026-11-24). `kernels/` holds what is fused and how.
 """
@@ -22,9 +24,9 @@ from convnext_imagenet.model.kernels.operators import (
 class CpuStem(Stem):
     """A matrix product over patches, then LayerNorm."""
 
-    def __init__(self, dim: int, library: Path) -> None:
+    def __init__(self, dim: int, library: Path, low: bool = False) -> None:
         super().__init__(dim)
-        self.patch = PatchKernel(library)
+        self.patch = PatchKernel(library, low)
         self.layer_norm = LayerNormKernel(library)
 
     def construct(self, x_NHWC: Tensor) -> Tensor:
@@ -35,9 +37,9 @@ class CpuStem(Stem):
 class CpuDownsample(Downsample):
     """LayerNorm and the matrix product over patches as one operator."""
 
-    def __init__(self, narrow: int, wide: int, library: Path) -> None:
+    def __init__(self, narrow: int, wide: int, library: Path, low: bool = False) -> None:
         super().__init__(narrow, wide)
-        self.norm_patch = NormPatchKernel(library)
+        self.norm_patch = NormPatchKernel(library, low)
 
     def construct(self, x_NHWC: Tensor) -> Tensor:
         norm, conv = self[0], self[1]
@@ -47,15 +49,15 @@ class CpuDownsample(Downsample):
 class CpuBlock(Block):
     """V1's block as one operator; V2's as four operators around GRN."""
 
-    def __init__(self, dim: int, grn: bool, library: Path) -> None:
+    def __init__(self, dim: int, grn: bool, library: Path, low: bool = False) -> None:
         super().__init__(dim, grn)
         if grn:
             self.depthwise = DepthwiseKernel(library)
-            self.norm_expand = NormPatchKernel(library)
+            self.norm_expand = NormPatchKernel(library, low)
             self.gelu = GeluKernel(library)
-            self.reduce = PatchKernel(library)
+            self.reduce = PatchKernel(library, low)
         else:
-            self.whole = BlockKernel(library)
+            self.whole = BlockKernel(library, low)
 
     def construct(self, x_NHWC: Tensor, keep_N: Tensor | None = None) -> Tensor:
         dw, norm, expand, reduce = self.dwconv, self.norm, self.pwconv1, self.pwconv2

@@ -70,6 +70,33 @@ inline void pack_pairs_transposed(const float* source, int64_t ld, int64_t depth
     }
 }
 
+// Two rows as pairs: each 32-bit lane holds the value of `even` below that of `odd`, both rounded.
+INLINE UVec as_pairs(Vec even, Vec odd) {
+  Bf16 low[kLanes], high[kLanes];
+  store_bf16(low, even);
+  store_bf16(high, odd);
+  HalfVec a, b;
+  memcpy(&a, low, sizeof a);
+  memcpy(&b, high, sizeof b);
+  return __builtin_convertvector(a, UVec) | __builtin_convertvector(b, UVec) << 16;
+}
+
+// One panel of B[k][n] = scale_k[k] * scale_n[n] * source[k * ld + n].
+inline void pack_pairs(const float* source, int64_t ld, int64_t depth, int64_t n0, int64_t columns, const float* scale_k,
+                       const float* scale_n, Bf16* panel) {
+  for (int64_t k = 0; k < round_up(depth, kPairBlock); k += 2)
+    for (int v = 0; v < kPairPanel; v += kLanes) {
+      const int64_t n = n0 + v, left = columns - n;
+      const int lanes = int(left < 0 ? 0 : left < kLanes ? left : kLanes);
+      const Vec scale = scale_n ? load_part(scale_n + n, lanes) : broadcast(1.0f);
+      Vec rows[2] = {};
+      for (int i = 0; i < 2 && k + i < depth; i++)
+        rows[i] = load_part(source + (k + i) * ld + n, lanes) * scale * (scale_k ? scale_k[k + i] : 1.0f);
+      const UVec pairs = as_pairs(rows[0], rows[1]);
+      memcpy(panel + k * kPairPanel + 2 * v, &pairs, sizeof pairs);
+    }
+}
+
 // The odd product of a pair is added first, then the even one, each rounded.
 static __attribute__((noinline, unused)) void multiply_pairs_twin(float* tile, const Bf16* a, int64_t rows, const Bf16* panel, int64_t depth) {
   for (int i = 0; i < kPairRows; i++) {

@@ -3,7 +3,7 @@
 
 namespace {
 
-int forward(void** params, int64_t** shapes, bool training) {
+int forward(int64_t unit, void** params, int64_t** shapes, bool training) {
   const float* const* in = reinterpret_cast<const float* const*>(params);
   const BlockShape s = {{shapes[0][0], shapes[0][1], shapes[0][2], shapes[0][3]}, shapes[5][0]};
   const BlockWeights w = {in[1], in[2], in[3], in[4], in[5], in[6], in[7], in[8], in[9]};
@@ -13,10 +13,12 @@ int forward(void** params, int64_t** shapes, bool training) {
     t.expanded = static_cast<float*>(params[13]);
   }
   OperatorLock lock;
-  PackedBlock<Float32Unit> p;
-  p.divide(s, shared_workspace(p.divide(s, nullptr)));
-  p.fill(s, w);
-  forward_block(s, p, t);
+  with_unit(unit, [&](auto u) {
+    PackedBlock<decltype(u)> p;
+    p.divide(s, shared_workspace(p.divide(s, nullptr)));
+    p.fill(s, w);
+    forward_block(s, p, t);
+  });
   return 0;
 }
 
@@ -24,10 +26,18 @@ int forward(void** params, int64_t** shapes, bool training) {
 
 // x, depthwise weight and bias, norm weight and bias, pwconv1 weight and bias, pwconv2 weight and bias, gamma, keep -> out
 extern "C" int convnext_block(int, void** params, int*, int64_t** shapes, const char**, void*, void*) {
-  return forward(params, shapes, false);
+  return forward(kFloat32, params, shapes, false);
 }
 
 // The same, and also stores what the gradient needs: depthwise output (N, H, W, C), expanded values (N, H, W, 4C).
 extern "C" int convnext_block_training(int, void** params, int*, int64_t** shapes, const char**, void*, void*) {
-  return forward(params, shapes, true);
+  return forward(kFloat32, params, shapes, true);
+}
+
+// Both with products in bfloat16.
+extern "C" int convnext_block_bfloat16(int, void** params, int*, int64_t** shapes, const char**, void*, void*) {
+  return forward(low_unit(), params, shapes, false);
+}
+extern "C" int convnext_block_training_bfloat16(int, void** params, int*, int64_t** shapes, const char**, void*, void*) {
+  return forward(low_unit(), params, shapes, true);
 }

@@ -1,4 +1,4 @@
-"""The kernels as MindSpore Cells with gradients; float32, channels last.
+"""The kernels as MindSpore Cells with gradients; float32, channels last. With `low`, products take bfloat16.
 
 Each class binds functions of the library and states their shapes; the C++ files hold what they compute.
 N batch, H W positions, C channels, M hidden channels, D channels out, k patch size.
@@ -19,6 +19,10 @@ def operator(library: Path, name: str, outputs: int, shapes: Callable[..., Shape
         return float32 if outputs == 1 else (float32,) * outputs
 
     return ops.Custom(f"{library}:{name}", out_shape=shapes, out_dtype=dtypes, func_type="aot")
+
+
+def _named(function: str, low: bool) -> str:
+    return f"{function}_bfloat16" if low else function
 
 
 def _same(x: Shape, *_: Shape) -> Shape:
@@ -42,10 +46,10 @@ class BlockKernel(nn.Cell):
     In training it also stores the depthwise output and the expanded values for the gradient.
     """
 
-    def __init__(self, library: Path) -> None:
+    def __init__(self, library: Path, low: bool = False) -> None:
         super().__init__()
-        self.inference = operator(library, "convnext_block", 1, _same)
-        self.saving = _SavingBlock(library)
+        self.inference = operator(library, _named("convnext_block", low), 1, _same)
+        self.saving = _SavingBlock(library, low)
 
     def construct(
         self,
@@ -75,10 +79,10 @@ class BlockKernel(nn.Cell):
 class _SavingBlock(nn.Cell):
     """The block with what its gradient needs; only the first output may be used, the others have no gradient."""
 
-    def __init__(self, library: Path) -> None:
+    def __init__(self, library: Path, low: bool) -> None:
         super().__init__()
-        self.forward = operator(library, "convnext_block_training", 3, _block_training)
-        self.gradient = operator(library, "convnext_block_gradient", 10, _block_gradient)
+        self.forward = operator(library, _named("convnext_block_training", low), 3, _block_training)
+        self.gradient = operator(library, _named("convnext_block_gradient", low), 10, _block_gradient)
 
     def construct(
         self,
@@ -136,10 +140,10 @@ def _norm_patch_gradient(slope: Shape, x: Shape, norm: Shape, norm_bias: Shape, 
 class PatchKernel(nn.Cell):
     """A convolution whose stride is its size, weight (D, C, k, k), or a Linear, weight (D, C)."""
 
-    def __init__(self, library: Path) -> None:
+    def __init__(self, library: Path, low: bool = False) -> None:
         super().__init__()
-        self.forward = operator(library, "convnext_patch", 1, _patch)
-        self.gradient = operator(library, "convnext_patch_gradient", 3, _patch_gradient)
+        self.forward = operator(library, _named("convnext_patch", low), 1, _patch)
+        self.gradient = operator(library, _named("convnext_patch_gradient", low), 3, _patch_gradient)
 
     def construct(self, x_NHWC: Tensor, weight: Tensor, bias_D: Tensor) -> Tensor:
         return self.forward(x_NHWC, weight, bias_D)
@@ -152,10 +156,10 @@ class PatchKernel(nn.Cell):
 class NormPatchKernel(nn.Cell):
     """LayerNorm, then the product of PatchKernel, as one operator."""
 
-    def __init__(self, library: Path) -> None:
+    def __init__(self, library: Path, low: bool = False) -> None:
         super().__init__()
-        self.forward = operator(library, "convnext_norm_patch", 1, _norm_patch)
-        self.gradient = operator(library, "convnext_norm_patch_gradient", 5, _norm_patch_gradient)
+        self.forward = operator(library, _named("convnext_norm_patch", low), 1, _norm_patch)
+        self.gradient = operator(library, _named("convnext_norm_patch_gradient", low), 5, _norm_patch_gradient)
 
     def construct(self, x_NHWC: Tensor, norm_C: Tensor, norm_bias_C: Tensor, weight: Tensor, bias_D: Tensor) -> Tensor:
         return self.forward(x_NHWC, norm_C, norm_bias_C, weight, bias_D)

@@ -52,6 +52,11 @@ def choose_unit(precision: str, library: Path | None) -> Unit:
     raise ModelError(f'precision "bfloat16": {reason}; pass --precision float32, or auto to use what there is')
 
 
+def choose_low_unit(library: Path, unit: Unit | None) -> None:
+    """Choose what the operators compute with that pack bfloat16 on each call; None for the processor's own."""
+    _loaded(library).convnext_choose_low_unit(-1 if unit is None else unit)
+
+
 def pack_block(library: Path, unit: Unit, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the packed weights of a block, uint8, from its parameters by Facebook's names: V1's or V2's."""
     hidden, channels = arrays["pwconv1.weight"].shape
@@ -89,4 +94,5 @@ def _packed(library: Path, name: str, numbers: Sequence[int], arrays: Sequence[n
 def _loaded(library: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(library))
     loaded.convnext_unit_supported.argtypes = [ctypes.c_int64]
+    loaded.convnext_choose_low_unit.argtypes = [ctypes.c_int64]
     return loaded

@@ -37,6 +37,8 @@ struct alignas(64) TileShapes {
 };
 #endif
 
+int64_t chosen_low_unit = -1;
+
 }  // namespace
 
 bool unit_is_supported(int64_t unit) {
@@ -66,6 +68,14 @@ __attribute__((target("amx-tile"))) void end_tiles() {
   _tile_release();  // a thread without tiles is cheaper to switch
 }
 #endif
+
+int64_t low_unit() {
+  if (chosen_low_unit >= 0) return chosen_low_unit;
+  return unit_is_supported(kTiles) ? kTiles : unit_is_supported(kPairs) ? kPairs : kPairsTwin;
+}
+
+// Chooses the unit of the operators that pack bfloat16 on each call, for tests of the twins; -1 is the processor's.
+extern "C" void convnext_choose_low_unit(int64_t unit) { chosen_low_unit = unit; }
 
 // Returns 1 if the processor and the system allow this unit, else 0.
 extern "C" int convnext_unit_supported(int64_t unit) { return unit_is_supported(unit); }

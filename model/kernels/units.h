@@ -6,6 +6,7 @@
 enum Unit : int64_t { kFloat32 = 0, kPairs = 1, kTiles = 2, kPairsTwin = 3, kTilesTwin = 4 };
 
 bool unit_is_supported(int64_t unit);
+int64_t low_unit();  // that of the operators that pack bfloat16 on each call
 #if CONVNEXT_AMX
 void begin_tiles();  // of this thread
 void end_tiles();
@@ -24,6 +25,10 @@ struct Float32Unit {
                               const float* scale_k, const float* scale_n, float* panel) {
     for (int64_t n = 0; n < kWide; n += kPanel) pack_panel_transposed(source, ld, depth, n0 + n, columns, scale_k, scale_n, panel);
   }
+  INLINE void pack(const float* source, int64_t ld, int64_t depth, int64_t n0, int64_t columns, const float* scale_k,
+                   const float* scale_n, float* panel) {
+    pack_panel(source, ld, depth, n0, columns, scale_k, scale_n, panel);
+  }
   INLINE void begin() {}
   INLINE void end() {}
 };
@@ -36,6 +41,10 @@ struct Bf16Unit {
   INLINE void pack_transposed(const float* source, int64_t ld, int64_t depth, int64_t n0, int64_t columns,
                               const float* scale_k, const float* scale_n, Bf16* panel) {
     pack_pairs_transposed(source, ld, depth, n0, columns, scale_k, scale_n, panel);
+  }
+  INLINE void pack(const float* source, int64_t ld, int64_t depth, int64_t n0, int64_t columns, const float* scale_k,
+                   const float* scale_n, Bf16* panel) {
+    pack_pairs(source, ld, depth, n0, columns, scale_k, scale_n, panel);
   }
   INLINE void begin() {}
   INLINE void end() {}

@@ -5,6 +5,7 @@ Every way out that one of these faults names fits the ways out of all the others
 
 from dataclasses import dataclass
 
+from convnext_imagenet.base.host import processor_flags
 from convnext_imagenet.launch.devices import is_first_generation
 from convnext_imagenet.model.variants import VARIANTS
 from convnext_imagenet.train.config.config import Config, contradictions
@@ -12,6 +13,8 @@ from convnext_imagenet.train.config.faults import Fault, fault, join_faults, ref
 from convnext_imagenet.train.config.schedule import batch_faults
 from convnext_imagenet.train.config.sections import ModelSection, PrecisionSection
 from convnext_imagenet.train.config.unknown import unknown_name
+
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})  # what our CPU kernels need for products in bfloat16
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,22 @@ def device_faults(section: PrecisionSection, device_target: str, chip: str = "")
         )
         faults.append(fault(text, "precision.loss_scale"))
     if section.level != "O0" and section.dtype == "bfloat16" and device_target == "CPU":
-        scale = "" if section.loss_scale == "none" else " --set precision.loss_scale=none"
-        text = (
-            'precision.dtype = "bfloat16": MindSpore does not compile it for the CPU; use a GPU or Ascend, or pass '
-            f"--set precision.dtype=float16 or --set precision.level=O0{scale}"
-        )
-        faults.append(fault(text, "precision.dtype", "precision.level"))
+        faults += _cpu_bfloat16_faults(section)
     return faults
+
+
+def _cpu_bfloat16_faults(section: PrecisionSection) -> list[Fault]:
+    scale = "" if section.loss_scale == "none" else " --set precision.loss_scale=none"
+    if not processor_flags() & _BFLOAT16_FLAGS:
+        text = (
+            'precision.dtype = "bfloat16": this processor has neither AMX nor AVX512-BF16; use another one, a GPU or '
+            f"Ascend, or pass --set precision.dtype=float16 or --set precision.level=O0{scale}"
+        )
+        return [fault(text, "precision.dtype", "precision.level")]
+    if section.level == "O1":
+        return []
+    text = (
+        f'precision.level = "{section.level}": on the CPU only matrix products compute in bfloat16; pass --set '
+        f"precision.level=O1, or --set precision.level=O0{scale}"
+    )
+    return [fault(text, "precision.level", "precision.dtype")]

@@ -207,10 +207,10 @@ class EmaSection:
 class PrecisionSection:
     """Mixed precision: O0 is float32, O1 lowers matrix products and convolutions, O2 and O3 lower all but the norms.
 
-    On Ascend O1 is O2, because GELU and residual are single operators there, which round their result once. "auto"
-    follows the lists of MindSpore's amp. LayerNorm and GRN compute in float32 at every level. The loss scale
-    "static" stays at `scale_init`; "dynamic" is divided by `scale_factor` after an overflow, and multiplied by it after
-    `scale_window` steps without one.
+    On the CPU, bfloat16 is for O1 only: our kernels compute it. On Ascend O1 is O2, because GELU and residual are
+    single operators there, which round their result once. "auto" follows the lists of MindSpore's amp. LayerNorm and
+    GRN compute in float32 at every level. The loss scale "static" stays at `scale_init`; "dynamic" is divided by
+    `scale_factor` after an overflow, and multiplied by it after `scale_window` steps without one.
     """
 
     level: Literal["O0", "O1", "O2", "O3", "auto"] = choice("O0")

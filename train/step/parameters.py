@@ -4,16 +4,20 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeVar
 
+import mindspore as ms
 import numpy as np
 
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import VARIANTS, ConvNeXt, ConvNeXtConfig, drop_path_rates
+from convnext_imagenet.model.kernels.products import choose_unit
+from convnext_imagenet.model.runtime import cpu_kernels
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import assign_parameters, build_network, device_layers
 from convnext_imagenet.train.config.config import Config, check_network_is_known
 from convnext_imagenet.train.config.faults import refuse
 from convnext_imagenet.train.config.fit import model_faults
 from convnext_imagenet.train.config.sections import DataSection, ModelSection
+from convnext_imagenet.train.step.precision import kernels_compute
 
 _TWELVE = 12  # groups of facebookresearch/ConvNeXt, optim_factory.get_num_layer_for_convnext
 _BLOCKS_PER_GROUP = 3  # of the third stage, as there
@@ -46,11 +50,18 @@ def evaluation_transform(section: DataSection) -> EvalTransform:
 
 
 def training_network(config: Config, card: ModelCard, initial: Mapping[str, np.ndarray]) -> ConvNeXt:
-    """Return the network that learns, filled with `initial`; only in float32 does it use our CPU kernels."""
+    """Return the network that learns, filled with `initial`; our CPU kernels have float32 and bfloat16, not float16.
+
+    Raises ModelError for bfloat16 where the processor does not have it, or our kernels do not run.
+    """
     frozen = config.model.frozen_stages
     if config.precision.level == "O0":
         return build_network(card, initial, frozen)
-    network = ConvNeXt(card.config, frozen_stages=frozen, layers=device_layers())
+    kernels = None
+    if is_low_on_cpu := kernels_compute(config.precision, ms.get_context("device_target")):
+        kernels = cpu_kernels()
+        choose_unit("bfloat16", kernels)
+    network = ConvNeXt(card.config, kernels, frozen, device_layers(), is_low_on_cpu)
     assign_parameters(network, initial)
     return network
 

@@ -21,6 +21,11 @@ _KEPT = {"O1": (*_NORMS, "gelu", "residual"), "O2": _NORMS, "O3": _NORMS}
 _DTYPES = {"float16": ms.float16, "bfloat16": ms.bfloat16}
 
 
+def kernels_compute(section: PrecisionSection, device_target: str) -> bool:
+    """Return whether our CPU kernels compute this low precision, so that MindSpore casts nothing."""
+    return device_target == "CPU" and section.level != "O0" and section.dtype == "bfloat16"
+
+
 def check_precision(section: PrecisionSection, device_target: str, chip: str = "") -> None:
     """Raise ConfigError for a precision that the device cannot compute; `chip` is its name, "" if unknown."""
     refuse(device_faults(section, device_target, chip))
@@ -49,7 +54,7 @@ def lower_precision(network: nn.Cell, section: PrecisionSection, layers: LayerSe
     batch norm, which a ConvNeXt does not have. "auto" follows amp's lists of operators.
     """
     dtype = _DTYPES[section.dtype]
-    if section.level == "O0":
+    if section.level == "O0" or kernels_compute(section, ms.get_context("device_target")):
         return network
     if section.level == "auto":
         return amp.auto_mixed_precision(network, "auto", dtype)

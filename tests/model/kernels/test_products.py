@@ -2,22 +2,23 @@
 
 import ctypes
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
 from convnext_imagenet.model.card import ModelCard
-from convnext_imagenet.model.convnext import VARIANTS, ConvNeXtConfig, init_parameters
+from convnext_imagenet.model.convnext import VARIANTS, ConvNeXt, ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.kernels import products
 from convnext_imagenet.model.kernels.build import network_library
 from convnext_imagenet.model.kernels.products import Unit, choose_unit, is_supported
 from convnext_imagenet.model.packed_network import PackedConvNeXt
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import build_inference_network, build_network
+from convnext_imagenet.model.weights import assign_parameters, build_inference_network, build_network
 
 TWINS = (Unit.AVX512_BF16_TWIN, Unit.AMX_TWIN)
 LOW = (Unit.AVX512_BF16, Unit.AMX, *TWINS)
@@ -150,6 +151,43 @@ def test_the_unit_follows_from_precision_and_processor(library, monkeypatch):
     with_units(Unit.AVX512_BF16, Unit.AMX)
     assert choose_unit("bfloat16", library) is choose_unit("auto", library) is Unit.AMX
     assert choose_unit("float32", library) is Unit.FLOAT32
+
+
+class _Slope(nn.Cell):
+    """A scalar of a network's output, so that its gradients can be asked for."""
+
+    def __init__(self, network: nn.Cell, slope_NK: Tensor) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.slope_NK = slope_NK
+
+    def construct(self, x_NHWC: Tensor) -> Tensor:
+        return (self.network(x_NHWC) * self.slope_NK).sum()
+
+
+@pytest.fixture
+def low_unit(unit: Unit, library: Path) -> Iterator[Unit]:
+    """What the operators of training compute with; afterwards it is the processor's own again."""
+    products.choose_low_unit(library, unit)
+    yield unit
+    products.choose_low_unit(library, None)
+
+
+@pytest.mark.parametrize("grn", [False, True], ids=["v1", "v2"])
+def test_gradients_in_bfloat16_are_near_those_in_float32(low_unit, library, make_arrays: Callable, grn):
+    """Every gradient of a whole network; 4 x 3 pixels in the last stage leave odd numbers of rows in every tile."""
+    config, x_NHWC = dataclasses.replace(CONFIG, grn=grn), Tensor(_images(3, 132, 100))
+    arrays = make_arrays(config)
+    slope_NK = Tensor(np.random.default_rng(5).standard_normal((3, 7)).astype(np.float32))
+    found = []
+    for low in (True, False):
+        network = ConvNeXt(config, library, low=low)
+        assign_parameters(network, arrays)
+        network.set_train(True)
+        gradients = ms.grad(_Slope(network, slope_NK), None, ms.ParameterTuple(network.trainable_params()))(x_NHWC)
+        found.append({p.name: g.asnumpy() for p, g in zip(network.trainable_params(), gradients, strict=True)})
+    for name, exact in found[1].items():
+        assert 1e-6 < _error(found[0][name], exact) < 6e-2, name
 
 
 @pytest.mark.slow

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from convnext_imagenet.base.host import processor_flags
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import init_parameters
+from convnext_imagenet.model.kernels.build import network_library
 from convnext_imagenet.train.augment.device import device_draws, graph_draws
 from convnext_imagenet.train.config.config import Config, config_from_mapping
 from convnext_imagenet.train.config.schedule import local_positions
@@ -137,12 +139,39 @@ def test_mixed_precision_learns_and_keeps_float32_weights(config: Config, level:
     mixed.restore(mixed.weights(), mixed.state(), mixed.average())
 
 
-@pytest.mark.parametrize("level", ["O1", "O3", "auto"])
-def test_bfloat16_is_refused_on_the_cpu(level: str) -> None:
-    section = PrecisionSection(level, dtype="bfloat16")
-    with pytest.raises(ConfigError, match=r"does not compile it for the CPU; .*precision\.dtype=float16"):
-        check_precision(section, "CPU")
-    check_precision(section, "Ascend")
+def test_on_the_cpu_bfloat16_is_for_products_and_for_processors_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, levels in ({"avx2"}, ()), ({"avx512_bf16"}, ("O1",)), ({"amx_bf16", "avx2"}, ("O1",)):
+        monkeypatch.setattr("convnext_imagenet.train.config.fit.processor_flags", lambda flags=flags: frozenset(flags))
+        for level in ("O1", "O2", "O3", "auto"):
+            section = PrecisionSection(level, dtype="bfloat16")  # type: ignore[arg-type]
+            check_precision(section, "Ascend")
+            if level in levels:
+                check_precision(section, "CPU")
+                continue
+            expected = r"precision\.level=O1" if levels else r"neither AMX nor AVX512-BF16; .*precision\.dtype=float16"
+            with pytest.raises(ConfigError, match=expected):
+                check_precision(section, "CPU")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["convnext_atto", "convnextv2_atto"])
+def test_bfloat16_products_learn_as_float32_does(config: Config, variant: str) -> None:
+    if not processor_flags() & {"avx512_bf16", "amx_bf16"} or network_library() is None:
+        pytest.skip("this processor has no bfloat16 products")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, variant=variant))
+    low = dataclasses.replace(config, precision=PrecisionSection("O1", "bfloat16"))
+    losses, weights = [], []
+    for each in (config, low, low):
+        learner = make_learner(each)
+        batches = make_batches(learner, 1)
+        losses.append([read_outcome(learner.learn(batches, 1e-3, 0.9)).loss for _ in range(4)])
+        weights.append(learner.weights())
+    assert losses[1][-1] < losses[1][0]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
+    assert losses[1] != losses[0]
+    assert {value.dtype for value in weights[1].values()} == {np.dtype(np.float32)}
+    for name, value in weights[1].items():
+        np.testing.assert_array_equal(value, weights[2][name], err_msg=name)  # from run to run
 
 
 @pytest.mark.parametrize("loss_scale", ["static", "dynamic"])
