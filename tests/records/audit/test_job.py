@@ -1,0 +1,285 @@
+"""AUDIT directories: killed and resumed with the same bytes, refused when they do not fit, and what follows from them."""
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from convnext_imagenet.base import protocol
+from convnext_imagenet.base.errors import ArtefactError, Interrupted
+from convnext_imagenet.base.files import sha256_json
+from convnext_imagenet.records.audit import parts
+from convnext_imagenet.records.audit.decisions import open_judged
+from convnext_imagenet.records.audit.doubted import doubted_sample_ids
+from convnext_imagenet.records.audit.job import open_audit
+from convnext_imagenet.records.audit.leaks import leak_line
+from convnext_imagenet.records.audit.predictions import open_predictions_of
+from convnext_imagenet.records.audit.sources import open_records, open_source
+from convnext_imagenet.records.cli import main
+from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.reader import Records
+from convnext_imagenet.records.schema import Row
+from convnext_imagenet.serve.predict.schema import write_part
+
+from ...records_of import finished_records
+from .conftest import jpeg, picture, planted_copies
+
+WNIDS = ("n00000001", "n00000002")
+
+
+def _records(root, seed=0):
+    """12 train and 6 val images: val 0 is a mirrored copy of train 0, val 1 one of train 1 with the other label."""
+    rng = np.random.default_rng(seed)
+    train = [jpeg(picture(seed * 100 + k)) for k in range(12)]
+    val = [jpeg(picture(seed * 100 + 50 + k)) for k in range(6)]
+    val[0] = planted_copies.KINDS["mirrored"](picture(seed * 100), rng)
+    val[1] = planted_copies.KINDS["re-encoded"](picture(seed * 100 + 1), rng)
+    train[3] = train[2]
+    splits = {
+        "train": [Row(image, k % 2, k, f"train_{k}", 120, 160) for k, image in enumerate(train)],
+        "val": [Row(image, 0, k, f"val_{k}", 120, 160) for k, image in enumerate(val)],
+    }
+    classes = [ClassEntry(k, wnid, f"name {k}") for k, wnid in enumerate(WNIDS)]
+    return finished_records(root, splits, classes, {"seed": seed}, shards=2)
+
+
+def _run(source, out, predictions=(), stop_after=None, root=Path("/nowhere")):
+    seen = []
+    with open_audit(source, predictions, root, out, 2) as job:
+        job.write_parts(seen.append, lambda: stop_after is not None and sum(seen) >= stop_after)
+        return job.finish()
+
+
+def _digests(out):
+    files = (path for path in sorted(out.rglob("*")) if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(parts, "PART_ROWS", 4)
+    monkeypatch.setattr(parts, "_AT_A_TIME", 2)
+
+
+def test_what_an_audit_of_records_finds(tmp_path, small_parts):
+    root = _records(tmp_path / "records")
+    summary = _run(open_source(root), tmp_path / "audit")
+    rows = {(row["split"], row["key"]): row for row in pq.read_table(tmp_path / "audit" / "rows.parquet").to_pylist()}
+    assert {key: (row["kind"], row["also"], row["proposal"]) for key, row in rows.items()} == {
+        ("train", "train_0"): ("leak", [], "drop"),
+        ("val", "val_0"): ("leak", [], "keep"),
+        ("train", "train_1"): ("leak", ["conflict"], "drop"),
+        ("val", "val_1"): ("leak", ["conflict"], "keep"),
+        ("train", "train_2"): ("conflict", [], ""),
+        ("train", "train_3"): ("conflict", [], ""),
+    }
+    assert summary["pairs"]["kinds"] == {"equal": 1, "mirrored": 1, "near": 1}
+    assert rows["val", "val_1"]["partner"] == "train/train_1"
+    pairs = pq.read_table(tmp_path / "audit" / "pairs.parquet").to_pylist()
+    assert (pairs[0]["key_a"], pairs[0]["key_b"], pairs[0]["same_label"]) == ("train_1", "val_1", False), "worst first"
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert page.count("<img ") == 6
+
+
+def test_a_stopped_audit_resumes_with_the_same_bytes(tmp_path, small_parts):
+    source = open_source(_records(tmp_path / "records"))
+    _run(source, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="resume"):
+        _run(source, tmp_path / "stopped", stop_after=6)
+    with pytest.raises(ArtefactError, match="unfinished.*convnext-records audit"):
+        open_judged(tmp_path / "stopped")
+    done = sorted(path.name for path in (tmp_path / "stopped" / "fingerprints").glob("*.json"))
+    assert done == ["part-00000.json"]
+    _run(source, tmp_path / "stopped")
+    assert _digests(tmp_path / "stopped") == _digests(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_killed_command_resumes_with_the_same_bytes(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for seed in range(150):
+        (images / f"{seed}.jpg").write_bytes(jpeg(picture(seed, 400, 300)))
+    code = (
+        "import sys; from convnext_imagenet.records.audit import parts; parts.PART_ROWS = 8; parts._AT_A_TIME = 2; "
+        "from convnext_imagenet.records.cli import main; main(sys.argv[1:])"
+    )
+
+    def command(out):
+        return [sys.executable, "-c", code, "audit", str(images), "--out", str(out), "--workers", "1"]
+
+    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    kills, out = 0, tmp_path / "killed"
+    for delay in (0.0, 0.1, 0.3):
+        process = subprocess.Popen(command(out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        before = len(list((out / "fingerprints").glob("*.json")))
+        while process.poll() is None and len(list((out / "fingerprints").glob("*.json"))) <= before:
+            time.sleep(0.005)
+        time.sleep(delay)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills
+    subprocess.run(command(out), check=True, capture_output=True)
+    assert _digests(out) == _digests(tmp_path / "whole")
+
+
+def test_a_damaged_part_is_measured_again(tmp_path, small_parts):
+    source, out = open_source(_records(tmp_path / "records")), tmp_path / "audit"
+    _run(source, out)
+    before = _digests(out)
+    small = out / "fingerprints" / "part-00001.small"
+    small.write_bytes(bytes(small.stat().st_size))
+    _run(source, out)
+    assert _digests(out) == before
+
+
+def test_an_audit_belongs_to_its_records(tmp_path):
+    first, second = (Records.open(_records(tmp_path / f"records-{seed}", seed)) for seed in (0, 1))
+    _run(open_records(first), tmp_path / "audit")
+    judged = open_judged(tmp_path / "audit")
+    assert doubted_sample_ids(judged, first, "val") == {0, 1}
+    assert doubted_sample_ids(judged, first, "train") == {0, 1, 2, 3}
+    with pytest.raises(ArtefactError, match="an audit of other images"):
+        doubted_sample_ids(judged, second, "val")
+    with pytest.raises(ArtefactError, match=r"belongs to another run .*manifest_sha256"):
+        _run(open_records(second), tmp_path / "audit")
+    with pytest.raises(ArtefactError, match="lies inside"):
+        _run(open_records(first), first.root / "audit", root=first.root)
+
+
+def test_a_run_hears_of_leaks(tmp_path):
+    root = _records(tmp_path / "records")
+    assert leak_line(Records.open(root)) is None, "no two splits share the bytes of an image"
+    result = CliRunner().invoke(main, ["audit", str(root), "--out", str(tmp_path / "audit")])
+    assert result.exit_code == 0, result.output
+    assert "2 across splits, 2 with different labels" in result.output
+    line = leak_line(Records.open(root))
+    assert line is not None
+    assert line.startswith(f"val leaks: 2 of 6 images have a copy in another split, says {tmp_path / 'audit'}")
+
+
+def _decided(path, changes):
+    lines = path.read_text().splitlines()
+    place = lines[0].split(",").index("decision")
+    for number, line in enumerate(lines):
+        cells = line.split(",")
+        if cells[1] in changes:
+            cells[place] = changes[cells[1]]
+            lines[number] = ",".join(cells)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_decisions_make_a_round_trip_and_a_second_person_continues(tmp_path):
+    records = Records.open(_records(tmp_path / "records"))
+    _run(open_records(records), tmp_path / "audit")
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    run = CliRunner().invoke
+    assert "6 images (6 undecided)" in run(main, ["decisions", str(tmp_path / "audit"), "--out", str(first)]).output
+    assert doubted_sample_ids(open_judged(first), records, "val") == {0, 1}, "undecided: as the audit itself"
+    _decided(first, {"val_0": "keep", "train_2": "drop"})
+    assert doubted_sample_ids(open_judged(first), records, "val") == {1}
+    result = run(main, ["decisions", str(tmp_path / "audit"), "--from", str(first), "--out", str(second)])
+    assert "1 drop, 1 keep, 4 undecided" in result.output
+    assert second.read_bytes() == first.read_bytes()
+    dropped = {row.key for row in open_judged(second).rows if row.is_dropped}
+    assert dropped == {"train_0", "train_1", "train_2"}
+    _decided(second, {"val_0": "drop"})
+    result = run(main, ["decisions", str(tmp_path / "audit"), "--from", str(first), "--from", str(second), "--out", "x"])
+    assert result.exit_code == 1
+    assert "is 'drop' here and 'keep' in an earlier file" in result.output
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("decision,note", "verdict,note"), "no column 'decision'"),
+        (lambda text: text.replace(",drop,,", ",drop,perhaps,", 1), r"row \d: decision 'perhaps'"),
+        (lambda text: text.replace(",drop,,", ",drop,relabel,", 1), "relabel without a class"),
+        (lambda text: text + text.splitlines()[1] + "\n", "stands there twice"),
+        (lambda text: text.splitlines()[0] + "\n", "no rows"),
+        (lambda text: text.replace(",leak,", ",leek,", 1), "kind 'leek'"),
+    ],
+)
+def test_a_broken_file_of_decisions_is_refused(tmp_path, change, message):
+    _run(open_source(_records(tmp_path / "records")), tmp_path / "audit")
+    path = tmp_path / "decisions.csv"
+    CliRunner().invoke(main, ["decisions", str(tmp_path / "audit"), "--out", str(path)])
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ArtefactError, match=message):
+        open_judged(path)
+
+
+def _predictions(root, records, split, wnids=WNIDS, extras=("logits",), inputs=None):
+    """PREDICTIONS of a split in which the network is sure of class 0 for every image."""
+    rows = records.split(split).rows
+    identity = sha256_json({"manifest_sha256": records.manifest_sha256, "split": split})
+    plan = {
+        "inputs": {"count": rows, "sha256": inputs or identity},
+        "classes": {"count": len(wnids)},
+        "extras": list(extras),
+    }
+    plan_id = protocol.begin(root, "predictions", plan)
+    logits = [6.0, 0.0, 0.0][: len(wnids)]
+    entries = [
+        {"sample_id": k, "source": str(k), "status": "ok", "top1_index": 0, "top1_wnid": wnids[0], "logits": logits}
+        for k in range(rows)
+    ]
+    staged = protocol.staging(root) / f"part-00000.parquet{protocol.STAGED}"
+    write_part(staged, entries, plan, extras)
+    receipt = protocol.publish([staged], root, "_part-00000", plan_id, {})
+    protocol.finish(root, "predictions", {"plan_id": plan_id, "provenance": plan, "parts": receipt["files"]})
+    return root
+
+
+def test_doubtful_labels_need_predictions_and_are_ordered(tmp_path):
+    records = Records.open(_records(tmp_path / "records"))
+    source = open_records(records)
+    predictions = open_predictions_of(source, _predictions(tmp_path / "predictions", records, "train"))
+    summary = _run(source, tmp_path / "audit", [predictions])
+    rows = pq.read_table(tmp_path / "audit" / "rows.parquet").to_pylist()
+    doubtful = {row["key"]: row["suggested_wnid"] for row in rows if "label" in (row["kind"], *row["also"])}
+    assert doubtful == {f"train_{k}": WNIDS[0] for k in range(1, 12, 2)}
+    assert summary["label_noise"] == {"train": {WNIDS[0]: 0.0, WNIDS[1]: 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": "0" * 64}, "predictions of other inputs than train or val of these records"),
+        ({"extras": ("features",)}, "without probabilities of all classes.*--logits"),
+        ({"wnids": (*WNIDS, "n00000003")}, "network with 3 classes, but the records have 2"),
+        ({"wnids": ("n00000009", WNIDS[1])}, "class 0 is n00000009 there and n00000001"),
+    ],
+)
+def test_predictions_that_do_not_fit_are_refused(tmp_path, changes, message):
+    records = Records.open(_records(tmp_path / "records"))
+    path = _predictions(tmp_path / "predictions", records, "val", **changes)
+    with pytest.raises(ArtefactError, match=message):
+        open_predictions_of(open_records(records), path)
+
+
+def test_bad_sources_have_a_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path, message in ((tmp_path / "empty", "holds no visible file"), (tmp_path / "none", "no such directory")):
+        with pytest.raises(ArtefactError, match=message):
+            open_source(path)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.jpg").write_bytes(b"no image")
+    (tmp_path / "broken" / "b.jpg").write_bytes(jpeg(picture(1)))
+    summary = _run(open_source(tmp_path / "broken"), tmp_path / "audit")
+    assert summary["flags"]["unreadable"] == 1
+    assert re.search("cannot be decoded", (tmp_path / "audit" / "report.html").read_text())
+    row = open_judged(tmp_path / "audit").rows[0]
+    assert (row.key, row.kind, replace(row, decision="keep").is_dropped) == ("a.jpg", "unreadable", False)
