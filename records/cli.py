@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from convnext_imagenet.base.console import expected_errors, progress
+from convnext_imagenet.records.cli_copies import export
 
 _MOST_PROBLEMS = 20  # lines on the screen
 
@@ -16,6 +17,9 @@ _MOST_PROBLEMS = 20  # lines on the screen
 @click.version_option(package_name="convnext_imagenet")
 def main() -> None:
     """Show what a RECORDS directory holds, and verify it."""
+
+
+main.add_command(export)
 
 
 @main.command()
