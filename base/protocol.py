@@ -5,8 +5,8 @@ is written under its final base name in `.staging`, forced to disk, moved, and m
 `manifest.json` and then `_SUCCESS` end the work. So after a crash every unit with a receipt is whole, and nothing
 half-written has a final name. This file knows nothing of images.
 
-In PREDICTIONS the names of plan, manifest and receipts start with an underscore: pyarrow, pandas and Spark read a whole
-folder as Parquet and skip such names.
+In PREDICTIONS and exports the names of plan, manifest and receipts start with an underscore: pyarrow, pandas and Spark
+read a whole folder as Parquet and skip such names.
 """
 
 import contextlib
@@ -46,12 +46,14 @@ _HOW_TO_RESUME = {
     "run": "run the same `convnext-train run` again to resume it",
     "predictions": "run the same `convnext-serve predict` again to resume it",
     "audit": "run the same `convnext-records audit` again to resume it",
+    "export": "run the same `convnext-records export` again to resume it",
 }
 
 _HOW_TO_REPAIR = {
     "records": "run the same `convnext-ingest build` again with --repair",
     "run": "restore it from a copy, or train again",
     "predictions": "restore it from a copy, or predict again",
+    "export": "run the same `convnext-records export` again, into another directory",
 }
 
 
@@ -176,7 +178,7 @@ def logs_folder(root: Path, kind: str) -> Path:
 
 def bookkeeping_name(kind: str, name: str) -> str:
     """Return the name of a protocol file (`plan.json`, a receipt) in a directory of this kind."""
-    return f"_{name}" if kind == "predictions" else name
+    return f"_{name}" if kind in ("predictions", "export") else name
 
 
 def staging(root: Path, writer: str = "") -> Path:

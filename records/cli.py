@@ -10,6 +10,7 @@ import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress
+from convnext_imagenet.records.cli_copies import export
 
 if TYPE_CHECKING:
     from convnext_imagenet.records.manifest import Manifest
@@ -21,6 +22,9 @@ _MOST_PROBLEMS = 20  # lines on the screen
 @click.version_option(package_name="convnext_imagenet")
 def main() -> None:
     """Show what a RECORDS directory holds, and verify it."""
+
+
+main.add_command(export)
 
 
 @main.command()
