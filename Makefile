@@ -24,6 +24,8 @@ SET ?=
 ARGS ?=
 MINUTES ?= 10
 PART ?=
+A ?=
+B ?=
 
 OWN_RUN = $(if $(filter file,$(origin RUN)),runs/own,$(RUN))
 LAUNCH = --device-target $(DEVICE_TARGET) --devices $(DEVICES) \
@@ -32,7 +34,7 @@ LAUNCH = --device-target $(DEVICE_TARGET) --devices $(DEVICES) \
 export CONVNEXT_MAKE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo own records show verify doctor train eval predict infer test test-all test-faults test-parity test-cluster test-ascend bench check clean
+.PHONY: help setup demo own records show verify doctor train eval predict infer test test-all test-faults test-parity test-cluster test-ascend bench bench-compare check clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -112,6 +114,10 @@ test-ascend: $(READY)  ## What Ascend would run, without a device: kernels, budg
 
 bench: $(READY)  ## [PART=model|ingest|load|score|train|randaugment|shuffle|cluster]: interleaved benchmarks, written to bench-out/PART.json
 	$(BIN)/python bench $(PART)
+
+bench-compare: $(READY)  ## A=commit B=commit (or WORK): everyday commands of both in turns, and what got slower
+	@test -n "$(A)" -a -n "$(B)" || { echo "Error: A or B is not set: make bench-compare A=main B=WORK" >&2; exit 2; }
+	$(BIN)/python bench/compare.py "$(A)" "$(B)" $(ARGS)
 
 check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check .

@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from compare import commit_of, keep
+
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parent / "bench-out"
 ONLY = re.compile(os.environ.get("CONVNEXT_BENCH_ONLY", ""))
@@ -102,6 +104,8 @@ def report(part: str, rows: list[dict[str, Any]]) -> Path:
     OUT.mkdir(exist_ok=True)
     path = OUT / f"{part}.json"
     path.write_text(json.dumps(rows, indent=1) + "\n")
+    if os.environ.get("CONVNEXT_BENCH_KEEP"):
+        keep(part, commit_of(), rows)
     print(f"{path.relative_to(OUT.parent)}: {len(rows)} rows; {platform.machine()}, {os.cpu_count()} cores")
     return path
 

@@ -40,12 +40,12 @@ class Document:
 
 def user_documents() -> list[Document]:
     """What a user reads: the README and docs/."""
-    return [Document(ROOT / "README.md"), *map(Document, sorted((ROOT / "docs").glob("*.md")))]
+    return [Document(ROOT / "README.md"), *map(Document, sorted((ROOT / "docs").rglob("*.md")))]
 
 
 def all_documents() -> list[Document]:
     """The Markdown files of the root and of docs/."""
-    return [*map(Document, sorted(ROOT.glob("*.md"))), *map(Document, sorted((ROOT / "docs").glob("*.md")))]
+    return [*map(Document, sorted(ROOT.glob("*.md"))), *map(Document, sorted((ROOT / "docs").rglob("*.md")))]
 
 
 def links(document: Document) -> list[str]:

@@ -109,3 +109,46 @@ def test_constraints_pin_every_dependency():
     base = {re.split(r"[ <>=;!\[]", line)[0].lower() for line in PYPROJECT["project"]["dependencies"]}
     assert base | named <= needed
     assert base | named <= pinned
+
+
+def test_the_lock_of_uv_has_the_pins_and_this_version():
+    packages = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+    locked = {package["name"]: package.get("version") for package in packages}
+    pins = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+    differing = {name: version for name, version in pins.items() if locked[name.replace("_", "-")] != version}
+    assert not differing, "run `uv lock --upgrade-package NAME==VERSION` for each"
+    assert locked["convnext-imagenet"] == PYPROJECT["project"]["version"], "run `uv lock`"
+
+
+def test_every_program_of_the_readme_is_installed():
+    scripts = PYPROJECT["project"]["scripts"]
+    assert scripts.keys() == {"convnext", "convnext-records", "convnext-ingest", "convnext-train", "convnext-serve"}
+    for target in scripts.values():
+        module, _, name = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_containers_get_what_a_build_reads():
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    project = PYPROJECT["project"]
+    assert kept == {*ROOMS, "pyproject.toml", "constraints.txt", project["readme"], *project["license-files"]}
+
+
+@pytest.mark.parametrize(
+    ("version", "code", "said"),
+    [
+        (PYPROJECT["project"]["version"], 0, "### "),
+        ("9.9.9", 1, "Error: pyproject.toml has version"),
+    ],
+)
+def test_release_notes_are_the_section_of_the_changelog(version, code, said):
+    command = [sys.executable, str(ROOT / ".ci" / "release-notes"), version]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, (done.stdout or done.stderr).startswith(said)) == (code, True)
+    assert "\n## " not in done.stdout
+
+
+def test_workflows_run_what_this_repository_has():
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for script in re.findall(r"(?:^|\s)(\.ci/[\w-]+)", path.read_text()):
+            assert (ROOT / script).stat().st_mode & 0o100, f"{path.name}: {script} cannot be executed"

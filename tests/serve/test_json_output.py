@@ -78,3 +78,27 @@ def test_another_file_is_refused_in_one_line(content, said, tmp_path):
     assert (done.exit_code, done.stdout) == (1, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_dry_run_of_predict_writes_nothing_and_agrees_with_the_job(checkpoint_file, folder, tmp_path):
+    words = (
+        "predict",
+        checkpoint_file,
+        folder,
+        "--out",
+        tmp_path / "out",
+        "--batch-size",
+        4,
+        "--max-errors",
+        9,
+        "--json",
+    )
+    forecast = _call(*words, "--dry-run")
+    assert forecast.exit_code == 0, forecast.output
+    said = check_object(forecast.stdout, "convnext-serve predict --dry-run")
+    assert "nothing was written" in forecast.stderr
+    assert not (tmp_path / "out").exists()
+    done = check_object(_call(*words).stdout, "convnext-serve predict")
+    assert (said["inputs"], said["parts"], said["statuses"]) == (done["rows"], done["parts"], done["statuses"])
+    assert said["seconds"] >= said["start_s"] > 0
+    assert _call(*words, "--dry-run", "--devices", 2).exit_code == 2

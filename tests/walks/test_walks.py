@@ -1,0 +1,116 @@
+"""The commands of docs/tasks/ run as they stand, on small data, in an empty home folder."""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "docs" / "tasks").glob("*.md"))
+FAST = "[model]\nvariant='convnext_atto'\ndepths=[1,1,1,1]\ndims=[8,16,24,32]\nlayer_scale_init=1.0\n" + (
+    "[data]\nsize_px=32\nglobal_batch_size=8\neval_batch_size=8\n[augment]\nauto_augment=''\n"
+    "[schedule]\nbase_lr=1e-3\nwarmup_epochs=0\n[train]\nepochs=2\nkeep_checkpoints=0\n"
+)
+# What a page says, and what the test does instead because its data is small; each must be in the page.
+INSTEAD = {
+    "first-ten-minutes": {
+        "python demo/": f"python {ROOT}/demo/",
+        "run demo": "run demo --set train.epochs=2 --set schedule.warmup_epochs=0 --set data.global_batch_size=64",
+    },
+    "official-archives": {
+        "build imagenet --out records\n": "build imagenet --out records --classes found --max-quarantine 1\n",
+        "--dry-run": "--classes found --dry-run",
+    },
+    "own-folder": {"--minutes 10": "--minutes 1", "config own.toml": "config own.toml > /dev/null"},
+    "score": {"s3://bucket/": 'file://"$PWD"/'},
+}
+
+
+def _photos(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 6)):
+        for place, name in enumerate(("dark", "light")):
+            (folder / "photos" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(100 * place, 100 * place + 150, (40, 48, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "photos" / split / name / f"{split}-{name}-{number}.png")
+    (folder / "own.toml").write_text(FAST)
+
+
+def _with_run(folder: Path) -> None:
+    _photos(folder)
+    build = "convnext-ingest build photos --out first --unverified --classes found"
+    _bash(folder, f"{build}\nconvnext-train run own.toml --records first --out run")
+
+
+def _archives(folder: Path) -> None:
+    _bash(folder, f"python {ROOT}/demo/make_raw_tree.py digits\nmkdir imagenet\nmv digits/*devkit* imagenet/")
+    with tarfile.open(folder / "imagenet" / "ILSVRC2012_img_val.tar", "w") as val:
+        for path in sorted((folder / "digits" / "val").iterdir()):
+            val.add(path, path.name)
+    with tarfile.open(folder / "imagenet" / "ILSVRC2012_img_train.tar", "w") as train:
+        for path in sorted((folder / "digits" / "train").iterdir()):
+            inner = folder / f"{path.name}.tar"
+            with tarfile.open(inner, "w") as of_class:
+                for image in sorted(path.iterdir()):
+                    of_class.add(image, image.name)
+            train.add(inner, inner.name)
+
+
+DATA: dict[str, Callable[[Path], None]] = {
+    "first-ten-minutes": lambda folder: None,
+    "official-archives": _archives,
+    "own-folder": _photos,
+    "resume": _photos,
+    "score": _with_run,
+    "move-weights": _with_run,
+}
+
+
+def _bash(folder: Path, script: str) -> str:
+    """Run a script in `folder` with an empty home folder and our programs first on PATH; return what it printed."""
+    (folder / "home").mkdir(exist_ok=True)
+    path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    environment = {"HOME": str(folder / "home"), "PATH": path, "LC_ALL": "C.UTF-8"}
+    if (cache := os.environ.get("CONVNEXT_WALKS_CACHE")) is not None:
+        environment["XDG_CACHE_HOME"] = cache
+    done = subprocess.run(
+        ["bash", "-e", "-x", "-c", script],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+def _script(page: Path) -> str:
+    script = "".join(re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL))
+    for said, done in INSTEAD.get(page.stem, {}).items():
+        assert said in script, f"{page.name} no longer says {said!r}"
+        script = script.replace(said, done)
+    return script
+
+
+def test_every_walk_has_data_and_is_in_the_index() -> None:
+    assert {page.stem for page in PAGES} == DATA.keys()
+    index = (ROOT / "docs" / "index.md").read_text()
+    assert all(f"(tasks/{page.name})" in index for page in PAGES)
+    assert all(_script(page).count("convnext-") >= 3 for page in PAGES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_run_as_they_stand(page: Path, tmp_path: Path) -> None:
+    DATA[page.stem](tmp_path)
+    _bash(tmp_path, _script(page))
