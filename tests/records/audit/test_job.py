@@ -196,7 +196,9 @@ def test_decisions_make_a_round_trip_and_a_second_person_continues(tmp_path):
     dropped = {row.key for row in open_judged(second).rows if row.is_dropped}
     assert dropped == {"train_0", "train_1", "train_2"}
     _decided(second, {"val_0": "drop"})
-    result = run(main, ["decisions", str(tmp_path / "audit"), "--from", str(first), "--from", str(second), "--out", "x"])
+    result = run(
+        main, ["decisions", str(tmp_path / "audit"), "--from", str(first), "--from", str(second), "--out", "x"]
+    )
     assert result.exit_code == 1
     assert "is 'drop' here and 'keep' in an earlier file" in result.output
 
