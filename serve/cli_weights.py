@@ -21,7 +21,7 @@ def weights() -> None:
 @click.option(
     "--from",
     "scheme",
-    type=click.Choice(["auto", "facebook", "timm", "transformers", "mindcv", "example", "openclip"]),
+    type=click.Choice(["auto", "facebook", "timm", "transformers", "dinov3", "mindcv", "example", "openclip"]),
     default="auto",
     show_default=True,
     help="Program whose parameter names FILE must use; auto detects it.",
@@ -42,23 +42,28 @@ def weights() -> None:
     is_flag=True,
     help="Replace the classifier of FILE, if any, by an untrained one for --classes, to be fine-tuned.",
 )
+@click.option("--no-head", is_flag=True, help="Leave out the classifier of FILE: the network gives features.")
 @options.transform
 def import_command(
-    file: Path, out: Path, scheme: str, use: str | None, classes: Path | None, fresh_head: bool,
+    file: Path, out: Path, scheme: str, use: str | None, classes: Path | None, fresh_head: bool, no_head: bool,
     transform: TransformOptions,
 ) -> None:  # fmt: skip
-    """Convert FILE, a ConvNeXt of Facebook, timm, transformers, MindCV, OpenCLIP or the MindSpore example.
+    """Convert FILE, a ConvNeXt of Facebook, DINOv3, timm, transformers, MindCV, OpenCLIP or the MindSpore example.
 
     FILE is a .safetensors, .ckpt or .pth. A .pth needs the extra `torch`; no code in it is run. Variant, classes and
     evaluation transform are inferred and printed. A missing tensor, or one of unknown purpose, is an error.
     """
+    if no_head and (fresh_head or classes):
+        raise click.UsageError("--no-head leaves out the classes, too; leave out --fresh-head and --classes")
     with expected_errors():
         from convnext_imagenet.serve.weights.importing import ImportOptions, import_weights
 
-        choices = ImportOptions(None if scheme == "auto" else scheme, use, classes, fresh_head, transform)
+        choices = ImportOptions(None if scheme == "auto" else scheme, use, classes, fresh_head, no_head, transform)
         imported = import_weights(file, out, choices)
         click.echo("\n".join(imported.lines))
-        click.echo(f"Next: convnext-serve eval {out} --records RECORDS", err=True)
+        has_head = imported.card.config.num_classes > 0
+        task = "eval {} --records RECORDS" if has_head else "predict {} IMAGES --out FEATURES --features"
+        click.echo(f"Next: convnext-serve {task.format(out)}", err=True)
 
 
 @weights.command("export")
