@@ -1,6 +1,7 @@
 """`convnext-serve`: evaluate a network, write its predictions to Parquet, classify single images."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,12 @@ def main() -> None:
 @click.option("--split", default="val", show_default=True, help="Split to evaluate.")
 @click.option("--report", type=options.PATH, help="Also write predictions, tables and an HTML page to this directory.")
 @click.option("--real", type=options.PATH, help="With --report: real.json of the ReaL labels; adds accuracy on them.")
+@click.option(
+    "--class-map",
+    type=options.PATH,
+    help="Text file of lines 'WNID-OF-THE-NETWORK WNID-OF-THE-RECORDS': which outputs mean which class.  "
+    "[default: the same wnids]",
+)
 @options.weights
 @options.transform
 @options.flip
@@ -47,42 +54,57 @@ def main() -> None:
 @options.workers
 @launch_options
 def eval_command(
-    checkpoint: Path, records: Path, split: str, report: Path | None, real: Path | None, weights: Weights,
-    transform: TransformOptions, flip: bool, batch_size: int, workers: int, **launch: Any,
+    checkpoint: Path, records: Path, split: str, report: Path | None, real: Path | None, class_map: Path | None,
+    weights: Weights, transform: TransformOptions, flip: bool, batch_size: int, workers: int, **launch: Any,
 ) -> None:  # fmt: skip
     """Print the exact accuracy of CHECKPOINT over every row of a split.
+
+    If the records have other classes than CHECKPOINT, these are matched by wnid and two numbers are printed: over all
+    outputs, and restricted to the classes of the records.
 
     --report also writes one row per image (predictions/), accuracy by class, confused pairs, calibration, and an HTML
     page with the worst classes and their images. To resume an interrupted report, run the same command again.
     """
     if real and not report:
         raise click.UsageError("--real needs --report DIRECTORY: the accuracy on ReaL labels is written there")
+    if class_map and report:
+        raise click.UsageError(
+            "--report needs records with the classes of CHECKPOINT; leave out --class-map or --report"
+        )
     show_log_lines()
     with announcing_exit(), expected_errors():
         ranks, target = _start_evaluation(launch, report)
 
         from convnext_imagenet.records.reader import Records
         from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
-        from convnext_imagenet.serve.evaluate import evaluate
-        from convnext_imagenet.serve.messages import accuracy_lines, next_predict, pace
+        from convnext_imagenet.serve.class_map import map_classes
+        from convnext_imagenet.serve.evaluate import evaluate, evaluate_subset
+        from convnext_imagenet.serve.messages import accuracy_lines, next_predict, pace, subset_lines
 
         loaded = load_checkpoint(checkpoint, weights).evaluated_with(transform)
         opened = ranks.first_rank_first(lambda: Records.open(records))
         rows = opened.split(split)
-        check_classes(loaded, opened.classes, records)
         if report:
+            check_classes(loaded, opened.classes, records)
             from convnext_imagenet.serve.report.report import report_options
 
             _evaluate_into(report, real, loaded, rows, report_options(batch_size, workers, target, flip), ranks)
             return
+        mapped = map_classes(loaded, opened.classes, records, class_map)
+        run = evaluate if mapped is None else partial(evaluate_subset, mapped)
         started, own = time.monotonic(), rows.rows // ranks.own.world
         with StopSignals("run the same command again", second_ends=True) as stop, progress(own, f"eval {split}") as bar:
-            accuracy = evaluate(
+            found: Any = run(
                 loaded.classifier(), loaded.card.transform, rows, batch_size, workers,
                 with_heartbeat(bar, "evaluating"), ranks, lambda: stop.received, flip,
             )  # fmt: skip
-        click.echo("\n".join(accuracy_lines(accuracy, split)))
-        rate = pace(accuracy.rows, time.monotonic() - started)
+        lines = (
+            accuracy_lines(found, split)
+            if mapped is None
+            else subset_lines(mapped, found[0], found[1], rows.rows, split)
+        )
+        click.echo("\n".join(lines))
+        rate = pace(rows.rows, time.monotonic() - started)
         click.echo(f"{loaded.path} evaluated on {records} in {rate}.\nNext: {next_predict(checkpoint)}", err=True)
 
 

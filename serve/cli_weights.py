@@ -89,10 +89,12 @@ def import_command(
     type=click.Choice(["facebook", "timm"]),
     help="With safetensors: program whose parameter names to use.  [default: facebook]",
 )
+@click.option("--features", is_flag=True, help="With onnx: also an output `features`, the values before the head.")
 @device_target_option
 def export_command(
-    checkpoint: Path, out: Path, format_name: str, preprocessing: bool, names: str | None, device_target: str
-) -> None:
+    checkpoint: Path, out: Path, format_name: str, preprocessing: bool, names: str | None, features: bool,
+    device_target: str,
+) -> None:  # fmt: skip
     """Write CHECKPOINT as a file for other programs, with a model card in Markdown beside it.
 
     The file is loaded again and kept only if it gives the same answers as the network.
@@ -101,6 +103,8 @@ def export_command(
         raise click.UsageError(
             "--preprocessing works only with --format onnx (mindir always takes uint8 pixels); leave it out"
         )
+    if features and format_name != "onnx":
+        raise click.UsageError("--features works only with --format onnx; leave it out")
     if names and format_name != "safetensors":
         raise click.UsageError(f"--names works only with --format safetensors; leave it out for {format_name}")
     show_log_lines()
@@ -114,7 +118,7 @@ def export_command(
         from convnext_imagenet.serve.weights.exporting import ExportOptions, export_weights
 
         loaded = load_checkpoint(checkpoint)
-        is_new = export_weights(loaded, out, ExportOptions(format_name, preprocessing, names or "facebook"))
+        is_new = export_weights(loaded, out, ExportOptions(format_name, preprocessing, names or "facebook", features))
         size_mib = out.stat().st_size / 2**20
         click.echo(f"{out}: {size_mib:.1f} MiB, {'written and checked' if is_new else 'there already, unchanged'}")
         click.echo(f"{loaded.path} exported.\nNext: read {out}.md to learn how to run it", err=True)

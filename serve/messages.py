@@ -6,6 +6,7 @@ Totals come last, and each result ends with the command to run next.
 from pathlib import Path
 
 from convnext_imagenet.base.html import plural
+from convnext_imagenet.serve.class_map import ClassMap, class_map_lines
 from convnext_imagenet.serve.evaluate import Accuracy
 from convnext_imagenet.serve.predict.job import Summary
 from convnext_imagenet.serve.report.tables import Evaluation
@@ -21,6 +22,22 @@ def accuracy_lines(accuracy: Accuracy, split: str) -> list[str]:
         f"every row of {split} counted once",
         f"loss {accuracy.loss:.6f} (mean cross entropy with the true label, in nats)",
     ]
+
+
+def subset_lines(mapped: ClassMap, everything: Accuracy, restricted: Accuracy, rows: int, split: str) -> list[str]:
+    """Return the two accuracies of a network on records of other classes, each with its count."""
+    lines = class_map_lines(mapped, rows - everything.rows)
+    for name, accuracy, outputs in (
+        (f"over all {mapped.network_outputs:,} outputs", everything, mapped.network_outputs),
+        ("restricted to the classes of the records", restricted, int(mapped.is_known.sum())),
+    ):
+        fewer = "" if accuracy.guesses == 5 else f" (of {plural(outputs, 'class')}, so this is top-{accuracy.guesses})"
+        lines += [
+            f"{name}: { ({'Top1-Acc': accuracy.top1, 'Top5-Acc': accuracy.top5}) }",
+            f"  top-1 {accuracy.top1_correct}/{accuracy.rows}, top-5 {accuracy.top5_correct}/{accuracy.rows}{fewer}, "
+            f"rows of {split}, each counted once; loss {accuracy.loss:.6f}",
+        ]
+    return lines
 
 
 def evaluation_lines(evaluation: Evaluation, split: str) -> list[str]:

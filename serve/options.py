@@ -114,6 +114,11 @@ _PREDICTION = (
         help="Maximum number of inputs in one Parquet file; the first files are smaller, to be readable in seconds.",
     ),
     click.option("--features", is_flag=True, help="Add a column with the pooled features before the head."),
+    click.option(
+        "--normalize",
+        is_flag=True,
+        help="Add a column with these features divided by their length (L2), for cosine similarity.",
+    ),
     click.option("--logits", is_flag=True, help="Add a column with all logits."),
     click.option(
         "--image-timeout",
@@ -130,8 +135,9 @@ _PREDICTION = (
 )
 
 
-def _prediction(features: bool, logits: bool, **values: Any) -> PredictOptions:
-    extras = tuple(name for name, is_asked_for in (("features", features), ("logits", logits)) if is_asked_for)
+def _prediction(features: bool, normalize: bool, logits: bool, **values: Any) -> PredictOptions:
+    asked_for = {"features": features, "unit_features": normalize, "logits": logits}
+    extras = tuple(name for name, is_asked_for in asked_for.items() if is_asked_for)
     return PredictOptions(extras=extras, **values)
 
 
@@ -147,7 +153,7 @@ def cluster(command: Command) -> Command:
 
 def prediction(command: Command) -> Command:
     """Add the options of scoring to a command, which gets them as `predict_options` (without engine and device)."""
-    names = ("topk", "part_rows", "batch_size", "workers", "flip", "features", "logits", "timeout_s")
+    names = ("topk", "part_rows", "batch_size", "workers", "flip", "features", "normalize", "logits", "timeout_s")
     return _as_one_value("predict_options", _prediction, names, _PREDICTION, command)
 
 

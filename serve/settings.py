@@ -44,7 +44,8 @@ class ClusterOptions(NamedTuple):
 class PredictOptions:
     """How inputs are scored. `workers` and `timeout_s` are not part of the plan, because they change no score.
 
-    `flip` averages over the image and its mirror image, `extras` are additional columns: "features", "logits", "loss".
+    `flip` averages over the image and its mirror image, `extras` are additional columns: "features",
+    "unit_features", "logits", "loss".
     An input that takes over `timeout_s` seconds to read and decode becomes an error row. `engine` is "mindspore" or
     "onnxruntime".
     """

@@ -23,6 +23,7 @@ from convnext_imagenet.records.images import CHECKS_VERSION
 from convnext_imagenet.serve.batching import batches
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.engine import Engine, engine_facts, open_engine
+from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.predict.schema import ROWS_VERSION, make_row, part_file, part_ranges, part_unit, write_part
 from convnext_imagenet.serve.prefetch import map_ahead
@@ -31,6 +32,7 @@ from convnext_imagenet.serve.scoring import score_samples
 from convnext_imagenet.serve.settings import PredictOptions
 
 _BATCHES_AHEAD = 2  # one waits ready while the threads decode the next
+_FEATURES = {"features", "unit_features"}
 # Packages that can change a byte of PREDICTIONS: the network, decoders, and the writer of Parquet.
 _PACKAGES = ("mindspore", "numpy", "opencv-python-headless", "pillow", "pyarrow")
 
@@ -39,9 +41,15 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
     """Return the plan, all that decides the bytes of PREDICTIONS, as JSON; no times, hosts or folders.
 
     Batch size and device belong to it, because they move the last bits of a score: on the CPU, batches of 1 to 32
-    moved ConvNeXt-atto's logits by 6e-7 of the largest. Raises what `engine_facts` raises.
+    moved ConvNeXt-atto's logits by 6e-7 of the largest. Raises what `engine_facts` raises, and ServeError for a
+    network without a classifier if no features are asked for.
     """
     card = checkpoint.card
+    if not checkpoint.has_classifier and (not _FEATURES & set(options.extras) or "logits" in options.extras):
+        raise ServeError(
+            f"{checkpoint.path}: has no trained classifier, so there are only features; pass --features or --normalize "
+            f"and no --logits"
+        )
     batch_size = min(options.batch_size, options.part_rows, inputs.count)
     return {
         "model": {"sha256": checkpoint.sha256, "variant": card.config.variant},
@@ -110,7 +118,9 @@ class PartWriter:
 
     @cached_property
     def _engine(self) -> Engine:
-        return open_engine(self.options.engine, self.checkpoint, with_features="features" in self.options.extras)
+        return open_engine(
+            self.options.engine, self.checkpoint, with_features=bool(_FEATURES & set(self.options.extras))
+        )
 
     def _samples(self, indices: Sequence[int]) -> Generator[Sample, None, None]:
         """Yield the inputs of the parts as samples, in order, read and decoded ahead of the network."""
@@ -135,7 +145,7 @@ class PartWriter:
 
     def _publish(self, index: int, rows: list[dict[str, Any]], staging: Path) -> None:
         path = staging / f"{part_file(index)}{protocol.STAGED}"
-        write_part(path, rows, self.plan, self.options.extras)
+        write_part(path, rows, self.plan, self.options.extras, self.checkpoint.has_classifier)
         statuses = Counter(row["status"] for row in rows)
         facts = {"first": self.parts[index].start, "rows": len(rows), "statuses": statuses}
         protocol.publish([path], self.out, part_unit(index), self.plan_id, facts)

@@ -36,7 +36,14 @@ SCHEMA = pa.schema(
         pa.field("correct", pa.bool_()),
     ]
 )
-_EXTRAS = {"features": pa.list_(pa.float32()), "logits": pa.list_(pa.float32()), "loss": pa.float64()}
+_EXTRAS = {
+    "features": pa.list_(pa.float32()),
+    "unit_features": pa.list_(pa.float32()),
+    "logits": pa.list_(pa.float32()),
+    "loss": pa.float64(),
+}
+# Columns about classes, which a network without a classifier does not have.
+_OF_CLASSES = ("top1_index", "top1_wnid", "top1_name", "top1_score", "topk", "correct")
 
 
 def part_unit(index: int) -> str:
@@ -84,21 +91,28 @@ def make_row(sample: Sample, scored: ScoredSample | None) -> dict[str, Any]:
         "label": sample.label,
         "correct": best.get("class_index") == sample.label if is_known else None,
         "features": scored and scored.features,
+        "unit_features": scored and scored.unit_features,
         "logits": scored and scored.logits,
         "loss": scored and scored.loss,
     }
 
 
 def write_part(
-    path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any], extras: Sequence[str] = ()
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    provenance: Mapping[str, Any],
+    extras: Sequence[str] = (),
+    has_classes: bool = True,
 ) -> None:
     """Write one part: one row group, zstd, a checksum on every page, statistics, provenance as JSON metadata.
 
-    `extras` are additional columns: "features", the pooled features before the head, "logits", and "loss", the cross
-    entropy with the label. Raises OSError.
+    `extras` are additional columns: "features", the pooled features before the head, "unit_features", the same of
+    length 1, "logits", and "loss", the cross entropy with the label. A network without classes has no columns about
+    them. Raises OSError.
     """
     text = json.dumps(provenance, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    schema = pa.schema([*SCHEMA, *(pa.field(name, _EXTRAS[name]) for name in extras)], {METADATA_KEY: text})
+    fields = [field for field in SCHEMA if has_classes or field.name not in _OF_CLASSES]
+    schema = pa.schema([*fields, *(pa.field(name, _EXTRAS[name]) for name in extras)], {METADATA_KEY: text})
     table = pa.Table.from_pylist(list(rows), schema=schema)
     pq.write_table(
         table,
