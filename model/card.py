@@ -35,6 +35,18 @@ class ModelCard:
             )
 
 
+def inherited_licence(card: ModelCard) -> dict[str, Any]:
+    """Return what a network made from this one must state about licences: {} when nothing is known.
+
+    The value of "licences" lists each licence with the file that it came from.
+    """
+    known = [*card.provenance.get("licences", ())]
+    imported = card.provenance.get("imported", {})
+    if imported.get("licence", "not stated") != "not stated":
+        known.append({name: imported[name] for name in ("file", "licence", "licence_from", "licence_words")})
+    return {"licences": known} if known else {}
+
+
 def card_to_json(card: ModelCard) -> str:
     """Return the card as canonical JSON: equal cards give equal text."""
     value = asdict(card)

@@ -122,3 +122,62 @@ def export_command(
         size_mib = out.stat().st_size / 2**20
         click.echo(f"{out}: {size_mib:.1f} MiB, {'written and checked' if is_new else 'there already, unchanged'}")
         click.echo(f"{loaded.path} exported.\nNext: read {out}.md to learn how to run it", err=True)
+
+
+@weights.command("average")
+@click.argument("checkpoints", metavar="CHECKPOINT...", type=options.PATH, nargs=-1, required=True)
+@click.option("--out", type=options.PATH, required=True, help="Checkpoint to write, such as soup.safetensors.")
+@click.option(
+    "--method",
+    type=click.Choice(["uniform", "greedy"]),
+    help="Average all, or only those that do not lower the accuracy on val.  [default: greedy with --records]",
+)
+@click.option("--records", type=options.PATH, help="RECORDS to count right answers on; --split chooses the split.")
+@click.option("--split", default="val", show_default=True, help="Split to choose by.")
+@options.batch_size
+@options.workers
+@device_target_option
+def average_command(
+    checkpoints: tuple[Path, ...], out: Path, method: str | None, records: Path | None, split: str, batch_size: int,
+    workers: int, device_target: str,
+) -> None:  # fmt: skip
+    """Average CHECKPOINTs that were fine-tuned from the same weights (model soups).
+
+    The average costs no more to run than one of them. Its card lists all files, which were taken, and right answers.
+    """
+    show_log_lines()
+    with expected_errors():
+        from convnext_imagenet.launch.devices import choose_target
+        from convnext_imagenet.model.runtime import prepare
+
+        prepare(choose_target(device_target).target)
+
+        from convnext_imagenet.records.reader import Records
+        from convnext_imagenet.serve.checkpoint import Checkpoint, check_classes, load_checkpoint
+        from convnext_imagenet.serve.evaluate import evaluate
+        from convnext_imagenet.serve.weights.averaging import average_checkpoints, publish_soup
+
+        loaded = [load_checkpoint(path) for path in checkpoints]
+        opened = None if records is None else Records.open(records)
+        rows = None if opened is None else opened.split(split)
+        if opened is not None and records is not None:
+            check_classes(loaded[0], opened.classes, records)
+
+        def score(checkpoint: Checkpoint) -> int:
+            assert rows is not None
+            found = evaluate(checkpoint.classifier(), checkpoint.card.transform, rows, batch_size, workers)
+            click.echo(f"{found.top1_correct}/{found.rows} right", err=True)
+            return found.top1_correct
+
+        chosen = method or ("uniform" if rows is None else "greedy")
+        soup = average_checkpoints(loaded, chosen, None if rows is None else score)
+        is_new = publish_soup(soup, out)
+        taken = {member.sha256 for member in soup.members}
+        for index, checkpoint in enumerate(loaded):
+            right = "" if soup.correct is None or rows is None else f", top-1 {soup.correct[index]}/{rows.rows}"
+            click.echo(f"{checkpoint.path}: {'taken' if checkpoint.sha256 in taken else 'left out'}{right}")
+        own = "" if soup.own_correct is None or rows is None else f", top-1 {soup.own_correct}/{rows.rows} of {split}"
+        click.echo(
+            f"{out}: {chosen} average of {len(soup.members)} of {len(loaded)} checkpoints{own}, "
+            f"{'written' if is_new else 'there already with the same bytes'}"
+        )

@@ -66,7 +66,7 @@ def _licensed(value: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mappin
     for key, inner in sorted(value.items()):
         for item in inner if isinstance(inner, list) else [inner]:
             if isinstance(item, Mapping):
-                yield from _licensed(item, f"{name}, {key}" if key != "imported" else name)
+                yield from _licensed(item, f"{name}, {key}" if key not in ("imported", "licences") else name)
 
 
 def _identity(card: ModelCard, facts: ExportFacts) -> list[tuple[str, str]]:
