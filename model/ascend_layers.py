@@ -10,7 +10,6 @@ from mindspore import Tensor, mint, ops
 
 from convnext_imagenet.model.layers import (
     DEPTHWISE_SIZE,
-    EPSILON,
     Columns,
     DepthwiseConv,
     Gelu,
@@ -53,13 +52,15 @@ class AscendLayerNorm(LayerNorm):
     """Takes and returns the input's type; means, deviations and parameters are float32."""
 
     def construct(self, x_NHWC: Tensor) -> Tensor:
-        return mint.nn.functional.layer_norm(x_NHWC, (x_NHWC.shape[-1],), self.weight, self.bias, EPSILON)
+        return mint.nn.functional.layer_norm(x_NHWC, (x_NHWC.shape[-1],), self.weight, self.bias, self.epsilon)
 
 
 class AscendGelu(Gelu):
     """The exact GELU as one operator each way, where `erf` takes ten."""
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.is_tanh:
+            return mint.nn.functional.gelu(x, approximate="tanh")
         return mint.nn.functional.gelu(x)
 
 

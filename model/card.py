@@ -9,6 +9,10 @@ from convnext_imagenet.base.html import plural
 from convnext_imagenet.model.convnext import ConvNeXtConfig
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.transform import EvalTransform
+from convnext_imagenet.model.variants import EPSILON
+
+# Fields that only networks of other programs set: left out at their usual values, as in cards before they existed.
+_USUAL = {"norm_epsilon": EPSILON, "head_norm_epsilon": EPSILON, "activation": "gelu"}
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,23 @@ class ModelCard:
             )
 
 
+def inherited_licence(card: ModelCard) -> dict[str, Any]:
+    """Return what a network made from this one must state about licences: {} when nothing is known.
+
+    The value of "licences" lists each licence with the file that it came from.
+    """
+    known = [*card.provenance.get("licences", ())]
+    imported = card.provenance.get("imported", {})
+    if imported.get("licence", "not stated") != "not stated":
+        known.append({name: imported[name] for name in ("file", "licence", "licence_from", "licence_words")})
+    return {"licences": known} if known else {}
+
+
 def card_to_json(card: ModelCard) -> str:
     """Return the card as canonical JSON: equal cards give equal text."""
-    return json.dumps(asdict(card), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    value = asdict(card)
+    value["config"] = {name: held for name, held in value["config"].items() if _USUAL.get(name) != held}
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def card_from_json(text: str) -> ModelCard:

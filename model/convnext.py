@@ -37,7 +37,8 @@ class ConvNeXt(nn.Cell):
     dropped. `kernels` is the library of `kernels.build`, or None for MindSpore's own operators in the form of
     `layers` (`weights.device_layers`): the same parameters, and the same numbers up to rounding. With `low`, products
     of the kernels take bfloat16, except the head's. No gradient flows into the stem and the first `frozen_stages`
-    stages.
+    stages. Without a head the output is the features (N, C). The kernels know only the usual epsilon and GELU, so a
+    network with others never uses them.
     """
 
     def __init__(
@@ -52,10 +53,11 @@ class ConvNeXt(nn.Cell):
         self.config = config
         self.frozen_stages = frozen_stages
         dims = config.dims
-        stem: Callable[..., nn.Cell] = partial(Stem, layers=layers)
-        downsample: Callable[..., nn.Cell] = partial(Downsample, layers=layers)
-        block: Callable[..., nn.Cell] = partial(Block, layers=layers)
-        if kernels is not None:
+        epsilon = config.norm_epsilon
+        stem: Callable[..., nn.Cell] = partial(Stem, layers=layers, epsilon=epsilon)
+        downsample: Callable[..., nn.Cell] = partial(Downsample, layers=layers, epsilon=epsilon)
+        block: Callable[..., nn.Cell] = partial(Block, layers=layers, epsilon=epsilon, activation=config.activation)
+        if kernels is not None and config.has_usual_functions:
             stem = partial(CpuStem, library=kernels, low=low)
             downsample = partial(CpuDownsample, library=kernels, low=low)
             block = partial(CpuBlock, library=kernels, low=low)
@@ -67,11 +69,12 @@ class ConvNeXt(nn.Cell):
             ]
         )
         self.columns = layers.columns()
-        self.norm = layers.layer_norm(dims[-1])
-        self.head = layers.linear(dims[-1], config.num_classes)
+        self.norm = layers.layer_norm(dims[-1], config.head_norm_epsilon)
+        self.head = layers.linear(dims[-1], config.num_classes) if config.num_classes else None
 
     def construct(self, x_NHWC: Tensor, keep_NB: Tensor | None = None) -> Tensor:
-        return self.head(self.features(x_NHWC, keep_NB))
+        features_NC = self.features(x_NHWC, keep_NB)
+        return features_NC if self.head is None else self.head(features_NC)
 
     def features(self, x_NHWC: Tensor, keep_NB: Tensor | None = None) -> Tensor:
         """Return the pooled and normalised features (N, C) that the head classifies."""
@@ -109,7 +112,8 @@ def parameter_shapes(config: ConvNeXtConfig) -> dict[str, Shape]:
     for stage, (dim, depth) in enumerate(zip(dims, config.depths, strict=True)):
         for block in range(depth):
             shapes |= _block_shapes(f"stages.{stage}.{block}", dim, config.grn)
-    return shapes | _affine("norm", (dims[-1],)) | _affine("head", (config.num_classes, dims[-1]))
+    shapes |= _affine("norm", (dims[-1],))
+    return shapes | (_affine("head", (config.num_classes, dims[-1])) if config.num_classes else {})
 
 
 def parameter_count(config: ConvNeXtConfig) -> int:

@@ -6,12 +6,15 @@ the same layers on the operators that an Ascend computes in one launch.
 N batch, H W positions, C channels in, D channels out, M = N * H * W.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from mindspore import Parameter, Tensor, float32, nn, ops
 
-EPSILON = 1e-6  # of every LayerNorm and of global response normalisation (2201.03545, 2301.00808)
+from convnext_imagenet.model.variants import EPSILON, Activation
+
+TANH_SCALE, TANH_CUBIC = (2 / math.pi) ** 0.5, 0.044715  # of GELU's tanh form (1606.08415, section 2)
 DEPTHWISE_SIZE = 7  # section 2.5 of 2201.03545: larger kernels gained nothing
 
 
@@ -89,11 +92,12 @@ class DepthwiseConv(nn.Cell):
 class LayerNorm(nn.Cell):
     """Normalisation over the last axis, always in float32, because float16 overflows."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, epsilon: float = EPSILON) -> None:
         super().__init__()
+        self.epsilon = epsilon
         self.weight = zeros(channels)
         self.bias = zeros(channels)
-        self.layer_norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=EPSILON)
+        self.layer_norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=epsilon)
 
     def construct(self, x_NHWC: Tensor) -> Tensor:
         y_NHWC = self.layer_norm(ops.cast(x_NHWC, float32), self.weight, self.bias)[0]
@@ -101,9 +105,15 @@ class LayerNorm(nn.Cell):
 
 
 class Gelu(nn.Cell):
-    """The exact GELU, x * Phi(x), by the error function as in ConvNeXt; MindSpore's default is the tanh form."""
+    """The exact GELU, x * Phi(x), by the error function as in ConvNeXt, or its tanh form, MindSpore's default."""
+
+    def __init__(self, activation: Activation = "gelu") -> None:
+        super().__init__()
+        self.is_tanh = activation == "gelu_tanh"
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.is_tanh:
+            return 0.5 * x * (1.0 + ops.tanh(TANH_SCALE * (x + TANH_CUBIC * (x * x * x))))
         half = x * 0.5
         return half + half * ops.erf(x * (0.5**0.5))
 

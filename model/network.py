@@ -7,7 +7,7 @@ from convnext_imagenet.model.transform import EvalTransform, scale_and_shift
 
 
 class Classifier(nn.Cell):
-    """A network over pixels 0..255: uint8 or float (N, S, S, 3) -> logits (N, K), float32.
+    """A network over pixels 0..255: uint8 or float (N, S, S, 3) -> logits (N, K), or features without a head; float32.
 
     The parameters of the wrapped network keep their names without a prefix.
     """
@@ -26,13 +26,18 @@ class Classifier(nn.Cell):
 
 
 class FeatureClassifier(nn.Cell):
-    """The same network -> logits (N, K), and the pooled and normalised features (N, C) before the head, float32."""
+    """The same network -> logits (N, K), and the pooled and normalised features (N, C) before the head, float32.
+
+    Without a head only the features.
+    """
 
     def __init__(self, network: ConvNeXt, transform: EvalTransform) -> None:
         super().__init__(auto_prefix=False)
         self.classifier = Classifier(network, transform)
 
-    def construct(self, pixels_NHWC: Tensor) -> tuple[Tensor, Tensor]:
+    def construct(self, pixels_NHWC: Tensor) -> tuple[Tensor, ...]:
         network = self.classifier.network
         features_NC = network.features(self.classifier.normalised(pixels_NHWC))
+        if network.head is None:
+            return (ops.cast(features_NC, float32),)
         return ops.cast(network.head(features_NC), float32), ops.cast(features_NC, float32)

@@ -5,18 +5,24 @@ Sources: arXiv 2201.03545 and facebookresearch/ConvNeXt (V1), arXiv 2301.00808 a
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from convnext_imagenet.model.errors import ModelError
 
 STAGES = 4
+EPSILON = 1e-6  # of every LayerNorm of both papers' networks; global response normalisation has no other
+
+Activation = Literal["gelu", "gelu_tanh"]
 
 
 @dataclass(frozen=True)
 class ConvNeXtConfig:
-    """Everything that decides a network's parameters; `grn` means V2, which has no layer scale.
+    """Everything that decides a network; `grn` means V2, which has no layer scale.
 
-    `drop_path_rate` in [0, 1) is that of the last block, `layer_scale_init` the initial value of V1's gamma. Raises
-    ModelError for values out of range.
+    `num_classes` is 0 for a network without a head, whose output is its features. `drop_path_rate` in [0, 1) is that of
+    the last block, `layer_scale_init` the initial value of V1's gamma. `norm_epsilon` belongs to every LayerNorm but
+    the last, which has `head_norm_epsilon`. `activation` "gelu_tanh" is GELU's tanh form. Networks of other programs
+    differ in these three; ours never do. Raises ModelError for values out of range.
     """
 
     variant: str
@@ -27,16 +33,29 @@ class ConvNeXtConfig:
     drop_path_rate: float = 0.0
     layer_scale_init: float = 1e-6
     head_init_scale: float = 1.0
+    norm_epsilon: float = EPSILON
+    head_norm_epsilon: float = EPSILON
+    activation: Activation = "gelu"
 
     def __post_init__(self) -> None:
         for field in ("depths", "dims"):
             values = getattr(self, field)
             if len(values) != STAGES or min(values) < 1:
                 raise ModelError(f"{field} is {values}; it must be {STAGES} numbers of at least 1, one for each stage")
-        if self.num_classes < 1:
-            raise ModelError(f"num_classes is {self.num_classes}; it must be at least 1")
+        if self.num_classes < 0:
+            raise ModelError(f"num_classes is {self.num_classes}; it must be at least 1, or 0 for no head")
+        for field in ("norm_epsilon", "head_norm_epsilon"):
+            if not 0 < getattr(self, field) < 1:
+                raise ModelError(f"{field} is {getattr(self, field)}; it must be above 0 and below 1")
+        if self.activation not in ("gelu", "gelu_tanh"):
+            raise ModelError(f'activation is {self.activation!r}; it must be "gelu" or "gelu_tanh"')
         if not 0 <= self.drop_path_rate < 1:
             raise ModelError(f"drop_path_rate is {self.drop_path_rate}; it must be in [0, 1)")
+
+    @property
+    def has_usual_functions(self) -> bool:
+        """Return whether epsilons and GELU are the papers', which our CPU kernels compute."""
+        return (self.norm_epsilon, self.head_norm_epsilon, self.activation) == (EPSILON, EPSILON, "gelu")
 
 
 _SMALL = (2, 2, 6, 2)

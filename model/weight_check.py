@@ -71,7 +71,7 @@ def recognise(arrays: Mapping[str, np.ndarray]) -> ConvNeXtConfig | None:
             depths=tuple(blocks[str(stage)] for stage in range(STAGES)),
             dims=tuple(arrays[f"stages.{stage}.0.norm.bias"].size for stage in range(STAGES)),
             grn="stages.0.0.grn.gamma" in arrays,
-            num_classes=arrays["head.bias"].size,
+            num_classes=arrays["head.bias"].size if "head.bias" in arrays else 0,
         )
     except (KeyError, ModelError):
         return None
@@ -84,7 +84,7 @@ def describe(config: ConvNeXtConfig) -> str:
     name = (
         known_variant(config) or f"ConvNeXt {'V2' if config.grn else 'V1'} (depths {config.depths}, dims {config.dims})"
     )
-    return f"{name} with {plural(config.num_classes, 'class')}"
+    return f"{name} with {plural(config.num_classes, 'class')}" if config.num_classes else f"{name} without a head"
 
 
 def known_variant(config: ConvNeXtConfig) -> str | None:

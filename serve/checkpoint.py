@@ -36,10 +36,23 @@ class Checkpoint:
         """Return the SHA-256 of the classes: wnids and names by index."""
         return sha256_json([list(entry) for entry in self.card.classes])
 
+    @property
+    def has_classifier(self) -> bool:
+        """Return whether the network has a head that was trained."""
+        return self.card.config.num_classes > 0
+
+    def require_classifier(self) -> None:
+        """Raise ServeError for a network of features, which can name no class."""
+        if not self.has_classifier:
+            raise ServeError(
+                f"{self.path}: has no trained classifier, so it names no classes; train one by `convnext-train probe` "
+                f"or `convnext-train run --init-from`, or write features by `convnext-serve predict --features`"
+            )
+
     def classifier(self, with_features: bool = False, precision: Precision = "float32") -> nn.Cell:
         """Return the network: uint8 pixels (N, S, S, 3) -> logits (N, K), or with features also (N, C), all float32.
 
-        Raises ModelError when bfloat16 is asked for and is not there.
+        Without a head it gives features only. Raises ModelError when bfloat16 is asked for and is not there.
         """
         kind = FeatureClassifier if with_features else Classifier
         classifier = kind(build_inference_network(self.card, self.arrays, precision), self.card.transform)
@@ -56,10 +69,14 @@ def load_checkpoint(path: Path, weights: Weights = "best") -> Checkpoint:
     """Return the weights of `path`: a weights file, or a RUN directory (its best epoch).
 
     `weights` chooses in a RUN: the weights as trained ("raw"), their moving average ("ema"), or the better ("best").
+    An imported file whose head is new and untrained is loaded without it.
     Raises ServeError when there is no such file, ModelError for a file that is truncated, damaged or not one of ours.
     """
     path = resolve_checkpoint(path, weights)
     arrays, card = load_weights(path)
+    if card.provenance.get("imported", {}).get("head") == "new":  # a head that nobody trained names no classes
+        card = dataclasses.replace(card, config=dataclasses.replace(card.config, num_classes=0), classes=())
+        arrays = {name: array for name, array in arrays.items() if not name.startswith("head.")}
     return Checkpoint(path=path, sha256=sha256_file(path), card=card, arrays=arrays)
 
 
@@ -97,6 +114,7 @@ def resolve_checkpoint(path: Path, weights: Weights = "best") -> Path:
 
 def check_classes(checkpoint: Checkpoint, classes: Sequence[ClassEntry], records: Path) -> None:
     """Raise ServeError unless the checkpoint and the records have the same wnid at every index."""
+    checkpoint.require_classifier()
     known = [wnid for wnid, _ in checkpoint.card.classes]
     expected = [entry.wnid for entry in classes]
     if known == expected:

@@ -65,14 +65,16 @@ def classify_files(
 ) -> list[Classification]:
     """Return the classes of every file, in the order of `files`.
 
-    Raises ServeError when the network gives NaN or infinity, ModelError when bfloat16 is asked for and is not there.
+    Raises ServeError when the network gives NaN or infinity, or has no classifier; ModelError when bfloat16 is asked
+    for and is not there.
     """
+    checkpoint.require_classifier()
     size, classes = min(_LARGEST_BATCH, len(files)), checkpoint.card.classes
     read = partial(_read, checkpoint=checkpoint)
     engine, results = open_engine("mindspore", checkpoint, precision=precision), []
     for batch in batches(map_ahead(read, list(enumerate(files)), workers, 2 * size), size):
         for sample, scored in zip(batch, score_samples(engine, batch, classes, topk, size), strict=True):
-            guesses = () if scored is None else tuple(scored.guesses)
+            guesses = () if scored is None else tuple(scored.guesses or ())
             results.append(Classification(files[sample.sample_id], guesses, sample.status, sample.error))
         if on_progress:
             on_progress(len(batch))

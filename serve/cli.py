@@ -4,6 +4,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,12 @@ def main() -> None:
     metavar="AUDIT|FILE",
     help="Also print the accuracy without the rows that this audit of RECORDS, or its file of decisions, doubts.",
 )
+@click.option(
+    "--class-map",
+    type=options.PATH,
+    help="Text file of lines 'WNID-OF-THE-NETWORK WNID-OF-THE-RECORDS': which outputs mean which class.  "
+    "[default: the same wnids]",
+)
 @options.weights
 @options.transform
 @options.flip
@@ -62,10 +69,13 @@ def main() -> None:
 @launch_options
 def eval_command(
     checkpoint: Path, records: Path, split: str, report: Path | None, real: Path | None, without: Path | None,
-    weights: Weights, transform: TransformOptions, flip: bool, precision: Precision, batch_size: int, workers: int,
-    as_json: bool, **launch: Any,
+    class_map: Path | None, weights: Weights, transform: TransformOptions, flip: bool, precision: Precision,
+    batch_size: int, workers: int, as_json: bool, **launch: Any,
 ) -> None:  # fmt: skip
     """Print the exact accuracy of CHECKPOINT over every row of a split.
+
+    If the records have other classes than CHECKPOINT, these are matched by wnid and two numbers are printed: over all
+    outputs, and restricted to the classes of the records.
 
     --report also writes one row per image (predictions/), accuracy by class, confused pairs, calibration, and an HTML
     page with the worst classes and their images. To resume an interrupted report, run the same command again.
@@ -74,20 +84,33 @@ def eval_command(
         raise click.UsageError("--real needs --report DIRECTORY: the accuracy on ReaL labels is written there")
     if without and report:
         raise click.UsageError("--without prints two numbers and writes no report; leave --report out")
+    if class_map and report:
+        raise click.UsageError(
+            "--report needs records with the classes of CHECKPOINT; leave out --class-map or --report"
+        )
     show_log_lines()
     with announcing_exit(), expected_errors(), result_on_stdout(as_json) as print_result:
         ranks, target = _start_evaluation(launch, report)
 
         from convnext_imagenet.records.reader import Records
         from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
-        from convnext_imagenet.serve.evaluate import evaluate
-        from convnext_imagenet.serve.messages import accuracy_lines, accuracy_result, next_predict, pace, rest_lines
+        from convnext_imagenet.serve.class_map import map_classes
+        from convnext_imagenet.serve.errors import ServeError
+        from convnext_imagenet.serve.evaluate import evaluate, evaluate_subset
+        from convnext_imagenet.serve.messages import (
+            accuracy_lines,
+            accuracy_result,
+            next_predict,
+            pace,
+            rest_lines,
+            subset_lines,
+        )
 
         loaded = load_checkpoint(checkpoint, weights).evaluated_with(transform)
         opened = ranks.first_rank_first(lambda: Records.open(records))
         rows = opened.split(split)
-        check_classes(loaded, opened.classes, records)
         if report:
+            check_classes(loaded, opened.classes, records)
             from convnext_imagenet.serve.report.report import report_options
 
             predict_options = report_options(batch_size, workers, target, flip, precision)
@@ -95,19 +118,26 @@ def eval_command(
             if evaluation is not None:
                 print_result(accuracy_result(loaded, rows, evaluation.accuracy, report, evaluation))
             return
+        mapped = map_classes(loaded, opened.classes, records, class_map)
+        if mapped is not None and without:
+            raise ServeError("--without needs records with the classes of CHECKPOINT; leave it out here")
         left_out = _doubted_rows(without, opened, split) if without else set()
+        run = partial(evaluate, left_out=left_out) if mapped is None else partial(evaluate_subset, mapped)
         started, own = time.monotonic(), rows.rows // ranks.own.world
         with StopSignals("run the same command again", second_ends=True) as stop, progress(own, f"eval {split}") as bar:
-            accuracy = evaluate(
+            found: Any = run(
                 loaded.classifier(precision=precision), loaded.card.transform, rows, batch_size, workers,
-                with_heartbeat(bar, "evaluating"), ranks, lambda: stop.received, flip, left_out,
+                with_heartbeat(bar, "evaluating"), ranks, lambda: stop.received, flip,
             )  # fmt: skip
-        click.echo("\n".join(accuracy_lines(accuracy, split)))
-        if without:
-            click.echo("\n".join(rest_lines(accuracy, split, without)))
+        if mapped is None:
+            click.echo("\n".join(accuracy_lines(found, split)))
+            if without:
+                click.echo("\n".join(rest_lines(found, split, without)))
+        else:
+            click.echo("\n".join(subset_lines(mapped, found[0], found[1], rows.rows, split)))
         if ranks.own.is_first:
-            print_result(accuracy_result(loaded, rows, accuracy))
-        rate = pace(accuracy.rows, time.monotonic() - started)
+            print_result(accuracy_result(loaded, rows, *([found] if mapped is None else found)))
+        rate = pace(rows.rows, time.monotonic() - started)
         click.echo(f"{loaded.path} evaluated on {records} in {rate}.\nNext: {next_predict(checkpoint)}", err=True)
 
 

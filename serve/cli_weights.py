@@ -22,7 +22,7 @@ def weights() -> None:
 @click.option(
     "--from",
     "scheme",
-    type=click.Choice(["auto", "facebook", "timm", "transformers", "mindcv", "example", "openclip"]),
+    type=click.Choice(["auto", "facebook", "timm", "transformers", "dinov3", "mindcv", "example", "openclip"]),
     default="auto",
     show_default=True,
     help="Program whose parameter names FILE must use; auto detects it.",
@@ -43,25 +43,30 @@ def weights() -> None:
     is_flag=True,
     help="Replace the classifier of FILE, if any, by an untrained one for --classes, to be fine-tuned.",
 )
+@click.option("--no-head", is_flag=True, help="Leave out the classifier of FILE: the network gives features.")
 @options.transform
 @json_option()
 def import_command(
-    file: Path, out: Path, scheme: str, use: str | None, classes: Path | None, fresh_head: bool,
+    file: Path, out: Path, scheme: str, use: str | None, classes: Path | None, fresh_head: bool, no_head: bool,
     transform: TransformOptions, as_json: bool,
 ) -> None:  # fmt: skip
-    """Convert FILE, a ConvNeXt of Facebook, timm, transformers, MindCV, OpenCLIP or the MindSpore example.
+    """Convert FILE, a ConvNeXt of Facebook, DINOv3, timm, transformers, MindCV, OpenCLIP or the MindSpore example.
 
     FILE is a .safetensors, .ckpt or .pth. A .pth needs the extra `torch`; no code in it is run. Variant, classes and
     evaluation transform are inferred and printed. A missing tensor, or one of unknown purpose, is an error.
     """
+    if no_head and (fresh_head or classes):
+        raise click.UsageError("--no-head leaves out the classes, too; leave out --fresh-head and --classes")
     with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.serve.weights.importing import ImportOptions, import_weights
         from convnext_imagenet.serve.weights.inspecting import inspect_weights
 
-        choices = ImportOptions(None if scheme == "auto" else scheme, use, classes, fresh_head, transform)
+        choices = ImportOptions(None if scheme == "auto" else scheme, use, classes, fresh_head, no_head, transform)
         imported = import_weights(file, out, choices)
         click.echo("\n".join(imported.lines))
-        click.echo(f"Next: convnext-serve eval {out} --records RECORDS", err=True)
+        has_head = imported.card.config.num_classes > 0
+        task = "eval {} --records RECORDS" if has_head else "predict {} IMAGES --out FEATURES --features"
+        click.echo(f"Next: convnext-serve {task.format(out)}", err=True)
         report(inspect_weights(out))
 
 
@@ -102,10 +107,12 @@ def inspect(file: Path, as_json: bool) -> None:
     type=click.Choice(["facebook", "timm"]),
     help="With safetensors: program whose parameter names to use.  [default: facebook]",
 )
+@click.option("--features", is_flag=True, help="With onnx: also an output `features`, the values before the head.")
 @json_option()
 @device_target_option
 def export_command(
-    checkpoint: Path, out: Path, format_name: str, preprocessing: bool, names: str | None, as_json: bool,
+    checkpoint: Path, out: Path, format_name: str, preprocessing: bool, names: str | None, features: bool,
+    as_json: bool,
     device_target: str,
 ) -> None:  # fmt: skip
     """Write CHECKPOINT as a file for other programs, with a model card in Markdown beside it.
@@ -116,6 +123,8 @@ def export_command(
         raise click.UsageError(
             "--preprocessing works only with --format onnx (mindir always takes uint8 pixels); leave it out"
         )
+    if features and format_name != "onnx":
+        raise click.UsageError("--features works only with --format onnx; leave it out")
     if names and format_name != "safetensors":
         raise click.UsageError(f"--names works only with --format safetensors; leave it out for {format_name}")
     show_log_lines()
@@ -129,11 +138,70 @@ def export_command(
         from convnext_imagenet.serve.weights.exporting import ExportOptions, export_weights
 
         loaded = load_checkpoint(checkpoint)
-        is_new = export_weights(loaded, out, ExportOptions(format_name, preprocessing, names or "facebook"))
+        is_new = export_weights(loaded, out, ExportOptions(format_name, preprocessing, names or "facebook", features))
         size_mib = out.stat().st_size / 2**20
         click.echo(f"{out}: {size_mib:.1f} MiB, {'written and checked' if is_new else 'there already, unchanged'}")
         click.echo(f"{loaded.path} exported.\nNext: read {out}.md to learn how to run it", err=True)
         report(
             {"checkpoint": loaded.path, "sha256": loaded.sha256, "out": out, "card": f"{out}.md", "format": format_name}
             | {"bytes": out.stat().st_size, "is_new": is_new}
+        )
+
+
+@weights.command("average")
+@click.argument("checkpoints", metavar="CHECKPOINT...", type=options.PATH, nargs=-1, required=True)
+@click.option("--out", type=options.PATH, required=True, help="Checkpoint to write, such as soup.safetensors.")
+@click.option(
+    "--method",
+    type=click.Choice(["uniform", "greedy"]),
+    help="Average all, or only those that do not lower the accuracy on val.  [default: greedy with --records]",
+)
+@click.option("--records", type=options.PATH, help="RECORDS to count right answers on; --split chooses the split.")
+@click.option("--split", default="val", show_default=True, help="Split to choose by.")
+@options.batch_size
+@options.workers
+@device_target_option
+def average_command(
+    checkpoints: tuple[Path, ...], out: Path, method: str | None, records: Path | None, split: str, batch_size: int,
+    workers: int, device_target: str,
+) -> None:  # fmt: skip
+    """Average CHECKPOINTs that were fine-tuned from the same weights (model soups).
+
+    The average costs no more to run than one of them. Its card lists all files, which were taken, and right answers.
+    """
+    show_log_lines()
+    with expected_errors():
+        from convnext_imagenet.launch.devices import choose_target
+        from convnext_imagenet.model.runtime import prepare
+
+        prepare(choose_target(device_target).target)
+
+        from convnext_imagenet.records.reader import Records
+        from convnext_imagenet.serve.checkpoint import Checkpoint, check_classes, load_checkpoint
+        from convnext_imagenet.serve.evaluate import evaluate
+        from convnext_imagenet.serve.weights.averaging import average_checkpoints, publish_soup
+
+        loaded = [load_checkpoint(path) for path in checkpoints]
+        opened = None if records is None else Records.open(records)
+        rows = None if opened is None else opened.split(split)
+        if opened is not None and records is not None:
+            check_classes(loaded[0], opened.classes, records)
+
+        def score(checkpoint: Checkpoint) -> int:
+            assert rows is not None
+            found = evaluate(checkpoint.classifier(), checkpoint.card.transform, rows, batch_size, workers)
+            click.echo(f"{found.top1_correct}/{found.rows} right", err=True)
+            return found.top1_correct
+
+        chosen = method or ("uniform" if rows is None else "greedy")
+        soup = average_checkpoints(loaded, chosen, None if rows is None else score)
+        is_new = publish_soup(soup, out)
+        taken = {member.sha256 for member in soup.members}
+        for index, checkpoint in enumerate(loaded):
+            right = "" if soup.correct is None or rows is None else f", top-1 {soup.correct[index]}/{rows.rows}"
+            click.echo(f"{checkpoint.path}: {'taken' if checkpoint.sha256 in taken else 'left out'}{right}")
+        own = "" if soup.own_correct is None or rows is None else f", top-1 {soup.own_correct}/{rows.rows} of {split}"
+        click.echo(
+            f"{out}: {chosen} average of {len(soup.members)} of {len(loaded)} checkpoints{own}, "
+            f"{'written' if is_new else 'there already with the same bytes'}"
         )

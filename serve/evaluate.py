@@ -22,6 +22,7 @@ from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
 from convnext_imagenet.records.images import BadImage, decode_rgb
 from convnext_imagenet.records.reader import Split
 from convnext_imagenet.serve.batching import batches, padded_logits
+from convnext_imagenet.serve.class_map import ClassMap
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.prefetch import map_ahead
 from convnext_imagenet.serve.scoring import cross_entropies, true_label_ranks
@@ -73,10 +74,10 @@ class _Labelled:
 
 @dataclass(frozen=True)
 class _CountedRows:
-    """The rows that one process has evaluated: rank of the true class, cross entropy, label and sample id of each."""
+    """The rows that one process has evaluated: label and sample id, and by each measure the rank and cross entropy."""
 
-    ranks: np.ndarray
-    losses: np.ndarray
+    ranks: list[np.ndarray]
+    losses: list[np.ndarray]
     labels: np.ndarray
     sample_ids: np.ndarray
     is_stopped: bool
@@ -104,6 +105,48 @@ def evaluate(
     Raises ServeError for a row that cannot be decoded; Interrupted, on all ranks, when one was stopped; RuntimeError
     when the counts differ from the manifest, which is a bug.
     """
+    return _evaluate(
+        classifier, transform, split, batch_size, workers, on_progress, ranks, is_stopped, flip, left_out=left_out
+    )[0]
+
+
+def evaluate_subset(
+    class_map: ClassMap,
+    classifier: nn.Cell,
+    transform: EvalTransform,
+    split: Split,
+    batch_size: int,
+    workers: int,
+    on_progress: Callable[[int], None] | None = None,
+    ranks: Ranks = SINGLE,
+    is_stopped: Callable[[], bool] = lambda: False,
+    flip: bool = False,
+) -> tuple[Accuracy, Accuracy]:
+    """Return accuracy over all outputs, and restricted to the outputs of the records' classes.
+
+    Rows of classes that the network lacks are read and compared with the manifest, but counted in neither. Arguments
+    and errors are those of `evaluate`.
+    """
+    everything, restricted = _evaluate(
+        classifier, transform, split, batch_size, workers, on_progress, ranks, is_stopped, flip, class_map
+    )
+    return everything, restricted
+
+
+def _evaluate(
+    classifier: nn.Cell,
+    transform: EvalTransform,
+    split: Split,
+    batch_size: int,
+    workers: int,
+    on_progress: Callable[[int], None] | None,
+    ranks: Ranks,
+    is_stopped: Callable[[], bool],
+    flip: bool,
+    class_map: ClassMap | None = None,
+    left_out: Collection[int] = (),
+) -> list[Accuracy]:
+    """Return the accuracy by each measure: one, or the two of a class map."""
     classifier.set_train(False)
     size = min(batch_size, split.rows)
     share = ranks.own.share(-(-split.rows // size))
@@ -113,23 +156,32 @@ def evaluate(
     )
     score = partial(padded_logits, classifier, batch_size=size, flip=flip)
     with contextlib.closing(samples):
-        counted = _count(score, batches(samples, size), on_progress or (lambda count: None), is_stopped)
+        counted = _count(score, batches(samples, size), on_progress or (lambda count: None), is_stopped, class_map)
     if ranks.sum(np.array(counted.is_stopped)):
         raise Interrupted("stopped while evaluating; run the same command again")
-    guesses = min(5, len(split.entry.rows_per_class))
     is_stored = _compare_with_manifest(split, counted, ranks)
-    losses = _all_losses(counted, ranks, len(is_stored))
-    whole = _accuracy(counted, losses, is_stored, guesses, ranks)
-    if not left_out:
-        return whole
-    is_kept = is_stored.copy()
-    is_kept[list(left_out)] = False
-    return dataclasses.replace(whole, rest=_accuracy(counted, losses, is_kept, guesses, ranks))
+    is_counted = np.ones(len(split.entry.rows_per_class), bool) if class_map is None else class_map.is_known
+    candidates = [int(is_counted.sum())]
+    if class_map is not None:
+        candidates = [class_map.network_outputs, *candidates]
+    is_own, accuracies = is_counted[counted.labels], []
+    for true_ranks, losses, outputs in zip(counted.ranks, counted.losses, candidates, strict=True):
+        by_id, has_row = _losses_by_id(counted.sample_ids[is_own], losses[is_own], len(is_stored), ranks)
+        sums = partial(_accuracy, true_ranks, counted.sample_ids, by_id, guesses=min(5, outputs), ranks=ranks)
+        whole = sums(has_row)
+        if left_out:
+            is_kept = has_row.copy()
+            is_kept[list(left_out)] = False
+            whole = dataclasses.replace(whole, rest=sums(is_kept))
+        accuracies.append(whole)
+    return accuracies
 
 
-def _accuracy(counted: _CountedRows, losses: np.ndarray, chosen: np.ndarray, guesses: int, ranks: Ranks) -> Accuracy:
+def _accuracy(
+    true_ranks: np.ndarray, sample_ids: np.ndarray, losses: np.ndarray, chosen: np.ndarray, guesses: int, ranks: Ranks
+) -> Accuracy:
     """Return accuracy and loss over the sample ids that are `chosen`, bool; `losses` are by sample id."""
-    own = counted.ranks[chosen[counted.sample_ids]]
+    own = true_ranks[chosen[sample_ids]]
     top1, top5 = ranks.sum(np.array([(own == 0).sum(), (own < guesses).sum()])).tolist()
     return Accuracy(int(chosen.sum()), top1, top5, mean_loss(losses[chosen]), guesses)
 
@@ -144,25 +196,42 @@ def _count(
     samples: Iterable[list[_Labelled]],
     on_progress: Callable[[int], None],
     is_stopped: Callable[[], bool],
+    class_map: ClassMap | None,
 ) -> _CountedRows:
-    true_ranks, losses, labels, sample_ids, stopped = [], [], [], [], False
+    measured: list[list[tuple[np.ndarray, np.ndarray]]] = []
+    labels, sample_ids, stopped = [], [], False
     for batch in samples:
         if stopped := is_stopped():
             break
         batch_labels = [sample.label for sample in batch]
         logits_NK = score([sample.pixels for sample in batch])
-        true_ranks.append(true_label_ranks(logits_NK, np.array(batch_labels)))
-        losses.append(cross_entropies(logits_NK, np.array(batch_labels)))
+        measured.append(_measure_batch(logits_NK, np.array(batch_labels), class_map))
         labels += batch_labels
         sample_ids += [sample.sample_id for sample in batch]
         on_progress(len(batch))
+    measures = range(1 if class_map is None else 2)
     return _CountedRows(
-        np.concatenate([np.zeros(0, np.int64), *true_ranks]),
-        np.concatenate([np.zeros(0), *losses]),
+        [np.concatenate([np.zeros(0, np.int64), *(batch[m][0] for batch in measured)]) for m in measures],
+        [np.concatenate([np.zeros(0), *(batch[m][1] for batch in measured)]) for m in measures],
         np.array(labels, int),
         np.array(sample_ids, int),
         stopped,
     )
+
+
+def _measure_batch(
+    logits_NK: np.ndarray, labels_N: np.ndarray, class_map: ClassMap | None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (rank, cross entropy) of each row by each measure; a row whose class the network lacks has rank -1."""
+    if class_map is None:
+        return [(true_label_ranks(logits_NK, labels_N), cross_entropies(logits_NK, labels_N))]
+    is_known_N = class_map.is_known[labels_N]
+    found = []
+    for ranks_n, losses_n in class_map.measure(logits_NK[is_known_N], labels_N[is_known_N]):
+        ranks_N, losses_N = np.full(len(labels_N), -1, np.int64), np.zeros(len(labels_N))
+        ranks_N[is_known_N], losses_N[is_known_N] = ranks_n, losses_n
+        found.append((ranks_N, losses_N))
+    return found
 
 
 def _prepare(row: dict[str, Any], transform: EvalTransform, split: Split) -> _Labelled:
@@ -190,11 +259,16 @@ def _compare_with_manifest(split: Split, counted: _CountedRows, ranks: Ranks) ->
     return per_sample > 0
 
 
-def _all_losses(counted: _CountedRows, ranks: Ranks, sample_ids: int) -> np.ndarray:
-    """Return the losses of the rows of all ranks, float64 (sample ids,); 0 for those without a row.
+def _losses_by_id(
+    sample_ids: np.ndarray, losses: np.ndarray, places: int, ranks: Ranks
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the losses of the rows of all ranks, float64 (places,) by sample id, and which ids have a row, bool.
 
-    Ranks exchange whole numbers: the two halves of a loss's 64 bits, which are 0 on all ranks but one.
+    Ranks exchange whole numbers: the two halves of a loss's 64 bits, which are 0 on all ranks but one, and whether
+    there is a row.
     """
-    halves = np.zeros((sample_ids, 2), np.uint32)
-    halves[counted.sample_ids] = counted.losses.view(np.uint32).reshape(-1, 2)
-    return ranks.sum(halves).astype(np.uint32).view(np.float64).reshape(-1)
+    parts = np.zeros((places, 3), np.uint32)
+    parts[sample_ids, :2] = losses.view(np.uint32).reshape(-1, 2)
+    parts[sample_ids, 2] = 1
+    summed = ranks.sum(parts).astype(np.uint32)
+    return np.ascontiguousarray(summed[:, :2]).view(np.float64).reshape(-1), summed[:, 2] > 0

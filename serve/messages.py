@@ -9,6 +9,7 @@ from typing import Any
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.records.reader import Split
 from convnext_imagenet.serve.checkpoint import Checkpoint
+from convnext_imagenet.serve.class_map import ClassMap, class_map_lines
 from convnext_imagenet.serve.evaluate import Accuracy, wilson_interval
 from convnext_imagenet.serve.predict.job import Summary
 from convnext_imagenet.serve.report.tables import Evaluation
@@ -63,6 +64,22 @@ def accuracy_result(
         "real_rows": real.rows if real else None,
         "real_correct": real.correct if real else None,
     }
+
+
+def subset_lines(mapped: ClassMap, everything: Accuracy, restricted: Accuracy, rows: int, split: str) -> list[str]:
+    """Return the two accuracies of a network on records of other classes, each with its count."""
+    lines = class_map_lines(mapped, rows - everything.rows)
+    for name, accuracy, outputs in (
+        (f"over all {mapped.network_outputs:,} outputs", everything, mapped.network_outputs),
+        ("restricted to the classes of the records", restricted, int(mapped.is_known.sum())),
+    ):
+        fewer = "" if accuracy.guesses == 5 else f" (of {plural(outputs, 'class')}, so this is top-{accuracy.guesses})"
+        lines += [
+            f"{name}: { ({'Top1-Acc': accuracy.top1, 'Top5-Acc': accuracy.top5}) }",
+            f"  top-1 {accuracy.top1_correct}/{accuracy.rows}, top-5 {accuracy.top5_correct}/{accuracy.rows}{fewer}, "
+            f"rows of {split}, each counted once; loss {accuracy.loss:.6f}",
+        ]
+    return lines
 
 
 def evaluation_lines(evaluation: Evaluation, split: str) -> list[str]:

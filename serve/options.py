@@ -207,6 +207,11 @@ _PREDICTION = (
         help="Maximum number of inputs in one Parquet file; the first files are smaller, to be readable in seconds.",
     ),
     click.option("--features", is_flag=True, help="Add a column with the pooled features before the head."),
+    click.option(
+        "--normalize",
+        is_flag=True,
+        help="Add a column with these features divided by their length (L2), for cosine similarity.",
+    ),
     click.option("--logits", is_flag=True, help="Add a column with all logits."),
     click.option(
         "--uncertainty",
@@ -279,8 +284,11 @@ _PREDICTION = (
 )
 
 
-def _prediction(features: bool, logits: bool, uncertainty: tuple[str, ...], **values: Any) -> PredictOptions:
-    extras = tuple(name for name, is_asked_for in (("features", features), ("logits", logits)) if is_asked_for)
+def _prediction(
+    features: bool, normalize: bool, logits: bool, uncertainty: tuple[str, ...], **values: Any
+) -> PredictOptions:
+    asked_for = {"features": features, "unit_features": normalize, "logits": logits}
+    extras = tuple(name for name, is_asked_for in asked_for.items() if is_asked_for)
     return PredictOptions(extras=extras + uncertainty, **values)
 
 
@@ -301,7 +309,18 @@ def cluster(command: Command) -> Command:
 
 def prediction(command: Command) -> Command:
     """Add the options of scoring to a command, which gets them as `predict_options` (without engine and device)."""
-    scoring = ("topk", "part_rows", "batch_size", "flip", "precision", "features", "logits", "exif", "max_pixels")
+    scoring = (
+        "topk",
+        "part_rows",
+        "batch_size",
+        "flip",
+        "precision",
+        "features",
+        "normalize",
+        "logits",
+        "exif",
+        "max_pixels",
+    )
     scoring_more = ("uncertainty", "calibration", "coverage")
     reading = ("workers", "readers", "timeout_s", "retry_s", "stop_after")
     return _as_one_value("predict_options", _prediction, (*scoring, *scoring_more, *reading), _PREDICTION, command)

@@ -24,11 +24,12 @@ class ScoredSample:
     input's label, on request; None without a label.
     """
 
-    guesses: list[Guess]
+    guesses: list[Guess] | None
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
     loss: float | None = None
     measures: Mapping[str, Any] = field(default_factory=dict)
+    unit_features: np.ndarray | None = None
 
 
 def score_samples(
@@ -44,15 +45,20 @@ def score_samples(
     """Return the `topk` best classes of up to `batch_size` samples, best first; None for a sample without pixels.
 
     `classes` holds (wnid, name) by index. With `flip`, logits and features are means over the image and its mirror
-    image. `extras` adds "features", "logits", "loss" or MEASURES to a result; "features" needs an engine that returns
-    them.
-    Raises ServeError when a logit is NaN or infinite.
+    image. `extras` adds "features", "unit_features" (of length 1), "logits", "loss" or MEASURES to a result; features
+    need an engine that returns them. Without classes the engine returns features only, and there are no guesses. Raises
+    ServeError when an output is NaN or infinite.
     """
     readable = [position for position, sample in enumerate(samples) if sample.pixels is not None]
     scored: list[ScoredSample | None] = [None] * len(samples)
     if not readable:
         return scored
     outputs = network_outputs(engine, [sample.pixels for sample in samples], batch_size, flip)
+    if not classes:
+        _refuse_non_finite(outputs[0][readable], [samples[position].source for position in readable])
+        for position in readable:
+            scored[position] = ScoredSample(None, **_features(outputs[0][position], extras))
+        return scored
     logits_NK = outputs[0][readable]
     _refuse_non_finite(logits_NK, [samples[position].source for position in readable])
     indices_Nk = best_classes(logits_NK, topk)
@@ -67,12 +73,22 @@ def score_samples(
     for row, position in enumerate(readable):
         scored[position] = ScoredSample(
             _guesses(indices_Nk[row].tolist(), scores_Nk[row].tolist(), classes),
-            features=outputs[1][position] if "features" in extras else None,
+            **(_features(outputs[1][position], extras) if len(outputs) > 1 else {}),
             logits=logits_NK[row] if "logits" in extras else None,
             loss=_loss(logits_NK[row], samples[position].label) if "loss" in extras else None,
             measures={name: values[row] for name, values in columns.items()},
         )
     return scored
+
+
+def _features(features_C: np.ndarray, extras: Sequence[str]) -> dict[str, Any]:
+    """Return the features that `extras` asks for; those of length 1 are divided in float64."""
+    found = {"features": features_C} if "features" in extras else {}
+    if "unit_features" in extras:
+        exact_C = features_C.astype(np.float64)
+        length = float(np.linalg.norm(exact_C))
+        found["unit_features"] = (exact_C / max(length, 1e-12)).astype(np.float32)
+    return found
 
 
 def _loss(logits_K: np.ndarray, label: int | None) -> float | None:

@@ -1,11 +1,15 @@
 """The classes of an imported classifier: (wnid, name) by index."""
 
+import lzma
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from convnext_imagenet.model.errors import ModelError
 
 _PACKAGED = Path(__file__).with_name("imagenet_classes.txt")
+_PACKAGED_22K = Path(__file__).with_name("imagenet22k_classes.txt.xz")
+_SAME_NAMES = 0.95  # lists of ImageNet's names differ in a few words
 _WNID = re.compile(r"n\d{8}")
 
 ClassTable = tuple[tuple[str, str], ...]
@@ -17,6 +21,50 @@ def imagenet_classes() -> ClassTable:
     Names are WordNet's words; the file states its sources (DECISIONS, 2026-11-26).
     """
     return read_classes(_PACKAGED)
+
+
+def packaged_counts() -> tuple[int, ...]:
+    """Return the numbers of outputs whose classes are known: those of ILSVRC2012, ImageNet-12k and ImageNet-22k."""
+    return 1000, 11821, 21841
+
+
+def packaged_classes(count: int) -> tuple[str, ClassTable]:
+    """Return the name and the classes of a list of `packaged_counts`, sorted by wnid, as the published heads are."""
+    if count == 1000:
+        return "ILSVRC2012", imagenet_classes()
+    lines = lzma.decompress(_PACKAGED_22K.read_bytes()).decode().splitlines()
+    rows = [line.split(" ", 2) for line in lines if not line.startswith("#")]
+    if count == len(rows):
+        return "ImageNet-22k", tuple((wnid, name) for wnid, _, name in rows)
+    return "timm's ImageNet-12k", tuple((wnid, name) for wnid, mark, name in rows if mark == "+")
+
+
+def named_classes(what: str, outputs: int, labels: Sequence[str]) -> tuple[ClassTable, str]:
+    """Return the classes that a configuration names, and where they come from in words.
+
+    Labels are wnids, ImageNet's names in ImageNet's order, or names of other classes, which have no wnids. Raises
+    ModelError, starting with `what`, for another number of labels than `outputs`, and for ImageNet's names in another
+    order.
+    """
+    if len(labels) != outputs:
+        raise ModelError(f"{what}: its classifier has {outputs} outputs, but {len(labels)} labels are stated")
+    if all(_WNID.fullmatch(label) for label in labels):
+        names = dict(packaged_classes(21841)[1]) | dict(imagenet_classes())
+        return tuple((label, names.get(label, label)) for label in labels), f"{outputs} wnids stated beside the file"
+    if outputs == len(imagenet_classes()):
+        known, found = ([name.split(",")[0].strip().lower() for name in names] for names in (_imagenet_names(), labels))
+        if sum(a == b for a, b in zip(known, found, strict=True)) >= _SAME_NAMES * outputs:
+            return imagenet_classes(), f"the {outputs} of ILSVRC2012, whose names are stated beside the file"
+        if len(set(known) & set(found)) >= _SAME_NAMES * len(set(known)):
+            raise ModelError(
+                f"{what}: the class names stated beside it are ImageNet's in another order; pass --classes with the "
+                f"wnids in the order of the outputs"
+            )
+    return tuple(("", label) for label in labels), f"{outputs} names without wnids stated beside the file"
+
+
+def _imagenet_names() -> list[str]:
+    return [name for _, name in imagenet_classes()]
 
 
 def read_classes(path: Path) -> ClassTable:

@@ -37,6 +37,7 @@ def find_transform(path: Path, scheme: str, classes: int | None) -> tuple[EvalTr
     readers: dict[str, tuple[str, _Reader]] = {
         "timm": ("config.json", _from_timm),
         "transformers": ("preprocessor_config.json", _from_transformers),
+        "dinov3": ("preprocessor_config.json", _from_transformers),
         "openclip": ("open_clip_config.json", _from_openclip),
     }
     other = ""
@@ -49,7 +50,7 @@ def find_transform(path: Path, scheme: str, classes: int | None) -> tuple[EvalTr
                 return described
             other = f"; {name} beside it is another model's"
     transform, why = _from_name(path.name)
-    if scheme == "openclip":
+    if scheme == "openclip" or "clip" in path.stem.lower():
         transform = EvalTransform(transform.size_px, 1.0, transform.mode, mean=CLIP_MEAN, std=CLIP_STD)
         why += ", with CLIP's mean and deviation"
     return transform, why + other
@@ -78,6 +79,8 @@ def _from_timm(config: Mapping[str, Any], classes: int | None) -> tuple[dict[str
     size = test or trained
     crop_pct = (test and settings.get("test_crop_pct")) or settings.get("crop_pct", 0.875)
     mode = {"center": "crop", "squash": "squash"}[settings.get("crop_mode", "center")]
+    if trained[0] != 3:
+        raise ModelError(f"input_size is {trained}: {trained[0]} channels")
     if size[1] != size[2] or (mode == "squash" and crop_pct != 1):
         raise ModelError(f"input_size {size} with crop_pct {crop_pct} and crop_mode {mode} is not supported")
     fields = {"size_px": size[1], "crop_pct": crop_pct, "mode": mode, "mean": tuple(settings["mean"])}
@@ -88,12 +91,31 @@ def _from_timm(config: Mapping[str, Any], classes: int | None) -> tuple[dict[str
 def _from_transformers(config: Mapping[str, Any], _: int | None) -> tuple[dict[str, Any], str]:
     if not (config.get("do_resize", True) and config.get("do_normalize", True)):
         raise ModelError("do_resize or do_normalize is off")
-    size = config["size"]
-    size_px = size if isinstance(size, int) else size["shortest_edge"]
-    is_squashed = size_px >= _SQUASHED_FROM_PX
-    fields = {"size_px": size_px, "crop_pct": 1.0 if is_squashed else config.get("crop_pct", 0.875)}
-    fields |= {"mode": "squash" if is_squashed else "crop", "interpolation": _PIL_FILTERS[config.get("resample", 3)]}
-    return fields | {"mean": tuple(config["image_mean"]), "std": tuple(config["image_std"])}, ""
+    factor = config.get("rescale_factor", 1 / 255)
+    if not config.get("do_rescale", True) or abs(255 * factor - 1) > 1e-4 or config.get("offset"):
+        raise ModelError("do_rescale is off, or rescale_factor is not 1/255")
+    if config.get("do_pad"):
+        raise ModelError("do_pad is on")
+    kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "ConvNextImageProcessor")
+    fields: dict[str, Any] = {"mean": tuple(config["image_mean"]), "std": tuple(config["image_std"])}
+    fields["interpolation"] = _PIL_FILTERS[config.get("resample", 3 if kind.startswith("ConvNext") else 2)]
+    size, remark = config["size"], ""
+    if kind.startswith("ConvNext"):
+        if config.get("do_center_crop"):
+            raise ModelError("do_center_crop is on")
+        size_px = size if isinstance(size, int) else size["shortest_edge"]
+        is_squashed = size_px >= _SQUASHED_FROM_PX
+        fields |= {"size_px": size_px, "crop_pct": 1.0 if is_squashed else config.get("crop_pct") or 0.875}
+        fields["mode"] = "squash" if is_squashed else "crop"
+        remark = "" if is_squashed else "; there an odd rest beside the crop is rounded down, here as in torchvision"
+    elif kind.startswith("DINOv3ViT"):
+        if config.get("do_center_crop") or isinstance(size, int) or size["height"] != size["width"]:
+            raise ModelError(f"size is {size} and do_center_crop {config.get('do_center_crop')}")
+        fields |= {"size_px": size["height"], "crop_pct": 1.0, "mode": "squash"}
+        remark = "; there pixels are resized as floats and not rounded"
+    else:
+        raise ModelError(f"image_processor_type is {kind}")
+    return fields, remark
 
 
 def _from_openclip(config: Mapping[str, Any], _: int | None) -> tuple[dict[str, Any], str]:
@@ -119,9 +141,12 @@ def _from_name(name: str) -> tuple[EvalTransform, str]:
 
 
 def describe_transform(transform: EvalTransform) -> str:
-    """Return the transform in words."""
+    """Return the transform in words, with mean and standard deviation."""
+    numbers = (" ".join(f"{value:.4g}" for value in values) for values in (transform.mean, transform.std))
+    normalised = "mean {}, std {}".format(*numbers)
     if transform.mode == "squash":
-        return f"the whole image resized to {transform.size_px} px, {transform.interpolation}"
+        return f"the whole image resized to {transform.size_px} px, {transform.interpolation}, {normalised}"
     return (
-        f"short side resized to {transform.resize_px} px, {transform.interpolation}, centre crop {transform.size_px} px"
+        f"short side resized to {transform.resize_px} px, {transform.interpolation}, centre crop {transform.size_px} "
+        f"px, {normalised}"
     )

@@ -38,10 +38,35 @@ def card_markdown(card: ModelCard, facts: ExportFacts) -> str:
         _table(("", ""), _identity(card, facts)),
         f"## Prepare an image\n{_preparation(card.transform)}",
         f"## Run the model\n```python\n{facts.example}\n```",
+        f"## Licence\n{licence_in_words(card)}",
         f"## Origin\n{_origin(card, facts)}",
-        f"## Classes\n{_table(('index', 'wnid', 'name'), [(str(n), *both) for n, both in enumerate(card.classes)])}",
     ]
+    if card.classes:
+        rows = [(str(n), *both) for n, both in enumerate(card.classes)]
+        parts.append(f"## Classes\n{_table(('index', 'wnid', 'name'), rows)}")
     return "\n\n".join(parts) + "\n"
+
+
+def licence_in_words(card: ModelCard) -> str:
+    """Return the licence of the weights that this card's come from, as far as it is known."""
+    licences = [(name, values) for name, values in _licensed(card.provenance, "the weights") if values.get("licence")]
+    if not licences:
+        return "The checkpoint states none: whoever trained it decides."
+    return " ".join(
+        f"{name.capitalize()} ({values.get('file', 'a file')}): {values['licence']}, from {values['licence_from']}. "
+        f"{values['licence_words']}".rstrip()
+        for name, values in licences
+    )
+
+
+def _licensed(value: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each object of a provenance that states a licence: also of what it was made from."""
+    if "licence" in value:
+        yield name, value
+    for key, inner in sorted(value.items()):
+        for item in inner if isinstance(inner, list) else [inner]:
+            if isinstance(item, Mapping):
+                yield from _licensed(item, f"{name}, {key}" if key not in ("imported", "licences") else name)
 
 
 def _identity(card: ModelCard, facts: ExportFacts) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from convnext_imagenet.model.convnext import STAGES, ConvNeXtConfig, Shape, parameter_shapes
 from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.variants import Activation
 
 MOST_BLOCKS = 100  # per stage: names are listed up to here; the deepest variant has 27
 
@@ -31,6 +32,7 @@ class Scheme:
     with any of `prefixes`; export writes the first one. `conv_mlp` lists the variants whose pointwise weights are
     convolutions (D, C, 1, 1). `is_grn_flat` means that GRN's parameters are (4C,) instead of (1, 1, 1, 4C).
     `ignored_names` matches other tensors in such a file that an import does not need. `remark` is printed for users.
+    `activation` is what this program computes unless its configuration states another.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Scheme:
     is_grn_flat: bool = False
     ignored_names: str = "(?!)"  # matches nothing
     remark: str = ""
+    activation: Activation = "gelu"
 
     def theirs(self, name: str) -> str:
         """Return their name of our parameter. Raises KeyError for a parameter that they do not have."""
@@ -140,20 +143,41 @@ _MINDCV = {
 
 
 def _transformers(root: str) -> dict[str, str]:
-    layer = f"{root}.encoder.stages.{{s}}.layers.{{b}}"
+    layer = f"{root}encoder.stages.{{s}}.layers.{{b}}"
     return {
-        "downsample_layers.0.0": f"{root}.embeddings.patch_embeddings",
-        "downsample_layers.0.1": f"{root}.embeddings.layernorm",
-        "downsample_layers.{d}.0": f"{root}.encoder.stages.{{d}}.downsampling_layer.0",
-        "downsample_layers.{d}.1": f"{root}.encoder.stages.{{d}}.downsampling_layer.1",
+        "downsample_layers.0.0": f"{root}embeddings.patch_embeddings",
+        "downsample_layers.0.1": f"{root}embeddings.layernorm",
+        "downsample_layers.{d}.0": f"{root}encoder.stages.{{d}}.downsampling_layer.0",
+        "downsample_layers.{d}.1": f"{root}encoder.stages.{{d}}.downsampling_layer.1",
         "stages.{s}.{b}.dwconv": f"{layer}.dwconv",
         "stages.{s}.{b}.norm": f"{layer}.layernorm",
         "stages.{s}.{b}.pwconv1": f"{layer}.pwconv1",
         "stages.{s}.{b}.pwconv2": f"{layer}.pwconv2",
         "stages.{s}.{b}.gamma": f"{layer}.layer_scale_parameter",
         "stages.{s}.{b}.grn": f"{layer}.grn",
-        "norm": f"{root}.layernorm",
+        "norm": f"{root}layernorm",
         "head": "classifier",
+    }
+
+
+def _dinov3() -> dict[str, str]:
+    """Return the names of transformers' `dinov3_convnext`, without their beginning.
+
+    It has no classifier and no V2; the names of these are ours, so that every scheme names every parameter.
+    """
+    return {
+        "downsample_layers.0.0": "stages.0.downsample_layers.0",
+        "downsample_layers.0.1": "stages.0.downsample_layers.1",
+        "downsample_layers.{d}.0": "stages.{d}.downsample_layers.0",
+        "downsample_layers.{d}.1": "stages.{d}.downsample_layers.1",
+        "stages.{s}.{b}.dwconv": "stages.{s}.layers.{b}.depthwise_conv",
+        "stages.{s}.{b}.norm": "stages.{s}.layers.{b}.layer_norm",
+        "stages.{s}.{b}.pwconv1": "stages.{s}.layers.{b}.pointwise_conv1",
+        "stages.{s}.{b}.pwconv2": "stages.{s}.layers.{b}.pointwise_conv2",
+        "stages.{s}.{b}.gamma": "stages.{s}.layers.{b}.gamma",
+        "stages.{s}.{b}.grn": "stages.{s}.layers.{b}.grn",
+        "norm": "layer_norm",
+        "head": "head",
     }
 
 
@@ -164,19 +188,27 @@ _CONV_MLP = frozenset(
 
 # State of MindSpore's optimizers: a parameter's name behind one of these words. Scalars are recognised by their size.
 _MINDSPORE_STATE = r"(adam_[mv]|moments?[12]?|accum|velocity|stat|exp_avg(_sq)?|ema)\..+"
-_TANH = "trained with MindSpore's nn.GELU, by default the tanh form; GELU is exact here, so the last digits differ"
+_TANH = "trained with MindSpore's nn.GELU, by default the tanh form: this network computes the tanh form, too"
+# DINOv3 and EUPE: a second name of the last norm, and heads of their training (as timm 1.0.31 leaves them out)
+_DINOV3_OTHERS = r"(norms|projectors)\..+"
 
 SCHEMES: tuple[Scheme, ...] = (
-    Scheme("facebook", "Facebook's", _FACEBOOK, prefixes=("", "module.")),
+    Scheme("facebook", "Facebook's", _FACEBOOK, prefixes=("", "module."), ignored_names=_DINOV3_OTHERS),
     Scheme(
         "timm", "timm's", _TIMM, grn_leaves=_WEIGHT_BIAS, prefixes=("", "module."), conv_mlp=_CONV_MLP, is_grn_flat=True
     ),
-    Scheme("transformers", "transformers'", _transformers("convnext")),
-    Scheme("transformers", "transformers'", _transformers("convnextv2"), grn_leaves=_WEIGHT_BIAS),
-    Scheme("mindcv", "MindCV's", _MINDCV, norm_leaves=_GAMMA_BETA, ignored_names=_MINDSPORE_STATE, remark=_TANH),
+    Scheme("transformers", "transformers'", _transformers("convnext.")),
+    Scheme("transformers", "transformers'", _transformers("convnextv2."), grn_leaves=_WEIGHT_BIAS),
+    Scheme("transformers", "transformers'", _transformers(""), grn_leaves=_WEIGHT_BIAS),  # without a classifier
+    # Of two releases of transformers: the encoder is a module of its own in the later one.
+    Scheme("dinov3", "DINOv3's (transformers)", _dinov3(), prefixes=("", "model.", "encoder.")),
+    Scheme(
+        "mindcv", "MindCV's", _MINDCV, norm_leaves=_GAMMA_BETA, ignored_names=_MINDSPORE_STATE, remark=_TANH,
+        activation="gelu_tanh",
+    ),
     Scheme(
         "example", "the MindSpore example's", _FACEBOOK, norm_leaves=_GAMMA_BETA, prefixes=("model.", ""),
-        ignored_names=_MINDSPORE_STATE, remark=_TANH,
+        ignored_names=_MINDSPORE_STATE, remark=_TANH, activation="gelu_tanh",
     ),
     Scheme(
         "openclip", "OpenCLIP's", _TIMM, grn_leaves=_WEIGHT_BIAS, prefixes=("visual.trunk.",), is_grn_flat=True,

@@ -13,8 +13,9 @@ import numpy as np
 from convnext_imagenet.model.blocks import DOWNSAMPLE_SIZE, STEM_SIZE
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.exchange.onnx_file import import_onnx
-from convnext_imagenet.model.layers import DEPTHWISE_SIZE, EPSILON
+from convnext_imagenet.model.layers import DEPTHWISE_SIZE, TANH_CUBIC, TANH_SCALE
 from convnext_imagenet.model.transform import scale_and_shift
+from convnext_imagenet.model.variants import EPSILON, Activation, ConvNeXtConfig
 from convnext_imagenet.model.weight_check import check_shapes
 
 OPSET = 17  # the first with LayerNormalization; opset 20 has Gelu, which runs no faster than its parts
@@ -37,7 +38,8 @@ def onnx_model(
 
     The input is `pixel_values`, float32 (N, 3, S, S), normalised; with `preprocessing` it is `pixels`, uint8 (N, S, S,
     3). The output is `logits`, float32 (N, K), and `with_features` also the pooled features before the head, `features`
-    (N, C). The model stores `metadata`. Raises ModelError when the arrays do not fit the card, and without the package.
+    (N, C); without a head it is `features` only. The model stores `metadata`. Raises ModelError when the arrays do not
+    fit the card, and without the package.
     """
     onnx = import_onnx()
     check_shapes(arrays, card.config, "no ONNX graph can be made")
@@ -50,9 +52,13 @@ def onnx_model(
         given = onnx.helper.make_tensor_value_info(PIXEL_VALUES, types.FLOAT, ["N", 3, size_px, size_px])
         x_NCHW = PIXEL_VALUES
     features_NC = _features(graph, card, x_NCHW)
-    weight, bias = graph.parameter("head.weight"), graph.parameter("head.bias")
-    graph.add("Gemm", [features_NC, weight, bias], "head", output=LOGITS, transB=1)
-    widths = {LOGITS: card.config.num_classes} | ({FEATURES: card.config.dims[-1]} if with_features else {})
+    widths = {}
+    if card.config.num_classes:
+        weight, bias = graph.parameter("head.weight"), graph.parameter("head.bias")
+        graph.add("Gemm", [features_NC, weight, bias], "head", output=LOGITS, transB=1)
+        widths[LOGITS] = card.config.num_classes
+    if with_features or not widths:
+        widths[FEATURES] = card.config.dims[-1]
     outputs = [onnx.helper.make_tensor_value_info(name, types.FLOAT, ["N", width]) for name, width in widths.items()]
     made = onnx.helper.make_graph(graph.nodes, card.config.variant, [given], outputs, graph.constants)
     opset = onnx.helper.make_operatorsetid("", OPSET)
@@ -95,10 +101,10 @@ class _Graph:
         weight, bias = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
         return self.add("Conv", [x_NCHW, weight, bias], name, kernel_shape=[size, size], **attributes)
 
-    def layer_norm(self, x: str, name: str, output: str = "") -> str:
+    def layer_norm(self, x: str, name: str, epsilon: float, output: str = "") -> str:
         """Append a LayerNorm over the last axis and return the name of its output."""
         weight, bias = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
-        return self.add("LayerNormalization", [x, weight, bias], name, output, axis=-1, epsilon=EPSILON)
+        return self.add("LayerNormalization", [x, weight, bias], name, output, axis=-1, epsilon=epsilon)
 
     def linear(self, x_NHWC: str, name: str, weight_CD: np.ndarray, bias_D: np.ndarray) -> str:
         weight = self.constant(f"{name}.weight", weight_CD.astype(np.float32))
@@ -120,31 +126,32 @@ def _normalised(graph: _Graph, card: ModelCard) -> str:
 
 def _features(graph: _Graph, card: ModelCard, x_NCHW: str) -> str:
     """Return the name of the features (N, C). Channels are first for convolutions, and last for everything else."""
-    x_NHWC = ""
+    x_NHWC, epsilon = "", card.config.norm_epsilon
     for stage, depth in enumerate(card.config.depths):
         name = f"downsample_layers.{stage}"
         if stage == 0:
             y_NCHW = graph.conv(x_NCHW, f"{name}.0", STEM_SIZE, strides=[STEM_SIZE] * 2)
-            x_NHWC = graph.layer_norm(graph.transpose(y_NCHW, f"{name}.nhwc", _TO_NHWC), f"{name}.1")
+            x_NHWC = graph.layer_norm(graph.transpose(y_NCHW, f"{name}.nhwc", _TO_NHWC), f"{name}.1", epsilon)
         else:
-            y_NCHW = graph.transpose(graph.layer_norm(x_NHWC, f"{name}.0"), f"{name}.nchw", _TO_NCHW)
+            y_NCHW = graph.transpose(graph.layer_norm(x_NHWC, f"{name}.0", epsilon), f"{name}.nchw", _TO_NCHW)
             y_NCHW = graph.conv(y_NCHW, f"{name}.1", DOWNSAMPLE_SIZE, strides=[DOWNSAMPLE_SIZE] * 2)
             x_NHWC = graph.transpose(y_NCHW, f"{name}.nhwc", _TO_NHWC)
         for block in range(depth):
-            x_NHWC = _block(graph, x_NHWC, f"stages.{stage}.{block}", card.config.grn)
-    return graph.layer_norm(graph.add("ReduceMean", [x_NHWC], "pool", axes=[1, 2], keepdims=0), "norm", FEATURES)
+            x_NHWC = _block(graph, x_NHWC, f"stages.{stage}.{block}", card.config)
+    pooled_NC = graph.add("ReduceMean", [x_NHWC], "pool", axes=[1, 2], keepdims=0)
+    return graph.layer_norm(pooled_NC, "norm", card.config.head_norm_epsilon, FEATURES)
 
 
-def _block(graph: _Graph, x_NHWC: str, name: str, grn: bool) -> str:
+def _block(graph: _Graph, x_NHWC: str, name: str, config: ConvNeXtConfig) -> str:
     x_NCHW = graph.transpose(x_NHWC, f"{name}.nchw", _TO_NCHW)
     channels = len(graph.wide(f"{name}.dwconv.bias"))
     pads = [DEPTHWISE_SIZE // 2] * 4
     y_NCHW = graph.conv(x_NCHW, f"{name}.dwconv", DEPTHWISE_SIZE, pads=pads, group=channels)
-    y = graph.layer_norm(graph.transpose(y_NCHW, f"{name}.nhwc", _TO_NHWC), f"{name}.norm")
+    y = graph.layer_norm(graph.transpose(y_NCHW, f"{name}.nhwc", _TO_NHWC), f"{name}.norm", config.norm_epsilon)
     y = graph.linear(y, f"{name}.pwconv1", graph.wide(f"{name}.pwconv1.weight").T, graph.wide(f"{name}.pwconv1.bias"))
-    y = _gelu(graph, y, f"{name}.act")
+    y = _gelu(graph, y, f"{name}.act", config.activation)
     weight_CD, bias_D = graph.wide(f"{name}.pwconv2.weight").T, graph.wide(f"{name}.pwconv2.bias")
-    if grn:
+    if config.grn:
         y = _response_norm(graph, y, f"{name}.grn")
         bias_D = bias_D + graph.wide(f"{name}.grn.beta").reshape(-1) @ weight_CD
     else:
@@ -153,12 +160,24 @@ def _block(graph: _Graph, x_NHWC: str, name: str, grn: bool) -> str:
     return graph.add("Add", [x_NHWC, graph.linear(y, f"{name}.pwconv2", weight_CD, bias_D)], name)
 
 
-def _gelu(graph: _Graph, x: str, name: str) -> str:
-    """Return x * (1 + erf(x / sqrt(2))) / 2, in the order that onnxruntime fuses into one operator."""
+def _gelu(graph: _Graph, x: str, name: str, activation: Activation) -> str:
+    """Return x * (1 + erf(x / sqrt(2))) / 2, as onnxruntime fuses it into one operator, or its tanh form."""
+    if activation == "gelu_tanh":
+        return _gelu_tanh(graph, x, name)
     erf = graph.add(
         "Erf", [graph.add("Div", [x, graph.scalar(f"{name}.root", 2**0.5)], f"{name}.scaled")], f"{name}.erf"
     )
     share = graph.add("Add", [erf, graph.scalar(f"{name}.one", 1.0)], f"{name}.share")
+    return graph.add("Mul", [graph.add("Mul", [x, share], f"{name}.twice"), graph.scalar(f"{name}.half", 0.5)], name)
+
+
+def _gelu_tanh(graph: _Graph, x: str, name: str) -> str:
+    """Return x * (1 + tanh(a (x + b x^3))) / 2."""
+    square = graph.add("Mul", [x, x], f"{name}.square")
+    cubic = graph.add("Mul", [square, graph.scalar(f"{name}.cubic", TANH_SCALE * TANH_CUBIC)], f"{name}.share.cubic")
+    slope = graph.add("Add", [cubic, graph.scalar(f"{name}.slope", TANH_SCALE)], f"{name}.share.slope")
+    tanh = graph.add("Tanh", [graph.add("Mul", [x, slope], f"{name}.scaled")], f"{name}.tanh")
+    share = graph.add("Add", [tanh, graph.scalar(f"{name}.one", 1.0)], f"{name}.share")
     return graph.add("Mul", [graph.add("Mul", [x, share], f"{name}.twice"), graph.scalar(f"{name}.half", 0.5)], name)
 
 

@@ -3,6 +3,8 @@
 The first bytes decide which format it has, not its name.
 """
 
+import re
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,10 @@ import numpy as np
 
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.exchange.source_mindspore import read_ckpt
-from convnext_imagenet.model.exchange.source_safetensors import read_safetensors
+from convnext_imagenet.model.exchange.source_safetensors import INDEX_SUFFIX, read_safetensors, read_shards
 from convnext_imagenet.model.exchange.source_torch import read_pth
 
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.|$)")  # as transformers names parts of a large file
 _HEAD_BYTES = 4096  # enough to recognise every format, and text
 _KINDS = "give a .safetensors, a PyTorch .pth or a MindSpore .ckpt with a ConvNeXt's weights"
 
@@ -59,6 +62,13 @@ def read_source(path: Path) -> SourceFile:
         raise ModelError(f"{path}: a folder, not a file; {_KINDS}")
     if not path.is_file():
         raise ModelError(f"{path}: no such file; {_KINDS}")
+    if path.name.endswith(INDEX_SUFFIX):
+        return SourceFile(path, read_shards(path), None)
+    if part := _SHARD.search(path.name):
+        raise ModelError(
+            f"{path}: part {int(part[1])} of {int(part[2])} of the weights; give the index beside it, "
+            f"{_SHARD.sub('', path.stem)}.safetensors.index.json"
+        )
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     raw, ema = _reader(path, head)(path)
@@ -72,7 +82,10 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], tuple[Tensors | None, T
         raise ModelError(f"{path}: a Git LFS pointer, not the weights; get them with `git lfs pull`")
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return read_safetensors
-    if head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"):
+    if head.startswith(b"PK\x03\x04"):
+        _refuse_programs(path)
+        return read_pth
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return read_pth
     if head[:1] == b"\n" and b"\x12" in head:  # protobuf: the first parameter of a Checkpoint message
         return read_ckpt
@@ -80,6 +93,22 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], tuple[Tensors | None, T
         raise ModelError(f"{path}: a web page, not weights, so the download failed; download the file again")
     what = "text" if _is_text(head) else "truncated, damaged or of another format"
     raise ModelError(f"{path}: {what}, not weights; {_KINDS}")
+
+
+def _refuse_programs(path: Path) -> None:
+    """Raise ModelError for zip files that hold a program, not only tensors."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = ["/" + name for name in file.namelist()]
+    except (zipfile.BadZipFile, OSError):
+        return  # the reader names the damage
+    if any("/code/" in name for name in names) and any(name.endswith("/constants.pkl") for name in names):
+        kind = "a TorchScript program"
+    elif any(name.endswith(("/archive_format", "/serialized_exported_program.json")) for name in names):
+        kind = "a program of torch.export"
+    else:
+        return
+    raise ModelError(f"{path}: {kind}, not only weights; load it where you trust it, and save its state_dict()")
 
 
 def _is_text(head: bytes) -> bool:

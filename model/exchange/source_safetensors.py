@@ -9,6 +9,8 @@ from safetensors import SafetensorError, safe_open
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.weights import FORMAT
 
+INDEX_SUFFIX = ".safetensors.index.json"
+
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], None]:
     """Return all tensors by name, and None, because the format holds one set of weights; bfloat16 becomes float32.
@@ -29,6 +31,34 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], None]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path}: truncated or damaged ({error}); copy it again") from error
     return tensors, None
+
+
+def read_shards(index: Path) -> dict[str, np.ndarray]:
+    """Return the tensors of all files that an index, `*.safetensors.index.json`, names.
+
+    Raises ModelError for an index that is damaged, names a file that is missing or lies elsewhere, or does not agree
+    with the files.
+    """
+    try:
+        places = json.loads(index.read_bytes())["weight_map"]
+        files = sorted({str(name) for name in places.values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index}: no index of safetensors files ({type(error).__name__}); copy it again") from error
+    if odd := next((name for name in files if Path(name).name != name), None):
+        raise ModelError(f"{index}: names {odd!r}, which lies in another folder; give an index of files beside it")
+    if missing := [name for name in files if not (index.parent / name).is_file()]:
+        raise ModelError(
+            f"{index}: {len(missing)} of its {len(files)} files are missing ({missing[0]}); copy them beside it"
+        )
+    tensors: dict[str, np.ndarray] = {}
+    for name in files:
+        tensors |= read_safetensors(index.parent / name)[0]
+    if tensors.keys() != places.keys():
+        differing = sorted(tensors.keys() ^ places.keys())
+        raise ModelError(
+            f"{index}: does not agree with its files about {len(differing)} tensors ({differing[0]}); copy all again"
+        )
+    return tensors
 
 
 def _read_bfloat16(path: Path, names: set[str]) -> dict[str, np.ndarray]:

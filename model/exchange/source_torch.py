@@ -53,8 +53,14 @@ def _load(path: Path) -> Any:
     except Exception as error:  # PyTorch raises many types for damaged pickles
         text = " ".join(str(error).split())
         if blocked := re.search(r"\bGLOBAL (\S+)|(Unsupported operand \d+)", text):
+            name = str(blocked[1] or blocked[2])
+            kind = (
+                "a whole pickled model"
+                if re.search(r"ConvNe?xt|\.nn\.modules|\.models\.", name)
+                else "more than weights"
+            )
             raise ModelError(
-                f"{path}: holds more than weights ({blocked[1] or blocked[2]}), and reading that would run its code; "
+                f"{path}: holds {kind} ({name}), and reading that would run its code; "
                 f"if you trust the model, save only its state_dict()"
             ) from None
         raise ModelError(

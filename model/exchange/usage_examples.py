@@ -5,8 +5,10 @@ from convnext_imagenet.model.exchange.naming import scheme_named
 from convnext_imagenet.model.transform import EvalTransform
 
 
-def onnx_example(file: str, transform: EvalTransform, preprocessing: bool) -> str:
-    """Return code that classifies an image with onnxruntime."""
+def onnx_example(file: str, transform: EvalTransform, preprocessing: bool, has_head: bool = True) -> str:
+    """Return code that classifies an image with onnxruntime, or prints its features without a head."""
+    if not has_head:
+        return _onnx_features_example(file, transform, preprocessing)
     given, values = ("pixels[None]", "") if preprocessing else ("values", _normalisation(transform))
     return f"""import json
 
@@ -22,8 +24,22 @@ logits = session.run(["logits"], {{session.get_inputs()[0].name: {given}}})[0][0
 {_ranking("index, classes[index]")}"""
 
 
-def mindir_example(file: str, transform: EvalTransform) -> str:
-    """Return code that classifies an image with MindSpore."""
+def _onnx_features_example(file: str, transform: EvalTransform, preprocessing: bool) -> str:
+    given, values = ("pixels[None]", "") if preprocessing else ("values", _normalisation(transform))
+    return f"""import numpy as np
+import onnxruntime
+from PIL import Image
+
+{_preparation(transform)}
+{values}
+session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
+features = session.run(["features"], {{session.get_inputs()[0].name: {given}}})[0][0]
+print(features)"""
+
+
+def mindir_example(file: str, transform: EvalTransform, has_head: bool = True) -> str:
+    """Return code that classifies an image with MindSpore, or prints its features without a head."""
+    ending = _ranking("index") if has_head else "print(logits)  # its features"
     return f"""import mindspore
 import numpy as np
 from mindspore import nn
@@ -34,7 +50,7 @@ from PIL import Image
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 network = nn.GraphCell(mindspore.load("{file}"))
 logits = network(mindspore.Tensor(pixels[None])).asnumpy()[0]
-{_ranking("index")}"""
+{ending}"""
 
 
 def timm_example(file: str, config: ConvNeXtConfig, transform: EvalTransform, names: str) -> str:
@@ -42,6 +58,12 @@ def timm_example(file: str, config: ConvNeXtConfig, transform: EvalTransform, na
     is_conv = config.variant in scheme_named("timm").conv_mlp
     scale = "None" if config.grn else f"{config.layer_scale_init:g}"
     weights = f'load_file("{file}")'
+    functions = (
+        ""
+        if config.has_usual_functions
+        else f"\n    norm_eps={config.norm_epsilon:g}, act_layer={config.activation!r},"
+    )
+    ending = _ranking("index") if config.num_classes else "print(logits)  # its features"
     if names != "timm":
         weights = f"checkpoint_filter_fn({weights}, network)"
     return f"""import numpy as np
@@ -54,12 +76,12 @@ from timm.models.convnext import ConvNeXt, checkpoint_filter_fn
 {_normalisation(transform)}
 network = ConvNeXt(
     num_classes={config.num_classes}, depths={config.depths}, dims={config.dims},
-    use_grn={config.grn}, ls_init_value={scale}, conv_mlp={is_conv},
+    use_grn={config.grn}, ls_init_value={scale}, conv_mlp={is_conv},{functions}
 ).eval()
 network.load_state_dict({weights})
 with torch.inference_mode():
     logits = network(torch.from_numpy(values)).numpy()[0]
-{_ranking("index")}"""
+{ending}"""
 
 
 def _preparation(transform: EvalTransform) -> str:

@@ -34,8 +34,12 @@ class RecordsInputs:
 
 
 def open_split(root: Path, split: str, wnids: Sequence[str]) -> RecordsInputs:
-    """Return a split of finished RECORDS, with labels as indices into `wnids`. Raises ArtefactError without one."""
-    records, known = Records.open(root), {wnid: index for index, wnid in enumerate(wnids)}
+    """Return a split of finished RECORDS, with labels as indices into `wnids`, or the records' own without wnids.
+
+    Raises ArtefactError without one.
+    """
+    records = Records.open(root)
+    known = {wnid: index for index, wnid in enumerate(wnids or [entry.wnid for entry in records.classes])}
     indices = tuple(known.get(entry.wnid) for entry in records.classes)
     identity = {"manifest_sha256": records.manifest_sha256, "split": split}
     return RecordsInputs(records.split(split), indices, sha256_json(identity))

@@ -28,6 +28,7 @@ from convnext_imagenet.serve.batching import batches
 from convnext_imagenet.serve.calibration import Calibration, read_calibration
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.engine import Engine, engine_facts, open_engine
+from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Inputs, kept_columns
 from convnext_imagenet.serve.predict.place import Place
 from convnext_imagenet.serve.predict.reading import ReadWatch, RetryRule
@@ -62,6 +63,7 @@ _MOST_BYTES_READ = 256 << 20  # of images that are read and not yet decoded
 _MOST_PART_BYTES = 128 << 20  # of a part in memory; writing it takes several times as much
 _LONGEST_SIDE_PX = 65_535
 _NETWORK = "network"  # its name beside those of the stages
+_FEATURES = {"features", "unit_features"}
 # Packages that can change a byte of PREDICTIONS: the network, decoders, and the writer of Parquet.
 _PACKAGES = ("mindspore", "numpy", "opencv-python-headless", "pillow", "pyarrow")
 
@@ -70,9 +72,15 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
     """Return the plan, all that decides the bytes of PREDICTIONS, as JSON; no times, hosts or folders.
 
     Batch size and device belong to it, because they move the last bits of a score: on the CPU, batches of 1 to 32
-    moved ConvNeXt-atto's logits by 6e-7 of the largest. Raises what `engine_facts` raises.
+    moved ConvNeXt-atto's logits by 6e-7 of the largest. Raises what `engine_facts` raises, and ServeError for a
+    network without a classifier if no features are asked for.
     """
     card = checkpoint.card
+    if not checkpoint.has_classifier and (not options.extras or set(options.extras) - _FEATURES):
+        raise ServeError(
+            f"{checkpoint.path}: has no trained classifier, so there are only features; pass --features or --normalize "
+            f"and no --logits"
+        )
     batch_size = min(options.batch_size, options.part_rows, inputs.count)
     topk = min(options.topk, len(card.classes))
     plan = {
@@ -194,7 +202,7 @@ class PartWriter:
     @cached_property
     def _schema(self) -> pa.Schema:
         extras = (*self.options.extras, *(CALIBRATED if self._calibration else ()))
-        return part_schema(extras, kept_columns(self.inputs))
+        return part_schema(extras, kept_columns(self.inputs), self.checkpoint.has_classifier)
 
     @cached_property
     def _calibration(self) -> Calibration | None:
@@ -204,7 +212,7 @@ class PartWriter:
     @cached_property
     def _engine(self) -> Engine:
         options = self.options
-        return open_engine(options.engine, self.checkpoint, "features" in options.extras, options.precision)
+        return open_engine(options.engine, self.checkpoint, bool(_FEATURES & set(options.extras)), options.precision)
 
     def _samples(
         self, indices: Sequence[int], is_stopped: Callable[[], bool], waits: Waits

@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
 CALIBRATED = ("calibrated_score", "conformal_set")  # the columns of --calibration
 _EXTRAS = {
     "features": pa.list_(pa.float32()),
+    "unit_features": pa.list_(pa.float32()),
     "logits": pa.list_(pa.float32()),
     "loss": pa.float64(),
     "margin": pa.float32(),
@@ -49,6 +50,8 @@ _EXTRAS = {
     "calibrated_score": pa.float32(),
     "conformal_set": pa.list_(pa.int32()),
 }
+# Columns about classes, which a network without a classifier does not have.
+_OF_CLASSES = ("top1_index", "top1_wnid", "top1_name", "top1_score", "topk", "correct")
 
 
 def part_unit(index: int) -> str:
@@ -104,6 +107,7 @@ def make_row(sample: Sample, scored: ScoredSample | None) -> dict[str, Any]:
         "label": sample.label,
         "correct": best.get("class_index") == sample.label if is_known else None,
         "features": scored and scored.features,
+        "unit_features": scored and scored.unit_features,
         "logits": scored and scored.logits,
         "loss": scored and scored.loss,
         **(scored.measures if scored else {}),
@@ -111,9 +115,13 @@ def make_row(sample: Sample, scored: ScoredSample | None) -> dict[str, Any]:
     }
 
 
-def part_schema(extras: Sequence[str] = (), kept: pa.Schema | None = None) -> pa.Schema:
-    """Return the columns of a part: ours, the `extras` that were asked for, and those of the inputs."""
-    fields = [*SCHEMA, *(pa.field(name, _EXTRAS[name]) for name in extras)]
+def part_schema(extras: Sequence[str] = (), kept: pa.Schema | None = None, has_classes: bool = True) -> pa.Schema:
+    """Return the columns of a part: ours, the `extras` that were asked for, and those of the inputs.
+
+    A network without classes has no columns about them.
+    """
+    ours = [field for field in SCHEMA if has_classes or field.name not in _OF_CLASSES]
+    fields = [*ours, *(pa.field(name, _EXTRAS[name]) for name in extras)]
     return pa.schema([*fields, *(each.with_name(kept_name(each.name)) for each in kept or ())])
 
 

@@ -27,12 +27,14 @@ class ExportOptions:
     """What a user chooses for an export.
 
     `format` is a key of FORMATS. `preprocessing` puts the normalisation of uint8 pixels into an ONNX graph. `names` is
-    the program whose parameter names a safetensors file uses, "facebook" or "timm".
+    the program whose parameter names a safetensors file uses, "facebook" or "timm". `features` adds the features as a
+    second output of an ONNX graph.
     """
 
     format: str
     preprocessing: bool = False
     names: str = "facebook"
+    features: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,13 @@ def _write_onnx(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> l
         "transform": json.dumps(asdict(transform), sort_keys=True),
         "checkpoint_sha256": checkpoint.sha256,
     }
-    model = onnx_graph.onnx_model(checkpoint.card, checkpoint.arrays, options.preprocessing, metadata=metadata)
+    model = onnx_graph.onnx_model(checkpoint.card, checkpoint.arrays, options.preprocessing, options.features, metadata)
     files = write_onnx(model, path)
     pixels = probe_pixels(transform)
-    (logits,) = open_onnx(path)(pixels if options.preprocessing else pixel_values(pixels, transform))
-    check_parity(logits, _logits(checkpoint, pixels), ONNX_LIMIT, "the ONNX graph in onnxruntime")
+    found = open_onnx(path)(pixels if options.preprocessing else pixel_values(pixels, transform))
+    expected = network_engine(checkpoint.classifier(with_features=options.features))(pixels)
+    for answers, wanted in zip(found, expected, strict=True):
+        check_parity(answers, wanted, ONNX_LIMIT, "the ONNX graph in onnxruntime")
     return files
 
 
@@ -73,9 +77,13 @@ def _onnx_interface(checkpoint: Checkpoint, options: ExportOptions) -> list[tupl
     given = f"`{onnx_graph.PIXEL_VALUES}`, float32 (N, 3, {side}, {side}), normalised RGB; any N"
     if options.preprocessing:
         given = f"`{onnx_graph.PIXELS}`, {_pixels(side)}"
+    name = onnx_graph.LOGITS if checkpoint.has_classifier else onnx_graph.FEATURES
+    outputs = [("output", f"`{name}`, {_output(checkpoint)}")]
+    if options.features and checkpoint.has_classifier:
+        outputs.append(("output", f"`{onnx_graph.FEATURES}`, {_features(checkpoint)}"))
     return [
         ("input", given),
-        ("output", f"`{onnx_graph.LOGITS}`, {_output(checkpoint)}"),
+        *outputs,
         ("needs", f"opset {onnx_graph.OPSET}; onnxruntime {onnx_graph.ONNXRUNTIME} or later"),
         _checked(ONNX_LIMIT),
     ]
@@ -132,7 +140,14 @@ def _pixels(side: int) -> str:
     return f"uint8 (N, {side}, {side}, 3), RGB; any N; normalised inside"
 
 
+def _features(checkpoint: Checkpoint) -> str:
+    width = checkpoint.card.config.dims[-1]
+    return f"features, float32 (N, {width}): the mean over all positions, after the last LayerNorm"
+
+
 def _output(checkpoint: Checkpoint) -> str:
+    if not checkpoint.has_classifier:
+        return _features(checkpoint)
     return f"logits, float32 (N, {len(checkpoint.card.classes)}); apply softmax to get probabilities"
 
 
@@ -148,14 +163,16 @@ FORMATS: dict[str, Format] = {
         "ONNX",
         _write_onnx,
         _onnx_interface,
-        lambda checkpoint, options, name: onnx_example(name, checkpoint.card.transform, options.preprocessing),
+        lambda checkpoint, options, name: onnx_example(
+            name, checkpoint.card.transform, options.preprocessing, checkpoint.has_classifier
+        ),
         _check_onnx,
     ),
     "mindir": Format(
         "MindIR",
         _write_mindir,
         _mindir_interface,
-        lambda checkpoint, options, name: mindir_example(name, checkpoint.card.transform),
+        lambda checkpoint, options, name: mindir_example(name, checkpoint.card.transform, checkpoint.has_classifier),
     ),
     "safetensors": Format(
         "safetensors",

@@ -7,10 +7,21 @@ from convnext_imagenet.base.files import publish_new, sha256_file
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import read_finished
 from convnext_imagenet.model.card import ModelCard
-from convnext_imagenet.model.exchange.class_names import ClassTable, imagenet_classes, read_classes, unnamed_classes
+from convnext_imagenet.model.convnext import ConvNeXtConfig
+from convnext_imagenet.model.exchange.class_names import (
+    ClassTable,
+    named_classes,
+    packaged_classes,
+    packaged_counts,
+    read_classes,
+    unnamed_classes,
+)
+from convnext_imagenet.model.exchange.foreign_network import read_stated
 from convnext_imagenet.model.exchange.foreign_preprocessing import describe_transform, find_transform
 from convnext_imagenet.model.exchange.import_names import Translation, recognise_scheme, translate
+from convnext_imagenet.model.exchange.licences import find_licence
 from convnext_imagenet.model.exchange.source_file import read_source
+from convnext_imagenet.model.exchange.wrappers import unwrap
 from convnext_imagenet.model.transform import changed
 from convnext_imagenet.model.weight_check import describe
 from convnext_imagenet.model.weights import weights_payload
@@ -26,13 +37,14 @@ class ImportOptions:
     """What the user chooses for an import; None means what the file holds.
 
     `scheme` is the program whose names the user expects, `use` "raw" or "ema", `classes` a RECORDS directory or a list
-    of classes.
+    of classes. `no_head` leaves the classifier out.
     """
 
     scheme: str | None = None
     use: str | None = None
     classes: Path | None = None
     fresh_head: bool = False
+    no_head: bool = False
     transform: TransformOptions = field(default_factory=TransformOptions)
 
 
@@ -53,23 +65,32 @@ def import_weights(source: Path, out: Path, options: ImportOptions) -> Imported:
     listed = _listed_classes(options)
     file = read_source(source)
     tensors, used_weights = file.choose(options.use)
+    tensors, wrapper = unwrap(tensors, str(source), options.use)
     scheme = recognise_scheme(tensors, str(source), options.scheme)
-    made = translate(tensors, scheme, str(source), len(listed) if listed and options.fresh_head else None)
-    classes, named_by = _classes(source, made.config.num_classes, listed, options)
+    stated = read_stated(source, scheme)
+    made = translate(tensors, scheme, str(source), _new_head(listed, options), stated)
+    classes, named_by = _classes(source, made, listed, stated.labels, options)
     stated_transform, reason = find_transform(source, scheme.name, made.outputs)
     transform = changed(stated_transform, options.transform.changes())
     if transform != stated_transform:
         reason += ", changed by options"  # stored in the card: other words would be other bytes
     origin = {"file": source.name, "sha256": sha256_file(source), "scheme": scheme.name, "weights": used_weights}
-    origin |= {"head": "new" if made.is_head_new else "from the file", "transform": reason}
+    origin |= {"head": "new" if made.is_head_new else "from the file" if classes else "none", "transform": reason}
+    licence = find_licence(source, scheme.name, stated.settings or {}, grn=made.config.grn)
+    origin |= {"licence": licence.name, "licence_from": licence.origin, "licence_words": licence.words}
+    if made.config.has_usual_functions is False:
+        origin["functions"] = functions_in_words(made.config)
     card = ModelCard(made.config, classes, transform, {"imported": origin})
     is_new = publish_new(out, weights_payload(out, made.arrays, card))
     lines = [
         f"{source}: {describe(made.config)}, {scheme.title} names, {len(made.arrays)} parameters"
         + (f", {plural(made.ignored, 'other tensor')} ignored" if made.ignored else ""),
+        *([f"names wrapped by {wrapper!r}"] if wrapper else []),
         *_remarks(made, used_weights, file.holds_both),
+        f"functions: {functions_in_words(made.config)}",
         f"classes: {named_by}",
         f"evaluation transform: {describe_transform(transform)} ({reason})",
+        f"licence: {licence.name} ({licence.origin})" + (f". {licence.words}" if licence.words else ""),
         f"{out}: " + ("written" if is_new else "there already with the same bytes"),
     ]
     return Imported(card, tuple(lines))
@@ -82,9 +103,25 @@ def _remarks(made: Translation, used_weights: str, holds_both: bool) -> list[str
         lines.append(f"the file holds two sets of weights: took {which} (--use {other} takes the other set)")
     if made.is_head_new:
         lines.append("the classifier is new and untrained: fine-tune it by `convnext-train run --init-from`")
+    lines += made.remarks
     if made.scheme.remark:
         lines.append(made.scheme.remark)
     return lines
+
+
+def _new_head(listed: ClassTable | None, options: ImportOptions) -> int | None:
+    """Return the outputs of a new classifier, 0 for none, None for the file's own."""
+    if options.no_head:
+        return 0
+    return len(listed) if listed and options.fresh_head else None
+
+
+def functions_in_words(config: ConvNeXtConfig) -> str:
+    """Return the epsilons and the activation of a network in words."""
+    epsilon = f"LayerNorm's epsilon {config.norm_epsilon:g}"
+    if config.head_norm_epsilon != config.norm_epsilon:
+        epsilon += f", {config.head_norm_epsilon:g} in the last norm"
+    return f"{'exact GELU' if config.activation == 'gelu' else 'GELU by tanh'}, {epsilon}"
 
 
 def _listed_classes(options: ImportOptions) -> ClassTable | None:
@@ -99,7 +136,17 @@ def _listed_classes(options: ImportOptions) -> ClassTable | None:
     return read_classes(options.classes)
 
 
-def _classes(source: Path, outputs: int, listed: ClassTable | None, options: ImportOptions) -> tuple[ClassTable, str]:
+def _classes(
+    source: Path, made: Translation, listed: ClassTable | None, labels: tuple[str, ...] | None, options: ImportOptions
+) -> tuple[ClassTable, str]:
+    outputs = made.config.num_classes
+    if outputs == 0:
+        if listed is not None:
+            raise ServeError(
+                f"{source}: has no classifier, so {options.classes} names nothing; pass --fresh-head, too, for a new "
+                f"one to be fine-tuned, or leave out --classes"
+            )
+        return (), "none: the network gives features, the pooled values after its last norm"
     if listed is not None:
         if len(listed) != outputs:
             raise ServeError(
@@ -108,6 +155,14 @@ def _classes(source: Path, outputs: int, listed: ClassTable | None, options: Imp
                 f"fine-tuned"
             )
         return listed, f"{outputs} from {options.classes}"
-    if outputs == IMAGENET_CLASSES:
-        return imagenet_classes(), "the 1000 of ILSVRC2012, because the file has 1000 outputs"
+    if labels is not None:
+        return named_classes(str(source), outputs, labels)
+    if outputs in (IMAGENET_CLASSES - 1, IMAGENET_CLASSES + 1):
+        raise ServeError(
+            f"{source}: its classifier has {outputs} outputs, ImageNet {IMAGENET_CLASSES} classes, so nothing tells "
+            f"which is which; pass --classes with their list"
+        )
+    if outputs in packaged_counts():
+        title, classes = packaged_classes(outputs)
+        return classes, f"the {outputs} of {title}, because the file has {outputs} outputs"
     return unnamed_classes(outputs), f"{outputs} without names; `eval` needs names: pass --classes RECORDS or a list"

@@ -204,7 +204,7 @@ def test_drop_path_rises_linearly_over_all_blocks():
     [
         ({"depths": (1, 1, 1)}, "depths is (1, 1, 1)"),
         ({"dims": (8, 16, 24, 0)}, "dims is (8, 16, 24, 0)"),
-        ({"num_classes": 0}, "num_classes is 0"),
+        ({"num_classes": -1}, "num_classes is -1"),
         ({"drop_path_rate": 1.0}, "drop_path_rate is 1.0"),
     ],
 )

@@ -50,6 +50,11 @@ def transformers_model(seed: int, is_v2: bool, depths, dims, classes: int = 1000
     return draw_weights(model(config(depths=list(depths), hidden_sizes=list(dims), num_labels=classes)), seed)
 
 
+def dinov3_model(seed: int, **changes) -> torch.nn.Module:
+    """transformers' ConvNeXt of DINOv3 with random weights: features without classes."""
+    return draw_weights(transformers.DINOv3ConvNextModel(transformers.DINOv3ConvNextConfig(**changes)), seed)
+
+
 def facebook_names(timm_state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A state dict as Facebook's code names it, of which timm's own converter makes `timm_state` again."""
     found = {}

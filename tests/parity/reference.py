@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from programs import facebook_names, timm_model, transformers_model
+from programs import dinov3_model, facebook_names, timm_model, transformers_model
 
 # isort: split
 import numpy as np
@@ -28,14 +28,20 @@ def main(job_file: Path) -> None:
     """Do what the job file says, in its folder."""
     job, folder = json.loads(job_file.read_text()), job_file.parent
     images = [Image.open(path).convert("RGB") for path in job["images"]]
-    runs = {"timm": run_timm, "facebook": run_timm, "reader": run_reader, "transformers": run_transformers}
+    runs = {
+        "timm": run_timm,
+        "facebook": run_timm,
+        "reader": run_reader,
+        "transformers": run_transformers,
+        "dinov3": run_dinov3,
+    }
     results = runs[job["program"]](job, folder, images)
     np.savez(folder / "results.npz", pillow=PIL.__version__, **results)
 
 
 def run_timm(job: dict[str, Any], folder: Path, images: list[Image.Image]) -> dict[str, np.ndarray]:
     """timm's model and its own evaluation transform; as Facebook's file where that is the program."""
-    model = timm_model(job["model"], seed=7)
+    model = timm_model(job["model"], seed=7, **job.get("options", {}))
     changes = {"input_size": (3, job["size"], job["size"]), "crop_pct": job["crop_pct"], "crop_mode": job["crop_mode"]}
     if job["program"] == "facebook":
         torch.save({"model": facebook_names(model.state_dict())}, folder / f"{job['file']}.pth")
@@ -76,10 +82,19 @@ def run_transformers(job: dict[str, Any], folder: Path, images: list[Image.Image
     return results | {f"torchvision_{name}": value for name, value in other.items()}
 
 
+def run_dinov3(job: dict[str, Any], folder: Path, images: list[Image.Image]) -> dict[str, np.ndarray]:
+    """transformers' DINOv3 ConvNeXt: its pooled output, on timm's pixels, because its processor needs no file."""
+    model = dinov3_model(7, **job["changes"])
+    model.save_pretrained(folder)
+    changes = {"input_size": (3, 224, 224), "crop_pct": 0.875, "crop_mode": "center"}
+    return answer(model, timm_images(images, changes))
+
+
 @torch.no_grad()
 def answer(model: torch.nn.Module, images_NCHW: torch.Tensor) -> dict[str, np.ndarray]:
     """The logits, and the pixels (0..255, before normalisation) that they were computed from."""
     logits = model(images_NCHW)
+    logits = getattr(logits, "pooler_output", logits)
     pixels_NHWC = (images_NCHW.permute(0, 2, 3, 1) * torch.tensor(STD) + torch.tensor(MEAN)) * 255
     return {"logits": getattr(logits, "logits", logits).numpy(), "pixels": pixels_NHWC.numpy()}
 

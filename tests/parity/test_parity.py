@@ -32,6 +32,7 @@ HERE = Path(__file__).resolve().parent
 PYTHON = os.environ.get("CONVNEXT_PARITY_PYTHON", sys.executable)
 IMAGES = 4
 LOGITS_AGREE = 1e-4  # of the largest logit
+FAMILIES_AGREE = 2e-6
 IMAGES_DIFFER = 0.1
 SQUASH_384 = {"size": 384, "crop_pct": 1.0, "crop_mode": "squash"}
 CROP_224 = {"size": 224, "crop_pct": 0.875, "crop_mode": "center"}
@@ -143,6 +144,38 @@ def test_transformers(tmp_path, images, model, size, record_property):
     record_property("torchvision", (levels.max(), levels.mean(), error_of(answer, expected["torchvision_logits"])))
     assert levels.max() < 12.5
     assert levels.mean() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("program", "job", "functions"),
+    [
+        ("timm", {"model": "test_convnext"}, ("gelu_tanh", 1e-5)),
+        (
+            "timm",
+            {"model": "convnext_atto", "options": {"norm_eps": 1e-2, "act_layer": "gelu_tanh"}},
+            ("gelu_tanh", 1e-2),
+        ),
+        ("timm", {"model": "convnext_tiny", "options": {"num_classes": 0}}, ("gelu", 1e-6)),
+        ("timm", {"model": "convnext_base", "options": {"num_classes": 0}}, ("gelu", 1e-6)),
+        ("timm", {"model": "convnextv2_atto", "options": {"num_classes": 0}}, ("gelu", 1e-6)),
+        ("dinov3", {"changes": {}}, ("gelu", 1e-6)),
+        ("dinov3", {"changes": {"hidden_act": "gelu_new", "layer_norm_eps": 1e-3}}, ("gelu_tanh", 1e-3)),
+    ],
+)
+def test_other_functions_and_networks_without_classes(tmp_path, images, program, job, functions, record_property):
+    """Another epsilon, the tanh form, features: read from names and config.json, computed as the program does."""
+    expected = ask(tmp_path, images, program=program, **job, **CROP_224)
+    if program == "timm":  # timm saves what it was asked for only as arguments of the model
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["model_args"] = config.get("model_args", {}) | job.get("options", {})
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint = imported(tmp_path / "model.safetensors", tmp_path / "ours.safetensors")
+    found = checkpoint.card.config
+    assert (found.activation, found.norm_epsilon) == functions
+    answers = logits(checkpoint, pixels(images, EvalTransform(mean=checkpoint.card.transform.mean)))
+    error = error_of(answers, expected["logits"])
+    record_property("error", error)
+    assert error < FAMILIES_AGREE
 
 
 def test_our_decoder_beside_pillows(shared_data, record_property):

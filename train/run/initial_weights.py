@@ -113,10 +113,19 @@ def _change(known: Sequence[str], wanted: Sequence[str]) -> str:
 
 
 def _warnings(given: GivenWeights, card: ModelCard) -> tuple[str, ...]:
+    found = []
+    network = given.card.config
+    if not network.has_usual_functions:
+        found.append(
+            f"{given.path} is a network with {network.activation}, epsilon {network.norm_epsilon:g} and "
+            f"{network.head_norm_epsilon:g} in its last norm, but this run computes exact GELU and epsilon 1e-06: the "
+            f"network must first adapt to them"
+        )
     theirs, ours = given.card.transform, card.transform
     if (theirs.mean, theirs.std) == (ours.mean, ours.std):
-        return ()
+        return tuple(found)
     return (
+        *found,
         f"{given.path} was trained on pixels normalised by mean {theirs.mean} and std {theirs.std}, but this run uses "
         f"{ours.mean} and {ours.std}: the network must first adapt to them",
     )

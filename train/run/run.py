@@ -16,7 +16,7 @@ from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.errors import LaunchError
 from convnext_imagenet.launch.ranks.collectives import Ranks
 from convnext_imagenet.launch.ranks.heartbeat import own_heartbeat
-from convnext_imagenet.model.card import ModelCard
+from convnext_imagenet.model.card import ModelCard, inherited_licence
 from convnext_imagenet.model.runtime import chip_name, cpu_kernels
 from convnext_imagenet.model.weights import load_weights
 from convnext_imagenet.records.audit.leaks import leak_line
@@ -125,7 +125,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
         config=network,
         classes=tuple((entry.wnid, entry.name) for entry in records.classes),
         transform=evaluation_transform(config.data),
-        provenance=fingerprint,
+        provenance=fingerprint | ({} if given is None else inherited_licence(given.card)),
     )
     first = initial_weights(config, card, given)
     is_first = ranks.own.is_first

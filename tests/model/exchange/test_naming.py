@@ -110,6 +110,6 @@ def test_a_wrapped_model_keeps_its_names():
 
 def test_an_unknown_program_is_refused_with_those_that_are_known():
     with pytest.raises(
-        ModelError, match="no naming scheme 'keras' is known; choose one of facebook, timm, transformers, mindcv"
+        ModelError, match="no naming scheme 'keras' is known; choose one of facebook, timm, transformers, dinov3"
     ):
         scheme_named("keras")

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import struct
 import sys
+import zipfile
 
 import mindspore as ms
 import numpy as np
@@ -167,3 +168,40 @@ def test_pytorchs_files_need_the_extra(tmp_path, head):
     assert f"PyTorch is not installed; run `{sys.executable} -m pip install 'convnext_imagenet[torch]'`" in refusal(
         tmp_path / "w.pth"
     )
+
+
+def test_an_index_needs_all_its_files_and_agrees_with_them(tmp_path):
+    names = [f"model-{n:05d}-of-00002.safetensors" for n in (1, 2)]
+    for number, name in enumerate(names):
+        array = np.full(3, number, np.float32)
+        (tmp_path / name).write_bytes(safetensors.numpy.save({f"t{number}": array}))
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"t0": names[0], "t1": names[1]}}))
+    tensors, _ = read_source(index).choose(None)
+    assert {name: array.tolist() for name, array in tensors.items()} == {"t0": [0] * 3, "t1": [1] * 3}
+    with pytest.raises(ModelError, match=r"part 2 of 2 .* give the index beside it, model\.safetensors\.index\.json"):
+        read_source(tmp_path / names[1])
+    for text, fault in (
+        ('{"weight_map": {"t0": "a", "t1": "../b"}}', "in another folder"),
+        ('{"weight_map": {"t0": "absent.safetensors"}}', r"1 of its 1 files are missing \(absent"),
+        (json.dumps({"weight_map": {"t0": names[0], "t9": names[1]}}), "does not agree with its files about 2 tensors"),
+        ("{}", "no index of safetensors files"),
+    ):
+        index.write_text(text)
+        with pytest.raises(ModelError, match=fault):
+            read_source(index)
+
+
+@pytest.mark.parametrize(
+    ("members", "kind"),
+    [
+        (["w/code/__torch__.py", "w/constants.pkl", "w/data.pkl"], "a TorchScript program"),
+        (["w/archive_format", "w/models/model.json"], "a program of torch.export"),
+    ],
+)
+def test_programs_are_told_what_they_are_without_pytorch(tmp_path, members, kind):
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as file:
+        for name in members:
+            file.writestr(name, "x")
+    with pytest.raises(ModelError, match=f"{kind}, not only weights; .* save its state_dict"):
+        read_source(tmp_path / "w.pt")

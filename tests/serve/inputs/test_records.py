@@ -41,7 +41,12 @@ def test_labels_are_mapped_by_wnid_not_by_position(records):
 def test_a_class_that_the_network_lacks_has_no_label(records):
     network = ["n00009999", *WNIDS[1:6]]  # without classes 0 and 6
     assert [item.label for item in open_split(records, "val", network).items(range(6))] == [None, 3, None, 1, 3, None]
-    assert [item.label for item in open_split(records, "val", []).items(range(6))] == [None] * 6
+    other = ["n00009999"]
+    assert [item.label for item in open_split(records, "val", other).items(range(6))] == [None] * 6
+
+
+def test_a_network_without_classes_keeps_the_records_labels(records):
+    assert [item.label for item in open_split(records, "val", []).items(range(6))] == list(LABELS[:6])
 
 
 def test_the_fingerprint_is_of_these_records_and_not_of_the_network(records, tmp_path):

@@ -65,9 +65,11 @@ def test_the_command_says_what_it_made_and_why(tmp_path, source):
     assert said.splitlines() == [
         f"{source}: ConvNeXt V1 (depths (1, 1, 1, 1), dims (8, 16, 24, 32)) with 7 classes, timm's names, "
         "56 parameters",
+        "functions: exact GELU, LayerNorm's epsilon 1e-06",
         "classes: 7 without names; `eval` needs names: pass --classes RECORDS or a list",
-        "evaluation transform: short side resized to 256 px, bicubic, centre crop 224 px "
-        "(the usual 224 px, as nothing beside it or in its name tells another)",
+        "evaluation transform: short side resized to 256 px, bicubic, centre crop 224 px, mean 0.485 0.456 0.406, "
+        "std 0.229 0.224 0.225 (the usual 224 px, as nothing beside it or in its name tells another)",
+        "licence: not stated (neither the file nor what lies beside it tells; ask where you got it)",
         f"{out}: written",
     ]
 
@@ -86,6 +88,9 @@ def test_the_checkpoint_is_the_file_with_its_provenance(tmp_path, source):
         "weights": "raw",
         "head": "from the file",
         "transform": "the usual 224 px, as nothing beside it or in its name tells another",
+        "licence": "not stated",
+        "licence_from": "neither the file nor what lies beside it tells; ask where you got it",
+        "licence_words": "",
     }
 
 
@@ -110,7 +115,10 @@ def test_options_change_the_transform_that_was_found(tmp_path, source):
     assert found.transform == EvalTransform(288, 0.95, **half)
     code, said, _ = run(source, "--out", tmp_path / "b", "--size", "384", "--crop-pct", "1.0", "--resize", "squash")
     assert code == 0
-    assert "the whole image resized to 384 px, bicubic (config.json beside it, changed by options)" in said
+    assert (
+        "the whole image resized to 384 px, bicubic, mean 0.5 0.5 0.5, std 0.5 0.5 0.5 (config.json beside it, changed"
+        in said
+    )
     assert load_weights(tmp_path / "b")[1].transform == EvalTransform(384, 1.0, "squash", **half)
 
 
