@@ -85,7 +85,12 @@ def main() -> None:
 @click.option(
     "--quality",
     type=click.IntRange(1, 100),
-    help="JPEG quality of images that --max-side shrinks.  [default: 90]",
+    help="JPEG quality of images that --max-side shrinks (default 90), or --convert converts (default: PNG).",
+)
+@click.option(
+    "--convert",
+    is_flag=True,
+    help="Store BMP, GIF (first frame), TIFF and AVIF, too: as PNG, or as JPEG with --quality.",
 )
 @click.option(
     "--image-timeout",
@@ -150,6 +155,7 @@ def build(
     seed: int,
     max_side: int | None,
     quality: int | None,
+    convert: bool,
     image_timeout: int,
     image_memory: int,
     accept_warnings: bool,
@@ -166,9 +172,9 @@ def build(
     metadata.jsonl, Hugging Face's Parquet or save_to_disk, or tars. DATA is never changed. To resume a stopped ingest,
     run the same command again; if RECORDS were damaged later, with --repair.
     """
-    if quality is not None and max_side is None:
+    if quality is not None and max_side is None and not convert:
         raise click.UsageError(
-            "--quality has no effect without --max-side; pass --max-side too, or leave --quality out"
+            "--quality has no effect without --max-side or --convert; pass one of them too, or leave --quality out"
         )
     if is_dry_run and (repair or engine == RAY):
         raise click.UsageError("--dry-run is for a build on this machine, without --repair or --engine ray")
@@ -180,7 +186,7 @@ def build(
         from convnext_imagenet.ingest.labels.given import Wishes
         from convnext_imagenet.ingest.make_plan import make_given_plan, make_plan
         from convnext_imagenet.ingest.shards.build import open_build, refuse_stale
-        from convnext_imagenet.ingest.shards.image_policy import ImagePolicy, Reencoding
+        from convnext_imagenet.ingest.shards.image_policy import Conversion, ImagePolicy, Reencoding
         from convnext_imagenet.ingest.shards.pool import sized_for
         from convnext_imagenet.ingest.shards.quarantine import allowed_number
         from convnext_imagenet.ingest.source.detect import scan_data
@@ -195,7 +201,9 @@ def build(
             unpacker = Unpacker(out.with_name(f".{out.name}.unpacked"), lambda name: click.echo(f"unpacking {name}"))
             tree = scan_data(data, unpacker, follow_links, unverified, devkit, label_column, group_by)
             reencoding = Reencoding(max_side, quality or 90) if max_side else None
-            policy = ImagePolicy(image_timeout, image_memory, reencoding, accept_warnings)
+            policy = ImagePolicy(
+                image_timeout, image_memory, reencoding, accept_warnings, Conversion(quality) if convert else None
+            )
             wishes = Wishes(val_fraction, test_fraction, eval_only, keep_order)
             if isinstance(tree, SampleTree):
                 _print_samples(data, tree)

@@ -38,7 +38,7 @@ Reason = Literal[
 REASONS: dict[Reason, str] = {
     "empty": "the file has no bytes",
     "too_large": "the file is larger than 64 MiB, or became so large when it was encoded again",
-    "unsupported": "neither JPEG nor PNG, or a kind of JPEG that decoders do not agree on",
+    "unsupported": "neither JPEG, PNG nor WebP, or a kind of JPEG that decoders do not agree on",
     "truncated": "the end is missing: in the header, or no end-of-image marker",
     "damaged": "the header contradicts itself, the content cannot be decoded, or the decoder warns that a part is lost",
     "dimensions": "a side of 0 or above 30,000 px, or above 64 million pixels",
@@ -51,15 +51,15 @@ REASONS: dict[Reason, str] = {
 }
 # Raise when another image is refused, or the same one for another reason or with other words: the plans of RECORDS and
 # PREDICTIONS name it (DECISIONS, 2026-11-28).
-CHECKS_VERSION = 2
+CHECKS_VERSION = 3
 LARGEST_FILE_BYTES = 64 << 20  # bounds the memory that a file takes before anything is decoded
 LARGEST_PIXELS = 64_000_000  # 192 MB as RGB
 _LARGEST_SIDE_PX = 30_000  # the limit of pixels alone would let a strip of 1 x 64,000,000 px pass
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
+_WEBP_ALPHA, _WEBP_ANIMATION = 0x10, 0x02  # flags of the chunk VP8X (RFC 9649)
 _JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 _OTHER_KINDS = (
-    (rb"RIFF....WEBP", "WebP"),
     (rb"GIF8", "GIF"),
     (rb"BM", "BMP"),
     (rb"II\*\0|MM\0\*", "TIFF"),
@@ -86,7 +86,7 @@ cv2.setNumThreads(1)  # the callers run several processes or threads; OpenCV's o
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What the header says: `format` is jpeg or png, `mode` is Pillow's name of the colour mode, sides in pixels.
+    """What the header says: `format` is jpeg, png or webp, `mode` is Pillow's name of the colour mode, sides in pixels.
 
     `warnings` counts what libjpeg warned of while it read the content; 0 as long as only the header was read.
     """
@@ -123,7 +123,7 @@ class BadImage(ExpectedError):
 
 
 def _kind(data: bytes) -> str:
-    """Return in words what a file that is no JPEG and no PNG seems to be."""
+    """Return in words what a file that is no JPEG, PNG or WebP seems to be."""
     start = data[:64]
     return next((words for pattern, words in _OTHER_KINDS if re.match(pattern, start, re.DOTALL)), "an unknown kind")
 
@@ -145,7 +145,7 @@ class TooManyPixels(BadImage):
 
 
 def inspect_image(data: bytes, limits: PixelLimits = USUAL_LIMITS) -> ImageInfo:
-    """Return what the header of a JPEG or PNG says. Raises BadImage unless the header is whole and valid."""
+    """Return what the header of a JPEG, PNG or WebP says. Raises BadImage unless the header is whole and valid."""
     if not data:
         raise BadImage("empty", "the file has no bytes")
     if len(data) > LARGEST_FILE_BYTES:
@@ -154,8 +154,10 @@ def inspect_image(data: bytes, limits: PixelLimits = USUAL_LIMITS) -> ImageInfo:
         info = _walk_jpeg(data)
     elif data.startswith(_PNG_SIGNATURE):
         info = _walk_png(data)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        info = _walk_webp(data)
     else:
-        raise BadImage("unsupported", f"{_kind(data)}, neither JPEG nor PNG: begins with {data[:8].hex(' ')}")
+        raise BadImage("unsupported", f"{_kind(data)}, neither JPEG, PNG nor WebP: begins with {data[:8].hex(' ')}")
     _check_dimensions(info, limits)
     return info
 
@@ -167,7 +169,7 @@ def check_image(data: bytes, accept_warnings: bool = False) -> ImageInfo:
     too, unless `accept_warnings`. Raises JpegLibraryError when this machine cannot check JPEGs.
     """
     info = inspect_image(data)
-    if info.format == "png":
+    if info.format != "jpeg":
         _decode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
         return info
     warnings = _read_jpeg(data)
@@ -301,3 +303,32 @@ def _read_png_header(kind: bytes, body: bytes) -> ImageInfo:
     if colour not in _PNG_MODES:
         raise BadImage("damaged", f"PNG colour type {colour}")
     return ImageInfo("png", _PNG_MODES[colour], width, height)
+
+
+def _walk_webp(data: bytes) -> ImageInfo:
+    """Return what the chunks of a WebP say (RFC 9649): one frame, whose sides are those of the canvas."""
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if end > len(data):
+        raise BadImage("truncated", f"a WebP of {end} bytes, {len(data)} are there")
+    position, canvas, frame, has_alpha = 12, None, None, False
+    while position + 8 <= end and frame is None:
+        kind, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        body = data[position + 8 : position + 8 + length]
+        if position + 8 + length > end:
+            raise BadImage("truncated", "the file ends inside a WebP chunk")
+        if kind == b"VP8X" and len(body) >= 10:
+            if body[0] & _WEBP_ANIMATION:
+                raise BadImage("unsupported", "an animated WebP; still images are read")
+            has_alpha = bool(body[0] & _WEBP_ALPHA)
+            canvas = tuple(int.from_bytes(body[at : at + 3], "little") + 1 for at in (4, 7))
+        elif kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a" and len(body) >= 10:
+            frame = tuple(int.from_bytes(body[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+        elif kind == b"VP8L" and body[:1] == b"\x2f" and len(body) >= 5:
+            bits = int.from_bytes(body[1:5], "little")
+            frame, has_alpha = ((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1), has_alpha or bool(bits >> 28 & 1)
+        elif kind in (b"VP8X", b"VP8 ", b"VP8L"):
+            raise BadImage("damaged", f"a WebP chunk {kind.decode().strip()} without its header")
+        position += 8 + length + length % 2
+    if frame is None or canvas not in (None, frame):
+        raise BadImage("damaged", f"a WebP with a canvas of {canvas} and a frame of {frame} px")
+    return ImageInfo("webp", "RGBA" if has_alpha else "RGB", *frame)

@@ -173,12 +173,13 @@ class DecodeClient:
 
     def _start(self) -> None:
         ours, theirs = multiprocessing.Pipe()
-        reencoding = self._policy.reencoding
+        reencoding, conversion = self._policy.reencoding, self._policy.conversion
         options = {
             "parent": os.getpid(),
             "memory_bytes": self._policy.memory_mib << 20,
             "reencoding": reencoding and asdict(reencoding),
             "accept_warnings": self._policy.accept_warnings,
+            "conversion": conversion and asdict(conversion),
         }
         descriptors = (theirs.fileno(), self._descriptor)
         arguments = [*map(str, descriptors), str(_SHARED_BYTES), json.dumps(options)]

@@ -22,8 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.ingest.shards.image_policy import Reencoding
-from convnext_imagenet.ingest.shards.reencode import reencode
+from convnext_imagenet.ingest.shards.image_policy import Conversion, Reencoding
+from convnext_imagenet.ingest.shards.reencode import convert, reencode
 from convnext_imagenet.records.images import BadImage, ImageInfo, Reason, check_image, inspect_image
 from convnext_imagenet.records.jpeg_warnings import libjpeg_version
 from convnext_imagenet.records.thumbnails import thumbnail
@@ -52,6 +52,7 @@ class DecodeOptions:
     memory_bytes: int
     reencoding: Reencoding | None = None
     accept_warnings: bool = False
+    conversion: Conversion | None = None
 
 
 def decode(image: bytes, wants_thumbnail: bool, options: DecodeOptions) -> DecodedImage | BadImage:
@@ -60,11 +61,12 @@ def decode(image: bytes, wants_thumbnail: bool, options: DecodeOptions) -> Decod
     Raises MemoryError when Python runs out of memory, not the decoder.
     """
     try:
-        info, stored = check_image(image, options.accept_warnings), image
-        smaller = options.reencoding and reencode(image, info, options.reencoding)
+        stored = (options.conversion and convert(image, options.conversion)) or image
+        info = check_image(stored, options.accept_warnings)
+        smaller = options.reencoding and reencode(stored, info, options.reencoding)
         if smaller:
             stored, info = smaller
-        return DecodedImage(stored, info, bool(smaller), thumbnail(stored) if wants_thumbnail else None)
+        return DecodedImage(stored, info, stored is not image, thumbnail(stored) if wants_thumbnail else None)
     except BadImage as error:
         return BadImage(_reason(image, error, options.memory_bytes), error.detail)
 
@@ -147,7 +149,8 @@ def main(arguments: list[str]) -> None:
     limit_memory(options["memory_bytes"])  # after all imports and the mapping: the limit is for images only
     socket.send_bytes(b"ready")
     reencoding = options["reencoding"] and Reencoding(**options["reencoding"])
-    serve(socket, memory, DecodeOptions(options["memory_bytes"], reencoding, options["accept_warnings"]))
+    conversion = options["conversion"] and Conversion(**options["conversion"])
+    serve(socket, memory, DecodeOptions(options["memory_bytes"], reencoding, options["accept_warnings"], conversion))
 
 
 def _reason(image: bytes, error: BadImage, memory_bytes: int) -> Reason:
@@ -161,7 +164,7 @@ def _reason(image: bytes, error: BadImage, memory_bytes: int) -> Reason:
         info = inspect_image(image)
     except BadImage:
         return error.reason
-    return "memory" if info.format == "png" and worst_decoder_bytes(info) > memory_bytes else "damaged"
+    return "memory" if info.format != "jpeg" and worst_decoder_bytes(info) > memory_bytes else "damaged"
 
 
 def _end_with_parent(parent: int) -> None:

@@ -7,6 +7,7 @@ from convnext_imagenet.records.images import LARGEST_FILE_BYTES
 
 _BYTES_PER_PIXEL = 3  # uncompressed RGB: no JPEG of a real image is larger
 _JPEG_HEADER_BYTES = 1 << 16
+LARGEST_CONVERTED_BYTES = 16 << 20  # every shard has pages of this size, so it is not the limit of files
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,25 @@ class Reencoding:
 
 
 @dataclass(frozen=True)
+class Conversion:
+    """Kinds that are not stored become JPEG of this `quality` (1..100), or PNG, which loses nothing, if it is None."""
+
+    quality: int | None = None
+
+
+@dataclass(frozen=True)
 class ImagePolicy:
     """Limits for decoding one image, and `reencoding`, None if all images keep their bytes.
 
-    `accept_warnings` stores images of which the decoder warns that a part is lost.
+    `conversion` is None if images of other kinds are not stored. `accept_warnings` stores images of which the decoder
+    warns that a part is lost.
     """
 
     timeout_seconds: int = 60
     memory_mib: int = 1024
     reencoding: Reencoding | None = None
     accept_warnings: bool = False
+    conversion: Conversion | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the policy as the plan and, under `source.treatment`, the manifest store it."""
@@ -36,7 +46,9 @@ class ImagePolicy:
             "quality": self.reencoding.quality,
             "resampling": "Pillow Lanczos",
         }
-        return {
+        # a key only for those who asked for it: the plans of all others stay as they are
+        conversion = {} if self.conversion is None else {"conversion": {"quality": self.conversion.quality}}
+        return conversion | {
             "image_timeout_seconds": self.timeout_seconds,
             "image_memory_mib": self.memory_mib,
             "reencoding": reencoding,
@@ -45,9 +57,12 @@ class ImagePolicy:
 
     def largest_row_bytes(self, largest_file_bytes: int) -> int:
         """Return the size of the largest image to store, in bytes, if the largest file has `largest_file_bytes`."""
-        if self.reencoding is None:
-            return largest_file_bytes
-        return max(largest_file_bytes, largest_reencoded_bytes(self.reencoding))
+        sizes = [largest_file_bytes]
+        if self.reencoding is not None:
+            sizes.append(largest_reencoded_bytes(self.reencoding))
+        if self.conversion is not None:
+            sizes.append(LARGEST_CONVERTED_BYTES)
+        return max(sizes)
 
 
 DEFAULT_IMAGE_POLICY = ImagePolicy()

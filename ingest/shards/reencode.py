@@ -1,4 +1,4 @@
-"""Shrinks images before they are stored; machines with the same Pillow write the same bytes.
+"""Shrinks and converts images before they are stored; machines with the same Pillow write the same bytes.
 
 EXIF orientation is ignored here as everywhere: the pixels keep the orientation in which they are stored.
 """
@@ -7,8 +7,17 @@ import io
 
 from PIL import Image
 
-from convnext_imagenet.ingest.shards.image_policy import Reencoding, largest_reencoded_bytes
-from convnext_imagenet.records.images import BadImage, ImageInfo, decode_rgb
+from convnext_imagenet.ingest.shards.image_policy import (
+    LARGEST_CONVERTED_BYTES,
+    Conversion,
+    Reencoding,
+    largest_reencoded_bytes,
+)
+from convnext_imagenet.records.images import LARGEST_PIXELS, BadImage, ImageInfo, decode_rgb
+
+_CONVERTED_KINDS = ("BMP", "GIF", "TIFF", "AVIF")  # Pillow's names
+_GRAY_MODES = ("1", "L", "LA", "I;16", "I;16L", "I;16B")
+_LARGEST_SIDE_PX = 30_000
 
 
 def reencode(image: bytes, info: ImageInfo, how: Reencoding) -> tuple[bytes, ImageInfo] | None:
@@ -38,3 +47,44 @@ def fitted_sides(width: int, height: int, max_side_px: int) -> tuple[int, int]:
         return max(1, (2 * side * max_side_px + longer) // (2 * longer))  # integers round alike on every machine
 
     return fitted(width), fitted(height)
+
+
+def convert(image: bytes, how: Conversion) -> bytes | None:
+    """Return the first frame of a BMP, GIF, TIFF or AVIF as PNG or JPEG; None for an image of any other kind.
+
+    Gray stays gray, 16 bits become 8, everything else becomes RGB. Raises BadImage when the image cannot be decoded, or
+    has more pixels or bytes than are stored.
+    """
+    try:
+        opened = Image.open(io.BytesIO(image), formats=_CONVERTED_KINDS)
+    except (OSError, ValueError, SyntaxError):
+        return None
+    except Image.DecompressionBombError as error:
+        raise BadImage("dimensions", f"Pillow: {error}") from None
+    with opened:
+        kind, (width, height) = opened.format, opened.size
+        if not (1 <= min(width, height) <= max(width, height) <= _LARGEST_SIDE_PX and width * height <= LARGEST_PIXELS):
+            raise BadImage(
+                "dimensions", f"{kind} of {width} x {height} px, at most {LARGEST_PIXELS} pixels are decoded"
+            )
+        buffer = io.BytesIO()
+        try:
+            _eight_bits(opened).save(buffer, "JPEG" if how.quality else "PNG", **_options(how))
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            raise BadImage("damaged", f"{kind}, Pillow: {error}") from None
+    if len(buffer.getvalue()) > LARGEST_CONVERTED_BYTES:
+        raise BadImage(
+            "too_large",
+            f"{kind} of {len(buffer.getvalue())} bytes after it was converted; pass --quality or --max-side",
+        )
+    return buffer.getvalue()
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return image.point(lambda value: value / 256).convert("L")
+    return image.convert("L" if image.mode in _GRAY_MODES else "RGB")
+
+
+def _options(how: Conversion) -> dict[str, int]:
+    return {"quality": how.quality} if how.quality else {}

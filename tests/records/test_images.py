@@ -26,8 +26,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def _encode(mode: str, kind: str, size: tuple[int, int] = (13, 7), **options: object) -> bytes:
     gradient = Image.radial_gradient("L").resize(size)
+    image = gradient.convert(mode)
+    if mode == "RGBA":
+        image.putalpha(gradient)
     buffer = io.BytesIO()
-    gradient.convert(mode).save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -39,6 +42,9 @@ ODDITIES = {
     "one pixel": (_encode("RGB", "JPEG", (1, 1)), ImageInfo("jpeg", "RGB", 1, 1)),
     "bytes after the end": (_encode("RGB", "JPEG") + b"\0\0junk", ImageInfo("jpeg", "RGB", 13, 7)),
     "png": (_encode("RGB", "PNG"), ImageInfo("png", "RGB", 13, 7)),
+    "webp": (_encode("RGB", "WEBP", quality=80), ImageInfo("webp", "RGB", 13, 7)),
+    "lossless webp": (_encode("RGB", "WEBP", lossless=True), ImageInfo("webp", "RGB", 13, 7)),
+    "webp with alpha": (_encode("RGBA", "WEBP"), ImageInfo("webp", "RGBA", 13, 7)),
     "palette": (_encode("P", "PNG"), ImageInfo("png", "P", 13, 7)),
     "alpha": (_encode("RGBA", "PNG"), ImageInfo("png", "RGBA", 13, 7)),
 }
@@ -53,7 +59,7 @@ def test_oddities_are_accepted_and_named(name):
     assert pixels.dtype == np.uint8
 
 
-@pytest.mark.parametrize("name", ["colour", "gray", "cmyk", "progressive", "png", "palette"])
+@pytest.mark.parametrize("name", ["colour", "gray", "cmyk", "progressive", "png", "palette", "webp", "lossless webp"])
 def test_pixels_are_pillow_s(name):
     data = ODDITIES[name][0]
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
@@ -67,7 +73,7 @@ def test_exif_orientation_is_ignored():
     assert decode_rgb(data).shape == (8, 16, 3)
 
 
-@pytest.mark.parametrize("name", ["colour", "gray", "cmyk", "progressive", "png"])
+@pytest.mark.parametrize("name", ["colour", "gray", "cmyk", "progressive", "png", "webp", "lossless webp"])
 def test_every_truncation_is_refused(name):
     data = ODDITIES[name][0]
     for length in range(len(data)):
@@ -89,6 +95,13 @@ def _png_bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + _PNG_END
 
 
+def _webp_with_sides(width: int, height: int) -> bytes:
+    """A WebP whose frame claims other sides than its canvas."""
+    data = bytearray(_encode("RGBA", "WEBP"))
+    data[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return bytes(data)
+
+
 _PNG_END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 _COLOUR = ODDITIES["colour"][0]
 _TWO_FRAMES = _COLOUR[: _frame(_COLOUR)] + _COLOUR[_frame(_COLOUR) : _frame(_COLOUR) + 19] + _COLOUR[_frame(_COLOUR) :]
@@ -100,7 +113,9 @@ _TWO_FRAMES = _COLOUR[: _frame(_COLOUR)] + _COLOUR[_frame(_COLOUR) : _frame(_COL
         (b"", "empty"),
         (b"<html>404</html>", "unsupported"),
         (_encode("RGB", "GIF"), "unsupported"),
-        (_encode("RGB", "WEBP"), "unsupported"),
+        (_encode("RGB", "WEBP", save_all=True, append_images=[Image.new("RGB", (13, 7))]), "unsupported"),
+        (_webp_with_sides(60_000 >> 2, 4), "damaged"),
+        (ODDITIES["webp"][0][:20] + b"\0" * 12 + ODDITIES["webp"][0][32:], "damaged"),
         (b"\xff\xd8\xff\xd9", "damaged"),
         (b"\xff\xd8", "truncated"),
         (_COLOUR[:-2], "truncated"),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_imagenet.ingest.shards.image_policy import ImagePolicy, Reencoding, largest_reencoded_bytes
-from convnext_imagenet.ingest.shards.reencode import fitted_sides, reencode
+from convnext_imagenet.ingest.shards.decode_worker import DecodeOptions, decode
+from convnext_imagenet.ingest.shards.image_policy import Conversion, ImagePolicy, Reencoding, largest_reencoded_bytes
+from convnext_imagenet.ingest.shards.reencode import convert, fitted_sides, reencode
 from convnext_imagenet.records.images import BadImage, ImageInfo, check_image
 
 HOW = Reencoding(max_side_px=24, quality=90)
@@ -74,3 +75,35 @@ def test_pages_have_room_for_the_worst_image():
     smaller, _ = reencode(buffer.getvalue(), check_image(buffer.getvalue()), how)
     assert len(smaller) < largest_reencoded_bytes(how) == ImagePolicy(reencoding=how).largest_row_bytes(5)
     assert ImagePolicy().largest_row_bytes(5) == 5
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "stored"),
+    [("RGB", "BMP", "RGB"), ("P", "GIF", "RGB"), ("L", "TIFF", "L"), ("I;16", "TIFF", "L"), ("RGB", "AVIF", "RGB")],
+)
+def test_other_kinds_are_converted_without_loss_or_as_jpeg(mode: str, kind: str, stored: str):
+    image = _encoded(mode, kind, (48, 30))
+    with Image.open(io.BytesIO(image)) as opened:
+        first = opened.point(lambda value: value / 256) if mode == "I;16" else opened
+        expected = np.asarray(first.convert(stored))
+    lossless, jpeg = (decode(image, False, DecodeOptions(1 << 30, conversion=how)) for how in CONVERSIONS)
+    assert lossless.info == ImageInfo("png", stored, 48, 30)
+    assert jpeg.info == ImageInfo("jpeg", stored, 48, 30)
+    assert lossless.is_reencoded
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(lossless.image))), expected)
+    assert decode(image, False, DecodeOptions(1 << 30)).reason == "unsupported"
+
+
+CONVERSIONS = (Conversion(), Conversion(90))
+
+
+def test_what_is_stored_anyway_is_not_converted_and_damage_is_said():
+    for kind in ("JPEG", "PNG", "WEBP"):
+        image = _encoded("RGB", kind, (24, 24))
+        assert convert(image, Conversion()) is None
+        assert decode(image, False, DecodeOptions(1 << 30, conversion=Conversion())).image == image
+    cut = _encoded("RGB", "TIFF", (48, 48))[:-500]
+    refused = decode(cut, False, DecodeOptions(1 << 30, conversion=Conversion()))
+    assert refused.reason in ("damaged", "unsupported")
+    assert "conversion" not in ImagePolicy().to_json()
+    assert ImagePolicy(conversion=Conversion(80)).to_json()["conversion"] == {"quality": 80}
