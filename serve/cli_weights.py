@@ -1,6 +1,8 @@
 """`convnext-serve weights`: import weights of other programs, export ours to them; weights/ does the work."""
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +11,10 @@ from convnext_imagenet.base.console import expected_errors, show_log_lines
 from convnext_imagenet.launch.cli import device_target_option
 from convnext_imagenet.serve import options
 from convnext_imagenet.serve.settings import TransformOptions
+
+if TYPE_CHECKING:  # importing these takes seconds, which --help must not
+    from convnext_imagenet.records.reader import Split
+    from convnext_imagenet.serve.checkpoint import Checkpoint
 
 
 @click.group()
@@ -177,24 +183,18 @@ def average_command(
         prepare(choose_target(device_target).target)
 
         from convnext_imagenet.records.reader import Records
-        from convnext_imagenet.serve.checkpoint import Checkpoint, check_classes, load_checkpoint
-        from convnext_imagenet.serve.evaluate import evaluate
+        from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
         from convnext_imagenet.serve.weights.averaging import average_checkpoints, publish_soup
 
         loaded = [load_checkpoint(path) for path in checkpoints]
-        opened = None if records is None else Records.open(records)
-        rows = None if opened is None else opened.split(split)
-        if opened is not None and records is not None:
+        rows = score = None
+        if records is not None:
+            opened = Records.open(records)
+            rows = opened.split(split)
             check_classes(loaded[0], opened.classes, records)
-
-        def score(checkpoint: Checkpoint) -> int:
-            assert rows is not None
-            found = evaluate(checkpoint.classifier(), checkpoint.card.transform, rows, batch_size, workers)
-            click.echo(f"{found.top1_correct}/{found.rows} right", err=True)
-            return found.top1_correct
-
+            score = partial(_count_right, rows=rows, batch_size=batch_size, workers=workers)
         chosen = method or ("uniform" if rows is None else "greedy")
-        soup = average_checkpoints(loaded, chosen, None if rows is None else score)
+        soup = average_checkpoints(loaded, chosen, score)
         is_new = publish_soup(soup, out)
         taken = {member.sha256 for member in soup.members}
         for index, checkpoint in enumerate(loaded):
@@ -205,3 +205,12 @@ def average_command(
             f"{out}: {chosen} average of {len(soup.members)} of {len(loaded)} checkpoints{own}, "
             f"{'written' if is_new else 'there already with the same bytes'}"
         )
+
+
+def _count_right(checkpoint: "Checkpoint", rows: "Split", batch_size: int, workers: int) -> int:
+    """Return how many rows a network gets right, and print it."""
+    from convnext_imagenet.serve.evaluate import evaluate
+
+    found = evaluate(checkpoint.classifier(), checkpoint.card.transform, rows, batch_size, workers)
+    click.echo(f"top-1 {found.top1_correct}/{found.rows}", err=True)
+    return found.top1_correct

@@ -57,7 +57,7 @@ def average_checkpoints(checkpoints: Sequence[Checkpoint], method: str, score: S
 
 
 def mean_of(checkpoints: Sequence[Checkpoint]) -> dict[str, np.ndarray]:
-    """Return the mean of each parameter, float32: summed in float64 in the order of the files' SHA-256, rounded once."""
+    """Return the mean of each parameter, float32: summed in float64 in the order of their SHA-256."""
     ordered = sorted(checkpoints, key=lambda checkpoint: checkpoint.sha256)
     means = {}
     for name in checkpoints[0].arrays:

@@ -51,16 +51,16 @@ def timm_config(model) -> dict:
 def transformers_entries():
     """ConvNeXt V1 and V2 with and without a classifier, and DINOv3's."""
     made = (
-        ("transformers convnext-tiny", transformers.ConvNextForImageClassification, transformers.ConvNextConfig),
-        ("transformers convnextv2-tiny", transformers.ConvNextV2ForImageClassification, transformers.ConvNextV2Config),
-        ("transformers convnext-tiny, no classifier", transformers.ConvNextModel, transformers.ConvNextConfig),
-        ("transformers dinov3-convnext-tiny", transformers.DINOv3ConvNextModel, transformers.DINOv3ConvNextConfig),
+        (transformers.ConvNextForImageClassification, transformers.ConvNextConfig),
+        (transformers.ConvNextV2ForImageClassification, transformers.ConvNextV2Config),
+        (transformers.ConvNextModel, transformers.ConvNextConfig),
+        (transformers.DINOv3ConvNextModel, transformers.DINOv3ConvNextConfig),
     )
-    for name, model, config in made:
+    for model, config in made:
         labels = {"num_labels": 1000} if "Classification" in model.__name__ else {}
         network = model(config(**labels))
         settings = json.loads(network.config.to_json_string(use_diff=False))
-        yield name, entry(network.state_dict(), settings)
+        yield f"transformers {model.__name__}", entry(network.state_dict(), settings)
 
 
 def other_entries():
