@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from convnext_imagenet.base.console import expected_errors, progress
 from convnext_imagenet.base.html import plural
@@ -39,6 +40,12 @@ def main() -> None:
     metavar="all|found|FILE",
     help="all: the official 1000 classes, complete. found: every class that has a folder in train/. "
     "FILE: the classes listed in a text file, one wnid per line.",
+)
+@click.option(
+    "--onto",
+    type=click.Path(path_type=Path),
+    metavar="RECORDS",
+    help="Add the images that these records do not have: their shards are linked, new images get shards of their own.",
 )
 @click.option(
     "--unverified", is_flag=True, help="Use folder names as labels without any check, for trees without devkit."
@@ -96,6 +103,7 @@ def build(
     data: Path,
     out: Path,
     classes: str,
+    onto: Path | None,
     unverified: bool,
     devkit: Path | None,
     check_archives: bool,
@@ -122,6 +130,8 @@ def build(
         raise click.UsageError(
             "--quality has no effect without --max-side; pass --max-side too, or leave --quality out"
         )
+    if onto is not None and click.get_current_context().get_parameter_source("classes") != ParameterSource.DEFAULT:
+        raise click.UsageError("--classes has no effect with --onto, whose classes stay; leave --classes out")
     refuse_unused(engine, address=address)
     with expected_errors():
         from convnext_imagenet.base.protocol import marked_digest
@@ -130,6 +140,7 @@ def build(
         from convnext_imagenet.ingest.make_plan import make_plan
         from convnext_imagenet.ingest.shards.build import open_build, refuse_stale
         from convnext_imagenet.ingest.shards.image_policy import ImagePolicy, Reencoding
+        from convnext_imagenet.ingest.shards.parent import open_parent
         from convnext_imagenet.ingest.shards.quarantine import allowed_number
         from convnext_imagenet.ingest.source.layout import scan_tree
 
@@ -138,17 +149,21 @@ def build(
                 _refuse_repair(data, out)
             if check_archives:
                 _check_archives(data)
-            tree = scan_tree(data, follow_links)
+            parent = open_parent(onto) if onto else None
+            tree = scan_tree(data, follow_links, is_increment=parent is not None)
             _print_tree(data, tree)
             reencoding = Reencoding(max_side, quality or 90) if max_side else None
             policy = ImagePolicy(image_timeout, image_memory, reencoding, accept_warnings)
-            plan = make_plan(tree, classes, unverified, devkit, seed, policy)
+            plan = make_plan(tree, classes, unverified, devkit, seed, policy, parent)
             _print_labels(plan)
             before = marked_digest(out)
             with open_build(plan, data, out, repair) as job:
                 if repair:
                     _find_damage(job)
+                linked = job.inherit()
                 units = job.unfinished()
+                if linked:
+                    click.echo(f"{out}: {plural(linked, 'shard')} of {onto} linked")
                 if job.is_finished and not units:
                     refuse_stale(job)
                     click.echo(f"{out}: already finished from this source, nothing to do")
@@ -240,6 +255,12 @@ def _print_labels(plan: "IngestPlan") -> None:
     against = verified_against(source)
     state = f"verified against {against}" if against else "NOT verified: the folder names are the labels"
     click.echo(f"{plural(len(plan.classes), 'class')}, {plural(plan.images, 'image')}; labels {state}")
+    if plan.parent is not None:
+        new = ", ".join(f"{len(split.keys):,} {split.name}" for split in plan.splits)
+        click.echo(f"new: {new} images; the others are in {plan.parent.root}")
+        present = {label for split in plan.splits for label in split.labels.tolist()}
+        if absent := len(plan.classes) - len(present):
+            click.echo(f"  {plural(absent, 'class')} without a new image")
     for split, count in source["left_out"].items():
         if count:
             click.echo(f"  {split}: {plural(count, 'image')} of other classes left out")
