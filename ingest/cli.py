@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress
@@ -42,6 +43,12 @@ def main() -> None:
     metavar="all|found|FILE",
     help="all: the official 1000 classes, complete. found: every class that has a folder in train/. "
     "FILE: the classes listed in a text file, one wnid per line.",
+)
+@click.option(
+    "--onto",
+    type=click.Path(path_type=Path),
+    metavar="RECORDS",
+    help="Add the images that these records do not have: their shards are linked, new images get shards of their own.",
 )
 @click.option(
     "--unverified", is_flag=True, help="Use folder names as labels without any check, for trees without devkit."
@@ -139,6 +146,7 @@ def build(
     data: Path,
     out: Path,
     classes: str,
+    onto: Path | None,
     unverified: bool,
     devkit: Path | None,
     val_fraction: float | None,
@@ -178,6 +186,8 @@ def build(
         )
     if is_dry_run and (repair or engine == RAY):
         raise click.UsageError("--dry-run is for a build on this machine, without --repair or --engine ray")
+    if onto is not None and click.get_current_context().get_parameter_source("classes") != ParameterSource.DEFAULT:
+        raise click.UsageError("--classes has no effect with --onto, whose classes stay; leave --classes out")
     refuse_unused(engine, address=address)
     with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.base.protocol import marked_digest
@@ -187,9 +197,11 @@ def build(
         from convnext_imagenet.ingest.make_plan import make_given_plan, make_plan
         from convnext_imagenet.ingest.shards.build import open_build, refuse_stale
         from convnext_imagenet.ingest.shards.image_policy import Conversion, ImagePolicy, Reencoding
+        from convnext_imagenet.ingest.shards.parent import open_parent
         from convnext_imagenet.ingest.shards.pool import sized_for
         from convnext_imagenet.ingest.shards.quarantine import allowed_number
         from convnext_imagenet.ingest.source.detect import scan_data
+        from convnext_imagenet.ingest.source.layout import scan_tree
         from convnext_imagenet.ingest.source.samples import SampleTree
         from convnext_imagenet.ingest.source.unpack import Unpacker
 
@@ -199,7 +211,12 @@ def build(
             if check_archives:
                 _check_archives(data)
             unpacker = Unpacker(out.with_name(f".{out.name}.unpacked"), lambda name: click.echo(f"unpacking {name}"))
-            tree = scan_data(data, unpacker, follow_links, unverified, devkit, label_column, group_by)
+            parent = open_parent(onto) if onto else None
+            tree = (
+                scan_tree(data, follow_links, is_increment=True)
+                if parent
+                else scan_data(data, unpacker, follow_links, unverified, devkit, label_column, group_by)
+            )
             reencoding = Reencoding(max_side, quality or 90) if max_side else None
             policy = ImagePolicy(
                 image_timeout, image_memory, reencoding, accept_warnings, Conversion(quality) if convert else None
@@ -211,7 +228,7 @@ def build(
             else:
                 _refuse_wishes(data, wishes != Wishes() or bool(label_column or group_by))
                 _print_tree(data, tree)
-                plan = make_plan(tree, classes, unverified, devkit, seed, policy)
+                plan = make_plan(tree, classes, unverified, devkit, seed, policy, parent)
             if drop:
                 plan = _without_dropped(plan, drop, data)
             _print_labels(plan)
@@ -222,7 +239,10 @@ def build(
             with open_build(plan, data, out, repair) as job:
                 if repair:
                     _find_damage(job)
+                linked = job.inherit()
                 units = job.unfinished()
+                if linked:
+                    click.echo(f"{out}: {plural(linked, 'shard')} of {onto} linked")
                 if job.is_finished:
                     refuse_stale(job)
                 if job.is_finished and not units:
@@ -398,6 +418,12 @@ def _print_labels(plan: "IngestPlan") -> None:
             f"  class 0 is {plan.classes[0].name}, class {len(plan.classes) - 1} {plan.classes[-1].name}: "
             f"{source['class_index']}"
         )
+    if plan.parent is not None:
+        new = ", ".join(f"{len(split.keys):,} {split.name}" for split in plan.splits)
+        click.echo(f"new: {new} images; the others are in {plan.parent.root}")
+        present = {label for split in plan.splits for label in split.labels.tolist()}
+        if absent := len(plan.classes) - len(present):
+            click.echo(f"  {plural(absent, 'class')} without a new image")
     for split, count in source["left_out"].items():
         if count:
             click.echo(f"  {split}: {plural(count, 'image')} of other classes left out")

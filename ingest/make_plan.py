@@ -16,7 +16,8 @@ from convnext_imagenet.ingest.labels.kaggle import cross_check, read_kaggle
 from convnext_imagenet.ingest.labels.labels import LabelledTree, label_plain_tree, label_tree
 from convnext_imagenet.ingest.shards.copies import digests_of_copies
 from convnext_imagenet.ingest.shards.image_policy import DEFAULT_IMAGE_POLICY, ImagePolicy
-from convnext_imagenet.ingest.shards.plan import IngestPlan, plan_tree
+from convnext_imagenet.ingest.shards.parent import Parent, refuse_other_rules
+from convnext_imagenet.ingest.shards.plan import IngestPlan, plan_tree, rule_versions
 from convnext_imagenet.ingest.source.samples import SampleTree
 from convnext_imagenet.ingest.source.scan_types import TreeScan
 from convnext_imagenet.records.jpeg_warnings import libjpeg_version
@@ -29,15 +30,31 @@ def make_plan(
     devkit: Path | None,
     seed: int,
     image_policy: ImagePolicy = DEFAULT_IMAGE_POLICY,
+    parent: Parent | None = None,
 ) -> IngestPlan:
     """Return the plan for a scanned tree; its labels are verified unless `unverified`.
 
     The devkit is the authority for labels. If Kaggle's solution is there, too, both must agree; without a devkit, the
     solution must be the official one (DECISIONS, 2026-11-23). `classes` is all, found, or a file of wnids; `devkit`
     overrides the one that the scan found. Raises IngestError when there is neither devkit nor solution, and when
-    folders, names, labels or counts contradict them.
+    folders, names, labels or counts contradict them, or the `parent` that the images are added to; its classes count.
     """
-    rule = read_class_rule(classes)
+    plan = _make_plan(tree, classes, unverified, devkit, seed, image_policy, parent)
+    if parent is not None:
+        refuse_other_rules(parent, seed, image_policy.to_json(), rule_versions(), plan.source)
+    return plan
+
+
+def _make_plan(
+    tree: TreeScan,
+    classes: str,
+    unverified: bool,
+    devkit: Path | None,
+    seed: int,
+    image_policy: ImagePolicy,
+    parent: Parent | None,
+) -> IngestPlan:
+    rule = ClassRule("fixed", tuple(e.wnid for e in parent.manifest.classes)) if parent else read_class_rule(classes)
 
     def checked(labelled: LabelledTree) -> LabelledTree:
         for scanned, split in ((tree.train, labelled.train), (tree.val, labelled.val)):
@@ -55,6 +72,7 @@ def make_plan(
         follows_links=tree.follows_links,
         image_policy=image_policy,
         junk={split.name: split.notes.ignored.by_name() for split in (tree.train, tree.val)},
+        parent=parent,
     )
     if unverified:
         return plan(checked(label_plain_tree(tree, rule)), devkit_sha256=None)

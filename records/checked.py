@@ -1,15 +1,61 @@
-"""The list of files that were compared with their SHA-256 before and have not changed since: it only saves time.
+"""Whether the files of RECORDS are those of the manifest, by size or by SHA-256. Opens no shard.
 
-DECISIONS, 2026-11-23. It lies in the user's cache, one file for each manifest.
+Files that were compared before and have not changed since are listed in the user's cache, one list for each manifest:
+it only saves time (DECISIONS, 2026-11-23).
 """
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from convnext_imagenet.base.files import sha256_json, write_json
 from convnext_imagenet.base.host import cache_folder
-from convnext_imagenet.records.manifest import Manifest
+from convnext_imagenet.base.protocol import file_damage, read_receipt
+from convnext_imagenet.records.manifest import Manifest, ShardEntry
+
+
+def find_damage(root: Path, manifest: Manifest, deep: bool, remembered: bool = True) -> list[str]:
+    """Return what is wrong with the files that the manifest names and with their receipts, in their order.
+
+    `deep` compares SHA-256; with `remembered`, files that passed before and have not changed since are not read again
+    (DECISIONS, 2026-11-23: the list of checked shards).
+    """
+    files = [(root / split, file) for split, entry in manifest.splits.items() for file in _files(entry.shards)]
+    shallow = [damage for folder, file in files if (damage := file_damage(folder, file, deep=False))]
+    shallow = shallow or _receipt_damage(root, manifest)  # records without receipts were edited (DECISIONS, 2026-11-24)
+    if shallow or not deep:
+        return shallow
+    known = known_stamps(manifest) if remembered else {}
+    unread = [(folder, file) for folder, file in files if known.get(file["name"]) != stamp(folder / file["name"])]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(lambda pair: file_damage(pair[0], pair[1], deep=True), unread)
+        changed = [damage for damage in results if damage]
+    if unread and not changed:
+        remember_stamps(manifest, {file["name"]: stamp(folder / file["name"]) for folder, file in files})
+    return changed
+
+
+def _receipt_damage(root: Path, manifest: Manifest) -> list[str]:
+    damage = []
+    for split, entry in manifest.splits.items():
+        for shard in entry.shards:
+            path = root / split / f"{Path(shard.name).stem}.json"
+            receipt = read_receipt(path.parent, path.stem, manifest.plan_id)
+            if receipt is None:
+                damage.append(
+                    f"{path}: the receipt is missing, damaged or of another plan, or a file named in it is damaged"
+                )
+            elif receipt["files"][: len(shard.files)] != list(shard.files):
+                damage.append(f"{path}: the receipt contradicts the manifest")
+    return damage
+
+
+def _files(shards: Sequence[ShardEntry]) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        yield from shard.files
 
 
 def stamp(path: Path) -> list[int]:

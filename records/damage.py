@@ -20,9 +20,13 @@ _MOST_NAMED = 5
 
 def planned_units(plan: Mapping[str, Any]) -> list[Unit]:
     """Return the shards that the plan of a RECORDS directory names, in order."""
-    return [
-        (split, shard_name(split, index, count)) for split, count in plan["shards"].items() for index in range(count)
-    ]
+    units = []
+    for split, count in plan["shards"].items():
+        inherited = plan.get("inherited", {}).get(split, [])  # of the records that these were built onto
+        total = len(inherited) + count
+        names = [*inherited, *(shard_name(split, index, total) for index in range(len(inherited), total))]
+        units += [(split, name) for name in names]
+    return units
 
 
 def damaged_units(

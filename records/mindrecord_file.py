@@ -172,3 +172,9 @@ def _unpack(data: bytes, at: int) -> tuple[Any, int]:
 
 def _damaged(name: str, problem: str) -> ArtefactError:
     return ArtefactError(f"{name}: not a readable shard of RECORDS: {problem}; {HOW_TO_REPAIR}")
+
+
+def layout_of(name: str, read_at: ReadAt) -> tuple[int, int]:
+    """Return the sizes of header and pages of a shard in bytes. Raises ArtefactError for a damaged header."""
+    header = _read_header(name, read_at)
+    return header["header_size"], header["page_size"]

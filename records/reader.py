@@ -3,9 +3,7 @@
 Knows nothing of how records are made (`build.py`), nor of what is done with their images.
 """
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +14,10 @@ import numpy as np
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import require_utf8, sha256_file
 from convnext_imagenet.base.host import allow_open_files
-from convnext_imagenet.base.protocol import bookkeeping_name, file_damage, read_finished, read_receipt
-from convnext_imagenet.records.checked import known_stamps, remember_stamps, stamp
+from convnext_imagenet.base.protocol import bookkeeping_name, read_finished
+from convnext_imagenet.records.checked import find_damage
 from convnext_imagenet.records.index import read_columns, shard_index_path
-from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry, SplitEntry
+from convnext_imagenet.records.manifest import ClassEntry, Manifest, SplitEntry
 from convnext_imagenet.records.schema import HOW_TO_REPAIR
 from convnext_imagenet.records.shards import python_value
 
@@ -127,44 +125,3 @@ class Records:
             known = ", ".join(sorted(split for split, entry in self.manifest.splits.items() if entry.rows))
             raise ArtefactError(f"{self.root}: no rows in split {name!r}; splits with rows: {known or 'none'}")
         return Split(name=name, entry=entry, folder=self.root / name)
-
-
-def find_damage(root: Path, manifest: Manifest, deep: bool, remembered: bool = True) -> list[str]:
-    """Return what is wrong with the files that the manifest names and with their receipts, in their order.
-
-    `deep` compares SHA-256; with `remembered`, files that passed before and have not changed since are not read again
-    (DECISIONS, 2026-11-23: the list of checked shards).
-    """
-    files = [(root / split, file) for split, entry in manifest.splits.items() for file in _files(entry.shards)]
-    shallow = [damage for folder, file in files if (damage := file_damage(folder, file, deep=False))]
-    shallow = shallow or _receipt_damage(root, manifest)  # records without receipts were edited (DECISIONS, 2026-11-24)
-    if shallow or not deep:
-        return shallow
-    known = known_stamps(manifest) if remembered else {}
-    unread = [(folder, file) for folder, file in files if known.get(file["name"]) != stamp(folder / file["name"])]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(lambda pair: file_damage(pair[0], pair[1], deep=True), unread)
-        changed = [damage for damage in results if damage]
-    if unread and not changed:
-        remember_stamps(manifest, {file["name"]: stamp(folder / file["name"]) for folder, file in files})
-    return changed
-
-
-def _receipt_damage(root: Path, manifest: Manifest) -> list[str]:
-    damage = []
-    for split, entry in manifest.splits.items():
-        for shard in entry.shards:
-            path = root / split / f"{Path(shard.name).stem}.json"
-            receipt = read_receipt(path.parent, path.stem, manifest.plan_id)
-            if receipt is None:
-                damage.append(
-                    f"{path}: the receipt is missing, damaged or of another plan, or a file named in it is damaged"
-                )
-            elif receipt["files"][: len(shard.files)] != list(shard.files):
-                damage.append(f"{path}: the receipt contradicts the manifest")
-    return damage
-
-
-def _files(shards: Sequence[ShardEntry]) -> Iterator[dict[str, Any]]:
-    for shard in shards:
-        yield from shard.files

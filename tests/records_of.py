@@ -11,10 +11,11 @@ from convnext_imagenet.base import protocol
 from convnext_imagenet.records.build import make_manifest, mark_finished, write_summary_files
 from convnext_imagenet.records.index import index_entry, shard_index_path, write_shard_index
 from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.page_sizes import page_layout
 from convnext_imagenet.records.quarantine import table_bytes
 from convnext_imagenet.records.receipts import shard_facts, shard_files, split_entry
 from convnext_imagenet.records.schema import Row, shard_name
-from convnext_imagenet.records.shards import page_layout, write_shard
+from convnext_imagenet.records.shards import write_shard
 
 
 def finished_records(

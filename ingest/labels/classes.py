@@ -21,9 +21,12 @@ _LARGEST_CLASS_FILE_BYTES = 16 << 20  # a path to an image by mistake must not f
 
 @dataclass(frozen=True)
 class ClassRule:
-    """How the classes are chosen; `names` has the lines of the file when the kind is "file"."""
+    """How the classes are chosen; `names` has the lines of the file when the kind is "file".
 
-    kind: Literal["all", "found", "file"]
+    "fixed" is for images that are added to records: `names` are the classes there, of which the tree may lack some.
+    """
+
+    kind: Literal["all", "found", "file", "fixed"]
     names: tuple[str, ...] = ()
 
 
@@ -71,6 +74,8 @@ def choose_classes(
     """
     if rule.kind == "all" and leaves is not None:
         _check_all_there(train, leaves, authority)
+    if rule.kind == "fixed":
+        return _fixed_classes(rule, train)
     chosen = rule.names if rule.kind == "file" else tuple(dict.fromkeys(folder.class_name for folder in train.folders))
     folders = {folder.class_name: folder for folder in train.folders}
     for name in chosen:
@@ -105,6 +110,15 @@ def twin_of(name: str, known: Collection[str]) -> str | None:
     """Return the name among `known` that differs from `name` only in its Unicode form, or None."""
     form = unicodedata.normalize("NFC", name)
     return next((other for other in known if other != name and unicodedata.normalize("NFC", other) == form), None)
+
+
+def _fixed_classes(rule: ClassRule, train: SplitScan) -> tuple[str, ...]:
+    if new := [folder.class_name for folder in train.folders if folder.class_name not in rule.names]:
+        raise IngestError(
+            f"{first_few([printable(name) for name in new])}: not among the {len(rule.names)} classes of the records, "
+            f"and a new class would change the class indices; build all images again, without --onto"
+        )
+    return rule.names
 
 
 def _check_all_there(train: SplitScan, leaves: Mapping[str, object], authority: str) -> None:

@@ -7,7 +7,7 @@ import itertools
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from convnext_imagenet.ingest.errors import IngestError, first_few
@@ -36,7 +36,8 @@ class LabelledSplit:
     `left_out` counts images of classes that were not chosen. `containers` are the files that hold the images of tars
     and tables, below DATA or absolute; if empty, the paths say it. `misnamed` are the paths of files whose name is not
     one of ImageNet's, so that nothing verifies their label, which is that of their folder, or NO_LABEL. `offsets` in a
-    tar and `modified_ns` are as in Folder; if empty, all are -1.
+    tar and `modified_ns` are as in Folder; if empty, all are -1. `already_stored` counts images
+    that records have to which the others are added.
     """
 
     name: str
@@ -49,11 +50,28 @@ class LabelledSplit:
     offsets: array = field(default_factory=lambda: array("q"))
     modified_ns: array = field(default_factory=lambda: array("q"))
     containers: list[str] = field(default_factory=list)
+    already_stored: int = 0
 
     @property
     def named_labels(self) -> Iterator[int]:
         """The labels of all files but the misnamed ones."""
         return (label for path, label in zip(self.paths, self.labels, strict=True) if path not in self.misnamed)
+
+    def chosen(self, positions: Sequence[int]) -> "LabelledSplit":
+        """Return the images at these positions; the others are counted as already stored."""
+        paths = [self.paths[each] for each in positions]
+        return LabelledSplit(
+            name=self.name,
+            paths=paths,
+            keys=[self.keys[each] for each in positions],
+            sizes=array("q", [self.sizes[each] for each in positions]),
+            labels=array("i", [self.labels[each] for each in positions]),
+            left_out=self.left_out,
+            misnamed=self.misnamed & set(paths),
+            offsets=array("q", [self.offsets[each] for each in positions]),
+            modified_ns=array("q", [self.modified_ns[each] for each in positions]),
+            already_stored=len(self.paths) - len(paths),
+        )
 
     def __post_init__(self) -> None:
         self.offsets = self.offsets or array("q", [-1]) * len(self.paths)
@@ -93,7 +111,8 @@ def label_tree(tree: TreeScan, authority: LabelAuthority, rule: ClassRule) -> La
     incomplete = _check_train_counts(train, chosen, authority, must_be_complete=rule.kind == "all")
     if rule.kind == "all":
         _check_val_counts(val, chosen)
-    return _require_images(LabelledTree(_class_entries(index_of, authority), train, val, incomplete, is_verified=True))
+    labelled = LabelledTree(_class_entries(index_of, authority), train, val, incomplete, is_verified=True)
+    return _require_images(labelled, must_have_both=rule.kind != "fixed")
 
 
 def label_plain_tree(tree: TreeScan, rule: ClassRule) -> LabelledTree:
@@ -131,7 +150,8 @@ def label_plain_tree(tree: TreeScan, rule: ClassRule) -> LabelledTree:
                 f"{first_few(unprintable)}: not printable UTF-8; rename these files or folders ({len(unprintable)})"
             )
     classes = tuple(ClassEntry(index, name, name) for name, index in index_of.items())
-    return _require_images(LabelledTree(classes, train, val, incomplete_classes=0, is_verified=False))
+    labelled = LabelledTree(classes, train, val, incomplete_classes=0, is_verified=False)
+    return _require_images(labelled, must_have_both=rule.kind != "fixed")
 
 
 def _class_entries(index_of: Mapping[str, int], authority: LabelAuthority) -> tuple[ClassEntry, ...]:
@@ -311,10 +331,10 @@ def _check_val_counts(val: LabelledSplit, chosen: tuple[str, ...]) -> None:
         raise IngestError(f"val/: {len(wrong)} of {len(chosen)} classes lack images ({first_few(wrong)}); {_FETCH}")
 
 
-def _require_images(tree: LabelledTree) -> LabelledTree:
+def _require_images(tree: LabelledTree, must_have_both: bool) -> LabelledTree:
     """Return the tree unchanged. Raises IngestError for a split without images, and for a key that two images have."""
     for split in (tree.train, tree.val):
-        if len(split.paths) == len(split.misnamed):
+        if must_have_both and len(split.paths) == len(split.misnamed):
             raise IngestError(
                 f"{split.name}/: contains no image of the {len(tree.classes)} chosen classes; "
                 f"add images, or choose others with --classes"

@@ -124,6 +124,20 @@ class RecordsBuild:
         """Whether the directory is marked as finished."""
         return is_finished(self.out)
 
+    def inherit(self) -> int:
+        """Link the shards of the records that this plan adds to; return how many were not there yet.
+
+        Raises IngestError when one of them has changed.
+        """
+        if self.plan.parent is None:
+            return 0
+        missing = self.plan.parent.missing_in(self.out, self.plan_id)
+        if missing:
+            unmark(self.out)
+        for split, shard in missing:
+            self.plan.parent.link(split, shard, self.out, self.plan_id)
+        return len(missing)
+
     def unfinished(self) -> list[ShardUnit]:
         """Return the shards without a valid receipt of this plan."""
         return [unit for unit in self._units() if self._receipt(unit) is None]
@@ -142,6 +156,8 @@ class RecordsBuild:
         """
         damage = summary_damage(self.out) if self.is_finished else []
         shards = [(unit.split.name, unit.shard) for unit in self._units()]
+        if self.plan.parent is not None:
+            shards += self.plan.parent.units
         damaged = damaged_units(self.out, self.plan_id, shards, on_progress)
         if damage or damaged:
             unmark(self.out)
@@ -172,7 +188,8 @@ class RecordsBuild:
         Raises QuarantineError when more than `allowed` images are bad; by then the three files exist and show which
         (DECISIONS, 2026-11-23). Raises IngestError when a shard is missing, or no image of a split can be read.
         """
-        receipts = {split.name: self._receipts(split) for split in self.plan.splits}
+        inherited = self.plan.parent.receipts_in(self.out, self.plan_id) if self.plan.parent else {}
+        receipts = {split.name: [*inherited.get(split.name, []), *self._receipts(split)] for split in self.plan.splits}
         quarantined = quarantined_in(receipt for split in receipts.values() for receipt in split)
         manifest = self._manifest(receipts)
         rows = [asdict(entry) for entry in quarantined]
@@ -202,9 +219,10 @@ class RecordsBuild:
 
     def _split_entry(self, split: SplitPlan, receipts: Sequence[Mapping[str, Any]]) -> SplitEntry:
         entry = split_entry(receipts, len(self.plan.classes))
-        if entry.rows + entry.quarantined != len(split.keys):
+        images = split.first_id + len(split.keys)
+        if entry.rows + entry.quarantined != images:
             raise RuntimeError(
-                f"{split.name}: {entry.rows} stored + {entry.quarantined} quarantined images are not {len(split.keys)}"
+                f"{split.name}: {entry.rows} stored + {entry.quarantined} quarantined images are not {images}"
             )
         if not entry.rows:
             raise IngestError(f"{split.name}/: none of its {entry.quarantined} images can be read; download them again")
@@ -236,11 +254,14 @@ class RecordsBuild:
             image_policy=self.plan.image_policy,
             pictured=self._pictured if unit.split is self.plan.splits[0] else frozenset(),
             dropped=unit.split.dropped,
+            layout=self.plan.parent.layouts[unit.split.name] if self.plan.parent else None,
         )
 
     @cached_property
     def _pictured(self) -> frozenset[int]:
         """The sample ids of the images of the first split that the report shows: a few of each class."""
+        if self.plan.parent is not None:
+            return frozenset()  # the inherited shards show theirs
         first = self.plan.splits[0]
         return first.first_of_each_class(thumbnails_per_class(len(self.plan.classes)))
 

@@ -6,17 +6,20 @@ not on workers, absolute paths, locale or hash seed.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.labels.classes import ClassRule
 from convnext_imagenet.ingest.labels.labels import LabelledSplit, LabelledTree
 from convnext_imagenet.ingest.shards.image_policy import DEFAULT_IMAGE_POLICY, ImagePolicy
+from convnext_imagenet.ingest.shards.parent import Parent, new_images
 from convnext_imagenet.records.images import CHECKS_VERSION, LARGEST_FILE_BYTES
 from convnext_imagenet.records.keyed_random import keyed_rng
 from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.page_sizes import largest_image_bytes, shard_capacity
 from convnext_imagenet.records.schema import SCHEMA_VERSION, WRITING_VERSION, shard_name
 
 # Raise when the same images go to other shards, or to other positions in them (DECISIONS, 2026-11-28).
@@ -24,6 +27,7 @@ SHARD_ORDER_VERSION = 1
 _SHARD_BYTES = 2 << 30
 _MOST_SHARDS = 64  # a reader opens each shard once for every worker thread
 _SHARDS_FOR_PARALLELISM = 8
+_SUMMED = ("images", "bytes")
 _ROWS_WORTH_A_SHARD = 512  # starting a shard takes as long as some hundred images
 
 
@@ -64,6 +68,8 @@ class SplitPlan:
     `sizes` (bytes), `offsets`, `modified_ns` and `order` are int64 (images,), `labels` is int32 (images,).
     `misnamed` are paths, see PlannedRow. `dropped` has a reason for each sample id that is not stored because --drop
     names it.
+    If the images are added to records, `first_shard` and `first_id` say how many shards and sample ids of this split
+    are taken.
     """
 
     name: str
@@ -78,11 +84,14 @@ class SplitPlan:
     misnamed: frozenset[str] = frozenset()
     dropped: Mapping[int, str] = field(default_factory=dict)
     containers: tuple[str, ...] = ()
+    first_shard: int = 0
+    first_id: int = 0
 
     @property
     def shard_names(self) -> list[str]:
         """The file names of the shards, in order."""
-        return [shard_name(self.name, index, self.shard_count) for index in range(self.shard_count)]
+        count = self.first_shard + self.shard_count
+        return [shard_name(self.name, index, count) for index in range(self.first_shard, count)]
 
     @property
     def largest_row_bytes(self) -> int:
@@ -107,12 +116,12 @@ class SplitPlan:
         columns.append([self.paths[row] in self.misnamed for row in ids.tolist()])
         columns.append([self.containers[row] if self.containers else "" for row in ids.tolist()])
         return [
-            PlannedRow(row, self.paths[row], self.keys[row], *numbers)
+            PlannedRow(self.first_id + row, self.paths[row], self.keys[row], *numbers)
             for row, *numbers in zip(ids.tolist(), *columns, strict=True)
         ]
 
     def sample_ids(self, index: int) -> np.ndarray:
-        """Return the sample ids of shard `index`, in stored order, int64 (images of the shard,)."""
+        """Return the sample ids of shard `index` less `first_id`, in stored order, int64 (images of the shard,)."""
         rows = len(self.order)
         return self.order[index * rows // self.shard_count : (index + 1) * rows // self.shard_count]
 
@@ -122,7 +131,7 @@ class IngestPlan:
     """The whole ingest; `source` says where images and labels come from, and the manifest has it unchanged.
 
     `junk` counts by split and name what lies among the images and is none: only the manifest names it, because a file
-    manager that leaves such a file must not make another plan.
+    manager that leaves such a file must not make another plan. `parent` are the records that these images are added to.
     """
 
     classes: tuple[ClassEntry, ...]
@@ -132,6 +141,7 @@ class IngestPlan:
     versions: dict[str, str]
     image_policy: ImagePolicy
     junk: dict[str, dict[str, int]] = field(default_factory=dict)
+    parent: Parent | None = None
 
     @property
     def images(self) -> int:
@@ -141,13 +151,10 @@ class IngestPlan:
     @property
     def document(self) -> dict[str, Any]:
         """The plan as JSON: everything that the bytes of the records depend on."""
-        return {
+        inherited = {"inherited": self.parent.shards} if self.parent else {}
+        return inherited | {
             "schema_version": SCHEMA_VERSION,
-            "rules": {
-                "image_checks": CHECKS_VERSION,
-                "shard_order": SHARD_ORDER_VERSION,
-                "writing": WRITING_VERSION,
-            },
+            "rules": rule_versions(),
             "versions": self.versions,
             "seed": self.seed,
             "classes": [[entry.wnid, entry.name] for entry in self.classes],
@@ -155,6 +162,11 @@ class IngestPlan:
             "treatment": self.image_policy.to_json(),
             "shards": {split.name: split.shard_count for split in self.splits},
         }
+
+
+def rule_versions() -> dict[str, int]:
+    """Return the versions of the rules that decide the bytes of records."""
+    return {"image_checks": CHECKS_VERSION, "shard_order": SHARD_ORDER_VERSION, "writing": WRITING_VERSION}
 
 
 def plan_tree(
@@ -169,16 +181,23 @@ def plan_tree(
     image_policy: ImagePolicy = DEFAULT_IMAGE_POLICY,
     junk: Mapping[str, dict[str, int]] | None = None,
     given: Mapping[str, Any] | None = None,
+    parent: Parent | None = None,
 ) -> IngestPlan:
     """Return the plan for a labelled tree; `seed` shuffles train over its shards, other splits keep their keys' order.
 
     `devkit_sha256` and `kaggle_sha256` identify the files that the labels were verified against. `given` is what
-    `source` says only of labels as their source gives them.
+    `source` says only of labels as their source gives them. With a `parent`, only the images that it does not have are
+    planned, and numbers of images and bytes include its own. Raises IngestError when they contradict the parent, or do
+    not fit into its pages.
     """
+    if parent is not None:
+        tree = _without_known(tree, parent, image_policy)
     splits = tuple(plan_split(split, seed, is_shuffled=split.name == "train") for split in tree.splits)
+    if parent is not None:
+        splits = tuple(_behind(split, parent, image_policy) for split in splits)
     source = {
         "verified": tree.is_verified,
-        "classes": rule.kind,
+        "classes": parent.plan["source"]["classes"] if parent else rule.kind,
         "class_index": "rank of the wnid in ASCII order among the classes of these records",
         "layout": dict(layout),
         "images": {split.name: len(split.paths) for split in splits},
@@ -191,7 +210,48 @@ def plan_tree(
         "kaggle_sha256": kaggle_sha256,
         "follows_links": follows_links,
     } | dict(given or {})
-    return IngestPlan(tree.classes, splits, source, seed, dict(versions), image_policy, dict(junk or {}))
+    if parent is not None:
+        source |= _sums(source, parent) | {"parent": parent.identity}
+    return IngestPlan(tree.classes, splits, source, seed, dict(versions), image_policy, dict(junk or {}), parent)
+
+
+def _without_known(tree: LabelledTree, parent: Parent, policy: ImagePolicy) -> LabelledTree:
+    """Return the images that the parent does not have, with the number of the others in `already_stored`."""
+    splits = []
+    for split in (tree.train, tree.val):
+        new = new_images(parent, split.name, split.keys, split.labels, split.sizes, policy.reencoding is not None)
+        splits.append(split.chosen(new))
+    train, val = splits
+    incomplete = None
+    if tree.incomplete_classes is not None:
+        counts = np.bincount(np.asarray(train.labels, np.int64), minlength=len(tree.classes))
+        counts = counts + np.asarray(parent.manifest.splits["train"].rows_per_class)
+        stated = [entry.devkit_train for entry in tree.classes]
+        incomplete = sum(
+            number is not None and count < number for count, number in zip(counts.tolist(), stated, strict=True)
+        )
+    return replace(tree, train=train, val=val, incomplete_classes=incomplete)
+
+
+def _behind(split: SplitPlan, parent: Parent, policy: ImagePolicy) -> SplitPlan:
+    """Return the plan of new images in shards of their own, behind those of the parent and with its pages."""
+    split = replace(split, first_shard=len(parent.shards[split.name]), first_id=parent.images(split.name))
+    if not split.paths:
+        return replace(split, shard_count=0)
+    header, page = parent.layouts[split.name]
+    largest = policy.largest_row_bytes(split.largest_row_bytes)
+    if largest > largest_image_bytes(page):
+        raise IngestError(
+            f"{split.name}: an image of {largest:,} bytes does not fit into the pages of {parent.root}, which have "
+            f"{page:,} bytes; build all images again, without --onto"
+        )
+    for_header = -(-int(split.sizes.sum()) // shard_capacity(header, page))
+    return replace(split, shard_count=max(split.shard_count, for_header))
+
+
+def _sums(source: Mapping[str, Any], parent: Parent) -> dict[str, dict[str, int]]:
+    stored = parent.plan["source"]
+    return {name: {split: stored[name][split] + count for split, count in source[name].items()} for name in _SUMMED}
 
 
 def _train_counts(tree: LabelledTree, rule: ClassRule) -> str:

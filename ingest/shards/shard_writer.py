@@ -26,6 +26,7 @@ from convnext_imagenet.ingest.shards.plan import PlannedRow
 from convnext_imagenet.ingest.shards.source_reader import SourceReader
 from convnext_imagenet.records.images import BadImage
 from convnext_imagenet.records.index import IndexEntry, index_entry, shard_index_path, write_shard_index
+from convnext_imagenet.records.page_sizes import PageLayout, page_layout
 from convnext_imagenet.records.quarantine import Quarantined
 from convnext_imagenet.records.receipts import shard_facts, shard_files
 from convnext_imagenet.records.schema import Row
@@ -38,7 +39,7 @@ class ShardTask:
     """All that a worker needs for one shard; `staging` is a folder for this shard only, which need not exist.
 
     `pictured` has the sample ids of the images whose thumbnails the report shows, `dropped` the reason for each image
-    that --drop names.
+    that --drop names. `layout` are the sizes of header and pages in bytes, None for the best ones.
     """
 
     data: Path
@@ -54,6 +55,7 @@ class ShardTask:
     image_policy: ImagePolicy = field(default_factory=ImagePolicy)
     pictured: frozenset[int] = frozenset()
     dropped: Mapping[int, str] = field(default_factory=dict)
+    layout: tuple[int, int] | None = None
 
     @property
     def title(self) -> str:
@@ -98,13 +100,14 @@ def _write_files(
     task: ShardTask, client: DecodeClient, tally: _ShardTally, on_progress: Callable[[int], None]
 ) -> list[Path]:
     # Imported here because MindSpore takes seconds to load, and the parent process does not need it.
-    from convnext_imagenet.records.shards import page_layout, read_back, write_shard
+    from convnext_imagenet.records.shards import read_back, write_shard
 
     rows = _accepted_rows(task, client, tally, on_progress)
     if (first := next(rows, None)) is None:  # MindSpore cannot open an empty shard: its receipt names no file
         return []
     path = task.staging / task.shard
-    write_shard(path, itertools.chain([first], rows), page_layout(task.largest_row_bytes, task.largest_shard_bytes))
+    best = page_layout(task.largest_row_bytes, task.largest_shard_bytes)
+    write_shard(path, itertools.chain([first], rows), PageLayout(*task.layout) if task.layout else best)
     _require_same_rows(task.shard, read_back(path), tally.stored)
     write_shard_index(shard_index_path(path), tally.stored)
     return shard_files(path)

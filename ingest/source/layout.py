@@ -29,8 +29,8 @@ _PART = re.compile(r"(train|val)\.X[0-9]*")
 _DEVKIT_ENDINGS = (".tar.gz", ".tgz", ".tar")
 
 
-def scan_tree(root: Path, follow_links: bool = False) -> TreeScan:
-    """Return what a scan of the raw data at `root` finds.
+def scan_tree(root: Path, follow_links: bool = False, is_increment: bool = False) -> TreeScan:
+    """Return what a scan of the raw data at `root` finds; an increment may lack one of the splits.
 
     Raises IngestError when the layout is not a known one, a name cannot be a key, a link leads out of `root`, or a
     folder or tar cannot be read.
@@ -42,10 +42,17 @@ def scan_tree(root: Path, follow_links: bool = False) -> TreeScan:
     kaggle = root if (root / KAGGLE_FOLDER).is_dir() else None
     if parts := find_parts(root):
         return _scan_parts(root, parts, links)
+    lacking = {name for name in ("train", "val") if is_increment and not kaggle and not _is_there(root, name)}
     for name in ("train", "val"):
-        _check_there(root, name, kaggle)
+        if name not in lacking or len(lacking) == 2:
+            _check_there(root, name, kaggle)
     prefix = f"{KAGGLE_FOLDER}/" if kaggle else ""
-    train, val = (_with_suffixes(_scan_split(root, name, f"{prefix}{name}", links)) for name in ("train", "val"))
+    train, val = (
+        SplitScan(name, False, ())
+        if name in lacking
+        else _with_suffixes(_scan_split(root, name, f"{prefix}{name}", links))
+        for name in ("train", "val")
+    )
     if train.is_flat:
         raise IngestError(
             f"{root}: train/ contains images outside class folders, such as {train.folders[0].names[0]!r}; {EXPECTED}"
@@ -121,9 +128,13 @@ def _check_there(root: Path, name: str, kaggle: Path | None) -> None:
             raise IngestError(
                 f"{root}: Kaggle's layout, but {KAGGLE_FOLDER}/{name}/ is missing; unpack the archive again"
             )
-    elif not (root / name).is_dir() and not os.path.lexists(root / _TARS[name]):
+    elif not _is_there(root, name):
         inside = "for Kaggle's layout, pass the folder that contains ILSVRC/" if _is_inside_kaggle(root) else ""
         raise IngestError(f"{root}: has no folder {name}/ and no {_TARS[name]}; {inside or look_around(root, name)}")
+
+
+def _is_there(root: Path, name: str) -> bool:
+    return (root / name).is_dir() or os.path.lexists(root / _TARS[name])
 
 
 def _is_inside_kaggle(root: Path) -> bool:

@@ -10,8 +10,9 @@ import pytest
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.stores import local_reader
 from convnext_imagenet.records.mindrecord_file import MindRecordFile
+from convnext_imagenet.records.page_sizes import PageLayout
 from convnext_imagenet.records.schema import Row
-from convnext_imagenet.records.shards import PageLayout, read_back, write_shard
+from convnext_imagenet.records.shards import read_back, write_shard
 
 KIB = 1 << 10
 NUMBERS = (0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**31 - 1)

@@ -6,8 +6,9 @@ import pytest
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_file
+from convnext_imagenet.records.page_sizes import page_layout
 from convnext_imagenet.records.schema import Row, shard_name
-from convnext_imagenet.records.shards import page_layout, read_back, write_shard
+from convnext_imagenet.records.shards import read_back, write_shard
 
 from .conftest import make_rows
 
