@@ -56,8 +56,8 @@ def test_weights_out_and_in_again(checkpoint_file, tmp_path):
     (tmp_path / "classes.txt").write_text("".join(f"{wnid} {name}\n" for wnid, name in value["classes"]))
     words = (out, "--out", tmp_path / "in.safetensors", "--classes", tmp_path / "classes.txt")
     imported = _call("weights", "import", *words, "--json")
-    if imported.exit_code == 0:  # not every tiny network is one that other programs have
-        check_object(imported.stdout, "convnext-serve weights inspect")
+    assert imported.exit_code == 0, imported.output
+    assert check_object(imported.stdout, "convnext-serve weights inspect")["config"]["dims"] == [8, 16, 24, 32]
 
 
 @pytest.mark.parametrize(

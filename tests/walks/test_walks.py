@@ -12,6 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convnext_imagenet.model.card import ModelCard
+from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
+from convnext_imagenet.model.transform import EvalTransform
+from convnext_imagenet.model.weights import save_weights
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "tasks").glob("*.md"))
 FAST = "[model]\nvariant='convnext_atto'\ndepths=[1,1,1,1]\ndims=[8,16,24,32]\nlayer_scale_init=1.0\n" + (
@@ -29,6 +34,10 @@ INSTEAD = {
         "--dry-run": "--classes found --dry-run",
     },
     "own-folder": {"--minutes 10": "--minutes 1", "config own.toml": "config own.toml > /dev/null"},
+    "fine-tune": {
+        "run small-finetune": "run small-finetune --set data.size_px=32 --set data.global_batch_size=8 "
+        "--set train.epochs=2 --set schedule.warmup_epochs=0"
+    },
     "score": {"s3://bucket/": 'file://"$PWD"/'},
 }
 
@@ -50,6 +59,15 @@ def _with_run(folder: Path) -> None:
     _bash(folder, f"{build}\nconvnext-train run own.toml --records first --out run")
 
 
+def _with_published_weights(folder: Path) -> None:
+    _photos(folder)
+    config = ConvNeXtConfig("convnext_atto", (1, 1, 1, 1), (8, 16, 24, 32), num_classes=3)
+    card = ModelCard(config, tuple((f"n{index:08d}", f"name {index}") for index in range(3)), EvalTransform(size_px=32))
+    save_weights(folder / "ours.safetensors", init_parameters(config, 3), card)
+    export = "convnext-serve weights export ours.safetensors --out published.safetensors --format safetensors"
+    _bash(folder, f"{export} --names timm\nrm ours.safetensors published.safetensors.md")
+
+
 def _archives(folder: Path) -> None:
     _bash(folder, f"python {ROOT}/demo/make_raw_tree.py digits\nmkdir imagenet\nmv digits/*devkit* imagenet/")
     with tarfile.open(folder / "imagenet" / "ILSVRC2012_img_val.tar", "w") as val:
@@ -68,6 +86,7 @@ DATA: dict[str, Callable[[Path], None]] = {
     "first-ten-minutes": lambda folder: None,
     "official-archives": _archives,
     "own-folder": _photos,
+    "fine-tune": _with_published_weights,
     "resume": _photos,
     "score": _with_run,
     "move-weights": _with_run,
