@@ -89,7 +89,7 @@ class FolderSource:
 
     def read(self, numbers: Sequence[int]) -> Iterator[bytes | BadImage]:
         """Yield the bytes of the files with these rising numbers, or why they cannot be read."""
-        for key in self.rows["key"].take(list(numbers)).to_pylist():
+        for key in self.rows["key"].take(pa.array(numbers, pa.int64())).to_pylist():
             yield _read_file(self.root / key)
 
 

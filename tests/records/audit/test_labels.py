@@ -29,7 +29,7 @@ def test_planted_labels_come_first_with_their_true_class():
     labels = truth.copy()
     planted = rng.choice(2000, 100, replace=False)
     labels[planted] = (truth[planted] + rng.integers(1, 10, 100)) % 10
-    logits = rng.normal(0, 1, (2000, 10)) + 5 * np.eye(10)[truth]
+    logits = rng.normal(0, 1, (2000, 10)) + 9 * np.eye(10)[truth]
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     doubts = find_doubts(labels, lambda: [(np.arange(2000), probabilities)], 10)
     first = set(doubts.numbers[:100].tolist())
