@@ -106,7 +106,9 @@ def write_index(
     """Write one table over all shards, a row group for each shard, with wnid, split, shard and row (0.. in the shard).
 
     `relabelled` has the class of the raw tree by split and key for images that were stored with another one. With it,
-    the table has the column label_source: "source" or "relabelled from WNID". Raises ArtefactError when the table of a shard cannot be read.
+    the table has the column label_source: "source" or "relabelled from WNID".
+
+    Raises ArtefactError when the table of a shard cannot be read.
     """
     wnids = pa.array([entry.wnid for entry in classes])
     buffer = io.BytesIO()
@@ -116,7 +118,9 @@ def write_index(
             rows = _index_rows(part, wnids)
             if relabelled is not None:
                 before = relabelled.get(part.split, {})
-                sources = [f"relabelled from {before[key]}" if key in before else "source" for key in rows["key"].to_pylist()]
+                sources = [
+                    f"relabelled from {before[key]}" if key in before else "source" for key in rows["key"].to_pylist()
+                ]
                 rows = rows.append_column(schema.field("label_source"), pa.array(sources, pa.string()))
             writer.write_table(rows)
     write_atomically(path, buffer.getvalue())

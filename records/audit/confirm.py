@@ -48,7 +48,9 @@ def compare(whole: np.ndarray, part: np.ndarray, window: Window) -> Match:
     if given.correlation < _WORTH_ALIGNING or given.distance < _ALIGNED:
         return given
     try:
-        _, warp = cv2.findTransformECC(second, first, _initial_warp(window), cv2.MOTION_AFFINE, _CRITERIA, _EVERYWHERE, _ECC_BLUR_PX)
+        _, warp = cv2.findTransformECC(
+            second, first, _initial_warp(window), cv2.MOTION_AFFINE, _CRITERIA, _EVERYWHERE, _ECC_BLUR_PX
+        )
     except cv2.error:  # it did not converge: pictures without contrast, or unlike ones
         return given
     return min(given, _match(first, second, warp), key=lambda match: match.distance) if _is_plausible(warp) else given

@@ -212,4 +212,6 @@ def _class_noise(noise: _Noise, wnids: Sequence[str]) -> dict[str, float]:
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
-    return {name: inner for key, each in value.items() for name, inner in _flat(each, f"{prefix} {key}".strip()).items()}
+    return {
+        name: inner for key, each in value.items() for name, inner in _flat(each, f"{prefix} {key}".strip()).items()
+    }

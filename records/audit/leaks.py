@@ -37,7 +37,9 @@ def leak_line(records: Records, split: str = "val") -> str | None:
     if (note := _read_note(records.manifest_sha256)) is not None:
         leaks, audit = note["leaks"].get(split, 0), note["audit"]
         found = f"have a copy in another split, says {audit}"
-        advice = f"`convnext-serve eval RUN --records {records.root} --without {audit}` prints the accuracy without them"
+        advice = (
+            f"`convnext-serve eval RUN --records {records.root} --without {audit}` prints the accuracy without them"
+        )
     else:
         leaks = _same_bytes(records, split)
         found = "have the bytes of an image in another split"

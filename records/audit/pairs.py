@@ -166,14 +166,14 @@ def _without_crowds(candidates: _Candidates, image: np.ndarray) -> tuple[_Candid
     return candidates.chosen(np.sort(order[is_kept])), int((~is_kept).sum())
 
 
-def _confirm(
-    views: Views, candidates: _Candidates, workers: int, on_progress: Callable[[int], None]
-) -> list[Pair]:
+def _confirm(views: Views, candidates: _Candidates, workers: int, on_progress: Callable[[int], None]) -> list[Pair]:
     """Return the confirmed pairs: the best of all candidates of two images."""
     best: dict[tuple[int, int], Pair] = {}
     tasks = [range(first, min(first + _TASK, len(candidates))) for first in range(0, len(candidates), _TASK)]
     with ThreadPoolExecutor(workers) as pool:
-        for task, found in zip(tasks, pool.map(lambda task: _confirm_some(views, candidates, task), tasks), strict=True):
+        for task, found in zip(
+            tasks, pool.map(lambda task: _confirm_some(views, candidates, task), tasks), strict=True
+        ):
             for pair in found:
                 key = (min(pair.first, pair.second), max(pair.first, pair.second))
                 if key not in best or pair.distance < best[key].distance:

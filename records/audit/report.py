@@ -37,14 +37,23 @@ class _Pictures:
     def of(self, number: int) -> Picture:
         """Return the picture of an image."""
         row = self.rows.slice(number, 1).to_pylist()[0]
-        name = f"{row['split']}/{row['key']}" if row["split"] and not row["key"].startswith(row["split"]) else row["key"]
+        name = (
+            f"{row['split']}/{row['key']}" if row["split"] and not row["key"].startswith(row["split"]) else row["key"]
+        )
         return Picture(self.by_number.get(number), name, row["wnid"] or "no class")
 
 
 def report_page(
-    source: Source, pairs: Sequence[Pair], flags: Sequence[Flag], noise: Sequence[tuple[str, str, int, int]] | None, facts: Mapping[str, Any],
-) -> str:  # fmt: skip
-    """Return the page; `noise` has class, the class that it looks like, rows and doubtful rows; None if not examined."""
+    source: Source,
+    pairs: Sequence[Pair],
+    flags: Sequence[Flag],
+    noise: Sequence[tuple[str, str, int, int]] | None,
+    facts: Mapping[str, Any],
+) -> str:
+    """Return the page.
+
+    `noise` has class, the class that it looks like, rows and doubtful rows; None if labels were not examined.
+    """
     rows = source.rows
     shown = worst_first(rows, pairs)[:MOST_PAIRS]
     doubtful = sorted((flag for flag in flags if _is(flag, "label")), key=lambda flag: (flag.score, flag.number))

@@ -67,7 +67,9 @@ def test_a_hash_ignores_light_and_knows_its_mirror_image():
 def test_hashes_within_seven_bits_are_always_found(distance):
     rng = np.random.default_rng(distance)
     entries = rng.integers(0, 1 << 64, 400, dtype=np.uint64)
-    flips = np.array([sum(1 << int(bit) for bit in rng.choice(64, distance, replace=False)) for _ in entries], np.uint64)
+    flips = np.array(
+        [sum(1 << int(bit) for bit in rng.choice(64, distance, replace=False)) for _ in entries], np.uint64
+    )
     found = {}
     for hits in near_hashes(entries ^ flips, entries, 10):
         pairs = zip(hits.queries.tolist(), hits.entries.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""AUDIT directories: killed and resumed with the same bytes, refused when they do not fit, and what follows from them."""
+"""AUDIT directories: resumed with the same bytes, refused where they do not fit, and what follows from them."""
 
 import hashlib
 import os
@@ -96,7 +96,7 @@ def test_a_stopped_audit_resumes_with_the_same_bytes(tmp_path, small_parts):
     _run(source, tmp_path / "whole")
     with pytest.raises(Interrupted, match="resume"):
         _run(source, tmp_path / "stopped", stop_after=6)
-    with pytest.raises(ArtefactError, match="unfinished.*convnext-records audit"):
+    with pytest.raises(ArtefactError, match=r"unfinished.*convnext-records audit"):
         open_judged(tmp_path / "stopped")
     done = sorted(path.name for path in (tmp_path / "stopped" / "fingerprints").glob("*.json"))
     assert done == ["part-00000.json"]
@@ -196,7 +196,9 @@ def test_decisions_make_a_round_trip_and_a_second_person_continues(tmp_path):
     dropped = {row.key for row in open_judged(second).rows if row.is_dropped}
     assert dropped == {"train_0", "train_1", "train_2"}
     _decided(second, {"val_0": "drop"})
-    result = run(main, ["decisions", str(tmp_path / "audit"), "--from", str(first), "--from", str(second), "--out", "x"])
+    result = run(
+        main, ["decisions", str(tmp_path / "audit"), "--from", str(first), "--from", str(second), "--out", "x"]
+    )
     assert result.exit_code == 1
     assert "is 'drop' here and 'keep' in an earlier file" in result.output
 
