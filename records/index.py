@@ -110,7 +110,9 @@ def write_index(
     """Write one table over all shards, a row group for each shard, with wnid, split, shard and row (0.. in the shard).
 
     `relabelled` has the class of the raw tree by split and key for images that were stored with another one. With it,
-    the table has the column label_source: "source" or "relabelled from WNID". Raises ArtefactError when the table of a shard cannot be read.
+    the table has the column label_source: "source" or "relabelled from WNID".
+
+    Raises ArtefactError when the table of a shard cannot be read.
     """
     wnids = pa.array([entry.wnid for entry in classes])
     buffer = io.BytesIO()

@@ -20,12 +20,12 @@ KINDS = {
     "copy": "a copy of an image with a smaller key and the same label in the same split",
     "label": "the network is confident of another class",
     "blank": "nearly one gray level",
-    "tiny_content": "a uniform border takes more than half of the area",
+    "tiny_content": "a uniform border takes more than 70 % of the area",
     "extreme_aspect": "one side is more than four times the other",
 }  # in the order of severity: an image with several is listed under the first
 LEAVES_EVALUATION = ("unreadable", "leak", "conflict", "copy", "label", "blank")
 BLANK_CONTRAST = 2.0  # standard deviation in levels of 255
-_TINY_CONTENT = 0.5
+_TINY_CONTENT = 0.3
 _EXTREME_ASPECT = 4.0
 
 
@@ -86,9 +86,8 @@ def _proposal(kinds: tuple[str, ...], split: str) -> str:
 
 
 def _odd(measures: pa.Table) -> Iterable[tuple[int, _Reason]]:
-    columns = zip(
-        *(measures[name].to_pylist() for name in ("error", "contrast", "content", "width", "height")), strict=True
-    )
+    names = ("error", "contrast", "content", "width", "height")
+    columns = zip(*(measures[name].to_pylist() for name in names), strict=True)
     for number, (error, contrast, content, width, height) in enumerate(columns):
         if error is not None:
             yield number, _Reason("unreadable", 0.0)
@@ -117,9 +116,9 @@ def _copies(rows: pa.Table, pairs: Sequence[Pair]) -> Iterable[tuple[int, _Reaso
 
 def _doubtful(doubts: Iterable[tuple[Doubts, int]]) -> Iterable[tuple[int, _Reason]]:
     for found, first in doubts:
-        columns = (found.numbers.tolist(), found.suggested.tolist(), found.margins.tolist())
-        for number, suggested, margin in zip(*columns, strict=True):
-            yield first + number, _Reason("label", (margin + 1) / 2, suggested)
+        columns = (found.numbers.tolist(), found.suggested.tolist(), found.confidences.tolist())
+        for number, suggested, confidence in zip(*columns, strict=True):
+            yield first + number, _Reason("label", confidence, suggested)
 
 
 def worst_first(rows: pa.Table, pairs: Sequence[Pair]) -> list[Pair]:

@@ -1,8 +1,9 @@
 """Doubtful labels by confident learning (Northcutt, Jiang and Chuang, JAIR 2021), from out-of-sample probabilities.
 
 A class's threshold is the mean probability that its own images get for it. An image counts as another class if its
-probability for that class reaches the threshold there, and no other class that reaches its own has a higher one. Pure:
-probabilities come in parts, so that those of all images need not fit into memory.
+probability for that class reaches the threshold there, and no other class that reaches its own has a higher one. An
+image that reaches no threshold is doubtful, too, if its label gets less than chance. Pure: probabilities come in parts,
+so that those of all images need not fit into memory.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,15 +18,14 @@ Parts = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
 
 @dataclass(frozen=True)
 class Doubts:
-    """Rows whose labels are doubtful: numbers, the likely class, and the margin, most doubtful first.
+    """Rows whose labels are doubtful: numbers, the likely class, and the label's probability, most doubtful first.
 
-    `margins` are the probability of the label minus the highest one of another class: -1 is the most doubtful.
     `joint` counts rows by label and confident class, int64 (classes, classes).
     """
 
     numbers: np.ndarray
     suggested: np.ndarray
-    margins: np.ndarray
+    confidences: np.ndarray
     joint: np.ndarray
 
 
@@ -50,22 +50,17 @@ def find_doubts(labels: np.ndarray, parts: Parts, classes: int) -> Doubts:
         confident = reaching.argmax(1)
         is_sure = reaching.max(1) >= 0
         np.add.at(joint, (own[is_sure], confident[is_sure]), 1)
-        is_doubtful = is_sure & (confident != own)
-        found.append((numbers[is_doubtful], confident[is_doubtful], _margins(probabilities, own)[is_doubtful]))
+        likely = np.where(is_sure, confident, probabilities.argmax(1))
+        confidences = probabilities[np.arange(len(own)), own].astype(np.float64)
+        is_doubtful = (likely != own) & (is_sure | (confidences < 1 / classes))
+        found.append((numbers[is_doubtful], likely[is_doubtful], confidences[is_doubtful]))
     empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    numbers, suggested, margins = (np.concatenate(column) for column in zip(empty, *found, strict=True))
-    order = np.lexsort((numbers, margins))
-    return Doubts(numbers[order], suggested[order], margins[order], joint)
+    numbers, suggested, confidences = (np.concatenate(column) for column in zip(empty, *found, strict=True))
+    order = np.lexsort((numbers, confidences))
+    return Doubts(numbers[order], suggested[order], confidences[order], joint)
 
 
 def class_noise(joint: np.ndarray) -> np.ndarray:
     """Return the part of each label's confident rows that are counted as another class, float64; 0 without rows."""
     rows = joint.sum(1)
     return np.divide(rows - joint.diagonal(), rows, out=np.zeros(len(rows)), where=rows > 0)
-
-
-def _margins(probabilities: np.ndarray, own: np.ndarray) -> np.ndarray:
-    rows = np.arange(len(own))
-    others = probabilities.copy()
-    others[rows, own] = -1
-    return (probabilities[rows, own] - others.max(1)).astype(np.float64)

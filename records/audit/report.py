@@ -44,9 +44,16 @@ class _Pictures:
 
 
 def report_page(
-    source: Source, pairs: Sequence[Pair], flags: Sequence[Flag], noise: Sequence[tuple[str, str, int, int]] | None, facts: Mapping[str, Any],
-) -> str:  # fmt: skip
-    """Return the page; `noise` has class, the class that it looks like, rows and doubtful rows; None if not examined."""
+    source: Source,
+    pairs: Sequence[Pair],
+    flags: Sequence[Flag],
+    noise: Sequence[tuple[str, str, int, int]] | None,
+    facts: Mapping[str, Any],
+) -> str:
+    """Return the page.
+
+    `noise` has class, the class that it looks like, rows and doubtful rows; None if labels were not examined.
+    """
     rows = source.rows
     shown = worst_first(rows, pairs)[:MOST_PAIRS]
     doubtful = sorted((flag for flag in flags if _is(flag, "label")), key=lambda flag: (flag.score, flag.number))

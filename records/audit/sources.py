@@ -27,7 +27,7 @@ class Source(Protocol):
 
     @property
     def rows(self) -> pa.Table:
-        """Return split, key, sample_id, label and wnid of each image, ROW_SCHEMA; label and wnid are null if unknown."""
+        """Return split, key, sample_id, label and wnid of each image, as ROW_SCHEMA; the last two are null if unknown."""
 
     @property
     def wnids(self) -> list[str]:
@@ -89,7 +89,7 @@ class FolderSource:
 
     def read(self, numbers: Sequence[int]) -> Iterator[bytes | BadImage]:
         """Yield the bytes of the files with these rising numbers, or why they cannot be read."""
-        for key in self.rows["key"].take(list(numbers)).to_pylist():
+        for key in self.rows["key"].take(pa.array(numbers, pa.int64())).to_pylist():
             yield _read_file(self.root / key)
 
 

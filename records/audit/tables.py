@@ -1,4 +1,4 @@
-"""`pairs.parquet` and `rows.parquet` of an audit: names instead of numbers, the worst first. Equal rows, equal bytes."""
+"""`pairs.parquet` and `rows.parquet` of an audit: names for numbers, the worst first. Equal rows, equal bytes."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -173,7 +173,7 @@ def test_every_file_is_stored_or_in_quarantine_or_named_as_junk(tmp_path, pieces
         ("notes.md", "an unknown kind"),
         ("l.jpg", "an HTML page"),
     ):
-        assert reasons[f"train/cat/{path}"].startswith(f"{kind}, neither JPEG nor PNG")
+        assert reasons[f"train/cat/{path}"].startswith(f"{kind}, neither JPEG, PNG nor WebP")
 
 
 def test_a_file_without_an_official_name_is_not_stored_in_verified_records(raw_tree, tmp_path, pieces):

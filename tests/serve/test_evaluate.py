@@ -9,7 +9,7 @@ from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.evaluate import Accuracy, evaluate, mean_loss
+from convnext_imagenet.serve.evaluate import Accuracy, evaluate, mean_loss, wilson_interval
 
 from ..launch.together import run_together
 from .conftest import TRANSFORM, build_records, picture
@@ -191,3 +191,24 @@ def test_rows_that_two_ranks_count_are_a_bug(fake, split, count):
             evaluate(fake.classifier(), TRANSFORM, _Tampered(split, lambda _: rows), 4, 1, ranks=ranks)
 
     run_together(count, rank_evaluates)
+
+
+def test_rows_that_are_left_out_change_only_the_rest(fake, split):
+    ranks = [0, 0, 4, 5, 1, 6, 0, 3, 4, 5, 2]
+    whole = evaluate(_known_answers(fake, ranks).classifier(), TRANSFORM, split, 4, 2)
+    both = evaluate(_known_answers(fake, ranks).classifier(), TRANSFORM, split, 4, 2, left_out={0, 5, 10})
+    assert dataclasses.replace(both, rest=None) == whole
+    assert dataclasses.replace(both.rest, loss=0.0) == Accuracy(8, top1_correct=2, top5_correct=6, loss=0.0)
+    of_rank = [np.log(np.exp(np.arange(7, 0, -1)).sum()) - (7 - rank) for rank in range(7)]
+    kept = [of_rank[rank] for row, rank in enumerate(ranks) if row not in (0, 5, 10)]
+    assert both.rest.loss == pytest.approx(np.mean(kept), rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("correct", "rows", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (486, 500, 0.9535, 0.9832)],
+)
+def test_wilson_intervals_are_scipys(correct, rows, low, high):
+    expected = stats.binomtest(correct, rows).proportion_ci(method="wilson")
+    assert wilson_interval(correct, rows) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert wilson_interval(correct, rows) == pytest.approx((low, high), abs=1e-4)

@@ -75,8 +75,8 @@ def test_sixteen_bits_of_gray_keep_their_upper_eight():
         (KINDS["tiff"][0][:60], "damaged", "Pillow"),
         (_bytes("TIFF", Image.fromarray(np.zeros((3, 3), np.float32))), "damaged", "no agreed range"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "unsupported", r"convnext_imagenet\[heif\]"),
-        (b"<html>", "unsupported", "neither JPEG nor PNG"),
-        (b"RIFF\0\0\0\0WAVEfmt ", "unsupported", "neither JPEG nor PNG"),
+        (b"<html>", "unsupported", "neither JPEG, PNG nor WebP"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "unsupported", "neither JPEG, PNG nor WebP"),
     ],
 )
 def test_what_cannot_be_decoded_says_why(data, reason, says):

@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 
 _PLANTED = Path(__file__).resolve().parents[3] / "bench" / "planted_copies.py"
 _spec = importlib.util.spec_from_file_location("planted_copies", _PLANTED)
-assert _spec and _spec.loader
+assert _spec is not None
+assert _spec.loader is not None
 planted_copies = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(planted_copies)
 

@@ -18,9 +18,19 @@ def test_a_row_that_reaches_another_threshold_is_doubtful(rows):
     np.testing.assert_allclose(class_thresholds(LABELS, _parts(rows), 2), [0.6, 2.05 / 3], rtol=1e-6)
     doubts = find_doubts(LABELS, _parts(rows), 2)
     assert (doubts.numbers.tolist(), doubts.suggested.tolist()) == ([2], [1])
-    assert doubts.margins[0] == pytest.approx(-0.8)
+    assert doubts.confidences[0] == pytest.approx(0.1)
     assert doubts.joint.tolist() == [[2, 1], [0, 2]], "the last row reaches no threshold"
     np.testing.assert_allclose(class_noise(doubts.joint), [1 / 3, 0])
+
+
+def test_a_row_below_chance_is_doubtful_though_it_reaches_no_threshold():
+    labels = np.array([0, 0, 1, 1, 2])
+    probabilities = np.array([[0.9, 0.1, 0], [0.9, 0, 0.1], [0, 0.9, 0.1], [0, 0.9, 0.1], [0.45, 0.45, 0.1]])
+    probabilities[4, 2] = 0.3
+    for own, expected in ((0.3, [4]), (0.35, [])):
+        probabilities[4, 2] = own
+        doubts = find_doubts(np.append(labels, 2), lambda: [(np.arange(6), np.vstack([probabilities, [0, 0, 1]]))], 3)
+        assert doubts.numbers.tolist() == expected
 
 
 def test_planted_labels_come_first_with_their_true_class():
@@ -29,7 +39,7 @@ def test_planted_labels_come_first_with_their_true_class():
     labels = truth.copy()
     planted = rng.choice(2000, 100, replace=False)
     labels[planted] = (truth[planted] + rng.integers(1, 10, 100)) % 10
-    logits = rng.normal(0, 1, (2000, 10)) + 5 * np.eye(10)[truth]
+    logits = rng.normal(0, 1, (2000, 10)) + 9 * np.eye(10)[truth]
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     doubts = find_doubts(labels, lambda: [(np.arange(2000), probabilities)], 10)
     first = set(doubts.numbers[:100].tolist())
@@ -39,5 +49,5 @@ def test_planted_labels_come_first_with_their_true_class():
 
 
 def test_a_class_without_rows_doubts_nothing():
-    doubts = find_doubts(np.array([0, 0]), lambda: [(np.arange(2), np.array([[0.9, 0.1], [0.2, 0.8]]))], 2)
+    doubts = find_doubts(np.array([0, 0]), lambda: [(np.arange(2), np.array([[0.9, 0.1], [0.55, 0.45]]))], 2)
     assert doubts.numbers.tolist() == []
