@@ -51,7 +51,9 @@ def _make_one_of_each(folder: Path) -> dict[str, str]:
         file.truncate((64 << 20) + 1)
     (folder / f"{folder.name}_7.JPEG").unlink()
     os.mkfifo(folder / f"{folder.name}_7.JPEG")
-    return {f"{folder.name}_{number}": reason for number, reason in enumerate([*bad, "too_large", "not_a_file"])}
+    (folder / "notes.txt").write_bytes(b"x")
+    named = {f"{folder.name}_{number}": reason for number, reason in enumerate([*bad, "too_large", "not_a_file"])}
+    return named | {f"train/{folder.name}/notes.txt": "misnamed"}
 
 
 @pytest.mark.slow
