@@ -120,8 +120,11 @@ def too_large(found: int | str) -> BadImage:
     return BadImage("too_large", f"{found} bytes, at most {LARGEST_FILE_BYTES} are read")
 
 
-def inspect_image(data: bytes) -> ImageInfo:
-    """Return what the header of a JPEG, PNG or WebP says. Raises BadImage unless the header is whole and valid."""
+def inspect_image(data: bytes, largest_pixels: int = LARGEST_PIXELS) -> ImageInfo:
+    """Return what the header of a JPEG, PNG or WebP says. Raises BadImage unless the header is whole and valid.
+
+    An image of more than `largest_pixels` is refused; only who decodes it at a smaller scale may raise this limit.
+    """
     if not data:
         raise BadImage("empty", "the file has no bytes")
     if len(data) > LARGEST_FILE_BYTES:
@@ -134,17 +137,17 @@ def inspect_image(data: bytes) -> ImageInfo:
         info = _walk_webp(data)
     else:
         raise BadImage("unsupported", f"{_kind(data)}, neither JPEG, PNG nor WebP: begins with {data[:8].hex(' ')}")
-    _check_dimensions(info)
+    _check_dimensions(info, largest_pixels)
     return info
 
 
-def check_image(data: bytes, accept_warnings: bool = False) -> ImageInfo:
+def check_image(data: bytes, accept_warnings: bool = False, largest_pixels: int = LARGEST_PIXELS) -> ImageInfo:
     """Return what the image is, after the whole content was read once. Raises BadImage when anything is wrong.
 
     The coefficients of a JPEG are read without making pixels of them, and a warning that means lost data refuses it,
     too, unless `accept_warnings`. Raises JpegLibraryError when this machine cannot check JPEGs.
     """
-    info = inspect_image(data)
+    info = inspect_image(data, largest_pixels)
     if info.format != "jpeg":
         _decode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
         return info
@@ -190,12 +193,12 @@ def _decode(data: bytes, flags: int) -> np.ndarray:
     return pixels
 
 
-def _check_dimensions(info: ImageInfo) -> None:
+def _check_dimensions(info: ImageInfo, largest_pixels: int) -> None:
     sides = f"{info.width} x {info.height} px"
     if not (1 <= info.width <= _LARGEST_SIDE_PX and 1 <= info.height <= _LARGEST_SIDE_PX):
         raise BadImage("dimensions", f"{sides}, each side must be from 1 to {_LARGEST_SIDE_PX}")
-    if info.width * info.height > LARGEST_PIXELS:
-        raise BadImage("dimensions", f"{sides}, at most {LARGEST_PIXELS} pixels are decoded")
+    if info.width * info.height > largest_pixels:
+        raise BadImage("dimensions", f"{sides}, at most {largest_pixels} pixels are decoded")
 
 
 def _walk_jpeg(data: bytes) -> ImageInfo:

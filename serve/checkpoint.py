@@ -92,12 +92,15 @@ def resolve_checkpoint(path: Path, weights: Weights = "best") -> Path:
     return file
 
 
-def check_classes(checkpoint: Checkpoint, classes: Sequence[ClassEntry], records: Path) -> None:
-    """Raise ServeError unless the checkpoint and the records have the same wnid at every index."""
+def class_indices(checkpoint: Checkpoint, classes: Sequence[ClassEntry], records: Path) -> tuple[int, ...]:
+    """Return the network's index of each class of the records, by wnid: sets of some of its classes can be evaluated.
+
+    Raises ServeError for a class that the network does not have.
+    """
     known = [wnid for wnid, _ in checkpoint.card.classes]
     expected = [entry.wnid for entry in classes]
-    if known == expected:
-        return
+    if all(expected) and len(set(known)) == len(known) and set(expected) <= set(known):
+        return tuple(known.index(wnid) for wnid in expected)
     if not any(known):
         raise ServeError(
             f"{checkpoint.path}: has {plural(len(known), 'class')} without wnids, so labels cannot be compared; import "

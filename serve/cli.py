@@ -62,14 +62,22 @@ def eval_command(
         ranks, target = _start_evaluation(launch, report)
 
         from convnext_imagenet.records.reader import Records
-        from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
+        from convnext_imagenet.serve.checkpoint import class_indices, load_checkpoint
+        from convnext_imagenet.serve.errors import ServeError
         from convnext_imagenet.serve.evaluate import evaluate
         from convnext_imagenet.serve.messages import accuracy_lines, next_predict, pace
 
         loaded = load_checkpoint(checkpoint, weights).evaluated_with(transform)
         opened = ranks.first_rank_first(lambda: Records.open(records))
         rows = opened.split(split)
-        check_classes(loaded, opened.classes, records)
+        indices = class_indices(loaded, opened.classes, records)
+        classes = len(loaded.card.classes)
+        if indices != tuple(range(classes)):
+            if report:
+                raise ServeError(
+                    f"{records}: has {len(indices)} of the network's {classes} classes; leave --report out"
+                )
+            click.echo(f"{records}: {len(indices)} of the network's {classes} classes, found by wnid", err=True)
         if report:
             from convnext_imagenet.serve.report.report import report_options
 
@@ -79,7 +87,7 @@ def eval_command(
         with StopSignals("run the same command again", second_ends=True) as stop, progress(own, f"eval {split}") as bar:
             accuracy = evaluate(
                 loaded.classifier(), loaded.card.transform, rows, batch_size, workers,
-                with_heartbeat(bar, "evaluating"), ranks, lambda: stop.received, flip,
+                with_heartbeat(bar, "evaluating"), ranks, lambda: stop.received, flip, indices, classes,
             )  # fmt: skip
         click.echo("\n".join(accuracy_lines(accuracy, split)))
         rate = pace(accuracy.rows, time.monotonic() - started)

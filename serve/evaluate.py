@@ -7,7 +7,7 @@ Training calls `evaluate` after each epoch and `convnext-serve eval` on a frozen
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -81,13 +81,17 @@ def evaluate(
     ranks: Ranks = SINGLE,
     is_stopped: Callable[[], bool] = lambda: False,
     flip: bool = False,
+    indices: Sequence[int] | None = None,
+    classes: int | None = None,
 ) -> Accuracy:
     """Return accuracy and loss of `classifier` (uint8 pixels (N, S, S, 3) -> logits (N, K)) over every row of `split`.
 
     A batch holds `batch_size` rows, or all rows of a smaller split. The last batch is padded; padding is not counted.
     `workers` threads decode and resize while the network computes. `on_progress` gets the number of rows of each batch
     of this rank; `is_stopped` is asked before each batch. With `flip`, logits are means over the image and its mirror
-    image. The network is left in evaluation mode.
+    image. `indices` are the network's class indices by those of the records, and
+    `classes` is how many it has, if they differ. The network is left in
+    evaluation mode.
 
     Raises ServeError for a row that cannot be decoded; Interrupted, on all ranks, when one was stopped; RuntimeError
     when the counts differ from the manifest, which is a bug.
@@ -99,12 +103,13 @@ def evaluate(
     samples = map_ahead(
         partial(_prepare, transform=transform, split=split), split.read(rows), workers, _BATCHES_AHEAD * size
     )
+    index_of = np.arange(len(split.entry.rows_per_class)) if indices is None else np.array(indices)
     score = partial(padded_logits, classifier, batch_size=size, flip=flip)
     with contextlib.closing(samples):
-        counted = _count(score, batches(samples, size), on_progress or (lambda count: None), is_stopped)
+        counted = _count(score, batches(samples, size), index_of, on_progress or (lambda count: None), is_stopped)
     if ranks.sum(np.array(counted.is_stopped)):
         raise Interrupted("stopped while evaluating; run the same command again")
-    guesses = min(5, len(split.entry.rows_per_class))
+    guesses = min(5, len(split.entry.rows_per_class) if classes is None else classes)
     is_stored = _compare_with_manifest(split, counted, ranks)
     top1, top5 = ranks.sum(np.array([(counted.ranks == 0).sum(), (counted.ranks < guesses).sum()])).tolist()
     return Accuracy(split.rows, top1, top5, mean_loss(_all_losses(counted, is_stored, ranks)), guesses)
@@ -118,6 +123,7 @@ def mean_loss(losses: np.ndarray) -> float:
 def _count(
     score: Callable[[list[np.ndarray]], np.ndarray],
     samples: Iterable[list[_Labelled]],
+    index_of: np.ndarray,
     on_progress: Callable[[int], None],
     is_stopped: Callable[[], bool],
 ) -> _CountedRows:
@@ -127,8 +133,8 @@ def _count(
             break
         batch_labels = [sample.label for sample in batch]
         logits_NK = score([sample.pixels for sample in batch])
-        true_ranks.append(true_label_ranks(logits_NK, np.array(batch_labels)))
-        losses.append(cross_entropies(logits_NK, np.array(batch_labels)))
+        true_ranks.append(true_label_ranks(logits_NK, index_of[batch_labels]))
+        losses.append(cross_entropies(logits_NK, index_of[batch_labels]))
         labels += batch_labels
         sample_ids += [sample.sample_id for sample in batch]
         on_progress(len(batch))

@@ -90,6 +90,13 @@ def test_with_fewer_than_five_classes_all_are_guessed(fake, tmp_path):
     assert accuracy == Accuracy(rows=3, top1_correct=1, top5_correct=3, loss=np.log(3), guesses=3)
 
 
+def test_records_of_some_classes_are_scored_at_the_indices_of_the_network(fake, tmp_path):
+    split = Records.open(build_records(tmp_path / "few", IMAGES[:3], [0, 1, 2], classes=3)).split("val")
+    favourite = dataclasses.replace(fake, logits=lambda pixels_NHWC: np.tile(np.arange(7.0), (len(pixels_NHWC), 1)))
+    accuracy = evaluate(favourite.classifier(), TRANSFORM, split, 2, 1, indices=(6, 0, 3), classes=7)
+    assert (accuracy.top1_correct, accuracy.top5_correct, accuracy.guesses) == (1, 2, 5)
+
+
 def test_a_network_of_nan_is_never_correct(fake, split):
     broken = dataclasses.replace(fake, logits=lambda pixels_NHWC: np.full((len(pixels_NHWC), 7), np.nan, np.float32))
     accuracy = evaluate(broken.classifier(), TRANSFORM, split, 4, 1)

@@ -16,7 +16,7 @@ from convnext_imagenet.model.exchange.naming import export_arrays, scheme_named
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import load_weights
 from convnext_imagenet.records.reader import Records
-from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
+from convnext_imagenet.serve.checkpoint import class_indices, load_checkpoint
 from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.weights.importing import ImportOptions, import_weights
@@ -139,13 +139,13 @@ def records(tmp_path) -> Path:
 
 def test_classes_come_from_records_and_eval_accepts_them(tmp_path, source, records):
     import_weights(source, tmp_path / "ours", ImportOptions(classes=records))
-    check_classes(load_checkpoint(tmp_path / "ours"), Records.open(records).classes, records)
+    class_indices(load_checkpoint(tmp_path / "ours"), Records.open(records).classes, records)
 
 
 def test_eval_refuses_classes_without_names(tmp_path, source, records):
     import_weights(source, tmp_path / "ours", ImportOptions())
     with pytest.raises(ServeError, match=r"has 7 classes without wnids.*import the weights again with --classes"):
-        check_classes(load_checkpoint(tmp_path / "ours"), Records.open(records).classes, records)
+        class_indices(load_checkpoint(tmp_path / "ours"), Records.open(records).classes, records)
 
 
 def test_a_list_of_another_length_is_refused(tmp_path, listed):
