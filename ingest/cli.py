@@ -377,13 +377,16 @@ def _print_samples(data: Path, tree: "SampleTree") -> None:
 
 
 def _print_tree(data: Path, tree: "TreeScan") -> None:
+    from convnext_imagenet.ingest.source.samples import split_of_word
+
     click.echo(f"{data}:")
     for split in (tree.train, tree.val):
         shape = split.shape if split.is_flat else f"{len(split.folders):,} {split.shape}"
         shape = "1 class folder" if shape == "1 class folders" else shape
         click.echo(f"  {split.name}: {shape}, {plural(split.files, 'image')}, {_size(split.bytes)}")
-    if (data / "test").is_dir():
-        click.echo("  test: not read; RECORDS have train and val")
+    for name in sorted(path.name for path in data.iterdir() if path.is_dir()):
+        if split_of_word(name) == "test":
+            click.echo(f"  {name}/: left out; of this layout, train and val are stored")
     click.echo(f"  devkit: {tree.devkit.name if tree.devkit else 'none'}")
     if tree.kaggle:
         click.echo("  Kaggle's layout")

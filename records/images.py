@@ -162,13 +162,13 @@ def inspect_image(data: bytes, limits: PixelLimits = USUAL_LIMITS) -> ImageInfo:
     return info
 
 
-def check_image(data: bytes, accept_warnings: bool = False) -> ImageInfo:
+def check_image(data: bytes, accept_warnings: bool = False, largest_pixels: int = LARGEST_PIXELS) -> ImageInfo:
     """Return what the image is, after the whole content was read once. Raises BadImage when anything is wrong.
 
     The coefficients of a JPEG are read without making pixels of them, and a warning that means lost data refuses it,
     too, unless `accept_warnings`. Raises JpegLibraryError when this machine cannot check JPEGs.
     """
-    info = inspect_image(data)
+    info = inspect_image(data, PixelLimits(largest_pixels))
     if info.format != "jpeg":
         _decode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
         return info

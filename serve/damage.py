@@ -1,23 +1,16 @@
 """Whether a part of a JPEG is lost: decoders fill it with gray, so the answer would be that of another picture."""
 
-import functools
-import importlib
-import importlib.util
-from typing import Any
-
 from convnext_imagenet.records.images import BadImage
-
-_CHECK = "convnext_imagenet.records.jpeg_warnings"  # the check of ingest; without it nothing is looked for
+from convnext_imagenet.records.jpeg_warnings import UnreadableJpeg, jpeg_warnings
 
 
 def refuse_lost_part(data: bytes) -> None:
     """Raise BadImage, reason "damaged", when libjpeg warns that a part of a JPEG is lost; other kinds pass."""
-    check = _check()
-    if check is None or not data.startswith(b"\xff\xd8"):
+    if not data.startswith(b"\xff\xd8"):
         return
     try:
-        lost = check.jpeg_warnings(data).lost
-    except check.UnreadableJpeg as error:
+        lost = jpeg_warnings(data).lost
+    except UnreadableJpeg as error:
         raise BadImage("memory" if error.is_memory else "damaged", f"libjpeg: {error}") from None
     if lost:
         raise LostPart(lost)
@@ -28,8 +21,3 @@ class LostPart(BadImage):
 
     def __init__(self, words: str) -> None:
         super().__init__("damaged", f"a part is lost: {words}")
-
-
-@functools.cache
-def _check() -> Any:
-    return importlib.import_module(_CHECK) if importlib.util.find_spec(_CHECK) else None

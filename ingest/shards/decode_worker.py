@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.ingest.shards.image_policy import Conversion, Reencoding
-from convnext_imagenet.ingest.shards.reencode import convert, reencode
-from convnext_imagenet.records.images import BadImage, ImageInfo, Reason, check_image, inspect_image
+from convnext_imagenet.ingest.shards.reencode import LARGEST_SHRUNK_PIXELS, convert, reencode
+from convnext_imagenet.records.images import LARGEST_PIXELS, BadImage, ImageInfo, Reason, check_image, inspect_image
 from convnext_imagenet.records.jpeg_warnings import libjpeg_version
 from convnext_imagenet.records.thumbnails import thumbnail
 
@@ -62,13 +62,19 @@ def decode(image: bytes, wants_thumbnail: bool, options: DecodeOptions) -> Decod
     """
     try:
         stored = (options.conversion and convert(image, options.conversion)) or image
-        info = check_image(stored, options.accept_warnings)
+        info = check_image(stored, options.accept_warnings, _largest_pixels(stored, options))
         smaller = options.reencoding and reencode(stored, info, options.reencoding)
         if smaller:
             stored, info = smaller
         return DecodedImage(stored, info, stored is not image, thumbnail(stored) if wants_thumbnail else None)
     except BadImage as error:
         return BadImage(_reason(image, error, options.memory_bytes), error.detail)
+
+
+def _largest_pixels(image: bytes, options: DecodeOptions) -> int:
+    """Return the limit of pixels: a JPEG that is shrunk is decoded at a smaller scale, so it may have more."""
+    is_jpeg = image.startswith(b"\xff\xd8")
+    return LARGEST_SHRUNK_PIXELS if options.reencoding and is_jpeg else LARGEST_PIXELS
 
 
 def worst_decoder_bytes(info: ImageInfo) -> int:

@@ -18,6 +18,7 @@ from convnext_imagenet.records.images import LARGEST_PIXELS, BadImage, ImageInfo
 _CONVERTED_KINDS = ("BMP", "GIF", "TIFF", "AVIF")  # Pillow's names
 _GRAY_MODES = ("1", "L", "LA", "I;16", "I;16L", "I;16B")
 _LARGEST_SIDE_PX = 30_000
+LARGEST_SHRUNK_PIXELS = 170_000_000  # below twice Pillow's own limit, above which it refuses to open an image
 
 
 def reencode(image: bytes, info: ImageInfo, how: Reencoding) -> tuple[bytes, ImageInfo] | None:
@@ -30,13 +31,30 @@ def reencode(image: bytes, info: ImageInfo, how: Reencoding) -> tuple[bytes, Ima
         return None
     mode = "L" if info.mode == "L" else "RGB"
     width, height = fitted_sides(info.width, info.height, how.max_side_px)
-    pixels = Image.fromarray(decode_rgb(image)).resize((width, height), Image.Resampling.LANCZOS)
+    is_large = info.width * info.height > LARGEST_PIXELS
+    whole = _at_smaller_scale(image, 2 * how.max_side_px) if is_large else Image.fromarray(decode_rgb(image))
+    pixels = whole.resize((width, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     pixels.convert(mode).save(buffer, "JPEG", quality=how.quality)
     smaller = buffer.getvalue()
     if len(smaller) > largest_reencoded_bytes(how):
         raise BadImage("too_large", f"{len(smaller)} bytes after it was encoded again; pass a lower --quality")
     return smaller, ImageInfo("jpeg", mode, width, height, info.warnings)
+
+
+def _at_smaller_scale(image: bytes, side_px: int) -> Image.Image:
+    """Return a JPEG as RGB, decoded at a half, a quarter or an eighth of its sides, and no smaller than `side_px`.
+
+    Raises BadImage when it is still too large, or damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(image), formats=("JPEG",)) as opened:
+            opened.draft("RGB", (side_px, side_px))
+            if opened.width * opened.height > LARGEST_PIXELS:
+                raise BadImage("dimensions", f"{opened.width} x {opened.height} px at the scale of --max-side")
+            return opened.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadImage("damaged", f"Pillow: {error}") from None
 
 
 def fitted_sides(width: int, height: int, max_side_px: int) -> tuple[int, int]:

@@ -99,7 +99,7 @@ def test_single_stray_image_is_found(pieces):
     ("train", "val", "message"),
     [
         ({"n00000010": ["cat.JPEG"]}, FLAT_VAL, r"cat\.JPEG: not named WNID_<number>\.JPEG.*--unverified"),
-        ({"n00000010": ["n00000010_1_n00000020.JPEG"]}, FLAT_VAL, "not named WNID"),
+        ({"n00000010": ["n00000010_1_n00000020.JPEG"]}, FLAT_VAL, "the name says both n00000010 and n00000020"),
         ({"n00000010": ["n00000010_x.JPEG"]}, FLAT_VAL, "not named WNID"),
         (TRAIN, {"": ["ILSVRC2012_val_1.JPEG"]}, "not named ILSVRC2012_val_"),
         (TRAIN, {"": ["ILSVRC2012_test_00000001.JPEG"]}, "not named ILSVRC2012_val_"),

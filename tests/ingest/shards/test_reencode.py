@@ -107,3 +107,14 @@ def test_what_is_stored_anyway_is_not_converted_and_damage_is_said():
     assert refused.reason in ("damaged", "unsupported")
     assert "conversion" not in ImagePolicy().to_json()
     assert ImagePolicy(conversion=Conversion(80)).to_json()["conversion"] == {"quality": 80}
+
+
+def test_a_jpeg_above_the_limit_of_pixels_is_stored_only_if_it_is_shrunk():
+    image = _encoded("RGB", "JPEG", (9_000, 8_000))
+    assert decode(image, False, DecodeOptions(1 << 30)).reason == "dimensions"
+    stored = decode(image, False, DecodeOptions(1 << 30, Reencoding(1_000, 90)))
+    assert (stored.info.width, stored.info.height, stored.is_reencoded) == (1_000, 889, True)
+    expected = np.asarray(Image.radial_gradient("L").resize((1_000, 889)), int)
+    found = np.asarray(Image.open(io.BytesIO(stored.image)).convert("L"), int)
+    assert np.abs(found - expected).mean() < 2
+    assert decode(image, False, DecodeOptions(1 << 30, Reencoding(8_999, 90))).reason == "dimensions"
