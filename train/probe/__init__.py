@@ -1,0 +1,1 @@
+"""Linear heads and nearest neighbours on the features of a frozen network."""
