@@ -36,9 +36,9 @@ class ConvNeXt(nn.Cell):
     for sample n by 0 or 1 / (1 - rate of b), which the caller draws (DECISIONS, 2026-11-23); without it no branch is
     dropped. `kernels` is the library of `kernels.build`, or None for MindSpore's own operators in the form of
     `layers` (`weights.device_layers`): the same parameters, and the same numbers up to rounding. With `low`, products
-    of the kernels take bfloat16, except the head's. No gradient flows into the stem and the first `frozen_stages`
-    stages. Without a head the output is the features (N, C). The kernels know only the usual epsilon and GELU, so a
-    network with others never uses them.
+    of the kernels take bfloat16, except those of stem and head. No gradient flows into the stem and the first
+    `frozen_stages` stages. Without a head the output is the features (N, C). The kernels know only the usual epsilon
+    and GELU, so a network with others never uses them.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ConvNeXt(nn.Cell):
         downsample: Callable[..., nn.Cell] = partial(Downsample, layers=layers, epsilon=epsilon)
         block: Callable[..., nn.Cell] = partial(Block, layers=layers, epsilon=epsilon, activation=config.activation)
         if kernels is not None and config.has_usual_functions:
-            stem = partial(CpuStem, library=kernels, low=low)
+            stem = partial(CpuStem, library=kernels)
             downsample = partial(CpuDownsample, library=kernels, low=low)
             block = partial(CpuBlock, library=kernels, low=low)
         self.downsample_layers = nn.CellList([stem(dims[0]), *(downsample(*pair) for pair in itertools.pairwise(dims))])

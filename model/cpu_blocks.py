@@ -1,6 +1,7 @@
 """The parts of `blocks.py` on our CPU kernels: the same parameters under the same names, float32.
 
-With `low`, matrix products take values rounded to bfloat16, forward and backward, and add in float32.
+With `low`, products of blocks and downsampling take values rounded to bfloat16, forward and backward, and add in
+float32.
 
 V1's block is one operator. V2's cannot be one, because its global response normalisation needs the whole image between
 the two products (DECISIONS, 2026-11-24). `kernels/` holds what is fused and how.
@@ -24,9 +25,9 @@ from convnext_imagenet.model.kernels.operators import (
 class CpuStem(Stem):
     """A matrix product over patches, then LayerNorm."""
 
-    def __init__(self, dim: int, library: Path, low: bool = False) -> None:
+    def __init__(self, dim: int, library: Path) -> None:
         super().__init__(dim)
-        self.patch = PatchKernel(library, low)
+        self.patch = PatchKernel(library)
         self.layer_norm = LayerNormKernel(library)
 
     def construct(self, x_NHWC: Tensor) -> Tensor:

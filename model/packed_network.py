@@ -21,8 +21,9 @@ Arrays = Mapping[str, np.ndarray]
 class PackedConvNeXt(nn.Cell):
     """Normalised images (N, H, W, 3) -> logits (N, K), float32; `arrays` are the parameters by Facebook's names.
 
-    Products of a bfloat16 `unit` take values rounded to bfloat16 and add in float32; then a row's result depends
-    neither on the other rows nor on its position. With float32 the results are those of `ConvNeXt`, bit for bit.
+    Products of a bfloat16 `unit` take values rounded to bfloat16 and add in float32, except those of stem and head
+    (DECISIONS, 2026-11-29); then a row's result depends neither on the other rows nor on its position. With float32 the
+    results are those of `ConvNeXt`, bit for bit.
     """
 
     def __init__(self, config: ConvNeXtConfig, arrays: Arrays, library: Path, unit: Unit) -> None:
@@ -30,8 +31,8 @@ class PackedConvNeXt(nn.Cell):
         self.config = config
         cells: list[nn.Cell] = []
         for stage in range(STAGES):
-            pack = _pack_downsample if stage else _pack_stem
-            cells.append(pack(arrays, f"downsample_layers.{stage}", library, unit))
+            name = f"downsample_layers.{stage}"
+            cells.append(_pack_downsample(arrays, name, library, unit) if stage else _pack_stem(arrays, name, library))
             for block in range(config.depths[stage]):
                 packed = pack_block(library, unit, _below(arrays, f"stages.{stage}.{block}."))
                 cells.append(_Packed(library, "convnext_packed_block", packed, _same))
@@ -40,7 +41,7 @@ class PackedConvNeXt(nn.Cell):
         if unit is Unit.FLOAT32:
             self.norm, self.head = _MeanNorm(*head[:2]), _linear(*head[2:])
         else:
-            self.norm, self.head = _PooledNorm(library, *head[:2]), _PackedHead(library, unit, *head[2:])
+            self.norm, self.head = _PooledNorm(library, *head[:2]), _PackedHead(library, *head[2:])
 
     def construct(self, x_NHWC: Tensor, keep_NB: Tensor | None = None) -> Tensor:
         return self.head(self.features(x_NHWC, keep_NB))
@@ -63,9 +64,9 @@ class _Packed(nn.Cell):
 
 
 class _PackedHead(nn.Cell):
-    def __init__(self, library: Path, unit: Unit, weight: np.ndarray, bias: np.ndarray) -> None:
+    def __init__(self, library: Path, weight: np.ndarray, bias: np.ndarray) -> None:
         super().__init__()
-        self.product = _packed_patch(library, 1, pack_patch(library, unit, (weight, bias)), len(bias))
+        self.product = _packed_patch(library, 1, pack_patch(library, Unit.FLOAT32, (weight, bias)), len(bias))
 
     def construct(self, x_NC: Tensor) -> Tensor:
         y_N11D = self.product(ops.reshape(x_NC, (x_NC.shape[0], 1, 1, x_NC.shape[1])))
@@ -104,9 +105,9 @@ def _linear(weight: np.ndarray, bias: np.ndarray) -> Linear:
     return linear
 
 
-def _pack_stem(arrays: Arrays, name: str, library: Path, unit: Unit) -> _Packed:
+def _pack_stem(arrays: Arrays, name: str, library: Path) -> _Packed:
     conv, norm = _pair(arrays, f"{name}.0"), _pair(arrays, f"{name}.1")
-    return _packed_patch(library, STEM_SIZE, pack_patch(library, unit, conv, last_norm=norm), len(conv[1]))
+    return _packed_patch(library, STEM_SIZE, pack_patch(library, Unit.FLOAT32, conv, last_norm=norm), len(conv[1]))
 
 
 def _pack_downsample(arrays: Arrays, name: str, library: Path, unit: Unit) -> _Packed:

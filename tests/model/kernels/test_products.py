@@ -187,7 +187,8 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(low_unit, library, make
         gradients = ms.grad(_Slope(network, slope_NK), None, ms.ParameterTuple(network.trainable_params()))(x_NHWC)
         found.append({p.name: g.asnumpy() for p, g in zip(network.trainable_params(), gradients, strict=True)})
     for name, exact in found[1].items():
-        assert 1e-6 < _error(found[0][name], exact) < 6e-2, name
+        assert _error(found[0][name], exact) < 6e-2, name
+        assert not name.startswith("stages") or _error(found[0][name], exact) > 1e-6, name
 
 
 @pytest.mark.slow

@@ -160,18 +160,22 @@ def test_bfloat16_products_learn_as_float32_does(config: Config, variant: str) -
         pytest.skip("this processor has no bfloat16 products")
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, variant=variant))
     low = dataclasses.replace(config, precision=PrecisionSection("O1", "bfloat16"))
-    losses, weights = [], []
-    for each in (config, low, low):
-        learner = make_learner(each)
-        batches = make_batches(learner, 1)
-        losses.append([read_outcome(learner.learn(batches, 1e-3, 0.9)).loss for _ in range(4)])
-        weights.append(learner.weights())
-    assert losses[1][-1] < losses[1][0]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
-    assert losses[1] != losses[0]
-    assert {value.dtype for value in weights[1].values()} == {np.dtype(np.float32)}
-    for name, value in weights[1].items():
-        np.testing.assert_array_equal(value, weights[2][name], err_msg=name)  # from run to run
+    exact, learner = make_learner(config, 1), make_learner(low, 1)
+    batches, start = make_batches(learner, 1), (learner.weights(), learner.state(), learner.average())
+
+    def losses_of(one: Learner) -> list[float]:
+        return [read_outcome(one.learn(batches, 1e-3, 0.9)).loss for _ in range(4)]
+
+    losses, ends = losses_of(learner), learner.weights()
+    assert losses[-1] < losses[0]
+    expected = losses_of(exact)
+    np.testing.assert_allclose(losses, expected, rtol=0.02)
+    assert losses != expected
+    learner.restore(*start)
+    assert losses_of(learner) == losses
+    for name, value in learner.weights().items():
+        assert value.dtype == np.float32
+        np.testing.assert_array_equal(value, ends[name], err_msg=name)
 
 
 @pytest.mark.parametrize("loss_scale", ["static", "dynamic"])
