@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from convnext_imagenet.base.console import expected_errors, progress
-from convnext_imagenet.records.cli_copies import export
+from convnext_imagenet.records.cli_copies import diff, export, pull, push
 
 _MOST_PROBLEMS = 20  # lines on the screen
 
@@ -20,6 +20,9 @@ def main() -> None:
 
 
 main.add_command(export)
+main.add_command(diff)
+main.add_command(push)
+main.add_command(pull)
 
 
 @main.command()
