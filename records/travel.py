@@ -22,6 +22,7 @@ from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.base.files import read_json, sha256_file, sync_file, sync_folder, write_atomically
 from convnext_imagenet.base.host import cache_folder
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.stores import StoreFolder, is_uri
 from convnext_imagenet.records.build import SUMMARY_FILES
 from convnext_imagenet.records.checked import find_damage
@@ -103,6 +104,40 @@ def pull(uri: str, out: Path, on_progress: OnProgress = lambda _: None) -> Trave
         shutil.rmtree(staging)
         write_atomically(out / "_SUCCESS", (place.read("_SUCCESS")))
     return fetched
+
+
+def verify_stored(place: StorePlace, on_progress: OnProgress = lambda _: None) -> int:
+    """Read every file of RECORDS in a store, compare it with its SHA-256, and return the number of bytes.
+
+    The manifest determines every byte, so what it names needs no decoding again. `on_progress` gets the bytes of each
+    shard. Raises ArtefactError with the first three problems.
+    """
+    manifest, plan = place.manifest(), json.loads(place.read("plan.json"))["plan"]
+    problems = [
+        f"{name}: not the file that the manifest names"
+        for name, digest in manifest.files.items()
+        if hashlib.sha256(place.read(name)).hexdigest() != digest
+    ]
+
+    def verify_shard(unit: tuple[str, str]) -> Travelled:
+        split, shard = unit
+        receipt = _checked_receipt(place, manifest, unit, place.read(f"{split}/{Path(shard).stem}.json"))
+        for file in receipt["files"]:
+            name = f"{split}/{file['name']}"
+            try:
+                is_same = place.folder.sha256(name) == file["sha256"]
+            except FileNotFoundError:
+                is_same = False
+            if not is_same:
+                problems.append(f"{name}: missing, or its SHA-256 is not the recorded one")
+        return Travelled(1, sum(file["bytes"] for file in receipt["files"]))
+
+    read = _for_all(planned_units(plan), verify_shard, on_progress)
+    if problems:
+        raise ArtefactError(
+            f"{place}: {plural(len(problems), 'problem')}: {'; '.join(sorted(problems)[:3])}; push again"
+        )
+    return read.bytes
 
 
 def _for_all(

@@ -4,6 +4,7 @@ Objects are bytes in a dictionary and appear as a whole. Faults are drawn by req
 """
 
 import contextlib
+import io
 import random
 import threading
 import time
@@ -97,20 +98,15 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             getattr(self, f"_on_{self.command.lower()}")(store, body)
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
-
     def _body(self) -> bytes | None:
         if self.headers.get("Transfer-Encoding") == "chunked":
-            return _joined_chunks(self.rfile)
-        length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length)
-        if len(body) < length:
-            return None
-        if "aws-chunked" in self.headers.get("Content-Encoding", ""):
-            import io
-
-            return _joined_chunks(io.BytesIO(body))
-        return body
+            body = _joined_chunks(self.rfile)
+        else:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(length)
+            body = body if len(body) == length else None
+        is_signed = "aws-chunked" in self.headers.get("Content-Encoding", "")
+        return _joined_chunks(io.BytesIO(body)) if body and is_signed else body
 
     def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -174,6 +170,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _on_delete(self, store: ObjectStore, _: bytes) -> None:
         store.objects.pop(self.key, None)
         self._answer(204)
+
+
+for _method in ("GET", "PUT", "POST", "HEAD", "DELETE"):  # the base class calls do_GET and so on
+    setattr(_Handler, f"do_{_method}", _Handler._serve)
 
 
 def _joined_chunks(stream: object) -> bytes | None:

@@ -12,9 +12,10 @@ from click.testing import CliRunner
 
 from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.base.stores import public_uri
-from convnext_imagenet.records import open_records
+from convnext_imagenet.records import open_records, travel
 from convnext_imagenet.records.cli import main
-from convnext_imagenet.records.travel import Travelled, pull, push
+from convnext_imagenet.records.places import StorePlace
+from convnext_imagenet.records.travel import Travelled, pull, push, verify_stored
 
 from .conftest import build_records, make_rows
 from .object_store import ObjectStore, running_store
@@ -93,17 +94,10 @@ def test_a_bit_that_flips_on_the_way_is_noticed(records_root, tmp_path, store):
         pull(store.uri("set"), tmp_path / "out")
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     with pytest.raises(ArtefactError, match="1 problem"):
-        _verify(store.uri("set"))
+        verify_stored(StorePlace(store.uri("set")))
     store.objects[shard] = data
     pull(store.uri("set"), tmp_path / "out")
     assert tree(tmp_path / "out") == tree(records_root)
-
-
-def _verify(uri: str) -> None:
-    from convnext_imagenet.records.places import StorePlace
-    from convnext_imagenet.records.travel import verify_stored
-
-    verify_stored(StorePlace(uri))
 
 
 def test_a_network_that_drops_a_tenth_of_its_requests(records_root, tmp_path, store):
@@ -158,9 +152,9 @@ def test_what_must_not_be_read_or_overwritten(records_root, tmp_path, store):
         push(other, uri)
     with pytest.raises(ArtefactError, match="holds other records"):
         pull(uri, other)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(ArtefactError, match="not created by this program"):
-        (tmp_path / "mine").mkdir()
-        (tmp_path / "mine" / "thesis.tex").write_text("x")
         pull(uri, tmp_path / "mine")
     store.objects["else/holiday.jpg"] = b"x"
     with pytest.raises(ArtefactError, match=r"not empty, and no records \(it holds 'holiday.jpg'\)"):
@@ -171,7 +165,7 @@ def test_what_must_not_be_read_or_overwritten(records_root, tmp_path, store):
             read()
     store.is_forbidden = True
     for act in (lambda: push(records_root, uri), lambda: pull(uri, tmp_path / "new"), lambda: open_records(uri)):
-        with pytest.raises(ArtefactError, match="refused .*check the address and your rights") as caught:
+        with pytest.raises(ArtefactError, match=r"refused .*check the address and your rights") as caught:
             act()
         assert "hunter2" not in str(caught.value)
 
@@ -187,8 +181,6 @@ def test_two_machines_that_push_notice_each_other(records_root, store):
 
 def test_records_that_change_while_they_are_pulled_are_refused(records_root, tmp_path, store, monkeypatch):
     push(records_root, store.uri("set"))
-    from convnext_imagenet.records import travel
-
     fetch = travel._fetch
 
     def fetch_and_change(place, name, *rest):
