@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.base.stores import public_uri
 from convnext_imagenet.records import open_records, travel
+from convnext_imagenet.records.cached import local_records
 from convnext_imagenet.records.cli import main
 from convnext_imagenet.records.places import StorePlace
 from convnext_imagenet.records.travel import Travelled, pull, push, verify_stored
@@ -37,7 +38,8 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 def stored(store: ObjectStore, folder: str = "set") -> dict[str, bytes]:
-    return {key.removeprefix(f"{folder}/"): data for key, data in store.objects.items()}
+    """The objects of a folder; Arrow leaves an empty one for a folder in which it deleted a file."""
+    return {key.removeprefix(f"{folder}/"): data for key, data in store.objects.items() if not key.endswith("/")}
 
 
 def run(*arguments: object) -> str:
@@ -218,3 +220,26 @@ def test_messages_show_no_credentials(uri, shown):
 def test_the_result_counts_what_moved(records_root, store):
     sizes = [path.stat().st_size for path in (records_root / "train").glob("imagenet*") if path.suffix != ".json"]
     assert push(records_root, store.uri("set")) == Travelled(2, sum(sizes))
+
+
+def test_training_and_evaluation_get_a_copy_in_a_cache_of_limited_size(records_root, tmp_path, store, monkeypatch):
+    push(records_root, store.uri("set"))
+    uri, said = Path(store.uri("set")), []  # as click gives it: one slash behind the scheme
+    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE", str(tmp_path / "copies"))
+    assert local_records(records_root, said.append) == records_root
+    copy = local_records(uri, said.append)
+    assert tree(copy) == tree(records_root)
+    assert local_records(uri, said.append) == copy
+    assert len(said) == 1
+    assert "fetching 0.00 GiB into" in said[0]
+    assert "hunter2" not in said[0]
+    other = build_records(tmp_path / "other", make_rows(5))
+    push(other, store.uri("other"))
+    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE_GIB", "0.0015")
+    with pytest.raises(
+        ArtefactError, match=r"the cache may hold 0\.00 GiB; raise CONVNEXT_RECORDS_CACHE_GIB.*" + copy.name
+    ):
+        local_records(Path(store.uri("other")), said.append)
+    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE_GIB", "much")
+    with pytest.raises(ArtefactError, match="must be a number of GiB above 0"):
+        local_records(Path(store.uri("other")), said.append)
