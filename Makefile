@@ -102,7 +102,7 @@ test-cluster: $(READY)  ## Two Ray nodes on this machine, one of them killed or 
 test-ascend: $(READY)  ## What Ascend would run, without a device: kernels, budgets, whole commands; four minutes
 	$(BIN)/pytest tests/ascend -m ascend $(ARGS)
 
-bench: $(READY)  ## [PART=model|ingest|load|score|train|randaugment|shuffle|cluster]: interleaved benchmarks, written to bench-out/PART.json
+bench: $(READY)  ## [PART=model|ingest|load|read|score|train|randaugment|shuffle|cluster]: interleaved benchmarks, written to bench-out/PART.json
 	$(BIN)/python bench $(PART)
 
 check: $(READY)  ## Lint, format and types
