@@ -60,6 +60,12 @@ def main() -> None:
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the order of training images."
 )
 @click.option(
+    "--train-shards",
+    type=click.IntRange(1, 99_999),
+    help="Number of train shards, for clusters; a reader opens each of them once and once more for each worker.  "
+    "[default: one for each 2 GiB, 64 at most]",
+)
+@click.option(
     "--max-side",
     type=click.IntRange(min=16, max=30_000),
     metavar="PIXELS",
@@ -112,6 +118,7 @@ def build(
     engine: str,
     address: str,
     seed: int,
+    train_shards: int | None,
     max_side: int | None,
     quality: int | None,
     image_timeout: int,
@@ -132,6 +139,8 @@ def build(
         )
     if onto is not None and click.get_current_context().get_parameter_source("classes") != ParameterSource.DEFAULT:
         raise click.UsageError("--classes has no effect with --onto, whose classes stay; leave --classes out")
+    if onto is not None and train_shards is not None:
+        raise click.UsageError("--train-shards has no effect with --onto, whose shards stay; leave it out")
     refuse_unused(engine, address=address)
     with expected_errors():
         from convnext_imagenet.base.protocol import marked_digest
@@ -154,7 +163,7 @@ def build(
             _print_tree(data, tree)
             reencoding = Reencoding(max_side, quality or 90) if max_side else None
             policy = ImagePolicy(image_timeout, image_memory, reencoding, accept_warnings)
-            plan = make_plan(tree, classes, unverified, devkit, seed, policy, parent)
+            plan = make_plan(tree, classes, unverified, devkit, seed, policy, parent, train_shards)
             _print_labels(plan)
             before = marked_digest(out)
             with open_build(plan, data, out, repair) as job:

@@ -174,16 +174,21 @@ def plan_tree(
     image_policy: ImagePolicy = DEFAULT_IMAGE_POLICY,
     junk: Mapping[str, dict[str, int]] | None = None,
     parent: Parent | None = None,
+    train_shards: int | None = None,
 ) -> IngestPlan:
     """Return the plan for a labelled tree; `seed` shuffles train over its shards, val keeps the order of its keys.
 
     `devkit_sha256` and `kaggle_sha256` identify the files that the labels were verified against. With a `parent`, only
     the images that it does not have are planned, and numbers of images and bytes include its own. Raises IngestError
-    when they contradict the parent, or do not fit into its pages.
+    when they contradict the parent, or do not fit into its pages, and when there are fewer images than `train_shards`.
     """
     if parent is not None:
         tree = _without_known(tree, parent, image_policy)
     train, val = (plan_split(tree.train, seed, is_shuffled=True), plan_split(tree.val, seed, is_shuffled=False))
+    if train_shards is not None:
+        if train_shards > len(train.paths):
+            raise IngestError(f"--train-shards {train_shards}: train has only {len(train.paths):,} images; pass fewer")
+        train = replace(train, shard_count=train_shards)
     if parent is not None:
         train, val = (_behind(split, parent, image_policy) for split in (train, val))
     splits = (train, val)

@@ -205,3 +205,12 @@ def test_differences_are_counted_by_kind(parent, increment, tmp_path):
     assert back.output.splitlines()[1].split() == ["train", "0", "3", "0", "0"]
     assert CliRunner().invoke(records, ["diff", str(parent), f"file://{parent}"]).output == "no image differs\n"
     assert json.loads((grown / "plan.json").read_text())["plan"]["inherited"]["train"]
+
+
+def test_more_train_shards_on_request(source, tmp_path):
+    out = tmp_path / "many"
+    assert build(source, out, "--classes", "found", "--train-shards", "15").exit_code == 0
+    assert len(list((out / "train").glob("*.mindrecord"))) == 15
+    assert len(list(Records.open(out).split("train").read(range(15)))) == 15
+    done = build(source, tmp_path / "more", "--classes", "found", "--train-shards", "16")
+    assert "--train-shards 16: train has only 15 images; pass fewer" in done.output
