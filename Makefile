@@ -112,7 +112,7 @@ test-cluster: $(READY)  ## Two Ray nodes on this machine, one of them killed or 
 test-ascend: $(READY)  ## What Ascend would run, without a device: kernels, budgets, whole commands; four minutes
 	$(BIN)/pytest tests/ascend -m ascend $(ARGS)
 
-bench: $(READY)  ## [PART=model|ingest|audit|audit_scale|load|score|train|randaugment|shuffle|cluster]: interleaved benchmarks, written to bench-out/PART.json
+bench: $(READY)  ## [PART=model|ingest|audit|audit_scale|load|read|score|train|randaugment|shuffle|cluster]: interleaved benchmarks, written to bench-out/PART.json
 	$(BIN)/python bench $(PART)
 
 bench-compare: $(READY)  ## A=commit B=commit (or WORK): everyday commands of both in turns, and what got slower

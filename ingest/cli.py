@@ -84,6 +84,12 @@ def main() -> None:
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the order of training images."
 )
 @click.option(
+    "--train-shards",
+    type=click.IntRange(1, 99_999),
+    help="Number of train shards, for clusters; a reader opens each of them once and once more for each worker.  "
+    "[default: one for each 2 GiB, 64 at most]",
+)
+@click.option(
     "--max-side",
     type=click.IntRange(min=16, max=30_000),
     metavar="PIXELS",
@@ -161,6 +167,7 @@ def build(
     engine: str,
     address: str,
     seed: int,
+    train_shards: int | None,
     max_side: int | None,
     quality: int | None,
     convert: bool,
@@ -188,6 +195,8 @@ def build(
         raise click.UsageError("--dry-run is for a build on this machine, without --repair or --engine ray")
     if onto is not None and click.get_current_context().get_parameter_source("classes") != ParameterSource.DEFAULT:
         raise click.UsageError("--classes has no effect with --onto, whose classes stay; leave --classes out")
+    if onto is not None and train_shards is not None:
+        raise click.UsageError("--train-shards has no effect with --onto, whose shards stay; leave it out")
     refuse_unused(engine, address=address)
     with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.base.protocol import marked_digest
@@ -228,7 +237,7 @@ def build(
             else:
                 _refuse_wishes(data, wishes != Wishes() or bool(label_column or group_by))
                 _print_tree(data, tree)
-                plan = make_plan(tree, classes, unverified, devkit, seed, policy, parent)
+                plan = make_plan(tree, classes, unverified, devkit, seed, policy, parent, train_shards)
             if drop:
                 plan = _without_dropped(plan, drop, data)
             _print_labels(plan)

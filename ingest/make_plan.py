@@ -31,15 +31,17 @@ def make_plan(
     seed: int,
     image_policy: ImagePolicy = DEFAULT_IMAGE_POLICY,
     parent: Parent | None = None,
+    train_shards: int | None = None,
 ) -> IngestPlan:
     """Return the plan for a scanned tree; its labels are verified unless `unverified`.
 
     The devkit is the authority for labels. If Kaggle's solution is there, too, both must agree; without a devkit, the
     solution must be the official one (DECISIONS, 2026-11-23). `classes` is all, found, or a file of wnids; `devkit`
-    overrides the one that the scan found. Raises IngestError when there is neither devkit nor solution, and when
-    folders, names, labels or counts contradict them, or the `parent` that the images are added to; its classes count.
+    overrides the one that the scan found. With a `parent`, its classes count, and only images that it lacks are
+    planned. `train_shards` is the number of train shards, None for the usual one. Raises IngestError when there is
+    neither devkit nor solution, and when folders, names, labels or counts contradict them or the parent.
     """
-    plan = _make_plan(tree, classes, unverified, devkit, seed, image_policy, parent)
+    plan = _make_plan(tree, classes, unverified, devkit, seed, image_policy, parent, train_shards)
     if parent is not None:
         refuse_other_rules(parent, seed, image_policy.to_json(), rule_versions(), plan.source)
     return plan
@@ -53,6 +55,7 @@ def _make_plan(
     seed: int,
     image_policy: ImagePolicy,
     parent: Parent | None,
+    train_shards: int | None,
 ) -> IngestPlan:
     rule = ClassRule("fixed", tuple(e.wnid for e in parent.manifest.classes)) if parent else read_class_rule(classes)
 
@@ -73,6 +76,7 @@ def _make_plan(
         image_policy=image_policy,
         junk={split.name: split.notes.ignored.by_name() for split in (tree.train, tree.val)},
         parent=parent,
+        train_shards=train_shards,
     )
     if unverified:
         return plan(checked(label_plain_tree(tree, rule)), devkit_sha256=None)

@@ -10,7 +10,7 @@ import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress
-from convnext_imagenet.records.cli_copies import export
+from convnext_imagenet.records.cli_copies import diff, export, pull, push
 
 if TYPE_CHECKING:
     from convnext_imagenet.records.manifest import Manifest
@@ -25,6 +25,9 @@ def main() -> None:
 
 
 main.add_command(export)
+main.add_command(diff)
+main.add_command(push)
+main.add_command(pull)
 
 
 @main.command()
@@ -32,20 +35,20 @@ main.add_command(export)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.option("--classes", is_flag=True, help="Also print the number of images of each class.")
 def show(records: Path, as_json: bool, classes: bool) -> None:
-    """Print splits, classes, source and versions of RECORDS."""
+    """Print splits, classes, source and versions of RECORDS, which are a directory or a URI."""
     with expected_errors():
         from convnext_imagenet.base.html import plural
-        from convnext_imagenet.base.protocol import read_finished
-        from convnext_imagenet.records.manifest import Manifest
+        from convnext_imagenet.records.places import place_of
 
-        manifest = Manifest.from_json(read_finished(records, "records"))
+        place = place_of(records)
+        manifest = place.manifest()
         if as_json:
             click.echo(json.dumps(manifest.to_json(), indent=1, sort_keys=True, ensure_ascii=False))
             return
         against = manifest.verified_against
         labels = f"verified against {against}" if against else "NOT verified"
         number = plural(len(manifest.classes), "class")
-        click.echo(f"{records}: schema {manifest.schema_version}, {number}, labels {labels}")
+        click.echo(f"{place}: schema {manifest.schema_version}, {number}, labels {labels}")
         for name, split in manifest.splits.items():
             mib = sum(shard.bytes + shard.index_bytes for shard in split.shards) / 2**20
             click.echo(
@@ -83,8 +86,21 @@ def _flat(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 @json_option()
 @progress_option
 def verify(records: Path, as_json: bool) -> None:
-    """Read RECORDS again and check every byte, count, label and image."""
+    """Read RECORDS again and check every byte, count, label and image.
+
+    At a URI, every file is compared with its SHA-256, and no image is decoded.
+    """
     with expected_errors(), result_on_stdout(as_json) as report:
+        from convnext_imagenet.records.places import StorePlace, place_of
+
+        if isinstance(place := place_of(records), StorePlace):
+            from convnext_imagenet.records.travel import verify_stored
+
+            with progress(None, "verify", unit="B") as advance:
+                read = verify_stored(place, advance)
+            click.echo(f"{place}: every file compared with its SHA-256; {read / 2**20:,.1f} MiB read")
+            report({"records": str(place), "bytes": read, "problems": []})
+            return
         from convnext_imagenet.base.protocol import read_finished
         from convnext_imagenet.records.manifest import Manifest
         from convnext_imagenet.records.verify import refuse_problems, verify_records
@@ -131,19 +147,23 @@ def repair(records: Path) -> None:
 @click.option("--count", default=1, show_default=True, type=click.IntRange(min=1), help="Number of rows to print.")
 @click.option("--image", type=click.Path(path_type=Path), help="Save the image of the first row to this file.")
 def peek(records: Path, split: str, row: int | None, key: str | None, count: int, image: Path | None) -> None:
-    """Print rows of RECORDS, and save an image."""
+    """Print rows of RECORDS, which are a directory or a URI, and save an image."""
     if row is not None and key is not None:
         raise click.UsageError("--row and --key both choose a row; pass one of them")
     with expected_errors():
         from convnext_imagenet.base.files import write_atomically
-        from convnext_imagenet.records.reader import Records
-        from convnext_imagenet.records.row_lookup import describe_row, find_key, read_rows
+        from convnext_imagenet.records.row_lookup import describe_row
+        from convnext_imagenet.records.row_source import find_row, open_records
 
-        opened = Records.open(records)
-        split, first = (split, row or 0) if key is None else find_key(opened, key)
-        for number, stored in enumerate(read_rows(opened, split, first, count)):
-            click.echo(describe_row(stored, f"{split} {first + number}", opened.classes))
-            if image and number == 0:
+        if key is None:
+            source, first = open_records(records, split), row or 0
+            source.require_row(first)
+        else:
+            source, first = find_row(records, key)
+        for number in range(first, min(first + count, len(source))):
+            stored = source.fields(number)
+            click.echo(describe_row(stored, f"{source.split} {number}", source.classes))
+            if image and number == first:
                 write_atomically(image, stored.image)
 
 

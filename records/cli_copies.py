@@ -33,3 +33,70 @@ def export(records: Path, format_name: str, out: Path) -> None:
             click.echo(f"{out}: already finished from these records, nothing to do")
             return
         click.echo(f"{out}: finished, {rows} images as {format_name}; every image compared with its SHA-256")
+
+
+@click.command()
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Parquet file for the rows that differ.")
+def diff(before: Path, after: Path, out: Path | None) -> None:
+    """Count the images that were added, removed, relabelled or changed between two RECORDS.
+
+    Both are directories or URIs. Only their indexes are read.
+    """
+    with expected_errors():
+        from convnext_imagenet.base.files import write_output
+        from convnext_imagenet.records.compare import CHANGES, compare_records, counts_of, table_bytes
+        from convnext_imagenet.records.places import place_of
+
+        table = compare_records(place_of(before), place_of(after))
+        if not table.num_rows:
+            click.echo("no image differs")
+        else:
+            click.echo("".join([f"{'':10}", *(f"{change:>12}" for change in CHANGES)]))
+        for split, counts in counts_of(table):
+            click.echo("".join([f"{split:10}", *(f"{count:>12,}" for count in counts)]))
+        if out is not None:
+            write_output(out, table_bytes(table))
+            click.echo(f"{out}: {table.num_rows:,} rows")
+
+
+@click.command()
+@click.argument("records", type=click.Path(path_type=Path))
+@click.argument("uri")
+@click.option("--take-over", is_flag=True, help="Push although another machine does, or did until it was killed.")
+def push(records: Path, uri: str, take_over: bool) -> None:
+    """Copy RECORDS to a store such as s3://bucket/records; every file is read back and compared.
+
+    What is there already is not sent again. To resume a stopped push, run the same command again.
+    """
+    with expected_errors():
+        from convnext_imagenet.base.stores import public_uri
+        from convnext_imagenet.records.travel import push as send
+
+        with progress(None, "push", unit="B") as advance:
+            sent = send(records, uri, advance, take_over)
+        _print_moved(public_uri(uri), sent.shards, sent.bytes, "sent, read back and compared")
+
+
+@click.command()
+@click.argument("uri")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to create or resume.")
+def pull(uri: str, out: Path) -> None:
+    """Copy RECORDS from a store such as s3://bucket/records; every file is compared with its SHA-256.
+
+    What is there already is not fetched again. To resume a stopped pull, run the same command again.
+    """
+    with expected_errors():
+        from convnext_imagenet.records.travel import pull as fetch
+
+        with progress(None, "pull", unit="B") as advance:
+            fetched = fetch(uri, out, advance)
+        _print_moved(str(out), fetched.shards, fetched.bytes, "fetched and compared")
+
+
+def _print_moved(place: str, shards: int, size: int, what: str) -> None:
+    from convnext_imagenet.base.html import plural
+
+    moved = f"{plural(shards, 'shard')}, {size / 2**20:,.1f} MiB {what}" if shards else "every shard was there already"
+    click.echo(f"{place}: finished; {moved}")

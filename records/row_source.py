@@ -57,6 +57,15 @@ def open_records(records: str | Path, split: str = "train", *, check: Check = "r
     return RowSource(place, manifest, split, check)
 
 
+def find_row(records: str | Path, key: str) -> tuple["RowSource", int]:
+    """Return the split that has the row with this key, and its position there. Raises ArtefactError without one."""
+    place = place_of(records)
+    for name, split in place.manifest().splits.items():
+        if split.rows and key in (source := open_records(records, name)).keys:
+            return source, source.keys.index(key)
+    raise ArtefactError(f"--key {key}: no such row; {place}/{INDEX_FILE} lists all keys")
+
+
 class RowSource(Sequence[Sample]):
     """One split of RECORDS; row 0 is the first row of the first shard. `open_records` makes it.
 
@@ -103,6 +112,11 @@ class RowSource(Sequence[Sample]):
     def __getitems__(self, rows: Sequence[int] | np.ndarray) -> list[Sample]:
         """Return the rows at these positions, in this order; PyTorch's DataLoader fetches its batches by this name."""
         return [self._sample(self._position(row)) for row in rows]
+
+    def require_row(self, row: int) -> None:
+        """Raise ArtefactError unless there is a row at this position."""
+        if row >= len(self):
+            raise ArtefactError(f"--row {row}: split {self.split!r} has only the rows 0..{len(self) - 1}")
 
     def batches(self, rows: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[list[Sample]]:
         """Yield the rows at these positions in batches; the last one may be smaller."""

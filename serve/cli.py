@@ -42,7 +42,7 @@ def main() -> None:
 
 @main.command("eval")
 @click.argument("checkpoint", type=options.PATH)
-@click.option("--records", type=options.PATH, required=True, help="RECORDS directory with the images.")
+@click.option("--records", type=options.PATH, required=True, help="RECORDS directory or URI with the images.")
 @click.option("--split", default="val", show_default=True, help="Split to evaluate.")
 @click.option("--report", type=options.PATH, help="Also write predictions, tables and an HTML page to this directory.")
 @click.option("--real", type=options.PATH, help="With --report: real.json of the ReaL labels; adds accuracy on them.")
@@ -92,6 +92,7 @@ def eval_command(
     with announcing_exit(), expected_errors(), result_on_stdout(as_json) as print_result:
         ranks, target = _start_evaluation(launch, report)
 
+        from convnext_imagenet.records.cached import local_records
         from convnext_imagenet.records.reader import Records
         from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
         from convnext_imagenet.serve.class_map import map_classes
@@ -107,7 +108,8 @@ def eval_command(
         )
 
         loaded = load_checkpoint(checkpoint, weights).evaluated_with(transform)
-        opened = ranks.first_rank_first(lambda: Records.open(records))
+        folder = local_records(records, lambda line: click.echo(line, err=True))
+        opened = ranks.first_rank_first(lambda: Records.open(folder))
         rows = opened.split(split)
         if report:
             check_classes(loaded, opened.classes, records)

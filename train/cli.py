@@ -39,7 +39,7 @@ def main() -> None:
 
 @main.command()
 @config_argument
-@click.option("--records", type=click.Path(path_type=Path), help="RECORDS directory to train on.  [required]")
+@click.option("--records", type=click.Path(path_type=Path), help="RECORDS directory or URI to train on.  [required]")
 @click.option("--out", type=click.Path(path_type=Path), help="RUN directory; an unfinished one is resumed.  [required]")
 @set_option
 @click.option(
@@ -144,7 +144,10 @@ def run(
     begin = time.perf_counter()
     show_log_lines()
     with announcing_exit(), expected_errors(), run_log() as log:
+        from convnext_imagenet.records.cached import local_records
+
         rollbacks = _parse_on_divergence(on_divergence)
+        records = local_records(records, lambda line: click.echo(line, err=True))
         if config == _AUTO:
             _check_request(records, workers)
             path = out.with_name(f"{out.name}.toml")

@@ -182,17 +182,23 @@ def plan_tree(
     junk: Mapping[str, dict[str, int]] | None = None,
     given: Mapping[str, Any] | None = None,
     parent: Parent | None = None,
+    train_shards: int | None = None,
 ) -> IngestPlan:
     """Return the plan for a labelled tree; `seed` shuffles train over its shards, other splits keep their keys' order.
 
     `devkit_sha256` and `kaggle_sha256` identify the files that the labels were verified against. `given` is what
     `source` says only of labels as their source gives them. With a `parent`, only the images that it does not have are
     planned, and numbers of images and bytes include its own. Raises IngestError when they contradict the parent, or do
-    not fit into its pages.
+    not fit into its pages, and when there are fewer images than `train_shards`.
     """
     if parent is not None:
         tree = _without_known(tree, parent, image_policy)
     splits = tuple(plan_split(split, seed, is_shuffled=split.name == "train") for split in tree.splits)
+    if train_shards is not None:
+        train = splits[0]
+        if train_shards > len(train.paths):
+            raise IngestError(f"--train-shards {train_shards}: train has only {len(train.paths):,} images; pass fewer")
+        splits = (replace(train, shard_count=train_shards), *splits[1:])
     if parent is not None:
         splits = tuple(_behind(split, parent, image_policy) for split in splits)
     source = {

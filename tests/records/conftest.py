@@ -33,7 +33,8 @@ def make_rows(count: int) -> list[Row]:
 def build_records(root: Path, rows: list[Row], shards: int = 2, is_verified: bool = True) -> Path:
     """Publish `rows` as the train split of a finished directory."""
     classes = [ClassEntry(i, wnid, f"name {i}") for i, wnid in enumerate(WNIDS)]
-    return finished_records(root, {"train": rows}, classes, {"rows": [row.key for row in rows]}, shards, is_verified)
+    plan = {"rows": [row.key for row in rows], "shards": {"train": shards}}
+    return finished_records(root, {"train": rows}, classes, plan, shards, is_verified)
 
 
 @pytest.fixture(autouse=True)

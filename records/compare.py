@@ -1,0 +1,57 @@
+"""What differs between two RECORDS directories, row by row, from their indexes alone: no shard is opened."""
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.records.index import INDEX_FILE
+from convnext_imagenet.records.places import Place
+from convnext_imagenet.records.schema import HOW_TO_REPAIR
+
+CHANGES = ("added", "removed", "relabelled", "changed")
+_ROW = ["split", "key"]
+_COMPARED = ["wnid", "sha256"]
+
+
+def compare_records(before: Place, after: Place) -> pa.Table:
+    """Return a row for each image that differs: change, split, key, and wnid and sha256 before and after (or null).
+
+    `relabelled` has another class, `changed` other bytes in the same class; an image that moved to another split is
+    removed from one and added to the other. Raises ArtefactError for records that cannot be read.
+    """
+    joined = _rows(before).join(
+        _rows(after), keys=_ROW, join_type="full outer", left_suffix="_before", right_suffix="_after"
+    )
+    is_new, is_gone = pc.is_null(joined["sha256_before"]), pc.is_null(joined["sha256_after"])
+    has_other_class = pc.not_equal(joined["wnid_before"], joined["wnid_after"])
+    has_other_bytes = pc.not_equal(joined["sha256_before"], joined["sha256_after"])
+    change = pc.case_when(pc.make_struct(is_new, is_gone, has_other_class, has_other_bytes), *CHANGES)
+    found = joined.append_column("change", change).filter(pc.is_valid(change))
+    names = ["change", *_ROW, *(f"{name}_{side}" for name in _COMPARED for side in ("before", "after"))]
+    return found.select(names).sort_by([(name, "ascending") for name in ("change", *_ROW)]).combine_chunks()
+
+
+def counts_of(table: pa.Table) -> list[tuple[str, Sequence[int]]]:
+    """Return for each split with differences how many rows have each of `CHANGES`."""
+    counts = Counter(zip(table["split"].to_pylist(), table["change"].to_pylist(), strict=True))
+    return [(split, [counts[split, change] for change in CHANGES]) for split in sorted({split for split, _ in counts})]
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """Return the rows as a Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _rows(place: Place) -> pa.Table:
+    manifest, data = place.manifest(), place.read(INDEX_FILE)
+    if hashlib.sha256(data).hexdigest() != manifest.files.get(INDEX_FILE):
+        raise ArtefactError(f"{place}/{INDEX_FILE}: changed since the records were finished; {HOW_TO_REPAIR}")
+    return pq.read_table(io.BytesIO(data), columns=[*_ROW, *_COMPARED])

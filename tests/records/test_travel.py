@@ -1,0 +1,245 @@
+"""push and pull: every byte arrives, after kills, over a bad network, and nothing half-done is read."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from convnext_imagenet.base.errors import ArtefactError, FailedError
+from convnext_imagenet.base.stores import public_uri
+from convnext_imagenet.records import open_records, travel
+from convnext_imagenet.records.cached import local_records
+from convnext_imagenet.records.cli import main
+from convnext_imagenet.records.places import StorePlace
+from convnext_imagenet.records.travel import Travelled, pull, push, verify_stored
+
+from .conftest import build_records, make_rows
+from .object_store import ObjectStore, running_store
+
+
+@pytest.fixture
+def store():
+    with running_store() as found:
+        yield found
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """The files of RECORDS, without locks and stamps."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def stored(store: ObjectStore, folder: str = "set") -> dict[str, bytes]:
+    """The objects of a folder; Arrow leaves an empty one for a folder in which it deleted a file."""
+    return {key.removeprefix(f"{folder}/"): data for key, data in store.objects.items() if not key.endswith("/")}
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    assert "hunter2" not in result.output
+    return result.output
+
+
+def test_what_is_pushed_is_pulled_byte_by_byte(records_root, tmp_path, store):
+    uri, out = store.uri("set"), tmp_path / "pulled"
+    assert "2 shards" in run("push", records_root, uri)
+    assert stored(store) == tree(records_root)
+    assert "every shard was there already" in run("push", records_root, uri)
+    assert "2 shards" in run("pull", uri, "--out", out)
+    assert tree(out) == tree(records_root)
+    assert "every shard was there already" in run("pull", uri, "--out", out)
+    source = open_records(uri)
+    assert list(source) == list(open_records(records_root))
+
+
+@pytest.mark.parametrize("scheme", ["s3", "file"])
+def test_commands_read_where_records_lie(records_root, tmp_path, store, scheme):
+    uri = store.uri("set") if scheme == "s3" else f"file://{tmp_path}/set"
+    push(records_root, uri)
+    for command in (["show"], ["peek", "--row", 3], ["peek", "--key", "n00000001_4"]):
+        there, here = (run(command[0], place, *command[1:]) for place in (uri, records_root))
+        assert there.replace(public_uri(uri), str(records_root)) == here
+    assert "every file compared" in run("verify", uri)
+
+
+def test_only_what_differs_is_sent(records_root, store):
+    push(records_root, store.uri("set"))
+    shard = next(key for key in store.objects if key.endswith("00001-of-00002.mindrecord"))
+    for change in (lambda: store.objects.pop(shard), lambda: store.objects.pop(shard.replace(".mindrecord", ".json"))):
+        store.sent.clear()
+        store.objects.pop("set/_SUCCESS")
+        change()
+        push(records_root, store.uri("set"))
+        assert stored(store) == tree(records_root)
+        assert {key for key in store.sent if key.endswith(".mindrecord")} <= {shard}
+        assert not any("00000-of-00002" in key for key in store.sent)
+
+
+def test_a_bit_that_flips_on_the_way_is_noticed(records_root, tmp_path, store):
+    shard = f"set/train/{min((records_root / 'train').glob('*.mindrecord')).name}"
+    store.flips.add(shard)
+    push(records_root, store.uri("set"))
+    assert stored(store) == tree(records_root)
+    assert store.sent[shard] == 2 * len(store.objects[shard])
+    data = store.objects[shard]
+    store.objects[shard] = data[:20_000] + bytes([data[20_000] ^ 1]) + data[20_001:]
+    with pytest.raises(ArtefactError, match=r"its SHA-256 is not the recorded one"):
+        pull(store.uri("set"), tmp_path / "out")
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    with pytest.raises(ArtefactError, match="1 problem"):
+        verify_stored(StorePlace(store.uri("set")))
+    store.objects[shard] = data
+    pull(store.uri("set"), tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(records_root)
+
+
+def test_a_network_that_drops_a_tenth_of_its_requests(records_root, tmp_path, store):
+    store.drop, store.delay_s = 0.1, 0.002
+    push(records_root, store.uri("set"))
+    pull(store.uri("set"), tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(records_root) == stored(store)
+
+
+def _killed(command: list[str], rounds: int, seconds: float, is_done) -> None:
+    """Start the command again and again, kill it at other moments, and let it end at last."""
+    program = "from convnext_imagenet.records.cli import main; main()"
+    for number in range(rounds):
+        process = subprocess.Popen([sys.executable, "-c", program, *command], stderr=subprocess.DEVNULL)
+        with_start = 0.5 + seconds * number / rounds
+        time.sleep(with_start)
+        process.kill()
+        process.wait()
+        is_done()
+    subprocess.run([sys.executable, "-c", program, *command], check=True, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rounds", [12, pytest.param(50, marks=pytest.mark.faults)])
+def test_kills_at_any_moment_lose_nothing_and_show_nothing_half_done(tmp_path, store, rounds):
+    root = build_records(tmp_path / "records", make_rows(60), shards=6)
+    uri, out, whole = store.uri("set"), tmp_path / "out", tree(root)
+    store.delay_s = 0.004
+
+    def push_is_whole_if_marked() -> None:
+        if "set/_SUCCESS" in store.objects:
+            assert {name: data for name, data in stored(store).items() if not name.startswith(".push")} == whole
+            store.objects.pop("set/_SUCCESS")
+
+    _killed(["push", str(root), uri], rounds, 2.0, push_is_whole_if_marked)
+    assert stored(store) == whole
+
+    def pull_is_whole_if_marked() -> None:
+        if (out / "_SUCCESS").exists():
+            assert tree(out) == whole
+            shutil.rmtree(out)
+
+    _killed(["pull", uri, "--out", str(out)], rounds, 2.0, pull_is_whole_if_marked)
+    assert tree(out) == whole
+
+
+def test_what_must_not_be_read_or_overwritten(records_root, tmp_path, store):
+    other = build_records(tmp_path / "other", make_rows(5))
+    uri = store.uri("set")
+    push(records_root, uri)
+    with pytest.raises(ArtefactError, match="holds other records than"):
+        push(other, uri)
+    with pytest.raises(ArtefactError, match="holds other records"):
+        pull(uri, other)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(ArtefactError, match="not created by this program"):
+        pull(uri, tmp_path / "mine")
+    store.objects["else/holiday.jpg"] = b"x"
+    with pytest.raises(ArtefactError, match=r"not empty, and no records \(it holds 'holiday.jpg'\)"):
+        push(records_root, store.uri("else"))
+    store.objects.pop("set/_SUCCESS")  # half-pushed
+    for read in (lambda: pull(uri, tmp_path / "new"), lambda: open_records(uri)):
+        with pytest.raises(ArtefactError, match="half of them: run `convnext-records push` again"):
+            read()
+    store.is_forbidden = True
+    for act in (lambda: push(records_root, uri), lambda: pull(uri, tmp_path / "new"), lambda: open_records(uri)):
+        with pytest.raises(ArtefactError, match=r"refused .*check the address and your rights") as caught:
+            act()
+        assert "hunter2" not in str(caught.value)
+
+
+def test_two_machines_that_push_notice_each_other(records_root, store):
+    store.objects["set/.push/another.json"] = json.dumps({"host": "elsewhere"}).encode()
+    with pytest.raises(ArtefactError, match=r"a push from elsewhere is under way there, or was killed; .*--take-over"):
+        push(records_root, store.uri("set"))
+    assert stored(store).keys() == {".push/another.json"}
+    push(records_root, store.uri("set"), take_over=True)
+    assert stored(store) == tree(records_root)
+
+
+def test_records_that_change_while_they_are_pulled_are_refused(records_root, tmp_path, store, monkeypatch):
+    push(records_root, store.uri("set"))
+    fetch = travel._fetch
+
+    def fetch_and_change(place, name, *rest):
+        if name == "index.parquet":
+            store.objects["set/manifest.json"] = store.objects["set/manifest.json"].replace(b'"seed": 0', b'"seed": 1')
+        return fetch(place, name, *rest)
+
+    monkeypatch.setattr(travel, "_fetch", fetch_and_change)
+    with pytest.raises(ArtefactError, match="changed"):
+        pull(store.uri("set"), tmp_path / "out")
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_a_store_that_is_away_is_a_failure_to_resume(records_root, store, monkeypatch):
+    monkeypatch.setattr("convnext_imagenet.base.stores._FIRST_PAUSE_S", 0.0)
+    store.drop = 1.0
+    with pytest.raises(FailedError, match="failed 8 times"):
+        push(records_root, store.uri("set"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("s3://k:s@b/x?a=b", "s3://b/x"),
+        ("s3://b/x/", "s3://b/x"),
+        ("abfss://container@account/x", "abfss://container@account/x"),
+        ("abfss://a:k@account/x", "abfss://account/x"),
+        ("gs://token@b/x", "gs://b/x"),
+    ],
+)
+def test_messages_show_no_credentials(uri, shown):
+    assert public_uri(uri) == shown
+
+
+def test_the_result_counts_what_moved(records_root, store):
+    sizes = [path.stat().st_size for path in (records_root / "train").glob("imagenet*") if path.suffix != ".json"]
+    assert push(records_root, store.uri("set")) == Travelled(2, sum(sizes))
+
+
+def test_training_and_evaluation_get_a_copy_in_a_cache_of_limited_size(records_root, tmp_path, store, monkeypatch):
+    push(records_root, store.uri("set"))
+    uri, said = Path(store.uri("set")), []  # as click gives it: one slash behind the scheme
+    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE", str(tmp_path / "copies"))
+    assert local_records(records_root, said.append) == records_root
+    copy = local_records(uri, said.append)
+    assert tree(copy) == tree(records_root)
+    assert local_records(uri, said.append) == copy
+    assert len(said) == 1
+    assert "fetching 0.00 GiB into" in said[0]
+    assert "hunter2" not in said[0]
+    other = build_records(tmp_path / "other", make_rows(5))
+    push(other, store.uri("other"))
+    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE_GIB", "0.0015")
+    with pytest.raises(
+        ArtefactError, match=r"the cache may hold 0\.00 GiB; raise CONVNEXT_RECORDS_CACHE_GIB.*" + copy.name
+    ):
+        local_records(Path(store.uri("other")), said.append)
+    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE_GIB", "much")
+    with pytest.raises(ArtefactError, match="must be a number of GiB above 0"):
+        local_records(Path(store.uri("other")), said.append)
