@@ -124,7 +124,7 @@ def make_given_plan(
         devkit_sha256=None,
         follows_links=tree.follows_links,
         image_policy=image_policy,
-        junk={"all": tree.ignored.by_name()},
+        junk={splits[0]: tree.ignored.by_name()},
         given={
             "labels": "as given",
             "class_index": given.class_index,

@@ -20,6 +20,7 @@ NAMES = {"versions": "<library>", "files": "<file>", "rows_per_class": "<class i
 WHOLE = (
     "plan.source",
     "plan.treatment",
+    "source.treatment.conversion",
     "source.treatment.reencoding",
     "source.junk.<split>",
 )  # objects that have one row of their own
@@ -60,7 +61,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = root / "raw" / ("val" if number > 5 else "train") / ("cats" if number % 2 else "dogs")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.jpg").write_bytes(jpeg(number) if number else b"")
-    options = ["--max-quarantine", "1", "--max-side", "16", "--workers", "1"]
+    options = ["--convert", "--max-quarantine", "1", "--max-side", "16", "--workers", "1"]
     done = CliRunner().invoke(main, ["build", str(root / "raw"), "--out", str(root / "records"), *options])
     assert done.exit_code == 0, done.output
     return root / "records"
