@@ -171,5 +171,5 @@ def test_of_two_copies_the_average_is_taken_and_of_two_networks_none():
     assert unwrap(both, "file")[1] == "ema_model.module."
     assert unwrap(both, "file", "raw")[1] == "model."
     two = {f"student.{n}": a for n, a in arrays.items()} | {f"teacher.{n}": a for n, a in arrays.items()}
-    with pytest.raises(ModelError, match="holds several networks, with names that begin with 'student"):
+    with pytest.raises(ModelError, match=r"holds several networks, with names that begin with 'student.', 'teacher.'"):
         unwrap(two, "file")
