@@ -24,7 +24,7 @@ def unwrap(tensors: Tensors, what: str, use: str | None = None) -> tuple[Tensors
     Of two copies, `use` chooses the average ("ema", also without a choice) or the weights as trained ("raw"). Counters
     beside the network are left out. Raises ModelError, starting with `what`, for several networks of another kind.
     """
-    found = sorted(_wrappers(tensors), key=len)
+    found = sorted(_wrappers(tensors))
     if not found or found == [""]:
         return tensors, ""
     averages = [prefix for prefix in found if re.search(_AVERAGE, prefix)]
