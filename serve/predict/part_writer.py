@@ -110,8 +110,8 @@ class PartWriter:
 
     @cached_property
     def _engine(self) -> Engine:
-        options = self.options
-        return open_engine(options.engine, self.checkpoint, "features" in options.extras, options.precision)
+        precision = self.plan["engine"].get("precision", "float32")  # what "auto" meant where the plan was made
+        return open_engine(self.options.engine, self.checkpoint, "features" in self.options.extras, precision)
 
     def _samples(self, indices: Sequence[int]) -> Generator[Sample, None, None]:
         """Yield the inputs of the parts as samples, in order, read and decoded ahead of the network."""
