@@ -211,8 +211,8 @@ class PartWriter:
 
     @cached_property
     def _engine(self) -> Engine:
-        options = self.options
-        return open_engine(options.engine, self.checkpoint, bool(_FEATURES & set(options.extras)), options.precision)
+        precision = self.plan["engine"].get("precision", "float32")  # what "auto" meant where the plan was made
+        return open_engine(self.options.engine, self.checkpoint, bool(_FEATURES & set(self.options.extras)), precision)
 
     def _samples(
         self, indices: Sequence[int], is_stopped: Callable[[], bool], waits: Waits
