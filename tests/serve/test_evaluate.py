@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.records.images import decode_rgb
