@@ -27,7 +27,7 @@ class Source(Protocol):
 
     @property
     def rows(self) -> pa.Table:
-        """Return split, key, sample_id, label and wnid of each image, as ROW_SCHEMA; label and wnid may be null."""
+        """Return split, key, sample_id, label and wnid of each image, as ROW_SCHEMA; the last two may be null."""
 
     @property
     def wnids(self) -> list[str]:

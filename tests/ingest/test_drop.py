@@ -1,0 +1,105 @@
+"""`build --drop`: images that an audit or people name are left out or get another class, and nothing else changes."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from convnext_imagenet.ingest.cli import main as ingest
+from convnext_imagenet.records.cli import main as records
+
+
+def _jpeg(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def _tree(root, first=0):
+    """Three images of two classes in each split; val's second dog is train's first cat."""
+    for split, start in (("train", 0), ("val", 10)):
+        for number in range(6):
+            path = root / split / ("cats" if number % 2 else "dogs") / f"{split}{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(_jpeg(first + start + number))
+    (root / "val" / "dogs" / "val2.jpg").write_bytes(_jpeg(first + 1))
+    return root
+
+
+def _invoke(command, *words):
+    return CliRunner().invoke(command, [str(word) for word in words])
+
+
+def _build(data, out, *words):
+    return _invoke(ingest, "build", data, "--out", out, "--unverified", "--classes", "found", "--workers", "1", *words)
+
+
+@pytest.fixture
+def audited(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = _tree(tmp_path / "data")
+    assert _build(data, tmp_path / "records").exit_code == 0
+    done = _invoke(records, "audit", tmp_path / "records", "--out", tmp_path / "audit")
+    assert done.exit_code == 0, done.output
+    return data, tmp_path / "audit"
+
+
+def _index(out):
+    return {(row["split"], row["key"]): row for row in pq.read_table(out / "index.parquet").to_pylist()}
+
+
+def test_the_proposals_of_an_audit_leave_train(audited, tmp_path):
+    data, audit = audited
+    done = _build(data, tmp_path / "clean", "--drop", audit, "--max-quarantine", 0)
+    assert done.exit_code == 0, done.output
+    quarantine = pq.read_table(tmp_path / "clean" / "quarantine.parquet").to_pylist()
+    assert [(row["split"], row["reason"]) for row in quarantine] == [("train", "dropped")]
+    assert quarantine[0]["detail"].startswith("leak of val/")
+    before, after = _index(tmp_path / "records"), _index(tmp_path / "clean")
+    gone = before.keys() - after.keys()
+    assert gone == {("train", quarantine[0]["key"])}
+    assert all(after[key]["sha256"] == before[key]["sha256"] for key in after)
+    source = json.loads((tmp_path / "clean" / "manifest.json").read_text())["source"]
+    mark = json.loads((audit / "_SUCCESS").read_text())
+    assert source["drop"] == {"sha256": mark["manifest_sha256"], "audit_sha256": mark["manifest_sha256"]}
+    assert source["dropped"] == {"train": 1, "val": 0}
+    assert _invoke(records, "verify", tmp_path / "clean").exit_code == 0
+
+
+def test_decisions_relabel_and_the_index_says_so(audited, tmp_path):
+    data, audit = audited
+    decisions = tmp_path / "decisions.csv"
+    assert _invoke(records, "decisions", audit, "--out", decisions).exit_code == 0
+    lines = [line.split(",") for line in decisions.read_text().splitlines()]
+    place = {name: number for number, name in enumerate(lines[0])}
+    for line in lines[1:]:
+        is_val = line[place["split"]] == "val"
+        line[place["decision"]], line[place["suggested_wnid"]] = ("relabel", "cats") if is_val else ("keep", "")
+    decisions.write_text("\n".join(",".join(line) for line in lines) + "\n")
+    done = _build(data, tmp_path / "clean", "--drop", decisions)
+    assert done.exit_code == 0, done.output
+    before, after = _index(tmp_path / "records"), _index(tmp_path / "clean")
+    changed = {
+        key: (after[key]["wnid"], after[key]["label_source"])
+        for key in after
+        if after[key]["label"] != before[key]["label"]
+    }
+    assert list(changed.values()) == [("cats", "relabelled from dogs")]
+    assert {row["label_source"] for key, row in after.items() if key not in changed} == {"source"}
+    assert _invoke(records, "verify", tmp_path / "clean").exit_code == 0
+    decisions.write_text(decisions.read_text().replace(",cats,", ",birds,"))
+    assert "relabelled as 'birds', which is no class" in _build(data, tmp_path / "no", "--drop", decisions).output
+
+
+def test_an_audit_of_other_data_is_refused(audited, tmp_path):
+    _, audit = audited
+    other = _tree(tmp_path / "other", first=100)
+    done = _build(other, tmp_path / "clean", "--drop", audit)
+    assert done.exit_code == 1
+    assert "were not built from" in done.output
+    assert not (tmp_path / "clean" / "_SUCCESS").exists()
