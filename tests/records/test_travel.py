@@ -235,7 +235,7 @@ def test_training_and_evaluation_get_a_copy_in_a_cache_of_limited_size(records_r
     assert "hunter2" not in said[0]
     other = build_records(tmp_path / "other", make_rows(5))
     push(other, store.uri("other"))
-    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE_GIB", "0.0015")
+    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE_GIB", "0.0008")
     with pytest.raises(
         ArtefactError, match=r"the cache may hold 0\.00 GiB; raise CONVNEXT_RECORDS_CACHE_GIB.*" + copy.name
     ):
