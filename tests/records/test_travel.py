@@ -172,13 +172,18 @@ def test_what_must_not_be_read_or_overwritten(records_root, tmp_path, store):
         assert "hunter2" not in str(caught.value)
 
 
-def test_two_machines_that_push_notice_each_other(records_root, store):
+def test_two_that_push_notice_each_other(records_root, store):
     store.objects["set/.push/another.json"] = json.dumps({"host": "elsewhere"}).encode()
     with pytest.raises(ArtefactError, match=r"a push from elsewhere is under way there, or was killed; .*--take-over"):
         push(records_root, store.uri("set"))
     assert stored(store).keys() == {".push/another.json"}
     push(records_root, store.uri("set"), take_over=True)
     assert stored(store) == tree(records_root)
+    with (
+        travel._only_push(StorePlace(store.uri("set")).folder, take_over=False),
+        pytest.raises(ArtefactError, match="another process pushes there"),
+    ):
+        push(records_root, store.uri("set"))
 
 
 def test_records_that_change_while_they_are_pulled_are_refused(records_root, tmp_path, store, monkeypatch):
