@@ -6,6 +6,7 @@ here decodes them. Files are in the page cache: what is timed is the reader. `op
 
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from convnext_imagenet.records.receipts import shard_facts, shard_files, split_e
 from convnext_imagenet.records.schema import Row, shard_name
 from convnext_imagenet.records.shards import write_shard
 
-SHARDS, ROWS_PER_SHARD, ROUNDS = 4, 1500, 5
+SHARDS, ROWS_PER_SHARD, BATCH, ROUNDS = 4, 1500, 64, 5
 
 
 def main() -> None:
@@ -68,6 +69,13 @@ def _open_records(root: Path, order: np.ndarray, check) -> None:
     _require(sum(len(source[row].image) for row in order.tolist()))
 
 
+def _in_threads(root: Path, order: np.ndarray) -> None:
+    source = open_records(root)
+    batches = [order[at : at + BATCH].tolist() for at in range(0, len(order), BATCH)]
+    with ThreadPoolExecutor(2) as pool:
+        _require(sum(len(row.image) for batch in pool.map(source.__getitems__, batches) for row in batch))
+
+
 def _require(total: int) -> None:
     if not total:
         raise RuntimeError("a reader gave no bytes")
@@ -75,6 +83,7 @@ def _require(total: int) -> None:
 
 READERS = {
     "open_records, each image checked": lambda root, order: _open_records(root, order, "rows"),
+    "open_records, each image checked, 2 threads": _in_threads,
     "open_records, shards checked before": lambda root, order: _open_records(root, order, "shards"),
     "MindDataset, 1 worker": lambda root, order: _mind_dataset(root, order, 1),
     "MindDataset, 2 workers": lambda root, order: _mind_dataset(root, order, 2),

@@ -1,4 +1,4 @@
-"""`convnext-records export`: RECORDS in other formats. Only options and output are here."""
+"""`convnext-records` export, diff, push and pull: RECORDS elsewhere. Only options and output are here."""
 
 from pathlib import Path
 
@@ -71,10 +71,11 @@ def push(records: Path, uri: str, take_over: bool) -> None:
     What is there already is not sent again. To resume a stopped push, run the same command again.
     """
     with expected_errors():
+        from convnext_imagenet.base.signals import interruptible
         from convnext_imagenet.base.stores import public_uri
         from convnext_imagenet.records.travel import push as send
 
-        with progress(None, "push", unit="B") as advance:
+        with interruptible(), progress(None, "push", unit="B") as advance:
             sent = send(records, uri, advance, take_over)
         _print_moved(public_uri(uri), sent.shards, sent.bytes, "sent, read back and compared")
 
@@ -88,9 +89,10 @@ def pull(uri: str, out: Path) -> None:
     What is there already is not fetched again. To resume a stopped pull, run the same command again.
     """
     with expected_errors():
+        from convnext_imagenet.base.signals import interruptible
         from convnext_imagenet.records.travel import pull as fetch
 
-        with progress(None, "pull", unit="B") as advance:
+        with interruptible(), progress(None, "pull", unit="B") as advance:
             fetched = fetch(uri, out, advance)
         _print_moved(str(out), fetched.shards, fetched.bytes, "fetched and compared")
 

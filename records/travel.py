@@ -269,6 +269,7 @@ def _check_out(out: Path, manifest: Manifest, plan: bytes) -> None:
     found = read_json(path).get("plan_id")
     if found not in (manifest.plan_id, manifest.source.get("parent", {}).get("plan_id")):
         raise ArtefactError(f"{out}: holds other records; choose another directory, or delete this one")
+    (out / ".stamps.json").unlink(missing_ok=True)  # of the parent's source: a note that ingest would compare
 
 
 def _is_same(root: Path, folder: StoreFolder, there: Mapping[str, int]) -> bool:

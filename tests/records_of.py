@@ -27,7 +27,7 @@ def finished_records(
     is_verified: bool = True,
 ) -> Path:
     """Publish the rows of each split, dealt over `shards` shards, as a finished directory; returns `root`."""
-    plan_id = protocol.begin(root, "records", plan)
+    plan_id = protocol.begin(root, "records", {"shards": dict.fromkeys(splits, shards), **plan})
     with protocol.exclusive(root):
         receipts = {
             name: [_publish_shard(root, name, k, shards, rows, plan_id) for k in range(shards)]

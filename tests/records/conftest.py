@@ -33,7 +33,7 @@ def make_rows(count: int) -> list[Row]:
 def build_records(root: Path, rows: list[Row], shards: int = 2, is_verified: bool = True) -> Path:
     """Publish `rows` as the train split of a finished directory."""
     classes = [ClassEntry(i, wnid, f"name {i}") for i, wnid in enumerate(WNIDS)]
-    plan = {"rows": [row.key for row in rows], "shards": {"train": shards}}
+    plan = {"rows": [row.key for row in rows]}
     return finished_records(root, {"train": rows}, classes, plan, shards, is_verified)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.records import open_records
+from convnext_imagenet.records.epoch_order import epoch_order
 from convnext_imagenet.records.reader import Records
 
 from .conftest import build_records, make_rows
@@ -138,3 +139,23 @@ def test_mindspore_is_not_loaded(tmp_path):
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout == f"{len(make_rows(1)[0].image)} set()\n"
+
+
+def test_pytorch_loads_it_in_our_order(records_root):
+    data = pytest.importorskip("torch.utils.data")
+    rows, order = open_records(records_root), epoch_order(7, seed=0, epoch=1).tolist()
+    loader = data.DataLoader(rows, sampler=order, batch_size=None, num_workers=1)
+    assert [sample.image for sample in loader] == [ROWS[row].image for row in order]
+    batches = data.DataLoader(rows, sampler=order, batch_size=3, collate_fn=list, num_workers=2)
+    assert [sample.image for batch in batches for sample in batch] == [ROWS[row].image for row in order]
+
+
+def test_grain_and_datasets_load_it(records_root):
+    grain = pytest.importorskip("grain.python")
+    datasets = pytest.importorskip("datasets")
+    rows = open_records(records_root)
+    assert isinstance(rows, grain.RandomAccessDataSource)
+    loader = grain.DataLoader(data_source=rows, sampler=grain.SequentialSampler(7, grain.NoSharding()), worker_count=0)
+    assert [sample.image for sample in loader] == [row.image for row in ROWS]
+    table = datasets.Dataset.from_generator(lambda: ({"image": row.image, "label": row.label} for row in rows))
+    assert table["label"] == [row.label for row in ROWS]

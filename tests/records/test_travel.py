@@ -172,13 +172,18 @@ def test_what_must_not_be_read_or_overwritten(records_root, tmp_path, store):
         assert "hunter2" not in str(caught.value)
 
 
-def test_two_machines_that_push_notice_each_other(records_root, store):
+def test_two_that_push_notice_each_other(records_root, store):
     store.objects["set/.push/another.json"] = json.dumps({"host": "elsewhere"}).encode()
     with pytest.raises(ArtefactError, match=r"a push from elsewhere is under way there, or was killed; .*--take-over"):
         push(records_root, store.uri("set"))
     assert stored(store).keys() == {".push/another.json"}
     push(records_root, store.uri("set"), take_over=True)
     assert stored(store) == tree(records_root)
+    with (
+        travel._only_push(StorePlace(store.uri("set")).folder, take_over=False),
+        pytest.raises(ArtefactError, match="another process pushes there"),
+    ):
+        push(records_root, store.uri("set"))
 
 
 def test_records_that_change_while_they_are_pulled_are_refused(records_root, tmp_path, store, monkeypatch):
@@ -235,7 +240,7 @@ def test_training_and_evaluation_get_a_copy_in_a_cache_of_limited_size(records_r
     assert "hunter2" not in said[0]
     other = build_records(tmp_path / "other", make_rows(5))
     push(other, store.uri("other"))
-    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE_GIB", "0.0015")
+    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE_GIB", "0.0008")
     with pytest.raises(
         ArtefactError, match=r"the cache may hold 0\.00 GiB; raise CONVNEXT_RECORDS_CACHE_GIB.*" + copy.name
     ):

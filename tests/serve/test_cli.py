@@ -47,7 +47,7 @@ def val_folder(tmp_path):
 
 
 @pytest.mark.parametrize("options", ["", "--flip --size 48", "--resize squash", "--crop-pct 0.5"])
-def test_eval_and_predict_agree_on_the_same_images(checkpoint_file, val_folder, tmp_path, options):
+def test_eval_and_predict_agree_on_the_same_images(checkpoint_file, val_folder, tmp_path, options, monkeypatch):
     how = ["--batch-size", 4, *options.split()]
     predicted = _call("predict", checkpoint_file, val_folder, "--out", tmp_path / "out", *how)
     assert predicted.exit_code == 0, predicted.output
@@ -57,6 +57,11 @@ def test_eval_and_predict_agree_on_the_same_images(checkpoint_file, val_folder, 
     build_records(tmp_path / "records", IMAGES, labels)
     evaluated = _call("eval", checkpoint_file, "--records", tmp_path / "records", *how)
     assert evaluated.exit_code == 0, evaluated.output
+    if not options:
+        monkeypatch.setenv("CONVNEXT_RECORDS_CACHE", str(tmp_path / "copies"))
+        of_uri = _call("eval", checkpoint_file, "--records", f"file://{tmp_path}/records", *how)
+        assert of_uri.stdout == evaluated.stdout
+        assert "fetching" in of_uri.stderr
     numbers, counts, loss = evaluated.stdout.splitlines()
     assert set(ast.literal_eval(numbers)) == {"Top1-Acc", "Top5-Acc"}
     assert ast.literal_eval(numbers)["Top1-Acc"] == 7 / 11

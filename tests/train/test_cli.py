@@ -1,11 +1,13 @@
 """The command line: one clear line for each mistake, nothing written, and the log lines of a run."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from convnext_imagenet.base.files import read_json, sha256_file, write_json
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.train.cli import main
 from convnext_imagenet.train.config.schedule import BatchParts
@@ -118,6 +120,25 @@ def test_a_finished_run_says_so(finished_run: Path, records_root: Path, tiny: tu
     other = _run("paper-tiny", "--records", records_root, "--out", finished_run, *_overrides((*tiny, "train.epochs=9")))
     assert other.exit_code == 1
     assert "config.train.epochs" in other.stderr
+
+
+@pytest.mark.slow
+def test_records_at_a_uri_are_those_that_the_run_began_on(
+    finished_run: Path, records_root: Path, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE", str(tmp_path / "copies"))
+    there = shutil.copytree(records_root, tmp_path / "there")
+    words = ["--records", f"file://{there}", "--out", finished_run, *_overrides(tiny)]
+    result = _run("paper-tiny", *words)
+    assert result.exit_code == 0, result.stderr
+    assert f"file://{there}: fetching" in result.stderr
+    assert "already finished, nothing to do" in result.stdout
+    manifest = read_json(there / "manifest.json")
+    write_json(there / "manifest.json", manifest | {"seed": manifest["seed"] + 1})
+    write_json(there / "_SUCCESS", {"manifest_sha256": sha256_file(there / "manifest.json")})
+    changed = _run("paper-tiny", *words)
+    assert changed.exit_code == 1
+    assert "belongs to another run" in changed.stderr
 
 
 @pytest.mark.slow
