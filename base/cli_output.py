@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from tqdm import tqdm
@@ -16,6 +16,7 @@ from tqdm import tqdm
 BAR, JSON_LINES = "bar", "json"
 _SECONDS_BETWEEN_LINES = 0.5
 _style = BAR
+_redirected: TextIO | None = None  # standard output, while it goes to standard error
 
 
 def json_option(text: str = "Print one JSON object on standard output, and everything else on standard error.") -> Any:
@@ -45,9 +46,18 @@ def result_on_stdout(as_json: bool) -> Iterator[Callable[[Mapping[str, Any]], No
     if not as_json:
         yield lambda result: None
         return
-    output = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):
-        yield lambda result: click.echo(to_line(result), file=output)
+    global _redirected
+    output = _redirected = sys.stdout
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield lambda result: click.echo(to_line(result), file=output)
+    finally:
+        _redirected = None
+
+
+def as_redirected() -> contextlib.AbstractContextManager[object]:
+    """Undo `result_on_stdout` inside: for a process that copies the output of another one, which prints the object."""
+    return contextlib.redirect_stdout(_redirected or sys.stdout)
 
 
 def to_line(result: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convnext_imagenet.base.cli_output import as_redirected
 from convnext_imagenet.base.console import RenamedOption
 from convnext_imagenet.launch.devices import AUTO, TARGETS, choose_target, devices_seen
 from convnext_imagenet.launch.ranks.heartbeat import own_heartbeat, tie_to_launcher
@@ -167,7 +168,8 @@ def _launch(
     where = f"{layout.devices} on this machine" if layout.nodes > 1 else f"cores {cores[0]} to {cores[-1]}"
     echo(f"{layout.world} ranks on {layout.target} ({where}); logs in {folder}")
     plan = LaunchPlan(layout, command, folder, cores, choices["heartbeat_timeout"], choices["restarts"], logs)
-    code = run_job(plan, echo)
+    with as_redirected():  # the first rank prints the object of --json, and text to standard error
+        code = run_job(plan, echo)
     if logs is None and code == 0:
         shutil.rmtree(folder, ignore_errors=True)
     return code

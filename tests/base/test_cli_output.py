@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout, to_line
+from convnext_imagenet.base.cli_output import as_redirected, json_option, progress_option, result_on_stdout, to_line
 from convnext_imagenet.base.console import expected_errors, own_lines, progress
 from convnext_imagenet.base.errors import ExpectedError
 
@@ -72,3 +72,14 @@ def test_progress_is_a_line_at_once_and_one_at_the_end() -> None:
 )
 def test_whatever_a_command_has_becomes_json(value: dict[str, object], line: str) -> None:
     assert to_line(value) == line
+
+
+def test_a_launcher_passes_on_what_its_rank_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    with result_on_stdout(True):
+        click.echo("of the launcher")
+        with as_redirected():
+            click.echo("of the rank")
+    with as_redirected():
+        click.echo("without --json")
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("of the rank\nwithout --json\n", "of the launcher\n")

@@ -1,6 +1,9 @@
 """What --json prints is what docs/json.md says, and nothing else is on standard output."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -102,3 +105,15 @@ def test_a_dry_run_of_predict_writes_nothing_and_agrees_with_the_job(checkpoint_
     assert (said["inputs"], said["parts"], said["statuses"]) == (done["rows"], done["parts"], done["statuses"])
     assert said["seconds"] >= said["start_s"] > 0
     assert _call(*words, "--dry-run", "--devices", 2).exit_code == 2
+
+
+@pytest.mark.slow
+def test_two_ranks_print_one_object(checkpoint_file, tmp_path):
+    records = build_records(tmp_path / "records", IMAGES, [0, 1, 2, 3, 4])
+    script = "import sys; sys.argv[0] = sys.argv.pop(1); from convnext_imagenet.serve.cli import main; main()"
+    program = Path(sys.executable).with_name("convnext-serve")
+    words = [program, "eval", checkpoint_file, "--records", records, "--devices", "2", "--json"]
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert check_object(done.stdout, "convnext-serve eval")["rows"] == 5
+    assert "2 ranks on CPU" in done.stderr
