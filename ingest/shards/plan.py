@@ -193,7 +193,8 @@ def plan_tree(
     """
     if parent is not None:
         tree = _without_known(tree, parent, image_policy)
-    splits = tuple(plan_split(split, seed, is_shuffled=split.name == "train") for split in tree.splits)
+    labelled = tree.splits if parent is None else (tree.train, tree.val)  # an increment may have no val
+    splits = tuple(plan_split(split, seed, is_shuffled=split.name == "train") for split in labelled)
     if train_shards is not None:
         train = splits[0]
         if train_shards > len(train.paths):

@@ -101,7 +101,7 @@ def test_a_changed_index_is_refused(finished):
     try:
         path.write_bytes(kept[:100] + b"\0" + kept[101:])
         done = _run(records, "peek", finished, "--key", "n00000020_77")
-        assert (done.exit_code, "missing or changed" in done.output) == (1, True)
+        assert (done.exit_code, "changed since the records were finished" in done.output) == (1, True)
     finally:
         path.write_bytes(kept)
 
@@ -168,12 +168,12 @@ def test_every_file_is_stored_or_in_quarantine_or_named_as_junk(tmp_path, pieces
         assert junk["@eaDir/"] == 1
     reasons = {row["path"]: row["detail"] for row in pq.read_table(out / "quarantine.parquet").to_pylist()}
     for path, kind in (
-        ("j.avif", "AVIF"),
-        ("k.webp", "WebP"),
-        ("notes.md", "an unknown kind"),
-        ("l.jpg", "an HTML page"),
+        ("j.avif", "AVIF, neither JPEG, PNG nor WebP"),
+        ("k.webp", "a WebP with"),
+        ("notes.md", "an unknown kind, neither"),
+        ("l.jpg", "an HTML page, neither"),
     ):
-        assert reasons[f"train/cat/{path}"].startswith(f"{kind}, neither JPEG, PNG nor WebP")
+        assert reasons[f"train/cat/{path}"].startswith(kind)
 
 
 def test_a_file_without_an_official_name_is_not_stored_in_verified_records(raw_tree, tmp_path, pieces):

@@ -242,7 +242,7 @@ def test_a_run_is_fine_tuned_without_a_word_about_its_network(
     """From a RUN, and from a file with other classes. With everything stated it is the same run."""
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
-        "[data]\nsize_px = 64\nglobal_batch_size = 8\n[schedule]\nwarmup_epochs = 0\n[train]\nepochs = 1\n"
+        "[data]\nsize_px = 32\nglobal_batch_size = 8\n[schedule]\nwarmup_epochs = 0\n[train]\nepochs = 1\n"
     )
     stated = [key for key in tiny if key.startswith(("model.variant", "model.depths", "model.dims", "data.eval_size"))]
     for start, new_head in ((finished_run, 0), (weights, 1)):
@@ -255,7 +255,7 @@ def test_a_run_is_fine_tuned_without_a_word_about_its_network(
             "from the weights: model.variant=convnext_atto model.depths=[1, 1, 1, 1] model.dims=[8, 1" in result.stderr
         )
         taken = load_config(str(run / "config.toml"))
-        assert (taken.model.dims, taken.data.eval_size_px, taken.data.size_px) == ((8, 16, 24, 32), 32, 64)
+        assert (taken.model.dims, taken.data.eval_size_px, taken.data.size_px) == ((8, 16, 24, 32), 32, 32)
         for overrides in ([], stated):
             again = [*words, *(word for key in overrides for word in ("--set", key))]
             assert "already finished" in CliRunner().invoke(main, again, catch_exceptions=False).stdout
