@@ -133,6 +133,12 @@ def _with_splits(
                 f"--test-fraction out"
             )
         return samples, "as given"
+    if "" in found and {"train", "val"} & found:
+        without = [sample.title for sample in samples if not sample.split]
+        raise IngestError(
+            f"{source.kind}: {len(without):,} of {len(samples):,} images have no split, others have: "
+            f"{first_few(without)}; give all a split, or none"
+        )
     if "train" not in found and "" not in found:
         raise IngestError(
             f"{source.kind}: has only {' and '.join(source.splits)}, nothing to train on; to evaluate networks on it, "

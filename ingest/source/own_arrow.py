@@ -78,7 +78,10 @@ def saved_files(root: Path) -> list[tuple[str, str]] | None:
 
 
 def image_tables(root: Path) -> list[str]:
-    """Return the Parquet and Arrow files with image bytes at the root and in its folders: paths below `root`."""
+    """Return the Parquet and Arrow files with image bytes at the root and in its folders: paths below `root`.
+
+    Raises IngestError for one that cannot be read: its images would be missing without a word.
+    """
     found = []
     for folder in _folders(root, ".", _DEEPEST):
         for entry in list_folder(root, folder, ScanNotes()):
@@ -136,8 +139,11 @@ def _has_images(path: Path) -> bool:
             schema = pq.read_schema(path)
         else:
             schema = _open(pa.memory_map(str(path)), path).schema
-    except (OSError, pa.ArrowException):
-        return False
+    except (OSError, pa.ArrowException) as error:
+        raise IngestError(
+            f"{path}: cannot be read as a table ({' '.join(str(error).split())[:200]}); download it again (with Git "
+            f"LFS: `git lfs pull`), or remove it"
+        ) from None
     return any(holds_image_bytes(field.type) for field in schema)
 
 

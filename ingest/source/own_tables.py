@@ -87,6 +87,8 @@ def scan_tables(root: Path, tables: Sequence[str], links: Links, label_column: s
         _require_columns(root / table, names, columns, label_column, group_by)
         for where, row in rows:
             sample = _sample(root, table, columns, row, where, links, missing)
+            if group_by == "folder" and not columns.group:
+                sample = sample._replace(group=sample.path.rpartition("/")[0])
             if sample.path in first_row:
                 raise IngestError(
                     f"{where}: {printable(sample.path)} is in {first_row[sample.path]} already; remove one of the rows"
@@ -137,7 +139,7 @@ def _require_columns(path: Path, names: Sequence[str], columns: Columns, label_c
             f"{path}: has the columns {first_few([printable(name) for name in names], 8)}, {wanted}; pass "
             f"--label-column with the one that holds the class"
         )
-    if group_by and not columns.group:
+    if group_by not in ("", "folder") and not columns.group:
         raise IngestError(
             f"{path}: has no column {group_by!a} for --group-by, only "
             f"{first_few([printable(name) for name in names], 8)}"

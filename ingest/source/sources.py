@@ -8,18 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from convnext_imagenet.base.image_tables import SPLITS_FILE, STATE_FILE
 from convnext_imagenet.ingest.errors import IngestError, first_few
-from convnext_imagenet.ingest.source.folders import Links, list_folder
+from convnext_imagenet.ingest.source.folders import Links, is_folder, list_folder
 from convnext_imagenet.ingest.source.own_arrow import image_tables, saved_files, scan_arrow, with_splits
 from convnext_imagenet.ingest.source.own_folders import (
     folder_names,
+    has_images,
     scan_root_folders,
     scan_split_folders,
     split_folders,
 )
 from convnext_imagenet.ingest.source.own_sets import is_tiny_imagenet, scan_tiny_imagenet
 from convnext_imagenet.ingest.source.own_tables import find_tables, scan_tables
-from convnext_imagenet.ingest.source.own_tars import find_tars, scan_tars
+from convnext_imagenet.ingest.source.own_tars import CLASS_NAMES_FILE, find_tars, scan_tars
 from convnext_imagenet.ingest.source.samples import SampleTree
 from convnext_imagenet.ingest.source.scan_types import ScanNotes, printable
 from convnext_imagenet.ingest.source.unpack import Unpacker
@@ -107,6 +109,30 @@ SOURCES = (
 )
 
 
+def _note_unused(root: Path, tree: SampleTree) -> None:
+    """Count what lies at the root and was not read.
+
+    Raises IngestError for folders of images beside containers or tables of images: unpacking may have been interrupted.
+    """
+    used = {sample.path.partition("/")[0].partition("#")[0] for sample in tree.samples}
+    read = {STATE_FILE, SPLITS_FILE, CLASS_NAMES_FILE, *tree.kind.replace(",", "").split()}
+    noted = read | {entries.first.split("/")[0] for entries in (tree.ignored, tree.unlabelled)}
+    holds_bytes = any(sample.offset >= 0 for sample in tree.samples)
+    for entry in list_folder(root, ".", ScanNotes()):
+        if entry.name in used or entry.name in noted:
+            continue
+        if holds_bytes and is_folder(entry) and _holds_images(root, entry.name):
+            raise IngestError(
+                f"{root / entry.name}: a folder of images beside {tree.kind}, which would be left out; unpacking may "
+                f"have been interrupted: keep one of the two"
+            )
+        tree.ignored.add(entry.name)
+
+
+def _holds_images(root: Path, name: str) -> bool:
+    return has_images(root, name) or any(has_images(root, f"{name}/{inner}") for inner in folder_names(root, name))
+
+
 def scan_source(request: Request) -> SampleTree:
     """Return the samples of DATA by the first source that knows its layout.
 
@@ -119,6 +145,8 @@ def scan_source(request: Request) -> SampleTree:
             raise IngestError(f"{request.root}: {tree.kind}, so --label-column has nothing to choose; leave it out")
         if request.group_by and not (source.has_groups and (source.has_columns or request.group_by == "folder")):
             raise IngestError(f"{request.root}: {tree.kind}, so --group-by {request.group_by} has nothing to group by")
+        if source.has_columns:  # the others look at every entry themselves
+            _note_unused(request.root, tree)
         return tree
     names = [printable(entry.name) for entry in list_folder(request.root, ".", ScanNotes())]
     raise IngestError(

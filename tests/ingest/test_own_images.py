@@ -1,6 +1,7 @@
 """The same images in any form that people have give the same records; what is wrong in a form is said by its line."""
 
 import hashlib
+import tarfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from convnext_imagenet.ingest.source.unpack import Unpacker
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.verify import verify_records
 
-from .own_images import CLASSES, FORMS, Images, jpeg, make_images, put, root_folders, with_splits
+from .own_images import CLASSES, FORMS, Images, add, fresh, jpeg, make_images, put, root_folders, with_splits
 
 SPLIT_ONLY = {"split folders"}
 
@@ -177,6 +178,12 @@ BAD = {
         {},
         r"1 groups are in several splits: 'p' is in train and val",
     ),
+    "a split for some": (
+        TWO,
+        {"labels.csv": "path,label,split\na/1.jpg,x,train\na/2.jpg,x,\nb/1.jpg,y,val\n"},
+        {},
+        r"1 of 3 images have no split, others have: .*labels\.csv: line 3; give all a split",
+    ),
     "an unknown split": (
         TWO,
         {"labels.csv": "path,label,split\na/1.jpg,x,holdout\n"},
@@ -272,3 +279,77 @@ def test_one_class_is_enough_and_100_001_are_too_many(tmp_path: Path):
     given = label_samples(SampleTree("table", samples[:-2]), ClassRule("all"), Wishes(), False, lambda samples: {})
     assert len(given.tree.classes) == 100_000
     assert len(set(given.tree.val.labels)) == 100_000
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("form", ["parquet", "save_to_disk", "webdataset", "tar.gz"])
+def test_a_cut_container_is_refused_by_its_name(tmp_path: Path, form: str):
+    FORMS[form](tmp_path / "a", make_images(20))
+    container = max(
+        (path for path in (tmp_path / "a").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+    _plan(tmp_path / "a")
+    Unpacker(tmp_path / ".a.unpacked").remove()
+    _cut(container)
+    with pytest.raises(IngestError) as refused:
+        _plan(tmp_path / "a")
+    assert container.name in str(refused.value)
+    assert not [path for path in (tmp_path / ".a.unpacked").glob("*") if path.suffix != ".tmp"]
+
+
+def test_folders_beside_an_archive_are_no_finished_unpacking(tmp_path: Path):
+    images = make_images(20)
+    FORMS["tar.gz"](tmp_path / "a", images)
+    put(tmp_path / "a" / "README", "flowers")
+    tree, _ = _plan(tmp_path / "a")
+    assert (tree.ignored.count, tree.ignored.first) == (1, "README")
+    put(tmp_path / "a" / "daisy" / "1.jpg", jpeg(1))
+    with pytest.raises(IngestError, match=r"daisy: a folder of images beside class folders in flowers\.tar\.gz"):
+        _plan(tmp_path / "a")
+
+
+def test_what_is_unpacked_is_used_again_until_its_source_changes(tmp_path: Path):
+    images = make_images(20)
+    FORMS["tar.gz"](tmp_path / "a", images)
+    _, plan = _plan(tmp_path / "a")
+    (unpacked,) = (tmp_path / ".a.unpacked").iterdir()
+    first = unpacked.stat().st_ino
+    _, again = _plan(tmp_path / "a")
+    assert again.document == plan.document
+    assert unpacked.stat().st_ino == first
+    FORMS["tar.gz"](fresh(tmp_path / "a"), images[:-1])
+    _, changed = _plan(tmp_path / "a")
+    assert unpacked.stat().st_ino != first
+    assert changed.images == 19
+
+
+def test_records_do_not_go_into_the_images(tmp_path: Path):
+    root_folders(tmp_path / "a", make_images(20))
+    code, output = _run(tmp_path / "a", tmp_path / "a" / "records")
+    assert code == 1
+    assert "is inside the raw tree" in output
+    assert not (tmp_path / "a" / "records").exists()
+
+
+def test_a_label_without_an_image_and_an_image_without_a_label(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+
+    def pack(members: dict[str, bytes]) -> None:
+        with tarfile.open(tmp_path / "a" / "0.tar", "w") as tar:
+            for name, data in members.items():
+                add(tar, name, data)
+
+    whole = {f"{n}.jpg": jpeg(n) for n in range(4)} | {f"{n}.cls": b"%d" % (n % 2) for n in range(4)}
+    pack(whole | {"9.jpg": jpeg(9)})
+    tree, plan = _plan(tmp_path / "a")
+    assert (plan.images, tree.unlabelled.count, tree.unlabelled.first) == (4, 1, "0.tar/9.jpg")
+    pack(whole | {"9.cls": b"1"})
+    with pytest.raises(IngestError, match=r"0\.tar: 1 labels have no image: 9; pack the tar again"):
+        _plan(tmp_path / "a")
+    put(tmp_path / "a" / "classnames.txt", "one\n")
+    pack(whole)
+    with pytest.raises(IngestError, match=r"the class is 1, but classnames\.txt has only 1 names"):
+        _plan(tmp_path / "a")
