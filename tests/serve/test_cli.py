@@ -161,7 +161,7 @@ BAD = [
     ("eval MISSING --records RECORDS", 1, "no such file or directory"),
     ("eval CUT --records RECORDS", 1, "truncated, damaged"),
     ("eval RUN --records RECORDS", 1, "no epoch has finished"),
-    ("eval SIX --records RECORDS", 1, "has 6 classes"),
+    ("eval SIX --records RECORDS --report OUT", 1, "has 6 classes"),
     ("eval GOOD --records MISSING", 1, "no such directory"),
     ("eval GOOD --records BROKEN", 1, "0 bytes, expected"),
     ("eval GOOD --records UNFINISHED", 1, "convnext-ingest build"),
