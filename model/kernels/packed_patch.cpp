@@ -34,7 +34,7 @@ extern "C" int convnext_packed_patch(int, void** params, int*, int64_t** shapes,
   return 0;
 }
 
-// x (N, H, W, C), norm weight and bias -> LayerNorm of the mean over the positions (N, 1, 1, C)
+// x (N, H, W, C), norm weight and bias -> LayerNorm of the mean over the positions (N, C)
 extern "C" int convnext_pooled_norm(int, void** params, int*, int64_t** shapes, const char**, void*, void*) {
   const float* const* in = reinterpret_cast<const float* const*>(params);
   const int64_t c = shapes[0][3], pixels = shapes[0][1] * shapes[0][2];
