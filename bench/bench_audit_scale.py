@@ -1,4 +1,4 @@
-"""`make bench PART=audit_scale`: search for near hashes among 1.3 million generated images: processor time and memory.
+"""`make bench PART=audit_scale`: time and memory of the search for near hashes among 1.3 million generated images.
 
 A generated image has a random hash, and one for each window that differs from it in four to eight bits, as crops of
 real images do. One image in a thousand has a copy at a distance of at most seven bits. CONVNEXT_BENCH_IMAGES sets
