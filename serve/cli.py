@@ -68,8 +68,8 @@ def eval_command(
         from convnext_imagenet.serve.messages import accuracy_lines, next_predict, pace
 
         loaded = load_checkpoint(checkpoint, weights).evaluated_with(transform)
-        folder = local_records(records, lambda line: click.echo(line, err=True))
-        opened = ranks.first_rank_first(lambda: Records.open(folder))
+        records = local_records(records, lambda line: click.echo(line, err=True))  # a URI may hold secrets
+        opened = ranks.first_rank_first(lambda: Records.open(records))
         rows = opened.split(split)
         check_classes(loaded, opened.classes, records)
         if report:
