@@ -108,8 +108,8 @@ def eval_command(
         )
 
         loaded = load_checkpoint(checkpoint, weights).evaluated_with(transform)
-        folder = local_records(records, lambda line: click.echo(line, err=True))
-        opened = ranks.first_rank_first(lambda: Records.open(folder))
+        records = local_records(records, lambda line: click.echo(line, err=True))  # a URI may hold secrets
+        opened = ranks.first_rank_first(lambda: Records.open(records))
         rows = opened.split(split)
         if report:
             check_classes(loaded, opened.classes, records)

@@ -10,12 +10,20 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError, FailedError
+from convnext_imagenet.base.files import read_json
 from convnext_imagenet.base.stores import public_uri
 from convnext_imagenet.records import open_records, travel
+from convnext_imagenet.records.build import make_manifest, mark_finished, write_summary_files
 from convnext_imagenet.records.cached import local_records
 from convnext_imagenet.records.cli import main
-from convnext_imagenet.records.places import StorePlace
+from convnext_imagenet.records.index import index_entry, shard_index_path, write_shard_index
+from convnext_imagenet.records.page_sizes import PageLayout
+from convnext_imagenet.records.places import StorePlace, place_of
+from convnext_imagenet.records.quarantine import table_bytes as quarantine_bytes
+from convnext_imagenet.records.receipts import shard_facts, shard_files, split_entry
+from convnext_imagenet.records.shards import write_shard
 from convnext_imagenet.records.travel import Travelled, pull, push, verify_stored
 
 from .conftest import build_records, make_rows
@@ -248,3 +256,43 @@ def test_training_and_evaluation_get_a_copy_in_a_cache_of_limited_size(records_r
     monkeypatch.setenv("CONVNEXT_RECORDS_CACHE_GIB", "much")
     with pytest.raises(ArtefactError, match="must be a number of GiB above 0"):
         local_records(Path(store.uri("other")), said.append)
+
+
+def test_grown_records_replace_those_that_they_were_built_onto(records_root, tmp_path, store):
+    """Only the new shard travels, into a store and into a directory that hold the old records."""
+    uri, out = store.uri("set"), tmp_path / "pulled"
+    push(records_root, uri)
+    pull(uri, out)
+    grown = _grown(records_root, tmp_path / "grown")
+    assert push(grown, uri).shards == 1
+    assert stored(store) == tree(grown)
+    assert pull(uri, out).shards == 1
+    assert tree(out) == tree(grown)
+    with pytest.raises(ArtefactError, match="holds other records than"):
+        push(records_root, uri)
+
+
+def _grown(parent: Path, root: Path) -> Path:
+    """The records of `parent` with a third shard of two rows, by the calls that ingest makes."""
+    rows, before = make_rows(9)[7:], read_json(parent / "plan.json")
+    names = [f"imagenet-train-0000{k}-of-00002.mindrecord" for k in range(2)]
+    plan_id = protocol.begin(root, "records", {"shards": {"train": 1}, "inherited": {"train": names}})
+    with protocol.exclusive(root):
+        receipts = []
+        for name in names:
+            old = [
+                parent / "train" / f"{Path(name).stem}{end}" for end in (".mindrecord", ".mindrecord.db", ".parquet")
+            ]
+            staged = [Path(shutil.copy(path, protocol.staging(root, path.name))) for path in old]
+            facts = read_json(parent / "train" / f"{Path(name).stem}.json")["facts"]
+            receipts.append(protocol.publish(staged, root / "train", Path(name).stem, plan_id, facts))
+        path = protocol.staging(root) / "imagenet-train-00002-of-00003.mindrecord"
+        write_shard(path, rows, PageLayout(16 << 10, 256 << 10))
+        write_shard_index(shard_index_path(path), [index_entry(row, "RGB") for row in rows])
+        facts = shard_facts([row.label for row in rows])
+        receipts.append(protocol.publish(shard_files(path), root / "train", path.stem, plan_id, facts))
+        source = {"verified": True, "parent": {"plan_id": before["plan_id"]}}
+        classes = place_of(parent).manifest().classes
+        manifest = make_manifest(plan_id, classes, {"train": split_entry(receipts, len(classes))}, source)
+        mark_finished(root, write_summary_files(root, manifest, quarantine_bytes([]), []))
+    return root

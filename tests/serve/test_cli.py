@@ -62,6 +62,7 @@ def test_eval_and_predict_agree_on_the_same_images(checkpoint_file, val_folder, 
         of_uri = _call("eval", checkpoint_file, "--records", f"file://{tmp_path}/records", *how)
         assert of_uri.stdout == evaluated.stdout
         assert "fetching" in of_uri.stderr
+        assert "file://" not in of_uri.stderr.splitlines()[-2]  # no address, which may hold secrets
     numbers, counts, loss = evaluated.stdout.splitlines()
     assert set(ast.literal_eval(numbers)) == {"Top1-Acc", "Top5-Acc"}
     assert ast.literal_eval(numbers)["Top1-Acc"] == 7 / 11
