@@ -170,6 +170,16 @@ def test_a_run_hears_of_leaks(tmp_path):
     assert line.startswith(f"val leaks: 2 of 6 images have a copy in another split, says {tmp_path / 'audit'}")
 
 
+def test_without_an_audit_a_run_hears_of_equal_bytes(tmp_path):
+    image, other = jpeg(picture(1)), jpeg(picture(2))
+    splits = {"train": [Row(image, 0, 0, "a", 120, 160)], "val": [Row(image, 0, 0, "b", 120, 160)]}
+    splits["val"].append(Row(other, 0, 1, "c", 120, 160))
+    root = finished_records(tmp_path / "records", splits, [ClassEntry(0, WNIDS[0], "name")], {})
+    line = leak_line(Records.open(root))
+    assert line is not None
+    assert line.startswith("val leaks: 1 of 2 images have the bytes of an image in another split; `convnext-records")
+
+
 def _decided(path, changes):
     lines = path.read_text().splitlines()
     place = lines[0].split(",").index("decision")
