@@ -1,6 +1,5 @@
 """What differs between two RECORDS directories, row by row, from their indexes alone: no shard is opened."""
 
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -9,10 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.records.index import INDEX_FILE
-from convnext_imagenet.records.places import Place
-from convnext_imagenet.records.schema import HOW_TO_REPAIR
+from convnext_imagenet.records.places import Place, index_bytes
 
 CHANGES = ("added", "removed", "relabelled", "changed")
 _ROW = ["split", "key"]
@@ -51,7 +47,5 @@ def table_bytes(table: pa.Table) -> bytes:
 
 
 def _rows(place: Place) -> pa.Table:
-    manifest, data = place.manifest(), place.read(INDEX_FILE)
-    if hashlib.sha256(data).hexdigest() != manifest.files.get(INDEX_FILE):
-        raise ArtefactError(f"{place}/{INDEX_FILE}: changed since the records were finished; {HOW_TO_REPAIR}")
+    data = index_bytes(place, place.manifest())
     return pq.read_table(io.BytesIO(data), columns=[*_ROW, *_COMPARED])

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.protocol import read_finished
 from convnext_imagenet.base.stores import ReadAt, StoreFolder, is_uri, local_reader, open_folder
+from convnext_imagenet.records.index import INDEX_FILE
 from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.records.schema import HOW_TO_REPAIR
 
@@ -141,6 +142,15 @@ def place_of(records: str | os.PathLike[str]) -> Place:
     if is_uri(records):
         return StorePlace(as_uri(records))
     return LocalPlace(Path(records))
+
+
+def index_bytes(place: Place, manifest: Manifest) -> bytes:
+    """Return the bytes of index.parquet. Raises ArtefactError unless they are those of the manifest."""
+    data = place.read(INDEX_FILE)
+    if hashlib.sha256(data).hexdigest() != manifest.files.get(INDEX_FILE):
+        reason = "missing or changed since the records were finished"
+        raise ArtefactError(f"{place}/{INDEX_FILE}: {reason}; {HOW_TO_REPAIR}")
+    return data
 
 
 def as_uri(records: str | os.PathLike[str]) -> str:

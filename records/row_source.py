@@ -24,7 +24,7 @@ from convnext_imagenet.records.checked import known_stamps, remember_stamps, sta
 from convnext_imagenet.records.index import INDEX_FILE
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry
 from convnext_imagenet.records.mindrecord_file import MindRecordFile
-from convnext_imagenet.records.places import LocalPlace, Place, place_of
+from convnext_imagenet.records.places import LocalPlace, Place, index_bytes, place_of
 from convnext_imagenet.records.schema import HOW_TO_REPAIR, Row
 
 Check = Literal["rows", "shards"]
@@ -192,9 +192,7 @@ class _OpenShard:
 
 def _split_index(place: Place, manifest: Manifest, split: str) -> pa.Table:
     """Return the rows of a split in index.parquet. Raises ArtefactError unless they are the manifest's."""
-    data = place.read(INDEX_FILE)
-    if hashlib.sha256(data).hexdigest() != manifest.files.get(INDEX_FILE):
-        raise ArtefactError(f"{place}/{INDEX_FILE}: changed since the records were finished; {HOW_TO_REPAIR}")
+    data = index_bytes(place, manifest)
     columns = ["split", "key", "label", "sample_id", "bytes", "width", "height", "sha256"]
     table = pq.read_table(io.BytesIO(data), columns=columns)
     rows = table.filter(pc.equal(table["split"], split)).drop_columns(["split"]).combine_chunks()

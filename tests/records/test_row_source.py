@@ -99,7 +99,7 @@ def test_what_changes_while_it_is_open_is_noticed(records_root):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("index.parquet", r"index\.parquet: changed"),
+        ("index.parquet", r"index\.parquet: missing or changed"),
         ("train/*.db", r"\.db: not the file that the manifest names"),
         ("train/*.mindrecord", "bytes, expected"),
         ("manifest.json", "changed since the directory was finished"),
