@@ -22,6 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 HISTORY = Path(__file__).resolve().parent / "history"
+_LEAST_GROWTH = 0.03  # a few rounds have a small spread by chance
 ROOMS = ("base", "records", "model", "launch", "ingest", "serve", "train")
 # Names of the cases and what they run: the module of a command, then its words. WORK is a folder with ten images.
 CASES: dict[str, list[str]] = {
@@ -53,8 +54,9 @@ def spread(values: Sequence[float]) -> float:
 
 
 def is_slower(before: Sequence[float], after: Sequence[float]) -> bool:
-    """Return whether the median grew by more than the larger spread of the two."""
-    return statistics.median(after) - statistics.median(before) > max(spread(before), spread(after))
+    """Return whether the median grew by more than the larger spread of the two, and by 3 % at least."""
+    old, new = statistics.median(before), statistics.median(after)
+    return new - old > max(spread(before), spread(after), _LEAST_GROWTH * old)
 
 
 def main(arguments: list[str]) -> int:

@@ -31,6 +31,7 @@ def compare() -> ModuleType:
         ([1.0, 1.1, 1.2], [0.4, 0.5, 0.6], False),
         ([1.0, 1.1, 9.0], [1.4, 1.5, 1.6], False),
         ([1.0], [2.0], True),
+        ([2.10, 2.11, 2.12], [2.15, 2.16, 2.17], False),
     ],
 )
 def test_slower_is_more_than_the_spread(

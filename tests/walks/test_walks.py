@@ -33,7 +33,7 @@ INSTEAD = {
         "build imagenet --out records\n": "build imagenet --out records --classes found --max-quarantine 1\n",
         "--dry-run": "--classes found --dry-run",
     },
-    "own-folder": {"--minutes 10": "--minutes 1", "config own.toml": "config own.toml > /dev/null"},
+    "own-folder": {"run own.toml": "run own.toml --set train.epochs=1 --set schedule.warmup_epochs=0"},
     "fine-tune": {
         "run small-finetune": "run small-finetune --set data.size_px=32 --set data.global_batch_size=8 "
         "--set train.epochs=2 --set schedule.warmup_epochs=0"
