@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", default="", help="part of the names of the cases to run")
     parser.add_argument("--keep", action="store_true", help="add a line to bench/history/everyday.jsonl")
     options = parser.parse_args(arguments)
-    names = (options.before, options.after)
+    names, commit = (options.before, options.after), commit_of(options.after)  # HEAD may move meanwhile
     with tempfile.TemporaryDirectory(prefix="convnext-compare-") as folder, checkouts(names, Path(folder)) as sites:
         work = Path(folder) / "work"
         make_work(work, sites[-1])
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
     slower = [row["case"] for row in rows if row["slower"]]
     print_rows(names, rows)
     if options.keep:
-        keep("everyday", commit_of(options.after), rows)
+        keep("everyday", commit, rows)
     print(f"slower: {', '.join(slower)}" if slower else "nothing got slower by more than its spread")
     return int(bool(slower))
 
