@@ -5,7 +5,6 @@ made, nor of training's order.
 """
 
 import hashlib
-import io
 import operator
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -194,7 +193,7 @@ def _split_index(place: Place, manifest: Manifest, split: str) -> pa.Table:
     """Return the rows of a split in index.parquet. Raises ArtefactError unless they are the manifest's."""
     data = index_bytes(place, manifest)
     columns = ["split", "key", "label", "sample_id", "bytes", "width", "height", "sha256"]
-    table = pq.read_table(io.BytesIO(data), columns=columns)
+    table = pq.read_table(pa.BufferReader(data), columns=columns)
     rows = table.filter(pc.equal(table["split"], split)).drop_columns(["split"]).combine_chunks()
     if rows.num_rows != manifest.splits[split].rows:
         raise ArtefactError(f"{place}/{INDEX_FILE}: {rows.num_rows} rows of {split}; {HOW_TO_REPAIR}")
