@@ -78,8 +78,8 @@ def make_tree(root: Path) -> Path:
 
 
 def digests(out: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a directory, by path; the lock is no part of the records."""
-    files = (path for path in out.rglob("*") if path.is_file() and path.name != ".lock")
+    """The SHA-256 of each file of a directory, by path; the lock and the times of the source are no part."""
+    files = (path for path in out.rglob("*") if path.is_file() and path.name not in (".lock", ".stamps.json"))
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
