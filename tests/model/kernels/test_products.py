@@ -135,6 +135,23 @@ def test_packed_float32_has_the_bits_of_weights_that_are_packed_on_each_call(lib
     np.testing.assert_array_equal(packed(x_NHWC).asnumpy(), live(x_NHWC).asnumpy())
 
 
+@pytest.mark.parametrize("change", [{"activation": "gelu_tanh"}, {"norm_epsilon": 1e-5}, {"num_classes": 0}])
+def test_a_network_with_other_functions_or_no_head_is_never_packed(
+    change: dict, library, make_arrays: Callable, monkeypatch
+):
+    """The packed kernels know the paper's functions only: with others they would give other numbers."""
+    config = dataclasses.replace(CONFIG, **change)
+    classes = tuple((f"n{k:08d}", str(k)) for k in range(config.num_classes))
+    card, arrays = ModelCard(config, classes, EvalTransform(), {}), make_arrays(config)
+    network = build_inference_network(card, arrays)
+    assert not isinstance(network, PackedConvNeXt)
+    assert network.config == config
+    monkeypatch.setattr(products, "is_supported", lambda _, unit: True)
+    for precision in ("bfloat16", "auto"):
+        with pytest.raises(ModelError, match=rf"--precision {precision}: .*; pass --precision float32"):
+            build_inference_network(card, arrays, precision)
+
+
 def test_the_unit_follows_from_precision_and_processor(library, monkeypatch):
     def with_units(*there: Unit) -> None:
         monkeypatch.setattr(products, "is_supported", lambda _, unit: unit in there)
