@@ -231,7 +231,8 @@ class _Epoch:
 
     def _check_epoch(self) -> None:
         self._check_weights()
-        if self.sums.skipped and not self.sums.taken:
+        has_scale = self.context.config.precision.loss_scale != "none"  # without one no step is skipped
+        if has_scale and self.sums.skipped and not self.sums.taken:
             reason = f"each of the {self.sums.skipped} steps of the epoch overflowed and was skipped"
             raise Divergence(self.epoch, self.sums.steps, reason, last=self.watch.last)
 
