@@ -251,7 +251,7 @@ def finish(root: Path, kind: str, manifest: Mapping[str, Any]) -> None:
 
 
 def reopen(root: Path) -> None:
-    """Take the mark of completeness away before units are made again: readers then see an unfinished directory."""
+    """Take the mark of completeness away before anything changes: readers then see an unfinished directory."""
     (root / _SUCCESS).unlink(missing_ok=True)
     sync_folder(root)
 
@@ -268,12 +268,6 @@ def marked_digest(root: Path) -> str | None:
     except ArtefactError:
         return None
     return str(mark["manifest_sha256"]) if isinstance(mark, dict) and "manifest_sha256" in mark else None
-
-
-def unmark(root: Path) -> None:
-    """Take back the mark of `finish`, before a finished directory is changed."""
-    (root / _SUCCESS).unlink(missing_ok=True)
-    sync_folder(root)
 
 
 def drop_receipt(folder: Path, unit: str) -> None:

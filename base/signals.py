@@ -24,6 +24,7 @@ from convnext_imagenet.base.errors import Interrupted
 
 # Batch systems send SIGUSR1 some time before they kill a job.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_END = 0  # no signal has this number
 _POLL_S = 0.2  # Python resumes a sleep that a signal has interrupted
 
 
@@ -134,9 +135,6 @@ def answered_by_thread(answer: Callable[[], None]) -> Iterator[None]:
         thread.join()
         os.close(received)
         os.close(sent)
-
-
-_END = 0  # no signal has this number
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_file
-from convnext_imagenet.base.protocol import exclusive, is_finished, marked_digest, read_receipt, unmark
+from convnext_imagenet.base.protocol import exclusive, is_finished, marked_digest, read_receipt, reopen
 from convnext_imagenet.records.build import mark_finished, write_summary_files
 from convnext_imagenet.records.damage import (
     NEEDS_SOURCE,
@@ -60,7 +60,7 @@ def repair_without_source(root: Path, on_progress: Callable[[int], None]) -> Rep
             raise ArtefactError(f"{root / 'manifest.json'}: changed since the directory was finished; {NEEDS_SOURCE}")
         before = {name: _digest(root / name) for name in manifest.files}
         entries = quarantined_in(receipt for of_split in receipts.values() for receipt in of_split)
-        unmark(root)
+        reopen(root)
         repaired = write_summary_files(root, manifest, table_bytes(entries), [asdict(entry) for entry in entries])
         verification = verify_content(root, repaired, on_progress)
         refuse_problems(root, verification)

@@ -92,7 +92,7 @@ def pull(uri: str, out: Path, on_progress: OnProgress = lambda _: None) -> Trave
             and not find_damage(out, manifest, deep=False)
         ):
             return Travelled(0, 0)
-        protocol.unmark(out)
+        protocol.reopen(out)
         write_atomically(out / "plan.json", plan)
         staging = protocol.staging(out)
         fetched = _for_all(units, lambda unit: _pull_shard(place, manifest, out, staging, unit), on_progress)

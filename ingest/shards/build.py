@@ -19,8 +19,8 @@ from convnext_imagenet.base.protocol import (
     exclusive,
     is_finished,
     read_receipt,
+    reopen,
     staging,
-    unmark,
 )
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.shards.plan import IngestPlan, SplitPlan
@@ -66,7 +66,7 @@ def open_build(plan: IngestPlan, data: Path, out: Path, repair: bool = False) ->
 def _forget_outdated(out: Path, plan: IngestPlan) -> list[str]:
     """Return the shards whose source files have changed; their receipts are removed, and before that any mark."""
     if is_finished(out) and changed_shards(out, plan):
-        unmark(out)
+        reopen(out)
     return forget_changed_shards(out, plan)
 
 
@@ -133,7 +133,7 @@ class RecordsBuild:
             return 0
         missing = self.plan.parent.missing_in(self.out, self.plan_id)
         if missing:
-            unmark(self.out)
+            reopen(self.out)
         for split, shard in missing:
             self.plan.parent.link(split, shard, self.out, self.plan_id)
         return len(missing)
@@ -160,7 +160,7 @@ class RecordsBuild:
             shards += self.plan.parent.units
         damaged = damaged_units(self.out, self.plan_id, shards, on_progress)
         if damage or damaged:
-            unmark(self.out)
+            reopen(self.out)
         for split, shard in damaged:
             drop_receipt(self.out / split, Path(shard).stem)
         unexpected = (unit for unit in damaged if unit[1] not in self.outdated)

@@ -99,7 +99,7 @@ class _Job:
         written, sources = 0, dict[str, RowSource]()
         for unit in self.units():
             if self._receipt(unit) is None:
-                protocol.unmark(self.out)
+                protocol.reopen(self.out)
                 if unit.split not in sources:
                     sources[unit.split] = open_records(records, unit.split)
                 self._write_unit(unit, sources[unit.split], on_progress)
