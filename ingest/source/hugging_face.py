@@ -12,7 +12,7 @@ from pathlib import Path
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.folders import Links
 from convnext_imagenet.ingest.source.layout import find_devkit
-from convnext_imagenet.ingest.source.own_tars import walk_file
+from convnext_imagenet.ingest.source.own_archives import walk_file
 from convnext_imagenet.ingest.source.scan_types import (
     Folder,
     ScanNotes,

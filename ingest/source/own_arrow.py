@@ -122,7 +122,8 @@ def scan_arrow(
             raise IngestError(f"{root / name}: its classes are others than those of {files[0][0]}; keep one data set")
         order = names or order
         samples += found
-    return SampleTree(kind, samples, EntryCount(), unlabelled, order, follows_links=links.follow)
+    read = [name for name, _ in files]
+    return SampleTree(kind, samples, EntryCount(), unlabelled, order, follows_links=links.follow, read_files=read)
 
 
 def _folders(root: Path, relative: str, depth: int) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from convnext_imagenet.ingest.errors import IngestError, first_few
@@ -12,17 +12,27 @@ from convnext_imagenet.ingest.source.scan_types import EntryCount, Folder, ScanN
 
 
 def split_folders(root: Path) -> dict[str, list[str]]:
-    """Return the folders at the root by the split that they name; empty where folders are classes.
+    """Return the folders at the root by the split that they name; empty where folders are classes."""
+    return splits_of_names(folder_names(root))
+
+
+def splits_of_names(names: Collection[str]) -> dict[str, list[str]]:
+    """Return names of folders by the split that they name; empty where folders are classes.
 
     A folder `test` beside classes is a class: only with a folder train, or if all folders name splits, are they splits.
     """
-    names = folder_names(root)
     found: dict[str, list[str]] = defaultdict(list)
-    for name in names:
+    for name in sorted(names):
         if split := split_of_word(name):
             found[split].append(name)
     is_split_tree = "train" in found or (bool(found) and sum(map(len, found.values())) == len(names))
     return dict(found) if is_split_tree else {}
+
+
+def refuse_split_twice(title: Path, by_split: Mapping[str, Sequence[str]]) -> None:
+    """Raise IngestError for two folders that name the same split."""
+    if twice := [names for names in by_split.values() if len(names) > 1]:
+        raise IngestError(f"{title}: {' and '.join(twice[0])} name the same split; keep one of them")
 
 
 def folder_names(root: Path, relative: str = ".") -> list[str]:
@@ -39,8 +49,7 @@ def has_images(root: Path, relative: str) -> bool:
 def scan_split_folders(root: Path, links: Links, group_by: str) -> SampleTree:
     """Return the images of class folders in folders that name splits. Raises IngestError as `scan_folders` does."""
     by_split = split_folders(root)
-    if twice := [names for names in by_split.values() if len(names) > 1]:
-        raise IngestError(f"{root}: {' and '.join(twice[0])} name the same split; keep one of them")
+    refuse_split_twice(root, by_split)
     samples: list[Sample] = []
     ignored, unlabelled = EntryCount(), EntryCount()
     for split, (name,) in by_split.items():

@@ -5,12 +5,13 @@ them is never asked for here.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convnext_imagenet.base.image_tables import SPLITS_FILE, STATE_FILE
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.source.folders import Links, is_folder, list_folder
+from convnext_imagenet.ingest.source.own_archives import Archive, find_archives, open_archives
 from convnext_imagenet.ingest.source.own_arrow import image_tables, saved_files, scan_arrow, with_splits
 from convnext_imagenet.ingest.source.own_folders import (
     folder_names,
@@ -19,11 +20,18 @@ from convnext_imagenet.ingest.source.own_folders import (
     scan_split_folders,
     split_folders,
 )
+from convnext_imagenet.ingest.source.own_packed import packed_folders
 from convnext_imagenet.ingest.source.own_sets import is_tiny_imagenet, scan_tiny_imagenet
-from convnext_imagenet.ingest.source.own_tables import find_tables, scan_tables
-from convnext_imagenet.ingest.source.own_tars import CLASS_NAMES_FILE, find_tars, scan_tars
-from convnext_imagenet.ingest.source.samples import SampleTree
-from convnext_imagenet.ingest.source.scan_types import ScanNotes, printable
+from convnext_imagenet.ingest.source.own_tables import Table, find_tables, first_path, scan_tables, tables_in
+from convnext_imagenet.ingest.source.own_webdataset import (
+    CLASS_NAMES_FILE,
+    is_webdataset,
+    read_class_names,
+    scan_webdataset,
+)
+from convnext_imagenet.ingest.source.samples import Sample, SampleTree
+from convnext_imagenet.ingest.source.scan_types import EntryCount, ScanNotes, printable
+from convnext_imagenet.ingest.source.table_files import Files, FilesInArchives, FilesOnDisk
 from convnext_imagenet.ingest.source.unpack import Unpacker
 
 
@@ -78,15 +86,64 @@ def _tiny_imagenet(request: Request) -> SampleTree | None:
 
 
 def _tables(request: Request) -> SampleTree | None:
-    if not (names := find_tables(request.root)):
+    """Read tables on disk; their images are files, or members of archives if the first row's image is in one."""
+    if not (tables := find_tables(request.root)):
         return None
-    return scan_tables(request.root, names, request.links, request.label_column, request.group_by)
+    for table in tables:
+        request.links.check_below(request.root, table.path)
+    files: Files = FilesOnDisk(request.root, request.links)
+    first, ignored = first_path(tables[0]), EntryCount()
+    names = find_archives(request.root) if first and files.find(first) is None else []
+    if not names:
+        return _scan_tables(request, tables, files)
+    archives = open_archives(request.root, names, request.links, request.unpacker, ignored)
+    return _with_archives(_scan_tables(request, tables, FilesInArchives(archives)), archives, ignored)
 
 
-def _tars(request: Request) -> SampleTree | None:
-    if not (names := find_tars(request.root)):
+def _scan_tables(request: Request, tables: list[Table], files: Files) -> SampleTree:
+    return scan_tables(request.root, tables, files, request.label_column, request.group_by, request.links.follow)
+
+
+def _with_archives(tree: SampleTree, archives: list[Archive], ignored: EntryCount) -> SampleTree:
+    names = [archive.name for archive in archives]
+    return replace(
+        tree,
+        kind=f"{tree.kind} in {first_few(names)}",
+        ignored=tree.ignored + ignored,
+        read_files=[*tree.read_files, *names],
+    )
+
+
+def _archives(request: Request) -> SampleTree | None:
+    """Read archives that hold tables, webdatasets or class folders."""
+    if not (names := find_archives(request.root)):
         return None
-    return scan_tars(request.root, names, request.links, request.unpacker, request.label_column)
+    ignored, unlabelled = EntryCount(), EntryCount()
+    archives = open_archives(request.root, names, request.links, request.unpacker, ignored)
+    if tables := tables_in(request.root, archives):
+        return _with_archives(_scan_tables(request, tables, FilesInArchives(archives)), archives, ignored)
+    if request.group_by:
+        raise IngestError(
+            f"{request.root}: {first_few(names)} without a table, so --group-by {request.group_by} has nothing to "
+            f"group by"
+        )
+    samples: list[Sample] = []
+    class_names = read_class_names(request.root)
+    keyed = [archive for archive in archives if is_webdataset(archive)]
+    for archive in keyed:
+        samples += scan_webdataset(request.root, archive, class_names, request.label_column, unlabelled, ignored)
+    if others := [archive for archive in archives if archive not in keyed]:
+        samples += packed_folders(request.root, others, ignored, unlabelled)
+    order = tuple(class_names) if keyed else ()
+    tree = SampleTree(
+        "webdataset" if keyed else "class folders",
+        samples,
+        EntryCount(),
+        unlabelled,
+        order,
+        follows_links=request.links.follow,
+    )
+    return _with_archives(tree, archives, ignored)
 
 
 def _split_folders(request: Request) -> SampleTree | None:
@@ -103,7 +160,7 @@ SOURCES = (
     Source(_saved_dataset, has_columns=True, has_groups=True),
     Source(_tables, has_columns=True, has_groups=True),
     Source(_image_tables, has_columns=True, has_groups=True),
-    Source(_tars, has_columns=True),
+    Source(_archives, has_columns=True, has_groups=True),
     Source(_split_folders, has_groups=True),
     Source(_root_folders, has_groups=True),
 )
@@ -115,7 +172,7 @@ def _note_unused(root: Path, tree: SampleTree) -> None:
     Raises IngestError for folders of images beside containers or tables of images: unpacking may have been interrupted.
     """
     used = {sample.path.partition("/")[0].partition("#")[0] for sample in tree.samples}
-    read = {STATE_FILE, SPLITS_FILE, CLASS_NAMES_FILE, *tree.kind.replace(",", "").split()}
+    read = {STATE_FILE, SPLITS_FILE, CLASS_NAMES_FILE, *tree.read_files}
     noted = read | {entries.first.split("/")[0] for entries in (tree.ignored, tree.unlabelled)}
     holds_bytes = any(sample.offset >= 0 for sample in tree.samples)
     for entry in list_folder(root, ".", ScanNotes()):

@@ -73,7 +73,7 @@ def _compare(forms: dict, images: Images, tmp_path: Path, options: tuple[object,
 
 
 @pytest.mark.slow
-def test_eight_forms_of_400_images_give_the_same_shards(tmp_path: Path):
+def test_ten_forms_of_400_images_give_the_same_shards(tmp_path: Path):
     images = make_images(400)
     without = {form: make for form, make in FORMS.items() if form not in SPLIT_ONLY}
     out = _compare(without, images, tmp_path, ("--val-fraction", 0.2, "--test-fraction", 0.1))
@@ -285,7 +285,7 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("form", ["parquet", "save_to_disk", "webdataset", "tar.gz"])
+@pytest.mark.parametrize("form", ["parquet", "save_to_disk", "webdataset", "tar.gz", "zip"])
 def test_a_cut_container_is_refused_by_its_name(tmp_path: Path, form: str):
     FORMS[form](tmp_path / "a", make_images(20))
     container = max(
