@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 
 from convnext_imagenet.ingest.source.archives import CLASS_TAR, TRAIN_TAR, VAL_TAR
-from convnext_imagenet.ingest.source.folders import Links
+from convnext_imagenet.ingest.source.folders import Links, folder_names
 from convnext_imagenet.ingest.source.hugging_face import find_archives, scan_archives
 from convnext_imagenet.ingest.source.layout import KAGGLE_FOLDER, find_devkit, find_parts, scan_tree
-from convnext_imagenet.ingest.source.own_folders import folder_names
 from convnext_imagenet.ingest.source.own_sets import is_tiny_imagenet
 from convnext_imagenet.ingest.source.samples import SampleTree
 from convnext_imagenet.ingest.source.scan_types import TreeScan, has_wnid_at_end

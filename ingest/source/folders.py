@@ -6,6 +6,7 @@ Knows nothing of labels.
 """
 
 import os
+import re
 import stat
 from array import array
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ IMAGE_ENDINGS = (
     *(".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif"),
 )
 ARCHIVE_ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
+_WNID = re.compile(r"n[0-9]{8}")
 EXPECTED = "expected train/ and val/ in DATA, with files such as train/n01440764/n01440764_10026.JPEG"
 
 
@@ -124,6 +126,17 @@ def list_folder(root: Path, relative: str, notes: ScanNotes) -> Iterator[os.DirE
             yield entry
 
 
+def folder_names(root: Path, relative: str = ".") -> list[str]:
+    """Return the names of the folders in a folder, without junk."""
+    return [entry.name for entry in list_folder(root, relative, ScanNotes()) if is_folder(entry)]
+
+
+def has_images(root: Path, relative: str) -> bool:
+    """Return whether a folder holds a file that is named as an image."""
+    entries = list_folder(root, relative, ScanNotes())
+    return any(entry.name.lower().endswith(IMAGE_ENDINGS) and not is_folder(entry) for entry in entries)
+
+
 def _folder(relative: str, entries: list[os.DirEntry], links: Links, notes: ScanNotes) -> Folder:
     names: list[str] = []
     sizes, times = array("q"), array("q")
@@ -150,6 +163,11 @@ def _how_to_flatten(relative: str, name: str) -> str:
         return f"{folder}/ was unpacked inside {split}/: move all of {relative}/ up to {split}/"
     if name == "images":
         return "move the images one level up, as in train/n01440764/n01440764_10026.JPEG"
+    if not _WNID.fullmatch(folder):
+        return (
+            f"expected CLASS/IMAGE: if {printable(folder)} is above the classes, pass it as DATA; if it is a class and "
+            f"{printable(name)} a group of its images, pass --group-by folder; or move the inner folder elsewhere"
+        )
     return f"{EXPECTED}; move the folder elsewhere"
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from convnext_imagenet.base.tars import BadTar, Member, walk_tar
 from convnext_imagenet.base.zips import BadZip, read_member, walk_zip
 from convnext_imagenet.ingest.errors import IngestError
-from convnext_imagenet.ingest.source.folders import IMAGE_ENDINGS, Links, is_folder, list_folder
+from convnext_imagenet.ingest.source.folders import IMAGE_ENDINGS, Links, folder_names, is_folder, list_folder
 from convnext_imagenet.ingest.source.junk import junk_kind
-from convnext_imagenet.ingest.source.own_folders import folder_names
 from convnext_imagenet.ingest.source.safe_open import open_source
 from convnext_imagenet.ingest.source.samples import Sample, split_of_word
 from convnext_imagenet.ingest.source.scan_types import EntryCount, ScanNotes, printable

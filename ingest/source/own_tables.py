@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convnext_imagenet.ingest.errors import IngestError, first_few
-from convnext_imagenet.ingest.source.folders import is_folder, list_folder
+from convnext_imagenet.ingest.source.folders import folder_names, is_folder, list_folder
 from convnext_imagenet.ingest.source.own_archives import Archive
-from convnext_imagenet.ingest.source.own_folders import folder_names
 from convnext_imagenet.ingest.source.samples import (
     Sample,
     SampleTree,
@@ -34,11 +33,13 @@ from convnext_imagenet.ingest.source.table_files import Files
 _JSON_ENDINGS = (".jsonl", ".ndjson")
 TEXT_ENDINGS = (".csv", ".tsv", *_JSON_ENDINGS)
 PATH_COLUMNS = ("file_name", "filename", "path", "filepath", "file_path", "image_path", "file", "image", "img")
-LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
+ID_COLUMNS = ("image_id", "image_name", "img_id", "id_code", "id")  # of files, if the first row's file is there
+LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "class_id", "classid")
 SPLIT_COLUMNS = ("split", "subset", "set")
 GROUP_COLUMNS = ("group", "group_id")
 _LARGEST_TABLE_BYTES = 1 << 30
 _LONGEST_HEADER_BYTES = 1 << 20
+_SUBMISSION = re.compile(r"sample_?submission", re.IGNORECASE)  # of Kaggle: its labels are made up
 Row = Mapping[str, str]
 
 
@@ -69,11 +70,11 @@ def choose_columns(names: Sequence[str], label_column: str, group_by: str) -> Co
     """Return what each column is, by its name; `label_column` and `group_by` override names."""
     label = label_column if label_column in names else ("" if label_column else _first(names, LABEL_COLUMNS))
     group = group_by if group_by in names else ("" if group_by else _first(names, GROUP_COLUMNS))
-    return Columns(_first(names, PATH_COLUMNS), label, _first(names, SPLIT_COLUMNS), group)
+    return Columns(_first(names, (*PATH_COLUMNS, *ID_COLUMNS)), label, _first(names, SPLIT_COLUMNS), group)
 
 
-def find_tables(root: Path) -> list[Table]:
-    """Return the tables in `root`, or in its folders that name splits, that have columns of files."""
+def find_tables(root: Path, files: Files) -> list[Table]:
+    """Return the tables in `root`, or in its folders that name splits, whose rows name `files`."""
     folders = [".", *(name for name in folder_names(root) if split_of_word(name))]
     tables = []
     for folder in folders:
@@ -82,22 +83,25 @@ def find_tables(root: Path) -> list[Table]:
             if not _may_be_table(path) or is_folder(entry):
                 continue
             file = root / path
-            if _names_files(_columns_on_disk(file)):
-                tables.append(Table(path, str(file), file.stat().st_size, file.read_bytes))
+            table = Table(path, str(file), file.stat().st_size, file.read_bytes)
+            if _names_files(table, columns_on_disk(file), files):
+                tables.append(table)
     return tables
 
 
-def tables_in(root: Path, archives: Sequence[Archive]) -> list[Table]:
-    """Return the tables in archives that have columns of files; Parquet in archives is not looked at."""
+def tables_in(root: Path, archives: Sequence[Archive], files: Files) -> list[Table]:
+    """Return the tables in archives whose rows name `files`; Parquet in archives is not looked at."""
     tables = []
     for archive in archives:
         for name, member in archive.members.items():
             if not name.lower().endswith(TEXT_ENDINGS) or member.size > _LARGEST_TABLE_BYTES:
                 continue
-            path = f"{archive.folder}/{name}".removeprefix("/")
-            read = functools.partial(archive.read, member)
-            if _may_be_table(path.split("/", 1)[-1]) and _names_files(_columns_of_text(name, read())):
-                tables.append(Table(path, f"{root / archive.name}: {name}", member.size, read))
+            if _may_be_table(name) or _may_be_table(name.partition("/")[2]):
+                path = f"{archive.folder}/{name}".removeprefix("/")
+                read = functools.partial(archive.read, member)
+                table = Table(path, f"{root / archive.name}: {name}", member.size, read)
+                if _names_files(table, _columns_of_text(name, read()), files):
+                    tables.append(table)
     return tables
 
 
@@ -105,11 +109,20 @@ def _may_be_table(path: str) -> bool:
     """Return whether a file may be a table: in a folder, only names that Hugging Face knows."""
     folder, _, name = path.rpartition("/")
     is_known = not folder or name.startswith("metadata.")  # a class folder may hold anything
-    return is_known and name.lower().endswith((*TEXT_ENDINGS, ".parquet"))
+    return is_known and name.lower().endswith((*TEXT_ENDINGS, ".parquet")) and not _SUBMISSION.match(name)
 
 
-def _names_files(columns: Sequence[str]) -> bool:
-    return bool(_first(columns, PATH_COLUMNS))
+def _names_files(table: Table, columns: Sequence[str], files: Files) -> bool:
+    """Return whether a table has a column of files. Any table may have a column of ids: then its first file decides."""
+    if _first(columns, PATH_COLUMNS):
+        return True
+    if not _first(columns, ID_COLUMNS):
+        return False
+    try:
+        first = first_path(table)
+    except IngestError:
+        return False
+    return bool(first) and files.find(first) is not None
 
 
 def scan_tables(
@@ -156,10 +169,10 @@ def scan_tables(
 
 
 def first_path(table: Table) -> str:
-    """Return the path below DATA that the first row names, or nothing."""
+    """Return the path below DATA that the first row names, or nothing. Raises IngestError for a damaged table."""
     names, rows = _read(table)
     for where, row in rows:
-        return _below(table, require_safe(row[_first(names, PATH_COLUMNS)], where))
+        return _below(table, require_safe(row[_first(names, (*PATH_COLUMNS, *ID_COLUMNS))], where))
     return ""
 
 
@@ -206,8 +219,8 @@ def _first(names: Sequence[str], known: Sequence[str]) -> str:
     return next((lower[name] for name in known if name in lower), "")
 
 
-def _columns_on_disk(path: Path) -> Sequence[str]:
-    """Return the columns of a file, none if it is no table."""
+def columns_on_disk(path: Path) -> Sequence[str]:
+    """Return the columns of a file on disk, none if it is no table."""
     try:
         if path.suffix.lower() == ".parquet":
             return _columns_of_schema(pq.read_schema(path))

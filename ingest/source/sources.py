@@ -10,16 +10,15 @@ from pathlib import Path
 
 from convnext_imagenet.base.image_tables import SPLITS_FILE, STATE_FILE
 from convnext_imagenet.ingest.errors import IngestError, first_few
-from convnext_imagenet.ingest.source.folders import Links, is_folder, list_folder
+from convnext_imagenet.ingest.source.folders import Links, folder_names, has_images, is_folder, list_folder
 from convnext_imagenet.ingest.source.own_archives import Archive, find_archives, open_archives
 from convnext_imagenet.ingest.source.own_arrow import image_tables, saved_files, scan_arrow, with_splits
 from convnext_imagenet.ingest.source.own_folders import (
-    folder_names,
-    has_images,
     scan_root_folders,
     scan_split_folders,
     split_folders,
 )
+from convnext_imagenet.ingest.source.own_lookaround import clues
 from convnext_imagenet.ingest.source.own_packed import packed_folders
 from convnext_imagenet.ingest.source.own_sets import is_tiny_imagenet, scan_tiny_imagenet
 from convnext_imagenet.ingest.source.own_tables import Table, find_tables, first_path, scan_tables, tables_in
@@ -86,21 +85,17 @@ def _tiny_imagenet(request: Request) -> SampleTree | None:
 
 
 def _tables(request: Request) -> SampleTree | None:
-    """Read tables on disk; their images are files, or members of archives if the first row's image is in one."""
-    if not (tables := find_tables(request.root)):
+    """Read tables on disk, unless their images lie in archives."""
+    files = FilesOnDisk(request.root, request.links)
+    tables = find_tables(request.root, files)
+    if not tables or (files.find(first_path(tables[0])) is None and find_archives(request.root)):
         return None
-    for table in tables:
-        request.links.check_below(request.root, table.path)
-    files: Files = FilesOnDisk(request.root, request.links)
-    first, ignored = first_path(tables[0]), EntryCount()
-    names = find_archives(request.root) if first and files.find(first) is None else []
-    if not names:
-        return _scan_tables(request, tables, files)
-    archives = open_archives(request.root, names, request.links, request.unpacker, ignored)
-    return _with_archives(_scan_tables(request, tables, FilesInArchives(archives)), archives, ignored)
+    return _scan_tables(request, tables, files)
 
 
 def _scan_tables(request: Request, tables: list[Table], files: Files) -> SampleTree:
+    for table in tables:
+        request.links.check_below(request.root, table.path)
     return scan_tables(request.root, tables, files, request.label_column, request.group_by, request.links.follow)
 
 
@@ -115,13 +110,14 @@ def _with_archives(tree: SampleTree, archives: list[Archive], ignored: EntryCoun
 
 
 def _archives(request: Request) -> SampleTree | None:
-    """Read archives that hold tables, webdatasets or class folders."""
+    """Read archives with a table in them or beside them, webdatasets, or archives of class folders."""
     if not (names := find_archives(request.root)):
         return None
     ignored, unlabelled = EntryCount(), EntryCount()
     archives = open_archives(request.root, names, request.links, request.unpacker, ignored)
-    if tables := tables_in(request.root, archives):
-        return _with_archives(_scan_tables(request, tables, FilesInArchives(archives)), archives, ignored)
+    files = FilesInArchives(archives)
+    if tables := find_tables(request.root, files) or tables_in(request.root, archives, files):
+        return _with_archives(_scan_tables(request, tables, files), archives, ignored)
     if request.group_by:
         raise IngestError(
             f"{request.root}: {first_few(names)} without a table, so --group-by {request.group_by} has nothing to "
@@ -206,7 +202,8 @@ def scan_source(request: Request) -> SampleTree:
             _note_unused(request.root, tree)
         return tree
     names = [printable(entry.name) for entry in list_folder(request.root, ".", ScanNotes())]
-    raise IngestError(
-        f"{request.root}: no known layout; found {first_few(names) or 'nothing'}; expected class folders, "
-        f"train and val, a table of file names and labels, Parquet, save_to_disk, or tars (README, Your data)"
+    hint = clues(request.root) or (
+        f"found {first_few(names) or 'nothing'}; expected class folders, train and val, a table of file names and "
+        f"labels, Parquet, save_to_disk, tars or zips (README, Your data)"
     )
+    raise IngestError(f"{request.root}: no known layout; {hint}")
