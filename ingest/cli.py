@@ -463,6 +463,9 @@ def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
     click.echo(f"{out}: finished, {rows} images")
     click.echo("  every stored image was decoded and read back")
     click.echo(f"  {_how_to_check(out)}")
+    if "train" not in outcome.rows:
+        click.echo(f"  to evaluate a network on them: convnext-serve eval CHECKPOINT --records {out}")
+        return
     click.echo(f"  to train: make train RECORDS={out}")
     click.echo(f"        or: convnext-train run CONFIG --records {out} --out RUN")
 

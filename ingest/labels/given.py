@@ -89,7 +89,8 @@ def _refuse_wnids(source: SampleTree, unverified: bool) -> None:
         return
     raise IngestError(
         f"{source.kind}: its classes are ImageNet's wnids, such as {min(labels)}, but nothing verifies them; put "
-        f"ILSVRC2012_devkit_t12.tar.gz beside train and val, or pass --unverified to take these labels as they are"
+        f"ILSVRC2012_devkit_t12.tar.gz beside train and val, or pass --unverified to take these labels as they are, "
+        f"with --eval-only if networks are only evaluated on this set"
     )
 
 

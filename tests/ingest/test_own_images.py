@@ -1,7 +1,9 @@
 """The same images in any form that people have give the same records; what is wrong in a form is said by its line."""
 
 import hashlib
+import os
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,10 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from convnext_imagenet.ingest.cli import main
-from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.errors import FailedIngestError, IngestError
 from convnext_imagenet.ingest.labels.classes import ClassRule
 from convnext_imagenet.ingest.labels.given import Wishes, label_samples
 from convnext_imagenet.ingest.make_plan import make_given_plan
+from convnext_imagenet.ingest.shards.source_reader import SourceReader
 from convnext_imagenet.ingest.source.detect import scan_data
 from convnext_imagenet.ingest.source.samples import Sample, SampleTree
 from convnext_imagenet.ingest.source.unpack import Unpacker
@@ -353,3 +356,48 @@ def test_a_label_without_an_image_and_an_image_without_a_label(tmp_path: Path):
     pack(whole)
     with pytest.raises(IngestError, match=r"the class is 1, but classnames\.txt has only 1 names"):
         _plan(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("folders", "options", "last"),
+    [
+        (["10", "9", "0"], ["--eval-only"], "class 0 is 0, class 2 10: order of the numbers in the names"),
+        (
+            ["test/n00000001", "test/n00000000"],
+            ["--eval-only", "--unverified"],
+            "class 0 is n00000000, class 1 n00000001",
+        ),
+    ],
+)
+def test_sets_that_networks_are_only_evaluated_on(tmp_path: Path, folders: list[str], options: list[str], last: str):
+    for seed, folder in enumerate(folders):
+        put(tmp_path / "a" / folder / "1.jpg", jpeg(seed))
+    output = _build(tmp_path / "a", tmp_path / "out", *options)
+    assert last in output
+    assert f"all val (--eval-only): val {len(folders)}" in output
+    assert "to evaluate a network on them: convnext-serve eval CHECKPOINT --records" in output
+    assert "to train" not in output
+
+
+def test_a_member_of_a_zip_that_is_damaged_costs_only_itself(tmp_path: Path):
+    FORMS["zip"](tmp_path / "a", make_images(40))
+    path = tmp_path / "a" / "flowers.zip"
+    with zipfile.ZipFile(path) as file:
+        info = file.getinfo("flowers/daisy/img_0000.jpg")
+    data = bytearray(path.read_bytes())
+    data[info.header_offset + 30 + len(info.filename) + 100] ^= 0xFF
+    path.write_bytes(data)
+    output = _build(tmp_path / "a", tmp_path / "out")
+    assert "flowers.zip/flowers/daisy/img_0000.jpg  damaged: in the zip: " in output
+    assert sum(split.rows for split in Records.open(tmp_path / "out").manifest.splits.values()) == 39
+
+
+def test_a_zip_that_changes_during_the_build_stops_it(tmp_path: Path):
+    FORMS["zip"](tmp_path / "a", make_images(20))
+    tree, plan = _plan(tmp_path / "a")
+    os.utime(tmp_path / "a" / "flowers.zip", ns=(1, 1))
+    with (
+        SourceReader(tmp_path / "a") as reader,
+        pytest.raises(FailedIngestError, match=r"flowers\.zip: changed during"),
+    ):
+        reader.read(plan.splits[0].shard_rows(0)[0])
