@@ -37,7 +37,7 @@ def walk_zip(file: BinaryIO) -> Iterator[Member]:
     try:
         entries = zipfile.ZipFile(file).infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
-        raise BadZip(f"{str(error)[:100] or 'no zip'}; its directory, at the end, is missing or damaged") from None
+        raise BadZip(f"damaged or truncated, without a whole directory at its end ({str(error)[:100]})") from None
     _refuse_overlaps(entries)
     for entry in entries:
         name = _name(entry)
@@ -114,8 +114,8 @@ def _name(entry: zipfile.ZipInfo) -> str:
             name = name.encode("cp437").decode()
         except UnicodeDecodeError:
             raise BadZip(
-                f"the name {name[:80]!a} is in an old encoding that the zip does not state; unpack it with a program "
-                f"that lets you name it (unzip -O CP936 for Chinese, CP850 for Western Windows)"
+                f"the name {name[:80]!a} is in an old encoding that the zip does not state (unzip -O CP936 unpacks "
+                f"names in Chinese, -O CP850 those of Western Windows)"
             ) from None
     return name if "/" in name else name.replace("\\", "/")
 
@@ -129,10 +129,10 @@ def _kind(entry: zipfile.ZipInfo) -> str:
 
 def _refuse_unreadable(entry: zipfile.ZipInfo, name: str) -> None:
     if entry.flag_bits & _ENCRYPTED:
-        raise BadZip(f"{name[:200]!a} is encrypted; unpack it with its password")
+        raise BadZip(f"{name[:200]!a} is encrypted")
     if entry.compress_type not in (_STORED, _DEFLATED):
         method = _METHODS.get(entry.compress_type, f"method {entry.compress_type}")
-        raise BadZip(f"{name[:200]!a} is packed by {method}, and only stored and deflated members are read; unpack it")
+        raise BadZip(f"{name[:200]!a} is packed by {method}, and only stored and deflated members are read")
 
 
 def _refuse_overlaps(entries: list[zipfile.ZipInfo]) -> None:

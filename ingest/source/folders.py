@@ -6,7 +6,6 @@ Knows nothing of labels.
 """
 
 import os
-import re
 import stat
 from array import array
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.junk import junk_kind
-from convnext_imagenet.ingest.source.scan_types import Folder, ScanNotes, SplitScan, printable
+from convnext_imagenet.ingest.source.scan_types import WNID, Folder, ScanNotes, SplitScan, printable
 
 # Beside class folders, a file with such a name is an image in the wrong place. Elsewhere names decide nothing.
 IMAGE_ENDINGS = (
@@ -22,7 +21,6 @@ IMAGE_ENDINGS = (
     *(".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif"),
 )
 ARCHIVE_ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
-_WNID = re.compile(r"n[0-9]{8}")
 EXPECTED = "expected train/ and val/ in DATA, with files such as train/n01440764/n01440764_10026.JPEG"
 
 
@@ -163,7 +161,7 @@ def _how_to_flatten(relative: str, name: str) -> str:
         return f"{folder}/ was unpacked inside {split}/: move all of {relative}/ up to {split}/"
     if name == "images":
         return "move the images one level up, as in train/n01440764/n01440764_10026.JPEG"
-    if not _WNID.fullmatch(folder):
+    if not WNID.fullmatch(folder):
         return (
             f"expected CLASS/IMAGE: if {printable(folder)} is above the classes, pass it as DATA; if it is a class and "
             f"{printable(name)} a group of its images, pass --group-by folder; or move the inner folder elsewhere"

@@ -28,7 +28,7 @@ _ARCHIVE = re.compile(r"(train|val|test)_images(_[0-9]+)?\.tar\.gz")
 _TITLE = "Hugging Face's imagenet-1k"
 
 
-def find_archives(root: Path) -> dict[str, list[str]]:
+def imagenet_1k_archives(root: Path) -> dict[str, list[str]]:
     """Return the archives in `root` or its folder data by split: paths below `root`; empty if there are none."""
     found: dict[str, list[str]] = defaultdict(list)
     for folder in ("", "data/"):

@@ -118,7 +118,7 @@ def walk_file(path: Path, title: str) -> Iterator[Member]:
         except BadTar as error:
             raise IngestError(f"{title}: damaged or truncated ({error}); download it again") from None
         except BadZip as error:
-            raise IngestError(f"{title}: {error}; or download it again") from None
+            raise IngestError(f"{title}: {error}; unpack it and pass the folder, or download it again") from None
 
 
 def _files(title: Path, path: Path, name: str, ignored: EntryCount) -> dict[str, Member]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from convnext_imagenet.base.image_tables import is_binary
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.source.folders import folder_names, is_folder, list_folder
 from convnext_imagenet.ingest.source.own_archives import Archive
@@ -39,6 +40,7 @@ SPLIT_COLUMNS = ("split", "subset", "set")
 GROUP_COLUMNS = ("group", "group_id")
 _LARGEST_TABLE_BYTES = 1 << 30
 _LONGEST_HEADER_BYTES = 1 << 20
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _SUBMISSION = re.compile(r"sample_?submission", re.IGNORECASE)  # of Kaggle: its labels are made up
 Row = Mapping[str, str]
 
@@ -231,13 +233,13 @@ def columns_on_disk(path: Path) -> Sequence[str]:
 
 
 def _columns_of_schema(schema: pa.Schema) -> list[str]:
-    return [field.name for field in schema if not pa.types.is_nested(field.type) and not _is_binary(field.type)]
+    return [field.name for field in schema if not pa.types.is_nested(field.type) and not is_binary(field.type)]
 
 
 def _columns_of_text(name: str, data: bytes) -> Sequence[str]:
     """Return the columns of a table of text, none if its first line is not that of a table."""
     try:
-        line = _first_line(_text(data[:_LONGEST_HEADER_BYTES], is_whole=False))
+        line = _header(data[:_LONGEST_HEADER_BYTES])
         if name.lower().endswith(_JSON_ENDINGS):
             row = json.loads(line)
             return list(row) if isinstance(row, dict) else []
@@ -246,21 +248,24 @@ def _columns_of_text(name: str, data: bytes) -> Sequence[str]:
         return []
 
 
+def _header(data: bytes) -> str:
+    """Return the first line of a text whose beginning is given; what follows need not be text."""
+    if not data.startswith(_UTF16_MARKS):
+        data = re.split(rb"[\r\n]", data, maxsplit=1)[0]
+    return _first_line(_text(data, is_whole=False))
+
+
 def _text(data: bytes, is_whole: bool = True) -> str:
     """Return UTF-8 text, or UTF-16 as Excel writes it, with a mark; less a character that is cut off unless whole.
 
     Raises UnicodeDecodeError for anything else.
     """
-    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    encoding = "utf-16" if data.startswith(_UTF16_MARKS) else "utf-8-sig"
     return codecs.getincrementaldecoder(encoding)().decode(data, is_whole)
 
 
 def _first_line(text: str) -> str:
     return re.split(r"[\r\n]", text, maxsplit=1)[0]
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _delimiter(header: str) -> str:

@@ -97,9 +97,9 @@ def _overlap(data: bytearray) -> None:
 
 
 WHOLE_ZIP_IS_BAD = {
-    "truncated": (lambda data: data.__delitem__(slice(len(data) // 2, None)), "directory, at the end, is missing"),
-    "empty": (lambda data: data.clear(), "directory, at the end, is missing"),
-    "encrypted": (_patched(8, "<H", 1), "'a/noise.jpg' is encrypted; unpack it with its password"),
+    "truncated": (lambda data: data.__delitem__(slice(len(data) // 2, None)), "without a whole directory at its end"),
+    "empty": (lambda data: data.clear(), "without a whole directory at its end"),
+    "encrypted": (_patched(8, "<H", 1), "'a/noise.jpg' is encrypted"),
     "bzip2": (_patched(10, "<H", 12), "packed by bzip2, and only stored and deflated"),
     "Deflate64": (_patched(10, "<H", 9), "packed by Deflate64"),
     "unknown method": (_patched(10, "<H", 77), "packed by method 77"),
