@@ -207,8 +207,9 @@ def build(
         from convnext_imagenet.ingest.shards.build import open_build, refuse_stale
         from convnext_imagenet.ingest.shards.image_policy import Conversion, ImagePolicy, Reencoding
         from convnext_imagenet.ingest.shards.parent import open_parent
-        from convnext_imagenet.ingest.shards.pool import sized_for
+        from convnext_imagenet.ingest.shards.pool import LocalPool
         from convnext_imagenet.ingest.shards.quarantine import allowed_number
+        from convnext_imagenet.ingest.shards.worker_start import sized_for
         from convnext_imagenet.ingest.source.detect import scan_data
         from convnext_imagenet.ingest.source.layout import scan_tree
         from convnext_imagenet.ingest.source.samples import SampleTree
@@ -270,7 +271,8 @@ def build(
                 rows, shards = sum(unit.rows for unit in units), f"of {plural(len(units), 'shard')}"
                 if units:  # only the summary is missing after a quarantine that was too large
                     with progress(rows, "ingest", units=shards) as bar:
-                        job.write(units, sized_for(executor, rows), bar, bar.count_unit)
+                        sized = sized_for(executor, rows, policy) if isinstance(executor, LocalPool) else executor
+                        job.write(units, sized, bar, bar.count_unit)
                 outcome = job.finish(allowed_number(max_quarantine, plan.source["classes"], plan.images))
             unpacker.remove()
             _print_outcome(out, outcome)

@@ -21,18 +21,8 @@ from convnext_imagenet.records.verify import verify_records
 
 from .own_images import CLASSES, FORMS, Images, add, fresh, jpeg, make_images, put, root_folders, with_splits
 
+pytestmark = pytest.mark.usefixtures("write_here")
 SPLIT_ONLY = {"split folders"}
-
-
-@pytest.fixture(autouse=True)
-def write_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let shards be written in this process, which is faster than a new one."""
-
-    def run_here(function, tasks, count, workers, on_progress, on_unit) -> None:
-        for task in tasks:
-            function(task, on_progress)
-
-    monkeypatch.setattr("convnext_imagenet.ingest.shards.pool.run_units", run_here)
 
 
 def _run(data: Path, out: Path, *options: object) -> tuple[int, str]:
