@@ -10,7 +10,8 @@ from pathlib import Path
 
 from convnext_imagenet.base.image_tables import SPLITS_FILE, STATE_FILE
 from convnext_imagenet.ingest.errors import IngestError, first_few
-from convnext_imagenet.ingest.source.folders import Links, is_folder, list_folder
+from convnext_imagenet.ingest.source.folders import EXPECTED, Links, is_folder, list_folder
+from convnext_imagenet.ingest.source.lookaround import look_around
 from convnext_imagenet.ingest.source.own_arrow import image_tables, saved_files, scan_arrow, with_splits
 from convnext_imagenet.ingest.source.own_folders import (
     folder_names,
@@ -148,6 +149,8 @@ def scan_source(request: Request) -> SampleTree:
         if source.has_columns:  # the others look at every entry themselves
             _note_unused(request.root, tree)
         return tree
+    if (found := look_around(request.root, "train")) != EXPECTED:
+        raise IngestError(f"{request.root}: no known layout; {found}")
     names = [printable(entry.name) for entry in list_folder(request.root, ".", ScanNotes())]
     raise IngestError(
         f"{request.root}: no known layout; found {first_few(names) or 'nothing'}; expected class folders, "
