@@ -237,7 +237,7 @@ def build(
                 plan = make_given_plan(tree, data, classes, unverified, wishes, seed, policy)
             else:
                 _refuse_wishes(data, wishes != Wishes() or bool(label_column or group_by))
-                _print_tree(data, tree)
+                _print_tree(data, tree, devkit or tree.devkit)
                 plan = make_plan(tree, classes, unverified, devkit, seed, policy, parent, train_shards)
             if drop:
                 plan = _without_dropped(plan, drop, data)
@@ -387,7 +387,7 @@ def _print_samples(data: Path, tree: "SampleTree") -> None:
             click.echo(f"  left aside, {what}: {entries.count:,}, such as {entries.first!r}")
 
 
-def _print_tree(data: Path, tree: "TreeScan") -> None:
+def _print_tree(data: Path, tree: "TreeScan", devkit: Path | None) -> None:
     from convnext_imagenet.ingest.source.samples import split_of_word
 
     click.echo(f"{data}:")
@@ -398,7 +398,7 @@ def _print_tree(data: Path, tree: "TreeScan") -> None:
     for name in sorted(path.name for path in data.iterdir() if path.is_dir()):
         if split_of_word(name) == "test":
             click.echo(f"  {name}/: left out; of this layout, train and val are stored")
-    click.echo(f"  devkit: {tree.devkit.name if tree.devkit else 'none'}")
+    click.echo(f"  devkit: {devkit.name if devkit else 'none'}")
     if tree.kaggle:
         click.echo("  Kaggle's layout")
     if (ignored := tree.notes.ignored).count:

@@ -150,7 +150,7 @@ def _how_to_flatten(relative: str, name: str) -> str:
     if folder in ("train", "val"):
         return f"{folder}/ was unpacked inside {split}/: move all of {relative}/ up to {split}/"
     if split == "." and (named := split_of_path(folder)):
-        return f"if {folder}/ is the split {named}, rename it to {named}/, or make a link: ln -s {folder} {named}"
+        return f"if {folder}/ is the split {named}, rename it to {named}/, or make a link: ln -s {folder} DATA/{named}"
     if name == "images":
         return "move the images one level up, as in train/n01440764/n01440764_10026.JPEG"
     return f"{EXPECTED}; move the folder elsewhere"

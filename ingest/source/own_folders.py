@@ -82,8 +82,8 @@ def _require_no_split(entry: os.DirEntry, by_split: Mapping[str, list[str]], lin
     if entry.name.lower().endswith(ARCHIVE_ENDINGS):
         others = ", ".join(name for (name,) in by_split.values())
         raise IngestError(
-            f"{printable(entry.path)}: an archive beside {others}, so unpacking may have been interrupted; unpack it, or "
-            f"move it elsewhere"
+            f"{printable(entry.path)}: an archive beside {others}, so unpacking may have been interrupted; unpack it, "
+            f"or move it elsewhere"
         )
 
 

@@ -232,7 +232,7 @@ BAD = {
         {"set_train/a/1.jpg": 1, "set_train/b/1.jpg": 2, "set_val/a/2.jpg": 3},
         {},
         {},
-        r"if set_train/ is the split train, rename it to train/, or make a link: ln -s set_train train",
+        r"if set_train/ is the split train, rename it to train/, or make a link: ln -s set_train DATA/train",
     ),
     "an option with nothing to choose": (
         TWO,
