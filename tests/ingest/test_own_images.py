@@ -234,6 +234,12 @@ BAD = {
         {},
         r"if set_train/ is the split train, rename it to train/, or make a link: ln -s set_train DATA/train",
     ),
+    "a misspelt train": (
+        {"trian/a/1.jpg": 1, "val/a/2.jpg": 3},
+        {},
+        {},
+        r"if trian/ is a split, rename it to train/, val/ or test/; if it is a class, move a/ elsewhere",
+    ),
     "an option with nothing to choose": (
         TWO,
         {},
