@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.labels.classes import ClassRule
 from convnext_imagenet.ingest.labels.labels import LabelledSplit, LabelledTree
@@ -177,7 +178,7 @@ def _refuse_torn_groups(samples: Sequence[Sample]) -> None:
     torn = sorted(group for group, splits in splits_of.items() if len(splits) > 1)
     if torn:
         raise IngestError(
-            f"{len(torn)} groups are in several splits: {first_few([f'{one!a}' for one in torn])} is in "
+            f"{plural(len(torn), 'group')} in several splits: {first_few([f'{one!a}' for one in torn])} is in "
             f"{' and '.join(sorted(splits_of[torn[0]]))}; put each group into one split, or leave --group-by out"
         )
 
@@ -202,7 +203,7 @@ def _require_classes_in_train(
         unknown = [classes[label].name for label in sorted(set(splits[name].labels) - trained)]
         if unknown:
             raise IngestError(
-                f"{source.kind}: {len(unknown)} classes of {name} are not in train: {first_few(unknown)}; "
+                f"{source.kind}: {plural(len(unknown), 'class')} of {name} not in train: {first_few(unknown)}; "
                 f"list the classes to ingest in a file and pass --classes FILE"
             )
     if missing := [entry.name for entry in classes if entry.index not in trained]:

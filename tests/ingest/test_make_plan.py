@@ -200,5 +200,5 @@ def test_imagenet_100_of_kaggle_and_tiny_imagenet(pieces, raw_tree: Path, tmp_pa
     assert [plan.classes[label].wnid for label in plan.splits[1].labels] == wnids
     assert tree.unlabelled.count == 1
     (tiny / "val" / "images" / "val_9.JPEG").write_bytes(pieces.jpeg(60))
-    with pytest.raises(IngestError, match=r"1 images are only in it, or only in val/images: val_9\.JPEG"):
+    with pytest.raises(IngestError, match=r"1 image only in it, or only in val/images: val_9\.JPEG"):
         scan_data(tiny, Unpacker(tmp_path / "u"))

@@ -166,7 +166,7 @@ BAD = {
         TWO,
         {"labels.csv": "path,label,split,group\na/1.jpg,x,train,p\na/2.jpg,x,val,p\nb/1.jpg,y,train,q\n"},
         {},
-        r"1 groups are in several splits: 'p' is in train and val",
+        r"1 group in several splits: 'p' is in train and val",
     ),
     "a split for some": (
         TWO,
@@ -186,8 +186,8 @@ BAD = {
         {},
         r"several tables of images, labels\.csv, more\.csv",
     ),
-    "one image in a class": (TWO | {"c/1.jpg": 5}, {}, {}, r"1 classes have too few images.*c \(1 of 2 needed\)"),
-    "one image": ({"c/1.jpg": 5}, {}, {}, r"1 classes have too few images"),
+    "one image in a class": (TWO | {"c/1.jpg": 5}, {}, {}, r"1 class with too few images.*c \(1 of 2 needed\)"),
+    "one image": ({"c/1.jpg": 5}, {}, {}, r"1 class with too few images"),
     "nothing": ({}, {"README": "x"}, {}, r"no known layout; found README"),
     "wnids": (
         {f"n0000000{n}/{n}{k}.JPEG": 2 * n + k for n in range(2) for k in range(2)},
