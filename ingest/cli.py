@@ -207,8 +207,9 @@ def build(
         from convnext_imagenet.ingest.shards.build import open_build, refuse_stale
         from convnext_imagenet.ingest.shards.image_policy import Conversion, ImagePolicy, Reencoding
         from convnext_imagenet.ingest.shards.parent import open_parent
-        from convnext_imagenet.ingest.shards.pool import sized_for
+        from convnext_imagenet.ingest.shards.pool import LocalPool
         from convnext_imagenet.ingest.shards.quarantine import allowed_number
+        from convnext_imagenet.ingest.shards.worker_start import sized_for
         from convnext_imagenet.ingest.source.detect import scan_data
         from convnext_imagenet.ingest.source.layout import scan_tree
         from convnext_imagenet.ingest.source.samples import SampleTree
@@ -236,7 +237,7 @@ def build(
                 plan = make_given_plan(tree, data, classes, unverified, wishes, seed, policy)
             else:
                 _refuse_wishes(data, wishes != Wishes() or bool(label_column or group_by))
-                _print_tree(data, tree)
+                _print_tree(data, tree, devkit or tree.devkit)
                 plan = make_plan(tree, classes, unverified, devkit, seed, policy, parent, train_shards)
             if drop:
                 plan = _without_dropped(plan, drop, data)
@@ -270,7 +271,8 @@ def build(
                 rows, shards = sum(unit.rows for unit in units), f"of {plural(len(units), 'shard')}"
                 if units:  # only the summary is missing after a quarantine that was too large
                     with progress(rows, "ingest", units=shards) as bar:
-                        job.write(units, sized_for(executor, rows), bar, bar.count_unit)
+                        sized = sized_for(executor, rows, policy) if isinstance(executor, LocalPool) else executor
+                        job.write(units, sized, bar, bar.count_unit)
                 outcome = job.finish(allowed_number(max_quarantine, plan.source["classes"], plan.images))
             unpacker.remove()
             _print_outcome(out, outcome)
@@ -385,7 +387,7 @@ def _print_samples(data: Path, tree: "SampleTree") -> None:
             click.echo(f"  left aside, {what}: {entries.count:,}, such as {entries.first!r}")
 
 
-def _print_tree(data: Path, tree: "TreeScan") -> None:
+def _print_tree(data: Path, tree: "TreeScan", devkit: Path | None) -> None:
     from convnext_imagenet.ingest.source.samples import split_of_word
 
     click.echo(f"{data}:")
@@ -396,7 +398,7 @@ def _print_tree(data: Path, tree: "TreeScan") -> None:
     for name in sorted(path.name for path in data.iterdir() if path.is_dir()):
         if split_of_word(name) == "test":
             click.echo(f"  {name}/: left out; of this layout, train and val are stored")
-    click.echo(f"  devkit: {tree.devkit.name if tree.devkit else 'none'}")
+    click.echo(f"  devkit: {devkit.name if devkit else 'none'}")
     if tree.kaggle:
         click.echo("  Kaggle's layout")
     if (ignored := tree.notes.ignored).count:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.junk import junk_kind
+from convnext_imagenet.ingest.source.samples import split_of_path
 from convnext_imagenet.ingest.source.scan_types import WNID, Folder, ScanNotes, SplitScan, printable
 
 # Beside class folders, a file with such a name is an image in the wrong place. Elsewhere names decide nothing.
@@ -159,6 +160,10 @@ def _how_to_flatten(relative: str, name: str) -> str:
     split, _, folder = relative.rpartition("/")
     if folder in ("train", "val"):
         return f"{folder}/ was unpacked inside {split}/: move all of {relative}/ up to {split}/"
+    if split == "." and (named := split_of_path(folder)):
+        return f"if {folder}/ is the split {named}, rename it to {named}/, or make a link: ln -s {folder} DATA/{named}"
+    if split == "." and name != "images":
+        return f"if {folder}/ is a split, rename it to train/, val/ or test/; if it is a class, move {name}/ elsewhere"
     if name == "images":
         return "move the images one level up, as in train/n01440764/n01440764_10026.JPEG"
     if not WNID.fullmatch(folder):

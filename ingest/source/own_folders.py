@@ -6,7 +6,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from convnext_imagenet.ingest.errors import IngestError, first_few
-from convnext_imagenet.ingest.source.folders import Links, folder_names, has_images, list_folder, scan_folders
+from convnext_imagenet.ingest.source.folders import (
+    ARCHIVE_ENDINGS,
+    Links,
+    folder_names,
+    has_images,
+    list_folder,
+    scan_folders,
+)
 from convnext_imagenet.ingest.source.own_lookaround import how_to_label, refuse_no_classes
 from convnext_imagenet.ingest.source.samples import Sample, SampleTree, split_of_word
 from convnext_imagenet.ingest.source.scan_types import EntryCount, Folder, ScanNotes, printable
@@ -60,9 +67,24 @@ def scan_split_folders(root: Path, links: Links, group_by: str) -> SampleTree:
     named = {name for names in by_split.values() for name in names}
     for entry in list_folder(root, ".", ScanNotes()):
         if entry.name not in named:
+            _require_no_split(entry, by_split, links)
             ignored.add(entry.name)
     kind = f"class folders in {', '.join(name for names in by_split.values() for name in names)}"
     return SampleTree(kind, samples, ignored, unlabelled, follows_links=links.follow)
+
+
+def _require_no_split(entry: os.DirEntry, by_split: Mapping[str, list[str]], links: Links) -> None:
+    """Raise IngestError for a broken link, or an archive, in place of a split: its images would be lost unseen."""
+    split = split_of_word(entry.name.partition(".")[0])
+    if not split or split in by_split:
+        return
+    links.check(Path(entry.path))
+    if entry.name.lower().endswith(ARCHIVE_ENDINGS):
+        others = ", ".join(name for (name,) in by_split.values())
+        raise IngestError(
+            f"{printable(entry.path)}: an archive beside {others}, so unpacking may have been interrupted; unpack it, "
+            f"or move it elsewhere"
+        )
 
 
 def scan_root_folders(root: Path, links: Links, group_by: str) -> SampleTree:

@@ -43,7 +43,6 @@ _CLUES = tuple(
             f"lists in a format of their own; to keep their splits, {_WRITE_TABLE} and split",
         ),
         (r".*\.(rar|7z|tar\.(bz2|xz|zst))", "an archive of a kind that is not read; unpack it"),
-        (r".*\.(zip|tar|tar\.gz|7z)\.[0-9]{2,3}|.*\.z[0-9]{2}", "a part of an archive; join and unpack its parts"),
     )
 )
 _MOST_LOOKED_AT = 1000  # entries of DATA, and of each folder in it

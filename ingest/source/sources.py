@@ -10,7 +10,8 @@ from pathlib import Path
 
 from convnext_imagenet.base.image_tables import SPLITS_FILE, STATE_FILE
 from convnext_imagenet.ingest.errors import IngestError, first_few
-from convnext_imagenet.ingest.source.folders import Links, folder_names, has_images, is_folder, list_folder
+from convnext_imagenet.ingest.source.folders import EXPECTED, Links, folder_names, has_images, is_folder, list_folder
+from convnext_imagenet.ingest.source.lookaround import look_around
 from convnext_imagenet.ingest.source.own_archives import Archive, find_archives, open_archives
 from convnext_imagenet.ingest.source.own_arrow import image_tables, saved_files, scan_arrow, with_splits
 from convnext_imagenet.ingest.source.own_folders import (
@@ -201,9 +202,17 @@ def scan_source(request: Request) -> SampleTree:
         if source.has_columns:  # the others look at every entry themselves
             _note_unused(request.root, tree)
         return tree
-    names = [printable(entry.name) for entry in list_folder(request.root, ".", ScanNotes())]
-    hint = clues(request.root) or (
+    raise IngestError(f"{request.root}: no known layout; {_what_lies_in(request.root)}")
+
+
+def _what_lies_in(root: Path) -> str:
+    """Return what was found instead of a layout, and what to do."""
+    if found := clues(root):
+        return found
+    if (found := look_around(root, "train")) != EXPECTED:
+        return found
+    names = [printable(entry.name) for entry in list_folder(root, ".", ScanNotes())]
+    return (
         f"found {first_few(names) or 'nothing'}; expected class folders, train and val, a table of file names and "
         f"labels, Parquet, save_to_disk, tars or zips (README, Your data)"
     )
-    raise IngestError(f"{request.root}: no known layout; {hint}")

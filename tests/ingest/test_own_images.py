@@ -24,18 +24,8 @@ from convnext_imagenet.records.verify import verify_records
 
 from .own_images import CLASSES, FORMS, Images, add, fresh, jpeg, make_images, put, root_folders, with_splits
 
+pytestmark = pytest.mark.usefixtures("write_here")
 SPLIT_ONLY = {"split folders"}
-
-
-@pytest.fixture(autouse=True)
-def write_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let shards be written in this process, which is faster than a new one."""
-
-    def run_here(function, tasks, count, workers, on_progress, on_unit) -> None:
-        for task in tasks:
-            function(task, on_progress)
-
-    monkeypatch.setattr("convnext_imagenet.ingest.shards.pool.run_units", run_here)
 
 
 def _run(data: Path, out: Path, *options: object) -> tuple[int, str]:
@@ -232,6 +222,27 @@ BAD = {
         {},
         r"contains only the folder flowers.*pass .*/flowers",
     ),
+    "zips": ({}, {"train.zip": "PK", "val.zip": "PK"}, {}, r"train\.zip: damaged or truncated.*or download it again"),
+    "backslashes": ({"train\\a\\1.jpg": 1}, {}, {}, r"no known layout; found files with backslashes.*7z or bsdtar"),
+    "a part of an archive": ({}, {"flowers.zip.001": "PK"}, {}, r"join the parts first: cat flowers\.zip\.\*"),
+    "val in an archive": (
+        {f"train/{path}": seed for path, seed in TWO.items()},
+        {"val.zip": "PK"},
+        {},
+        r"val\.zip: an archive beside train, so unpacking may have been interrupted",
+    ),
+    "splits of other names": (
+        {"set_train/a/1.jpg": 1, "set_train/b/1.jpg": 2, "set_val/a/2.jpg": 3},
+        {},
+        {},
+        r"if set_train/ is the split train, rename it to train/, or make a link: ln -s set_train DATA/train",
+    ),
+    "a misspelt train": (
+        {"trian/a/1.jpg": 1, "val/a/2.jpg": 3},
+        {},
+        {},
+        r"if trian/ is a split, rename it to train/, val/ or test/; if it is a class, move a/ elsewhere",
+    ),
     "an option with nothing to choose": (
         TWO,
         {},
@@ -258,6 +269,14 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, case: str):
     with pytest.raises(IngestError, match=message) as refused:
         _plan(tmp_path / "a", **options)
     assert "\n" not in str(refused.value)
+
+
+def test_a_broken_link_in_place_of_val_is_no_reason_to_split_by_a_hash(tmp_path: Path):
+    for path, seed in TWO.items():
+        put(tmp_path / "a" / "train" / path, jpeg(seed))
+    (tmp_path / "a" / "valid").symlink_to("/mnt/moved/val")
+    with pytest.raises(IngestError, match=r"valid: a broken or circular link; fix or remove it"):
+        _plan(tmp_path / "a")
 
 
 def test_files_without_a_row_are_left_out_with_a_count(tmp_path: Path):
