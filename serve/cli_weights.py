@@ -53,11 +53,21 @@ def weights() -> None:
     help="Replace the classifier of FILE, if any, by an untrained one for --classes, to be fine-tuned.",
 )
 @click.option("--no-head", is_flag=True, help="Leave out the classifier of FILE: the network gives features.")
+@click.option(
+    "--zero-shot",
+    type=options.PATH,
+    help="Text embeddings of the classes, .parquet or .safetensors: they become the classifier of a CLIP network.",
+)
+@click.option(
+    "--logit-scale",
+    type=click.FloatRange(min=0, min_open=True),
+    help="With --zero-shot: factor of the cosines.  [default: that of the embeddings, else of FILE]",
+)
 @options.transform
 @json_option()
 def import_command(
     file: Path, out: Path, scheme: str, use: str | None, classes: Path | None, fresh_head: bool, no_head: bool,
-    transform: TransformOptions, as_json: bool,
+    zero_shot: Path | None, logit_scale: float | None, transform: TransformOptions, as_json: bool,
 ) -> None:  # fmt: skip
     """Convert FILE, a ConvNeXt of Facebook, DINOv3, timm, transformers, MindCV, OpenCLIP or the MindSpore example.
 
@@ -66,11 +76,17 @@ def import_command(
     """
     if no_head and (fresh_head or classes):
         raise click.UsageError("--no-head leaves out the classes, too; leave out --fresh-head and --classes")
+    if zero_shot and (fresh_head or no_head):
+        raise click.UsageError("--zero-shot makes the classifier; leave out --fresh-head and --no-head")
+    if logit_scale is not None and not zero_shot:
+        raise click.UsageError("--logit-scale belongs to --zero-shot; pass that, too, or leave it out")
     with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.serve.weights.importing import ImportOptions, import_weights
         from convnext_imagenet.serve.weights.inspecting import inspect_weights
 
-        choices = ImportOptions(None if scheme == "auto" else scheme, use, classes, fresh_head, no_head, transform)
+        choices = ImportOptions(
+            None if scheme == "auto" else scheme, use, classes, fresh_head, no_head, zero_shot, logit_scale, transform
+        )
         imported = import_weights(file, out, choices)
         click.echo("\n".join(imported.lines))
         has_head = imported.card.config.num_classes > 0
