@@ -162,14 +162,12 @@ def _how_to_flatten(relative: str, name: str) -> str:
         return f"{folder}/ was unpacked inside {split}/: move all of {relative}/ up to {split}/"
     if split == "." and (named := split_of_path(folder)):
         return f"if {folder}/ is the split {named}, rename it to {named}/, or make a link: ln -s {folder} DATA/{named}"
-    if split == "." and name != "images":
-        return f"if {folder}/ is a split, rename it to train/, val/ or test/; if it is a class, move {name}/ elsewhere"
     if name == "images":
         return "move the images one level up, as in train/n01440764/n01440764_10026.JPEG"
     if not WNID.fullmatch(folder):
         return (
-            f"expected CLASS/IMAGE: if {printable(folder)} is above the classes, pass it as DATA; if it is a class and "
-            f"{printable(name)} a group of its images, pass --group-by folder; or move the inner folder elsewhere"
+            f"if {printable(folder)} is a split, rename it to train, val or test; if it is above the classes, pass it "
+            f"as DATA; if it is a class and {printable(name)} a group of its images, pass --group-by folder"
         )
     return f"{EXPECTED}; move the folder elsewhere"
 

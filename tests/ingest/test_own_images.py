@@ -227,9 +227,9 @@ BAD = {
     "a part of an archive": ({}, {"flowers.zip.001": "PK"}, {}, r"join the parts first: cat flowers\.zip\.\*"),
     "val in an archive": (
         {f"train/{path}": seed for path, seed in TWO.items()},
-        {"val.zip": "PK"},
+        {"val.rar": "Rar!"},
         {},
-        r"val\.zip: an archive beside train, so unpacking may have been interrupted",
+        r"val\.rar: an archive beside train, so unpacking may have been interrupted",
     ),
     "splits of other names": (
         {"set_train/a/1.jpg": 1, "set_train/b/1.jpg": 2, "set_val/a/2.jpg": 3},
@@ -241,7 +241,7 @@ BAD = {
         {"trian/a/1.jpg": 1, "val/a/2.jpg": 3},
         {},
         {},
-        r"if trian/ is a split, rename it to train/, val/ or test/; if it is a class, move a/ elsewhere",
+        r"if trian is a split, rename it to train, val or test; if it is above the classes.*--group-by folder",
     ),
     "an option with nothing to choose": (
         TWO,

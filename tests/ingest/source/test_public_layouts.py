@@ -46,7 +46,7 @@ REFUSED = {
     "EuroSAT": r"contains only the folder 2750.*pass .*/2750",
     "GTSRB, complete": r"several tables of images, Meta\.csv, Test\.csv, Train\.csv; keep one, or name them by",
     "iNaturalist 2018": r"contains only the folder train_val2018, and in it the folders Aves; pass",
-    "iNaturalist 2018, inside": r"2761: a folder inside a class folder.*if Aves is above the classes, pass it as DATA",
+    "iNaturalist 2018, inside": r"2761: a folder inside a class folder.*if Aves is a split.*if it is above the classes, pass it as DATA",
     "COCO": r"annotations, train2017, val2017: no class.*instances_train2017\.json: COCO's labels of objects",
     "COCO of Roboflow": r"train: contains images outside.*_annotations\.coco\.json: COCO's labels of objects",
     "YOLO": r"images, labels: no class.*found data\.yaml: YOLO's labels of objects, not of images; write a CSV",
@@ -74,7 +74,7 @@ REFUSED = {
     "ImageNet-V2": r"contains only the folder imagenetv2-matched-frequency-format-val.*pass",
     "ImageNet-Sketch, zip": r"its classes are ImageNet's wnids, such as n01440764.*--unverified",
     "a RAR": r"found flowers\.rar: an archive of a kind that is not read; unpack it",
-    "a part of a zip": r"found flowers\.zip\.001, flowers\.zip\.002: a part of an archive; join and unpack",
+    "a part of a zip": r"found flowers\.zip\.001, a part of an archive; join the parts first: cat flowers",
     "Kaggle's ImageNet, zip": r"challenge\.zip: ImageNet as Kaggle ships it; unpack it, and pass the folder that holds",
     "Parquet in a zip": r"a\.zip: contains data/train-0\.parquet; unpack it, tables of images are read as files",
 }
