@@ -180,6 +180,12 @@ def test_a_name_twice_in_a_zip_is_refused(tmp_path: Path):
         _plan(tmp_path)
 
 
+def test_a_zip_is_passed_by_its_folder(tmp_path: Path):
+    write(tmp_path, {"a.zip": ZIP})
+    with pytest.raises(IngestError, match=r"a\.zip: a file; put it into a folder of its own, and pass the folder"):
+        _plan(tmp_path / "a.zip")
+
+
 def test_a_table_in_a_zip_names_its_members(tmp_path: Path):
     table = lines("file_name,label", *(f"pictures/{n}.png,{'ab'[n % 2]}" for n in range(8)))
     tree, plan = _plan(_written(tmp_path, {"set.zip": images("set/pictures/{}.png", 9) | {"set/metadata.csv": table}}))
