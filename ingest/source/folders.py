@@ -13,6 +13,7 @@ from pathlib import Path
 
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.junk import junk_kind
+from convnext_imagenet.ingest.source.samples import split_of_path
 from convnext_imagenet.ingest.source.scan_types import WNID, Folder, ScanNotes, SplitScan, printable
 
 # Beside class folders, a file with such a name is an image in the wrong place. Elsewhere names decide nothing.
@@ -161,6 +162,10 @@ def _how_to_flatten(relative: str, name: str) -> str:
         return f"{folder}/ was unpacked inside {split}/: move all of {relative}/ up to {split}/"
     if name == "images":
         return "move the images one level up, as in train/n01440764/n01440764_10026.JPEG"
+    if split := split_of_path(folder):
+        return (
+            f"if {printable(folder)} is the split {split}, rename it or make a link: ln -s {printable(folder)} {split}"
+        )
     if not WNID.fullmatch(folder):
         return (
             f"expected CLASS/IMAGE: if {printable(folder)} is above the classes, pass it as DATA; if it is a class and "

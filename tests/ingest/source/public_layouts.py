@@ -194,6 +194,8 @@ LAYOUTS: dict[str, Layout] = {
     "ImageNet-A": of_classes("imagenet-a/", "n01498041 n01531178") | {"imagenet-a/README.txt": "x"},
     "ImageNet-V2": of_classes("imagenetv2-matched-frequency-format-val/", "0 1 2 10"),
     "ImageNet-Sketch, zip": {"ImageNet-Sketch.zip": of_classes("sketch/", "n01440764 n01443537")},
+    "ImageNet-21k": of_classes("imagenet21k_train/", "n00005787") | of_classes("imagenet21k_val/", "n00005787"),
+    "a zip of Windows, unpacked wrongly": images(r"train\daisy\{}.jpg"),
     "a RAR": {"flowers.rar": b"Rar!"},
     "a part of a zip": {"flowers.zip.001": b"PK", "flowers.zip.002": b"PK"},
 }
