@@ -166,6 +166,7 @@ LAYOUTS: dict[str, Layout] = {
         "train.csv": lines("image_id,label", *(f"{n}.jpg,{n % 2}" for n in range(8))),
     },
     "Kaggle's zips of splits": {"train.zip": of_classes("train/", "cat dog"), "test.zip": images("test/{}.jpg")},
+    "a zip whose folder names another split": {"test-data.zip": of_classes("train/", "x y")},
     "Kaggle's ImageNet, zip": {"imagenet-object-localization-challenge.zip": images("ILSVRC/Data/CLS-LOC/val/{}.JPEG")},
     "Parquet in a zip": {"a.zip": {"data/train-0.parquet": b"PAR1"}},
     "Caltech-101": of_classes("101_ObjectCategories/", "accordion BACKGROUND_Google"),

@@ -29,6 +29,7 @@ READ = {
     "cassava, zip": ("0 1", {"train": 5, "val": 3}, 0),
     "Places365": ("airfield alley", {"train": 6, "val": 6}, 0),
     "chest X-rays, zip": ("NORMAL PNEUMONIA", {"train": 6, "val": 6, "test": 6}, 0),
+    "a zip whose folder names another split": ("x y", {"train": 4, "val": 2}, 0),
     "Kaggle's zips of splits": ("cat dog", {"train": 4, "val": 2}, 3),
 }
 REFUSED = {
