@@ -184,8 +184,8 @@ def build(
 
     DATA is ImageNet as train/WNID/, val/ (flat or in class folders) and the devkit, as the official tars, which are not
     unpacked, or as Kaggle's ILSVRC/ and LOC_*; or your own images as class folders, with or without splits, a CSV or
-    metadata.jsonl, Hugging Face's Parquet or save_to_disk, or tars. DATA is never changed. To resume a stopped ingest,
-    run the same command again; if RECORDS were damaged later, with --repair.
+    metadata.jsonl, Hugging Face's Parquet or save_to_disk, zips or tars. DATA is never changed. To resume a stopped
+    ingest, run the same command again; if RECORDS were damaged later, with --repair.
     """
     if quality is not None and max_side is None and not convert:
         raise click.UsageError(

@@ -164,6 +164,10 @@ def _how_to_flatten(relative: str, name: str) -> str:
         return f"if {folder}/ is the split {named}, rename it to {named}/, or make a link: ln -s {folder} DATA/{named}"
     if name == "images":
         return "move the images one level up, as in train/n01440764/n01440764_10026.JPEG"
+    if split := split_of_path(folder):
+        return (
+            f"if {printable(folder)} is the split {split}, rename it or make a link: ln -s {printable(folder)} {split}"
+        )
     if not WNID.fullmatch(folder):
         return (
             f"if {printable(folder)} is a split, rename it to train, val or test; if it is above the classes, pass it "

@@ -42,6 +42,10 @@ _CLUES = tuple(
             r"(meta|labels|annotations|lists|imagesets|data)/.*\.txt",
             f"lists in a format of their own; to keep their splits, {_WRITE_TABLE} and split",
         ),
+        (
+            r".*\\.*",
+            "names with backslashes, as Windows writes them into zips; pass the folder of the zip, not unpacked",
+        ),
         (r".*\.(rar|7z|tar\.(bz2|xz|zst))", "an archive of a kind that is not read; unpack it"),
     )
 )

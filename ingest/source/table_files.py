@@ -6,6 +6,7 @@ without its ending.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -32,7 +33,10 @@ class FilesOnDisk:
 
     def __init__(self, root: Path, links: Links) -> None:
         self._root, self._links = root, links
-        self._beside: dict[str, list[str]] | None = None
+
+    @cached_property
+    def _beside(self) -> dict[str, list[str]]:
+        return _by_own_name(self._in_folders())
 
     def find(self, path: str) -> Sample | None:
         """Return the image that a path below DATA means, without a label; None if it is not there.
@@ -41,8 +45,6 @@ class FilesOnDisk:
         """
         if (found := self._at(path)) is not None or "/" in path:
             return found
-        if self._beside is None:
-            self._beside = _by_own_name(self._in_folders())
         beside = _only_one(path, self._beside.get(path, []))
         return self._at(beside) if beside else None
 
@@ -75,14 +77,19 @@ class FilesInArchives:
 
     def __init__(self, archives: Sequence[Archive]) -> None:
         self._archives = archives
-        self._of_path: dict[str, list[tuple[Archive, Member]]] = defaultdict(list)
-        for archive in archives:
+
+    @cached_property
+    def _of_path(self) -> dict[str, list[tuple[Archive, Member]]]:
+        found: dict[str, list[tuple[Archive, Member]]] = defaultdict(list)
+        for archive in self._archives:
             for name, member in archive.members.items():
                 for above in (archive.folder, archive.unpacked_folder):
-                    self._of_path[f"{above}/{name}".removeprefix("/")].append((archive, member))
-        self._beside = _by_own_name(
-            f"{archive.folder}/{name}".removeprefix("/") for archive in archives for name in archive.members
-        )
+                    found[_joined(above, name)].append((archive, member))
+        return found
+
+    @cached_property
+    def _beside(self) -> dict[str, list[str]]:
+        return _by_own_name(_joined(archive.folder, name) for archive in self._archives for name in archive.members)
 
     def find(self, path: str) -> Sample | None:
         """Return the image that a path below DATA means, without a label; None if it is not there.
@@ -107,6 +114,10 @@ class FilesInArchives:
                 path = PurePosixPath(archive.name, name)
                 if is_image_name(name) and path.parent in folders and str(path) not in paths:
                     yield str(path)
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
 def _by_own_name(paths: Iterable[str]) -> dict[str, list[str]]:

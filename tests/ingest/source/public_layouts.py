@@ -166,6 +166,7 @@ LAYOUTS: dict[str, Layout] = {
         "train.csv": lines("image_id,label", *(f"{n}.jpg,{n % 2}" for n in range(8))),
     },
     "Kaggle's zips of splits": {"train.zip": of_classes("train/", "cat dog"), "test.zip": images("test/{}.jpg")},
+    "a zip whose folder names another split": {"test-data.zip": of_classes("train/", "x y")},
     "Kaggle's ImageNet, zip": {"imagenet-object-localization-challenge.zip": images("ILSVRC/Data/CLS-LOC/val/{}.JPEG")},
     "Parquet in a zip": {"a.zip": {"data/train-0.parquet": b"PAR1"}},
     "Caltech-101": of_classes("101_ObjectCategories/", "accordion BACKGROUND_Google"),
@@ -194,6 +195,8 @@ LAYOUTS: dict[str, Layout] = {
     "ImageNet-A": of_classes("imagenet-a/", "n01498041 n01531178") | {"imagenet-a/README.txt": "x"},
     "ImageNet-V2": of_classes("imagenetv2-matched-frequency-format-val/", "0 1 2 10"),
     "ImageNet-Sketch, zip": {"ImageNet-Sketch.zip": of_classes("sketch/", "n01440764 n01443537")},
+    "ImageNet-21k": of_classes("imagenet21k_train/", "n00005787") | of_classes("imagenet21k_val/", "n00005787"),
+    "a zip of Windows, unpacked wrongly": images(r"train\daisy\{}.jpg"),
     "a RAR": {"flowers.rar": b"Rar!"},
     "a part of a zip": {"flowers.zip.001": b"PK", "flowers.zip.002": b"PK"},
 }

@@ -29,6 +29,7 @@ READ = {
     "cassava, zip": ("0 1", {"train": 5, "val": 3}, 0),
     "Places365": ("airfield alley", {"train": 6, "val": 6}, 0),
     "chest X-rays, zip": ("NORMAL PNEUMONIA", {"train": 6, "val": 6, "test": 6}, 0),
+    "a zip whose folder names another split": ("x y", {"train": 4, "val": 2}, 0),
     "Kaggle's zips of splits": ("cat dog", {"train": 4, "val": 2}, 3),
 }
 REFUSED = {
@@ -73,6 +74,8 @@ REFUSED = {
     "ImageNet-A": r"contains only the folder imagenet-a.*pass",
     "ImageNet-V2": r"contains only the folder imagenetv2-matched-frequency-format-val.*pass",
     "ImageNet-Sketch, zip": r"its classes are ImageNet's wnids, such as n01440764.*--unverified",
+    "ImageNet-21k": r"if imagenet21k_train is the split train, rename it or make a link: ln -s imagenet21k_train train",
+    "a zip of Windows, unpacked wrongly": r"found train.daisy.0\.jpg, .*names with backslashes.*pass the folder",
     "a RAR": r"found flowers\.rar: an archive of a kind that is not read; unpack it",
     "a part of a zip": r"found flowers\.zip\.001, a part of an archive; join the parts first: cat flowers",
     "Kaggle's ImageNet, zip": r"challenge\.zip: ImageNet as Kaggle ships it; unpack it, and pass the folder that holds",
@@ -178,6 +181,12 @@ def test_a_name_twice_in_a_zip_is_refused(tmp_path: Path):
         file.writestr("x/1.jpg", jpeg(2))
     with pytest.raises(IngestError, match=r"a\.zip: contains 'x/1\.jpg' twice; pack it again"):
         _plan(tmp_path)
+
+
+def test_a_zip_is_passed_by_its_folder(tmp_path: Path):
+    write(tmp_path, {"a.zip": ZIP})
+    with pytest.raises(IngestError, match=r"a\.zip: a file; put it into a folder of its own, and pass the folder"):
+        _plan(tmp_path / "a.zip")
 
 
 def test_a_table_in_a_zip_names_its_members(tmp_path: Path):
