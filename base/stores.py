@@ -202,6 +202,14 @@ def public_uri(uri: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}".rstrip("/")
 
 
+def without_credentials(word: str) -> str:
+    """Return a word of a command line as logs may show it: a URI, also behind `--option=`, by `public_uri`."""
+    found = re.match(r"(-[^=]*=)?([A-Za-z][A-Za-z0-9+.-]*):/+(?=[^/])", word)
+    if found is None:
+        return word
+    return f"{found[1] or ''}{public_uri(f'{found[2]}://{word[found.end() :]}')}"
+
+
 def local_reader(path: Path) -> ReadAt:
     """Return a function that reads a file of this machine from any offset, in any thread and after a fork.
 

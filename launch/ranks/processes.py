@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from convnext_imagenet.base.stores import without_credentials
 from convnext_imagenet.launch.devices import device_folders
 from convnext_imagenet.launch.ranks.heartbeat import HEARTBEAT_FILE, LAUNCHER_PIPE, read_announced_exit, read_heartbeat
 from convnext_imagenet.launch.ranks.job_outcome import RankState
@@ -118,7 +119,8 @@ class Processes:
     def _start_rank(self, rank: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         environment = {**self._folders(rank), **environment}
         with self.log(rank).open("ab") as log:
-            log.write(f"--- rank {rank}, {time.strftime('%Y-%m-%d %H:%M:%S')}: {self._command[1:]}\n".encode())
+            words = [without_credentials(word) for word in self._command[1:]]
+            log.write(f"--- rank {rank}, {time.strftime('%Y-%m-%d %H:%M:%S')}: {words}\n".encode())
             log.flush()
             if rank != self.screen_rank:
                 return self._spawn(self._command, {**environment, "TQDM_DISABLE": "1"}, log, log)

@@ -52,7 +52,11 @@ class FailingStore(pa_fs.FileSystem):
 @pytest.mark.parametrize(
     ("error", "requests", "kind"),
     [
-        (OSError(f"Upload failed for '{_URL}'. Azure Error: [AuthorizationPermissionMismatch] 403 no"), 1, ArtefactError),
+        (
+            OSError(f"Upload failed for '{_URL}'. Azure Error: [AuthorizationPermissionMismatch] 403 no"),
+            1,
+            ArtefactError,
+        ),
         (OSError(f"Upload failed for '{_URL}'. Azure Error: [ContainerNotFound] 404 no"), 1, ArtefactError),
         (OSError(f"{_URL}: google::cloud::Status(UNAUTHENTICATED: no"), 1, ArtefactError),
         (FileNotFoundError(2, f"{_URL}: NOT_FOUND"), 1, ArtefactError),
@@ -81,6 +85,20 @@ def test_only_what_may_pass_is_repeated_and_no_message_shows_a_signature(monkeyp
 )
 def test_googles_client_gets_a_limit_of_its_own_attempts(uri, opened):
     assert stores._with_few_attempts(uri) == opened
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("s3://user:hunter2@b/x?region=a", "s3://b/x"),
+        ("--records=abfs://account@c/x?sig=hunter2", "--records=abfs://account@c/x"),
+        ("s3:/user:hunter2@b/x", "s3://b/x"),
+        ("train.epochs=2", "train.epochs=2"),
+        ("records-out", "records-out"),
+    ],
+)
+def test_a_command_line_in_a_log_shows_no_credentials(word, shown):
+    assert stores.without_credentials(word) == shown
 
 
 @contextlib.contextmanager
