@@ -1,8 +1,8 @@
 """`make bench PART=cluster`: the cost of Ray over the local pool for the same work, and an estimate for clusters.
 
 Both run the same command over the same tree with one worker per core of this process, in turn, from start to finished
-records. `start` is the time for a handful of images, so `units` is the time of the work itself. The estimate compares
-the measured rate per core with the limits of what the nodes share.
+records. `start` is fitted to the times for all images and for a part of them: `units` is the time of the work itself.
+The estimate compares the measured rate per core with the limits of what the nodes share.
 """
 
 import math
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench_ingest import HANDFUL, lay_out
+from bench_ingest import PART, lay_out, rate_and_start
 from harness import report
 
 IMAGES = int(os.environ.get("CONVNEXT_BENCH_IMAGES", "40000"))
@@ -41,12 +41,12 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="bench-cluster-") as folder:
         root = Path(folder)
-        lay_out(root / "handful", HANDFUL)
+        lay_out(root / "part", PART)
         lay_out(root / "tree", IMAGES)
-        seconds: dict[tuple[str, str], list[float]] = {(e, t): [] for e in ENGINES for t in ("handful", "tree")}
+        seconds: dict[tuple[str, str], list[float]] = {(e, t): [] for e in ENGINES for t in ("part", "tree")}
         for number in range(ROUNDS + 1):
             for engine, tree in seconds:
-                if number or tree == "handful":  # the first round warms caches and does not count
+                if number or tree == "part":  # the first round warms caches and does not count
                     taken = _seconds(engine, root / tree, root / "out")
                     seconds[engine, tree] += [taken] if number else []
     rows = [_row(engine, seconds) for engine in ENGINES]
@@ -64,14 +64,15 @@ def _seconds(engine: str, tree: Path, out: Path) -> float:
 
 
 def _row(engine: str, seconds: dict[tuple[str, str], list[float]]) -> dict[str, Any]:
-    start, whole = (statistics.median(seconds[engine, tree]) for tree in ("handful", "tree"))
+    rate, start = rate_and_start(seconds[engine, "tree"], seconds[engine, "part"], IMAGES)
+    whole = statistics.median(seconds[engine, "tree"])
     base = statistics.median(seconds["local pool", "tree"])
     return {
         "what": f"ingest of {IMAGES} images, {CORES} workers, {engine}",
         "start s": start,
         "units s": whole - start,
         "whole s": whole,
-        "images/s": IMAGES / (whole - start),
+        "images/s": rate,
         "over local": whole / base - 1,
     }
 

@@ -207,8 +207,9 @@ def build(
         from convnext_imagenet.ingest.shards.build import open_build, refuse_stale
         from convnext_imagenet.ingest.shards.image_policy import Conversion, ImagePolicy, Reencoding
         from convnext_imagenet.ingest.shards.parent import open_parent
-        from convnext_imagenet.ingest.shards.pool import sized_for
+        from convnext_imagenet.ingest.shards.pool import LocalPool
         from convnext_imagenet.ingest.shards.quarantine import allowed_number
+        from convnext_imagenet.ingest.shards.worker_start import sized_for
         from convnext_imagenet.ingest.source.detect import scan_data
         from convnext_imagenet.ingest.source.layout import scan_tree
         from convnext_imagenet.ingest.source.samples import SampleTree
@@ -236,7 +237,7 @@ def build(
                 plan = make_given_plan(tree, data, classes, unverified, wishes, seed, policy)
             else:
                 _refuse_wishes(data, wishes != Wishes() or bool(label_column or group_by))
-                _print_tree(data, tree)
+                _print_tree(data, tree, devkit or tree.devkit)
                 plan = make_plan(tree, classes, unverified, devkit, seed, policy, parent, train_shards)
             if drop:
                 plan = _without_dropped(plan, drop, data)
@@ -270,7 +271,8 @@ def build(
                 rows, shards = sum(unit.rows for unit in units), f"of {plural(len(units), 'shard')}"
                 if units:  # only the summary is missing after a quarantine that was too large
                     with progress(rows, "ingest", units=shards) as bar:
-                        job.write(units, sized_for(executor, rows), bar, bar.count_unit)
+                        sized = sized_for(executor, rows, policy) if isinstance(executor, LocalPool) else executor
+                        job.write(units, sized, bar, bar.count_unit)
                 outcome = job.finish(allowed_number(max_quarantine, plan.source["classes"], plan.images))
             unpacker.remove()
             _print_outcome(out, outcome)
@@ -356,9 +358,9 @@ def _without_dropped(plan: "IngestPlan", drop: Path, data: Path) -> "IngestPlan"
 
 def _check_archives(data: Path) -> None:
     from convnext_imagenet.ingest.source.archives import check_archives
-    from convnext_imagenet.ingest.source.layout import find_archives
+    from convnext_imagenet.ingest.source.layout import official_archives
 
-    archives = find_archives(data)
+    archives = official_archives(data)
     with progress(sum(path.stat().st_size for path in archives), "md5", unit="B") as advance:
         check_archives(archives, advance)
     click.echo(f"{data}: the MD5 is the official one: {', '.join(path.name for path in archives)}")
@@ -385,7 +387,7 @@ def _print_samples(data: Path, tree: "SampleTree") -> None:
             click.echo(f"  left aside, {what}: {entries.count:,}, such as {entries.first!r}")
 
 
-def _print_tree(data: Path, tree: "TreeScan") -> None:
+def _print_tree(data: Path, tree: "TreeScan", devkit: Path | None) -> None:
     from convnext_imagenet.ingest.source.samples import split_of_word
 
     click.echo(f"{data}:")
@@ -396,7 +398,7 @@ def _print_tree(data: Path, tree: "TreeScan") -> None:
     for name in sorted(path.name for path in data.iterdir() if path.is_dir()):
         if split_of_word(name) == "test":
             click.echo(f"  {name}/: left out; of this layout, train and val are stored")
-    click.echo(f"  devkit: {tree.devkit.name if tree.devkit else 'none'}")
+    click.echo(f"  devkit: {devkit.name if devkit else 'none'}")
     if tree.kaggle:
         click.echo("  Kaggle's layout")
     if (ignored := tree.notes.ignored).count:
@@ -426,10 +428,9 @@ def _print_labels(plan: "IngestPlan") -> None:
     if source.get("labels"):
         counts = ", ".join(f"{name} {count:,}" for name, count in source["images"].items())
         click.echo(f"  splits: {source['split']}: {counts}")
-        click.echo(
-            f"  class 0 is {plan.classes[0].name}, class {len(plan.classes) - 1} {plan.classes[-1].name}: "
-            f"{source['class_index']}"
-        )
+        first, last = plan.classes[0], plan.classes[-1]
+        ends = f"class 0 is {first.name}" + (f", class {last.index} {last.name}" if last.index else "")
+        click.echo(f"  {ends}: {source['class_index']}")
     if plan.parent is not None:
         new = ", ".join(f"{len(split.keys):,} {split.name}" for split in plan.splits)
         click.echo(f"new: {new} images; the others are in {plan.parent.root}")
@@ -463,6 +464,9 @@ def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
     click.echo(f"{out}: finished, {rows} images")
     click.echo("  every stored image was decoded and read back")
     click.echo(f"  {_how_to_check(out)}")
+    if "train" not in outcome.rows:
+        click.echo(f"  to evaluate a network on them: convnext-serve eval CHECKPOINT --records {out}")
+        return
     click.echo(f"  to train: make train RECORDS={out}")
     click.echo(f"        or: convnext-train run CONFIG --records {out} --out RUN")
 

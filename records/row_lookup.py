@@ -1,7 +1,7 @@
-"""Single rows of an opened RECORDS directory, found by position or by key, and their description in words."""
+"""The index of an opened RECORDS directory, a row found in it by its key, and the description of a row in words."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +12,7 @@ from convnext_imagenet.records.images import inspect_image
 from convnext_imagenet.records.index import INDEX_FILE, read_columns
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.reader import Records
-from convnext_imagenet.records.schema import HOW_TO_REPAIR, MINDRECORD_SCHEMA, Row
+from convnext_imagenet.records.schema import HOW_TO_REPAIR, Row
 
 
 def read_index(records: Records, columns: Sequence[str]) -> pa.Table:
@@ -35,15 +35,6 @@ def find_key(records: Records, key: str) -> tuple[str, int]:
         if (row := pc.index(keys, key).as_py()) >= 0:
             return split, row
     raise ArtefactError(f"--key {key}: no such row; {records.root / INDEX_FILE} lists all keys")
-
-
-def read_rows(records: Records, split: str, first: int, count: int) -> Iterator[Row]:
-    """Return up to `count` rows of a split from position `first`. Raises ArtefactError when there is none."""
-    opened = records.split(split)
-    if first >= opened.rows:
-        raise ArtefactError(f"--row {first}: split {split!r} has only the rows 0..{opened.rows - 1}")
-    order = range(first, min(first + count, opened.rows))
-    return (Row(**fields) for fields in opened.read(order, list(MINDRECORD_SCHEMA)))
 
 
 def describe_row(row: Row, title: str, classes: Sequence[ClassEntry]) -> str:

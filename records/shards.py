@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import mindspore.dataset as ds
-from mindspore.mindrecord import FileWriter
+from mindspore.mindrecord import FileReader, FileWriter
 
 from convnext_imagenet.base.errors import ArtefactError, FailedError
+from convnext_imagenet.records.mindrecord_alone import is_mindrecord_alone
 from convnext_imagenet.records.page_sizes import PageLayout
 from convnext_imagenet.records.schema import INDEX_FIELDS, MINDRECORD_SCHEMA, Row, as_fields, validate_row
 
@@ -51,11 +51,27 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def read_back(path: Path) -> Iterator[Row]:
-    """Yield every row of one shard in the order in which it was written."""
+    """Yield every row of one shard, in the order in which it was written, as MindSpore reads it."""
+    return _read_alone(path) if is_mindrecord_alone() else _read_by_dataset(path)
+
+
+def _read_by_dataset(path: Path) -> Iterator[Row]:
+    import mindspore.dataset as ds  # here: it imports all of MindSpore
+
     columns = list(MINDRECORD_SCHEMA)
     dataset = ds.MindDataset([str(path)], columns_list=columns, shuffle=False, num_parallel_workers=1)
     for values in dataset.create_tuple_iterator(columns, num_epochs=1, output_numpy=True):
         yield Row(**dict(zip(columns, map(python_value, values), strict=True)))
+
+
+def _read_alone(path: Path) -> Iterator[Row]:
+    """Yield the rows by FileReader, which has the same C++ reader as MindDataset, and is five times as slow."""
+    reader = FileReader([str(path)], num_consumer=1, columns=list(MINDRECORD_SCHEMA))
+    try:
+        for fields in reader.get_next():
+            yield Row(**fields)
+    finally:
+        reader.close()
 
 
 def python_value(value: Any) -> Any:

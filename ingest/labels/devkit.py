@@ -16,8 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import scipy.io
-
 from convnext_imagenet.base.tars import BadTar, Seekable, walk_tar
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.labels.authority import LabelAuthority
@@ -88,8 +86,10 @@ def parse_meta(data: bytes, origin: str = _META) -> tuple[Leaf, ...]:
 
     Raises IngestError for other data, and for a class that is invalid or listed twice.
     """
+    from scipy.io import loadmat  # here: it takes 0.2 s, and many builds read no devkit
+
     try:
-        synsets = scipy.io.loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
+        synsets = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
         leaves = [_leaf(synset) for synset in synsets.reshape(-1) if int(synset["num_children"]) == 0]
     except Exception as error:  # SciPy raises a dozen types for damaged bytes, all with the same meaning here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -36,8 +36,7 @@ class LabelledSplit:
     `left_out` counts images of classes that were not chosen. `containers` are the files that hold the images of tars
     and tables, below DATA or absolute; if empty, the paths say it. `misnamed` are the paths of files whose name is not
     one of ImageNet's, so that nothing verifies their label, which is that of their folder, or NO_LABEL. `offsets` in a
-    tar and `modified_ns` are as in Folder; if empty, all are -1. `already_stored` counts images
-    that records have to which the others are added.
+    tar and `modified_ns` are as in Folder; if empty, all are -1.
     """
 
     name: str
@@ -50,7 +49,6 @@ class LabelledSplit:
     offsets: array = field(default_factory=lambda: array("q"))
     modified_ns: array = field(default_factory=lambda: array("q"))
     containers: list[str] = field(default_factory=list)
-    already_stored: int = 0
 
     @property
     def named_labels(self) -> Iterator[int]:
@@ -58,7 +56,7 @@ class LabelledSplit:
         return (label for path, label in zip(self.paths, self.labels, strict=True) if path not in self.misnamed)
 
     def chosen(self, positions: Sequence[int]) -> "LabelledSplit":
-        """Return the images at these positions; the others are counted as already stored."""
+        """Return the images at these positions."""
         paths = [self.paths[each] for each in positions]
         return LabelledSplit(
             name=self.name,
@@ -70,7 +68,7 @@ class LabelledSplit:
             misnamed=self.misnamed & set(paths),
             offsets=array("q", [self.offsets[each] for each in positions]),
             modified_ns=array("q", [self.modified_ns[each] for each in positions]),
-            already_stored=len(self.paths) - len(paths),
+            containers=[self.containers[each] for each in positions],
         )
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.ingest.errors import IngestError, first_few
 
 DEFAULT_VAL_FRACTION = 0.1
@@ -97,7 +98,7 @@ def _give_each_class(
     if short:
         example = f"{len(units_of[short[0]])} of {1 + len(wanted)} needed"
         raise IngestError(
-            f"{len(short)} classes have too few images, or groups of images, to be in train and "
+            f"{plural(len(short), 'class')} with too few images, or groups of images, to be in train and "
             f"{' and '.join(wanted)}: {first_few(short)} ({example}); add images, "
             f"or list the other classes in a file and pass --classes FILE"
         )

@@ -13,8 +13,9 @@ import numpy as np
 
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.ingest.shards.plan import IngestPlan, SplitPlan
-from convnext_imagenet.ingest.shards.pool import LocalPool, run_units, sized_for
+from convnext_imagenet.ingest.shards.pool import LocalPool
 from convnext_imagenet.ingest.shards.shard_writer import ShardTask, write_unit
+from convnext_imagenet.ingest.shards.worker_start import sized_for
 
 _SAMPLE = 200  # images; two seconds of a core
 _FEW = 8  # images of the small shard that a worker also writes, to tell what a shard costs from what an image costs
@@ -49,15 +50,13 @@ def forecast_build(plan: IngestPlan, data: Path, workers: int) -> BuildForecast:
 
     Images are taken evenly from all splits. Raises FailedIngestError as a build does.
     """
-    pool = sized_for(LocalPool(workers), plan.images)
-    used = min(
-        pool.workers if isinstance(pool, LocalPool) else workers, sum(split.shard_count for split in plan.splits)
-    )
+    pool = sized_for(LocalPool(workers), plan.images, plan.image_policy)
+    used = min(pool.workers, sum(split.shard_count for split in plan.splits))
     samples = [_sample(split, plan.images, used) for split in plan.splits if split.keys]
     with tempfile.TemporaryDirectory(prefix="convnext-forecast-") as name:
         tasks = list(_tasks(plan, samples, data.resolve(), Path(name)))
         begin = time.monotonic()
-        run_units(write_timed, iter(tasks), len(tasks), used, lambda count: None)
+        pool.run(write_timed, iter(tasks), len(tasks), lambda count: None)
         elapsed_s = time.monotonic() - begin
         timings = [json.loads(path.read_text()) for path in sorted(Path(name).glob("*.timing"))]
     counted_s = sum(timing["few_s"] + timing["seconds"] for timing in timings)

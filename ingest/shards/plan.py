@@ -223,7 +223,7 @@ def plan_tree(
 
 
 def _without_known(tree: LabelledTree, parent: Parent, policy: ImagePolicy) -> LabelledTree:
-    """Return the images that the parent does not have, with the number of the others in `already_stored`."""
+    """Return the images that the parent does not have."""
     splits = []
     for split in (tree.train, tree.val):
         new = new_images(parent, split.name, split.keys, split.labels, split.sizes, policy.reencoding is not None)

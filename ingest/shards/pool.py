@@ -11,18 +11,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeVar
 
 from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.base.signals import blocked
 from convnext_imagenet.ingest.errors import FailedIngestError
-from convnext_imagenet.launch.executor import Executor, OnProgress
+from convnext_imagenet.launch.executor import OnProgress
 
 Task = TypeVar("Task")
 _POLL_SECONDS = 0.2  # how often the progress bar moves
-_IMAGES_PER_WORKER = 500  # a process starts in 1.6 s of a core, in which another one checks and stores about as many
 _WORKER_DIED = (
     "a worker process died (out of memory, or killed); finished shards are kept; "
     "run the same command again to resume, with a smaller --workers if memory is short"
@@ -32,9 +31,10 @@ _progress_of_unit: Any = None  # in a worker: counters in shared memory, which a
 
 @dataclass(frozen=True)
 class LocalPool:
-    """An `Executor` that runs units in up to `workers` processes of this machine."""
+    """An `Executor` that runs units in up to `workers` processes of this machine; each calls `start` first."""
 
     workers: int
+    start: Callable[[], None] | None = None
 
     def run(
         self,
@@ -45,14 +45,7 @@ class LocalPool:
         on_unit: Callable[[], None] = lambda: None,
     ) -> None:
         """Run `count` tasks, see `run_units`. Raises FailedIngestError when a worker dies."""
-        run_units(function, tasks, count, self.workers, on_progress, on_unit)
-
-
-def sized_for(executor: Executor, images: int) -> Executor:
-    """Return the executor, with no more processes of this machine than the number of images pays for."""
-    if isinstance(executor, LocalPool):
-        return replace(executor, workers=max(1, min(executor.workers, images // _IMAGES_PER_WORKER)))
-    return executor
+        run_units(function, tasks, count, self.workers, on_progress, on_unit, self.start)
 
 
 def run_units(
@@ -62,18 +55,19 @@ def run_units(
     workers: int,
     on_progress: OnProgress,
     on_unit: Callable[[], None] = lambda: None,
+    start: Callable[[], None] | None = None,
 ) -> None:
     """Call `function(task, on_progress)` for each of `count` tasks in up to `workers` fresh processes.
 
-    Tasks are drawn as workers take them; `on_unit` is called after each. The first exception of a worker stops the
-    others and is raised here. Raises FailedIngestError when a worker dies.
+    Each process calls `start` first. Tasks are drawn as workers take them; `on_unit` is called after each. The first
+    exception of a worker stops the others and is raised here. Raises FailedIngestError when a worker dies.
     """
     if not count:
         return
     context = multiprocessing.get_context("spawn")  # threads of OpenCV or MindSpore do not survive a fork
     done = context.RawArray(ctypes.c_int64, count)
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(workers, count), context, _start_worker, (done,))
+    pool = ProcessPoolExecutor(min(workers, count), context, _start_worker, (done, start))
     try:
         _run(pool, function, enumerate(tasks), 2 * workers, _Meter(done, on_progress), on_unit)
     except BaseException as error:
@@ -125,11 +119,13 @@ def _run(
         meter.report()
 
 
-def _start_worker(progress_of_unit: Any) -> None:
+def _start_worker(progress_of_unit: Any, start: Callable[[], None] | None) -> None:
     global _progress_of_unit
     _progress_of_unit = progress_of_unit
     os.environ.setdefault("GLOG_v", "3")  # MindSpore then prints errors only
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    if start is not None:
+        start()
 
 
 def _die_with_parent() -> None:

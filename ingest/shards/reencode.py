@@ -15,7 +15,7 @@ from convnext_imagenet.ingest.shards.image_policy import (
 )
 from convnext_imagenet.records.images import LARGEST_PIXELS, BadImage, ImageInfo, decode_rgb
 
-_CONVERTED_KINDS = ("BMP", "GIF", "TIFF", "AVIF")  # Pillow's names
+CONVERTED_KINDS = ("BMP", "GIF", "TIFF", "AVIF")  # Pillow's names
 _GRAY_MODES = ("1", "L", "LA", "I;16", "I;16L", "I;16B")
 _LARGEST_SIDE_PX = 30_000
 LARGEST_SHRUNK_PIXELS = 170_000_000  # below twice Pillow's own limit, above which it refuses to open an image
@@ -74,7 +74,7 @@ def convert(image: bytes, how: Conversion) -> bytes | None:
     has more pixels or bytes than are stored.
     """
     try:
-        opened = Image.open(io.BytesIO(image), formats=_CONVERTED_KINDS)
+        opened = Image.open(io.BytesIO(image), formats=CONVERTED_KINDS)
     except (OSError, ValueError, SyntaxError):
         return None
     except Image.DecompressionBombError as error:

@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.archives import (
     CLASS_TAR,
@@ -106,7 +107,7 @@ def find_devkit(root: Path) -> Path | None:
     return min(candidates, key=preference, default=None)
 
 
-def find_archives(root: Path) -> list[Path]:
+def official_archives(root: Path) -> list[Path]:
     """Return the archives in `root` that have an official name. Raises IngestError when there is none."""
     paths = [root / name for name in OFFICIAL_MD5 if (root / name).is_file()]
     if not paths:
@@ -177,8 +178,8 @@ def _both(folder: Path, folders: SplitScan, tars: SplitScan) -> SplitScan:
         return tars
     if twice := sorted({one.class_name for one in folders.folders} & {one.class_name for one in tars.folders}):
         raise IngestError(
-            f"{folder / twice[0]}: beside {twice[0]}.tar, so unpacking may have been interrupted ({len(twice)} such "
-            f"classes); unpack the tar again and remove it, or remove the folder"
+            f"{folder / twice[0]}: beside {twice[0]}.tar, so unpacking may have been interrupted "
+            f"({plural(len(twice), 'such class')}); unpack the tar again and remove it, or remove the folder"
         )
     every = sorted((*folders.folders, *tars.folders), key=lambda one: os.fsencode(one.class_name))
     return SplitScan("train", False, tuple(every), "class folders and class tars", folders.notes)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.ingest.errors import IngestError, first_few
-from convnext_imagenet.ingest.source.folders import Links, scan_folders
-from convnext_imagenet.ingest.source.own_folders import folder_names
+from convnext_imagenet.ingest.source.folders import Links, folder_names, scan_folders
 from convnext_imagenet.ingest.source.samples import Sample, SampleTree
 from convnext_imagenet.ingest.source.scan_types import EntryCount, ScanNotes
 
@@ -33,7 +33,7 @@ def scan_tiny_imagenet(root: Path, links: Links) -> SampleTree:
     (folder,) = scan_folders(root, "val", "val/images", links, notes).folders
     if differing := sorted(set(folder.names) ^ wnid_of.keys()):
         raise IngestError(
-            f"{root / _ANNOTATIONS}: {len(differing)} images are only in it, or only in val/images: "
+            f"{root / _ANNOTATIONS}: {plural(len(differing), 'image')} only in it, or only in val/images: "
             f"{first_few(differing)}; unpack tiny-imagenet-200.zip again"
         )
     for name, size, modified_ns in zip(folder.names, folder.sizes, folder.modified_ns, strict=True):

@@ -160,7 +160,7 @@ def _live(run: Run, main: Callable[..., None]) -> None:
 
 
 def _run_alone(
-    function: Callable[..., None], tasks: Any, count: int, workers: int, on_progress: Any, on_unit: Any
+    function: Callable[..., None], tasks: Any, count: int, workers: int, on_progress: Any, on_unit: Any, start: Any
 ) -> None:
     for task in tasks:
         function(task, on_progress)

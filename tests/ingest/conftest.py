@@ -4,7 +4,7 @@ import io
 import shutil
 import tarfile
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,21 @@ def wide_tree(tmp_path_factory: pytest.TempPathFactory, pieces: Pieces) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return root
+
+
+@pytest.fixture(scope="module")
+def write_here() -> Iterator[list[str]]:
+    """Let shards be written in this process, which is faster than a new one; lists the shards written."""
+    written: list[str] = []
+
+    def run_here(function, tasks, count, workers, on_progress, on_unit, start) -> None:
+        for task in tasks:
+            function(task, on_progress)
+            written.append(task.shard)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("convnext_imagenet.ingest.shards.pool.run_units", run_here)
+        yield written
 
 
 def _folder_as_tar(folder: Path) -> bytes:

@@ -16,20 +16,8 @@ from convnext_imagenet.records import open_records
 from convnext_imagenet.records.cli import main as records
 from convnext_imagenet.records.reader import Records
 
+pytestmark = pytest.mark.usefixtures("write_here")
 NEW = ("n00000010_9", "n00000020_77", "n00000020_78")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def write_here() -> None:
-    """Let shards be written in this process, which is faster than a new one."""
-
-    def run_here(function, tasks, count, workers, on_progress, on_unit) -> None:
-        for task in tasks:
-            function(task, on_progress)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("convnext_imagenet.ingest.shards.pool.run_units", run_here)
-        yield
 
 
 def build(data: Path, out: Path, *options: str) -> Result:

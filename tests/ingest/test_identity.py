@@ -23,6 +23,7 @@ from convnext_imagenet.serve.inputs.records import open_split
 from convnext_imagenet.train.config.source import load_config
 from convnext_imagenet.train.run.plan import run_plan
 
+pytestmark = pytest.mark.usefixtures("write_here")
 RULES = {
     "image_checks": "CHECKS_VERSION",
     "shard_order": "SHARD_ORDER_VERSION",
@@ -43,17 +44,6 @@ def _build(data: Path, out: Path, allowed: int = 1) -> Records:
     with open_build(_plan(data), data, out) as job:
         _write(job, allowed)
     return Records.open(out)
-
-
-@pytest.fixture(autouse=True)
-def write_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let shards be written in this process, which is faster than a new one."""
-
-    def run_here(function, tasks, count, workers, on_progress, on_unit) -> None:
-        for task in tasks:
-            function(task, on_progress)
-
-    monkeypatch.setattr("convnext_imagenet.ingest.shards.pool.run_units", run_here)
 
 
 def _let_one_time_out(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -22,16 +22,7 @@ from convnext_imagenet.ingest.source.unpack import Unpacker
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.verify import verify_records
 
-
-@pytest.fixture(autouse=True)
-def write_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let shards be written in this process, which is faster than a new one."""
-
-    def run_here(function, tasks, count, workers, on_progress, on_unit) -> None:
-        for task in tasks:
-            function(task, on_progress)
-
-    monkeypatch.setattr("convnext_imagenet.ingest.shards.pool.run_units", run_here)
+pytestmark = pytest.mark.usefixtures("write_here")
 
 
 def _build(data: Path, out: Path, *options: str) -> str:
@@ -209,5 +200,5 @@ def test_imagenet_100_of_kaggle_and_tiny_imagenet(pieces, raw_tree: Path, tmp_pa
     assert [plan.classes[label].wnid for label in plan.splits[1].labels] == wnids
     assert tree.unlabelled.count == 1
     (tiny / "val" / "images" / "val_9.JPEG").write_bytes(pieces.jpeg(60))
-    with pytest.raises(IngestError, match=r"1 images are only in it, or only in val/images: val_9\.JPEG"):
+    with pytest.raises(IngestError, match=r"1 image only in it, or only in val/images: val_9\.JPEG"):
         scan_data(tiny, Unpacker(tmp_path / "u"))

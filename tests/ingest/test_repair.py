@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from convnext_imagenet.ingest.cli import main as ingest
 from convnext_imagenet.records.cli import main as records
 
+pytestmark = pytest.mark.usefixtures("write_here")
 SHARD = "train/imagenet-train-00000-of-00001.mindrecord"
 VAL_SHARD = "val/imagenet-val-00000-of-00001.mindrecord"
 
@@ -29,19 +30,6 @@ def _records(command: str, out: Path) -> Result:
 def _digests(root: Path) -> dict[str, str]:
     files = (path for path in root.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def write_here() -> None:
-    """Let shards be written in this process, which is faster than a new one."""
-
-    def run_here(function, tasks, count, workers, on_progress, on_unit) -> None:
-        for task in tasks:
-            function(task, on_progress)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("convnext_imagenet.ingest.shards.pool.run_units", run_here)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -20,20 +20,6 @@ def _plan(data: Path, **options) -> IngestPlan:
     return make_plan(scan_tree(data), **{"classes": "found", "unverified": False, "devkit": None, "seed": 0} | options)
 
 
-@pytest.fixture
-def write_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let shards be written in this process, which is faster than a new one; lists the shards written."""
-    written: list[str] = []
-
-    def run_here(function, tasks, count, workers, on_progress, on_unit) -> None:
-        for task in tasks:
-            function(task, on_progress)
-            written.append(task.shard)
-
-    monkeypatch.setattr("convnext_imagenet.ingest.shards.pool.run_units", run_here)
-    return written
-
-
 def _build(plan: IngestPlan, data: Path, out: Path, allowed: int = 0):
     with open_build(plan, data, out) as job:
         job.write(job.unfinished(), LocalPool(1), lambda count: None)

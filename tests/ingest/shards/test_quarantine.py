@@ -58,6 +58,14 @@ def test_as_many_as_allowed_pass():
     refuse_too_many(BAD, 3, Path("records"))
 
 
+@pytest.mark.parametrize(("kind", "is_named"), [("AVIF", True), ("HEIC", False)])
+def test_kinds_that_can_be_converted_are_told_of_the_option(kind: str, is_named: bool):
+    entry = Quarantined("val", "b", "val/b.JPEG", 1, "unsupported", f"{kind}, neither JPEG, PNG nor WebP")
+    with pytest.raises(QuarantineError) as caught:
+        refuse_too_many([entry], 0, Path("records"))
+    assert ("--convert stores BMP, GIF, TIFF and AVIF" in str(caught.value)) == is_named
+
+
 def test_more_than_allowed_are_refused_with_the_option_to_pass():
     with pytest.raises(QuarantineError) as caught:
         refuse_too_many(BAD, 2, Path("records"))

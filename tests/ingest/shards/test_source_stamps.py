@@ -13,6 +13,7 @@ from convnext_imagenet.ingest.shards.pool import LocalPool
 from convnext_imagenet.ingest.source.layout import scan_tree
 from convnext_imagenet.records.reader import Records
 
+pytestmark = pytest.mark.usefixtures("write_here")
 VAL_SHARD = "imagenet-val-00000-of-00001.mindrecord"
 IMAGE = "val/ILSVRC2012_val_00000001.JPEG"
 NOTE = ".stamps.json"
@@ -26,17 +27,6 @@ def _interrupted(data: Path, out: Path) -> None:
     """An ingest that wrote every shard and was stopped before it was marked as finished."""
     with open_build(_plan(data), data, out) as job:
         job.write(job.unfinished(), LocalPool(1), lambda count: None)
-
-
-@pytest.fixture(autouse=True)
-def write_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let shards be written in this process, which is faster than a new one."""
-
-    def run_here(function, tasks, count, workers, on_progress, on_unit) -> None:
-        for task in tasks:
-            function(task, on_progress)
-
-    monkeypatch.setattr("convnext_imagenet.ingest.shards.pool.run_units", run_here)
 
 
 def _replace(path: Path, data: bytes, later_ns: int) -> None:
