@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from convnext_imagenet.base.stores import without_credentials
 from convnext_imagenet.launch.devices import device_folders
 from convnext_imagenet.launch.ranks.heartbeat import HEARTBEAT_FILE, LAUNCHER_PIPE, read_announced_exit, read_heartbeat
 from convnext_imagenet.launch.ranks.job_outcome import RankState
@@ -119,6 +118,8 @@ class Processes:
     def _start_rank(self, rank: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         environment = {**self._folders(rank), **environment}
         with self.log(rank).open("ab") as log:
+            from convnext_imagenet.base.stores import without_credentials  # here: --help must not load PyArrow
+
             words = [without_credentials(word) for word in self._command[1:]]
             log.write(f"--- rank {rank}, {time.strftime('%Y-%m-%d %H:%M:%S')}: {words}\n".encode())
             log.flush()
