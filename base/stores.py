@@ -28,10 +28,14 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 ReadAt = Callable[[int, int], bytes]  # from an offset, up to so many bytes; fewer only at the end of the file
 _ATTEMPTS, _FIRST_PAUSE_S = 8, 0.1  # 12 s of pauses in total
+_GOOGLES_ATTEMPTS = "retry_limit_seconds=2"  # Google's client repeats requests for 15 minutes by itself
 _COPY_BYTES = 8 << 20
 # What a repeated request cannot change: rights, names, addresses.
 _FINAL = re.compile(
-    r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE|UNAUTHORIZED|HTTP status 40[0134]", re.I
+    r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE|UNAUTHORIZED|HTTP status 40[0134]"  # S3
+    r"|PERMISSION_DENIED|UNAUTHENTICATED"  # Google's
+    r"|Azure Error: \[\w*\] 40[0134]",
+    re.I,
 )
 
 
@@ -95,18 +99,21 @@ class StoreFolder:
             with self.store.open_output_stream(self._at(name)) as stream:
                 stream.write(data)
 
-        self._retrying(whole, name)
+        self._retrying(partial(self._into_a_bucket, whole), name)
 
     def upload(self, source: Path, name: str) -> None:
         """Write a file of this machine."""
 
-        def whole() -> None:
-            self._make_parent(name)
-            with source.open("rb") as file, self.store.open_output_stream(self._at(name)) as stream:
-                while piece := file.read(_COPY_BYTES):
-                    stream.write(piece)
+        with source.open("rb") as file:
 
-        self._retrying(whole, name)
+            def whole() -> None:
+                self._make_parent(name)
+                file.seek(0)
+                with self.store.open_output_stream(self._at(name)) as stream:
+                    while piece := file.read(_COPY_BYTES):
+                        stream.write(piece)
+
+            self._retrying(partial(self._into_a_bucket, whole), name)
 
     def download(self, name: str, target: Path) -> str:
         """Write a file to `target` on this machine, and return its SHA-256."""
@@ -132,6 +139,13 @@ class StoreFolder:
 
     def _at(self, name: str) -> str:
         return f"{self.path}/{name}" if self.path else name
+
+    def _into_a_bucket(self, write: Callable[[], None]) -> None:
+        """Write a file. Raises ArtefactError when the store has no such bucket, which some stores call a file."""
+        try:
+            write()
+        except FileNotFoundError as error:
+            raise ArtefactError(f"{self}: cannot be written ({_one_line(error)}); create the bucket first") from None
 
     def _make_parent(self, name: str) -> None:
         if isinstance(self.store, pa_fs.LocalFileSystem | pa_fs.HadoopFileSystem):
@@ -162,11 +176,19 @@ def open_folder(uri: str) -> StoreFolder:
     """Return the folder of a URI. Raises ArtefactError for an unknown store or an address that cannot be parsed."""
     shown = public_uri(uri)
     try:
-        store, path = pa_fs.FileSystem.from_uri(uri)
+        store, path = pa_fs.FileSystem.from_uri(_with_few_attempts(uri))
     except (OSError, ValueError, NotImplementedError, ImportError) as error:
         text = "the address cannot be parsed" if uri in str(error) or "Cannot parse" in str(error) else _one_line(error)
         raise ArtefactError(f"{shown}: cannot be opened ({text}); use a URI such as s3://bucket/folder") from None
     return StoreFolder(store, path.rstrip("/"), shown)
+
+
+def _with_few_attempts(uri: str) -> str:
+    """Return a URI of Google's store with a limit of its client's own attempts, other URIs as they are."""
+    address, _, query = uri.partition("?")
+    if not re.match(r"gc?s://", address) or "retry_limit_seconds=" in query:
+        return uri
+    return f"{address}?{'&'.join(filter(None, (query, _GOOGLES_ATTEMPTS)))}"
 
 
 def public_uri(uri: str) -> str:
@@ -178,6 +200,14 @@ def public_uri(uri: str) -> str:
     is_azure = parts.scheme in ("abfs", "abfss")  # there container@account is the address
     host = parts.netloc if is_azure and ":" not in parts.netloc.partition("@")[0] else parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}".rstrip("/")
+
+
+def without_credentials(word: str) -> str:
+    """Return a word of a command line as logs may show it: a URI, also behind `--option=`, by `public_uri`."""
+    found = re.match(r"(-[^=]*=)?([A-Za-z][A-Za-z0-9+.-]*):/+(?=[^/])", word)
+    if found is None:
+        return word
+    return f"{found[1] or ''}{public_uri(f'{found[2]}://{word[found.end() :]}')}"
 
 
 def local_reader(path: Path) -> ReadAt:

@@ -181,9 +181,7 @@ def _link_or_copy(source: Path, target: Path, file: Mapping[str, Any]) -> None:
         temporary.replace(target)
 
 
-def _follow(
-    lists: Iterable[dict[str, list[int]]], name: str, before: Sequence[int], after: Sequence[int]
-) -> None:
+def _follow(lists: Iterable[dict[str, list[int]]], name: str, before: Sequence[int], after: Sequence[int]) -> None:
     """Renew the stamp of a file that was only linked, which changes the time of its inode but not of its content."""
     for stamps in lists:
         if stamps.get(name) == before and after[:-1] == before[:-1]:

@@ -118,7 +118,10 @@ class Processes:
     def _start_rank(self, rank: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         environment = {**self._folders(rank), **environment}
         with self.log(rank).open("ab") as log:
-            log.write(f"--- rank {rank}, {time.strftime('%Y-%m-%d %H:%M:%S')}: {self._command[1:]}\n".encode())
+            from convnext_imagenet.base.stores import without_credentials  # here: --help must not load PyArrow
+
+            words = [without_credentials(word) for word in self._command[1:]]
+            log.write(f"--- rank {rank}, {time.strftime('%Y-%m-%d %H:%M:%S')}: {words}\n".encode())
             log.flush()
             if rank != self.screen_rank:
                 return self._spawn(self._command, {**environment, "TQDM_DISABLE": "1"}, log, log)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
+from convnext_imagenet.base.files import sha256_file
 from convnext_imagenet.base.protocol import read_finished
 from convnext_imagenet.ingest.cli import main as ingest
 from convnext_imagenet.records import open_records
@@ -88,6 +89,57 @@ def test_old_rows_stay_and_new_ones_follow(parent, increment, tmp_path):
     assert manifest["source"]["images"]["train"] == images + 3
     assert CliRunner().invoke(records, ["verify", str(out)]).exit_code == 0
     assert "nothing to do" in build(increment, out, "--onto", str(parent)).output
+
+
+def test_an_old_shard_is_read_once_and_only_if_it_has_changed(source, increment, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    parent, hashed = tmp_path / "parent", []
+
+    def noting(path: Path) -> str:
+        if path.suffix in (".mindrecord", ".db"):
+            hashed.append(path.relative_to(tmp_path).as_posix())
+        return sha256_file(path)
+
+    def grow(out: str) -> list[str]:
+        hashed.clear()
+        assert build(increment, tmp_path / out, "--onto", str(parent)).exit_code == 0
+        return [name for name in hashed if name.startswith("parent/")]
+
+    def opened(name: str) -> list[str]:
+        hashed.clear()
+        Records.open(tmp_path / name)
+        return sorted(name for name in hashed if name.endswith(".mindrecord"))
+
+    assert build(source, parent, "--classes", "found").exit_code == 0
+    monkeypatch.setattr("convnext_imagenet.base.protocol.sha256_file", noting)
+    assert grow("first") == []  # as they were written
+    assert len(opened("first")) == 3  # but nobody has compared them
+    assert grow("second") == []  # links changed the time of the inodes only
+    assert len(opened("parent")) == 2
+    assert grow("third") == []
+    assert opened("third") == ["third/train/imagenet-train-00001-of-00002.mindrecord"]
+    assert opened("parent") == []
+    shard = next((parent / "train").glob("*.mindrecord"))
+    os.utime(shard)
+    assert grow("fourth") == [f"parent/train/{shard.name}"]
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    assert "its SHA-256 is not the recorded one" in build(increment, tmp_path / "fifth", "--onto", str(parent)).output
+
+
+def test_a_copy_of_records_is_compared(parent, increment, tmp_path):
+    """A copy has the times of its copying, however old its receipts are; its tables have no stamps at all."""
+    copy = Path(shutil.copytree(parent, tmp_path / "copy"))
+    shard = next((copy / "train").glob("*.mindrecord"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1] + b"x")
+    receipt = shard.with_suffix(".json")
+    receipt.write_bytes(receipt.read_bytes())  # later than the shard
+    assert "its SHA-256 is not the recorded one" in build(increment, tmp_path / "a", "--onto", str(copy)).output
+    shard.write_bytes(whole)
+    table = shard.with_suffix(".parquet")
+    table.write_bytes(table.read_bytes()[:-1] + b"x")
+    found = build(increment, tmp_path / "b", "--onto", str(copy)).output
+    assert f"{table.name}: its content has changed" in found
 
 
 def test_the_whole_tree_may_be_given_and_grown_records_grow_again(parent, source, increment, tmp_path, pieces):

@@ -26,12 +26,14 @@ def start(tmp_path: Path, nothing_left: None) -> Iterator[Start]:
     """`start(program)` runs it as two ranks, of node `node_rank` of `nodes`."""
     started: list[Processes] = []
 
-    def start_program(program: str, nodes: int = 1, node_rank: int = 0, target: str = "CPU") -> Processes:
+    def start_program(
+        program: str, nodes: int = 1, node_rank: int = 0, target: str = "CPU", words: tuple[str, ...] = ()
+    ) -> Processes:
         logs = tmp_path / "logs"
         logs.mkdir(exist_ok=True)
         layout = Layout(2, target, nodes=nodes, node_rank=node_rank)
         cores = sorted(os.sched_getaffinity(0))
-        started.append(Processes([sys.executable, "-c", BEGIN + program], layout, logs, [cores, cores]))
+        started.append(Processes([sys.executable, "-c", BEGIN + program, *words], layout, logs, [cores, cores]))
         started[-1].start(60)
         return started[-1]
 
@@ -60,6 +62,13 @@ def _log(processes: Processes, rank: int) -> bytes:
     first, _, rest = processes.log(rank).read_bytes().partition(b"\n")
     assert first.startswith(b"--- rank %d, 20" % rank)
     return rest
+
+
+def test_the_command_in_a_log_shows_no_credentials(start: Start) -> None:
+    processes = start("", words=("--records", "s3://user:hunter2@bucket/x?region=a"))
+    _ended(processes)
+    for rank in (0, 1):
+        assert "'--records', 's3://bucket/x']" in processes.log(rank).read_text().partition("\n")[0]
 
 
 SHOW = "import os; print(*(os.environ.get(name, '-') for name in {names}))"
