@@ -16,6 +16,7 @@ from harness import report
 from PIL import Image
 from planted_copies import KINDS
 
+from convnext_imagenet.records.audit.evidence import Asked, Evidence
 from convnext_imagenet.records.audit.job import open_audit
 from convnext_imagenet.records.audit.sources import open_source
 
@@ -89,10 +90,10 @@ def _pairs(images: Path, out: Path) -> tuple[set[tuple[str, str]], float, float]
     import pyarrow.parquet as pq
 
     began = time.perf_counter()
-    with open_audit(open_source(images), [], images, out, 2) as job:
+    with open_audit(open_source(images), Asked(), images, out, 2) as job:
         job.write_parts(lambda count: None, lambda: False)
         decoded = time.perf_counter()
-        job.finish()
+        job.finish(Evidence())
     table = pq.read_table(out / "pairs.parquet", columns=["key_a", "key_b"]).to_pylist()
     pairs = {tuple(sorted((row["key_a"], row["key_b"]))) for row in table}
     return {(a, b) for a, b in pairs}, time.perf_counter() - began, decoded - began

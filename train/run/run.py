@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import mindspore
+import numpy as np
 
 from convnext_imagenet.base.files import write_atomically
 from convnext_imagenet.base.protocol import exclusive, finish, is_finished, read_finished, reopen
@@ -20,12 +21,13 @@ from convnext_imagenet.model.card import ModelCard, inherited_licence
 from convnext_imagenet.model.runtime import chip_name, cpu_kernels
 from convnext_imagenet.model.weights import load_weights
 from convnext_imagenet.records.audit.leaks import leak_line
-from convnext_imagenet.records.reader import Records
+from convnext_imagenet.records.reader import Records, Split
 from convnext_imagenet.train.config.config import Config, dotted_values
 from convnext_imagenet.train.config.fit import RunFacts, check_fit
 from convnext_imagenet.train.config.schedule import BatchParts, StepPlan, divide_batch, plan_steps
 from convnext_imagenet.train.config.sections import TrainSection
 from convnext_imagenet.train.config.source import load_config, to_toml
+from convnext_imagenet.train.data.order import training_rows
 from convnext_imagenet.train.errors import ConfigError, TrainError
 from convnext_imagenet.train.machine import available_memory_mib, read_disk
 from convnext_imagenet.train.run.advice import Room, room_warnings, start_warnings
@@ -112,7 +114,7 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
     """
     run, ranks = request.run, request.ranks
     records = ranks.first_rank_first(lambda: Records.open(request.records))
-    rows, counts = records.split("train").rows, records.split("train").entry.rows_per_class
+    rows, counts = _visited(records.split("train"), config)
     target = mindspore.get_context("device_target")
     check_fit(config, RunFacts(ranks.own.world, rows, len(records.classes), target, chip_name()))
     plan = plan_steps(config, rows, ranks.own.world)
@@ -190,6 +192,14 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
             finish(run, "run", _manifest(plan_id, checkpoints, history))
         ranks.wait_for_all()
         return _summary(run, config.train, was_finished=False)
+
+
+def _visited(split: Split, config: Config) -> tuple[int, tuple[int, ...]]:
+    """Return how many rows of train the run visits, and how many of each class."""
+    if not config.data.leave_out:
+        return split.rows, split.entry.rows_per_class
+    rows = training_rows(split, config)
+    return len(rows), tuple(np.bincount(split.labels()[rows], minlength=len(split.entry.rows_per_class)).tolist())
 
 
 def _held(run: Path, ranks: Ranks) -> contextlib.AbstractContextManager[None]:

@@ -21,6 +21,7 @@ from convnext_imagenet.base.files import sha256_json
 from convnext_imagenet.records.audit import parts
 from convnext_imagenet.records.audit.decisions import open_judged
 from convnext_imagenet.records.audit.doubted import doubted_sample_ids
+from convnext_imagenet.records.audit.evidence import Asked, Evidence
 from convnext_imagenet.records.audit.job import open_audit
 from convnext_imagenet.records.audit.leaks import leak_line
 from convnext_imagenet.records.audit.predictions import open_predictions_of
@@ -55,9 +56,9 @@ def _records(root, seed=0):
 
 def _run(source, out, predictions=(), stop_after=None, root=Path("/nowhere")):
     seen = []
-    with open_audit(source, predictions, root, out, 2) as job:
+    with open_audit(source, Asked(tuple(predictions)), root, out, 2) as job:
         job.write_parts(seen.append, lambda: stop_after is not None and sum(seen) >= stop_after)
-        return job.finish()
+        return job.finish(Evidence(tuple(predictions)))
 
 
 def _digests(out):
