@@ -163,7 +163,7 @@ def _config(folds: Folds, root: Path, folder: Path, run: Run) -> str:
     path = folder / "config.toml"
     if not path.is_file():
         text = run(("train", "suggest", str(root), "--minutes", f"{folds.minutes:g}"), True)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode())
     return str(path)
 

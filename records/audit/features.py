@@ -31,8 +31,8 @@ class FeatureSpace:
     classes: np.ndarray
 
     def whiten(self, features: np.ndarray) -> np.ndarray:
-        """Return whitened features, float32 (n, width)."""
-        return ((features - self.mean) @ self.to_white).astype(np.float32)
+        """Return whitened features, float64 (n, width)."""
+        return (features - self.mean) @ self.to_white
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,15 @@ def describe(labels: np.ndarray, parts: FeatureParts) -> Described:
     space = feature_space(labels, parts)
     if space is None:
         return described
-    planes = keyed_rng(0, "feature hash").standard_normal((len(space.mean), _BITS)).astype(np.float32)
+    planes = keyed_rng(0, "feature hash").standard_normal((len(space.mean), _BITS))
     squares = (space.classes**2).sum(1)
     for numbers, features in _finite(parts):
         white = space.whiten(features)
-        described.hashes[numbers] = np.packbits(white @ planes > 0, axis=1).view(np.uint64)[:, 0]
         to_classes = squares - 2 * white @ space.classes.T + (white**2).sum(1, keepdims=True)
+        nearest = to_classes.argmin(1)
         described.distances[numbers] = np.sqrt(np.maximum(0, to_classes.min(1)))
+        signs = (white - space.classes[nearest]) @ planes > 0  # else all images of a class would have near hashes
+        described.hashes[numbers] = np.packbits(signs, axis=1).view(np.uint64)[:, 0]
     return described
 
 
@@ -83,7 +85,7 @@ def feature_space(labels: np.ndarray, parts: FeatureParts) -> FeatureSpace | Non
     least = max(_LEAST_VARIANCE * variances.max(), np.finfo(np.float32).tiny)
     to_white = directions / np.sqrt(np.maximum(variances, least))
     mean = sums.sum(0) / counts.sum()
-    return FeatureSpace(mean, to_white, ((means - mean) @ to_white).astype(np.float32))
+    return FeatureSpace(mean, to_white, (means - mean) @ to_white)
 
 
 def outliers(distances: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
