@@ -86,7 +86,8 @@ class Judged:
         """Raise ArtefactError for a row of another split than the known ones."""
         if unknown := sorted({row.split for row in self.rows} - {*known}):
             raise ArtefactError(
-                f"{self.path}: rows of split {unknown[0]!r}, must be one of {', '.join(known)}; restore the column `split`"
+                f"{self.path}: rows of split {unknown[0]!r}, must be one of {', '.join(known)}; "
+                f"restore the column `split`"
             )
 
     def require_data(self, fingerprint: dict[str, str], data: Path) -> None:
