@@ -32,7 +32,7 @@ def run_program(arguments: Sequence[str], is_stopped: Callable[[], bool], return
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if returns_output else _STANDARD_ERROR,
         start_new_session=True,  # a terminal's signals are for the command, which passes one of them on
-        text=True,
+        encoding="utf-8",
     )
     try:
         output = _wait(process, is_stopped)

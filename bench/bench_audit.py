@@ -1,7 +1,8 @@
 """`make bench PART=audit`: copies and wrong labels, planted among images of CONVNEXT_SHARED_DATA, and who finds them.
 
 Copies of eight kinds: recall of each, and the share of all reported pairs that was planted. Wrong labels: how many of
-as many first rows were planted, from the same probabilities. Tools that CONVNEXT_BENCH_PEERS_PYTHON lacks are left out.
+as many first rows were planted, from the same probabilities. Tools that CONVNEXT_BENCH_PEERS_PYTHON lacks are left out. CONVNEXT_BENCH_DATA names one of
+the data sets, or `labels`.
 """
 
 import json
@@ -31,11 +32,15 @@ def main() -> None:
     """Plant copies in every data set of the folder, wrong labels in one, and count what each tool finds."""
     shared = Path(os.environ["CONVNEXT_SHARED_DATA"])
     rows: list[dict[str, Any]] = []
+    wanted = os.environ.get("CONVNEXT_BENCH_DATA")
     for name in ("nette96", "fullsize"):
+        if wanted not in (None, name):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             rows += _measure_copies(shared / name, Path(folder))
-    with tempfile.TemporaryDirectory() as folder:
-        rows += _measure_labels(shared / "nette96", Path(folder))
+    if wanted in (None, "labels"):
+        with tempfile.TemporaryDirectory() as folder:
+            rows += _measure_labels(shared / "nette96", Path(folder))
     report("audit", rows)
 
 

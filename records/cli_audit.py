@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at on
     from convnext_imagenet.records.audit.evidence import Run
 
 _PATH = click.Path(path_type=Path)
+_ON_DEVICES = (("train", "run"), ("serve", "predict"))
 
 
 @click.command()
@@ -57,10 +58,16 @@ _PATH = click.Path(path_type=Path)
     type=click.FloatRange(min=0, min_open=True),
     help="With --folds and --config auto: how long each training takes.",
 )
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --weights or --folds: devices of this machine that score and train.  [default: 1]",
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Threads that decode.  [default: one per core]")
 def audit(
     images: Path, out: Path, predictions: tuple[Path, ...], weights: Path | None, unseen: tuple[str, ...],
-    folds: int | None, config: str, minutes: float, workers: int | None,
+    folds: int | None, config: str, minutes: float, devices: int | None, workers: int | None,
 ) -> None:  # fmt: skip
     """Find copies within and across splits, doubtful labels and odd images.
 
@@ -71,6 +78,10 @@ def audit(
         raise click.UsageError("--unseen needs --weights CHECKPOINT")
     if folds is None and _is_stated("config", "minutes"):
         raise click.UsageError("--config and --minutes need --folds K")
+    if config != "auto" and _is_stated("minutes"):
+        raise click.UsageError("--minutes needs --config auto; a configuration states its epochs itself")
+    if devices is not None and weights is None and folds is None:
+        raise click.UsageError("--devices needs --weights CHECKPOINT or --folds K")
     with expected_errors():
         from convnext_imagenet.base.signals import StopSignals
         from convnext_imagenet.records.audit.evidence import Asked, Folds, check_folds, gather, open_network
@@ -84,7 +95,7 @@ def audit(
         opened = tuple(open_predictions_of(source, path) for path in predictions)
         threads = workers or len(os.sched_getaffinity(0))
         with StopSignals(f"run the same command again to resume in {out}", second_ends=True) as stop:
-            run = _programs(stop)
+            run = _programs(stop, devices or 1)
             network = open_network(weights, source, unseen, run) if weights else None
             trainings = Folds(folds, config, minutes) if folds else None
             if trainings:
@@ -108,12 +119,14 @@ def _is_stated(*options: str) -> bool:
     return any(context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE for name in options)
 
 
-def _programs(stop: "StopSignals") -> "Run":
-    """Return what runs our other programs and says so."""
+def _programs(stop: "StopSignals", devices: int) -> "Run":
+    """Return what runs our other programs, on `devices` where they take devices, and says so."""
     from convnext_imagenet.base.programs import run_program
 
     def run(arguments: Sequence[str], returns_output: bool) -> str:
         stop.check()
+        if devices > 1 and tuple(arguments[:2]) in _ON_DEVICES:
+            arguments = [*arguments, "--devices", str(devices)]
         click.echo(f"+ convnext {' '.join(arguments)}", err=True)
         return run_program(arguments, lambda: stop.received, returns_output)
 

@@ -181,6 +181,8 @@ def test_what_a_network_says_is_in_the_tables(tmp_path, root):
         (["--unseen", "val"], "--unseen needs --weights"),
         (["--config", "demo"], "need --folds K"),
         (["--minutes", "3"], "need --folds K"),
+        (["--folds", "2", "--config", "demo", "--minutes", "3"], "--minutes needs --config auto"),
+        (["--devices", "2"], "--devices needs --weights"),
         (["--folds", "1"], "2<=x<=20"),
     ],
 )
