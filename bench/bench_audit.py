@@ -1,8 +1,8 @@
 """`make bench PART=audit`: copies and wrong labels, planted among images of CONVNEXT_SHARED_DATA, and who finds them.
 
 Copies of eight kinds: recall of each, and the share of all reported pairs that was planted. Wrong labels: how many of
-as many first rows were planted, from the same probabilities. Tools that CONVNEXT_BENCH_PEERS_PYTHON lacks are left out. CONVNEXT_BENCH_DATA names one of
-the data sets, or `labels`.
+as many first rows were planted, from the same probabilities. Tools that CONVNEXT_BENCH_PEERS_PYTHON lacks are left out.
+CONVNEXT_BENCH_DATA names one of the data sets, or `labels`.
 """
 
 import json
