@@ -15,9 +15,10 @@ def without_dropped(plan: IngestPlan, judged: Judged, data: Path) -> IngestPlan:
     """Return the plan without the images that `judged` drops, and with the classes that it decides.
 
     Sample ids and the raw tree's fingerprint stay. Raises ArtefactError for an audit of other data, IngestError for an
-    image or class that the plan lacks.
+    image or class that the plan lacks, and when no image of a split would remain.
     """
     judged.require_data(plan.source["fingerprint"], data)
+    judged.require_splits([split.name for split in plan.splits])
     wnids = {entry.wnid: entry.index for entry in plan.classes}
     splits = tuple(_changed(split, judged, wnids) for split in plan.splits)
     relabelled = {
@@ -46,6 +47,8 @@ def _changed(split: SplitPlan, judged: Judged, wnids: Mapping[str, int]) -> Spli
                 )
             labels[numbers[row.key]] = wnids[row.suggested_wnid]
     dropped = {numbers[row.key]: _reason(row) for row in own if row.is_dropped}
+    if dropped and len(dropped) == len(split.keys):
+        raise IngestError(f"{judged.path}: drops every image of {split.name}; decide to keep some, or leave --drop out")
     return dataclasses.replace(split, labels=labels, dropped=dropped)
 
 

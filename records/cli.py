@@ -1,7 +1,6 @@
 """`convnext-records`: show, verify, print and draw what a RECORDS directory contains."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress
+from convnext_imagenet.records.cli_audit import audit, decisions
 from convnext_imagenet.records.cli_copies import diff, export, pull, push
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ def main() -> None:
     """Show what a RECORDS directory holds, and verify it."""
 
 
+main.add_command(audit)
+main.add_command(decisions)
 main.add_command(export)
 main.add_command(diff)
 main.add_command(push)
@@ -192,69 +194,3 @@ def gallery(records: Path, out: Path, split: str, wnids: tuple[str, ...], per_cl
         write_atomically(out, contact_page(strips, f"Images of {split}") if is_page else contact_sheet(strips, side))
         images = sum(len(strip.pictures) for strip in strips)
         click.echo(f"{out}: {plural(images, 'image')} of {plural(len(strips), 'class')} of {split}")
-
-
-@main.command()
-@click.argument("images", metavar="RECORDS", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="AUDIT directory to create or resume.")
-@click.option(
-    "--predictions",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="PREDICTIONS of a split with --logits, by a network that was not trained on it; one for each split.",
-)
-@click.option("--workers", type=click.IntRange(min=1), help="Threads that decode.  [default: one per core]")
-def audit(images: Path, out: Path, predictions: tuple[Path, ...], workers: int | None) -> None:
-    """Find copies within and across splits, doubtful labels and odd images.
-
-    RECORDS may also be a folder of images, whose folders are the classes. To resume a stopped audit, run the same
-    command again.
-    """
-    with expected_errors():
-        from convnext_imagenet.base.signals import StopSignals
-        from convnext_imagenet.records.audit.job import open_audit
-        from convnext_imagenet.records.audit.leaks import remember_leaks
-        from convnext_imagenet.records.audit.messages import audit_lines
-        from convnext_imagenet.records.audit.predictions import open_predictions_of
-        from convnext_imagenet.records.audit.sources import open_source
-
-        source = open_source(images)
-        opened = [open_predictions_of(source, path) for path in predictions]
-        threads = workers or len(os.sched_getaffinity(0))
-        with (
-            StopSignals(f"run the same command again to resume in {out}", second_ends=True) as stop,
-            open_audit(source, opened, images, out, threads) as job,
-        ):
-            if done := len(job.parts) - len(job.pending):
-                click.echo(f"{out}: {done} of {len(job.parts)} parts are there already", err=True)
-            with progress(job.pending_rows, "audit") as advance:
-                job.write_parts(advance, lambda: stop.received)
-            with progress(None, "compare", unit="pair") as advance:
-                summary = job.finish(advance)
-            remember_leaks(source, summary, out)
-        click.echo("\n".join(audit_lines(out, summary)))
-
-
-@main.command()
-@click.argument("audited", metavar="AUDIT", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
-@click.option(
-    "--from",
-    "earlier",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="CSV file with decisions to take over; may be repeated.",
-)
-def decisions(audited: Path, out: Path, earlier: tuple[Path, ...]) -> None:
-    """Write the flagged images of AUDIT as a CSV file, for people to decide: keep, drop or relabel.
-
-    Fill in the column `decision`. `convnext-ingest build --drop` and `convnext-serve eval --without` read the file.
-    """
-    with expected_errors():
-        from convnext_imagenet.base.html import plural
-        from convnext_imagenet.records.audit.decisions import export_decisions, open_judged
-
-        audit = open_judged(audited)
-        counts = export_decisions(audit, out, [open_judged(path) for path in earlier])
-        decided = ", ".join(f"{count:,} {decision}" for decision, count in sorted(counts.items()))
-        click.echo(f"{out}: {plural(len(audit.rows), 'image')} ({decided or 'none flagged'})")

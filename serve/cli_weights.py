@@ -96,13 +96,17 @@ def import_command(
 
 
 @weights.command()
-@click.argument("file", type=options.PATH)
+@click.argument("file", metavar="CHECKPOINT", type=options.PATH)
 @json_option()
 def inspect(file: Path, as_json: bool) -> None:
-    """Print network, classes, evaluation and origin of a weights FILE, from its header."""
+    """Print network, classes, evaluation and origin of a weights file or a RUN (its best epoch), from its header."""
     with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.serve.weights.inspecting import inspect_weights, inspection_lines
 
+        if file.is_dir():
+            from convnext_imagenet.serve.checkpoint import resolve_checkpoint  # loads MindSpore, which takes seconds
+
+            file = resolve_checkpoint(file)
         found = inspect_weights(file)
         report(found)
         if not as_json:

@@ -10,9 +10,10 @@ from convnext_imagenet.base.protocol import read_finished
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.weights import load_weights
 from convnext_imagenet.records.manifest import Manifest
-from convnext_imagenet.records.reader import Records
+from convnext_imagenet.records.reader import Records, Split
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import divide_batch, plan_steps
+from convnext_imagenet.train.data.order import training_rows
 from convnext_imagenet.train.run.advice import checkpoint_bytes, step_bytes
 from convnext_imagenet.train.run.initial_weights import GivenWeights, initial_weights
 from convnext_imagenet.train.step.parameters import evaluation_transform, network_config
@@ -49,7 +50,8 @@ class RunForecast:
 def forecast_run(config: Config, records: Path, devices: int) -> RunForecast:
     """Return what a run on finished records would do, without times. Raises ConfigError and ArtefactError."""
     manifest = Manifest.from_json(read_finished(records, "records"))
-    rows, section = manifest.splits["train"].rows, config.train
+    rows = len(training_rows(Split("train", manifest.splits["train"], records / "train"), config))
+    section = config.train
     network = network_config(config.model, len(manifest.classes))
     plan, parts = plan_steps(config, rows, devices), divide_batch(config, devices, rows)
     one = checkpoint_bytes(config, network)

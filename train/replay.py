@@ -12,7 +12,7 @@ from convnext_imagenet.train.augment.device import DeviceAugment, DeviceDraws, d
 from convnext_imagenet.train.augment.host import training_pixels
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import StepPlan, plan_steps
-from convnext_imagenet.train.data.order import draw_ids, training_order
+from convnext_imagenet.train.data.order import draw_ids, training_order, training_rows
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.step.parameters import evaluation_transform
 
@@ -41,7 +41,7 @@ def replay_sample(config: Config, records: Records, key: str, epoch: int) -> Rep
         raise TrainError(f"{key}: is in split {split!r}, but training uses only train; choose a key of train")
     if not 1 <= epoch <= config.train.epochs:
         raise TrainError(f"--epoch {epoch}: the run has only epochs 1 to {config.train.epochs}; choose one of them")
-    plan = plan_steps(config, records.split("train").rows)
+    plan = plan_steps(config, len(training_rows(records.split("train"), config)))
     order = training_order(records.split("train"), config, epoch)
     step, index, pair = _pair_of(order.rows, row, plan, key, epoch)
     rows = list(records.split("train").read(order.rows[pair], ("image", "sample_id", "key")))
@@ -64,7 +64,10 @@ def _pair_of(order: np.ndarray, row: int, plan: StepPlan, key: str, epoch: int) 
     """
     batch, positions = plan.global_batch_size, np.flatnonzero(order == row)
     if not len(positions):
-        raise TrainError(f"{key}: epoch {epoch} leaves this image out (data.balance_power); try another epoch")
+        raise TrainError(
+            f"{key}: epoch {epoch} leaves this image out (data.balance_power or data.leave_out); try another epoch or "
+            f"another key"
+        )
     step, position = divmod(int(positions[0]), batch)
     if step >= plan.steps_per_epoch:
         raise TrainError(

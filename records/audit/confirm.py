@@ -17,6 +17,8 @@ _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 _CORNER = (0.25, 0.5)  # of height and width: where a mark may be
 _MOST_TURNED = 0.03  # of the side: a copy is moved and scaled, but not turned or sheared
 _SCALES = (0.84, 1.06)
+_DEEP_SCALES = (0.45, 1.06)
+_DEEP_CROPS = (1.0, 0.92, 0.84, 0.76, 0.68, 0.6, 0.54)  # of a side
 _ECC_BLUR_PX = 3
 _EVERYWHERE = np.full((SMALL_PX, SMALL_PX), 255, np.uint8)
 _DETAIL_SIGMA_PX = 1.5
@@ -43,17 +45,38 @@ class Match:
 
 def compare(whole: np.ndarray, part: np.ndarray, window: Window) -> Match:
     """Return how alike the picture `part` and the window of `whole` are, both uint8 (48, 48)."""
-    first, second = whole.astype(np.float32), part.astype(np.float32)
-    given = _match(first, second, _initial_warp(window))
+    return _aligned(whole.astype(np.float32), part.astype(np.float32), _initial_warp(window), _SCALES)
+
+
+def compare_crops(whole: np.ndarray, part: np.ndarray) -> Match:
+    """Return how alike the picture `part` and the most alike part of `whole` are, both uint8 (48, 48).
+
+    The part is searched from the whole down to half of each side, so this takes as long as a dozen of `compare`.
+    """
+    window = max((_best_window(whole, part, length) for length in _DEEP_CROPS), key=lambda found: found[0])[1]
+    return _aligned(whole.astype(np.float32), part.astype(np.float32), _initial_warp(window), _DEEP_SCALES)
+
+
+def _best_window(whole: np.ndarray, part: np.ndarray, length: float) -> tuple[float, Window]:
+    """Return the correlation and the place of the square of this length that is most like `part`."""
+    side = round(length * SMALL_PX)
+    small = cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA)
+    _, correlation, _, (left, top) = cv2.minMaxLoc(cv2.matchTemplate(whole, small, cv2.TM_CCOEFF_NORMED))
+    return correlation, Window(top / SMALL_PX, left / SMALL_PX, side / SMALL_PX, side / SMALL_PX)
+
+
+def _aligned(first: np.ndarray, second: np.ndarray, start: np.ndarray, scales: tuple[float, float]) -> Match:
+    given = _match(first, second, start)
     if given.correlation < _WORTH_ALIGNING or given.distance < _ALIGNED:
         return given
     try:
         _, warp = cv2.findTransformECC(
-            second, first, _initial_warp(window), cv2.MOTION_AFFINE, _CRITERIA, _EVERYWHERE, _ECC_BLUR_PX
+            second, first, start.copy(), cv2.MOTION_AFFINE, _CRITERIA, _EVERYWHERE, _ECC_BLUR_PX
         )
     except cv2.error:  # it did not converge: pictures without contrast, or unlike ones
         return given
-    return min(given, _match(first, second, warp), key=lambda match: match.distance) if _is_plausible(warp) else given
+    moved = _match(first, second, warp) if _is_plausible(warp, scales) else given
+    return min(given, moved, key=lambda match: match.distance)
 
 
 def _match(first: np.ndarray, second: np.ndarray, warp: np.ndarray) -> Match:
@@ -84,10 +107,10 @@ def _masks() -> tuple[np.ndarray, ...]:
     return tuple(masks)
 
 
-def _is_plausible(warp: np.ndarray) -> bool:
+def _is_plausible(warp: np.ndarray, scales: tuple[float, float]) -> bool:
     (across, shear, _), (turn, down, _) = warp.tolist()
     is_upright = max(abs(shear), abs(turn), abs(across - down)) < _MOST_TURNED
-    return is_upright and all(_SCALES[0] < scale < _SCALES[1] for scale in (across, down))
+    return is_upright and all(scales[0] < scale < scales[1] for scale in (across, down))
 
 
 def _details(picture: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ relabel. It names the audit and the records in each row, because rows get sorted
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,14 @@ class Judged:
                 f"{self.path}: an audit of other images than {what}; run `convnext-records audit {what} --out AUDIT`"
             )
 
+    def require_splits(self, known: Collection[str]) -> None:
+        """Raise ArtefactError for a row of another split than the known ones."""
+        if unknown := sorted({row.split for row in self.rows} - {*known}):
+            raise ArtefactError(
+                f"{self.path}: rows of split {unknown[0]!r}, must be one of {', '.join(known)}; "
+                f"restore the column `split`"
+            )
+
     def require_data(self, fingerprint: dict[str, str], data: Path) -> None:
         """Raise ArtefactError unless the audited records were built from the raw tree with this fingerprint."""
         if self.data_sha256 != sha256_json(fingerprint):
@@ -92,6 +100,7 @@ class Judged:
 
 
 _COLUMNS = [field.name for field in fields(FlaggedRow)]
+_DELIMITERS = ",;\t"  # spreadsheets take a semicolon where the comma is the decimal point
 _IDENTITY = ("audit_sha256", "records_sha256", "data_sha256")
 
 
@@ -164,25 +173,38 @@ def _read_decisions(path: Path) -> Judged:
         raise ArtefactError(f"{path}: no such file or directory, expected AUDIT or a file of decisions") from None
     except UnicodeDecodeError:
         raise ArtefactError(f"{path}: not text in UTF-8; save the file of decisions as CSV in UTF-8") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    delimiter = max(_DELIMITERS, key=text.split("\n", 1)[0].count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     if missing := [name for name in (*_COLUMNS, *_IDENTITY) if name not in (reader.fieldnames or ())]:
         raise ArtefactError(
             f"{path}: not a file of decisions (no column {missing[0]!r}); "
             f"`convnext-records decisions AUDIT --out FILE` writes one"
         )
-    entries = list(reader)
+    try:
+        lines = enumerate(reader, 2)
+        entries = {line: entry for line, entry in lines if any(map(_text, entry.values()))}
+    except csv.Error as error:
+        raise ArtefactError(
+            f"{path}: cannot be read as CSV ({error}); save the file of decisions as CSV again"
+        ) from None
     if not entries:
         raise ArtefactError(f"{path}: no rows; `convnext-records decisions AUDIT --out FILE` writes one for each image")
-    identities = {tuple(entry[name] for name in _IDENTITY) for entry in entries}
+    identities = {tuple(_text(entry[name]) for name in _IDENTITY) for entry in entries.values()}
     if len(identities) > 1:
         raise ArtefactError(f"{path}: rows of {len(identities)} audits; put those of each audit into its own file")
-    rows = tuple(FlaggedRow(**{name: (entry[name] or "").strip() for name in _COLUMNS}) for entry in entries)
-    for line, row in enumerate(rows, 2):
+    by_line = {line: FlaggedRow(**{name: _text(entry[name]) for name in _COLUMNS}) for line, entry in entries.items()}
+    for line, row in by_line.items():
         _check_row(f"{path}, row {line}", row)
+    rows = tuple(by_line.values())
     if twice := [key for key, count in Counter((row.split, row.key) for row in rows).items() if count > 1]:
         raise ArtefactError(f"{path}: {' '.join(twice[0])} stands there twice; leave one row for each image")
     audit_sha256, records_sha256, data_sha256 = identities.pop()
     return Judged(path, sha256_file(path), audit_sha256, records_sha256, data_sha256, rows)
+
+
+def _text(value: str | list[str] | None) -> str:
+    """Return a cell without blanks; cells behind the last column are a list, missing ones None."""
+    return value.strip() if isinstance(value, str) else " ".join(value or ()).strip()
 
 
 def _check_row(where: str, row: FlaggedRow) -> None:

@@ -11,9 +11,10 @@ from convnext_imagenet.records.row_lookup import read_index
 def doubted_sample_ids(judged: Judged, records: Records, split: str) -> set[int]:
     """Return the sample ids of a split that an evaluation leaves out.
 
-    Raises ArtefactError for an audit of other records, for a key that the split lacks, and if no row would remain.
+    Raises ArtefactError for an audit of other records, a split or key that these lack, and if no row would remain.
     """
     judged.require_records(records.manifest_sha256, str(records.root))
+    judged.require_splits(records.manifest.splits.keys())
     index = read_index(records, ("split", "key", "sample_id"))
     own = index.filter(pc.equal(index["split"], split))
     by_key = dict(zip(own["key"].to_pylist(), own["sample_id"].to_pylist(), strict=True))

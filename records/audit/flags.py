@@ -4,8 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 
+from convnext_imagenet.records.audit.features import outliers
 from convnext_imagenet.records.audit.labels import Doubts
 from convnext_imagenet.records.audit.pairs import Pair
 
@@ -20,6 +22,7 @@ KINDS = {
     "copy": "a copy of an image with a smaller key and the same label in the same split",
     "label": "the network is confident of another class",
     "blank": "nearly one gray level",
+    "outlier": "its features are far from those of every class",
     "tiny_content": "a uniform border takes more than 70 % of the area",
     "extreme_aspect": "one side is more than four times the other",
 }  # in the order of severity: an image with several is listed under the first
@@ -27,6 +30,7 @@ LEAVES_EVALUATION = ("unreadable", "leak", "conflict", "copy", "label", "blank")
 BLANK_CONTRAST = 2.0  # standard deviation in levels of 255
 _TINY_CONTENT = 0.3
 _EXTREME_ASPECT = 4.0
+_OUTLIER = 4.0  # robust standard deviations
 
 
 @dataclass(frozen=True)
@@ -54,15 +58,21 @@ class _Reason:
 
 
 def make_flags(
-    rows: pa.Table, measures: pa.Table, pairs: Sequence[Pair], doubts: Iterable[tuple[Doubts, int]]
+    rows: pa.Table,
+    measures: pa.Table,
+    pairs: Sequence[Pair],
+    doubts: Iterable[tuple[Doubts, int]],
+    distances: np.ndarray | None = None,
 ) -> list[Flag]:
     """Return the flags in order of the images.
 
     `rows` and `measures` are the tables of the source and of the parts; each of the `doubts` comes with the number of
-    the first image of its split.
+    the first image of its split. `distances` are those of the images' features to the nearest class, float64, NaN
+    without features.
     """
     reasons: dict[int, list[_Reason]] = {}
-    for number, reason in [*_odd(measures), *_copies(rows, pairs), *_doubtful(doubts)]:
+    far = [] if distances is None else _outliers(rows, distances)
+    for number, reason in [*_odd(measures), *_copies(rows, pairs), *_doubtful(doubts), *far]:
         reasons.setdefault(number, []).append(reason)
     splits = rows["split"].to_pylist()
     order = {kind: place for place, kind in enumerate(KINDS)}
@@ -119,6 +129,16 @@ def _doubtful(doubts: Iterable[tuple[Doubts, int]]) -> Iterable[tuple[int, _Reas
         columns = (found.numbers.tolist(), found.suggested.tolist(), found.confidences.tolist())
         for number, suggested, confidence in zip(*columns, strict=True):
             yield first + number, _Reason("label", confidence, suggested)
+
+
+def _outliers(rows: pa.Table, distances: np.ndarray) -> Iterable[tuple[int, _Reason]]:
+    """Yield images far from every class, as seen from their own split: a network knows train better than val."""
+    splits = np.asarray(rows["split"].to_pylist())
+    for split in sorted(set(splits.tolist())):
+        numbers = np.flatnonzero(splits == split)
+        places, above = outliers(distances[numbers], _OUTLIER)
+        for number, far in zip(numbers[places].tolist(), above.tolist(), strict=True):
+            yield number, _Reason("outlier", 1 / far)
 
 
 def worst_first(rows: pa.Table, pairs: Sequence[Pair]) -> list[Pair]:

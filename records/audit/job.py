@@ -17,12 +17,14 @@ import numpy as np
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import is_leftover, sha256_file, write_atomically, write_json
+from convnext_imagenet.records.audit.evidence import Asked, Evidence
+from convnext_imagenet.records.audit.features import FEATURES_VERSION, Described, describe
 from convnext_imagenet.records.audit.fingerprint import FINGERPRINT_VERSION
 from convnext_imagenet.records.audit.flags import FLAGS_VERSION, Flag, count_kinds, make_flags
 from convnext_imagenet.records.audit.labels import LABELS_VERSION, Doubts, class_noise, find_doubts
 from convnext_imagenet.records.audit.pairs import LARGEST_DISTANCE, PAIRS_VERSION, Found, find_pairs
 from convnext_imagenet.records.audit.parts import FOLDER, Views, part_numbers, part_unit, write_part
-from convnext_imagenet.records.audit.predictions import Predictions
+from convnext_imagenet.records.audit.predictions import Probabilities
 from convnext_imagenet.records.audit.report import report_page
 from convnext_imagenet.records.audit.sources import Source
 from convnext_imagenet.records.audit.tables import PAIRS_FILE, ROWS_FILE, write_pairs, write_rows
@@ -49,7 +51,6 @@ class AuditJob:
     """The right of this process to write an audit; `open_audit` makes it."""
 
     source: Source
-    predictions: Sequence[Predictions]
     out: Path
     plan: dict[str, Any]
     plan_id: str
@@ -79,20 +80,23 @@ class AuditJob:
                 is_stopped,
             )  # fmt: skip
 
-    def finish(self, on_progress: OnProgress = lambda count: None) -> dict[str, Any]:
+    def finish(self, evidence: Evidence, on_progress: OnProgress = lambda count: None) -> dict[str, Any]:
         """Find pairs and flags, write tables, summary and report, mark the audit as finished; return the summary.
 
-        `on_progress` gets the number of candidates confirmed. Raises ArtefactError when a part is missing.
+        `evidence` is what networks said; `on_progress` gets the number of candidates confirmed. Raises ArtefactError
+        when a part is missing.
         """
         missing = [unit for unit in map(part_unit, range(len(self.parts))) if self._receipt(unit) is None]
         if missing:
             raise ArtefactError(f"{self.out / FOLDER / missing[0]}: missing; run the same command again to write it")
+        described = self._described(evidence) if evidence.features else None
         with contextlib.closing(Views.open(self.out, self.source.rows.num_rows)) as views:
-            found = find_pairs(views, self.workers, on_progress)
+            found = find_pairs(views, self.workers, on_progress, described.hashes if described else None)
             measures = views.table
         rows = self.source.rows
-        noise = [self._noise(each) for each in self.predictions]
-        flags = make_flags(rows, measures, found.pairs, [(each.doubts, each.first) for each in noise])
+        noise = [self._noise(each) for each in evidence.probabilities]
+        doubts = [(each.doubts, each.first) for each in noise]
+        flags = make_flags(rows, measures, found.pairs, doubts, described.distances if described else None)
         summary = self._summary(found, flags, noise)
         _write(self.out / PAIRS_FILE, lambda path: write_pairs(path, rows, found.pairs))
         _write(self.out / ROWS_FILE, lambda path: write_rows(path, rows, flags, self.source.wnids))
@@ -109,9 +113,23 @@ class AuditJob:
     def _receipt(self, unit: str) -> dict[str, Any] | None:
         return protocol.read_receipt(self.out / FOLDER, unit, self.plan_id, deep=True)
 
-    def _noise(self, predictions: Predictions) -> _Noise:
+    def _numbers(self, split: str) -> np.ndarray:
+        """Return the numbers of the images of a split, rising, int64."""
+        return np.flatnonzero(np.asarray(self.source.rows["split"].to_pylist()) == split)
+
+    def _described(self, evidence: Evidence) -> Described:
+        firsts = [int(self._numbers(each.split)[0]) for each in evidence.features]
+
+        def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for first, predictions in zip(firsts, evidence.features, strict=True):
+                for numbers, features in predictions.features():
+                    yield first + numbers, features
+
+        return describe(self.source.rows["label"].to_numpy(), parts)
+
+    def _noise(self, predictions: Probabilities) -> _Noise:
         rows = self.source.rows
-        numbers = np.flatnonzero(np.asarray(rows["split"].to_pylist()) == predictions.split)
+        numbers = self._numbers(predictions.split)
         labels = rows["label"].to_numpy()[numbers]
         return _Noise(
             predictions.split, int(numbers[0]), find_doubts(labels, predictions.parts, len(self.source.wnids)),
@@ -143,11 +161,11 @@ class AuditJob:
         }
 
 
-def plan_audit(source: Source, predictions: Sequence[Predictions]) -> dict[str, Any]:
+def plan_audit(source: Source, asked: Asked) -> dict[str, Any]:
     """Return the plan, all that decides the bytes of an audit, as JSON."""
     return {
         "source": source.identity,
-        "predictions": {each.split: each.sha256 for each in predictions},
+        **asked.identity(),
         "largest_distance": LARGEST_DISTANCE,
         "rules": {
             "image_checks": CHECKS_VERSION,
@@ -155,26 +173,28 @@ def plan_audit(source: Source, predictions: Sequence[Predictions]) -> dict[str, 
             "pairs": PAIRS_VERSION,
             "labels": LABELS_VERSION,
             "flags": FLAGS_VERSION,
+            **({"features": FEATURES_VERSION} if asked.network else {}),
         },
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
 
 
 @contextlib.contextmanager
-def open_audit(
-    source: Source, predictions: Sequence[Predictions], root: Path, out: Path, workers: int
-) -> Iterator[AuditJob]:
+def open_audit(source: Source, asked: Asked, root: Path, out: Path, workers: int) -> Iterator[AuditJob]:
     """Reserve `out` for the audit of the images in `root`.
 
     Raises ArtefactError when `out` lies inside `root`, belongs to another audit, or another process writes there, and
-    for two predictions of one split.
+    for two sources of probabilities of one split.
     """
     if out.resolve().is_relative_to(root.resolve()):
         raise ArtefactError(f"{out}: lies inside {root}; choose a directory outside of it")
-    splits = [each.split for each in predictions]
+    splits = asked.splits()
     if twice := {split for split in splits if splits.count(split) > 1}:
-        raise ArtefactError(f"--predictions: two of split {min(twice)}; pass one for each split")
-    plan = plan_audit(source, predictions)
+        raise ArtefactError(
+            f"labels of {min(twice)}: --predictions, --weights (--unseen) and --folds name this split twice; "
+            f"choose one of them for each split"
+        )
+    plan = plan_audit(source, asked)
     protocol.begin(out, "audit", plan)  # before the lock, so that a refused directory gets no lock file
     with protocol.exclusive(out):
         plan_id = protocol.begin(out, "audit", plan)
@@ -182,7 +202,7 @@ def open_audit(
             for path in folder.glob(".*.tmp"):
                 if is_leftover(path.name):
                     path.unlink(missing_ok=True)
-        yield AuditJob(source, predictions, out, plan, plan_id, workers)
+        yield AuditJob(source, out, plan, plan_id, workers)
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:

@@ -1,13 +1,17 @@
-"""Pairs of images that show the same: equal pixels by their digests, near copies by hashes and small pictures."""
+"""Pairs of images that show the same: equal pixels by their digests, near copies by hashes and small pictures.
+
+With features of a network, pairs of images that have near features are compared, too: these find smaller crops.
+"""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from convnext_imagenet.records.audit.confirm import compare
-from convnext_imagenet.records.audit.fingerprint import CROPS, UNMARKED, Window, mirrored, window_hashes
+from convnext_imagenet.records.audit.confirm import Match, compare, compare_crops
+from convnext_imagenet.records.audit.fingerprint import CROPS, UNMARKED, mirrored, window_hashes
 from convnext_imagenet.records.audit.neighbours import Hits, near_hashes
 from convnext_imagenet.records.audit.parts import Views
 
@@ -21,6 +25,7 @@ _LARGEST_CROP = 0.97  # of a side: a part that is larger counts as the whole
 _CROP, _MIRROR = 1, 2
 _HITS_AT_A_TIME = 4_000_000
 _TASK = 512  # candidates that a thread confirms at a time
+_MOST_ALIKE = 20  # candidates of an image by features: these are near for images of one class, too
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,14 @@ class _Candidates:
         return _Candidates(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
 
-def find_pairs(views: Views, workers: int, on_progress: Callable[[int], None] | None = None) -> Found:
-    """Return all pairs of the images of `views`, ordered by their numbers."""
+def find_pairs(
+    views: Views, workers: int, on_progress: Callable[[int], None] | None = None, features: np.ndarray | None = None
+) -> Found:
+    """Return all pairs of the images of `views`, ordered by their numbers.
+
+    `features` are hashes of the images' features, uint64 (images,), 0 for an image without.
+    """
+    advance = on_progress or (lambda count: None)
     equal, is_first = _equal_pixels(views)
     contrast = views.table["contrast"].to_numpy(zero_copy_only=False)
     is_flat = ~(contrast >= LEAST_CONTRAST)  # also what could not be decoded
@@ -72,9 +83,26 @@ def find_pairs(views: Views, workers: int, on_progress: Callable[[int], None] | 
     hashes, unmarked = _hashes(views)
     candidates = _search(views, searched, hashes[searched], unmarked[searched])
     kept, left_out = _without_crowds(candidates, views.image)
-    near = _confirm(views, kept, workers, on_progress or (lambda count: None))
+    compared = len(kept)
+    near = _confirm(kept, partial(_confirm_one, views), workers, advance)
+    if features is not None:
+        alike, alike_left_out = _alike(features, np.flatnonzero(is_first & ~is_flat & (features != 0)))
+        by_features = _confirm(alike, partial(_confirm_alike, views), workers, advance)
+        known = {frozenset((pair.first, pair.second)) for pair in near}
+        near += [pair for pair in by_features if frozenset((pair.first, pair.second)) not in known]
+        compared, left_out = compared + len(alike), left_out + alike_left_out
     pairs = sorted([*equal, *near], key=lambda pair: (pair.first, pair.second))
-    return Found(pairs, len(kept), left_out, int((is_first & is_flat).sum()))
+    return Found(pairs, compared, left_out, int((is_first & is_flat).sum()))
+
+
+def _alike(features: np.ndarray, searched: np.ndarray) -> tuple[_Candidates, int]:
+    """Return pairs of images with near features, once each, and how many were left out."""
+    merger = _Merger(np.arange(len(features), dtype=np.int32))
+    hashes = features[searched]
+    for hits in near_hashes(hashes, hashes, RADIUS_BITS):
+        windows = np.zeros(len(hits.entries), np.int64)
+        merger.add(searched[hits.entries], searched[hits.queries], windows, False, hits)
+    return _without_crowds(merger.result(), np.arange(len(features)), _MOST_ALIKE)
 
 
 def _equal_pixels(views: Views) -> tuple[list[Pair], np.ndarray]:
@@ -157,24 +185,29 @@ class _Merger:
         self._parts = [whole.chosen(order[is_best])]
 
 
-def _without_crowds(candidates: _Candidates, image: np.ndarray) -> tuple[_Candidates, int]:
-    """Return the candidates with at most 200 of each first image, the nearest ones, and how many were left out."""
+def _without_crowds(
+    candidates: _Candidates, image: np.ndarray, most: int = _MOST_CANDIDATES
+) -> tuple[_Candidates, int]:
+    """Return the candidates with at most `most` of each first image, the nearest ones, and how many were left out."""
     a = image[candidates.firsts]
     order = np.lexsort((candidates.seconds, candidates.distances, a))
     starts = np.searchsorted(a[order], a[order])
-    is_kept = np.arange(len(order)) - starts < _MOST_CANDIDATES
+    is_kept = np.arange(len(order)) - starts < most
     return candidates.chosen(np.sort(order[is_kept])), int((~is_kept).sum())
 
 
-def _confirm(views: Views, candidates: _Candidates, workers: int, on_progress: Callable[[int], None]) -> list[Pair]:
+def _confirm(
+    candidates: _Candidates, confirm_one: Callable[[_Candidates, int], Pair | None], workers: int,
+    on_progress: Callable[[int], None],
+) -> list[Pair]:  # fmt: skip
     """Return the confirmed pairs: the best of all candidates of two images."""
     best: dict[tuple[int, int], Pair] = {}
     tasks = [range(first, min(first + _TASK, len(candidates))) for first in range(0, len(candidates), _TASK)]
     with ThreadPoolExecutor(workers) as pool:
         for task, found in zip(
-            tasks, pool.map(lambda task: _confirm_some(views, candidates, task), tasks), strict=True
+            tasks, pool.map(lambda task: [confirm_one(candidates, number) for number in task], tasks), strict=True
         ):
-            for pair in found:
+            for pair in filter(None, found):
                 key = (min(pair.first, pair.second), max(pair.first, pair.second))
                 if key not in best or pair.distance < best[key].distance:
                     best[key] = pair
@@ -182,30 +215,38 @@ def _confirm(views: Views, candidates: _Candidates, workers: int, on_progress: C
     return list(best.values())
 
 
-def _confirm_some(views: Views, candidates: _Candidates, task: range) -> list[Pair]:
-    pairs = []
+def _confirm_one(views: Views, candidates: _Candidates, number: int) -> Pair | None:
+    """Return the pair of one candidate, if its pictures show the same."""
     images = views.table.num_rows
-    for number in task:
-        first, second = int(candidates.firsts[number]), int(candidates.seconds[number])
-        is_mirrored = bool(candidates.is_mirrored[number])
-        part = views.picture(second)
-        part = np.ascontiguousarray(part[:, ::-1]) if is_mirrored else part
-        match = compare(views.picture(first), part, _window(int(candidates.windows[number])))
-        if match.distance > LARGEST_DISTANCE:
-            continue
-        is_bordered = (first >= images) != (second >= images)
-        kind = _kind(is_mirrored, match.length, is_bordered)
-        pairs.append(Pair(int(views.image[first]), int(views.image[second]), kind, round(match.distance, 4)))
-    return pairs
+    first, second = int(candidates.firsts[number]), int(candidates.seconds[number])
+    is_mirrored = bool(candidates.is_mirrored[number])
+    part = _mirrored_if(is_mirrored, views.picture(second))
+    match = compare(views.picture(first), part, CROPS[int(candidates.windows[number])])
+    if match.distance > LARGEST_DISTANCE:
+        return None
+    kind = _kind(is_mirrored, match, is_bordered=(first >= images) != (second >= images))
+    return Pair(int(views.image[first]), int(views.image[second]), kind, round(match.distance, 4))
 
 
-def _window(number: int) -> Window:
-    return CROPS[number]
+def _confirm_alike(views: Views, candidates: _Candidates, number: int) -> Pair | None:
+    """Return the pair of two images with near features, if one shows the other or a part of it, or its mirror image."""
+    first, second = int(candidates.firsts[number]), int(candidates.seconds[number])
+    best: Pair | None = None
+    for whole, part in ((first, second), (second, first)):
+        for is_mirrored in (False, True):
+            match = compare_crops(views.picture(whole), _mirrored_if(is_mirrored, views.picture(part)))
+            if match.distance <= LARGEST_DISTANCE and (best is None or match.distance < best.distance):
+                best = Pair(whole, part, _kind(is_mirrored, match, is_bordered=False), round(match.distance, 4))
+    return best
 
 
-def _kind(is_mirrored: bool, length: float, is_bordered: bool) -> str:
+def _mirrored_if(is_mirrored: bool, picture: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(picture[:, ::-1]) if is_mirrored else picture
+
+
+def _kind(is_mirrored: bool, match: Match, is_bordered: bool) -> str:
     if is_mirrored:
         return "mirrored"
     if is_bordered:
         return "bordered"
-    return "cropped" if length < _LARGEST_CROP else "near"
+    return "cropped" if match.length < _LARGEST_CROP else "near"

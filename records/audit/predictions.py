@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow.compute as pc
@@ -15,9 +15,24 @@ from convnext_imagenet.base.protocol import bookkeeping_name, file_damage, read_
 from convnext_imagenet.records.audit.sources import RecordsSource, Source
 
 
+class Probabilities(Protocol):
+    """Probabilities of all classes for the rows of one split."""
+
+    @property
+    def split(self) -> str:
+        """Return the name of the split."""
+
+    @property
+    def sha256(self) -> str:
+        """Return what identifies the probabilities."""
+
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield numbers of rows in the split, int64 (n,), and probabilities, float32 (n, classes), of each part."""
+
+
 @dataclass(frozen=True)
 class Predictions:
-    """Finished predictions with logits for all rows of one split of the records."""
+    """Finished predictions for all rows of one split of the records."""
 
     root: Path
     split: str
@@ -26,22 +41,60 @@ class Predictions:
 
     def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield numbers of rows in the split, int64 (n,), and probabilities, float32 (n, classes), of each part."""
-        for name in self.files:
-            table = pq.read_table(self.root / name, columns=["sample_id", "logits"], partitioning=None)
-            table = table.filter(pc.is_valid(table["logits"])).combine_chunks()
-            numbers = table["sample_id"].to_numpy()
-            if not len(numbers):
-                continue
-            logits = table["logits"].chunk(0).flatten().to_numpy().reshape(len(numbers), -1).astype(np.float64)
+        for numbers, values in self._column("logits"):
+            logits = values.astype(np.float64)
             logits -= logits.max(1, keepdims=True)
             probabilities = np.exp(logits)
             yield numbers, (probabilities / probabilities.sum(1, keepdims=True)).astype(np.float32)
 
+    def features(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield numbers of rows in the split, int64 (n,), and features, float32 (n, width), of each part."""
+        yield from self._column("features")
 
-def open_predictions(root: Path, manifest_sha256: str, splits: list[str], wnids: list[str]) -> Predictions:
-    """Return predictions of the records whose manifest has this digest.
+    def _column(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for file in self.files:
+            table = pq.read_table(self.root / file, columns=["sample_id", name], partitioning=None)
+            table = table.filter(pc.is_valid(table[name])).combine_chunks()
+            if table.num_rows:
+                numbers = table["sample_id"].to_numpy()
+                yield numbers, table[name].chunk(0).flatten().to_numpy().reshape(len(numbers), -1)
 
-    Raises ArtefactError when they are unfinished, damaged, of other inputs or of other classes, or have no logits.
+
+@dataclass(frozen=True)
+class FoldedPredictions:
+    """Predictions of a split by one network for each fold, 1 and so on, which was trained without that fold.
+
+    `fold` is that of each row, int64 (rows,). A row gets the probabilities of the network that has not seen it.
+    """
+
+    by_fold: tuple[Predictions, ...]
+    fold: np.ndarray
+
+    @property
+    def split(self) -> str:
+        """Return the name of the split."""
+        return self.by_fold[0].split
+
+    @property
+    def sha256(self) -> str:
+        """Return the digest of all predictions."""
+        return sha256_json([each.sha256 for each in self.by_fold])
+
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield numbers of rows in the split, int64 (n,), and probabilities, float32 (n, classes), of each part."""
+        for fold, predictions in enumerate(self.by_fold, 1):
+            for numbers, probabilities in predictions.parts():
+                is_own = self.fold[numbers] == fold
+                if is_own.any():
+                    yield numbers[is_own], probabilities[is_own]
+
+
+def open_predictions(
+    root: Path, manifest_sha256: str, splits: list[str], wnids: list[str], needed: str = "logits"
+) -> Predictions:
+    """Return predictions of the records whose manifest has this digest; `needed` is a column that they must have.
+
+    Raises ArtefactError when they are unfinished, damaged, of other inputs or of other classes, or lack the column.
     """
     manifest = read_finished(root, "predictions")
     provenance = manifest["provenance"]
@@ -52,10 +105,9 @@ def open_predictions(root: Path, manifest_sha256: str, splits: list[str], wnids:
             f"{root}: predictions of other inputs than {' or '.join(splits)} of these records; run `convnext-serve "
             f"predict CHECKPOINT RECORDS --split SPLIT --logits` on them"
         )
-    if "logits" not in provenance["extras"]:
-        raise ArtefactError(
-            f"{root}: without probabilities of all classes (no column `logits`); predict again with --logits"
-        )
+    if needed not in provenance["extras"]:
+        what = "probabilities of all classes" if needed == "logits" else needed
+        raise ArtefactError(f"{root}: without {what} (no column `{needed}`); predict again with --{needed}")
     for file in manifest["parts"]:
         if damage := file_damage(root, file, deep=True):
             raise ArtefactError(f"{damage}; restore it from a copy, or predict again")

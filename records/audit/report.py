@@ -15,7 +15,7 @@ from convnext_imagenet.records.audit.sources import Source
 from convnext_imagenet.records.images import BadImage, decode_rgb
 
 MOST_PAIRS, MOST_ROWS = 200, 200
-_ODD = ("unreadable", "blank", "tiny_content", "extreme_aspect")
+_ODD = ("unreadable", "blank", "outlier", "tiny_content", "extreme_aspect")
 _SIDE_PX = 192
 _QUALITY = 75
 

@@ -1,7 +1,9 @@
 """`build --drop`: images that an audit or people name are left out or get another class, and nothing else changes."""
 
+import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from convnext_imagenet.ingest.cli import main as ingest
+from convnext_imagenet.records.audit.decisions import open_judged
 from convnext_imagenet.records.cli import main as records
 
 
@@ -39,14 +42,22 @@ def _build(data, out, *words):
     return _invoke(ingest, "build", data, "--out", out, "--unverified", "--classes", "found", "--workers", "1", *words)
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A raw tree, its records and their audit, which no test changes."""
+    root = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+        data = _tree(root / "data")
+        assert _build(data, root / "records").exit_code == 0
+        done = _invoke(records, "audit", root / "records", "--out", root / "audit")
+        assert done.exit_code == 0, done.output
+    return root
+
+
 @pytest.fixture
-def audited(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    data = _tree(tmp_path / "data")
-    assert _build(data, tmp_path / "records").exit_code == 0
-    done = _invoke(records, "audit", tmp_path / "records", "--out", tmp_path / "audit")
-    assert done.exit_code == 0, done.output
-    return data, tmp_path / "audit"
+def audited(built):
+    return built / "data", built / "audit"
 
 
 def _index(out):
@@ -60,7 +71,7 @@ def test_the_proposals_of_an_audit_leave_train(audited, tmp_path):
     quarantine = pq.read_table(tmp_path / "clean" / "quarantine.parquet").to_pylist()
     assert [(row["split"], row["reason"]) for row in quarantine] == [("train", "dropped")]
     assert quarantine[0]["detail"].startswith("leak of val/")
-    before, after = _index(tmp_path / "records"), _index(tmp_path / "clean")
+    before, after = _index(audited[1].parent / "records"), _index(tmp_path / "clean")
     gone = before.keys() - after.keys()
     assert gone == {("train", quarantine[0]["key"])}
     assert all(after[key]["sha256"] == before[key]["sha256"] for key in after)
@@ -83,7 +94,7 @@ def test_decisions_relabel_and_the_index_says_so(audited, tmp_path):
     decisions.write_text("\n".join(",".join(line) for line in lines) + "\n")
     done = _build(data, tmp_path / "clean", "--drop", decisions)
     assert done.exit_code == 0, done.output
-    before, after = _index(tmp_path / "records"), _index(tmp_path / "clean")
+    before, after = _index(audited[1].parent / "records"), _index(tmp_path / "clean")
     changed = {
         key: (after[key]["wnid"], after[key]["label_source"])
         for key in after
@@ -103,3 +114,88 @@ def test_an_audit_of_other_data_is_refused(audited, tmp_path):
     assert done.exit_code == 1
     assert "were not built from" in done.output
     assert not (tmp_path / "clean" / "_SUCCESS").exists()
+
+
+def _decisions(audit, path, change=lambda rows: None):
+    """The file of decisions of an audit, as rows that `change` may change."""
+    assert _invoke(records, "decisions", audit, "--out", path).exit_code == 0
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    change(rows)
+    _write(path, rows)
+    return rows
+
+
+def _write(path, rows, delimiter=",", start=""):
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, list(rows[0]), delimiter=delimiter, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_bytes((start + buffer.getvalue()).encode())
+
+
+@pytest.mark.parametrize(("delimiter", "start"), [(";", "\ufeff"), ("\t", "\ufeff"), (",", "\ufeff")])
+def test_a_file_that_a_spreadsheet_saved_means_the_same(audited, tmp_path, delimiter, start):
+    path = tmp_path / "decisions.csv"
+    rows = _decisions(audited[1], path)
+    rows[0] |= {"decision": "keep", "note": "a note; with, marks"}
+    rows[1] |= {"decision": "drop"}
+    _write(path, rows)
+    expected = open_judged(path).rows
+    _write(path, [*rows, dict.fromkeys(rows[0], "")], delimiter, start)  # spreadsheets leave empty rows behind
+    assert open_judged(path).rows == expected
+    assert [row.is_dropped for row in expected] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key": "nobody"}, "of DATA has no image 'nobody'"),
+        ({"split": "trian"}, "rows of split 'trian', must be one of train, val"),
+        ({"decision": "delete"}, "decision 'delete', must be empty or one of keep, drop, relabel"),
+        ({"audit_sha256": ""}, "rows of 2 audits"),
+    ],
+)
+def test_a_row_that_names_nothing_is_refused_and_nothing_is_written(audited, tmp_path, change, message):
+    data, audit = audited
+    path = tmp_path / "decisions.csv"
+    _decisions(audit, path, lambda rows: rows[0].update({"decision": "drop"} | change))
+    done = _build(data, tmp_path / "clean", "--drop", path)
+    assert done.exit_code == 1, done.output
+    assert message in done.output
+    assert not (tmp_path / "clean").exists()
+
+
+def test_a_file_in_another_encoding_is_refused(audited, tmp_path):
+    data, audit = audited
+    path = tmp_path / "decisions.csv"
+    _decisions(audit, path, lambda rows: rows[0].update(note="Käfer"))
+    path.write_bytes(path.read_text().encode("latin-1"))
+    assert "save the file of decisions as CSV in UTF-8" in _build(data, tmp_path / "clean", "--drop", path).output
+
+
+@pytest.mark.parametrize("splits", [("train",), ("val",), ("train", "val")])
+def test_dropping_every_image_of_a_split_is_refused(audited, tmp_path, splits):
+    data, audit = audited
+    path = tmp_path / "decisions.csv"
+    rows = _decisions(audit, path)
+    everything = [
+        rows[0] | {"split": split, "key": key, "decision": "drop"}
+        for split, key in _index(audited[1].parent / "records")
+        if split in splits
+    ]
+    _write(path, everything)
+    done = _build(data, tmp_path / "clean", "--drop", path)
+    assert done.exit_code == 1, done.output
+    assert f"drops every image of {splits[0]}; decide to keep some" in done.output
+    assert not (tmp_path / "clean").exists()
+
+
+def test_an_interrupted_audit_drops_nothing(audited, tmp_path):
+    data, audit = audited
+    unfinished = shutil.copytree(audit, tmp_path / "audit")
+    (unfinished / "_SUCCESS").unlink()
+    done = _build(data, tmp_path / "clean", "--drop", unfinished)
+    assert done.exit_code == 1
+    assert "unfinished" in done.output
+    assert "convnext-records audit" in done.output

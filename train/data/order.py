@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convnext_imagenet.records.epoch_order import balanced_order, epoch_order, occurrences
+from convnext_imagenet.records.folds import folds_of, parse_fold
 from convnext_imagenet.records.reader import Split
 from convnext_imagenet.train.config.config import Config
 
@@ -20,16 +21,26 @@ class EpochOrder:
     occurrences: np.ndarray
 
 
+def training_rows(split: Split, config: Config) -> np.ndarray:
+    """Return the rows of train that a run may visit, rising, int64: all, or those outside of `data.leave_out`.
+
+    Raises ArtefactError when the images' digests are needed and cannot be read.
+    """
+    fold = parse_fold(config.data.leave_out)
+    return np.arange(split.rows) if fold is None else np.flatnonzero(folds_of(split, fold[1]) != fold[0])
+
+
 def training_order(split: Split, config: Config, epoch: int) -> EpochOrder:
     """Return the order of an epoch: a permutation, or with `data.balance_power` more even classes.
 
-    Raises ArtefactError when the labels are needed and cannot be read.
+    Raises ArtefactError when labels or digests are needed and cannot be read.
     """
     seed, power = config.train.seed, config.data.balance_power
+    visited = training_rows(split, config)
     if not power:
-        rows = epoch_order(split.rows, seed, epoch, config.data.shuffle_block_rows)
+        rows = visited[epoch_order(len(visited), seed, epoch, config.data.shuffle_block_rows)]
         return EpochOrder(rows, np.zeros(len(rows), np.int64))
-    rows = balanced_order(split.labels(), seed, epoch, power)
+    rows = visited[balanced_order(split.labels()[visited], seed, epoch, power)]
     return EpochOrder(rows, occurrences(rows))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import mindspore
+import numpy as np
 
 from convnext_imagenet.base.files import write_atomically
 from convnext_imagenet.base.protocol import exclusive, finish, is_finished, read_finished, reopen
@@ -20,12 +21,13 @@ from convnext_imagenet.model.card import ModelCard, inherited_licence
 from convnext_imagenet.model.runtime import chip_name, cpu_kernels
 from convnext_imagenet.model.weights import load_weights
 from convnext_imagenet.records.audit.leaks import leak_line
-from convnext_imagenet.records.reader import Records
+from convnext_imagenet.records.reader import Records, Split
 from convnext_imagenet.train.config.config import Config, dotted_values
 from convnext_imagenet.train.config.fit import RunFacts, check_fit
 from convnext_imagenet.train.config.schedule import BatchParts, StepPlan, divide_batch, plan_steps
 from convnext_imagenet.train.config.sections import TrainSection
 from convnext_imagenet.train.config.source import load_config, to_toml
+from convnext_imagenet.train.data.order import training_rows
 from convnext_imagenet.train.errors import ConfigError, TrainError
 from convnext_imagenet.train.machine import available_memory_mib, read_disk
 from convnext_imagenet.train.run.advice import Room, room_warnings, start_warnings
@@ -122,9 +124,10 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
         checkpoints = Checkpoints(
             run, plan_id, config.train.keep_checkpoints, config.train.keep_best, config.train.best_by
         )
-        counts = checked.records.split("train").entry.rows_per_class
         first, parts = checked.first, checked.parts
-        learner = Learner(config, checked.card, first.arrays, ranks.own.world, parts.micro_batches, counts)
+        learner = Learner(
+            config, checked.card, first.arrays, ranks.own.world, parts.micro_batches, checked.rows_per_class
+        )
         done = _resume(learner, checkpoints, ranks)
         if request.init_state is not None and not done.step:
             _restore_state(learner, first, request.init_state)
@@ -168,6 +171,7 @@ class _Checked:
     """What is known of a run, and was checked, before its directory is touched."""
 
     records: Records
+    rows_per_class: tuple[int, ...]
     target: str
     plan: StepPlan
     parts: BatchParts
@@ -181,7 +185,8 @@ def _check(config: Config, request: RunRequest) -> _Checked:
     """Open the records and the given weights, and check that they, the configuration and all ranks fit together."""
     ranks = request.ranks
     records = ranks.first_rank_first(lambda: Records.open(request.records))
-    rows, target = records.split("train").rows, mindspore.get_context("device_target")
+    rows, rows_per_class = _visited(records.split("train"), config)
+    target = mindspore.get_context("device_target")
     check_fit(config, RunFacts(ranks.own.world, rows, len(records.classes), target, chip_name()))
     plan = plan_steps(config, rows, ranks.own.world)
     parts = divide_batch(config, ranks.own.world, rows)
@@ -196,7 +201,7 @@ def _check(config: Config, request: RunRequest) -> _Checked:
     )
     first = initial_weights(config, card, given)
     check_same_parts(parts, ranks)
-    return _Checked(records, target, plan, parts, card, first, given is not None, fingerprint)
+    return _Checked(records, rows_per_class, target, plan, parts, card, first, given is not None, fingerprint)
 
 
 def _resume_metrics(run: Path, done: Position) -> list[str]:
@@ -220,6 +225,14 @@ def _warnings(
         *([leak] if leak else []),
         *room_warnings(config, checked.card.config, checked.parts, room, config.train.epochs - done.epoch),
     ]
+
+
+def _visited(split: Split, config: Config) -> tuple[int, tuple[int, ...]]:
+    """Return how many rows of train the run visits, and how many of each class."""
+    if not config.data.leave_out:
+        return split.rows, split.entry.rows_per_class
+    rows = training_rows(split, config)
+    return len(rows), tuple(np.bincount(split.labels()[rows], minlength=len(split.entry.rows_per_class)).tolist())
 
 
 def _held(run: Path, ranks: Ranks) -> contextlib.AbstractContextManager[None]:

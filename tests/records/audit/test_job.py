@@ -10,17 +10,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError, Interrupted
-from convnext_imagenet.base.files import sha256_json
 from convnext_imagenet.records.audit import parts
 from convnext_imagenet.records.audit.decisions import open_judged
 from convnext_imagenet.records.audit.doubted import doubted_sample_ids
+from convnext_imagenet.records.audit.evidence import Asked, Evidence
 from convnext_imagenet.records.audit.job import open_audit
 from convnext_imagenet.records.audit.leaks import leak_line
 from convnext_imagenet.records.audit.predictions import open_predictions_of
@@ -29,35 +27,17 @@ from convnext_imagenet.records.cli import main
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.schema import Row
-from convnext_imagenet.serve.predict.schema import part_schema, rows_table, write_part
 
 from ...records_of import finished_records
-from .conftest import jpeg, picture, planted_copies
-
-WNIDS = ("n00000001", "n00000002")
-
-
-def _records(root, seed=0):
-    """12 train and 6 val images: val 0 is a mirrored copy of train 0, val 1 one of train 1 with the other label."""
-    rng = np.random.default_rng(seed)
-    train = [jpeg(picture(seed * 100 + k)) for k in range(12)]
-    val = [jpeg(picture(seed * 100 + 50 + k)) for k in range(6)]
-    val[0] = planted_copies.KINDS["mirrored"](picture(seed * 100), rng)
-    val[1] = planted_copies.KINDS["re-encoded"](picture(seed * 100 + 1), rng)
-    train[3] = train[2]
-    splits = {
-        "train": [Row(image, k % 2, k, f"train_{k}", 120, 160) for k, image in enumerate(train)],
-        "val": [Row(image, 0, k, f"val_{k}", 120, 160) for k, image in enumerate(val)],
-    }
-    classes = [ClassEntry(k, wnid, f"name {k}") for k, wnid in enumerate(WNIDS)]
-    return finished_records(root, splits, classes, {"seed": seed}, shards=2)
+from .conftest import jpeg, picture
+from .records_of_copies import WNIDS, finished_predictions, records_of_copies
 
 
 def _run(source, out, predictions=(), stop_after=None, root=Path("/nowhere")):
     seen = []
-    with open_audit(source, predictions, root, out, 2) as job:
+    with open_audit(source, Asked(tuple(predictions)), root, out, 2) as job:
         job.write_parts(seen.append, lambda: stop_after is not None and sum(seen) >= stop_after)
-        return job.finish()
+        return job.finish(Evidence(tuple(predictions)))
 
 
 def _digests(out):
@@ -72,7 +52,7 @@ def small_parts(monkeypatch):
 
 
 def test_what_an_audit_of_records_finds(tmp_path, small_parts):
-    root = _records(tmp_path / "records")
+    root = records_of_copies(tmp_path / "records")
     summary = _run(open_source(root), tmp_path / "audit")
     rows = {(row["split"], row["key"]): row for row in pq.read_table(tmp_path / "audit" / "rows.parquet").to_pylist()}
     assert {key: (row["kind"], row["also"], row["proposal"]) for key, row in rows.items()} == {
@@ -92,7 +72,7 @@ def test_what_an_audit_of_records_finds(tmp_path, small_parts):
 
 
 def test_a_stopped_audit_resumes_with_the_same_bytes(tmp_path, small_parts):
-    source = open_source(_records(tmp_path / "records"))
+    source = open_source(records_of_copies(tmp_path / "records"))
     _run(source, tmp_path / "whole")
     with pytest.raises(Interrupted, match="resume"):
         _run(source, tmp_path / "stopped", stop_after=6)
@@ -136,7 +116,7 @@ def test_a_killed_command_resumes_with_the_same_bytes(tmp_path):
 
 
 def test_a_damaged_part_is_measured_again(tmp_path, small_parts):
-    source, out = open_source(_records(tmp_path / "records")), tmp_path / "audit"
+    source, out = open_source(records_of_copies(tmp_path / "records")), tmp_path / "audit"
     _run(source, out)
     before = _digests(out)
     small = out / "fingerprints" / "part-00001.small"
@@ -146,7 +126,7 @@ def test_a_damaged_part_is_measured_again(tmp_path, small_parts):
 
 
 def test_an_audit_belongs_to_its_records(tmp_path):
-    first, second = (Records.open(_records(tmp_path / f"records-{seed}", seed)) for seed in (0, 1))
+    first, second = (Records.open(records_of_copies(tmp_path / f"records-{seed}", seed)) for seed in (0, 1))
     _run(open_records(first), tmp_path / "audit")
     judged = open_judged(tmp_path / "audit")
     assert doubted_sample_ids(judged, first, "val") == {0, 1}
@@ -160,7 +140,7 @@ def test_an_audit_belongs_to_its_records(tmp_path):
 
 
 def test_a_run_hears_of_leaks(tmp_path):
-    root = _records(tmp_path / "records")
+    root = records_of_copies(tmp_path / "records")
     assert leak_line(Records.open(root)) is None, "no two splits share the bytes of an image"
     result = CliRunner().invoke(main, ["audit", str(root), "--out", str(tmp_path / "audit")])
     assert result.exit_code == 0, result.output
@@ -192,7 +172,7 @@ def _decided(path, changes):
 
 
 def test_decisions_make_a_round_trip_and_a_second_person_continues(tmp_path):
-    records = Records.open(_records(tmp_path / "records"))
+    records = Records.open(records_of_copies(tmp_path / "records"))
     _run(open_records(records), tmp_path / "audit")
     first, second = tmp_path / "first.csv", tmp_path / "second.csv"
     run = CliRunner().invoke
@@ -225,7 +205,7 @@ def test_decisions_make_a_round_trip_and_a_second_person_continues(tmp_path):
     ],
 )
 def test_a_broken_file_of_decisions_is_refused(tmp_path, change, message):
-    _run(open_source(_records(tmp_path / "records")), tmp_path / "audit")
+    _run(open_source(records_of_copies(tmp_path / "records")), tmp_path / "audit")
     path = tmp_path / "decisions.csv"
     CliRunner().invoke(main, ["decisions", str(tmp_path / "audit"), "--out", str(path)])
     path.write_text(change(path.read_text()))
@@ -233,32 +213,10 @@ def test_a_broken_file_of_decisions_is_refused(tmp_path, change, message):
         open_judged(path)
 
 
-def _predictions(root, records, split, wnids=WNIDS, extras=("logits",), inputs=None):
-    """PREDICTIONS of a split in which the network is sure of class 0 for every image."""
-    rows = records.split(split).rows
-    identity = sha256_json({"manifest_sha256": records.manifest_sha256, "split": split})
-    plan = {
-        "inputs": {"count": rows, "sha256": inputs or identity},
-        "classes": {"count": len(wnids)},
-        "extras": list(extras),
-    }
-    plan_id = protocol.begin(root, "predictions", plan)
-    logits = [6.0, 0.0, 0.0][: len(wnids)]
-    entries = [
-        {"sample_id": k, "source": str(k), "status": "ok", "top1_index": 0, "top1_wnid": wnids[0], "logits": logits}
-        for k in range(rows)
-    ]
-    staged = protocol.staging(root) / f"part-00000.parquet{protocol.STAGED}"
-    write_part(staged, [rows_table(entries, part_schema(extras))], plan)
-    receipt = protocol.publish([staged], root, "_part-00000", plan_id, {})
-    protocol.finish(root, "predictions", {"plan_id": plan_id, "provenance": plan, "parts": receipt["files"]})
-    return root
-
-
 def test_doubtful_labels_need_predictions_and_are_ordered(tmp_path):
-    records = Records.open(_records(tmp_path / "records"))
+    records = Records.open(records_of_copies(tmp_path / "records"))
     source = open_records(records)
-    predictions = open_predictions_of(source, _predictions(tmp_path / "predictions", records, "train"))
+    predictions = open_predictions_of(source, finished_predictions(tmp_path / "predictions", records, "train"))
     summary = _run(source, tmp_path / "audit", [predictions])
     rows = pq.read_table(tmp_path / "audit" / "rows.parquet").to_pylist()
     doubtful = {row["key"]: row["suggested_wnid"] for row in rows if "label" in (row["kind"], *row["also"])}
@@ -276,8 +234,8 @@ def test_doubtful_labels_need_predictions_and_are_ordered(tmp_path):
     ],
 )
 def test_predictions_that_do_not_fit_are_refused(tmp_path, changes, message):
-    records = Records.open(_records(tmp_path / "records"))
-    path = _predictions(tmp_path / "predictions", records, "val", **changes)
+    records = Records.open(records_of_copies(tmp_path / "records"))
+    path = finished_predictions(tmp_path / "predictions", records, "val", **changes)
     with pytest.raises(ArtefactError, match=message):
         open_predictions_of(open_records(records), path)
 

@@ -14,6 +14,7 @@ from PIL import Image
 from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.launch.ranks.rank import Rank
 from convnext_imagenet.records.epoch_order import balanced_order, epoch_order
+from convnext_imagenet.records.folds import folds_of
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.reader import Records, Split
 from convnext_imagenet.train.augment.crop import crop_box
@@ -25,7 +26,7 @@ from convnext_imagenet.train.augment.randaugment_host import apply_ops
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.policy import parse_policy
 from convnext_imagenet.train.config.schedule import local_positions, plan_steps
-from convnext_imagenet.train.data.order import step_sample_ids
+from convnext_imagenet.train.data.order import step_sample_ids, training_order, training_rows
 from convnext_imagenet.train.data.pipeline import Batch, StageTimes, batches
 from convnext_imagenet.train.errors import TrainError
 
@@ -89,6 +90,20 @@ def test_batches_follow_the_block_order_where_one_is_asked_for(split: Split, who
     order = epoch_order(split.rows, whole.train.seed, EPOCH, block_rows=2)[: 4 * whole.data.global_batch_size]
     assert [i for batch in found for i in batch.sample_ids] == [row["sample_id"] for row in split.read(order)]
     assert order.tolist() != epoch_order(split.rows, whole.train.seed, EPOCH)[: len(order)].tolist()
+
+
+def test_a_left_out_fold_is_never_visited(split: Split, whole: Config) -> None:
+    fold = folds_of(split, 3)
+    left = dataclasses.replace(whole, data=dataclasses.replace(whole.data, leave_out="2/3"))
+    balanced = dataclasses.replace(left, data=dataclasses.replace(left.data, balance_power=0.5))
+    kept = np.flatnonzero(fold != 2)
+    assert 0 < len(kept) < split.rows
+    assert training_rows(split, left).tolist() == kept.tolist()
+    assert sorted(training_order(split, left, EPOCH).rows) == kept.tolist()
+    assert (fold[training_order(split, balanced, EPOCH).rows] != 2).all()
+    assert training_order(split, left, 1).rows.tolist() != training_order(split, left, 2).rows.tolist()
+    everything = training_order(split, whole, EPOCH).rows
+    assert everything.tolist() == epoch_order(split.rows, whole.train.seed, EPOCH).tolist()
 
 
 def test_one_two_and_four_workers_give_the_same_batches(split: Split, config: Config) -> None:
