@@ -186,7 +186,8 @@ def _with_text_head(
         f"{found[1]}) times the cosine"
     )
     facts = {"zero_shot": words, "text_embeddings": {"file": path.name, "sha256": sha256_file(path)}}
-    return replace(made, config=config, arrays={**made.arrays, **projection.arrays, **head}), classes, facts
+    arrays, ignored = {**made.arrays, **projection.arrays, **head}, made.ignored - projection.taken
+    return replace(made, config=config, arrays=arrays, ignored=ignored), classes, facts
 
 
 def _classes(
