@@ -217,7 +217,7 @@ def export_command(
         report(
             {"checkpoint": loaded.path, "sha256": loaded.sha256, "out": out, "card": f"{out}.md", "format": format_name}
             | {"bytes": out.stat().st_size, "is_new": is_new, "precision": precision}
-            | ({} if loss is None else {"loss": asdict(loss)})
+            | {"loss": None if loss is None else asdict(loss)}
         )
 
 

@@ -10,6 +10,7 @@ import click
 
 from convnext_imagenet.launch.cli_cluster import LOCAL, RAY, address_option
 from convnext_imagenet.serve.settings import (
+    MOST_CHANGED,
     ClusterOptions,
     EngineChoice,
     ErrorLimit,
@@ -137,7 +138,7 @@ max_errors = click.option(
 max_changed = click.option(
     "--max-changed",
     type=_ErrorLimitType(),
-    default="1%",
+    default=str(MOST_CHANGED),
     show_default=True,
     help="Rows that may change their class, as a number or a percentage; with more, nothing is written.",
 )

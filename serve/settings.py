@@ -67,6 +67,9 @@ class ErrorLimit(NamedTuple):
         return f"{self.amount:g}%" if self.is_percentage else f"{self.amount:g}"
 
 
+MOST_CHANGED = ErrorLimit(1, is_percentage=True)  # of the rows, by an export of lower precision
+
+
 @dataclass(frozen=True)
 class PredictOptions:
     """How inputs are scored. What is said to change no score is not part of the plan.

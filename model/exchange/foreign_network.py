@@ -13,7 +13,7 @@ from typing import Any
 from convnext_imagenet.model.convnext import STAGES, ConvNeXtConfig
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.exchange.naming import Scheme
-from convnext_imagenet.model.variants import EPSILON, Activation
+from convnext_imagenet.model.variants import EPSILON, VARIANTS, Activation
 
 CONFIG_FILE = "config.json"
 
@@ -39,6 +39,9 @@ _TIMM_SHAPES: Mapping[tuple[tuple[int, ...], tuple[int, ...]], str] = {
     ((1, 2, 4, 2), (24, 32, 48, 64)): "test_convnext",
     ((1, 1, 1, 1), (32, 64, 96, 128)): "test_convnext2",
 }
+_KNOWN_SHAPES = {name: shape for shape, name in _TIMM_SHAPES.items()} | {
+    name: (variant.depths, variant.dims) for name, variant in VARIANTS.items()
+}
 _MODEL_TYPES = {"transformers": ("convnext", "convnextv2"), "dinov3": ("dinov3_convnext",)}
 
 
@@ -46,7 +49,8 @@ _MODEL_TYPES = {"transformers": ("convnext", "convnextv2"), "dinov3": ("dinov3_c
 class Stated:
     """What is stated about a network: its functions, and what it must agree with, None where nothing is stated.
 
-    `outputs` is the number of outputs of its head. `labels` are the names of its classes by index. `is_projection`:
+    `grn` means V2, which has no layer scale; `has_hidden_head` a head of two layers. `outputs` is the number of outputs
+    of its head. `labels` are the names of its classes by index. `is_projection`:
     its head maps to an embedding, so that its outputs are no classes. `settings` is the JSON, empty without one.
     """
 
@@ -55,6 +59,9 @@ class Stated:
     activation: Activation | None = None
     depths: tuple[int, ...] | None = None
     dims: tuple[int, ...] | None = None
+    grn: bool | None = None
+    has_layer_scale: bool | None = None
+    has_hidden_head: bool = False
     outputs: int | None = None
     labels: tuple[str, ...] | None = None
     is_projection: bool = False
@@ -71,6 +78,16 @@ class Stated:
                 raise ModelError(
                     f"{what}: its {name} are {found}, but {CONFIG_FILE} beside it states {stated}; put the file with "
                     f"its own {CONFIG_FILE} into a folder, or alone"
+                )
+        for name, claim, holds in (
+            ("global response normalisation (V2)", self.grn, config.grn),
+            ("layer scale (V1)", self.has_layer_scale, not config.grn),
+        ):
+            if claim is not None and claim != holds:
+                raise ModelError(
+                    f"{what}: has {'' if holds else 'no '}{name}, but {CONFIG_FILE} beside it states a network "
+                    f"{'with' if claim else 'without'} it; put the file with its own {CONFIG_FILE} into a folder, or "
+                    f"alone"
                 )
         epsilon, head_epsilon, activation = self._functions(config, scheme)
         if activation not in ("gelu", "gelu_tanh"):
@@ -137,14 +154,20 @@ def _from_timm(config: Mapping[str, Any]) -> Stated:
     architecture = str(config.get("architecture") or pretrained.get("architecture") or "")
     epsilon, activation = _TIMM_OTHERS.get(architecture, (None, None))
     activation = arguments.get("act_layer") or activation
+    if architecture and "convnext" not in architecture:
+        raise ModelError(f"architecture is {architecture!r}, no ConvNeXt")
+    known = _KNOWN_SHAPES.get(architecture, (None, None))
     _check(_TIMM_RULES, arguments, "model_args")
     _check({"global_pool": _TIMM_RULES["global_pool"]}, config, CONFIG_FILE)
     return Stated(
         norm_epsilon=_epsilon(arguments.get("norm_eps", epsilon)),
         activation=None if activation is None else _activation(activation),
-        depths=_numbers(arguments.get("depths")),
-        dims=_numbers(arguments.get("dims")),
-        outputs=config.get("num_classes", pretrained.get("num_classes")),
+        depths=_numbers(arguments.get("depths", known[0])),
+        dims=_numbers(arguments.get("dims", known[1])),
+        grn=arguments.get("use_grn", architecture.startswith("convnextv2") if architecture in VARIANTS else None),
+        has_layer_scale=arguments["ls_init_value"] is not None if "ls_init_value" in arguments else None,
+        has_hidden_head=bool(arguments.get("head_hidden_size")),
+        outputs=arguments.get("num_classes", config.get("num_classes", pretrained.get("num_classes"))),
         labels=_labels(pretrained.get("label_names")),
         is_projection=is_clip_projection(str(pretrained.get("tag") or "")),
     )
@@ -163,6 +186,7 @@ def _from_transformers(config: Mapping[str, Any]) -> Stated:
         activation=_activation(config.get("hidden_act", "gelu")),
         depths=_numbers(config.get("depths")),
         dims=_numbers(config.get("hidden_sizes")),
+        grn={"convnext": False, "convnextv2": True}.get(config.get("model_type", "")),
         outputs=None if labels is None or is_dinov3 else len(labels),
         labels=None if labels is None or all(label == f"LABEL_{n}" for n, label in enumerate(labels)) else labels,
     )

@@ -84,6 +84,11 @@ def translate(
     if new_head is None and (why := _no_classifier(ours, outputs, stated)):
         new_head = 0
         remarks.append(why)
+    if stated.has_hidden_head and not any(name.startswith("head.pre_logits.") for name in others):
+        raise ModelError(
+            f"{what}: its head has one layer, but {CONFIG_FILE} beside it states a hidden layer; put the file with its "
+            f"own {CONFIG_FILE} into a folder, or alone"
+        )
     if stated.outputs not in (None, 0, outputs) and outputs:
         raise ModelError(
             f"{what}: its classifier has {outputs} outputs, but {CONFIG_FILE} beside it states {stated.outputs}; put "

@@ -6,6 +6,7 @@ cast to float32 when the model is loaded.
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +26,11 @@ LowPrecision = Literal["fp16", "bf16", "int8"]
 
 STORED = {
     "fp16": "float16",
-    "bf16": "weights bfloat16, the rest float32",
+    "bf16": "weights of blocks and downsampling bfloat16, the rest float32",
     "int8": "weights of blocks int8, the rest float32",
 }
+# Of the products of blocks and of downsampling: stem, depthwise convolutions and head are small, and lose more.
+_BLOCK_WEIGHT = re.compile(r"stages\..*\.pwconv[12]\.weight|downsample_layers\.[1-3]\.1\.weight")
 _FLOAT32_DIGITS_DROPPED = 16  # bits by which bfloat16 is shorter
 
 
@@ -56,7 +59,7 @@ def _with_bfloat16_weights(model: Any) -> Any:
     onnx = import_onnx()
     casts = []
     for constant in model.graph.initializer:
-        if len(constant.dims) < 2 or constant.data_type != onnx.TensorProto.FLOAT:
+        if not _BLOCK_WEIGHT.fullmatch(constant.name):
             continue
         name = constant.name
         rounded = _bfloat16_bits(onnx.numpy_helper.to_array(constant))

@@ -19,9 +19,9 @@ from convnext_imagenet.model.exchange.class_names import (
     read_classes,
     unnamed_classes,
 )
-from convnext_imagenet.model.exchange.clip_projection import Tensors, clip_projection
 from convnext_imagenet.model.exchange.foreign_network import read_stated
 from convnext_imagenet.model.exchange.foreign_preprocessing import describe_transform, find_transform
+from convnext_imagenet.model.exchange.image_projection import Tensors, clip_projection
 from convnext_imagenet.model.exchange.import_names import Translation, recognise_scheme, translate
 from convnext_imagenet.model.exchange.licences import find_licence
 from convnext_imagenet.model.exchange.source_file import read_source
@@ -186,7 +186,8 @@ def _with_text_head(
         f"{found[1]}) times the cosine"
     )
     facts = {"zero_shot": words, "text_embeddings": {"file": path.name, "sha256": sha256_file(path)}}
-    return replace(made, config=config, arrays={**made.arrays, **projection.arrays, **head}), classes, facts
+    arrays, ignored = {**made.arrays, **projection.arrays, **head}, made.ignored - projection.taken
+    return replace(made, config=config, arrays=arrays, ignored=ignored), classes, facts
 
 
 def _classes(

@@ -18,9 +18,8 @@ from convnext_imagenet.serve.inputs.records import RecordsInputs, open_split
 from convnext_imagenet.serve.prefetch import map_ahead
 from convnext_imagenet.serve.samples import Decoding, Sample, read_sample
 from convnext_imagenet.serve.scoring import probabilities
-from convnext_imagenet.serve.settings import ErrorLimit
+from convnext_imagenet.serve.settings import MOST_CHANGED, ErrorLimit
 
-_USUAL_LIMIT = ErrorLimit(1, is_percentage=True)
 _AS_EVALUATED = Decoding(refuses_damage=False)  # the rows that `convnext-serve eval` counts
 
 
@@ -35,7 +34,7 @@ class Reduction:
     precision: LowPrecision
     records: Path
     split: str = "val"
-    max_changed: ErrorLimit = _USUAL_LIMIT
+    max_changed: ErrorLimit = MOST_CHANGED
     calibration_split: str = "train"
     calibration_rows: int = 256
     batch_size: int = 32

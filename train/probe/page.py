@@ -40,12 +40,12 @@ def probe_page(report: Mapping[str, Any], confusion: np.ndarray, names: Sequence
         title=f"Probe of {report['weights']['file']}",
         report=report,
         curves=curves(report),
-        fractions=[(_x(row["fraction"], _least(report)), f"{row['fraction']:.3g}") for row in report["linear"]],
+        fractions=[(_x(row["fraction"], _least(report)), _percent(row["fraction"])) for row in report["linear"]],
         size=(_WIDTH, _HEIGHT, _LEFT),
         head_rows=[
             (
                 HEADS[kind],
-                f"{row['fraction']:.3%}".rstrip("0").rstrip(".%") + "%",
+                _percent(row["fraction"]),
                 _choice(kind, row),
                 row["rows"],
                 row["top1_correct"],
@@ -77,7 +77,7 @@ def curves(report: Mapping[str, Any]) -> list[Curve]:
             (
                 _x(row["fraction"], least),
                 _HEIGHT * (1 - row["top1_correct"] / rows),
-                f"{name}, {row['fraction']:.3g} of the labels: {row['top1_correct'] / rows:.1%}",
+                f"{name}, {_percent(row['fraction'])} of the labels: {row['top1_correct'] / rows:.1%}",
             )
             for row in sorted(report.get(kind, ()), key=lambda row: row["fraction"])
         ]
@@ -93,6 +93,10 @@ def _least(report: Mapping[str, Any]) -> float:
 
 def _x(fraction: float, least: float) -> float:
     return _LEFT + (_WIDTH - _LEFT) * (1 - math.log(fraction) / math.log(least))
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.3g}%"
 
 
 def _choice(kind: str, row: Mapping[str, Any]) -> str:

@@ -123,6 +123,7 @@ def test_the_page_draws_each_head_and_the_confusion():
     confusion = np.array([[3, 1], [0, 6]])
     page = probe_page(report, confusion, ["a", "<b>"])
     assert page.count("<polyline") == 2
+    assert (page.count("<td>1%</td>"), page.count("<td>100%</td>")) == (2, 1)
     matrix = page.split("<body>")[1].split("matrix")[1]
     assert ("&lt;w&gt;" in page, "<b>" in matrix, "k 5" in page) == (True, False, True)
     assert 'transparent">6</td>' in page.replace(")", "")

@@ -80,6 +80,20 @@ def test_a_head_that_nobody_has_trained_is_drawn_as_the_run_asks(config: Config)
     np.testing.assert_array_equal(first.arrays["head.weight"], drawn["head.weight"])
 
 
+def test_a_head_that_compares_embeddings_is_replaced(config: Config) -> None:
+    """A run's head is linear: the projection of a zero-shot classifier is no parameter of it."""
+    linear = _given(config, OURS)
+    network = dataclasses.replace(linear.card.config, head_projection=(6, 5))
+    card = dataclasses.replace(linear.card, config=network)
+    given = GivenWeights(Path("clip.safetensors"), init_parameters(network, seed=7), card)
+    found = initial_weights(config, _card(config, OURS), given)
+    drawn = init_parameters(_card(config, OURS).config, config.train.seed)
+    assert found.arrays.keys() == drawn.keys()
+    assert "head.* new: the given head compares embeddings" in found.origin
+    assert np.array_equal(found.arrays["head.weight"], drawn["head.weight"])
+    assert np.array_equal(found.arrays["norm.weight"], given.arrays["norm.weight"])
+
+
 def test_the_same_classes_in_another_order_keep_their_rows(config: Config) -> None:
     given = _given(config, (OURS[2], OURS[0], OURS[1]))
     first = initial_weights(config, _card(config, OURS), given)

@@ -22,7 +22,7 @@ Tensors = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class ClipProjection:
-    """The parameters of the projection by our names, float32, and the widths of its layers.
+    """The parameters of the projection by our names, float32, and the widths of its layers; `taken` tensors hold them.
 
     `logit_scale` is the factor of the logits, None if the file does not hold it; `logit_bias` is added to them.
     """
@@ -31,6 +31,7 @@ class ClipProjection:
     widths: tuple[int, ...]
     logit_scale: float | None
     logit_bias: float
+    taken: int
 
 
 def clip_projection(tensors: Tensors, features: int, what: str) -> ClipProjection:
@@ -66,8 +67,9 @@ def clip_projection(tensors: Tensors, features: int, what: str) -> ClipProjectio
     scale, shift = (_scalar(tensors, name, what) for name in ("logit_scale", "logit_bias"))
     if faulty := next((name for name, array in arrays.items() if not np.isfinite(array).all()), None):
         raise ModelError(f"{what}: {faulty} holds NaN or infinity; give another checkpoint")
+    taken = sum(f"{name}.{leaf}" in tensors for name in layers for leaf in ("weight", "bias"))
     widths = tuple(len(arrays[f"head.projection.{index}.bias"]) for index in range(len(layers)))
-    return ClipProjection(arrays, widths, None if scale is None else math.exp(scale), shift or 0.0)
+    return ClipProjection(arrays, widths, None if scale is None else math.exp(scale), shift or 0.0, taken)
 
 
 def _scalar(tensors: Tensors, name: str, what: str) -> float | None:
