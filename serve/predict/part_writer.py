@@ -58,7 +58,7 @@ from convnext_imagenet.serve.samples import (
 from convnext_imagenet.serve.scoring import score_samples
 from convnext_imagenet.serve.settings import PredictOptions
 
-_BATCHES_AHEAD = 2  # one waits ready while the threads decode the next
+_MOST_PIXEL_BYTES = 128 << 20  # of images that are decoded and not yet scored
 _MOST_BYTES_READ = 256 << 20  # of images that are read and not yet decoded
 _MOST_PART_BYTES = 128 << 20  # of a part in memory; writing it takes several times as much
 _LONGEST_SIDE_PX = 65_535
@@ -232,7 +232,7 @@ class PartWriter:
             lambda loaded: decode_timed_out(loaded, options.timeout_s),
         )
         read = self._reading(RetryRule(options.retry_s))
-        ahead = max(_BATCHES_AHEAD * batch_size, options.readers + batch_size)
+        ahead = _inputs_ahead(options.readers, batch_size, transform.size_px)
         return run_ahead([read, decode], numbered, ahead, _MOST_BYTES_READ, is_stopped, waits)
 
     def _reading(self, rule: RetryRule) -> Stage:
@@ -271,6 +271,16 @@ class PartWriter:
         if retry := retry_of(self.retries, index):
             facts["retry"] = retry
         self.out.publish(path, part_unit(index), self.plan_id, facts)
+
+
+def _inputs_ahead(readers: int, batch_size: int, size_px: int) -> int:
+    """Return how many inputs may be under way: two rounds of the readers and two batches, less if they are large.
+
+    Answers of a store come unevenly, and in rounds. With one round, readers wait for the slowest answer and for the
+    network (DECISIONS, 2026-11-29).
+    """
+    fitting = _MOST_PIXEL_BYTES // (3 * size_px**2)
+    return max(2 * batch_size, min(2 * (readers + batch_size), fitting))
 
 
 def _limits(max_pixels: int | None) -> PixelLimits:
