@@ -13,7 +13,7 @@ from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.kinds import open_inputs
 
 from ..conftest import build_records, class_table, picture
-from ..s3_server import running_store
+from ...object_store import running_store
 
 WNIDS = [wnid for wnid, _ in class_table(7)]
 

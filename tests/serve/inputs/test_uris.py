@@ -16,7 +16,7 @@ from convnext_imagenet.serve.inputs.storage import local_file
 from convnext_imagenet.serve.inputs.tables import open_table
 from convnext_imagenet.serve.inputs.uris import check_uri, is_uri, open_store, public_uri, uri_reader
 
-from ..s3_server import running_store
+from ...object_store import running_store
 
 
 @pytest.fixture(scope="module")

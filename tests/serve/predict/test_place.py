@@ -23,7 +23,7 @@ from convnext_imagenet.serve.predict.place import LocalPlace, open_place
 from convnext_imagenet.serve.settings import PredictOptions
 
 from ..conftest import picture
-from ..s3_server import running_store
+from ...object_store import running_store
 
 COMMAND = str(Path(sys.executable).with_name("convnext-serve"))
 OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=3, workers=2)
