@@ -97,7 +97,7 @@ def eval_command(
         from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
         from convnext_imagenet.serve.class_map import map_classes
         from convnext_imagenet.serve.errors import ServeError
-        from convnext_imagenet.serve.evaluate import evaluate, evaluate_subset
+        from convnext_imagenet.serve.evaluate import EvaluationSettings, evaluate, evaluate_subset
         from convnext_imagenet.serve.messages import (
             accuracy_lines,
             accuracy_result,
@@ -127,10 +127,9 @@ def eval_command(
         run = partial(evaluate, left_out=left_out) if mapped is None else partial(evaluate_subset, mapped)
         started, own = time.monotonic(), rows.rows // ranks.own.world
         with StopSignals("run the same command again", second_ends=True) as stop, progress(own, f"eval {split}") as bar:
-            found: Any = run(
-                loaded.classifier(precision=precision), loaded.card.transform, rows, batch_size, workers,
-                with_heartbeat(bar, "evaluating"), ranks, lambda: stop.received, flip,
-            )  # fmt: skip
+            settings = EvaluationSettings(flip, ranks, with_heartbeat(bar, "evaluating"), lambda: stop.received)
+            classifier = loaded.classifier(precision=precision)
+            found: Any = run(classifier, loaded.card.transform, rows, batch_size, workers, settings)
         if mapped is None:
             click.echo("\n".join(accuracy_lines(found, split)))
             if without:
