@@ -27,9 +27,9 @@ _LONGEST_LISTING = 1000  # keys in an answer, as S3 has it
 class Faults:
     """What goes wrong.
 
-    `refused` and `cut` map a key to how many requests (-1: all) get a 503, or half of the object. `dropped` is the share
-    of all requests whose connection ends without an answer or within it, drawn from a seeded generator. `flipped` has
-    the keys whose next upload loses a bit. `is_down` answers every request by 503, `is_forbidden` by 403.
+    `refused` and `cut` map a key to how many requests (-1: all) get a 503, or half of the object. `dropped` is the
+    share of all requests whose connection ends without an answer or within it, drawn from a seeded generator. `flipped`
+    has the keys whose next upload loses a bit. `is_down` answers every request by 503, `is_forbidden` by 403.
     """
 
     delay_s: float = 0.0

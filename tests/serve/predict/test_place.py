@@ -22,8 +22,8 @@ from convnext_imagenet.serve.predict.job import open_job
 from convnext_imagenet.serve.predict.place import LocalPlace, open_place
 from convnext_imagenet.serve.settings import PredictOptions
 
-from ..conftest import picture
 from ...object_store import running_store
+from ..conftest import picture
 
 COMMAND = str(Path(sys.executable).with_name("convnext-serve"))
 OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=3, workers=2)
@@ -95,6 +95,9 @@ def test_another_plan_foreign_files_and_the_inputs_themselves_are_refused(fake, 
     store.objects["mine/thesis.txt"] = b"precious"
     with pytest.raises(ArtefactError, match=r"not empty, and not created by this program .*thesis"):
         open_place(store.uri("mine")).check()
+    store.objects["folders/a/thesis.txt"] = b"precious"
+    with pytest.raises(ArtefactError, match=r"not empty, and not created by this program .*a/thesis"):
+        open_place(store.uri("folders")).check()
     store.objects["images/a.jpg"] = picture(0)
     with pytest.raises(ServeError, match="lies inside the inputs"):
         _run(fake, open_inputs(store.uri("images"), []), open_place(store.uri("images/out")))
@@ -125,9 +128,9 @@ def test_a_store_that_fails_for_a_while_is_waited_for_and_one_that_stays_away_is
     store.faults.refused = {"out/part-00001.parquet": 40, "out/_manifest.json": 3}
     _run(fake, list_folder(folder), open_place(store.uri("out")))
     assert _objects(store, "out") == _files(tmp_path / "out")
-    monkeypatch.setattr(place, "_RETRY_S", 1.0)
+    monkeypatch.setattr("convnext_imagenet.base.stores._RETRY_S", 1.0)
     store.faults.is_down = True
-    with pytest.raises(FailedError, match=r"the store fails .*run the same command again to resume"):
+    with pytest.raises(FailedError, match=r"the store keeps failing .*run the same command again to resume"):
         open_place(store.uri("out")).check()
 
 
