@@ -1,4 +1,4 @@
-"""A hundred SIGKILLs of a prediction whose inputs lie in a store that is slow, refuses and cuts: nothing wrong is sealed.
+"""A hundred SIGKILLs of a prediction from a store that is slow, refuses and cuts: nothing wrong is sealed.
 
 Predictions go to a folder, and to the same store. CONVNEXT_KILL_SECONDS bounds the time of each hundred; the engine is
 onnxruntime, because it compiles nothing, so that most of the time goes to reading and publishing.
@@ -24,6 +24,7 @@ from .test_predict_kill import BATCH_ROWS, COMMAND, INPUTS, PART_ROWS, ROWS, tin
 
 ROUNDS, MOST_SECONDS = 100, float(os.environ.get("CONVNEXT_KILL_SECONDS", "120"))
 UNREADABLE = (5, 30, 59)
+CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
 
 
 @pytest.fixture
@@ -38,8 +39,9 @@ def store() -> Iterator[Store]:
 
 
 @pytest.fixture
-def forks() -> Iterator[Forks]:
-    """A process that runs the command."""
+def forks(monkeypatch) -> Iterator[Forks]:
+    """A process that runs the command, with the user's kernels: building them takes longer than all kills."""
+    monkeypatch.setenv("XDG_CACHE_HOME", CACHE)
     running = Forks()
     yield running
     running.close()
@@ -53,7 +55,9 @@ def _files(store: Store, out: str) -> dict[str, bytes]:
         prefix = f"{out.split('/')[3].partition('?')[0]}/"
         found = {key.removeprefix(prefix): data for key, data in list(store.objects.items()) if key.startswith(prefix)}
     # a store's marker of the folder, notes of writers, and what a kill left of a file that was being written
-    return {name: data for name, data in found.items() if name not in ("", ".lock", "_lock.json") and ".tmp" not in name}
+    return {
+        name: data for name, data in found.items() if name not in ("", ".lock", "_lock.json") and ".tmp" not in name
+    }
 
 
 def _assert_nothing_wrong_is_sealed(found: dict[str, bytes], whole: dict[str, bytes]) -> None:
