@@ -181,7 +181,7 @@ _INPUTS = (
     click.option(
         "--keep",
         default="",
-        callback=lambda context, option, value: tuple(name.strip() for name in value.split(",") if name.strip()),
+        callback=lambda context, option, value: tuple(dict.fromkeys(filter(None, map(str.strip, value.split(","))))),
         metavar="COLUMN,...",
         help="Columns of a table to store beside the predictions, and the column table_row.",
     ),
@@ -287,6 +287,8 @@ _PREDICTION = (
 def _prediction(
     features: bool, normalize: bool, logits: bool, uncertainty: tuple[str, ...], **values: Any
 ) -> PredictOptions:
+    if values["calibration"] is None and values["coverage"] != PredictOptions.coverage:
+        raise click.UsageError("--coverage is that of the column conformal_set, which needs --calibration REPORT")
     asked_for = {"features": features, "unit_features": normalize, "logits": logits}
     extras = tuple(name for name, is_asked_for in asked_for.items() if is_asked_for)
     return PredictOptions(extras=extras + uncertainty, **values)

@@ -5,11 +5,17 @@ import shutil
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.model import resize
+from convnext_imagenet.model.kernels import build
 from convnext_imagenet.records.reader import Records
+from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import FileInputs, list_folder
+from convnext_imagenet.serve.inputs.kinds import open_inputs
 from convnext_imagenet.serve.predict import part_writer
 from convnext_imagenet.serve.predict.job import open_job
 from convnext_imagenet.serve.report.report import begin_report, report_options
@@ -133,3 +139,28 @@ def test_readers_go_on_while_the_network_computes(fake, tmp_path):
     with open_job(slow, inputs, tmp_path / "out", PredictOptions(batch_size=2, readers=8, part_rows=40)) as job:
         job.run(lambda count: None)
     assert seen[0] >= 2 * (8 + 2)
+
+
+def test_compiling_the_kernels_is_no_part_of_the_time_of_an_image(fake, tmp_path, monkeypatch):
+    """On a new machine this takes seconds, and minutes on a crowded one: good images became rows of status timeout."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(picture(1))
+    find = build._find_or_build
+    monkeypatch.setattr(build, "_find_or_build", lambda: (time.sleep(3), find())[1])
+    for cached in (build._choose_library, resize._kernel):
+        cached.cache_clear()
+    options = dataclasses.replace(OPTIONS, device_target="Ascend", timeout_s=1.5)  # a plan for the CPU needs them, too
+    with open_job(fake, list_folder(tmp_path / "images"), tmp_path / "out", options) as job:
+        assert job.run(lambda count: None).statuses == {"ok": 1}
+
+
+@pytest.mark.parametrize(
+    ("keep", "equal"), [(("status", "input_status"), "input_status"), (("table_row",), "table_row")]
+)
+def test_kept_columns_that_would_get_one_name_are_refused(fake, tmp_path, keep, equal):
+    columns = {name: ["x"] for name in ("status", "input_status", "table_row")}
+    pq.write_table(pa.table({"image": [picture(1)], **columns}), tmp_path / "t.parquet")
+    with pytest.raises(ServeError, match=f"--keep: two columns would be named '{equal}'"):
+        part_writer.plan_predictions(fake, open_inputs(str(tmp_path / "t.parquet"), [], keep=keep), OPTIONS)
+    kept = open_inputs(str(tmp_path / "t.parquet"), [], keep=("status",))
+    assert part_writer.plan_predictions(fake, kept, OPTIONS)["keep"] == ["table_row", "status"]
