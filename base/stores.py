@@ -37,7 +37,7 @@ _FINAL = re.compile(
 
 
 def is_uri(place: str | os.PathLike[str]) -> bool:
-    """Return whether a place is a URI such as s3://bucket/folder, and not a path."""
+    """Return whether a place is a URI such as s3://bucket/folder, also if `Path` has made one slash of the two."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", os.fspath(place)) is not None
 
 

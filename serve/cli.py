@@ -198,19 +198,22 @@ def verify(predictions: Path | str, as_json: bool) -> None:
     """
     with expected_errors(), result_on_stdout(as_json) as print_result:
         from convnext_imagenet.serve.errors import ServeError
+        from convnext_imagenet.serve.predict.place import open_place
         from convnext_imagenet.serve.predict.verify import verify_predictions
 
         with progress(None, "verify", unit="row") as advance, _local_copy(predictions) as folder:
             checked = verify_predictions(folder, advance)
-        print_result({"predictions": str(predictions), "rows": checked.rows, "problems": checked.problems})
-        for problem in checked.problems:
+        shown = open_place(predictions)
+        problems = [problem.replace(str(folder), str(shown)) for problem in checked.problems]
+        print_result({"predictions": str(shown), "rows": checked.rows, "problems": problems})
+        for problem in problems:
             click.echo(problem, err=True)
-        if checked.problems:
+        if problems:
             raise ServeError(
-                f"{predictions}: {plural(len(checked.problems), 'problem')}; delete the parts listed above, their "
+                f"{shown}: {plural(len(problems), 'problem')}; delete the parts listed above, their "
                 f"receipts and _SUCCESS, then run the same `convnext-serve predict` again"
             )
-        click.echo(f"{predictions}: {plural(checked.rows, 'row')}, one for each input, all bytes as recorded")
+        click.echo(f"{shown}: {plural(checked.rows, 'row')}, one for each input, all bytes as recorded")
 
 
 @main.command()
@@ -235,7 +238,11 @@ def commit(predictions: Path | str, table: str, table_format: str) -> None:
 
 @contextlib.contextmanager
 def _local_copy(predictions: Path | str) -> Iterator[Path]:
-    """Yield the folder of PREDICTIONS; that of a store as a copy, which is removed afterwards."""
+    """Yield the folder of PREDICTIONS; that of a store as a copy, which is removed afterwards.
+
+    An error of the block names the place in the store.
+    """
+    from convnext_imagenet.base.errors import ArtefactError
     from convnext_imagenet.serve.predict.place import LocalPlace, open_place
 
     place = open_place(predictions)
@@ -244,7 +251,10 @@ def _local_copy(predictions: Path | str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="convnext-verify-") as folder:
         place.download(Path(folder))
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        except ArtefactError as error:
+            raise type(error)(str(error).replace(folder, str(place))) from None
 
 
 @main.command()

@@ -30,7 +30,8 @@ class _PathOrUri(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
         """Return the value as what it is."""
-        return value if "://" in str(value) else Path(value)
+        is_uri = "://" in str(value) or str(value).startswith("file:/")
+        return value if is_uri else Path(value)
 
 
 PATH_OR_URI = _PathOrUri()

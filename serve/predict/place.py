@@ -258,8 +258,11 @@ class StorePlace:
         return inside is not None and inside(self.root)
 
     def download(self, folder: Path) -> None:
-        """Copy everything into a folder of this machine."""
-        for name in sorted(self._sizes()):
+        """Copy everything into a folder of this machine. Raises ArtefactError for a folder of anything else."""
+        names = sorted(self._sizes())
+        if "_plan.json" not in names:
+            raise ArtefactError(f"{self}: not a predictions directory (it has no _plan.json)")
+        for name in names:
             make_folder((folder / name).parent)
             self.root.download(name, folder / name)
 

@@ -6,14 +6,17 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from convnext_imagenet.base.errors import ArtefactError, FailedError
+from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import list_folder
 from convnext_imagenet.serve.inputs.kinds import open_inputs
@@ -102,6 +105,25 @@ def test_another_plan_foreign_files_and_the_inputs_themselves_are_refused(fake, 
     with pytest.raises(ServeError, match="lies inside the inputs"):
         _run(fake, open_inputs(store.uri("images"), []), open_place(store.uri("images/out")))
     assert {key: store.objects[key] for key in before} == before
+
+
+def test_what_verify_says_of_a_store_names_the_store(fake, folder, store):
+    def said(path):
+        result = CliRunner().invoke(main, ["verify", store.uri(path)])
+        assert "secret" not in result.output
+        assert tempfile.gettempdir() not in result.output
+        return result.output
+
+    store.objects["else/holiday.jpg"] = picture(0)
+    for path in ("none", "else"):
+        assert f"Error: s3://pics/{path}: not a predictions directory" in said(path)
+    assert store.requests["GET", "else/holiday.jpg"] == 0
+    _run(fake, list_folder(folder), open_place(store.uri("out")))
+    assert "s3://pics/out: 11 rows, one for each input" in said("out")
+    store.objects["out/part-00001.parquet"] = store.objects["out/part-00000.parquet"]
+    assert "s3://pics/out/part-00001.parquet" in said("out")
+    del store.objects["out/_SUCCESS"]
+    assert "Error: s3://pics/out: " in said("out")
 
 
 def test_a_second_writer_is_refused_and_one_that_has_ended_is_not_waited_for(fake, folder, store, monkeypatch):
