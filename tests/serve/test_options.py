@@ -1,5 +1,7 @@
 """What --engine says: where the work runs and what computes, one word for each."""
 
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -137,3 +139,9 @@ def test_a_coverage_without_a_calibration_is_wrong_usage(words, code):
         click.echo(predict_options.coverage)
 
     assert CliRunner().invoke(predicting, words.split()).exit_code == code
+
+
+@pytest.mark.parametrize("value", ["s3://b/x", "file:///a", "file:/a"])
+def test_a_uri_stays_text_and_a_path_is_a_path(value):
+    assert options.PATH_OR_URI.convert(value, None, None) == value
+    assert options.PATH_OR_URI.convert("a/b", None, None) == Path("a/b")

@@ -53,7 +53,7 @@ def _objects(store, prefix):
     return {key.removeprefix(f"{prefix}/"): data for key, data in found.items()}
 
 
-@pytest.mark.parametrize("out", ["a/b", Path("a/b"), "file:///a/b"])
+@pytest.mark.parametrize("out", ["a/b", Path("a/b"), "file:///a/b", "file:/a/b"])
 def test_a_path_is_a_local_place(out):
     assert isinstance(open_place(out), LocalPlace)
 
