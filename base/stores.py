@@ -16,32 +16,36 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 
 from convnext_imagenet.base.errors import ArtefactError, FailedError
+from convnext_imagenet.base.uris import one_line, open_store, public_place
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 ReadAt = Callable[[int, int], bytes]  # from an offset, up to so many bytes; fewer only at the end of the file
-_ATTEMPTS, _FIRST_PAUSE_S = 8, 0.1  # 12 s of pauses in total
-_GOOGLES_ATTEMPTS = "retry_limit_seconds=2"  # Google's client repeats requests for 15 minutes by itself
+_RETRY_S, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 60.0, 0.1, 8.0
 _COPY_BYTES = 8 << 20
 # What a repeated request cannot change: rights, names, addresses.
 _FINAL = re.compile(
     r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE|UNAUTHORIZED|HTTP status 40[0134]"  # S3
     r"|PERMISSION_DENIED|UNAUTHENTICATED"  # Google's
     r"|Azure Error: \[\w*\] 40[0134]",
-    re.I,
+    re.IGNORECASE,
 )
 
 
 def is_uri(place: str | os.PathLike[str]) -> bool:
-    """Return whether a place is a URI such as s3://bucket/folder, and not a path."""
+    """Return whether a place is a URI such as s3://bucket/folder, also if `Path` has made one slash of the two."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", os.fspath(place)) is not None
+
+
+def is_final(error: BaseException) -> bool:
+    """Return whether a store has refused a request for a reason that repeating it cannot change."""
+    return isinstance(error, PermissionError) or _FINAL.search(str(error)) is not None
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,11 @@ class StoreFolder:
 
     def __str__(self) -> str:
         return self.display
+
+    @property
+    def is_local(self) -> bool:
+        """Return whether it is on this machine."""
+        return isinstance(self.store, pa_fs.LocalFileSystem)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file."""
@@ -145,7 +154,7 @@ class StoreFolder:
         try:
             write()
         except FileNotFoundError as error:
-            raise ArtefactError(f"{self}: cannot be written ({_one_line(error)}); create the bucket first") from None
+            raise ArtefactError(f"{self}: cannot be written ({one_line(error)}); create the bucket first") from None
 
     def _make_parent(self, name: str) -> None:
         if isinstance(self.store, pa_fs.LocalFileSystem | pa_fs.HadoopFileSystem):
@@ -154,60 +163,38 @@ class StoreFolder:
     def _retrying(self, act: Callable[[], Result], name: str) -> Result:
         """Return what `act` returns; repeat it while the store fails for a moment."""
         at = f"{self}/{name}".rstrip("/")
-        for attempt in range(1, _ATTEMPTS + 1):
+        deadline, pause_s = time.monotonic() + _RETRY_S, _FIRST_PAUSE_S
+        while True:
             try:
                 return act()
             except FileNotFoundError:
                 raise FileNotFoundError(f"{at}: no such file") from None
             except (OSError, pa.ArrowException) as error:
-                if isinstance(error, PermissionError) or _FINAL.search(str(error)):
-                    reason = _one_line(error)
+                if is_final(error):
+                    reason = one_line(error)
                     raise ArtefactError(f"{at}: refused ({reason}); check the address and your rights") from None
-                if attempt == _ATTEMPTS:
+                if time.monotonic() + pause_s > deadline:
                     raise FailedError(
-                        f"{at}: failed {_ATTEMPTS} times ({_one_line(error)}); run the same command again to resume"
+                        f"{at}: the store keeps failing ({one_line(error)}); check it and your access to it, then run "
+                        f"the same command again to resume"
                     ) from None
-                log.debug("%s: attempt %d failed (%s)", at, attempt, _one_line(error))
-                time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
-        raise RuntimeError("a store was asked no time")
+                log.debug("%s: failed, to be tried again (%s)", at, one_line(error))
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def open_folder(uri: str) -> StoreFolder:
     """Return the folder of a URI. Raises ArtefactError for an unknown store or an address that cannot be parsed."""
-    shown = public_uri(uri)
-    try:
-        store, path = pa_fs.FileSystem.from_uri(_with_few_attempts(uri))
-    except (OSError, ValueError, NotImplementedError, ImportError) as error:
-        text = "the address cannot be parsed" if uri in str(error) or "Cannot parse" in str(error) else _one_line(error)
-        raise ArtefactError(f"{shown}: cannot be opened ({text}); use a URI such as s3://bucket/folder") from None
-    return StoreFolder(store, path.rstrip("/"), shown)
-
-
-def _with_few_attempts(uri: str) -> str:
-    """Return a URI of Google's store with a limit of its client's own attempts, other URIs as they are."""
-    address, _, query = uri.partition("?")
-    if not re.match(r"gc?s://", address) or "retry_limit_seconds=" in query:
-        return uri
-    return f"{address}?{'&'.join(filter(None, (query, _GOOGLES_ATTEMPTS)))}"
-
-
-def public_uri(uri: str) -> str:
-    """Return a URI without user, password and query, as messages, logs and files may show it."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return f"{uri.partition(':')[0]}://..."
-    is_azure = parts.scheme in ("abfs", "abfss")  # there container@account is the address
-    host = parts.netloc if is_azure and ":" not in parts.netloc.partition("@")[0] else parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}".rstrip("/")
+    store, path = open_store(uri)
+    return StoreFolder(store, path.rstrip("/"), public_place(uri))
 
 
 def without_credentials(word: str) -> str:
-    """Return a word of a command line as logs may show it: a URI, also behind `--option=`, by `public_uri`."""
+    """Return a word of a command line as logs may show it: a URI, also behind `--option=`, by `public_place`."""
     found = re.match(r"(-[^=]*=)?([A-Za-z][A-Za-z0-9+.-]*):/+(?=[^/])", word)
     if found is None:
         return word
-    return f"{found[1] or ''}{public_uri(f'{found[2]}://{word[found.end() :]}')}"
+    return f"{found[1] or ''}{public_place(f'{found[2]}://{word[found.end() :]}')}"
 
 
 def local_reader(path: Path) -> ReadAt:
@@ -228,8 +215,3 @@ class _LocalReader:
 
     def read_at(self, offset: int, size: int) -> bytes:
         return os.pread(self._descriptor, size, offset)
-
-
-def _one_line(error: BaseException) -> str:
-    """Return the words of an error without the queries of addresses: Azure's messages show the signature of a URI."""
-    return re.sub(r"\?[^\s'\"]+", "", " ".join(str(error).split()))[:300]

@@ -72,12 +72,12 @@ def push(records: Path, uri: str, take_over: bool) -> None:
     """
     with expected_errors():
         from convnext_imagenet.base.signals import interruptible
-        from convnext_imagenet.base.stores import public_uri
+        from convnext_imagenet.base.uris import public_place
         from convnext_imagenet.records.travel import push as send
 
         with interruptible(), progress(None, "push", unit="B") as advance:
             sent = send(records, uri, advance, take_over)
-        _print_moved(public_uri(uri), sent.shards, sent.bytes, "sent, read back and compared")
+        _print_moved(public_place(uri), sent.shards, sent.bytes, "sent, read back and compared")
 
 
 @click.command()

@@ -63,6 +63,10 @@ def read_calibration(report: Path, plan: dict, coverage: float) -> tuple[Calibra
     Raises ArtefactError for an unfinished report, ServeError for one of another network than that of `plan`.
     """
     folder = report / _PREDICTIONS
+    if not folder.is_dir():
+        raise ServeError(
+            f"{report}: no report of an evaluation; give the directory that `convnext-serve eval --report` wrote"
+        )
     manifest = read_finished(folder, "predictions")
     wanted = json.loads(json.dumps({key: plan.get(key) for key in _SAME_IN_BOTH}))  # as stored: tuples become lists
     other = [key for key in _SAME_IN_BOTH if manifest["provenance"].get(key) != wanted[key]]

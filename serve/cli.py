@@ -97,7 +97,7 @@ def eval_command(
         from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
         from convnext_imagenet.serve.class_map import map_classes
         from convnext_imagenet.serve.errors import ServeError
-        from convnext_imagenet.serve.evaluate import evaluate, evaluate_subset
+        from convnext_imagenet.serve.evaluate import EvaluationSettings, evaluate, evaluate_subset
         from convnext_imagenet.serve.messages import (
             accuracy_lines,
             accuracy_result,
@@ -127,10 +127,9 @@ def eval_command(
         run = partial(evaluate, left_out=left_out) if mapped is None else partial(evaluate_subset, mapped)
         started, own = time.monotonic(), rows.rows // ranks.own.world
         with StopSignals("run the same command again", second_ends=True) as stop, progress(own, f"eval {split}") as bar:
-            found: Any = run(
-                loaded.classifier(precision=precision), loaded.card.transform, rows, batch_size, workers,
-                with_heartbeat(bar, "evaluating"), ranks, lambda: stop.received, flip,
-            )  # fmt: skip
+            settings = EvaluationSettings(flip, ranks, with_heartbeat(bar, "evaluating"), lambda: stop.received)
+            classifier = loaded.classifier(precision=precision)
+            found: Any = run(classifier, loaded.card.transform, rows, batch_size, workers, settings)
         if mapped is None:
             click.echo("\n".join(accuracy_lines(found, split)))
             if without:
@@ -199,19 +198,22 @@ def verify(predictions: Path | str, as_json: bool) -> None:
     """
     with expected_errors(), result_on_stdout(as_json) as print_result:
         from convnext_imagenet.serve.errors import ServeError
+        from convnext_imagenet.serve.predict.place import open_place
         from convnext_imagenet.serve.predict.verify import verify_predictions
 
         with progress(None, "verify", unit="row") as advance, _local_copy(predictions) as folder:
             checked = verify_predictions(folder, advance)
-        print_result({"predictions": str(predictions), "rows": checked.rows, "problems": checked.problems})
-        for problem in checked.problems:
+        shown = open_place(predictions)
+        problems = [problem.replace(str(folder), str(shown)) for problem in checked.problems]
+        print_result({"predictions": str(shown), "rows": checked.rows, "problems": problems})
+        for problem in problems:
             click.echo(problem, err=True)
-        if checked.problems:
+        if problems:
             raise ServeError(
-                f"{predictions}: {plural(len(checked.problems), 'problem')}; delete the parts listed above, their "
+                f"{shown}: {plural(len(problems), 'problem')}; delete the parts listed above, their "
                 f"receipts and _SUCCESS, then run the same `convnext-serve predict` again"
             )
-        click.echo(f"{predictions}: {plural(checked.rows, 'row')}, one for each input, all bytes as recorded")
+        click.echo(f"{shown}: {plural(checked.rows, 'row')}, one for each input, all bytes as recorded")
 
 
 @main.command()
@@ -236,7 +238,11 @@ def commit(predictions: Path | str, table: str, table_format: str) -> None:
 
 @contextlib.contextmanager
 def _local_copy(predictions: Path | str) -> Iterator[Path]:
-    """Yield the folder of PREDICTIONS; that of a store as a copy, which is removed afterwards."""
+    """Yield the folder of PREDICTIONS; that of a store as a copy, which is removed afterwards.
+
+    An error of the block names the place in the store.
+    """
+    from convnext_imagenet.base.errors import ArtefactError
     from convnext_imagenet.serve.predict.place import LocalPlace, open_place
 
     place = open_place(predictions)
@@ -245,7 +251,10 @@ def _local_copy(predictions: Path | str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="convnext-verify-") as folder:
         place.download(Path(folder))
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        except ArtefactError as error:
+            raise type(error)(str(error).replace(folder, str(place))) from None
 
 
 @main.command()

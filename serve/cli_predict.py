@@ -89,7 +89,7 @@ def predict(
             logs = None if isinstance(out, str) else logs_folder(out, "predictions")
             ranks, target = enter_ranks(launch, logs, check)
 
-        from convnext_imagenet.serve.inputs.uris import public_uri
+        from convnext_imagenet.base.uris import public_place
         from convnext_imagenet.serve.messages import pace, summary_line
         from convnext_imagenet.serve.predict.spec import PredictionSpec
 
@@ -98,7 +98,7 @@ def predict(
         if is_dry_run:
             print_result(_print_forecast(spec, begin))
             return
-        shown = public_uri(out) if isinstance(out, str) else out
+        shown = public_place(out) if isinstance(out, str) else out
         with StopSignals(f"run the same command again to resume in {shown}", second_ends=True) as stop:
             if engine.executor == RAY:
                 with _cluster(spec, cluster, stop) as executor:

@@ -83,31 +83,43 @@ class _CountedRows:
     is_stopped: bool
 
 
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How rows are evaluated, beside the batch size and the workers.
+
+    With `flip`, logits are means over the image and its mirror image. Batches are shared among `ranks`. `on_progress`
+    gets the number of rows of each batch of this rank; `is_stopped` is asked before each batch.
+    """
+
+    flip: bool = False
+    ranks: Ranks = SINGLE
+    on_progress: Callable[[int], None] = lambda count: None
+    is_stopped: Callable[[], bool] = lambda: False
+
+
+_USUAL = EvaluationSettings()
+
+
 def evaluate(
     classifier: nn.Cell,
     transform: EvalTransform,
     split: Split,
     batch_size: int,
     workers: int,
-    on_progress: Callable[[int], None] | None = None,
-    ranks: Ranks = SINGLE,
-    is_stopped: Callable[[], bool] = lambda: False,
-    flip: bool = False,
+    settings: EvaluationSettings = _USUAL,
     left_out: Collection[int] = (),
 ) -> Accuracy:
     """Return accuracy and loss of `classifier` (uint8 pixels (N, S, S, 3) -> logits (N, K)) over every row of `split`.
 
     A batch holds `batch_size` rows, or all rows of a smaller split. The last batch is padded; padding is not counted.
-    `workers` threads decode and resize while the network computes. `on_progress` gets the number of rows of each batch
-    of this rank; `is_stopped` is asked before each batch. With `flip`, logits are means over the image and its mirror
-    image. The network is left in evaluation mode. With `left_out`, sample ids, `rest` has the accuracy without them.
+    `workers` threads decode and resize while the network computes. The network is left in evaluation mode. With
+    `left_out`, sample ids, `rest` has the accuracy without them.
 
     Raises ServeError for a row that cannot be decoded; Interrupted, on all ranks, when one was stopped; RuntimeError
     when the counts differ from the manifest, which is a bug.
     """
-    return _evaluate(
-        classifier, transform, split, batch_size, workers, on_progress, ranks, is_stopped, flip, left_out=left_out
-    )[0]
+    (accuracy,) = _evaluate(classifier, transform, split, batch_size, workers, settings, left_out=left_out)
+    return accuracy
 
 
 def evaluate_subset(
@@ -117,19 +129,14 @@ def evaluate_subset(
     split: Split,
     batch_size: int,
     workers: int,
-    on_progress: Callable[[int], None] | None = None,
-    ranks: Ranks = SINGLE,
-    is_stopped: Callable[[], bool] = lambda: False,
-    flip: bool = False,
+    settings: EvaluationSettings = _USUAL,
 ) -> tuple[Accuracy, Accuracy]:
     """Return accuracy over all outputs, and restricted to the outputs of the records' classes.
 
     Rows of classes that the network lacks are read and compared with the manifest, but counted in neither. Arguments
     and errors are those of `evaluate`.
     """
-    everything, restricted = _evaluate(
-        classifier, transform, split, batch_size, workers, on_progress, ranks, is_stopped, flip, class_map
-    )
+    everything, restricted = _evaluate(classifier, transform, split, batch_size, workers, settings, class_map)
     return everything, restricted
 
 
@@ -139,24 +146,13 @@ def _evaluate(
     split: Split,
     batch_size: int,
     workers: int,
-    on_progress: Callable[[int], None] | None,
-    ranks: Ranks,
-    is_stopped: Callable[[], bool],
-    flip: bool,
+    settings: EvaluationSettings,
     class_map: ClassMap | None = None,
     left_out: Collection[int] = (),
 ) -> list[Accuracy]:
     """Return the accuracy by each measure: one, or the two of a class map."""
-    classifier.set_train(False)
-    size = min(batch_size, split.rows)
-    share = ranks.own.share(-(-split.rows // size))
-    rows = range(share.start * size, min(share.stop * size, split.rows))
-    samples = map_ahead(
-        partial(_prepare, transform=transform, split=split), split.read(rows), workers, _BATCHES_AHEAD * size
-    )
-    score = partial(padded_logits, classifier, batch_size=size, flip=flip)
-    with contextlib.closing(samples):
-        counted = _count(score, batches(samples, size), on_progress or (lambda count: None), is_stopped, class_map)
+    counted = _count_share(classifier, transform, split, batch_size, workers, settings, class_map)
+    ranks = settings.ranks
     if ranks.sum(np.array(counted.is_stopped)):
         raise Interrupted("stopped while evaluating; run the same command again")
     is_stored = _compare_with_manifest(split, counted, ranks)
@@ -177,6 +173,28 @@ def _evaluate(
     return accuracies
 
 
+def _count_share(
+    classifier: nn.Cell,
+    transform: EvalTransform,
+    split: Split,
+    batch_size: int,
+    workers: int,
+    settings: EvaluationSettings,
+    class_map: ClassMap | None,
+) -> _CountedRows:
+    """Return this rank's share of the rows, evaluated."""
+    classifier.set_train(False)
+    size = min(batch_size, split.rows)
+    share = settings.ranks.own.share(-(-split.rows // size))
+    rows = range(share.start * size, min(share.stop * size, split.rows))
+    samples = map_ahead(
+        partial(_prepare, transform=transform, split=split), split.read(rows), workers, _BATCHES_AHEAD * size
+    )
+    score = partial(padded_logits, classifier, batch_size=size, flip=settings.flip)
+    with contextlib.closing(samples):
+        return _count(score, batches(samples, size), settings, class_map)
+
+
 def _accuracy(
     true_ranks: np.ndarray, sample_ids: np.ndarray, losses: np.ndarray, chosen: np.ndarray, guesses: int, ranks: Ranks
 ) -> Accuracy:
@@ -194,21 +212,20 @@ def mean_loss(losses: np.ndarray) -> float:
 def _count(
     score: Callable[[list[np.ndarray]], np.ndarray],
     samples: Iterable[list[_Labelled]],
-    on_progress: Callable[[int], None],
-    is_stopped: Callable[[], bool],
+    settings: EvaluationSettings,
     class_map: ClassMap | None,
 ) -> _CountedRows:
     measured: list[list[tuple[np.ndarray, np.ndarray]]] = []
     labels, sample_ids, stopped = [], [], False
     for batch in samples:
-        if stopped := is_stopped():
+        if stopped := settings.is_stopped():
             break
         batch_labels = [sample.label for sample in batch]
         logits_NK = score([sample.pixels for sample in batch])
         measured.append(_measure_batch(logits_NK, np.array(batch_labels), class_map))
         labels += batch_labels
         sample_ids += [sample.sample_id for sample in batch]
-        on_progress(len(batch))
+        settings.on_progress(len(batch))
     measures = range(1 if class_map is None else 2)
     return _CountedRows(
         [np.concatenate([np.zeros(0, np.int64), *(batch[m][0] for batch in measured)]) for m in measures],

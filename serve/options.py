@@ -31,7 +31,8 @@ class _PathOrUri(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
         """Return the value as what it is."""
-        return value if "://" in str(value) else Path(value)
+        is_uri = "://" in str(value) or str(value).startswith("file:/")
+        return value if is_uri else Path(value)
 
 
 PATH_OR_URI = _PathOrUri()
@@ -189,7 +190,7 @@ _INPUTS = (
     click.option(
         "--keep",
         default="",
-        callback=lambda context, option, value: tuple(name.strip() for name in value.split(",") if name.strip()),
+        callback=lambda context, option, value: tuple(dict.fromkeys(filter(None, map(str.strip, value.split(","))))),
         metavar="COLUMN,...",
         help="Columns of a table to store beside the predictions, and the column table_row.",
     ),
@@ -295,6 +296,8 @@ _PREDICTION = (
 def _prediction(
     features: bool, normalize: bool, logits: bool, uncertainty: tuple[str, ...], **values: Any
 ) -> PredictOptions:
+    if values["calibration"] is None and values["coverage"] != PredictOptions.coverage:
+        raise click.UsageError("--coverage is that of the column conformal_set, which needs --calibration REPORT")
     asked_for = {"features": features, "unit_features": normalize, "logits": logits}
     extras = tuple(name for name, is_asked_for in asked_for.items() if is_asked_for)
     return PredictOptions(extras=extras + uncertainty, **values)

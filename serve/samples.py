@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from convnext_imagenet.base.stores import is_final
 from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
 from convnext_imagenet.records.images import (
     USUAL_LIMITS,
@@ -31,9 +32,8 @@ ERROR_STATUSES = ("decode_error", "damaged", "too_large", "unsupported", "read_e
 _STATUS_OF_REASON = {
     "too_large": "too_large", "dimensions": "too_large", "unsupported": "unsupported", "timeout": "timeout",
 }  # fmt: skip
-# Failures of an input that another attempt would only repeat; the texts are those of the stores of `pyarrow.fs`.
+# Failures of an input that another attempt would only repeat.
 _LASTING = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENOTDIR}
-_LASTING_TEXTS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "HTTP status 400", "HTTP status 401", "HTTP status 403")
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,7 @@ def decode_timed_out(loaded: Loaded, seconds: float) -> Sample:
 
 def is_worth_a_retry(error: OSError) -> bool:
     """Return whether reading the same input again may succeed: not for one that is missing, forbidden or no file."""
-    is_lasting = error.errno in _LASTING or any(text in str(error) for text in _LASTING_TEXTS)
-    return _is_unread(error) and not is_lasting
+    return _is_unread(error) and error.errno not in _LASTING and not is_final(error)
 
 
 def _is_unread(error: OSError | None) -> bool:

@@ -19,13 +19,15 @@ import pyarrow as pa
 import pyarrow.fs as pa_fs
 
 from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.stores import StoreFolder
+from convnext_imagenet.base.uris import one_line
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Item, Names, PlaceGone
 from convnext_imagenet.serve.inputs.labels import NO_CLASSES, ClassLookup
 from convnext_imagenet.serve.inputs.layout import ALL_FILES, Patterns
-from convnext_imagenet.serve.inputs.storage import StoredFile, one_line
-from convnext_imagenet.serve.inputs.uris import check_uri, is_uri, source_of, uri_reader
+from convnext_imagenet.serve.inputs.storage import StoredFile
+from convnext_imagenet.serve.inputs.uris import check_named, names_uri, read_uri, source_of
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +58,8 @@ class FileInputs:
             load = partial(read_named, self.root, name, self.store)
             yield Item(source_text(source_of(name)), load, self.classes.of_folder(name))
 
-    def holds(self, stored: StoredFile) -> bool:
-        """Return whether a file or folder of a store lies under this folder of the same store."""
+    def holds(self, stored: StoreFolder) -> bool:
+        """Return whether a folder of a store lies under this folder of the same store."""
         is_same = self.store is not None and not self.is_listed and self.store.equals(stored.store)
         return is_same and f"{stored.path}/".startswith(f"{self.root}/")
 
@@ -116,8 +118,8 @@ def read_named(folder: str, name: bytes, store: pa_fs.FileSystem | None) -> byte
 
     Raises OSError or BadImage.
     """
-    if is_uri(name):
-        return _not_too_large(uri_reader(os.fsdecode(name), read_file, LARGEST_FILE_BYTES))
+    if names_uri(name):
+        return _not_too_large(read_uri(os.fsdecode(name), read_file, LARGEST_FILE_BYTES))
     if store is None:
         return read_file(Path(folder) / os.fsdecode(name))
     path = name.decode("utf-8", "replace")
@@ -220,23 +222,15 @@ def _lines(path: StoredFile) -> Iterator[bytes]:
             name = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").rstrip(b"\r\n")
             if len(line) > _LONGEST_LINE_BYTES or b"\0" in name:
                 raise ServeError(f"{path}: line {number} is not a path; give a text file with one path per line")
-            if name and is_uri(name):
-                _check_listed(name, path, number)
+            if name and names_uri(name):
+                check_named(name, f"{path}: line {number}")
             if name:
                 yield name
 
 
-def _check_listed(name: bytes, path: StoredFile, number: int) -> None:
-    """Raise ServeError for a URI that cannot be read."""
-    try:
-        check_uri(os.fsdecode(name))
-    except ServeError as error:
-        raise ServeError(f"{path}: line {number}: {error}") from None
-
-
 def _size(folder: str, name: bytes) -> int:
     """Return the size of a file in bytes, or -1 if it is a URI, or missing: its row will hold the error."""
-    if is_uri(name):
+    if names_uri(name):
         return -1
     try:
         return os.stat(os.path.join(os.fsencode(folder), name)).st_size  # noqa: PTH116, PTH118  # pathlib takes no bytes

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from convnext_imagenet.base.files import read_json
 from convnext_imagenet.base.image_tables import SPLITS_FILE, STATE_FILE
+from convnext_imagenet.base.uris import is_uri, public_uri
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import LIST_ENDINGS, is_hidden, list_folder, list_store, read_list
 from convnext_imagenet.serve.inputs.inputs import Inputs
@@ -140,14 +141,19 @@ def open_inputs(
     """
     patterns = Patterns(tuple(include), tuple(exclude))
     request = Request(images, wnids, split, column, patterns, tuple(keep), label_column, names)
-    root = parse_uri(images) if "://" in images else None
+    if images.lower().startswith(("http://", "https://")):
+        raise ServeError(f"{public_uri(images)}: a web address cannot be listed; write addresses into a list (.txt)")
+    root = parse_uri(images) if is_uri(images) else None
     if root and not root.is_local:
         return _open_stored(root, request)
     path = Path(root.path if root else images)
     if path.is_dir():
         return _open_folder(path, request)
     if not path.exists():
-        raise ServeError(f"{path}: no such file or directory; give a folder of images, a list, a tar or a table")
+        way_out = "give a folder of images, a list, a tar or a table"
+        if not {*"*?[{"}.isdisjoint(images):
+            way_out = "give the folder, and choose its files by --include, such as --include '*.tar'"
+        raise ServeError(f"{path}: no such file or directory; {way_out}")
     if not path.is_file():
         raise ServeError(f"{path}: not a regular file; give a folder of images, a list, a tar or a table")
     return _open_file(local_file(path), request)

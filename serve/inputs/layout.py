@@ -13,6 +13,20 @@ from convnext_imagenet.serve.errors import ServeError
 
 # Files that stand beside tables and tars and hold no images: notes, and the statistics of img2dataset and Hugging Face.
 _NOTES, _NOTE_ENDINGS = (b"readme", b"license"), (b".md", b".json", b".crc")
+# Endings of images, for advice only: whatever its ending, a file is an input.
+_IMAGE_ENDINGS = {
+    b".jpg",
+    b".jpeg",
+    b".png",
+    b".webp",
+    b".gif",
+    b".bmp",
+    b".tif",
+    b".tiff",
+    b".avif",
+    b".jp2",
+    b".heic",
+}
 # Members of a WebDataset that belong to an image: its caption, its data, its class.
 SIDECAR_ENDINGS = (".txt", ".json", ".cls")
 
@@ -109,6 +123,7 @@ def _mixture(
     }
     counts |= dict(others.most_common(3))
     holds = ", ".join(f"{count:,} {os.fsdecode(ending) or 'without ending'}" for ending, count in counts.items())
-    globs = [f"--include '*{os.fsdecode(ending)}'" for ending in counts if ending]
+    useful = [ending for ending in counts if ending and (ending not in others or ending in _IMAGE_ENDINGS)]
+    globs = [f"--include '*{os.fsdecode(ending)}'" for ending in useful]
     also = f" in addition to {patterns}" if patterns else ""
     return ServeError(f"{folder}: a mixture of files ({holds}); choose which to score by {' or '.join(globs)}{also}")

@@ -2,7 +2,6 @@
 
 import errno
 import io
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -10,10 +9,9 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 
+from convnext_imagenet.base.uris import one_line, open_store, public_uri
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.inputs.uris import open_store, public_uri
 
-_LONGEST_REASON = 300  # characters of a library's words: Google's repeats itself over a page
 _BUFFER_BYTES = 1 << 20  # of one request to a store: a request costs tens of milliseconds, whatever its size
 
 
@@ -112,11 +110,5 @@ def ending(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def one_line(error: Exception) -> str:
-    """Return the text of a library's error in one line."""
-    return " ".join(str(error).split())
-
-
 def _cannot_be_listed(display: str, error: Exception) -> ServeError:
-    text = textwrap.shorten(one_line(error), _LONGEST_REASON, placeholder=" ...")
-    return ServeError(f"{display}: cannot be listed ({text}); check the address and your access to it")
+    return ServeError(f"{display}: cannot be listed ({one_line(error)}); check the address and your access to it")

@@ -5,7 +5,6 @@ as a stream, without one.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,13 +17,14 @@ import pyarrow.parquet as pq
 
 from convnext_imagenet.base.files import sha256_json
 from convnext_imagenet.base.image_tables import STREAM_BEGIN, STREAM_END, holds_image_bytes, is_text
+from convnext_imagenet.base.uris import one_line
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import read_beside, source_text
 from convnext_imagenet.serve.inputs.inputs import Item, JoinedInputs, lies_in, split_range
 from convnext_imagenet.serve.inputs.labels import NO_CLASSES, ClassLookup, label_reader
-from convnext_imagenet.serve.inputs.storage import StoredFile, one_line
-from convnext_imagenet.serve.inputs.uris import check_uri, is_uri, source_of
+from convnext_imagenet.serve.inputs.storage import StoredFile
+from convnext_imagenet.serve.inputs.uris import check_named, names_uri, source_of
 
 TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
 _BATCH_ROWS = 256  # at 110 kB an image, 28 MB in memory
@@ -89,8 +89,8 @@ class TableInputs:
             return
         for row in self._rows(first, range(min(_BATCH_ROWS, self.group_rows[first]))):
             path, _ = self._path_and_bytes(row[0])
-            if path is not None and is_uri(path):
-                check_uri(os.fsdecode(path))
+            if path is not None and names_uri(path):
+                check_named(path, str(self.path))
 
     def is_inside(self, path: Path) -> bool:
         """Return whether `path` lies in the folder that holds only this table."""

@@ -22,6 +22,7 @@ from convnext_imagenet.base import protocol
 from convnext_imagenet.base.plan_changes import Difference
 from convnext_imagenet.launch.executor import OnProgress
 from convnext_imagenet.model.convnext import NETWORK_VERSION
+from convnext_imagenet.model.kernels.build import kernels_library
 from convnext_imagenet.model.transform import TRANSFORM_VERSION
 from convnext_imagenet.records.images import CHECKS_VERSION, USUAL_LIMITS, PixelLimits
 from convnext_imagenet.serve.batching import batches
@@ -36,6 +37,7 @@ from convnext_imagenet.serve.predict.retries import Retries, retry_of
 from convnext_imagenet.serve.predict.schema import (
     CALIBRATED,
     ROWS_VERSION,
+    kept_name,
     make_row,
     part_file,
     part_ranges,
@@ -58,7 +60,7 @@ from convnext_imagenet.serve.samples import (
 from convnext_imagenet.serve.scoring import score_samples
 from convnext_imagenet.serve.settings import PredictOptions
 
-_BATCHES_AHEAD = 2  # one waits ready while the threads decode the next
+_MOST_PIXEL_BYTES = 128 << 20  # of images that are decoded and not yet scored
 _MOST_BYTES_READ = 256 << 20  # of images that are read and not yet decoded
 _MOST_PART_BYTES = 128 << 20  # of a part in memory; writing it takes several times as much
 _LONGEST_SIDE_PX = 65_535
@@ -73,7 +75,7 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
 
     Batch size and device belong to it, because they move the last bits of a score: on the CPU, batches of 1 to 32
     moved ConvNeXt-atto's logits by 6e-7 of the largest. Raises what `engine_facts` raises, and ServeError for a
-    network without a classifier if no features are asked for.
+    network without a classifier if no features are asked for, and for kept columns of equal names.
     """
     card = checkpoint.card
     if not checkpoint.has_classifier and (not options.extras or set(options.extras) - _FEATURES):
@@ -81,6 +83,7 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
             f"{checkpoint.path}: has no trained classifier, so there are only features; pass --features or --normalize "
             f"and no --logits"
         )
+    _refuse_equal_names(kept_columns(inputs).names)
     batch_size = min(options.batch_size, options.part_rows, inputs.count)
     topk = min(options.topk, len(card.classes))
     plan = {
@@ -107,6 +110,15 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
         _, sha256 = read_calibration(options.calibration, plan, options.coverage)
         plan["calibration"] = {"predictions": sha256, "coverage": options.coverage}
     return plan
+
+
+def _refuse_equal_names(kept: Sequence[str]) -> None:
+    """Raise ServeError when two kept columns get one name: few tools open a table of equal names."""
+    counts = Counter(map(kept_name, kept))
+    if equal := [name for name, count in counts.items() if count > 1]:
+        raise ServeError(
+            f"--keep: two columns would be named {equal[0]!r} in the predictions; leave one of them out, or rename it"
+        )
 
 
 def _chosen_options(options: PredictOptions, kept: Sequence[str]) -> dict[str, Any]:
@@ -179,6 +191,7 @@ class PartWriter:
         "network". Raises ServeError when the network returns NaN or infinity, FailedError when the inputs cannot be
         read any more.
         """
+        kernels_library()  # compiled here on a new machine, and not within the time limit of the first images
         watch, waits = ReadWatch(self.options.stop_after, partial(self._is_readable, is_stopped)), Waits()
         try:
             with contextlib.closing(self._samples(indices, is_stopped, waits)) as samples:
@@ -232,7 +245,7 @@ class PartWriter:
             lambda loaded: decode_timed_out(loaded, options.timeout_s),
         )
         read = self._reading(RetryRule(options.retry_s))
-        ahead = max(_BATCHES_AHEAD * batch_size, options.readers + batch_size)
+        ahead = _inputs_ahead(options.readers, batch_size, transform.size_px)
         return run_ahead([read, decode], numbered, ahead, _MOST_BYTES_READ, is_stopped, waits)
 
     def _reading(self, rule: RetryRule) -> Stage:
@@ -271,6 +284,16 @@ class PartWriter:
         if retry := retry_of(self.retries, index):
             facts["retry"] = retry
         self.out.publish(path, part_unit(index), self.plan_id, facts)
+
+
+def _inputs_ahead(readers: int, batch_size: int, size_px: int) -> int:
+    """Return how many inputs may be under way: two rounds of the readers and two batches, less if they are large.
+
+    Answers of a store come unevenly, and in rounds. With one round, readers wait for the slowest answer and for the
+    network (DECISIONS, 2026-11-29).
+    """
+    fitting = _MOST_PIXEL_BYTES // (3 * size_px**2)
+    return max(2 * batch_size, min(2 * (readers + batch_size), fitting))
 
 
 def _limits(max_pixels: int | None) -> PixelLimits:

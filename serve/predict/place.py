@@ -6,6 +6,7 @@ either (DECISIONS, 2026-11-29).
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -18,29 +19,20 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-
-import pyarrow as pa
-import pyarrow.fs as pa_fs
+from typing import Any, Protocol
 
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError, FailedError
-from convnext_imagenet.base.files import is_leftover, read_json, sha256_file, write_json
+from convnext_imagenet.base.files import is_leftover, make_folder, read_json, write_json
 from convnext_imagenet.base.protocol import STAGED, OtherPlanError, bookkeeping_name
-from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.base.stores import StoreFolder, open_folder
+from convnext_imagenet.base.uris import is_uri
 from convnext_imagenet.serve.inputs.inputs import Inputs
-from convnext_imagenet.serve.inputs.storage import StoredFile, one_line, parse_uri
-from convnext_imagenet.serve.inputs.uris import is_uri
-from convnext_imagenet.serve.predict.reading import retry_pause
-from convnext_imagenet.serve.samples import is_worth_a_retry
 
-Result = TypeVar("Result")
 _KIND = "predictions"
 log = logging.getLogger(__name__)
-_RETRY_S = 60.0
-_LOCK_RENEWAL_S = 15.0
+_LOCK_FILE, _LOCK_RENEWAL_S = "_lock.json", 15.0
 _READERS = 32  # of receipts: a store answers in tens of milliseconds
 
 
@@ -88,10 +80,10 @@ class Place(Protocol):
 
 
 def open_place(out: Path | str) -> "LocalPlace | StorePlace":
-    """Return the place of a path or a URI. Raises ServeError for a store that cannot be opened."""
-    if isinstance(out, str) and is_uri(out.encode()):
-        found = parse_uri(out)
-        return LocalPlace(Path(found.path)) if found.is_local else StorePlace(found)
+    """Return the place of a path or a URI. Raises ArtefactError for a store that cannot be opened."""
+    if isinstance(out, str) and is_uri(out):
+        folder = open_folder(out)
+        return LocalPlace(Path(folder.path)) if folder.is_local else StorePlace(folder)
     return LocalPlace(Path(out))
 
 
@@ -165,13 +157,13 @@ class LocalPlace:
 class StorePlace:
     """A folder of a store. Its files are those of a local PREDICTIONS directory, byte for byte."""
 
-    root: StoredFile
+    root: StoreFolder
     _local: tempfile.TemporaryDirectory = field(
         default_factory=lambda: tempfile.TemporaryDirectory(prefix="convnext-predict-"), compare=False, repr=False
     )
 
     def __str__(self) -> str:
-        return self.root.display.partition("?")[0]
+        return str(self.root)
 
     def check(self) -> None:
         """Raise ArtefactError when `begin` would refuse the place for any plan."""
@@ -208,8 +200,8 @@ class StorePlace:
         finally:
             ended.set()
             renewal.join(_LOCK_RENEWAL_S)
-            with contextlib.suppress(OSError, pa.ArrowException):
-                self.root.store.delete_file(self._path("_lock.json"))
+            with contextlib.suppress(ArtefactError):
+                self.root.remove(_LOCK_FILE)
 
     def clear(self) -> None:
         """Do nothing: an upload that was cut off leaves no object."""
@@ -224,7 +216,7 @@ class StorePlace:
     def publish(self, staged: Path, unit: str, plan_id: str, facts: Mapping[str, Any]) -> None:
         """Name a staged part, then mark it by a receipt."""
         name, data = staged.name.removesuffix(STAGED), staged.read_bytes()
-        file = {"name": name, "bytes": len(data), "sha256": sha256_file(staged)}
+        file = {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         self._upload(name, data)
         self._upload(
             f"{unit}.json", _json_bytes({"unit": unit, "plan_id": plan_id, "files": [file], "facts": dict(facts)})
@@ -251,8 +243,7 @@ class StorePlace:
 
     def reopen(self) -> None:
         """Take the mark of completeness away."""
-        if "_SUCCESS" in self._sizes():
-            self._retried(lambda: self.root.store.delete_file(self._path("_SUCCESS")))
+        self.root.remove("_SUCCESS")
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Upload the files that `protocol.finish` writes, in its order."""
@@ -267,9 +258,13 @@ class StorePlace:
         return inside is not None and inside(self.root)
 
     def download(self, folder: Path) -> None:
-        """Copy everything into a folder of this machine."""
-        for name in sorted(self._sizes()):
-            (folder / name).write_bytes(self._retried(partial(self._bytes, name)))
+        """Copy everything into a folder of this machine. Raises ArtefactError for a folder of anything else."""
+        names = sorted(self._sizes())
+        if "_plan.json" not in names:
+            raise ArtefactError(f"{self}: not a predictions directory (it has no _plan.json)")
+        for name in names:
+            make_folder((folder / name).parent)
+            self.root.download(name, folder / name)
 
     def _compared(self, compare: Callable[[Path, str, Mapping[str, Any]], str], plan: Mapping[str, Any]) -> str:
         """Return what begin or join of the protocol says about the plan here; upload a plan that it writes."""
@@ -289,90 +284,48 @@ class StorePlace:
 
     def _wait_for_the_last_writer(self) -> None:
         """Return when the last writer has ended. Raises ArtefactError when it still renews its note."""
-        note = self._json("_lock.json")
+        note = self._json(_LOCK_FILE)
         if note is None or _has_ended(note):
             return
         who, pause_s = f"{note.get('host')}, process {note.get('pid')}", 3 * _LOCK_RENEWAL_S
         log.info("%s: waiting %g s to see whether another process (%s) still writes here", self, pause_s, who)
         time.sleep(pause_s)
-        if self._json("_lock.json") != note:
+        if self._json(_LOCK_FILE) != note:
             raise ArtefactError(
                 f"{self}: another process is writing here (on {note.get('host')}); wait for it to end, "
                 f"or choose another folder"
             )
 
     def _note(self, owner: str, renewals: int) -> None:
-        self._upload("_lock.json", _json_bytes({"owner": owner, "renewals": renewals, **_this_process()}))
+        self._upload(_LOCK_FILE, _json_bytes({"owner": owner, "renewals": renewals, **_this_process()}))
 
     def _renew(self, owner: str, ended: threading.Event) -> None:
         renewals = 0
         while not ended.wait(_LOCK_RENEWAL_S):
             renewals += 1
-            with contextlib.suppress(FailedError):  # the next upload of a part says so, if the store stays away
+            with contextlib.suppress(ArtefactError):  # the next upload of a part says so, if the store stays away
                 self._note(owner, renewals)
 
-    def _path(self, name: str) -> str:
-        return f"{self.root.path}/{name}"
-
     def _sizes(self) -> dict[str, int]:
-        """Return the sizes of the files in the folder by name."""
-        selector = pa_fs.FileSelector(self.root.path, allow_not_found=True)
-        entries = self._retried(lambda: self.root.store.get_file_info(selector))
-        return {
-            entry.base_name: entry.size
-            for entry in entries
-            if entry.type == pa_fs.FileType.File and entry.base_name not in ("", "_lock.json")
-        }
-
-    def _bytes(self, name: str) -> bytes:
-        with self.root.store.open_input_file(self._path(name)) as file:
-            return file.read()
+        """Return the sizes of the files below the folder by name, without the note of a writer."""
+        return {name: size for name, size in self.root.sizes().items() if name not in ("", _LOCK_FILE)}
 
     def _json(self, name: str) -> Any:
         """Return the JSON value in a file, or None without one."""
         try:
-            data = self._retried(lambda: self._bytes(name))
+            return json.loads(self.root.read(name))
         except FileNotFoundError:
             return None
-        try:
-            return json.loads(data)
         except ValueError:
             raise ArtefactError(f"{self}/{name}: not valid JSON; the file is damaged, restore it from a copy") from None
 
     def _upload(self, name: str, data: bytes) -> None:
-        """Store an object, and see that it is there as a whole."""
-
-        def upload() -> None:
-            with self.root.store.open_output_stream(self._path(name)) as stream:
-                stream.write(data)
-            found = self.root.store.get_file_info(self._path(name))
-            if found.size != len(data):
-                raise OSError(f"{name} has {found.size} bytes after an upload of {len(data)}")
-
-        self._retried(upload)
-
-    def _retried(self, call: Callable[[], Result]) -> Result:
-        """Return `call()`, called again with growing pauses.
-
-        Raises FailedError when it fails for _RETRY_S seconds, ServeError when no other call can succeed.
-        """
-        began, calls = time.monotonic(), 0
-        while True:
-            try:
-                return call()
-            except FileNotFoundError:
-                raise
-            except (OSError, pa.ArrowException) as error:
-                calls += 1
-                pause = retry_pause(calls, time.monotonic() - began, _RETRY_S, 0.5)
-                if not isinstance(error, OSError) or not is_worth_a_retry(error):
-                    raise ServeError(f"{self}: cannot be used ({one_line(error)}); choose another --out") from None
-                if pause is None:
-                    raise FailedError(
-                        f"{self}: the store fails ({one_line(error)}); check it and your access to it, then run the "
-                        f"same command again to resume"
-                    ) from None
-            time.sleep(pause)
+        """Store an object, and see that it is there as a whole. Raises FailedError when it is not."""
+        self.root.write(name, data)
+        if (found := self.root.size(name)) != len(data):
+            raise FailedError(
+                f"{self}/{name}: has {found} bytes after an upload of {len(data)}; run the same command again to resume"
+            )
 
 
 def _json_bytes(value: Any) -> bytes:

@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from convnext_imagenet.base.uris import is_uri, public_place
 from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.inputs.kinds import open_inputs
-from convnext_imagenet.serve.inputs.uris import public_uri
 from convnext_imagenet.serve.settings import InputOptions, PredictOptions, TransformOptions, Weights
 
 
@@ -31,7 +31,7 @@ class PredictionSpec:
     def paths(self) -> list[Path]:
         """Return the paths that every node must be able to read: the checkpoint, a report, inputs outside a store."""
         report = self.options.calibration
-        return [self.checkpoint, *([report] if report else []), *([] if _is_uri(self.images) else [Path(self.images)])]
+        return [self.checkpoint, *([report] if report else []), *([] if is_uri(self.images) else [Path(self.images)])]
 
     def open(self) -> tuple[Checkpoint, Inputs]:
         """Return the weights with the requested transform, and the inputs.
@@ -39,9 +39,10 @@ class PredictionSpec:
         Raises ServeError for `out` inside a store's inputs, and what `load_checkpoint`, `evaluated_with` and
         `open_inputs` raise.
         """
-        if isinstance(self.out, str) and f"{_place(self.out)}/".startswith(f"{_place(self.images)}/"):
+        if isinstance(self.out, str) and f"{public_place(self.out)}/".startswith(f"{public_place(self.images)}/"):
             raise ServeError(
-                f"{_place(self.out)}: lies inside the inputs, so its files would become inputs; choose another --out"
+                f"{public_place(self.out)}: lies inside the inputs, so its files would become inputs; choose another "
+                f"--out"
             )
         checkpoint = load_checkpoint(self.checkpoint, self.weights).evaluated_with(self.transform)
         wnids, names = ([pair[place] for pair in checkpoint.card.classes] for place in (0, 1))
@@ -53,16 +54,7 @@ class PredictionSpec:
         return replace(
             self,
             checkpoint=self.checkpoint.absolute(),
-            images=self.images if _is_uri(self.images) else str(Path(self.images).absolute()),
+            images=self.images if is_uri(self.images) else str(Path(self.images).absolute()),
             out=self.out if isinstance(self.out, str) else self.out.absolute(),
             options=replace(self.options, workers=workers, calibration=report and report.absolute()),
         )
-
-
-def _place(uri: str) -> str:
-    """Return a URI without secrets and parameters."""
-    return public_uri(uri).partition("?")[0].rstrip("/")
-
-
-def _is_uri(images: str) -> bool:
-    return "://" in images

@@ -28,14 +28,20 @@ ROUNDS, MOST_SECONDS = 12, 140
 POLL_SECONDS = 0.004
 
 
+def tiny_weights(folder: Path) -> Path:
+    """The weights of a tiny network, in a file of the folder."""
+    config = ConvNeXtConfig("convnext_test", (1, 1, 1, 1), (8, 16, 24, 32), num_classes=7, head_init_scale=40.0)
+    classes = tuple((f"n{index:08d}", f"name {index}") for index in range(7))
+    weights = folder / "tiny.weights.safetensors"
+    save_weights(weights, init_parameters(config, 3), ModelCard(config, classes, EvalTransform(size_px=32)))
+    return weights
+
+
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory) -> list[str]:
     """`predict` with a tiny network on 60 small images, three of which cannot be read."""
     root = tmp_path_factory.mktemp("predict")
-    config = ConvNeXtConfig("convnext_test", (1, 1, 1, 1), (8, 16, 24, 32), num_classes=7, head_init_scale=40.0)
-    classes = tuple((f"n{index:08d}", f"name {index}") for index in range(7))
-    weights = root / "tiny.weights.safetensors"
-    save_weights(weights, init_parameters(config, 3), ModelCard(config, classes, EvalTransform(size_px=32)))
+    weights = tiny_weights(root)
     (root / "images").mkdir()
     for number in range(INPUTS):
         data = jpeg(number)

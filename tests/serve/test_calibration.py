@@ -157,6 +157,6 @@ def test_a_report_of_another_network_is_refused(fake, report, folder, tmp_path):
     other = dataclasses.replace(fake, sha256="0" * 64)
     with pytest.raises(ServeError, match=r"evaluates another network \(differs in: model\)"):
         _open_job(other, list_folder(folder), tmp_path / "out", PredictOptions(calibration=report))
-    with pytest.raises(ArtefactError, match="no such directory"):
+    with pytest.raises(ServeError, match=r"none: no report of an evaluation; .*`convnext-serve eval --report`"):
         read_calibration(tmp_path / "none", {}, 0.9)
     assert not (tmp_path / "out").exists()

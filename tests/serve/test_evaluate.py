@@ -10,7 +10,7 @@ from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.evaluate import Accuracy, evaluate, mean_loss, wilson_interval
+from convnext_imagenet.serve.evaluate import Accuracy, EvaluationSettings, evaluate, mean_loss, wilson_interval
 
 from ..launch.together import run_together
 from .conftest import TRANSFORM, build_records, picture
@@ -50,7 +50,7 @@ def test_counts_are_exact_for_any_batch_and_any_workers(fake, split, batch_size,
     known = _known_answers(fake, ranks)
     moved = []
     network = known.classifier()
-    accuracy = evaluate(network, TRANSFORM, split, batch_size, workers, moved.append)
+    accuracy = evaluate(network, TRANSFORM, split, batch_size, workers, EvaluationSettings(on_progress=moved.append))
     assert not network.training
     assert dataclasses.replace(accuracy, loss=0.0) == Accuracy(11, top1_correct=3, top5_correct=8, loss=0.0, guesses=5)
     of_rank = [np.log(np.exp(np.arange(7, 0, -1)).sum()) - (7 - rank) for rank in range(7)]
@@ -67,7 +67,9 @@ def test_a_flip_asks_for_the_mirror_image_too(fake, split):
         is_mirrored = len(batches) % 2 == 0
         return np.eye(7, dtype=np.float32)[[1 if is_mirrored else 0] * len(pixels_NHWC)] * (3 if is_mirrored else 1)
 
-    accuracy = evaluate(dataclasses.replace(fake, logits=logits).classifier(), TRANSFORM, split, 4, 2, flip=True)
+    accuracy = evaluate(
+        dataclasses.replace(fake, logits=logits).classifier(), TRANSFORM, split, 4, 2, EvaluationSettings(flip=True)
+    )
     assert accuracy.top1_correct == LABELS.count(1), "the mean of both answers counts, not the first"
     assert len(batches) == 6
     for plain, mirrored in zip(batches[::2], batches[1::2], strict=True):
@@ -152,7 +154,9 @@ def test_ranks_that_share_a_split_all_find_what_one_does(fake, split, count, bat
 
     def rank_evaluates(ranks):
         seen = dataclasses.replace(fake, seen=[])
-        found = evaluate(seen.classifier(), TRANSFORM, split, batch_size, 1, done.append, ranks)
+        found = evaluate(
+            seen.classifier(), TRANSFORM, split, batch_size, 1, EvaluationSettings(ranks=ranks, on_progress=done.append)
+        )
         shapes.append(set(seen.seen))
         return found
 
@@ -174,7 +178,7 @@ def test_a_rank_that_is_stopped_stops_all(fake, split, count, after):
             return ranks.own.number == count - 1 and len(asked) > after
 
         with pytest.raises(Interrupted, match="stopped while evaluating; run the same command again"):
-            evaluate(fake.classifier(), TRANSFORM, split, 2, 1, ranks=ranks, is_stopped=is_stopped)
+            evaluate(fake.classifier(), TRANSFORM, split, 2, 1, EvaluationSettings(ranks=ranks, is_stopped=is_stopped))
         return len(asked)
 
     asked = run_together(count, rank_evaluates)
@@ -189,7 +193,9 @@ def test_rows_that_two_ranks_count_are_a_bug(fake, split, count):
         share = ranks.own.share(3)
         rows = [row for row in split.read(range(11)) if row["sample_id"] in range(4 * share.start - 1, 4 * share.stop)]
         with pytest.raises(RuntimeError, match="the manifest"):
-            evaluate(fake.classifier(), TRANSFORM, _Tampered(split, lambda _: rows), 4, 1, ranks=ranks)
+            evaluate(
+                fake.classifier(), TRANSFORM, _Tampered(split, lambda _: rows), 4, 1, EvaluationSettings(ranks=ranks)
+            )
 
     run_together(count, rank_evaluates)
 

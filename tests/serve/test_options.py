@@ -1,11 +1,20 @@
 """What --engine says: where the work runs and what computes, one word for each."""
 
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
 
 from convnext_imagenet.serve import options
-from convnext_imagenet.serve.settings import ClusterOptions, EngineChoice, ErrorLimit, PredictOptions, TransformOptions
+from convnext_imagenet.serve.settings import (
+    ClusterOptions,
+    EngineChoice,
+    ErrorLimit,
+    InputOptions,
+    PredictOptions,
+    TransformOptions,
+)
 
 
 @click.command()
@@ -108,3 +117,31 @@ def limited(max_errors: ErrorLimit, retry: tuple[str, ...]) -> None:
 )
 def test_error_rows_are_limited_by_number_or_share_and_named_by_status(words, says):
     assert says in CliRunner().invoke(limited, words.split()).output
+
+
+@pytest.mark.parametrize(("words", "kept"), [("id", ["id"]), ("id, label,id,", ["id", "label"]), ("", [])])
+def test_a_column_that_is_named_twice_is_kept_once(words, kept):
+    @click.command()
+    @options.inputs
+    def keeping(choice: InputOptions) -> None:
+        """Print the columns to keep."""
+        click.echo(" ".join(choice.keep))
+
+    assert CliRunner().invoke(keeping, ["--keep", words]).output.split() == kept
+
+
+@pytest.mark.parametrize(("words", "code"), [("--coverage 0.5", 2), ("--coverage 0.5 --calibration r", 0), ("", 0)])
+def test_a_coverage_without_a_calibration_is_wrong_usage(words, code):
+    @click.command()
+    @options.prediction
+    def predicting(predict_options: PredictOptions) -> None:
+        """Print the coverage."""
+        click.echo(predict_options.coverage)
+
+    assert CliRunner().invoke(predicting, words.split()).exit_code == code
+
+
+@pytest.mark.parametrize("value", ["s3://b/x", "file:///a", "file:/a"])
+def test_a_uri_stays_text_and_a_path_is_a_path(value):
+    assert options.PATH_OR_URI.convert(value, None, None) == value
+    assert options.PATH_OR_URI.convert("a/b", None, None) == Path("a/b")

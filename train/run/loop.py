@@ -17,7 +17,7 @@ from convnext_imagenet.base.files import write_atomically
 from convnext_imagenet.base.signals import answered_by_thread
 from convnext_imagenet.model.runtime import is_deterministic
 from convnext_imagenet.model.weight_check import not_finite
-from convnext_imagenet.serve.evaluate import Accuracy, evaluate
+from convnext_imagenet.serve.evaluate import Accuracy, EvaluationSettings, evaluate
 from convnext_imagenet.train.config.schedule import ema_decay, learning_rate
 from convnext_imagenet.train.config.sections import TrainSection
 from convnext_imagenet.train.data.order import step_sample_ids
@@ -283,9 +283,11 @@ class _Epoch:
             self.context.val_split,
             self.context.config.data.eval_batch_size,
             self.context.workers,
-            on_progress=lambda rows: self.context.heartbeat.beat("evaluating"),
-            ranks=self.context.ranks,
-            is_stopped=lambda: self.context.stop.received,
+            EvaluationSettings(
+                ranks=self.context.ranks,
+                on_progress=lambda rows: self.context.heartbeat.beat("evaluating"),
+                is_stopped=lambda: self.context.stop.received,
+            ),
         )
 
     def _report(self, accuracy: Accuracy | None, average: Accuracy | None, eval_s: float) -> EpochReport:

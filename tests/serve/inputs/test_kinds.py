@@ -12,8 +12,8 @@ from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.kinds import open_inputs
 
+from ...object_store import running_store
 from ..conftest import build_records, class_table, picture
-from ..s3_server import running_store
 
 WNIDS = [wnid for wnid, _ in class_table(7)]
 
@@ -198,12 +198,24 @@ def test_tars_of_a_folder_come_in_the_order_of_their_names(place):
         ("empty", ServeError, "no files"),
         ("hidden", ServeError, "no files"),
         ("t.parquet", ServeError, "--column with one of: image, mask"),
-        ("mixed", ServeError, r"a mixture of files \(1 \.tar, 1 \.txt\); .*--include '\*\.tar' or --include '\*\.txt'"),
+        (
+            "mixed",
+            ServeError,
+            r"a mixture of files \(1 \.tar, 1 \.txt\); choose which to score by --include '\*\.tar'$",
+        ),
+        ("mixed/*.tar", ServeError, r"\*\.tar: no such file or directory; give the folder, .*--include '\*\.tar'"),
+        ("mixed/{0..1}.tar", ServeError, r"give the folder, and choose its files by --include"),
         ("packed", ServeError, r"a mixture of files \(1 \.tar, 1 \.parquet\)"),
         ("empties", ServeError, "holds no rows to predict"),
         ("predictions", ServeError, "name images and hold none; .*--column source"),
-        ("nope://x", ServeError, "cannot be listed"),
-        ("://", ServeError, "cannot be listed"),
+        ("nope://x", ArtefactError, "cannot be opened .no store has the scheme 'nope'"),
+        ("https://u:p@host/x.jpg", ServeError, r"https://host/x\.jpg: a web address .* a list \(.txt\)"),
+        (
+            "s3://[x",
+            ArtefactError,
+            "the address cannot be parsed",
+        ),
+        ("://", ServeError, "no such file or directory"),
         ("file:///no/such/folder", ServeError, "no such file or directory"),
     ],
 )

@@ -2,12 +2,20 @@
 
 import dataclasses
 import shutil
+import time
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.model import resize
+from convnext_imagenet.model.kernels import build
 from convnext_imagenet.records.reader import Records
-from convnext_imagenet.serve.inputs.files import list_folder
+from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.inputs.files import FileInputs, list_folder
+from convnext_imagenet.serve.inputs.kinds import open_inputs
 from convnext_imagenet.serve.predict import part_writer
 from convnext_imagenet.serve.predict.job import open_job
 from convnext_imagenet.serve.report.report import begin_report, report_options
@@ -90,3 +98,69 @@ def test_a_report_of_other_records_is_refused_and_deleting_it_leads_out(fake, tm
     _report(fake, other, report)
     summaries = [(folder / "summary.json").read_bytes() for folder in (report, tmp_path / "another")]
     assert summaries[0] == summaries[1]
+
+
+@pytest.mark.parametrize(
+    ("readers", "batch_size", "size_px", "inputs"),
+    [
+        (64, 32, 224, 192),
+        (1, 2, 224, 6),
+        (64, 32, 1024, 64),  # 42 of 3 MiB fit into 128 MiB, and two batches are always under way
+        (256, 32, 384, 303),
+    ],
+)
+def test_inputs_under_way_are_two_rounds_of_the_readers_unless_they_are_large(readers, batch_size, size_px, inputs):
+    assert part_writer._inputs_ahead(readers, batch_size, size_px) == inputs
+
+
+def test_readers_go_on_while_the_network_computes(fake, tmp_path):
+    """With one round of inputs under way they would wait: 8 readers read 10 inputs, then only what is scored."""
+    loaded, images = [], tmp_path / "images"
+    images.mkdir()
+    for number in range(40):
+        (images / f"{number:02d}.jpg").write_bytes(picture(number))
+
+    class Counted(FileInputs):
+        def items(self, numbers):
+            for item in super().items(numbers):
+                yield dataclasses.replace(item, load=lambda load=item.load: (loaded.append(1), load())[1])
+
+    def wait_for_readers(pixels_NHWC):
+        deadline = time.monotonic() + 2
+        while len(loaded) < 2 * (8 + 2) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        seen.append(len(loaded))
+        return np.zeros((len(pixels_NHWC), 7), np.float32)
+
+    seen: list[int] = []
+    listed = list_folder(images)
+    inputs = Counted(**{field.name: getattr(listed, field.name) for field in dataclasses.fields(listed)})
+    slow = dataclasses.replace(fake, logits=wait_for_readers)
+    with open_job(slow, inputs, tmp_path / "out", PredictOptions(batch_size=2, readers=8, part_rows=40)) as job:
+        job.run(lambda count: None)
+    assert seen[0] >= 2 * (8 + 2)
+
+
+def test_compiling_the_kernels_is_no_part_of_the_time_of_an_image(fake, tmp_path, monkeypatch):
+    """On a new machine this takes seconds, and minutes on a crowded one: good images became rows of status timeout."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(picture(1))
+    find = build._find_or_build
+    monkeypatch.setattr(build, "_find_or_build", lambda: (time.sleep(3), find())[1])
+    for cached in (build._choose_library, resize._kernel):
+        cached.cache_clear()
+    options = dataclasses.replace(OPTIONS, device_target="Ascend", timeout_s=1.5)  # a plan for the CPU needs them, too
+    with open_job(fake, list_folder(tmp_path / "images"), tmp_path / "out", options) as job:
+        assert job.run(lambda count: None).statuses == {"ok": 1}
+
+
+@pytest.mark.parametrize(
+    ("keep", "equal"), [(("status", "input_status"), "input_status"), (("table_row",), "table_row")]
+)
+def test_kept_columns_that_would_get_one_name_are_refused(fake, tmp_path, keep, equal):
+    columns = {name: ["x"] for name in ("status", "input_status", "table_row")}
+    pq.write_table(pa.table({"image": [picture(1)], **columns}), tmp_path / "t.parquet")
+    with pytest.raises(ServeError, match=f"--keep: two columns would be named '{equal}'"):
+        part_writer.plan_predictions(fake, open_inputs(str(tmp_path / "t.parquet"), [], keep=keep), OPTIONS)
+    kept = open_inputs(str(tmp_path / "t.parquet"), [], keep=("status",))
+    assert part_writer.plan_predictions(fake, kept, OPTIONS)["keep"] == ["table_row", "status"]

@@ -6,14 +6,17 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from convnext_imagenet.base.errors import ArtefactError, FailedError
+from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import list_folder
 from convnext_imagenet.serve.inputs.kinds import open_inputs
@@ -22,8 +25,8 @@ from convnext_imagenet.serve.predict.job import open_job
 from convnext_imagenet.serve.predict.place import LocalPlace, open_place
 from convnext_imagenet.serve.settings import PredictOptions
 
+from ...object_store import running_store
 from ..conftest import picture
-from ..s3_server import running_store
 
 COMMAND = str(Path(sys.executable).with_name("convnext-serve"))
 OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=3, workers=2)
@@ -50,7 +53,7 @@ def _objects(store, prefix):
     return {key.removeprefix(f"{prefix}/"): data for key, data in found.items()}
 
 
-@pytest.mark.parametrize("out", ["a/b", Path("a/b"), "file:///a/b"])
+@pytest.mark.parametrize("out", ["a/b", Path("a/b"), "file:///a/b", "file:/a/b"])
 def test_a_path_is_a_local_place(out):
     assert isinstance(open_place(out), LocalPlace)
 
@@ -95,10 +98,32 @@ def test_another_plan_foreign_files_and_the_inputs_themselves_are_refused(fake, 
     store.objects["mine/thesis.txt"] = b"precious"
     with pytest.raises(ArtefactError, match=r"not empty, and not created by this program .*thesis"):
         open_place(store.uri("mine")).check()
+    store.objects["folders/a/thesis.txt"] = b"precious"
+    with pytest.raises(ArtefactError, match=r"not empty, and not created by this program .*a/thesis"):
+        open_place(store.uri("folders")).check()
     store.objects["images/a.jpg"] = picture(0)
     with pytest.raises(ServeError, match="lies inside the inputs"):
         _run(fake, open_inputs(store.uri("images"), []), open_place(store.uri("images/out")))
     assert {key: store.objects[key] for key in before} == before
+
+
+def test_what_verify_says_of_a_store_names_the_store(fake, folder, store):
+    def said(path):
+        result = CliRunner().invoke(main, ["verify", store.uri(path)])
+        assert "secret" not in result.output
+        assert tempfile.gettempdir() not in result.output
+        return result.output
+
+    store.objects["else/holiday.jpg"] = picture(0)
+    for path in ("none", "else"):
+        assert f"Error: s3://pics/{path}: not a predictions directory" in said(path)
+    assert store.requests["GET", "else/holiday.jpg"] == 0
+    _run(fake, list_folder(folder), open_place(store.uri("out")))
+    assert "s3://pics/out: 11 rows, one for each input" in said("out")
+    store.objects["out/part-00001.parquet"] = store.objects["out/part-00000.parquet"]
+    assert "s3://pics/out/part-00001.parquet" in said("out")
+    del store.objects["out/_SUCCESS"]
+    assert "Error: s3://pics/out: " in said("out")
 
 
 def test_a_second_writer_is_refused_and_one_that_has_ended_is_not_waited_for(fake, folder, store, monkeypatch):
@@ -125,9 +150,9 @@ def test_a_store_that_fails_for_a_while_is_waited_for_and_one_that_stays_away_is
     store.faults.refused = {"out/part-00001.parquet": 40, "out/_manifest.json": 3}
     _run(fake, list_folder(folder), open_place(store.uri("out")))
     assert _objects(store, "out") == _files(tmp_path / "out")
-    monkeypatch.setattr(place, "_RETRY_S", 1.0)
+    monkeypatch.setattr("convnext_imagenet.base.stores._RETRY_S", 1.0)
     store.faults.is_down = True
-    with pytest.raises(FailedError, match=r"the store fails .*run the same command again to resume"):
+    with pytest.raises(FailedError, match=r"the store keeps failing .*run the same command again to resume"):
         open_place(store.uri("out")).check()
 
 

@@ -70,6 +70,8 @@ def test_pauses_grow_and_end_within_the_stated_time():
     ("error", "expected"),
     [
         (OSError("AWS Error UNKNOWN (HTTP status 503)"), True),
+        (OSError("When reading key 'SIGNATURE_unauthorized.jpg': AWS Error UNKNOWN (HTTP status 503)"), True),
+        (OSError("AWS Error SIGNATURE_DOES_NOT_MATCH during GetObject operation"), False),
         (OSError(errno.EIO, "Input/output error"), True),
         (OSError(errno.ESTALE, "Stale file handle"), True),
         (PlaceGone(errno.ENOENT, "its folder is missing"), True),

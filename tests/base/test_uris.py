@@ -1,0 +1,76 @@
+"""What is shown of a URI, and which store it means."""
+
+from types import SimpleNamespace
+
+import pyarrow.fs as pa_fs
+import pytest
+
+from convnext_imagenet.base import uris
+from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.uris import is_uri, one_line, open_store, public_place, public_uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown", "place"),
+    [
+        ("s3://KEY:SECRET@b/a.jpg", "s3://b/a.jpg", "s3://b/a.jpg"),
+        ("s3://k:s@b/x/?a=b", "s3://b/x/?a=b", "s3://b/x"),
+        ("s3://b/a%20b.jpg", "s3://b/a%20b.jpg", "s3://b/a%20b.jpg"),
+        ("gs://token@b/x", "gs://b/x", "gs://b/x"),
+        ("https://u:p@h:8/a?id=3&X-Amz-Signature=ab&sig=c&access_token=d", "https://h:8/a?id=3", "https://h:8/a"),
+        ("https://h/a?id=3&page=", "https://h/a?id=3&page=", "https://h/a"),
+        ("abfs://container@account/a", "abfs://container@account/a", "abfs://container@account/a"),
+        ("abfss://:SECRET@account/a", "abfss://account/a", "abfss://account/a"),
+        ("file:///a#b", "file:///a#b", "file:///a%23b"),
+        ("file:/a/b", "file:/a/b", "file:///a/b"),
+    ],
+)
+def test_what_is_shown_of_a_uri(uri, shown, place):
+    assert is_uri(uri)
+    assert public_uri(uri) == shown
+    assert public_place(uri) == place
+
+
+@pytest.mark.parametrize("name", ["a/b.jpg", "/a/b.jpg", "C:/a.jpg", "a b://c", "://x"])
+def test_a_path_is_no_uri(name):
+    assert not is_uri(name)
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        (
+            "ftp://u:SECRET@h/a",
+            r"ftp://h/a: cannot be opened \(no store has the scheme 'ftp'\); use a path or ",
+        ),
+        ("s3://[SECRET", r"s3://...: the address cannot be parsed"),
+        ("s3://SECRET:SECRET@b/a?nonsense=1&region=x", r"s3://b/a\?nonsense=1&region=x: cannot be opened \(Unexpected"),
+    ],
+)
+def test_an_address_of_no_store_is_refused_without_its_secrets(uri, says):
+    with pytest.raises(ArtefactError, match=says) as caught:
+        open_store(uri)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "asked"),
+    [
+        ("gs://b/x", "gs://b/x?retry_limit_seconds=8"),  # Google's library waits for a quarter of an hour by default
+        ("gs://b/x?retry_limit_seconds=900", "gs://b/x?retry_limit_seconds=900"),
+        ("s3://b/x y?region=eu", "s3://b/x%20y?region=eu"),
+        ("s3a://b/100%", "s3://b/100%25"),
+        ("file:/a b", "file:///a%20b"),
+    ],
+)
+def test_what_arrow_is_asked_for(monkeypatch, uri, asked):
+    seen = []
+    finder = SimpleNamespace(from_uri=lambda uri: (pa_fs.LocalFileSystem(), seen.append(uri) or "b"))
+    monkeypatch.setattr(uris, "pa_fs", SimpleNamespace(FileSystem=finder))
+    open_store(uri)
+    assert seen == [asked]
+
+
+def test_a_library_that_says_much_is_cut_short():
+    assert one_line(OSError("a\n b")) == "a b"
+    assert one_line(OSError("x" * 999)) == "x" * 300 + " ..."
