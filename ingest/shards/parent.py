@@ -113,14 +113,18 @@ def open_parent(root: Path) -> Parent:
     return Parent(root.resolve(), manifest, plan, manifest.plan_id, sha256_file(root / "manifest.json"), units)
 
 
-def refuse_other_rules(
-    parent: Parent, seed: int, treatment: Mapping[str, Any], rules: Mapping[str, int], source: Mapping[str, Any]
-) -> None:
-    """Raise IngestError when new images would be checked, treated, labelled or shuffled otherwise than the stored."""
-    found = {"seed": seed, "treatment": treatment, "rules": rules}
-    stored = {name: parent.plan[name] for name in found}
-    for name in ("verified", "devkit_sha256", "kaggle_sha256"):
-        found[name], stored[name] = source[name], parent.plan["source"][name]
+def refuse_other_rules(parent: Parent, seed: int, treatment: Mapping[str, Any], rules: Mapping[str, int]) -> None:
+    """Raise IngestError when new images would be checked, treated or shuffled otherwise than the stored."""
+    _refuse_others(parent, {"seed": seed, "treatment": treatment, "rules": rules}, parent.plan)
+
+
+def refuse_other_labels(parent: Parent, source: Mapping[str, Any]) -> None:
+    """Raise IngestError when the labels of new images were verified otherwise than those of the stored."""
+    names = ("verified", "devkit_sha256", "kaggle_sha256")
+    _refuse_others(parent, {name: source[name] for name in names}, parent.plan["source"])
+
+
+def _refuse_others(parent: Parent, found: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
     for name, value in found.items():
         if value != stored[name]:
             raise IngestError(
@@ -131,7 +135,7 @@ def refuse_other_rules(
 
 _WAYS_OUT = {
     "seed": "pass the same --seed",
-    "treatment": "pass the same --max-side, --quality, --image-timeout, --image-memory and --accept-warnings",
+    "treatment": "pass the same --max-side, --convert, --quality, --accept-warnings, --image-timeout, --image-memory",
     "rules": "add the images with the version that wrote it",
 }
 
@@ -153,11 +157,11 @@ def _link_or_copy(source: Path, target: Path, file: Mapping[str, Any]) -> None:
 
 
 def new_images(
-    parent: Parent, split: str, keys: Sequence[str], labels: Sequence[int], sizes: Sequence[int], is_reencoded: bool
+    parent: Parent, split: str, keys: Sequence[str], labels: Sequence[int], sizes: Sequence[int], keeps_bytes: bool
 ) -> list[int]:
     """Return the positions of the images that the records do not have yet, by key.
 
-    Raises IngestError for an image that they have with another label, or with another size unless it was encoded again.
+    Raises IngestError for an image that they have with another label or, if they keep the bytes of files, another size.
     """
     known = parent.known(split)
     new = []
@@ -167,7 +171,7 @@ def new_images(
             new.append(position)
             continue
         label, size = stored
-        is_other_size = size != sizes[position] and not is_reencoded
+        is_other_size = size != sizes[position] and keeps_bytes
         if label != -1 and (label != labels[position] or is_other_size):
             found = f"label {label}, {size} bytes; here label {labels[position]}, {sizes[position]} bytes"
             raise IngestError(f"{split}/{key}: stored with {found}; changed images need another build, without --onto")

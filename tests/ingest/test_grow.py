@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from convnext_imagenet.base.protocol import read_finished
 from convnext_imagenet.ingest.cli import main as ingest
@@ -88,6 +89,18 @@ def test_old_rows_stay_and_new_ones_follow(parent, increment, tmp_path):
     assert manifest["source"]["images"]["train"] == images + 3
     assert CliRunner().invoke(records, ["verify", str(out)]).exit_code == 0
     assert "nothing to do" in build(increment, out, "--onto", str(parent)).output
+
+
+def test_records_with_a_converted_image_grow_with_the_same_option(source, increment, tmp_path):
+    whole = Path(shutil.copytree(source, tmp_path / "whole"))
+    Image.new("RGB", (20, 20), "red").save(whole / "train" / "n00000030" / "n00000030_0.JPEG", "BMP")
+    assert build(whole, tmp_path / "old", "--classes", "found", "--convert").exit_code == 0
+    shutil.copytree(increment / "train", whole / "train", dirs_exist_ok=True)
+    done = build(whole, tmp_path / "new", "--onto", str(tmp_path / "old"), "--convert")
+    assert done.exit_code == 0, done.output
+    assert "new: 3 train, 0 val images" in done.output
+    refused = build(whole, tmp_path / "other", "--onto", str(tmp_path / "old"))
+    assert "pass the same --max-side, --convert, --quality" in lines_of(refused)
 
 
 def test_the_whole_tree_may_be_given_and_grown_records_grow_again(parent, source, increment, tmp_path, pieces):
