@@ -61,10 +61,10 @@ def _write_atomically(path: Path, data: bytes) -> None:
 
 
 def make_readable(path: Path) -> None:
-    """Give a file the permissions of the user's umask; MindSpore creates its files with mode 600."""
+    """Give a file or folder the permissions of the user's umask; MindSpore creates its own with modes 600 and 700."""
     mask = os.umask(0o022)  # the umask can only be read by setting it
     os.umask(mask)
-    path.chmod(0o644 & ~mask)
+    path.chmod((0o755 if path.is_dir() else 0o644) & ~mask)
 
 
 def is_leftover(name: str) -> bool:

@@ -201,4 +201,5 @@ class _LocalReader:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    """Return the words of an error without the queries of addresses: Azure's messages show the signature of a URI."""
+    return re.sub(r"\?[^\s'\"]+", "", " ".join(str(error).split()))[:300]

@@ -358,9 +358,9 @@ def _without_dropped(plan: "IngestPlan", drop: Path, data: Path) -> "IngestPlan"
 
 def _check_archives(data: Path) -> None:
     from convnext_imagenet.ingest.source.archives import check_archives
-    from convnext_imagenet.ingest.source.layout import find_archives
+    from convnext_imagenet.ingest.source.layout import official_archives
 
-    archives = find_archives(data)
+    archives = official_archives(data)
     with progress(sum(path.stat().st_size for path in archives), "md5", unit="B") as advance:
         check_archives(archives, advance)
     click.echo(f"{data}: the MD5 is the official one: {', '.join(path.name for path in archives)}")
@@ -428,10 +428,9 @@ def _print_labels(plan: "IngestPlan") -> None:
     if source.get("labels"):
         counts = ", ".join(f"{name} {count:,}" for name, count in source["images"].items())
         click.echo(f"  splits: {source['split']}: {counts}")
-        click.echo(
-            f"  class 0 is {plan.classes[0].name}, class {len(plan.classes) - 1} {plan.classes[-1].name}: "
-            f"{source['class_index']}"
-        )
+        first, last = plan.classes[0], plan.classes[-1]
+        ends = f"class 0 is {first.name}" + (f", class {last.index} {last.name}" if last.index else "")
+        click.echo(f"  {ends}: {source['class_index']}")
     if plan.parent is not None:
         new = ", ".join(f"{len(split.keys):,} {split.name}" for split in plan.splits)
         click.echo(f"new: {new} images; the others are in {plan.parent.root}")
@@ -465,6 +464,9 @@ def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
     click.echo(f"{out}: finished, {rows} images")
     click.echo("  every stored image was decoded and read back")
     click.echo(f"  {_how_to_check(out)}")
+    if "train" not in outcome.rows:
+        click.echo(f"  to evaluate a network on them: convnext-serve eval CHECKPOINT --records {out}")
+        return
     click.echo(f"  to train: make train RECORDS={out}")
     click.echo(f"        or: convnext-train run CONFIG --records {out} --out RUN")
 

@@ -11,8 +11,12 @@ from convnext_imagenet.ingest.shards.plan import IngestPlan
 
 
 def doubts(plan: IngestPlan) -> Iterator[str]:
-    """Yield a line for each: classes without val images, names that differ only by case, numbers in text order."""
+    """Yield a line for each: one class alone, classes without val images, names that differ only by case, numbers in
+    text order.
+    """
     names = [entry.wnid for entry in plan.classes]
+    if len(names) == 1:
+        yield f"only one class, {names[0]}: training needs at least two"
     for split in plan.splits:
         missing = sorted(set(range(len(names))) - set(np.unique(split.labels).tolist()))
         if split.name != "train" and missing:

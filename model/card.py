@@ -12,7 +12,7 @@ from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.variants import EPSILON
 
 # Fields that only networks of other programs set: left out at their usual values, as in cards before they existed.
-_USUAL = {"norm_epsilon": EPSILON, "head_norm_epsilon": EPSILON, "activation": "gelu"}
+_USUAL = {"norm_epsilon": EPSILON, "head_norm_epsilon": EPSILON, "activation": "gelu", "head_projection": ()}
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ def card_from_json(text: str) -> ModelCard:
     try:
         value = json.loads(text)
         config, transform = dict(value["config"]), dict(value["transform"])
-        for name in ("depths", "dims"):
-            config[name] = tuple(config[name])
+        for name in ("depths", "dims", "head_projection"):
+            if name in config:
+                config[name] = tuple(config[name])
         for name in ("mean", "std"):
             transform[name] = tuple(transform[name])
         return ModelCard(

@@ -16,7 +16,7 @@ from mindspore import Tensor, nn, ops
 
 from convnext_imagenet.model.blocks import DOWNSAMPLE_SIZE, EXPANSION, STEM_SIZE, Block, Downsample, Stem
 from convnext_imagenet.model.cpu_blocks import CpuBlock, CpuDownsample, CpuStem
-from convnext_imagenet.model.layers import DEPTHWISE_SIZE, PLAIN, LayerSet
+from convnext_imagenet.model.layers import DEPTHWISE_SIZE, PLAIN, CosineHead, LayerSet
 from convnext_imagenet.model.variants import STAGES, ConvNeXtConfig
 from convnext_imagenet.model.variants import VARIANTS as VARIANTS  # the documented place
 
@@ -70,7 +70,14 @@ class ConvNeXt(nn.Cell):
         )
         self.columns = layers.columns()
         self.norm = layers.layer_norm(dims[-1], config.head_norm_epsilon)
-        self.head = layers.linear(dims[-1], config.num_classes) if config.num_classes else None
+        self.head = self._head(config, layers)
+
+    def _head(self, config: ConvNeXtConfig, layers: LayerSet) -> nn.Cell | None:
+        if not config.num_classes:
+            return None
+        if config.head_projection:
+            return CosineHead(config.dims[-1], config.head_projection, config.num_classes)
+        return layers.linear(config.dims[-1], config.num_classes)
 
     def construct(self, x_NHWC: Tensor, keep_NB: Tensor | None = None) -> Tensor:
         features_NC = self.features(x_NHWC, keep_NB)
@@ -113,7 +120,7 @@ def parameter_shapes(config: ConvNeXtConfig) -> dict[str, Shape]:
         for block in range(depth):
             shapes |= _block_shapes(f"stages.{stage}.{block}", dim, config.grn)
     shapes |= _affine("norm", (dims[-1],))
-    return shapes | (_affine("head", (config.num_classes, dims[-1])) if config.num_classes else {})
+    return shapes | _head_shapes(config)
 
 
 def parameter_count(config: ConvNeXtConfig) -> int:
@@ -124,6 +131,16 @@ def parameter_count(config: ConvNeXtConfig) -> int:
 def init_parameters(config: ConvNeXtConfig, seed: int) -> dict[str, np.ndarray]:
     """Return the initial parameters, float32, as a function of the seed and each parameter's name."""
     return {name: _initial_value(name, shape, config, seed) for name, shape in parameter_shapes(config).items()}
+
+
+def _head_shapes(config: ConvNeXtConfig) -> dict[str, Shape]:
+    if not config.num_classes:
+        return {}
+    widths = (config.dims[-1], *config.head_projection)
+    shapes = _affine("head", (config.num_classes, widths[-1]))
+    for index, (narrow, wide) in enumerate(itertools.pairwise(widths)):
+        shapes |= _affine(f"head.projection.{index}", (wide, narrow))
+    return shapes
 
 
 def _affine(name: str, weight: Shape) -> dict[str, Shape]:

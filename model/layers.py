@@ -6,6 +6,7 @@ the same layers on the operators that an Ascend computes in one launch.
 N batch, H W positions, C channels in, D channels out, M = N * H * W.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from mindspore import Parameter, Tensor, float32, nn, ops
 from convnext_imagenet.model.variants import EPSILON, Activation
 
 TANH_SCALE, TANH_CUBIC = (2 / math.pi) ** 0.5, 0.044715  # of GELU's tanh form (1606.08415, section 2)
+SHORTEST = 1e-12  # length to divide an embedding by at least, as torch.nn.functional.normalize
 DEPTHWISE_SIZE = 7  # section 2.5 of 2201.03545: larger kernels gained nothing
 
 
@@ -37,6 +39,29 @@ class Linear(nn.Cell):
         x_MC = ops.reshape(x_NHWC, (-1, shape[-1]))
         y_MD = self.matmul(x_MC, ops.cast(self.weight, x_MC.dtype)) + ops.cast(self.bias, x_MC.dtype)
         return ops.reshape(y_MD, (*shape[:-1], y_MD.shape[-1]))
+
+
+class CosineHead(nn.Cell):
+    """Projects features, scales the result to length 1 and compares it with a row for each class: (N, C) -> (N, K).
+
+    The projection has layers of `widths` with GELU between them, as CLIP's. Rows of the weight hold the embeddings of
+    the classes times a scale. Computes in float32.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.projection = nn.CellList([Linear(*pair) for pair in itertools.pairwise((channels, *widths))])
+        self.act = Gelu()
+        self.weight = zeros(classes, widths[-1])
+        self.bias = zeros(classes)
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def construct(self, x_NC: Tensor) -> Tensor:
+        x_NC = self.projection[0](ops.cast(x_NC, float32))
+        for layer in self.projection[1:]:
+            x_NC = layer(self.act(x_NC))
+        length_N1 = ops.sqrt(ops.sum(x_NC * x_NC, -1, True))
+        return self.matmul(x_NC / ops.maximum(length_N1, SHORTEST), self.weight) + self.bias
 
 
 class PatchConv(nn.Cell):

@@ -4,7 +4,7 @@ Sources: arXiv 2201.03545 and facebookresearch/ConvNeXt (V1), arXiv 2301.00808 a
 (V2), timm (V1 atto to nano).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from convnext_imagenet.model.errors import ModelError
@@ -22,7 +22,9 @@ class ConvNeXtConfig:
     `num_classes` is 0 for a network without a head, whose output is its features. `drop_path_rate` in [0, 1) is that of
     the last block, `layer_scale_init` the initial value of V1's gamma. `norm_epsilon` belongs to every LayerNorm but
     the last, which has `head_norm_epsilon`. `activation` "gelu_tanh" is GELU's tanh form. Networks of other programs
-    differ in these three; ours never do. Raises ModelError for values out of range.
+    differ in these three; ours never do. `head_projection` is () for a linear head. Otherwise the head compares
+    embeddings: layers of these widths with GELU between them, whose last output is scaled to length 1. Raises
+    ModelError for values out of range.
     """
 
     variant: str
@@ -36,6 +38,7 @@ class ConvNeXtConfig:
     norm_epsilon: float = EPSILON
     head_norm_epsilon: float = EPSILON
     activation: Activation = "gelu"
+    head_projection: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("depths", "dims"):
@@ -44,6 +47,11 @@ class ConvNeXtConfig:
                 raise ModelError(f"{field} is {values}; it must be {STAGES} numbers of at least 1, one for each stage")
         if self.num_classes < 0:
             raise ModelError(f"num_classes is {self.num_classes}; it must be at least 1, or 0 for no head")
+        if self.head_projection and (min(self.head_projection) < 1 or not self.num_classes):
+            raise ModelError(
+                f"head_projection is {self.head_projection} with {self.num_classes} classes; it must be widths of at "
+                f"least 1, and belong to a head"
+            )
         for field in ("norm_epsilon", "head_norm_epsilon"):
             if not 0 < getattr(self, field) < 1:
                 raise ModelError(f"{field} is {getattr(self, field)}; it must be above 0 and below 1")
@@ -56,6 +64,11 @@ class ConvNeXtConfig:
     def has_usual_functions(self) -> bool:
         """Return whether epsilons and GELU are the papers', which our CPU kernels compute."""
         return (self.norm_epsilon, self.head_norm_epsilon, self.activation) == (EPSILON, EPSILON, "gelu")
+
+    @property
+    def without_head(self) -> "ConvNeXtConfig":
+        """Return the same network without a head."""
+        return replace(self, num_classes=0, head_projection=())
 
 
 _SMALL = (2, 2, 6, 2)

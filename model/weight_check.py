@@ -1,5 +1,6 @@
 """Checks that arrays are a network's parameters; if they are not, finds the network that they belong to."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -72,6 +73,7 @@ def recognise(arrays: Mapping[str, np.ndarray]) -> ConvNeXtConfig | None:
             dims=tuple(arrays[f"stages.{stage}.0.norm.bias"].size for stage in range(STAGES)),
             grn="stages.0.0.grn.gamma" in arrays,
             num_classes=arrays["head.bias"].size if "head.bias" in arrays else 0,
+            head_projection=_projection_widths(arrays),
         )
     except (KeyError, ModelError):
         return None
@@ -79,12 +81,20 @@ def recognise(arrays: Mapping[str, np.ndarray]) -> ConvNeXtConfig | None:
     return config if shapes == parameter_shapes(config) else None
 
 
+def _projection_widths(arrays: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+    names = (f"head.projection.{index}.bias" for index in itertools.count())
+    return tuple(arrays[name].size for name in itertools.takewhile(arrays.__contains__, names))
+
+
 def describe(config: ConvNeXtConfig) -> str:
     """Return the network in words: the variant's name, or depths and dims of an unknown one, and the classes."""
     name = (
         known_variant(config) or f"ConvNeXt {'V2' if config.grn else 'V1'} (depths {config.depths}, dims {config.dims})"
     )
-    return f"{name} with {plural(config.num_classes, 'class')}" if config.num_classes else f"{name} without a head"
+    if not config.num_classes:
+        return f"{name} without a head"
+    compared = f" by embeddings of {config.head_projection[-1]}" if config.head_projection else ""
+    return f"{name} with {plural(config.num_classes, 'class')}{compared}"
 
 
 def known_variant(config: ConvNeXtConfig) -> str | None:

@@ -101,11 +101,12 @@ def build_inference_network(card: ModelCard, arrays: Mapping[str, np.ndarray], p
     """
     kernels = cpu_kernels()
     unit = choose_unit(precision, kernels)
-    can_pack = card.config.has_usual_functions and card.config.num_classes > 0  # what the packed kernels compute
+    has_usual_head = card.config.num_classes > 0 and not card.config.head_projection
+    can_pack = card.config.has_usual_functions and has_usual_head  # what the packed kernels compute
     if unit is not Unit.FLOAT32 and not can_pack:
         raise ModelError(
-            f"--precision {precision}: a network without a head, or with another epsilon or GELU than the paper's, is "
-            f"computed in float32; pass --precision float32"
+            f"--precision {precision}: a network without a linear head, or with another epsilon or GELU than the "
+            f"paper's, is computed in float32; pass --precision float32"
         )
     if kernels is None or not can_pack or (card.config.grn and unit is Unit.FLOAT32):
         return build_network(card, arrays)

@@ -11,6 +11,7 @@ from typing import Any
 
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.files import sha256_file, write_atomically
+from convnext_imagenet.records.checked import note_as_written
 from convnext_imagenet.records.index import INDEX_FILE, IndexPart, shard_index_path, write_index
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, SplitEntry
 from convnext_imagenet.records.report.write import REPORT_FILE, write_report
@@ -52,4 +53,5 @@ def write_summary_files(
 
 def mark_finished(root: Path, manifest: Manifest) -> None:
     """Write manifest.json and then `_SUCCESS`: from now on `Records.open` accepts the directory."""
+    note_as_written(root, manifest)
     protocol.finish(root, "records", manifest.to_json())

@@ -75,7 +75,7 @@ def load_checkpoint(path: Path, weights: Weights = "best") -> Checkpoint:
     path = resolve_checkpoint(path, weights)
     arrays, card = load_weights(path)
     if card.provenance.get("imported", {}).get("head") == "new":  # a head that nobody trained names no classes
-        card = dataclasses.replace(card, config=dataclasses.replace(card.config, num_classes=0), classes=())
+        card = dataclasses.replace(card, config=card.config.without_head, classes=())
         arrays = {name: array for name, array in arrays.items() if not name.startswith("head.")}
     return Checkpoint(path=path, sha256=sha256_file(path), card=card, arrays=arrays)
 

@@ -1,8 +1,10 @@
-"""Which outputs of a network mean each class of RECORDS: by wnid, or by a table that maps several outputs to a class.
+"""Which outputs of a network mean each class of RECORDS: by wnid, by a table that maps several outputs to a class, or
+by the numbers of ImageNet-V2's folders.
 
 So a network of 1000 or 21,841 classes is evaluated on records of fewer. This file computes no network.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +19,24 @@ from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.scoring import true_label_ranks
 
 _LISTED = 5
+_OFFICIAL_CLASSES = 1000
+_WNID = re.compile(r"n[0-9]{8}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")
+BY_WNID = "wnid"
+BY_NUMBER = "number, as ImageNet-V2 names its folders: class N of the records is the Nth wnid, from 0"
 
 
 @dataclass(frozen=True)
 class ClassMap:
-    """For each class of the records the outputs that mean it, ascending; none for a class that the network lacks."""
+    """For each class of the records the outputs that mean it, ascending; none for a class that the network lacks.
+
+    `rule` says in words what was compared.
+    """
 
     wnids: tuple[str, ...]
     outputs: tuple[tuple[int, ...], ...]
     network_outputs: int
+    rule: str = BY_WNID
 
     @property
     def lacking(self) -> tuple[str, ...]:
@@ -75,8 +86,10 @@ def map_classes(
 ) -> ClassMap | None:
     """Return which outputs mean the records' classes; None if they are the network's own, in their order.
 
-    `table` is a text file of lines "wnid-of-the-network wnid-of-the-records". Raises ServeError for a network without
-    classifier or wnids, for records that share no class with it, and for a table that names what neither has.
+    `table` is a text file of lines "wnid-of-the-network wnid-of-the-records". Without it, classes that are all numbers
+    from 0 to 999 are the ranks of the wnids of a network of the 1000 classes, as in ImageNet-V2. Raises ServeError for
+    a network without classifier or wnids, for records that share no class with it, and for a table that names what
+    neither has.
     """
     checkpoint.require_classifier()
     known, wanted = [wnid for wnid, _ in checkpoint.card.classes], [entry.wnid for entry in classes]
@@ -88,15 +101,23 @@ def map_classes(
     places = {wnid: index for index, wnid in enumerate(known)}
     outputs = tuple(tuple(sorted({places[a] for a, b in pairs if b == wnid and a in places})) for wnid in wanted)
     if not any(outputs):
+        if _are_ranks(wanted, known):
+            return ClassMap(tuple(wanted), tuple((int(number),) for number in wanted), len(known), BY_NUMBER)
         check_classes(checkpoint, classes, records)
     return ClassMap(tuple(wanted), outputs, len(known))
+
+
+def _are_ranks(wanted: Sequence[str], known: Sequence[str]) -> bool:
+    """Return whether classes are numbers, and the network's are the 1000 of ImageNet in the order of their wnids."""
+    in_order = list(known) == sorted(known) and all(map(_WNID.fullmatch, known))
+    return len(known) == _OFFICIAL_CLASSES and in_order and all(map(_NUMBER.fullmatch, wanted))
 
 
 def class_map_lines(mapped: ClassMap, rows_left_out: int) -> list[str]:
     """Return what a user must know of the map: how many outputs mean how many classes, and what is left out."""
     used = sum(len(found) for found in mapped.outputs)
     lines = [
-        f"classes matched by wnid: {used:,} of the network's {mapped.network_outputs:,} outputs are "
+        f"classes matched by {mapped.rule}: {used:,} of the network's {mapped.network_outputs:,} outputs are "
         f"{plural(int(mapped.is_known.sum()), 'class')} of the records"
     ]
     if mapped.lacking:

@@ -1,18 +1,21 @@
 """`convnext-serve weights`: import weights of other programs, export ours to them; weights/ does the work."""
 
+import contextlib
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
-from convnext_imagenet.base.cli_output import json_option, result_on_stdout
-from convnext_imagenet.base.console import expected_errors, show_log_lines
+from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
+from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
 from convnext_imagenet.launch.cli import device_target_option
 from convnext_imagenet.serve import options
-from convnext_imagenet.serve.settings import TransformOptions
+from convnext_imagenet.serve.settings import ErrorLimit, TransformOptions
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
+    from convnext_imagenet.model.exchange.onnx_precision import LowPrecision
     from convnext_imagenet.records.reader import Split
     from convnext_imagenet.serve.checkpoint import Checkpoint
 
@@ -50,11 +53,21 @@ def weights() -> None:
     help="Replace the classifier of FILE, if any, by an untrained one for --classes, to be fine-tuned.",
 )
 @click.option("--no-head", is_flag=True, help="Leave out the classifier of FILE: the network gives features.")
+@click.option(
+    "--zero-shot",
+    type=options.PATH,
+    help="Text embeddings of the classes, .parquet or .safetensors: they become the classifier of a CLIP network.",
+)
+@click.option(
+    "--logit-scale",
+    type=click.FloatRange(min=0, min_open=True),
+    help="With --zero-shot: factor of the cosines.  [default: that of the embeddings, else of FILE]",
+)
 @options.transform
 @json_option()
 def import_command(
     file: Path, out: Path, scheme: str, use: str | None, classes: Path | None, fresh_head: bool, no_head: bool,
-    transform: TransformOptions, as_json: bool,
+    zero_shot: Path | None, logit_scale: float | None, transform: TransformOptions, as_json: bool,
 ) -> None:  # fmt: skip
     """Convert FILE, a ConvNeXt of Facebook, DINOv3, timm, transformers, MindCV, OpenCLIP or the MindSpore example.
 
@@ -63,11 +76,17 @@ def import_command(
     """
     if no_head and (fresh_head or classes):
         raise click.UsageError("--no-head leaves out the classes, too; leave out --fresh-head and --classes")
+    if zero_shot and (fresh_head or no_head):
+        raise click.UsageError("--zero-shot makes the classifier; leave out --fresh-head and --no-head")
+    if logit_scale is not None and not zero_shot:
+        raise click.UsageError("--logit-scale belongs to --zero-shot; pass that, too, or leave it out")
     with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.serve.weights.importing import ImportOptions, import_weights
         from convnext_imagenet.serve.weights.inspecting import inspect_weights
 
-        choices = ImportOptions(None if scheme == "auto" else scheme, use, classes, fresh_head, no_head, transform)
+        choices = ImportOptions(
+            None if scheme == "auto" else scheme, use, classes, fresh_head, no_head, zero_shot, logit_scale, transform
+        )
         imported = import_weights(file, out, choices)
         click.echo("\n".join(imported.lines))
         has_head = imported.card.config.num_classes > 0
@@ -114,17 +133,44 @@ def inspect(file: Path, as_json: bool) -> None:
     help="With safetensors: program whose parameter names to use.  [default: facebook]",
 )
 @click.option("--features", is_flag=True, help="With onnx: also an output `features`, the values before the head.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="With onnx: float16, weights in bfloat16, or products of the blocks in int8. Needs --records.",
+)
+@click.option("--records", type=options.PATH, help="With --precision: RECORDS that measure its loss.")
+@click.option("--split", default="val", show_default=True, help="Split that measures the loss.")
+@options.max_changed
+@click.option(
+    "--calibration-split", default="train", show_default=True, help="With int8: split of the rows that set scales."
+)
+@click.option(
+    "--calibration-rows", type=click.IntRange(min=1), default=256, show_default=True, help="With int8: their number."
+)
+@options.batch_size
+@options.workers
 @json_option()
+@progress_option
 @device_target_option
 def export_command(
     checkpoint: Path, out: Path, format_name: str, preprocessing: bool, names: str | None, features: bool,
-    as_json: bool,
-    device_target: str,
+    precision: str, records: Path | None, split: str, max_changed: ErrorLimit, calibration_split: str,
+    calibration_rows: int, batch_size: int, workers: int, as_json: bool, device_target: str,
 ) -> None:  # fmt: skip
     """Write CHECKPOINT as a file for other programs, with a model card in Markdown beside it.
 
-    The file is loaded again and kept only if it gives the same answers as the network.
+    The file is loaded again and kept only if it gives the same answers as the network. Of lower --precision, it is kept
+    only if no more rows of --records change their class than --max-changed allows.
     """
+    if precision != "fp32" and format_name != "onnx":
+        raise click.UsageError("--precision works only with --format onnx; leave it out")
+    if (precision == "fp32") != (records is None):
+        raise click.UsageError(
+            "--records measures the loss of lower precision: pass --precision fp16, bf16 or int8, and --records, or "
+            "neither"
+        )
     if preprocessing and format_name != "onnx":
         raise click.UsageError(
             "--preprocessing works only with --format onnx (mindir always takes uint8 pixels); leave it out"
@@ -141,16 +187,33 @@ def export_command(
         prepare(choose_target(device_target).target)
 
         from convnext_imagenet.serve.checkpoint import load_checkpoint
-        from convnext_imagenet.serve.weights.exporting import ExportOptions, export_weights
+        from convnext_imagenet.serve.weights.export_formats import ExportOptions, stated_loss
+        from convnext_imagenet.serve.weights.exporting import export_weights
+        from convnext_imagenet.serve.weights.precision_loss import Reduction, loss_in_words
 
         loaded = load_checkpoint(checkpoint)
-        is_new = export_weights(loaded, out, ExportOptions(format_name, preprocessing, names or "facebook", features))
+        with contextlib.ExitStack() as stack:
+            reduction = None
+            if records is not None:
+                from convnext_imagenet.records.reader import Records
+
+                bar = stack.enter_context(progress(Records.open(records).split(split).rows, f"measure {precision}"))
+                low = cast("LowPrecision", precision)
+                reduction = Reduction(
+                    low, records, split, max_changed, calibration_split, calibration_rows, batch_size, workers, bar
+                )
+            choices = ExportOptions(format_name, preprocessing, names or "facebook", features, reduction)
+            is_new = export_weights(loaded, out, choices)
         size_mib = out.stat().st_size / 2**20
         click.echo(f"{out}: {size_mib:.1f} MiB, {'written and checked' if is_new else 'there already, unchanged'}")
+        loss = stated_loss(out) if reduction is not None else None
+        if loss is not None:
+            click.echo(f"{precision}: {loss_in_words(loss)}")
         click.echo(f"{loaded.path} exported.\nNext: read {out}.md to learn how to run it", err=True)
         report(
             {"checkpoint": loaded.path, "sha256": loaded.sha256, "out": out, "card": f"{out}.md", "format": format_name}
-            | {"bytes": out.stat().st_size, "is_new": is_new}
+            | {"bytes": out.stat().st_size, "is_new": is_new, "precision": precision}
+            | ({} if loss is None else {"loss": asdict(loss)})
         )
 
 

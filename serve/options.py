@@ -134,6 +134,13 @@ max_errors = click.option(
     show_default=True,
     help="Error rows to allow, as a number or a percentage; with more, all rows are written and the exit code is 3.",
 )
+max_changed = click.option(
+    "--max-changed",
+    type=_ErrorLimitType(),
+    default="1%",
+    show_default=True,
+    help="Rows that may change their class, as a number or a percentage; with more, nothing is written.",
+)
 retry = click.option(
     "--retry",
     type=_WordsType("STATUS,...", RETRIABLE),

@@ -3,7 +3,6 @@
 The key of a row is CLASS/NAME, in every layout: the same images give the same records, however they are packed.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from convnext_imagenet.ingest.labels.classes import ClassRule
 from convnext_imagenet.ingest.labels.labels import LabelledSplit, LabelledTree
 from convnext_imagenet.ingest.labels.splitting import DEFAULT_VAL_FRACTION, Fractions, split_samples
 from convnext_imagenet.ingest.source.samples import SPLITS, Sample, SampleTree, natural_order, require_printable
+from convnext_imagenet.ingest.source.scan_types import WNID
 from convnext_imagenet.records.manifest import ClassEntry
 
-_WNID = re.compile(r"n[0-9]{8}")
 _MOST_CLASSES = 100_000
 # The digest of a sample's bytes, by its number among those given.
 Digests = Callable[[Sequence[Sample]], Mapping[int, str]]
@@ -86,11 +85,12 @@ def _append(split: LabelledSplit, sample: Sample, key: str, label: int) -> None:
 
 def _refuse_wnids(source: SampleTree, unverified: bool) -> None:
     labels = {sample.label for sample in source.samples}
-    if unverified or source.is_as_given or not all(_WNID.fullmatch(label) for label in labels):
+    if unverified or source.is_as_given or not all(WNID.fullmatch(label) for label in labels):
         return
     raise IngestError(
         f"{source.kind}: its classes are ImageNet's wnids, such as {min(labels)}, but nothing verifies them; put "
-        f"ILSVRC2012_devkit_t12.tar.gz beside train and val, or pass --unverified to take these labels as they are"
+        f"ILSVRC2012_devkit_t12.tar.gz beside train and val, or pass --unverified to take these labels as they are, "
+        f"with --eval-only if networks are only evaluated on this set"
     )
 
 
@@ -112,9 +112,8 @@ def _classes(source: SampleTree, rule: ClassRule, wishes: Wishes) -> tuple[tuple
     if source.class_order and set(source.class_order) >= set(names):
         return tuple(name for name in source.class_order if name in set(names)), "order that the source states"
     ordered, is_numbered = natural_order(names)
-    return tuple(
-        ordered
-    ), "order of the numbers in the names" if is_numbered else "rank of the name in code point order"
+    how = "order of the numbers in the names" if is_numbered else "rank of the name in code point order"
+    return tuple(ordered), how
 
 
 def _with_splits(
@@ -177,9 +176,10 @@ def _refuse_torn_groups(samples: Sequence[Sample]) -> None:
             splits_of[sample.group].add(sample.split)
     torn = sorted(group for group, splits in splits_of.items() if len(splits) > 1)
     if torn:
+        splits, listed = " and ".join(sorted(splits_of[torn[0]])), first_few([f"{one!a}" for one in torn])
         raise IngestError(
-            f"{plural(len(torn), 'group')} in several splits: {first_few([f'{one!a}' for one in torn])} is in "
-            f"{' and '.join(sorted(splits_of[torn[0]]))}; put each group into one split, or leave --group-by out"
+            f"{plural(len(torn), 'group')} in several splits: {listed}; {torn[0]!a} is in {splits}; put each "
+            f"group into one split, or leave --group-by out"
         )
 
 

@@ -34,7 +34,7 @@ from convnext_imagenet.records.index import INDEX_FILE, read_columns
 from convnext_imagenet.records.manifest import Manifest, SplitEntry
 from convnext_imagenet.records.quarantine import Quarantined, quarantined_in, table_bytes
 from convnext_imagenet.records.receipts import split_entry
-from convnext_imagenet.records.report.numbers import find_duplicates
+from convnext_imagenet.records.report.numbers import count_shared
 from convnext_imagenet.records.thumbnails import thumbnails_per_class
 
 Receipts = Mapping[str, Sequence[Mapping[str, Any]]]  # the receipts of all shards, in order, by split
@@ -134,8 +134,7 @@ class RecordsBuild:
         missing = self.plan.parent.missing_in(self.out, self.plan_id)
         if missing:
             reopen(self.out)
-        for split, shard in missing:
-            self.plan.parent.link(split, shard, self.out, self.plan_id)
+            self.plan.parent.link(missing, self.out, self.plan_id)
         return len(missing)
 
     def unfinished(self) -> list[ShardUnit]:
@@ -197,12 +196,14 @@ class RecordsBuild:
         refuse_too_many([entry for entry in quarantined if entry.reason != "dropped"], allowed, self.out)
         _clear_leftovers(self.out, self.plan)
         mark_finished(self.out, manifest)
-        index = read_columns(self.out / INDEX_FILE, ("split", "key", "wnid", "sha256", "warnings"))
+        if self.plan.parent is not None:
+            self.plan.parent.hand_on_checks(self.out, manifest)
+        index = read_columns(self.out / INDEX_FILE, ("split", "sha256", "warnings"))
         return BuildOutcome(
             rows={name: split.rows for name, split in manifest.splits.items()},
             quarantined=tuple(quarantined),
             warned=int((index["warnings"].to_numpy() > 0).sum()),
-            shared=sum("+" in copied.splits for copied in find_duplicates(index)),
+            shared=count_shared(index),
         )
 
     def _manifest(self, receipts: Receipts) -> Manifest:

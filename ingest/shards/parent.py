@@ -1,31 +1,35 @@
 """The records that new images are added to: what of them must not differ, and how their shards are taken over.
 
-Their shards become shards of the new records as hard links: nothing is read or written but receipts. Knows nothing of
-the new images.
+Their shards become shards of the new records as hard links. A shard that has not changed since it was written or
+compared is not read (DECISIONS, 2026-11-29: growing reads no old shard). Opens no image.
 """
 
 import errno
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from convnext_imagenet.base.files import read_json, sha256_file, sync_folder, write_json
-from convnext_imagenet.base.protocol import read_finished, read_receipt
+from convnext_imagenet.base.protocol import file_damage, read_finished, read_receipt
 from convnext_imagenet.base.stores import local_reader
 from convnext_imagenet.ingest.errors import IngestError
-from convnext_imagenet.records.checked import find_damage
+from convnext_imagenet.records.checked import Stamps, find_damage, known_stamps, remember_stamps, stamp
 from convnext_imagenet.records.damage import planned_units
 from convnext_imagenet.records.index import INDEX_FILE, read_columns
 from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.records.mindrecord_file import layout_of
 from convnext_imagenet.records.schema import QUARANTINE_FILE
 
+_STAMPS: tuple[Stamps, ...] = ("checked", "written")
+_SHARD_ENDINGS = (".mindrecord", ".mindrecord.db")
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 
 
@@ -63,12 +67,13 @@ class Parent:
         entry = self.manifest.splits[split]
         return entry.rows + entry.quarantined
 
-    def known(self, split: str) -> dict[str, tuple[int, int]]:
-        """Return label and size in bytes of each stored image by key; both -1 for an image in quarantine."""
-        rows = read_columns(self.root / INDEX_FILE, ("split", "key", "label", "bytes")).to_pylist()
-        stored = {row["key"]: (row["label"], row["bytes"]) for row in rows if row["split"] == split}
-        bad = pq.read_table(self.root / QUARANTINE_FILE, columns=["split", "key"], partitioning=None).to_pylist()
-        return {row["key"]: (-1, -1) for row in bad if row["split"] == split} | stored
+    @cached_property
+    def images_by_key(self) -> pa.Table:
+        """The split, key, label and size in bytes of each image; label and size are -1 for one in quarantine."""
+        stored = read_columns(self.root / INDEX_FILE, ("split", "key", "label", "bytes"))
+        bad = read_columns(self.root / QUARANTINE_FILE, ("split", "key"))
+        nothing = [pa.repeat(pa.scalar(-1, kind), bad.num_rows) for kind in (pa.int32(), pa.int64())]
+        return pa.concat_tables([stored, pa.table([*bad.columns, *nothing], schema=stored.schema)])
 
     def missing_in(self, out: Path, plan_id: str) -> list[tuple[str, str]]:
         """Return the shards that `out` lacks."""
@@ -83,27 +88,44 @@ class Parent:
             receipts[split].append(receipt)
         return receipts
 
-    def link(self, split: str, shard: str, out: Path, plan_id: str) -> None:
-        """Give `out` a shard of these records as hard links, or as a copy on another file system, then its receipt.
+    def link(self, units: Sequence[tuple[str, str]], out: Path, plan_id: str) -> None:
+        """Give `out` shards of these records as hard links, or as copies on another file system, each with its receipt.
 
         Raises IngestError when a copy is not what the receipt says.
         """
-        folder, unit = out / split, Path(shard).stem
-        receipt = read_json(self.root / split / f"{unit}.json")
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in receipt["files"]:
-            _link_or_copy(self.root / split / file["name"], folder / file["name"], file)
-        sync_folder(folder)
-        write_json(folder / f"{unit}.json", receipt | {"plan_id": plan_id})
+        lists = {kind: known_stamps(self.manifest, kind) for kind in _STAMPS}
+        for split, shard in units:
+            folder, unit = out / split, Path(shard).stem
+            receipt = read_json(self.root / split / f"{unit}.json")
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in receipt["files"]:
+                source = self.root / split / file["name"]
+                before = stamp(source)
+                _link_or_copy(source, folder / file["name"], file)
+                _follow(lists.values(), file["name"], before, stamp(source))
+            sync_folder(folder)
+            write_json(folder / f"{unit}.json", receipt | {"plan_id": plan_id})
+        for kind, stamps in lists.items():
+            remember_stamps(self.manifest, stamps, kind)
+
+    def hand_on_checks(self, out: Path, manifest: Manifest) -> None:
+        """Let files of `out` that are files of these records, and were compared there, count as compared."""
+        known = known_stamps(self.manifest)
+        files = [(split, f"{Path(shard).stem}{end}") for split, shard in self.units for end in _SHARD_ENDINGS]
+        paths = {name: out / split / name for split, name in files if name in known}
+        same = {name: known[name] for name, path in paths.items() if path.exists() and stamp(path) == known[name]}
+        remember_stamps(manifest, same)
 
 
 def open_parent(root: Path) -> Parent:
-    """Return finished records, every byte of which is compared with its SHA-256 or was before and has not changed.
+    """Return finished records: a file that has changed since it was written or compared is compared with its SHA-256.
 
-    Raises ArtefactError when they are unfinished or damaged.
+    Index, tables, quarantine and report are always compared. Raises ArtefactError when the records are unfinished or
+    damaged.
     """
     manifest = Manifest.from_json(read_finished(root, "records"))
-    if damage := find_damage(root, manifest, deep=True):
+    damage = find_damage(root, manifest, deep=True, trusts_writing=True) or _damaged_tables(root, manifest)
+    if damage:
         raise IngestError(f"--onto {root}: {damage[0]} ({len(damage)} damaged in total); repair it first")
     for name, digest in manifest.files.items():
         if not (root / name).is_file() or sha256_file(root / name) != digest:
@@ -111,6 +133,13 @@ def open_parent(root: Path) -> Parent:
     plan = read_json(root / "plan.json")["plan"]
     units = tuple(planned_units(plan))
     return Parent(root.resolve(), manifest, plan, manifest.plan_id, sha256_file(root / "manifest.json"), units)
+
+
+def _damaged_tables(root: Path, manifest: Manifest) -> list[str]:
+    """Return what is wrong with the tables beside the shards, from which the new index is made."""
+    units = [(root / split, shard.name) for split, entry in manifest.splits.items() for shard in entry.shards]
+    tables = [(folder, read_json(folder / f"{Path(shard).stem}.json")["files"][2]) for folder, shard in units]
+    return [damage for folder, file in tables if (damage := file_damage(folder, file, deep=True))]
 
 
 def refuse_other_rules(parent: Parent, seed: int, treatment: Mapping[str, Any], rules: Mapping[str, int]) -> None:
@@ -156,6 +185,13 @@ def _link_or_copy(source: Path, target: Path, file: Mapping[str, Any]) -> None:
         temporary.replace(target)
 
 
+def _follow(lists: Iterable[dict[str, list[int]]], name: str, before: Sequence[int], after: Sequence[int]) -> None:
+    """Renew the stamp of a file that was only linked, which changes the time of its inode but not of its content."""
+    for stamps in lists:
+        if stamps.get(name) == before and after[:-1] == before[:-1]:
+            stamps[name] = list(after)
+
+
 def new_images(
     parent: Parent, split: str, keys: Sequence[str], labels: Sequence[int], sizes: Sequence[int], keeps_bytes: bool
 ) -> list[int]:
@@ -163,16 +199,17 @@ def new_images(
 
     Raises IngestError for an image that they have with another label or, if they keep the bytes of files, another size.
     """
-    known = parent.known(split)
-    new = []
-    for position, key in enumerate(keys):
-        stored = known.get(key)
-        if stored is None:
-            new.append(position)
-            continue
-        label, size = stored
-        is_other_size = size != sizes[position] and keeps_bytes
-        if label != -1 and (label != labels[position] or is_other_size):
-            found = f"label {label}, {size} bytes; here label {labels[position]}, {sizes[position]} bytes"
-            raise IngestError(f"{split}/{key}: stored with {found}; changed images need another build, without --onto")
-    return new
+    images = parent.images_by_key
+    images = images.filter(pc.equal(images["split"], split)).combine_chunks()
+    places = pc.index_in(pa.array(keys, pa.string()), value_set=images["key"])
+    is_new = places.is_null().to_numpy(zero_copy_only=False)
+    asked, stored = np.flatnonzero(~is_new), images.take(places.drop_null())
+    label, size = stored["label"].to_numpy(), stored["bytes"].to_numpy()
+    is_other = label != np.asarray(labels, np.int64)[asked]
+    if keeps_bytes:
+        is_other |= size != np.asarray(sizes, np.int64)[asked]
+    for place in np.flatnonzero(is_other & (label != -1))[:1]:
+        at = asked[place]
+        found = f"label {label[place]}, {size[place]} bytes; here label {labels[at]}, {sizes[at]} bytes"
+        raise IngestError(f"{split}/{keys[at]}: stored with {found}; changed images need another build, without --onto")
+    return np.flatnonzero(is_new).tolist()

@@ -1,4 +1,4 @@
-"""Reads the bytes of one planned image from a file or a tar, and trusts nothing that it opens.
+"""Reads the bytes of one planned image from a file, a tar, a table or a zip, and trusts nothing that it opens.
 
 Opening never blocks on a pipe, never follows a link unasked, and never writes. An image that is not a plain file is
 bad, which costs only that image; a file that has changed since the plan stops the ingest. Decodes nothing.
@@ -9,6 +9,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Self
 
+from convnext_imagenet.base.zips import BadZip, read_member
 from convnext_imagenet.ingest.errors import FailedIngestError
 from convnext_imagenet.ingest.shards.plan import PlannedRow
 from convnext_imagenet.ingest.source.safe_open import kind_of_file, open_source
@@ -49,9 +50,11 @@ class SourceReader:
         descriptor = self._archive(row)
         if row.size > LARGEST_FILE_BYTES:
             raise too_large(row.size)
-        image = _read_fully(descriptor, row.size, row.offset)
-        if len(image) != row.size or _modified_since(row, os.fstat(descriptor)):
+        image, damage = _member(descriptor, row)
+        if (len(image) != row.size and not damage) or _modified_since(row, os.fstat(descriptor)):
             raise _changed(self._data / row.archive, "its modification time or size differs from the plan")
+        if damage:
+            raise BadImage("damaged", damage)
         return image
 
     def _archive(self, row: PlannedRow) -> int:
@@ -86,6 +89,16 @@ class SourceReader:
         if size > LARGEST_FILE_BYTES:
             raise too_large(size)
         return image
+
+
+def _member(descriptor: int, row: PlannedRow) -> tuple[bytes, str]:
+    """Return the bytes of an image in an archive, or in words what is damaged in the zip there."""
+    if not row.archive.lower().endswith(".zip"):
+        return _read_fully(descriptor, row.size, row.offset), ""
+    try:
+        return read_member(descriptor, row.offset, row.size), ""
+    except BadZip as error:
+        return b"", f"in the zip: {error}"
 
 
 def _read_fully(descriptor: int, size: int, offset: int) -> bytes:

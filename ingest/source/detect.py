@@ -1,21 +1,18 @@
 """Decides whether DATA has one of ImageNet's own layouts, or is a source of somebody's own images, and scans it."""
 
 import os
-import re
 from pathlib import Path
 
+from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.archives import CLASS_TAR, TRAIN_TAR, VAL_TAR
-from convnext_imagenet.ingest.source.folders import Links
-from convnext_imagenet.ingest.source.hugging_face import find_archives, scan_archives
+from convnext_imagenet.ingest.source.folders import Links, folder_names
+from convnext_imagenet.ingest.source.hugging_face import imagenet_1k_archives, scan_archives
 from convnext_imagenet.ingest.source.layout import KAGGLE_FOLDER, find_devkit, find_parts, scan_tree
-from convnext_imagenet.ingest.source.own_folders import folder_names
 from convnext_imagenet.ingest.source.own_sets import is_tiny_imagenet
 from convnext_imagenet.ingest.source.samples import SampleTree
-from convnext_imagenet.ingest.source.scan_types import TreeScan, has_wnid_at_end
+from convnext_imagenet.ingest.source.scan_types import WNID, TreeScan, has_wnid_at_end
 from convnext_imagenet.ingest.source.sources import Request, scan_source
 from convnext_imagenet.ingest.source.unpack import Unpacker
-
-_WNID = re.compile(r"n[0-9]{8}")
 
 
 def scan_data(
@@ -31,8 +28,10 @@ def scan_data(
 
     Raises IngestError when no source knows the layout, and whatever the scan refuses.
     """
+    if root.is_file():
+        raise IngestError(f"{root}: a file; put it into a folder of its own, and pass the folder")
     links = Links(root, follow_links)
-    if root.is_dir() and (archives := find_archives(root)):
+    if root.is_dir() and (archives := imagenet_1k_archives(root)):
         return scan_archives(root, archives, links, unpacker)
     if not root.is_dir() or is_imagenet(root, unverified, devkit):
         return scan_tree(root, follow_links)
@@ -57,5 +56,5 @@ def is_imagenet(root: Path, unverified: bool, devkit: Path | None) -> bool:
     has_class_tars = any(CLASS_TAR.fullmatch(path.name) for path in (root / "train").iterdir())
     if not classes and any(has_wnid_at_end(path.name) for path in (root / "train").iterdir()):
         return True
-    looks_like_it = has_class_tars or (bool(classes) and all(_WNID.fullmatch(name) for name in classes))
+    looks_like_it = has_class_tars or (bool(classes) and all(WNID.fullmatch(name) for name in classes))
     return looks_like_it or (unverified and bool(classes))

@@ -14,7 +14,7 @@ from pathlib import Path
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.junk import junk_kind
 from convnext_imagenet.ingest.source.samples import split_of_path
-from convnext_imagenet.ingest.source.scan_types import Folder, ScanNotes, SplitScan, printable
+from convnext_imagenet.ingest.source.scan_types import WNID, Folder, ScanNotes, SplitScan, printable
 
 # Beside class folders, a file with such a name is an image in the wrong place. Elsewhere names decide nothing.
 IMAGE_ENDINGS = (
@@ -125,6 +125,17 @@ def list_folder(root: Path, relative: str, notes: ScanNotes) -> Iterator[os.DirE
             yield entry
 
 
+def folder_names(root: Path, relative: str = ".") -> list[str]:
+    """Return the names of the folders in a folder, without junk."""
+    return [entry.name for entry in list_folder(root, relative, ScanNotes()) if is_folder(entry)]
+
+
+def has_images(root: Path, relative: str) -> bool:
+    """Return whether a folder holds a file that is named as an image."""
+    entries = list_folder(root, relative, ScanNotes())
+    return any(entry.name.lower().endswith(IMAGE_ENDINGS) and not is_folder(entry) for entry in entries)
+
+
 def _folder(relative: str, entries: list[os.DirEntry], links: Links, notes: ScanNotes) -> Folder:
     names: list[str] = []
     sizes, times = array("q"), array("q")
@@ -151,10 +162,13 @@ def _how_to_flatten(relative: str, name: str) -> str:
         return f"{folder}/ was unpacked inside {split}/: move all of {relative}/ up to {split}/"
     if split == "." and (named := split_of_path(folder)):
         return f"if {folder}/ is the split {named}, rename it to {named}/, or make a link: ln -s {folder} DATA/{named}"
-    if split == "." and name != "images":
-        return f"if {folder}/ is a split, rename it to train/, val/ or test/; if it is a class, move {name}/ elsewhere"
     if name == "images":
         return "move the images one level up, as in train/n01440764/n01440764_10026.JPEG"
+    if not WNID.fullmatch(folder):
+        return (
+            f"if {printable(folder)} is a split, rename it to train, val or test; if it is above the classes, pass it "
+            f"as DATA; if it is a class and {printable(name)} a group of its images, pass --group-by folder"
+        )
     return f"{EXPECTED}; move the folder elsewhere"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.folders import Links
 from convnext_imagenet.ingest.source.layout import find_devkit
-from convnext_imagenet.ingest.source.own_tars import walk_file
+from convnext_imagenet.ingest.source.own_archives import walk_file
 from convnext_imagenet.ingest.source.scan_types import (
     Folder,
     ScanNotes,
@@ -28,7 +28,7 @@ _ARCHIVE = re.compile(r"(train|val|test)_images(_[0-9]+)?\.tar\.gz")
 _TITLE = "Hugging Face's imagenet-1k"
 
 
-def find_archives(root: Path) -> dict[str, list[str]]:
+def imagenet_1k_archives(root: Path) -> dict[str, list[str]]:
     """Return the archives in `root` or its folder data by split: paths below `root`; empty if there are none."""
     found: dict[str, list[str]] = defaultdict(list)
     for folder in ("", "data/"):

@@ -107,7 +107,7 @@ def find_devkit(root: Path) -> Path | None:
     return min(candidates, key=preference, default=None)
 
 
-def find_archives(root: Path) -> list[Path]:
+def official_archives(root: Path) -> list[Path]:
     """Return the archives in `root` that have an official name. Raises IngestError when there is none."""
     paths = [root / name for name in OFFICIAL_MD5 if (root / name).is_file()]
     if not paths:

@@ -91,10 +91,7 @@ def _archive(root: Path, split: str, names: list[str]) -> str:
     if chosen[0] == f"{official}.gz":
         return f"found {chosen[0]}; unpack only the gzip layer: gunzip {chosen[0]}"
     if re.fullmatch(rf"{split}_images(_[0-9]+)?\.tar\.gz", chosen[0]):
-        return (
-            f"found {chosen[0]} of Hugging Face's imagenet-1k; unpack it and sort the images into {split}/WNID/ by the "
-            f"wnid at the end of their names"
-        )
+        return f"found {chosen[0]} of Hugging Face's imagenet-1k; unpack it into {split}/"
     return f"found {printable(chosen[0])}, an archive; unpack it, so that DATA contains {split}/ (or use {official})"
 
 

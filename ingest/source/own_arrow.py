@@ -27,8 +27,7 @@ from convnext_imagenet.base.image_tables import (
     split_names,
 )
 from convnext_imagenet.ingest.errors import IngestError, first_few
-from convnext_imagenet.ingest.source.folders import Links, is_folder, list_folder
-from convnext_imagenet.ingest.source.own_folders import folder_names
+from convnext_imagenet.ingest.source.folders import Links, folder_names, is_folder, list_folder
 from convnext_imagenet.ingest.source.own_tables import choose_columns
 from convnext_imagenet.ingest.source.samples import Sample, SampleTree, split_of_path, split_of_word
 from convnext_imagenet.ingest.source.scan_types import EntryCount, ScanNotes, printable
@@ -122,7 +121,8 @@ def scan_arrow(
             raise IngestError(f"{root / name}: its classes are others than those of {files[0][0]}; keep one data set")
         order = names or order
         samples += found
-    return SampleTree(kind, samples, EntryCount(), unlabelled, order, follows_links=links.follow)
+    read = [name for name, _ in files]
+    return SampleTree(kind, samples, EntryCount(), unlabelled, order, follows_links=links.follow, read_files=read)
 
 
 def _folders(root: Path, relative: str, depth: int) -> Iterator[str]:

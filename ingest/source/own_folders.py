@@ -2,52 +2,51 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.source.folders import (
     ARCHIVE_ENDINGS,
-    IMAGE_ENDINGS,
     Links,
-    is_folder,
+    folder_names,
+    has_images,
     list_folder,
     scan_folders,
 )
+from convnext_imagenet.ingest.source.own_lookaround import how_to_label, refuse_no_classes
 from convnext_imagenet.ingest.source.samples import Sample, SampleTree, split_of_word
 from convnext_imagenet.ingest.source.scan_types import EntryCount, Folder, ScanNotes, printable
 
 
 def split_folders(root: Path) -> dict[str, list[str]]:
-    """Return the folders at the root by the split that they name; empty where folders are classes.
+    """Return the folders at the root by the split that they name; empty where folders are classes."""
+    return splits_of_names(folder_names(root))
+
+
+def splits_of_names(names: Collection[str]) -> dict[str, list[str]]:
+    """Return names of folders by the split that they name; empty where folders are classes.
 
     A folder `test` beside classes is a class: only with a folder train, or if all folders name splits, are they splits.
     """
-    names = folder_names(root)
     found: dict[str, list[str]] = defaultdict(list)
-    for name in names:
+    for name in sorted(names):
         if split := split_of_word(name):
             found[split].append(name)
     is_split_tree = "train" in found or (bool(found) and sum(map(len, found.values())) == len(names))
     return dict(found) if is_split_tree else {}
 
 
-def folder_names(root: Path, relative: str = ".") -> list[str]:
-    """Return the names of the folders in a folder, without junk."""
-    return [entry.name for entry in list_folder(root, relative, ScanNotes()) if is_folder(entry)]
-
-
-def has_images(root: Path, relative: str) -> bool:
-    """Return whether a folder holds a file that is named as an image."""
-    entries = list_folder(root, relative, ScanNotes())
-    return any(entry.name.lower().endswith(IMAGE_ENDINGS) and not is_folder(entry) for entry in entries)
+def refuse_split_twice(title: Path, by_split: Mapping[str, Sequence[str]]) -> None:
+    """Raise IngestError for two folders that name the same split."""
+    if twice := [names for names in by_split.values() if len(names) > 1]:
+        raise IngestError(f"{title}: {' and '.join(twice[0])} name the same split; keep one of them")
 
 
 def scan_split_folders(root: Path, links: Links, group_by: str) -> SampleTree:
     """Return the images of class folders in folders that name splits. Raises IngestError as `scan_folders` does."""
     by_split = split_folders(root)
-    if twice := [names for names in by_split.values() if len(names) > 1]:
-        raise IngestError(f"{root}: {' and '.join(twice[0])} name the same split; keep one of them")
+    refuse_split_twice(root, by_split)
     samples: list[Sample] = []
     ignored, unlabelled = EntryCount(), EntryCount()
     for split, (name,) in by_split.items():
@@ -55,12 +54,13 @@ def scan_split_folders(root: Path, links: Links, group_by: str) -> SampleTree:
         if not folder_names(root, name) and has_images(root, name):
             if split != "test":
                 raise IngestError(
-                    f"{root / name}: contains images outside class folders, so their classes are not known; sort them "
-                    f"into folders named as their classes, or put a metadata.csv of file_name and label beside them"
+                    f"{root / name}: contains images outside class folders, so their classes are not known; "
+                    f"{how_to_label(root, root / name)}"
                 )
             for entry in list_folder(root, name, ScanNotes()):
                 unlabelled.add(f"{name}/{entry.name}")
             continue
+        refuse_no_classes(root, root / name, folder_names(root, name))
         notes = ScanNotes()
         samples += _samples(root, name, split, links, notes, group_by)
         ignored += notes.ignored
@@ -95,6 +95,7 @@ def scan_root_folders(root: Path, links: Links, group_by: str) -> SampleTree:
             f"{root}: contains only the folder {printable(names[0])}, and in it the folders {first_few(inner)}; pass "
             f"{root / names[0]}"
         )
+    refuse_no_classes(root, root, names)
     notes = ScanNotes()
     samples = list(_samples(root, ".", "", links, notes, group_by))
     return SampleTree("class folders", samples, notes.ignored, follows_links=links.follow)

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.ingest.errors import IngestError, first_few
-from convnext_imagenet.ingest.source.folders import Links, scan_folders
-from convnext_imagenet.ingest.source.own_folders import folder_names
+from convnext_imagenet.ingest.source.folders import Links, folder_names, scan_folders
 from convnext_imagenet.ingest.source.samples import Sample, SampleTree
 from convnext_imagenet.ingest.source.scan_types import EntryCount, ScanNotes
 

@@ -1,22 +1,26 @@
 """Tables that name image files and their labels: CSV, TSV, JSON lines and Parquet, such as metadata.csv.
 
-Columns are found by their names; a file is named relative to the table's folder. Opens no image.
+Columns are found by their names; a file is named relative to the table's folder. Tables and images may lie in archives.
+Opens no image.
 """
 
 import codecs
 import csv
+import functools
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from convnext_imagenet.base.image_tables import is_binary
 from convnext_imagenet.ingest.errors import IngestError, first_few
-from convnext_imagenet.ingest.source.folders import IMAGE_ENDINGS, Links, is_folder, list_folder
-from convnext_imagenet.ingest.source.own_folders import folder_names
+from convnext_imagenet.ingest.source.folders import folder_names, is_folder, list_folder
+from convnext_imagenet.ingest.source.own_archives import Archive
 from convnext_imagenet.ingest.source.samples import (
     Sample,
     SampleTree,
@@ -25,13 +29,19 @@ from convnext_imagenet.ingest.source.samples import (
     split_of_word,
 )
 from convnext_imagenet.ingest.source.scan_types import EntryCount, ScanNotes, printable
+from convnext_imagenet.ingest.source.table_files import Files
 
-TEXT_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson")
+_JSON_ENDINGS = (".jsonl", ".ndjson")
+TEXT_ENDINGS = (".csv", ".tsv", *_JSON_ENDINGS)
 PATH_COLUMNS = ("file_name", "filename", "path", "filepath", "file_path", "image_path", "file", "image", "img")
-LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
+ID_COLUMNS = ("image_id", "image_name", "img_id", "id_code", "id")  # of files, if the first row's file is there
+LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "class_id", "classid")
 SPLIT_COLUMNS = ("split", "subset", "set")
 GROUP_COLUMNS = ("group", "group_id")
 _LARGEST_TABLE_BYTES = 1 << 30
+_LONGEST_HEADER_BYTES = 1 << 20
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_SUBMISSION = re.compile(r"sample_?submission", re.IGNORECASE)  # of Kaggle: its labels are made up
 Row = Mapping[str, str]
 
 
@@ -45,48 +55,100 @@ class Columns:
     group: str
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table: its path below DATA, to whose folder its rows' paths belong, what messages call it, and its bytes.
+
+    An archive counts as unpacked where it lies.
+    """
+
+    path: str
+    title: str
+    size: int
+    read: Callable[[], bytes]
+
+
 def choose_columns(names: Sequence[str], label_column: str, group_by: str) -> Columns:
     """Return what each column is, by its name; `label_column` and `group_by` override names."""
     label = label_column if label_column in names else ("" if label_column else _first(names, LABEL_COLUMNS))
     group = group_by if group_by in names else ("" if group_by else _first(names, GROUP_COLUMNS))
-    return Columns(_first(names, PATH_COLUMNS), label, _first(names, SPLIT_COLUMNS), group)
+    return Columns(_first(names, (*PATH_COLUMNS, *ID_COLUMNS)), label, _first(names, SPLIT_COLUMNS), group)
 
 
-def find_tables(root: Path) -> list[str]:
-    """Return the tables in `root`, or in its folders, that have columns of files: paths below `root`."""
+def find_tables(root: Path, files: Files) -> list[Table]:
+    """Return the tables in `root`, or in its folders that name splits, whose rows name `files`."""
     folders = [".", *(name for name in folder_names(root) if split_of_word(name))]
     tables = []
     for folder in folders:
         for entry in list_folder(root, folder, ScanNotes()):
             path = entry.name if folder == "." else f"{folder}/{entry.name}"
-            # In a folder only names that Hugging Face knows: a class folder may hold anything.
-            is_known = folder == "." or entry.name.startswith("metadata.")
-            if is_known and not is_folder(entry) and _header(root / path) is not None:
-                tables.append(path)
+            if not _may_be_table(path) or is_folder(entry):
+                continue
+            file = root / path
+            table = Table(path, str(file), file.stat().st_size, file.read_bytes)
+            if _names_files(table, columns_on_disk(file), files):
+                tables.append(table)
     return tables
 
 
-def scan_tables(root: Path, tables: Sequence[str], links: Links, label_column: str, group_by: str) -> SampleTree:
+def tables_in(root: Path, archives: Sequence[Archive], files: Files) -> list[Table]:
+    """Return the tables in archives whose rows name `files`; Parquet in archives is not looked at."""
+    tables = []
+    for archive in archives:
+        for name, member in archive.members.items():
+            if not name.lower().endswith(TEXT_ENDINGS) or member.size > _LARGEST_TABLE_BYTES:
+                continue
+            if _may_be_table(name) or _may_be_table(name.partition("/")[2]):
+                path = f"{archive.folder}/{name}".removeprefix("/")
+                read = functools.partial(archive.read, member)
+                table = Table(path, f"{root / archive.name}: {name}", member.size, read)
+                if _names_files(table, _columns_of_text(name, read()), files):
+                    tables.append(table)
+    return tables
+
+
+def _may_be_table(path: str) -> bool:
+    """Return whether a file may be a table: in a folder, only names that Hugging Face knows."""
+    folder, _, name = path.rpartition("/")
+    is_known = not folder or name.startswith("metadata.")  # a class folder may hold anything
+    return is_known and name.lower().endswith((*TEXT_ENDINGS, ".parquet")) and not _SUBMISSION.match(name)
+
+
+def _names_files(table: Table, columns: Sequence[str], files: Files) -> bool:
+    """Return whether a table has a column of files. Any table may have a column of ids: then its first file decides."""
+    if _first(columns, PATH_COLUMNS):
+        return True
+    if not _first(columns, ID_COLUMNS):
+        return False
+    try:
+        first = first_path(table)
+    except IngestError:
+        return False
+    return bool(first) and files.find(first) is not None
+
+
+def scan_tables(
+    root: Path, tables: Sequence[Table], files: Files, label_column: str, group_by: str, follows_links: bool
+) -> SampleTree:
     """Return the images that tables name, with their labels.
 
     Raises IngestError for a table without labels, a row without a label or with a path that leads out of DATA, files
     that are not there, and files that are named twice.
     """
-    if len(tables) > 1 and not all(split_of_path(table) for table in tables):
+    paths = [table.path for table in tables]
+    if len(tables) > 1 and not all(map(split_of_path, paths)):
         raise IngestError(
-            f"{root}: has several tables of images, {first_few(tables)}; keep one, or name them by their splits"
+            f"{root}: has several tables of images, {first_few(paths)}; keep one, or name them by their splits"
         )
     samples: list[Sample] = []
-    unlabelled = EntryCount()
     first_row: dict[str, str] = {}
     missing: list[str] = []
     for table in tables:
-        links.check_below(root, table)
-        names, rows = _read(root / table)
+        names, rows = _read(table)
         columns = choose_columns(names, label_column, group_by)
-        _require_columns(root / table, names, columns, label_column, group_by)
+        _require_columns(table.title, names, columns, label_column, group_by)
         for where, row in rows:
-            sample = _sample(root, table, columns, row, where, links, missing)
+            sample = _sample(table, columns, row, where, files, missing)
             if group_by == "folder" and not columns.group:
                 sample = sample._replace(group=sample.path.rpartition("/")[0])
             if sample.path in first_row:
@@ -100,23 +162,32 @@ def scan_tables(root: Path, tables: Sequence[str], links: Links, label_column: s
             f"{len(missing):,} of {len(samples):,} rows name files that are not there: {first_few(missing)}; add these "
             f"files, or remove the rows"
         )
-    for folder in sorted({sample.path.rpartition("/")[0] or "." for sample in samples}):
-        links.check_below(root, folder)
-        for entry in list_folder(root, folder, ScanNotes()):
-            path = entry.name if folder == "." else f"{folder}/{entry.name}"
-            if entry.name.lower().endswith(IMAGE_ENDINGS) and path not in first_row:
-                unlabelled.add(path)
-    return SampleTree(f"table {', '.join(tables)}", samples, EntryCount(), unlabelled, follows_links=links.follow)
+    unlabelled = EntryCount()
+    for path in files.images_beside(first_row):
+        unlabelled.add(path)
+    return SampleTree(
+        f"table {', '.join(paths)}", samples, EntryCount(), unlabelled, follows_links=follows_links, read_files=paths
+    )
 
 
-def _sample(root: Path, table: str, columns: Columns, row: Row, where: str, links: Links, missing: list[str]) -> Sample:
-    folder = table.rpartition("/")[0]
-    name = require_safe(row[columns.path], where)
-    path = f"{folder}/{name}" if folder else name
+def first_path(table: Table) -> str:
+    """Return the path below DATA that the first row names, or nothing. Raises IngestError for a damaged table."""
+    names, rows = _read(table)
+    for where, row in rows:
+        return _below(table, require_safe(row[_first(names, (*PATH_COLUMNS, *ID_COLUMNS))], where))
+    return ""
+
+
+def _below(table: Table, name: str) -> str:
+    return f"{table.path.rpartition('/')[0]}/{name}".removeprefix("/")
+
+
+def _sample(table: Table, columns: Columns, row: Row, where: str, files: Files, missing: list[str]) -> Sample:
+    path = _below(table, require_safe(row[columns.path], where))
     label = row[columns.label].strip()
     if not label:
         raise IngestError(f"{where}: no label for {printable(path)}; fill it in, or remove the row")
-    split = split_of_path(table)
+    split = split_of_path(table.path)
     if columns.split and (word := row[columns.split].strip()):
         split = split_of_word(word)
         if not split:
@@ -124,24 +195,23 @@ def _sample(root: Path, table: str, columns: Columns, row: Row, where: str, link
     elif not split:
         split = split_of_word(path.partition("/")[0])
     group = row[columns.group].strip() if columns.group else ""
-    try:
-        status = (root / path).stat(follow_symlinks=links.follow)
-    except (OSError, ValueError):
+    found = files.find(path)
+    if found is None:
         missing.append(f"{printable(path)} ({where.rpartition('/')[2]})")
-        return Sample(path, label, split, group, where=where)
-    return Sample(path, label, split, group, status.st_size, status.st_mtime_ns, where=where)
+        found = Sample(path, "")
+    return found._replace(label=label, split=split, group=group, where=where)
 
 
-def _require_columns(path: Path, names: Sequence[str], columns: Columns, label_column: str, group_by: str) -> None:
+def _require_columns(title: str, names: Sequence[str], columns: Columns, label_column: str, group_by: str) -> None:
     if not columns.label:
         wanted = f"no column {label_column!a}" if label_column else f"none of {', '.join(LABEL_COLUMNS)}"
         raise IngestError(
-            f"{path}: has the columns {first_few([printable(name) for name in names], 8)}, {wanted}; pass "
+            f"{title}: has the columns {first_few([printable(name) for name in names], 8)}, {wanted}; pass "
             f"--label-column with the one that holds the class"
         )
     if group_by not in ("", "folder") and not columns.group:
         raise IngestError(
-            f"{path}: has no column {group_by!a} for --group-by, only "
+            f"{title}: has no column {group_by!a} for --group-by, only "
             f"{first_few([printable(name) for name in names], 8)}"
         )
 
@@ -151,80 +221,97 @@ def _first(names: Sequence[str], known: Sequence[str]) -> str:
     return next((lower[name] for name in known if name in lower), "")
 
 
-def _header(path: Path) -> list[str] | None:
-    """Return the columns of a table that names files; None for anything else."""
-    if not path.name.lower().endswith((*TEXT_ENDINGS, ".parquet")):
-        return None
+def columns_on_disk(path: Path) -> Sequence[str]:
+    """Return the columns of a file on disk, none if it is no table."""
     try:
-        names = list(_columns_of(path))
-    except (IngestError, OSError, ValueError, pa.ArrowException):
-        return None
-    return names if _first(names, PATH_COLUMNS) else None
+        if path.suffix.lower() == ".parquet":
+            return _columns_of_schema(pq.read_schema(path))
+        with path.open("rb") as file:
+            return _columns_of_text(path.name, file.read(_LONGEST_HEADER_BYTES))
+    except (OSError, pa.ArrowException):
+        return []
 
 
-def _columns_of(path: Path) -> Sequence[str]:
-    ending = path.suffix.lower()
-    if ending == ".parquet":
-        schema = pq.read_schema(path)
-        return [field.name for field in schema if not pa.types.is_nested(field.type) and not _is_binary(field.type)]
-    with path.open("rb") as file:
-        line = file.readline(1 << 20).removeprefix(codecs.BOM_UTF8).decode()
-    if ending in (".jsonl", ".ndjson"):
-        row = json.loads(line)
-        return list(row) if isinstance(row, dict) else []
-    return next(csv.reader([line], delimiter=_delimiter(line)), [])
+def _columns_of_schema(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if not pa.types.is_nested(field.type) and not is_binary(field.type)]
 
 
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+def _columns_of_text(name: str, data: bytes) -> Sequence[str]:
+    """Return the columns of a table of text, none if its first line is not that of a table."""
+    try:
+        line = _header(data[:_LONGEST_HEADER_BYTES])
+        if name.lower().endswith(_JSON_ENDINGS):
+            row = json.loads(line)
+            return list(row) if isinstance(row, dict) else []
+        return [each.strip() for each in next(csv.reader([line], delimiter=_delimiter(line)), [])]
+    except (ValueError, RecursionError, csv.Error):
+        return []
+
+
+def _header(data: bytes) -> str:
+    """Return the first line of a text whose beginning is given; what follows need not be text."""
+    if not data.startswith(_UTF16_MARKS):
+        data = re.split(rb"[\r\n]", data, maxsplit=1)[0]
+    return _first_line(_text(data, is_whole=False))
+
+
+def _text(data: bytes, is_whole: bool = True) -> str:
+    """Return UTF-8 text, or UTF-16 as Excel writes it, with a mark; less a character that is cut off unless whole.
+
+    Raises UnicodeDecodeError for anything else.
+    """
+    encoding = "utf-16" if data.startswith(_UTF16_MARKS) else "utf-8-sig"
+    return codecs.getincrementaldecoder(encoding)().decode(data, is_whole)
+
+
+def _first_line(text: str) -> str:
+    return re.split(r"[\r\n]", text, maxsplit=1)[0]
 
 
 def _delimiter(header: str) -> str:
     return max(",;\t", key=header.count)
 
 
-def _read(path: Path) -> tuple[list[str], Iterator[tuple[str, Row]]]:
+def _read(table: Table) -> tuple[Sequence[str], Iterator[tuple[str, Row]]]:
     """Return the columns of a table and its rows, each with where it is. Raises IngestError for damaged tables."""
-    if path.stat().st_size > _LARGEST_TABLE_BYTES:
-        raise IngestError(
-            f"{path}: {path.stat().st_size:,} bytes, at most {_LARGEST_TABLE_BYTES:,} are read as a table"
-        )
+    if table.size > _LARGEST_TABLE_BYTES:
+        raise IngestError(f"{table.title}: {table.size:,} bytes, at most {_LARGEST_TABLE_BYTES:,} are read as a table")
     try:
-        if path.suffix.lower() == ".parquet":
-            return _read_parquet(path)
-        text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode()
-        names = [name.strip() for name in _columns_of(path)]
+        data = table.read()
+        if table.path.lower().endswith(".parquet"):
+            return _read_parquet(table.title, data)
+        text = _text(data)
     except UnicodeDecodeError as error:
-        raise IngestError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+        raise IngestError(f"{table.title}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise IngestError(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:200]})") from None
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return names, _json_rows(path, text, names)
-    return names, _csv_rows(path, text, names)
+        raise IngestError(f"{table.title}: cannot be read as a table ({' '.join(str(error).split())[:200]})") from None
+    names = _columns_of_text(table.path, data)
+    is_json = table.path.lower().endswith(_JSON_ENDINGS)
+    return names, (_json_rows if is_json else _csv_rows)(table.title, text, names)
 
 
-def _csv_rows(path: Path, text: str, names: list[str]) -> Iterator[tuple[str, Row]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text.partition("\n")[0]), strict=True)
+def _csv_rows(title: str, text: str, names: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(_first_line(text)), strict=True)
     try:
         next(reader, None)
         for values in reader:
             if not any(value.strip() for value in values):
                 continue
-            where = f"{path}: line {reader.line_num}"
+            where = f"{title}: line {reader.line_num}"
             if len(values) != len(names):
                 raise IngestError(
                     f"{where}: {len(values)} values for {len(names)} columns; put values with commas into quotes"
                 )
             yield where, dict(zip(names, values, strict=True))
     except csv.Error as error:
-        raise IngestError(f"{path}: line {reader.line_num}: {error}; quotes must be closed") from None
+        raise IngestError(f"{title}: line {reader.line_num}: {error}; quotes must be closed") from None
 
 
-def _json_rows(path: Path, text: str, names: list[str]) -> Iterator[tuple[str, Row]]:
+def _json_rows(title: str, text: str, names: Sequence[str]) -> Iterator[tuple[str, Row]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        where = f"{path}: line {number}"
+        where = f"{title}: line {number}"
         try:
             row = json.loads(line)
         except ValueError as error:
@@ -236,8 +323,9 @@ def _json_rows(path: Path, text: str, names: list[str]) -> Iterator[tuple[str, R
         yield where, {name: "" if row[name] is None else str(row[name]) for name in names}
 
 
-def _read_parquet(path: Path) -> tuple[list[str], Iterator[tuple[str, Row]]]:
-    names = list(_columns_of(path))
-    rows = pq.read_table(path, columns=names).to_pylist()
+def _read_parquet(title: str, data: bytes) -> tuple[Sequence[str], Iterator[tuple[str, Row]]]:
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
+        names = _columns_of_schema(file.schema_arrow)
+        rows = file.read(columns=names).to_pylist()
     texts = ({name: "" if row[name] is None else str(row[name]) for name in names} for row in rows)
-    return names, ((f"{path}: row {number}", row) for number, row in enumerate(texts))
+    return names, ((f"{title}: row {number}", row) for number, row in enumerate(texts))

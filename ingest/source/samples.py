@@ -60,7 +60,7 @@ class SampleTree:
 
     `ignored` counts entries that are no images, `unlabelled` images that the source gives no label: these are left out.
     `columns` are those of its table that `--group-by` can name. `is_as_given` if wnids need no `--unverified`: the set
-    has labels of its own.
+    has labels of its own. `read_files` are the tables and archives that were read, below DATA.
     """
 
     kind: str
@@ -70,6 +70,7 @@ class SampleTree:
     class_order: tuple[str, ...] = ()
     is_as_given: bool = False
     follows_links: bool = False
+    read_files: Sequence[str] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _MOST_NAMES = 50
+WNID = re.compile(r"n[0-9]{8}")
 _WITH_WNID = re.compile(r"(?:n[0-9]{8}_[0-9]+|ILSVRC2012_val_[0-9]{8})_(n[0-9]{8})\.[A-Za-z]{1,8}")
 
 

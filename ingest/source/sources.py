@@ -5,26 +5,33 @@ them is never asked for here.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convnext_imagenet.base.image_tables import SPLITS_FILE, STATE_FILE
 from convnext_imagenet.ingest.errors import IngestError, first_few
-from convnext_imagenet.ingest.source.folders import EXPECTED, Links, is_folder, list_folder
+from convnext_imagenet.ingest.source.folders import EXPECTED, Links, folder_names, has_images, is_folder, list_folder
 from convnext_imagenet.ingest.source.lookaround import look_around
+from convnext_imagenet.ingest.source.own_archives import Archive, find_archives, open_archives
 from convnext_imagenet.ingest.source.own_arrow import image_tables, saved_files, scan_arrow, with_splits
 from convnext_imagenet.ingest.source.own_folders import (
-    folder_names,
-    has_images,
     scan_root_folders,
     scan_split_folders,
     split_folders,
 )
+from convnext_imagenet.ingest.source.own_lookaround import clues
+from convnext_imagenet.ingest.source.own_packed import packed_folders
 from convnext_imagenet.ingest.source.own_sets import is_tiny_imagenet, scan_tiny_imagenet
-from convnext_imagenet.ingest.source.own_tables import find_tables, scan_tables
-from convnext_imagenet.ingest.source.own_tars import CLASS_NAMES_FILE, find_tars, scan_tars
-from convnext_imagenet.ingest.source.samples import SampleTree
-from convnext_imagenet.ingest.source.scan_types import ScanNotes, printable
+from convnext_imagenet.ingest.source.own_tables import Table, find_tables, first_path, scan_tables, tables_in
+from convnext_imagenet.ingest.source.own_webdataset import (
+    CLASS_NAMES_FILE,
+    is_webdataset,
+    read_class_names,
+    scan_webdataset,
+)
+from convnext_imagenet.ingest.source.samples import Sample, SampleTree
+from convnext_imagenet.ingest.source.scan_types import EntryCount, ScanNotes, printable
+from convnext_imagenet.ingest.source.table_files import Files, FilesInArchives, FilesOnDisk
 from convnext_imagenet.ingest.source.unpack import Unpacker
 
 
@@ -79,15 +86,61 @@ def _tiny_imagenet(request: Request) -> SampleTree | None:
 
 
 def _tables(request: Request) -> SampleTree | None:
-    if not (names := find_tables(request.root)):
+    """Read tables on disk, unless their images lie in archives."""
+    files = FilesOnDisk(request.root, request.links)
+    tables = find_tables(request.root, files)
+    if not tables or (files.find(first_path(tables[0])) is None and find_archives(request.root)):
         return None
-    return scan_tables(request.root, names, request.links, request.label_column, request.group_by)
+    return _scan_tables(request, tables, files)
 
 
-def _tars(request: Request) -> SampleTree | None:
-    if not (names := find_tars(request.root)):
+def _scan_tables(request: Request, tables: list[Table], files: Files) -> SampleTree:
+    for table in tables:
+        request.links.check_below(request.root, table.path)
+    return scan_tables(request.root, tables, files, request.label_column, request.group_by, request.links.follow)
+
+
+def _with_archives(tree: SampleTree, archives: list[Archive], ignored: EntryCount) -> SampleTree:
+    names = [archive.name for archive in archives]
+    return replace(
+        tree,
+        kind=f"{tree.kind} in {first_few(names)}",
+        ignored=tree.ignored + ignored,
+        read_files=[*tree.read_files, *names],
+    )
+
+
+def _archives(request: Request) -> SampleTree | None:
+    """Read archives with a table in them or beside them, webdatasets, or archives of class folders."""
+    if not (names := find_archives(request.root)):
         return None
-    return scan_tars(request.root, names, request.links, request.unpacker, request.label_column)
+    ignored, unlabelled = EntryCount(), EntryCount()
+    archives = open_archives(request.root, names, request.links, request.unpacker, ignored)
+    files = FilesInArchives(archives)
+    if tables := find_tables(request.root, files) or tables_in(request.root, archives, files):
+        return _with_archives(_scan_tables(request, tables, files), archives, ignored)
+    if request.group_by:
+        raise IngestError(
+            f"{request.root}: {first_few(names)} without a table, so --group-by {request.group_by} has nothing to "
+            f"group by"
+        )
+    samples: list[Sample] = []
+    class_names = read_class_names(request.root)
+    keyed = [archive for archive in archives if is_webdataset(archive)]
+    for archive in keyed:
+        samples += scan_webdataset(request.root, archive, class_names, request.label_column, unlabelled, ignored)
+    if others := [archive for archive in archives if archive not in keyed]:
+        samples += packed_folders(request.root, others, ignored, unlabelled)
+    order = tuple(class_names) if keyed else ()
+    tree = SampleTree(
+        "webdataset" if keyed else "class folders",
+        samples,
+        EntryCount(),
+        unlabelled,
+        order,
+        follows_links=request.links.follow,
+    )
+    return _with_archives(tree, archives, ignored)
 
 
 def _split_folders(request: Request) -> SampleTree | None:
@@ -104,7 +157,7 @@ SOURCES = (
     Source(_saved_dataset, has_columns=True, has_groups=True),
     Source(_tables, has_columns=True, has_groups=True),
     Source(_image_tables, has_columns=True, has_groups=True),
-    Source(_tars, has_columns=True),
+    Source(_archives, has_columns=True, has_groups=True),
     Source(_split_folders, has_groups=True),
     Source(_root_folders, has_groups=True),
 )
@@ -116,7 +169,7 @@ def _note_unused(root: Path, tree: SampleTree) -> None:
     Raises IngestError for folders of images beside containers or tables of images: unpacking may have been interrupted.
     """
     used = {sample.path.partition("/")[0].partition("#")[0] for sample in tree.samples}
-    read = {STATE_FILE, SPLITS_FILE, CLASS_NAMES_FILE, *tree.kind.replace(",", "").split()}
+    read = {STATE_FILE, SPLITS_FILE, CLASS_NAMES_FILE, *tree.read_files}
     noted = read | {entries.first.split("/")[0] for entries in (tree.ignored, tree.unlabelled)}
     holds_bytes = any(sample.offset >= 0 for sample in tree.samples)
     for entry in list_folder(root, ".", ScanNotes()):
@@ -149,10 +202,17 @@ def scan_source(request: Request) -> SampleTree:
         if source.has_columns:  # the others look at every entry themselves
             _note_unused(request.root, tree)
         return tree
-    if (found := look_around(request.root, "train")) != EXPECTED:
-        raise IngestError(f"{request.root}: no known layout; {found}")
-    names = [printable(entry.name) for entry in list_folder(request.root, ".", ScanNotes())]
-    raise IngestError(
-        f"{request.root}: no known layout; found {first_few(names) or 'nothing'}; expected class folders, "
-        f"train and val, a table of file names and labels, Parquet, save_to_disk, or tars (README, Your data)"
+    raise IngestError(f"{request.root}: no known layout; {_what_lies_in(request.root)}")
+
+
+def _what_lies_in(root: Path) -> str:
+    """Return what was found instead of a layout, and what to do."""
+    if found := clues(root):
+        return found
+    if (found := look_around(root, "train")) != EXPECTED:
+        return found
+    names = [printable(entry.name) for entry in list_folder(root, ".", ScanNotes())]
+    return (
+        f"found {first_few(names) or 'nothing'}; expected class folders, train and val, a table of file names and "
+        f"labels, Parquet, save_to_disk, tars or zips (README, Your data)"
     )

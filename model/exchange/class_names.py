@@ -10,7 +10,7 @@ from convnext_imagenet.model.errors import ModelError
 _PACKAGED = Path(__file__).with_name("imagenet_classes.txt")
 _PACKAGED_22K = Path(__file__).with_name("imagenet22k_classes.txt.xz")
 _SAME_NAMES = 0.95  # lists of ImageNet's names differ in a few words
-_WNID = re.compile(r"n\d{8}")
+WNID = re.compile(r"n\d{8}")
 
 ClassTable = tuple[tuple[str, str], ...]
 
@@ -48,7 +48,7 @@ def named_classes(what: str, outputs: int, labels: Sequence[str]) -> tuple[Class
     """
     if len(labels) != outputs:
         raise ModelError(f"{what}: its classifier has {outputs} outputs, but {len(labels)} labels are stated")
-    if all(_WNID.fullmatch(label) for label in labels):
+    if all(WNID.fullmatch(label) for label in labels):
         names = dict(packaged_classes(21841)[1]) | dict(imagenet_classes())
         return tuple((label, names.get(label, label)) for label in labels), f"{outputs} wnids stated beside the file"
     if outputs == len(imagenet_classes()):
@@ -83,7 +83,7 @@ def read_classes(path: Path) -> ClassTable:
         if not line.strip() or line.startswith("#"):
             continue
         wnid, _, name = line.strip().partition(" ")
-        if not _WNID.fullmatch(wnid) or wnid in classes:
+        if not WNID.fullmatch(wnid) or wnid in classes:
             fault = "is listed twice" if wnid in classes else "is not a wnid such as n01440764"
             raise ModelError(f"{path}: line {number}: {wnid[:40]!r} {fault}; give one line 'wnid name' for each class")
         classes[wnid] = name.strip() or wnid

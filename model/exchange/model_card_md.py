@@ -19,7 +19,8 @@ class ExportFacts:
     """Facts about an export: `files` are (name, bytes, SHA-256), the model last; `checkpoint` is (name, SHA-256).
 
     `interface` lists (what, meaning), for example ("input", "`pixels`, uint8 ..."). `example` is Python that runs the
-    file. `training` holds what the RUN states about the checkpoint, such as epoch and top-1.
+    file. `training` holds what the RUN states about the checkpoint, such as epoch and top-1; `stored` is the type of
+    the parameters.
     """
 
     title: str
@@ -29,6 +30,7 @@ class ExportFacts:
     interface: Sequence[tuple[str, str]]
     example: str
     training: Mapping[str, Any]
+    stored: str = "float32"
 
 
 def card_markdown(card: ModelCard, facts: ExportFacts) -> str:
@@ -76,7 +78,7 @@ def _identity(card: ModelCard, facts: ExportFacts) -> list[tuple[str, str]]:
         *files,
         ("made from", f"`{facts.checkpoint[0]}`, SHA-256 `{facts.checkpoint[1]}`"),
         ("network", f"ConvNeXt {'V2' if config.grn else 'V1'}, depths {config.depths}, dims {config.dims}"),
-        ("parameters", f"{parameter_count(config):,}, float32"),
+        ("parameters", f"{parameter_count(config):,}, {facts.stored}"),
         ("classes", f"{len(card.classes)}, SHA-256 of their list `{facts.classes_sha256}`"),
         *facts.interface,
     ]

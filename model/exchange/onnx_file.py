@@ -3,7 +3,7 @@
 import importlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +34,16 @@ def import_onnxruntime() -> ModuleType:
     return _import("onnxruntime")
 
 
+def import_tool(name: str) -> ModuleType:
+    """Return a module of onnxruntime's tools. Raises ModelError, which names the extra, if it is missing."""
+    return _import(name)
+
+
+def is_too_large(model: Any, largest_bytes: int = LARGEST_BYTES) -> bool:
+    """Return whether a ModelProto needs a second file for its constants."""
+    return sum(len(constant.raw_data) for constant in model.graph.initializer) + _ROOM_BYTES > largest_bytes
+
+
 def write_onnx(model: Any, path: Path, largest_bytes: int = LARGEST_BYTES) -> list[Path]:
     """Write a ModelProto and return its files: `path`, and before it `path`.data if one file would be too large.
 
@@ -41,7 +51,7 @@ def write_onnx(model: Any, path: Path, largest_bytes: int = LARGEST_BYTES) -> li
     ModelError without the package, and what the checker raises.
     """
     onnx = import_onnx()
-    if _constant_bytes(model) + _ROOM_BYTES <= largest_bytes:
+    if not is_too_large(model, largest_bytes):
         path.write_bytes(model.SerializeToString(deterministic=True))
         files = [path]
     else:
@@ -62,7 +72,7 @@ def open_onnx(path: Path, threads: int | None = None) -> Run:
 
 def run_onnx(model: Any, threads: int | None = None, largest_bytes: int = LARGEST_BYTES) -> Run:
     """Return the same for a ModelProto in memory, which is emptied if it is too large for one message."""
-    if _constant_bytes(model) + _ROOM_BYTES <= largest_bytes:
+    if not is_too_large(model, largest_bytes):
         return _session(model.SerializeToString(), threads)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -70,8 +80,22 @@ def run_onnx(model: Any, threads: int | None = None, largest_bytes: int = LARGES
         return open_onnx(path, threads)
 
 
-def _constant_bytes(model: Any) -> int:
-    return sum(len(constant.raw_data) for constant in model.graph.initializer)
+def add_metadata(path: Path, entries: Mapping[str, str]) -> None:
+    """Write the entries into the metadata of an ONNX file; its nodes and constants keep their bytes."""
+    onnx = import_onnx()
+    model = onnx.load(str(path), load_external_data=False)
+    onnx.helper.set_model_props(model, dict(entries))
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata that an ONNX file stores; empty for a file that is none."""
+    onnx = import_onnx()
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception:  # protobuf raises an error of its own
+        return {}
+    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def _session(source: str | bytes, threads: int | None) -> Run:

@@ -13,7 +13,7 @@ import numpy as np
 from convnext_imagenet.model.blocks import DOWNSAMPLE_SIZE, STEM_SIZE
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.exchange.onnx_file import import_onnx
-from convnext_imagenet.model.layers import DEPTHWISE_SIZE, TANH_CUBIC, TANH_SCALE
+from convnext_imagenet.model.layers import DEPTHWISE_SIZE, SHORTEST, TANH_CUBIC, TANH_SCALE
 from convnext_imagenet.model.transform import scale_and_shift
 from convnext_imagenet.model.variants import EPSILON, Activation, ConvNeXtConfig
 from convnext_imagenet.model.weight_check import check_shapes
@@ -54,8 +54,8 @@ def onnx_model(
     features_NC = _features(graph, card, x_NCHW)
     widths = {}
     if card.config.num_classes:
-        weight, bias = graph.parameter("head.weight"), graph.parameter("head.bias")
-        graph.add("Gemm", [features_NC, weight, bias], "head", output=LOGITS, transB=1)
+        compared = _embedding(graph, card, features_NC) if card.config.head_projection else features_NC
+        graph.product(compared, "head", LOGITS)
         widths[LOGITS] = card.config.num_classes
     if with_features or not widths:
         widths[FEATURES] = card.config.dims[-1]
@@ -111,6 +111,10 @@ class _Graph:
         bias = self.constant(f"{name}.bias", bias_D.astype(np.float32))
         return self.add("Add", [self.add("MatMul", [x_NHWC, weight], f"{name}.product"), bias], name)
 
+    def product(self, x_NC: str, name: str, output: str = "") -> str:
+        weight, bias = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
+        return self.add("Gemm", [x_NC, weight, bias], name, output=output, transB=1)
+
     def transpose(self, x: str, name: str, order: tuple[int, ...]) -> str:
         return self.add("Transpose", [x], name, perm=order)
 
@@ -140,6 +144,18 @@ def _features(graph: _Graph, card: ModelCard, x_NCHW: str) -> str:
             x_NHWC = _block(graph, x_NHWC, f"stages.{stage}.{block}", card.config)
     pooled_NC = graph.add("ReduceMean", [x_NHWC], "pool", axes=[1, 2], keepdims=0)
     return graph.layer_norm(pooled_NC, "norm", card.config.head_norm_epsilon, FEATURES)
+
+
+def _embedding(graph: _Graph, card: ModelCard, x_NC: str) -> str:
+    """Return the name of the projected features, of length 1."""
+    for index in range(len(card.config.head_projection)):
+        name = f"head.projection.{index}"
+        if index:
+            x_NC = _gelu(graph, x_NC, f"{name}.act", "gelu")
+        x_NC = graph.product(x_NC, name)
+    length = graph.add("ReduceL2", [x_NC], "head.length", axes=[-1], keepdims=1)
+    length = graph.add("Max", [length, graph.scalar("head.shortest", SHORTEST)], "head.divisor")
+    return graph.add("Div", [x_NC, length], "head.embedding")
 
 
 def _block(graph: _Graph, x_NHWC: str, name: str, config: ConvNeXtConfig) -> str:

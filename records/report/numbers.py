@@ -108,14 +108,26 @@ def histogram(values: np.ndarray, step: int) -> Histogram:
 
 def find_duplicates(index: pa.Table) -> tuple[Duplicate, ...]:
     """Return every set of images with the same SHA-256; sets over several splits or labels come first."""
-    counted = pc.value_counts(index["sha256"])
-    twice = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
-    rows = index.select(["sha256", "split", "key", "wnid"]).filter(pc.is_in(index["sha256"], twice)).to_pylist()
     groups: dict[str, list[Copy]] = {}
-    for row in rows:
+    for row in _copied_rows(index, ["sha256", "split", "key", "wnid"]):
         groups.setdefault(row["sha256"], []).append(Copy(row["split"], row["key"], row["wnid"]))
     duplicates = [Duplicate(tuple(sorted(copies))) for copies in groups.values()]
     return tuple(sorted(duplicates, key=lambda copied: ("+" not in copied.splits, not copied.has_two_labels, copied)))
+
+
+def count_shared(index: pa.Table) -> int:
+    """Return the number of sets of images with the same SHA-256 that are in more than one split."""
+    splits: dict[str, set[str]] = {}
+    for row in _copied_rows(index, ["sha256", "split"]):
+        splits.setdefault(row["sha256"], set()).add(row["split"])
+    return sum(len(names) > 1 for names in splits.values())
+
+
+def _copied_rows(index: pa.Table, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows whose SHA-256 another row has, too."""
+    counted = pc.value_counts(index["sha256"])
+    twice = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+    return index.select(columns).filter(pc.is_in(index["sha256"], twice)).to_pylist()
 
 
 def count_by_splits(duplicates: Sequence[Duplicate]) -> Iterator[tuple[str, int, int]]:

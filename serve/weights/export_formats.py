@@ -1,9 +1,11 @@
 """The export formats of a checkpoint: how each is written, checked and described. A new one is an entry in FORMATS."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -13,12 +15,30 @@ from convnext_imagenet.model.exchange import onnx_graph
 from convnext_imagenet.model.exchange.export_names import renamed_payload
 from convnext_imagenet.model.exchange.mindir import open_mindir, write_mindir
 from convnext_imagenet.model.exchange.naming import import_arrays, scheme_named
-from convnext_imagenet.model.exchange.onnx_file import import_onnx, import_onnxruntime, open_onnx, write_onnx
+from convnext_imagenet.model.exchange.onnx_file import (
+    add_metadata,
+    import_onnx,
+    import_onnxruntime,
+    open_onnx,
+    read_metadata,
+    write_onnx,
+)
+from convnext_imagenet.model.exchange.onnx_precision import lowered
 from convnext_imagenet.model.exchange.parity_check import check_parity, pixel_values, probe_pixels
 from convnext_imagenet.model.exchange.usage_examples import mindir_example, onnx_example, timm_example
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.engine import network_engine
+from convnext_imagenet.serve.weights.precision_loss import (
+    PrecisionLoss,
+    Reduction,
+    calibration_batches,
+    check_loss,
+    loss_in_words,
+    measure_loss,
+    reduction_in_words,
+)
 
+_LOSS = "precision_loss"  # the entry of an ONNX file's metadata that holds the figures
 ONNX_LIMIT, MINDIR_LIMIT = 1e-4, 1e-5  # of the largest logit; 1e-6 and 4e-7 were measured
 
 
@@ -28,13 +48,14 @@ class ExportOptions:
 
     `format` is a key of FORMATS. `preprocessing` puts the normalisation of uint8 pixels into an ONNX graph. `names` is
     the program whose parameter names a safetensors file uses, "facebook" or "timm". `features` adds the features as a
-    second output of an ONNX graph.
+    second output of an ONNX graph, `reduction` lowers its precision.
     """
 
     format: str
     preprocessing: bool = False
     names: str = "facebook"
     features: bool = False
+    reduction: Reduction | None = None
 
 
 @dataclass(frozen=True)
@@ -42,13 +63,13 @@ class Format:
     """One export format.
 
     `write` makes the file at a path, checks its answers and returns all files that belong to it, the model last.
-    `interface` returns rows (what, meaning) of the model card, `example` Python that runs a file of this name.
-    `check` raises ModelError when the export cannot be made at all, such as without a package.
+    `interface` returns rows (what, meaning) of the model card for the model's file, `example` Python that runs a file
+    of this name. `check` raises ModelError when the export cannot be made at all, such as without a package.
     """
 
     title: str
     write: Callable[[Checkpoint, Path, ExportOptions], list[Path]]
-    interface: Callable[[Checkpoint, ExportOptions], list[tuple[str, str]]]
+    interface: Callable[[Checkpoint, ExportOptions, Path], list[tuple[str, str]]]
     example: Callable[[Checkpoint, ExportOptions, str], str]
     check: Callable[[], None] = lambda: None
 
@@ -62,8 +83,10 @@ def _write_onnx(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> l
         "transform": json.dumps(asdict(transform), sort_keys=True),
         "checkpoint_sha256": checkpoint.sha256,
     }
-    model = onnx_graph.onnx_model(checkpoint.card, checkpoint.arrays, options.preprocessing, options.features, metadata)
-    files = write_onnx(model, path)
+    make = partial(onnx_graph.onnx_model, checkpoint.card, checkpoint.arrays, options.preprocessing, options.features)
+    if options.reduction is not None:
+        return _write_lowered(checkpoint, make(), path, options, options.reduction, metadata)
+    files = write_onnx(make(metadata), path)
     pixels = probe_pixels(transform)
     found = open_onnx(path)(pixels if options.preprocessing else pixel_values(pixels, transform))
     expected = network_engine(checkpoint.classifier(with_features=options.features))(pixels)
@@ -72,7 +95,32 @@ def _write_onnx(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> l
     return files
 
 
-def _onnx_interface(checkpoint: Checkpoint, options: ExportOptions) -> list[tuple[str, str]]:
+def _write_lowered(
+    checkpoint: Checkpoint,
+    model: Any,
+    path: Path,
+    options: ExportOptions,
+    reduction: Reduction,
+    metadata: Mapping[str, str],
+) -> list[Path]:
+    """Write the model in lower precision after its loss was measured and allowed; the file states the loss."""
+
+    def given(pixels_NHWC: np.ndarray) -> np.ndarray:
+        return pixels_NHWC if options.preprocessing else pixel_values(pixels_NHWC, checkpoint.card.transform)
+
+    calibration = map(given, calibration_batches(checkpoint, reduction))
+    made = lowered(model, reduction.precision, calibration, path.parent)
+    files = write_onnx(made, path)
+    run = open_onnx(path)
+    loss = measure_loss(
+        checkpoint, network_engine(checkpoint.classifier()), lambda pixels_NHWC: run(given(pixels_NHWC)), reduction
+    )
+    check_loss(loss, reduction)
+    add_metadata(path, {**metadata, _LOSS: json.dumps(asdict(loss), sort_keys=True)})
+    return files
+
+
+def _onnx_interface(checkpoint: Checkpoint, options: ExportOptions, file: Path) -> list[tuple[str, str]]:
     side = checkpoint.card.transform.size_px
     given = f"`{onnx_graph.PIXEL_VALUES}`, float32 (N, 3, {side}, {side}), normalised RGB; any N"
     if options.preprocessing:
@@ -81,12 +129,25 @@ def _onnx_interface(checkpoint: Checkpoint, options: ExportOptions) -> list[tupl
     outputs = [("output", f"`{name}`, {_output(checkpoint)}")]
     if options.features and checkpoint.has_classifier:
         outputs.append(("output", f"`{onnx_graph.FEATURES}`, {_features(checkpoint)}"))
+    checked = [_checked(ONNX_LIMIT)]
+    if options.reduction is not None:
+        loss = stated_loss(file)
+        lost = "this file states no figures" if loss is None else loss_in_words(loss)
+        checked = [*reduction_in_words(options.reduction), ("loss", lost)]
     return [
         ("input", given),
         *outputs,
         ("needs", f"opset {onnx_graph.OPSET}; onnxruntime {onnx_graph.ONNXRUNTIME} or later"),
-        _checked(ONNX_LIMIT),
+        *checked,
     ]
+
+
+def stated_loss(file: Path) -> PrecisionLoss | None:
+    """Return the loss that an ONNX file of lower precision states, None for another file."""
+    try:
+        return PrecisionLoss(**json.loads(read_metadata(file)[_LOSS]))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _check_onnx() -> None:
@@ -95,14 +156,14 @@ def _check_onnx() -> None:
 
 
 def _write_mindir(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> list[Path]:
-    write_mindir(checkpoint.card, checkpoint.arrays, path)
+    files = write_mindir(checkpoint.card, checkpoint.arrays, path)
     pixels = probe_pixels(checkpoint.card.transform)
     logits = open_mindir(path)(pixels)
     check_parity(logits, _logits(checkpoint, pixels), MINDIR_LIMIT, "the MindIR, loaded again,")
-    return [path]
+    return files
 
 
-def _mindir_interface(checkpoint: Checkpoint, options: ExportOptions) -> list[tuple[str, str]]:
+def _mindir_interface(checkpoint: Checkpoint, options: ExportOptions, file: Path) -> list[tuple[str, str]]:
     return [
         ("input", _pixels(checkpoint.card.transform.size_px)),
         ("output", _output(checkpoint)),
@@ -124,7 +185,7 @@ def _write_safetensors(checkpoint: Checkpoint, path: Path, options: ExportOption
     return [path]
 
 
-def _safetensors_interface(checkpoint: Checkpoint, options: ExportOptions) -> list[tuple[str, str]]:
+def _safetensors_interface(checkpoint: Checkpoint, options: ExportOptions, file: Path) -> list[tuple[str, str]]:
     return [
         ("names", f"{scheme_named(options.names).title}"),
         ("output", _output(checkpoint)),

@@ -8,8 +8,10 @@ from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import make_readable, read_json, sha256_file, sync_file, sync_folder
+from convnext_imagenet.model.exchange.mindir import variables_folder
 from convnext_imagenet.model.exchange.model_card_md import ExportFacts, card_markdown
 from convnext_imagenet.model.exchange.onnx_file import DATA_SUFFIX
+from convnext_imagenet.model.exchange.onnx_precision import STORED
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.weights.export_formats import FORMATS, ExportOptions
@@ -19,24 +21,29 @@ def export_weights(checkpoint: Checkpoint, out: Path, options: ExportOptions) ->
     """Write `out` and its card, `out`.md; return False if the same export exists already.
 
     Equal cards mean equal exports (DECISIONS, 2026-11-26). Raises ServeError for an `out` that has a wrong ending or
-    holds something else, ModelError when a package is missing or the export's answers differ from the network's. After
-    an error, no file has a final name.
+    holds something else, and for lower precision that loses more than allowed; ModelError when a package is missing or
+    the export's answers differ from the network's. After an error, no file has a final name.
     """
     _check_output_path(out, options)
+    if options.reduction is not None and not checkpoint.has_classifier:
+        raise ServeError(
+            f"{checkpoint.path}: has no trained classifier, so no row can change its class, which measures the loss of "
+            f"--precision {options.reduction.precision}; leave --precision out"
+        )
     FORMATS[options.format].check()
     card = out.with_name(f"{out.name}.md")
     if out.exists():
         if card.is_file() and card.read_text("utf-8", "replace") == _card(checkpoint, options, _files_of(out)):
             return False
         raise ServeError(f"{out}: exists and is another export; delete it, or choose another --out")
-    for beside in (card, out.with_name(out.name + DATA_SUFFIX)):
+    for beside in (card, out.with_name(out.name + DATA_SUFFIX), variables_folder(out)):
         if beside.exists():
             raise ServeError(f"{beside}: exists, but {out.name} needs this name; delete it, or choose another --out")
     with _staging(out) as folder:
         files = FORMATS[options.format].write(checkpoint, folder / out.name, options)
         text = _card(checkpoint, options, files)
         (folder / card.name).write_text(text, "utf-8")
-        _publish([folder / card.name, *files], out.parent)
+        _publish(folder, [folder / card.name, *files], out.parent)
     return True
 
 
@@ -58,19 +65,23 @@ def _card(checkpoint: Checkpoint, options: ExportOptions, files: Sequence[Path])
     made = FORMATS[options.format]
     facts = ExportFacts(
         title=made.title,
-        files=[(path.name, path.stat().st_size, sha256_file(path)) for path in files],
+        files=[
+            (path.relative_to(files[-1].parent).as_posix(), path.stat().st_size, sha256_file(path)) for path in files
+        ],
         checkpoint=(checkpoint.path.name, checkpoint.sha256),
         classes_sha256=checkpoint.classes_sha256,
-        interface=made.interface(checkpoint, options),
+        interface=made.interface(checkpoint, options, files[-1]),
         example=made.example(checkpoint, options, files[-1].name),
         training=training_facts(checkpoint),
+        stored="float32" if options.reduction is None else STORED[options.reduction.precision],
     )
     return card_markdown(checkpoint.card, facts)
 
 
 def _files_of(out: Path) -> list[Path]:
-    data = out.with_name(out.name + DATA_SUFFIX)
-    return [data, out] if data.exists() else [out]
+    data, variables = out.with_name(out.name + DATA_SUFFIX), variables_folder(out)
+    beside = [data] if data.exists() else sorted(variables.iterdir()) if variables.is_dir() else []
+    return [*beside, out]
 
 
 def _check_output_path(out: Path, options: ExportOptions) -> None:
@@ -102,11 +113,18 @@ def _staging(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _publish(staged: Sequence[Path], folder: Path) -> None:
-    """Move the files to `folder`, the model last: whoever sees the model finds the other files, too."""
-    for path in staged:
+def _publish(staging: Path, files: Sequence[Path], folder: Path) -> None:
+    """Move the files to `folder`, the model last: whoever sees the model finds the other files, too.
+
+    A folder in `staging` is moved as a whole.
+    """
+    for path in files:
         make_readable(path)
         sync_file(path)
-    for path in staged:
+    inner = dict.fromkeys(path.parent for path in files if path.parent != staging)
+    for within in inner:
+        make_readable(within)
+        sync_folder(within)
+    for path in (*inner, *(path for path in files if path.parent == staging)):
         path.replace(folder / path.name)
     sync_folder(folder)

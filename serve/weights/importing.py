@@ -1,7 +1,10 @@
 """Converts weights of another program to a checkpoint of ours: tensors, classes, evaluation transform, provenance."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from convnext_imagenet.base.files import publish_new, sha256_file
 from convnext_imagenet.base.html import plural
@@ -16,11 +19,13 @@ from convnext_imagenet.model.exchange.class_names import (
     read_classes,
     unnamed_classes,
 )
+from convnext_imagenet.model.exchange.clip_projection import Tensors, clip_projection
 from convnext_imagenet.model.exchange.foreign_network import read_stated
 from convnext_imagenet.model.exchange.foreign_preprocessing import describe_transform, find_transform
 from convnext_imagenet.model.exchange.import_names import Translation, recognise_scheme, translate
 from convnext_imagenet.model.exchange.licences import find_licence
 from convnext_imagenet.model.exchange.source_file import read_source
+from convnext_imagenet.model.exchange.text_embeddings import read_text_embeddings
 from convnext_imagenet.model.exchange.wrappers import unwrap
 from convnext_imagenet.model.transform import changed
 from convnext_imagenet.model.weight_check import describe
@@ -37,7 +42,8 @@ class ImportOptions:
     """What the user chooses for an import; None means what the file holds.
 
     `scheme` is the program whose names the user expects, `use` "raw" or "ema", `classes` a RECORDS directory or a list
-    of classes. `no_head` leaves the classifier out.
+    of classes. `no_head` leaves the classifier out. `zero_shot` is a file of text embeddings, which become the
+    classifier of a CLIP network, and `logit_scale` replaces the scale that a file states.
     """
 
     scheme: str | None = None
@@ -45,6 +51,8 @@ class ImportOptions:
     classes: Path | None = None
     fresh_head: bool = False
     no_head: bool = False
+    zero_shot: Path | None = None
+    logit_scale: float | None = None
     transform: TransformOptions = field(default_factory=TransformOptions)
 
 
@@ -69,13 +77,21 @@ def import_weights(source: Path, out: Path, options: ImportOptions) -> Imported:
     scheme = recognise_scheme(tensors, str(source), options.scheme)
     stated = read_stated(source, scheme)
     made = translate(tensors, scheme, str(source), _new_head(listed, options), stated)
-    classes, named_by = _classes(source, made, listed, stated.labels, options)
+    zero_shot: dict[str, Any] = {}
+    if options.zero_shot is None:
+        classes, named_by = _classes(source, made, listed, stated.labels, options)
+    else:
+        made, classes, zero_shot = _with_text_head(
+            made, tensors, listed, source, options.zero_shot, options.logit_scale
+        )
+        named_by = f"{plural(len(classes), 'class')} from {options.zero_shot}"
     stated_transform, reason = find_transform(source, scheme.name, made.outputs)
     transform = changed(stated_transform, options.transform.changes())
     if transform != stated_transform:
         reason += ", changed by options"  # stored in the card: other words would be other bytes
     origin = {"file": source.name, "sha256": sha256_file(source), "scheme": scheme.name, "weights": used_weights}
-    origin |= {"head": "new" if made.is_head_new else "from the file" if classes else "none", "transform": reason}
+    head = "text embeddings" if zero_shot else "from the file" if classes else "none"
+    origin |= {"head": "new" if made.is_head_new else head, "transform": reason} | zero_shot
     licence = find_licence(source, scheme.name, stated.settings or {}, grn=made.config.grn)
     origin |= {"licence": licence.name, "licence_from": licence.origin, "licence_words": licence.words}
     if made.config.has_usual_functions is False:
@@ -89,6 +105,7 @@ def import_weights(source: Path, out: Path, options: ImportOptions) -> Imported:
         *_remarks(made, used_weights, file.holds_both),
         f"functions: {functions_in_words(made.config)}",
         f"classes: {named_by}",
+        *([f"zero-shot: {zero_shot['zero_shot']}"] if zero_shot else []),
         f"evaluation transform: {describe_transform(transform)} ({reason})",
         f"licence: {licence.name} ({licence.origin})" + (f". {licence.words}" if licence.words else ""),
         f"{out}: " + ("written" if is_new else "there already with the same bytes"),
@@ -111,7 +128,7 @@ def _remarks(made: Translation, used_weights: str, holds_both: bool) -> list[str
 
 def _new_head(listed: ClassTable | None, options: ImportOptions) -> int | None:
     """Return the outputs of a new classifier, 0 for none, None for the file's own."""
-    if options.no_head:
+    if options.no_head or options.zero_shot is not None:
         return 0
     return len(listed) if listed and options.fresh_head else None
 
@@ -134,6 +151,42 @@ def _listed_classes(options: ImportOptions) -> ClassTable | None:
         manifest = Manifest.from_json(read_finished(options.classes, "records"))
         return tuple((entry.wnid, entry.name) for entry in manifest.classes)
     return read_classes(options.classes)
+
+
+def _with_text_head(
+    made: Translation, tensors: Tensors, listed: ClassTable | None, source: Path, path: Path, scale: float | None
+) -> tuple[Translation, ClassTable, dict[str, Any]]:
+    """Return the network with a head that compares its projected features with text embeddings, as OpenCLIP does.
+
+    Also its classes, and what its card states about them. Raises ModelError for a file without a projection, embeddings
+    of another length, and a scale that nothing states.
+    """
+    texts = read_text_embeddings(path, listed)
+    projection = clip_projection(tensors, made.config.dims[-1], str(source))
+    classes, width = texts.classes, projection.widths[-1]
+    if texts.vectors.shape[1] != width:
+        raise ServeError(
+            f"{path}: its embeddings have {texts.vectors.shape[1]} values, but {source} projects to {width}; give the "
+            f"embeddings of the text tower that belongs to it"
+        )
+    scales = ((scale, "--logit-scale"), (texts.logit_scale, path.name), (projection.logit_scale, "the weights"))
+    found = next(((value, origin) for value, origin in scales if value is not None), None)
+    if found is None:
+        raise ServeError(
+            f"neither {source} nor {path} states the scale of logits; pass --logit-scale, which is 100 for CLIP"
+        )
+    config = replace(made.config, num_classes=len(classes), head_projection=projection.widths)
+    head = {
+        "head.weight": (found[0] * texts.vectors).astype(np.float32),
+        "head.bias": np.full(len(classes), projection.logit_bias, np.float32),
+    }
+    prompts = f"{texts.fewest}" if texts.fewest == texts.most else f"{texts.fewest} to {texts.most}"
+    words = (
+        f"{prompts} {'prompt' if texts.most == 1 else 'prompts'} a class, {width} values; logits are {found[0]:g} (of "
+        f"{found[1]}) times the cosine"
+    )
+    facts = {"zero_shot": words, "text_embeddings": {"file": path.name, "sha256": sha256_file(path)}}
+    return replace(made, config=config, arrays={**made.arrays, **projection.arrays, **head}), classes, facts
 
 
 def _classes(

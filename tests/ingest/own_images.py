@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -139,6 +140,26 @@ def tar_gz(root: Path, images: Images) -> None:
             add(tar, "/".join(filter(None, ("./flowers", split, label, name))), data)
 
 
+def zipped(root: Path, images: Images) -> None:
+    """flowers.zip of class folders, with folders of splits, if any, and what macOS adds."""
+    root.mkdir(parents=True)
+    with zipfile.ZipFile(root / "flowers.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        for split, label, name, data in reversed(images):
+            file.writestr("/".join(filter(None, ("flowers", split, label, name))), data)
+            file.writestr("/".join(filter(None, ("__MACOSX/flowers", split, label, f"._{name}"))), b"\0\5\x16\7")
+        file.writestr("flowers/.DS_Store", b"\0")
+        file.writestr("LICENSE", "flowers")
+
+
+def zip_and_csv(root: Path, images: Images) -> None:
+    """images.zip, not compressed, and labels.csv beside it."""
+    lines = ["path,label,split", *(f"images/{name},{label},{split}" for split, label, name, _ in images)]
+    put(root / "labels.csv", "\n".join(lines) + "\n")
+    with zipfile.ZipFile(root / "images.zip", "w") as file:
+        for _, _, name, data in images:
+            file.writestr(name, data)
+
+
 FORMS: dict[str, Callable[[Path, Images], None]] = {
     "root folders": root_folders,
     "csv": csv_table,
@@ -147,6 +168,8 @@ FORMS: dict[str, Callable[[Path, Images], None]] = {
     "save_to_disk": saved,
     "webdataset": webdataset,
     "tar.gz": tar_gz,
+    "zip": zipped,
+    "zip and csv": zip_and_csv,
     "split folders": split_folders,
 }
 

@@ -1,6 +1,5 @@
 """A plan for the whole of ImageNet, from a listing that exists only in memory."""
 
-import resource
 from array import array
 
 import numpy as np
@@ -12,6 +11,8 @@ from convnext_imagenet.ingest.labels.devkit import Devkit, Leaf
 from convnext_imagenet.ingest.labels.labels import label_tree
 from convnext_imagenet.ingest.shards.plan import plan_tree
 from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, TreeScan
+
+from ..peak_memory import forget_peak, peak_kib
 
 TRAIN_IMAGES, VAL_IMAGES, CLASSES = 1_281_167, 50_000, 1000
 
@@ -35,7 +36,8 @@ def simulated_listing() -> tuple[TreeScan, LabelAuthority]:
 
 @pytest.mark.slow
 def test_plan_of_the_whole_imagenet_holds_every_image_once_and_little_memory():
-    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    forget_peak()
+    before_kib = peak_kib()
     tree, devkit = simulated_listing()
     rule = ClassRule("all")
     plan = plan_tree(label_tree(tree, devkit, rule), rule, 0, {}, {}, devkit.sha256)
@@ -48,4 +50,4 @@ def test_plan_of_the_whole_imagenet_holds_every_image_once_and_little_memory():
     rows = train.shard_rows(63)
     assert {row.key for row in rows} == {train.keys[row.sample_id] for row in rows}
     assert np.bincount(train.labels).tolist() == [len(folder.names) for folder in tree.train.folders]
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 800 << 10
+    assert peak_kib() - before_kib < 800 << 10

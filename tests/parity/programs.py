@@ -4,6 +4,7 @@ Weights are drawn large enough that a wrong branch, bias or gamma shows: the lib
 1e-6, behind which every block could be wrong.
 """
 
+import math
 import sys
 import types
 from collections.abc import Callable
@@ -53,6 +54,16 @@ def transformers_model(seed: int, is_v2: bool, depths, dims, classes: int = 1000
 def dinov3_model(seed: int, **changes) -> torch.nn.Module:
     """transformers' ConvNeXt of DINOv3 with random weights: features without classes."""
     return draw_weights(transformers.DINOv3ConvNextModel(transformers.DINOv3ConvNextConfig(**changes)), seed)
+
+
+def clip_model(seed: int, proj: str, model: str = "convnext_atto", width: int = 64) -> torch.nn.Module:
+    """OpenCLIP's network with a small text tower and random weights; cosines count 50-fold."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    vision = CLIPVisionCfg(timm_model_name=model, timm_pool="", timm_proj=proj, image_size=224)
+    network = draw_weights(CLIP(width, vision, CLIPTextCfg(width=64, heads=2, layers=2)), seed)
+    network.logit_scale.data.fill_(math.log(50))
+    return network
 
 
 def facebook_names(timm_state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from programs import dinov3_model, facebook_names, timm_model, transformers_model
+from programs import clip_model, dinov3_model, facebook_names, timm_model, transformers_model
 
 # isort: split
 import numpy as np
@@ -34,6 +34,7 @@ def main(job_file: Path) -> None:
         "reader": run_reader,
         "transformers": run_transformers,
         "dinov3": run_dinov3,
+        "openclip": run_openclip,
     }
     results = runs[job["program"]](job, folder, images)
     np.savez(folder / "results.npz", pillow=PIL.__version__, **results)
@@ -88,6 +89,28 @@ def run_dinov3(job: dict[str, Any], folder: Path, images: list[Image.Image]) -> 
     model.save_pretrained(folder)
     changes = {"input_size": (3, 224, 224), "crop_pct": 0.875, "crop_mode": "center"}
     return answer(model, timm_images(images, changes))
+
+
+@torch.no_grad()
+def run_openclip(job: dict[str, Any], folder: Path, images: list[Image.Image]) -> dict[str, np.ndarray]:
+    """OpenCLIP's zero-shot classifier of the job's classes and prompts, and the embeddings of its text tower."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from open_clip import build_zero_shot_classifier
+    from open_clip.tokenizer import SimpleTokenizer
+    from safetensors.torch import save_file
+
+    network, tokenizer = clip_model(7, job["proj"]), SimpleTokenizer()
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, folder / "model.safetensors")
+    prompts = [(name, template.format(name)) for name in job["classes"] for template in job["templates"]]
+    vectors = network.encode_text(tokenizer([prompt for _, prompt in prompts]))
+    table = pa.table({"name": [name for name, _ in prompts], "embedding": vectors.tolist()})
+    pq.write_table(table, folder / "texts.parquet")
+    templates = [template.format for template in job["templates"]]
+    weights = build_zero_shot_classifier(network, tokenizer, job["classes"], templates)
+    changes = {"input_size": (3, 224, 224), "crop_pct": 0.875, "crop_mode": "center"}
+    embedded = network.encode_image(timm_images(images, changes), normalize=True)
+    return {"logits": (network.logit_scale.exp() * embedded @ weights).numpy()}
 
 
 @torch.no_grad()

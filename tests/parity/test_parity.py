@@ -182,6 +182,23 @@ def test_other_functions_and_networks_without_classes(tmp_path, images, program,
     assert error < FAMILIES_AGREE
 
 
+@pytest.mark.parametrize("proj", ["linear", "mlp"])
+def test_openclips_zero_shot_classifier(tmp_path, images, proj, record_property):
+    """Its text embeddings and image tower make a classifier whose logits are those of its own."""
+    classes, templates = ["tench", "golden retriever", "church"], ["a photo of a {}.", "art of the {}.", "{}"]
+    expected = ask(tmp_path, images, program="openclip", proj=proj, classes=classes, templates=templates)
+    options = ImportOptions(zero_shot=tmp_path / "texts.parquet")
+    import_weights(tmp_path / "model.safetensors", tmp_path / "ours.safetensors", options)
+    checkpoint = load_checkpoint(tmp_path / "ours.safetensors")
+    assert [name for _, name in checkpoint.card.classes] == classes
+    answers = logits(
+        replace(checkpoint, card=replace(checkpoint.card, transform=EvalTransform())), pixels(images, EvalTransform())
+    )
+    error = error_of(answers, expected["logits"])
+    record_property("error", error)
+    assert error < FAMILIES_AGREE
+
+
 def test_our_decoder_beside_pillows(shared_data, record_property):
     """`eval` and `predict` decode by OpenCV: after the whole transform, pixels are within these bounds of Pillow's."""
     levels = []

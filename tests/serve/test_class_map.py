@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.reader import Records
-from convnext_imagenet.serve.class_map import ClassMap, map_classes
+from convnext_imagenet.serve.class_map import ClassMap, class_map_lines, map_classes
 from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.evaluate import evaluate_subset
@@ -101,3 +101,23 @@ def test_the_command_prints_two_numbers(tmp_path):
     assert "classes matched by wnid: 3 of the network's 7 outputs are 3 classes of the records" in result.output
     assert "over all 7 outputs: {'Top1-Acc': " in result.output
     assert "restricted to the classes of the records: {'Top1-Acc': " in result.output
+
+
+def test_numbers_are_ranks_of_the_1000_wnids_and_of_no_other_network(tmp_path, network):
+    def of(count: int, order: int = 1):
+        table = tuple(sorted((f"n{7 * n % 1009:08d}", "x") for n in range(count)))[::order]
+        config = dataclasses.replace(network.card.config, num_classes=count)
+        return dataclasses.replace(network, card=dataclasses.replace(network.card, config=config, classes=table))
+
+    numbers = [ClassEntry(index, number, number) for index, number in enumerate(("0", "2", "10", "999"))]
+    mapped = map_classes(of(1000), numbers, tmp_path)
+    assert (mapped.outputs, mapped.lacking) == (((0,), (2,), (10,), (999,)), ())
+    line = (
+        "classes matched by number, as ImageNet-V2 names its folders: class N of the records is the Nth wnid, from 0: 4"
+    )
+    assert class_map_lines(mapped, 0)[0].startswith(line)
+    others = [ClassEntry(index, number, number) for index, number in enumerate(("0", "1000"))]
+    padded = [ClassEntry(0, "007", "007"), ClassEntry(1, "008", "008")]
+    for checkpoint, entries in ((of(999), numbers), (of(1000, -1), numbers), (of(1000), others), (of(1000), padded)):
+        with pytest.raises(ServeError, match="differ first at index 0"):
+            map_classes(checkpoint, entries, tmp_path)

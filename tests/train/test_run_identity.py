@@ -77,7 +77,7 @@ def test_a_run_of_a_program_without_the_key_resumes_under_its_own_plan(
     unfinished_run: Path, finished_run: Path, records_root: Path, config: Config, recorder: Any
 ) -> None:
     later = _later(config, later=0.0)
-    assert neutral_values(later) == {"train.later": 0.0}
+    assert neutral_values(later) == {**neutral_values(config), "train.later": 0.0}
     before = (unfinished_run / "plan.json").read_bytes()
     train(later, RunRequest(records_root, unfinished_run, 1), recorder)
     assert (recorder.done.epoch, is_finished(unfinished_run)) == (3, True)

@@ -5,7 +5,6 @@ This module must not know records, weights or MindSpore.
 
 import heapq
 import math
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,9 +91,8 @@ def _row_faults(config: Config, ranks: int, rows: int) -> list[Fault]:
     batch = config.data.global_batch_size
     if batch <= rows:
         return []
-    way_out = _way_out(config, ranks, max(1, rows // 8), rows)
-    stated = re.search(r"data\.global_batch_size=(\d+)", way_out)
-    rate = f" --set schedule.base_lr={_scaled_rate(config, int(stated[1]))}" if stated else ""
+    way_out, near = _way_out(config, ranks, max(1, rows // 8), rows)
+    rate = f" --set schedule.base_lr={_scaled_rate(config, near)}" if near else ""
     text = f"data.global_batch_size = {batch}: must not exceed the {rows} training rows; {way_out}{rate}"
     return [fault(text, *_BATCH_KEYS)]
 
@@ -107,7 +105,7 @@ def _scaled_rate(config: Config, batch: int) -> str:
 
 
 def _division_fault(config: Config, ranks: int, rows: int | None) -> Fault:
-    way_out = _way_out(config, ranks, config.data.global_batch_size, rows)
+    way_out, _ = _way_out(config, ranks, config.data.global_batch_size, rows)
     return fault(f"{_refusal(config, ranks)}; {way_out}{_or_fewer_rows(config, ranks)}", *_BATCH_KEYS)
 
 
@@ -161,8 +159,8 @@ def _refusal(config: Config, ranks: int) -> str:
     )
 
 
-def _way_out(config: Config, ranks: int, batch: int, rows: int | None) -> str:
-    """Return what to pass instead: a batch near `batch` of at most `rows` rows, or fewer devices."""
+def _way_out(config: Config, ranks: int, batch: int, rows: int | None) -> tuple[str, int | None]:
+    """Return what to pass instead: a batch near `batch` of at most `rows` rows, and it; or fewer devices, and None."""
     stated = config.optimizer.accumulate_steps
     for kept in [0] if config.data.device_batch_size else dict.fromkeys((stated, 0)):
         near = _nearest_batch(config, ranks, batch, rows, kept)
@@ -170,8 +168,8 @@ def _way_out(config: Config, ranks: int, batch: int, rows: int | None) -> str:
             continue
         words = [] if kept == stated else ["--set optimizer.accumulate_steps=0"]
         words += [] if near == config.data.global_batch_size else [f"--set data.global_batch_size={near}"]
-        return f"pass {' '.join(words)}"
-    return f"use at most {_counted(max(1, (rows or batch) // 2), 'device')}, or records with more rows"
+        return f"pass {' '.join(words)}", near
+    return f"use at most {_counted(max(1, (rows or batch) // 2), 'device')}, or records with more rows", None
 
 
 def _or_fewer_rows(config: Config, ranks: int) -> str:

@@ -33,6 +33,13 @@ def training_order(split: Split, config: Config, epoch: int) -> EpochOrder:
     return EpochOrder(rows, occurrences(rows))
 
 
+def step_sample_ids(split: Split, config: Config, epoch: int, step: int) -> list[int]:
+    """Return the ids of the samples of all ranks in global batch `step` of an epoch, which counts from 0, in order."""
+    size = config.data.global_batch_size
+    rows = training_order(split, config, epoch).rows[step * size : (step + 1) * size]
+    return [row["sample_id"] for row in split.read(rows, ("sample_id",))]
+
+
 def draw_ids(sample_ids: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
     """Return the ids by which augmentation is drawn: a row that comes again in an epoch gets other draws."""
     return sample_ids + occurrences * _NEXT_OCCURRENCE

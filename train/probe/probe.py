@@ -1,12 +1,11 @@
-"""A frozen network's features -> heads: linear by a grid of strengths, nearest neighbours, and curves by label share.
+"""A frozen network's features -> heads: linear by a grid of strengths, nearest neighbours, perceptron; by label share.
 
 RUN/features/{train,val} are PREDICTIONS directories, each row exactly once and resumable. From them come
-probe.safetensors (the best linear head on its network, an ordinary checkpoint), confusion.parquet, report.md and, last,
-report.json. Val chooses nothing: a tenth of train is held out to choose strength and k.
+probe.safetensors (the best linear head on its network, an ordinary checkpoint), confusion.parquet, report.html and,
+last, report.json. Val chooses nothing: a tenth of train is held out to choose strength, decay and k.
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,13 +27,16 @@ from convnext_imagenet.serve.predict.job import LocalRunner, open_job
 from convnext_imagenet.serve.settings import PredictOptions
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.probe.logistic import LinearHead, fit_logistic
+from convnext_imagenet.train.probe.mlp import Mlp, fit_mlp
 from convnext_imagenet.train.probe.neighbours import neighbour_votes
+from convnext_imagenet.train.probe.page import probe_page
 
 STRENGTHS = tuple(10.0**power for power in range(0, -8, -1))  # from strong to weak: each starts from the one before
+DECAYS = (1.0, 0.1, 0.01)  # AdamW's, of the perceptron
 NEIGHBOURS = (1, 5, 10, 20, 50, 100, 200)
 FRACTIONS = (0.01, 0.1, 1.0)
 _HELD_OUT = 10  # every tenth row of a class
-CHECKPOINT, REPORT = "probe.safetensors", "report.json"
+CHECKPOINT, REPORT, PAGE = "probe.safetensors", "report.json", "report.html"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def write_features(
 
 def without_head(checkpoint: Checkpoint) -> Checkpoint:
     """Return the same weights as a network of features."""
-    config = dataclasses.replace(checkpoint.card.config, num_classes=0)
+    config = checkpoint.card.config.without_head
     arrays = {name: array for name, array in checkpoint.arrays.items() if not name.startswith("head.")}
     return dataclasses.replace(
         checkpoint, card=dataclasses.replace(checkpoint.card, config=config, classes=()), arrays=arrays
@@ -97,12 +99,16 @@ def probe(
     out: Path,
     seed: int,
     fractions: Sequence[float] = FRACTIONS,
+    hidden: int = 0,
+    feature_seconds: float = 0.0,
     on_line: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Fit all heads, write checkpoint, tables and report, and return the report.
 
-    Raises TrainError for records of one class, or a class without two rows of train.
+    `hidden` is the number of hidden units of a perceptron, 0 for none. `feature_seconds` is reported. Raises TrainError
+    for records of one class, or a class without two rows of train.
     """
+    begun = time.monotonic()
     classes = len(records.classes)
     counts = np.bincount(train.labels, minlength=classes)
     if classes < 2 or counts.min() < 2:
@@ -110,32 +116,52 @@ def probe(
         raise TrainError(
             f"a probe needs two classes with two rows of train each, but {rarest} has {counts.min()}; add images"
         )
-    curve, head = [], None
+    rows: dict[str, list[dict[str, Any]]] = {}
+    head = None
     for fraction in fractions:
-        started = time.monotonic()
         part = train.rows(share_of_rows(train, fraction, seed))
-        head, tried = choose_head(part, classes)
-        right = int((head.logits(val.values).argmax(axis=1) == val.labels).sum())
-        row = {"fraction": fraction, "rows": len(part.labels), "top1_correct": right, "tried": tried}
-        row |= {"strength": _best(tried), "is_optimal": head.is_optimal, "loss": head.loss}
-        curve.append(row | {"seconds": round(time.monotonic() - started, 2)})
-        on_line(f"linear, {fraction:.0%} of the labels: top-1 {right}/{len(val.labels)}, strength {row['strength']:g}")
+        head, measured = _fit_share(part, val, classes, hidden, seed)
+        for kind, row in measured.items():
+            rows.setdefault(kind, []).append({"fraction": fraction, **row})
+            on_line(f"{kind}, {fraction:.0%} of the labels: top-1 {row['top1_correct']}/{len(val.labels)}")
     if head is None:
         raise TrainError("no share of the labels is given; pass --fraction 1")
-    started = time.monotonic()
-    chosen_k, neighbours = choose_neighbours(train, val, classes)
-    knn_right = int((neighbours == val.labels).sum())
-    on_line(f"{chosen_k} nearest neighbours: top-1 {knn_right}/{len(val.labels)}")
     report = {
         "weights": {"file": checkpoint.path.name, "sha256": checkpoint.sha256},
         "records": records.manifest_sha256,
         "rows": {"train": len(train.labels), "val": len(val.labels)},
         "seed": seed,
-        "linear": curve,
-        "neighbours": {"k": chosen_k, "top1_correct": knn_right, "seconds": round(time.monotonic() - started, 2)},
+        **rows,
     }
-    _write(checkpoint, records, head, val, out, report)
+    _save_checkpoint(checkpoint, records, head, out, report)
+    seconds = {"features": round(feature_seconds, 2), "heads": round(time.monotonic() - begun, 2)}
+    report["seconds"] = seconds
+    _write(records, head, val, out, report)
     return report
+
+
+def _fit_share(
+    part: Features, val: Features, classes: int, hidden: int, seed: int
+) -> tuple[LinearHead, dict[str, dict[str, Any]]]:
+    """Return the linear head of a share of the labels, and by kind of head what it was and got right on val."""
+    began = time.monotonic()
+    head, tried = choose_head(part, classes)
+    facts = {"strength": _best(tried), "tried": tried, "is_optimal": head.is_optimal, "loss": head.loss}
+    found = {"linear": _measured(part, val, head.logits(val.values).argmax(axis=1), began) | facts}
+    began = time.monotonic()
+    k, answers = choose_neighbours(part, val, classes)
+    found["neighbours"] = _measured(part, val, answers, began) | {"k": k}
+    if hidden:
+        began = time.monotonic()
+        mlp, decay = choose_mlp(part, classes, hidden, seed)
+        answers = mlp.logits(val.values).argmax(axis=1)
+        found["mlp"] = _measured(part, val, answers, began) | {"hidden": hidden, "decay": decay}
+    return head, found
+
+
+def _measured(part: Features, val: Features, answers: np.ndarray, began: float) -> dict[str, Any]:
+    right, seconds = int((answers == val.labels).sum()), round(time.monotonic() - began, 2)
+    return {"rows": len(part.labels), "top1_correct": right, "seconds": seconds}
 
 
 def share_of_rows(features: Features, fraction: float, seed: int) -> np.ndarray:
@@ -169,6 +195,19 @@ def choose_head(features: Features, classes: int) -> tuple[LinearHead, list[dict
     return fit_logistic(features.values, features.labels, classes, _best(tried), head), tried
 
 
+def choose_mlp(features: Features, classes: int, hidden: int, seed: int) -> tuple[Mlp, float]:
+    """Return the perceptron of the best decay, fitted to all rows, and this decay; ties go to the stronger."""
+    held = _held_out(features)
+    fit, check = features.rows(~held), features.rows(held)
+
+    def fitted(part: Features, decay: float) -> Mlp:
+        return fit_mlp(part.values, part.labels, classes, hidden, decay, keyed_rng(seed, "probe mlp", 0))
+
+    right = {decay: fitted(fit, decay).logits(check.values).argmax(axis=1) == check.labels for decay in DECAYS}
+    best = max(DECAYS, key=lambda decay: (int(right[decay].sum()), decay))
+    return fitted(features, best), best
+
+
 def choose_neighbours(train: Features, val: Features, classes: int) -> tuple[int, np.ndarray]:
     """Return the k that is best on the held-out tenth of train, and the answers for val with all of train."""
     held = _held_out(train)
@@ -191,64 +230,34 @@ def _best(tried: Sequence[dict[str, Any]]) -> float:
     return float(max(tried, key=lambda row: (row["correct"], row["strength"]))["strength"])
 
 
-def _write(
-    checkpoint: Checkpoint, records: Records, head: LinearHead, val: Features, out: Path, report: dict[str, Any]
+def _save_checkpoint(
+    checkpoint: Checkpoint, records: Records, head: LinearHead, out: Path, report: dict[str, Any]
 ) -> None:
     classes = tuple((entry.wnid, entry.name) for entry in records.classes)
-    config = dataclasses.replace(checkpoint.card.config, num_classes=len(classes))
+    config = dataclasses.replace(checkpoint.card.config.without_head, num_classes=len(classes))
     provenance = {"probe": {name: report[name] for name in ("weights", "records", "rows", "seed")}}
     provenance["probe"] |= {"strength": report["linear"][-1]["strength"]}
     card = ModelCard(config, classes, checkpoint.card.transform, provenance | inherited_licence(checkpoint.card))
     weights = {"head.weight": head.weight.astype(np.float32), "head.bias": head.bias.astype(np.float32)}
     save_weights(out / CHECKPOINT, {**without_head(checkpoint).arrays, **weights}, card)
-    guesses = head.logits(val.values).argmax(axis=1)
-    wrong = guesses != val.labels
-    pairs, images = np.unique(np.stack([val.labels, guesses], 1)[wrong], axis=0, return_counts=True)
-    order = np.argsort(-images, kind="stable")
-    names = [name for _, name in classes]
+
+
+def _write(records: Records, head: LinearHead, val: Features, out: Path, report: dict[str, Any]) -> None:
+    names = [entry.name.split(",")[0].strip() or entry.wnid for entry in records.classes]
+    confusion_KK = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(confusion_KK, (val.labels, head.logits(val.values).argmax(axis=1)), 1)
+    truths, guesses = np.nonzero(confusion_KK * ~np.eye(len(names), dtype=bool))
+    order = np.argsort(-confusion_KK[truths, guesses], kind="stable")
+    truths, guesses = truths[order], guesses[order]
     table = pa.table(
         {
-            "truth": [names[pair[0]] for pair in pairs[order]],
-            "predicted": [names[pair[1]] for pair in pairs[order]],
-            "images": pa.array(images[order], pa.int64()),
+            "truth": [records.classes[index].name for index in truths],
+            "predicted": [records.classes[index].name for index in guesses],
+            "images": pa.array(confusion_KK[truths, guesses], pa.int64()),
         }
     )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_atomically(out / "confusion.parquet", sink.getvalue().to_pybytes())
-    write_atomically(out / "report.md", report_markdown(report, table).encode())
+    write_atomically(out / PAGE, probe_page(report, confusion_KK, names).encode())
     write_json(out / REPORT, report)
-
-
-def report_markdown(report: dict[str, Any], confusion: pa.Table) -> str:
-    """Return the report as Markdown: accuracy by share of the labels, neighbours, and the most confused pairs."""
-    rows = report["rows"]["val"]
-    lines = [
-        f"# Probe of {report['weights']['file']}",
-        "",
-        f"{report['rows']['train']:,} rows of train, {rows:,} of val. Strength and k are chosen on a tenth of train.",
-        "",
-        "| head | labels | rows | strength or k | top-1 on val | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in report["linear"]:
-        lines.append(
-            f"| linear | {row['fraction']:.0%} | {row['rows']:,} | {row['strength']:g} | {row['top1_correct']}/{rows} "
-            f"({row['top1_correct'] / rows:.2%}) | {row['seconds']:.1f} |"
-        )
-    near = report["neighbours"]
-    lines.append(
-        f"| nearest neighbours | 100% | {report['rows']['train']:,} | {near['k']} | {near['top1_correct']}/{rows} "
-        f"({near['top1_correct'] / rows:.2%}) | {near['seconds']:.1f} |"
-    )
-    lines += ["", "| truth | predicted | images |", "|---|---|---|"]
-    lines += [
-        f"| {row['truth']} | {row['predicted']} | {row['images']} |" for row in confusion.slice(0, 20).to_pylist()
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def read_report(out: Path) -> dict[str, Any] | None:
-    """Return the report of a finished probe, None without one."""
-    path = out / REPORT
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None

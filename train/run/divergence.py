@@ -25,7 +25,7 @@ class FiniteStep:
 class Divergence(TrainError):
     """Training that has diverged in step `step` of its epoch, counted from 1.
 
-    `reason` says what was found, `sample_ids` are the rows of the step on this rank, empty if no single step is to
+    `reason` says what was found, `sample_ids` are the rows of the step on all ranks, empty if no single step is to
     blame. `last` is the last step with finite numbers, None if there was none in this process.
     """
 

@@ -16,6 +16,7 @@ from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.sections import ModelSection
 from convnext_imagenet.train.errors import ConfigError, TrainError
 
+_HEAD_PREFIX = "head."
 _HEAD = ("head.weight", "head.bias")
 
 
@@ -56,18 +57,20 @@ def initial_weights(config: Config, card: ModelCard, given: GivenWeights | None)
     _check_network(given, card.config, config.model)
     known, wanted = ([wnid for wnid, _ in some_card.classes] for some_card in (given.card, card))
     is_untrained = given.card.provenance.get("imported", {}).get("head") == "new"
-    keeps_head = sorted(known) == sorted(wanted) and not is_untrained
+    is_linear = not given.card.config.head_projection
+    keeps_head = sorted(known) == sorted(wanted) and not is_untrained and is_linear
     if keeps_head:
         rows = [known.index(wnid) for wnid in wanted]
         head = {name: given.arrays[name][rows] for name in _HEAD}
         origin = f"{len(drawn)} of {len(drawn)} tensors from {given.path}; its {len(wanted)} classes are the records'"
     else:
         head = {name: drawn[name] for name in _HEAD}
-        origin = (
-            f"{len(drawn) - len(head)} of {len(drawn)} tensors from {given.path}; head.* new: "
-            f"{'the given head is untrained' if is_untrained else _change(known, wanted)}"
-        )
-    return InitialWeights({**given.arrays, **head}, origin, _warnings(given, card), keeps_head and known == wanted)
+        why = "the given head is untrained" if is_untrained else _change(known, wanted)
+        if not is_linear:
+            why = "the given head compares embeddings"
+        origin = f"{len(drawn) - len(head)} of {len(drawn)} tensors from {given.path}; head.* new: {why}"
+    body = {name: array for name, array in given.arrays.items() if not name.startswith(_HEAD_PREFIX)}
+    return InitialWeights({**body, **head}, origin, _warnings(given, card), keeps_head and known == wanted)
 
 
 def _check_nothing_frozen(stages: int) -> None:
@@ -102,7 +105,7 @@ def _contradicting(theirs: ConvNeXtConfig, ours: ConvNeXtConfig, section: ModelS
 
 
 def _body_shapes(config: ConvNeXtConfig) -> dict[str, Shape]:
-    return {name: shape for name, shape in parameter_shapes(config).items() if name not in _HEAD}
+    return {name: shape for name, shape in parameter_shapes(config).items() if not name.startswith(_HEAD_PREFIX)}
 
 
 def _change(known: Sequence[str], wanted: Sequence[str]) -> str:

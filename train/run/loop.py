@@ -20,6 +20,7 @@ from convnext_imagenet.model.weight_check import not_finite
 from convnext_imagenet.serve.evaluate import Accuracy, evaluate
 from convnext_imagenet.train.config.schedule import ema_decay, learning_rate
 from convnext_imagenet.train.config.sections import TrainSection
+from convnext_imagenet.train.data.order import step_sample_ids
 from convnext_imagenet.train.data.pipeline import Batch, StageTimes, batches
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.run.checkpoint import Position
@@ -186,7 +187,8 @@ class _Epoch:
         self.context.heartbeat.beat("training", steps=1)
         steps = self.sums.steps + 1
         if reason := self.watch.reason(outcome, self.first_step + steps):
-            raise Divergence(self.epoch, steps, reason, finished.sample_ids, self.watch.last)
+            ids = step_sample_ids(self.context.train_split, self.context.config, self.epoch, self.sums.steps)
+            raise Divergence(self.epoch, steps, reason, ids, self.watch.last)
         self.sums = self.sums.with_step(outcome, finished.rate)
         report = StepReport(
             epoch=self.epoch, step=steps, steps_done=self.first_step + steps,

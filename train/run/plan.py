@@ -175,7 +175,7 @@ def _decisions(config: Config, records: Records) -> dict[str, str]:
     except BadImage as error:
         raise TrainError(
             f"{split.folder}: an image does not decode ({error}); run `convnext-records verify {records.root}`, "
-            f"then build the records again"
+            f"then repair the records as it says"
         ) from None
     order = [epoch_order(1000, config.train.seed, epoch, config.data.shuffle_block_rows) for epoch in epochs]
     drawn = [device_draws(config, epoch, 0, even, (0.5,)) for epoch in epochs]

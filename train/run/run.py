@@ -49,7 +49,7 @@ from convnext_imagenet.train.run.plan import Accepted, as_changes, begin_run, jo
 from convnext_imagenet.train.step.learner import Learner
 from convnext_imagenet.train.step.parameters import evaluation_transform, network_config
 
-_HISTORY = "history.jsonl"
+_HISTORY, _METRICS = "history.jsonl", "metrics.jsonl"
 _ADVICE = "run the same command again to resume from the saved checkpoint"
 
 
@@ -111,85 +111,115 @@ def train(config: Config, request: RunRequest, reporter: RunReporter) -> RunSumm
     that differ, and Interrupted on a stop signal.
     """
     run, ranks = request.run, request.ranks
-    records = ranks.first_rank_first(lambda: Records.open(request.records))
-    rows, counts = records.split("train").rows, records.split("train").entry.rows_per_class
-    target = mindspore.get_context("device_target")
-    check_fit(config, RunFacts(ranks.own.world, rows, len(records.classes), target, chip_name()))
-    plan = plan_steps(config, rows, ranks.own.world)
-    parts = divide_batch(config, ranks.own.world, rows)
-    network = network_config(config.model, len(records.classes))
-    given = None if request.init_from is None else GivenWeights(request.init_from, *load_weights(request.init_from))
-    start = [path for path in (request.init_from, request.init_state) if path is not None]
-    fingerprint = run_plan(config, records, start, stored_plan(run))
-    card = ModelCard(
-        config=network,
-        classes=tuple((entry.wnid, entry.name) for entry in records.classes),
-        transform=evaluation_transform(config.data),
-        provenance=fingerprint | ({} if given is None else inherited_licence(given.card)),
-    )
-    first = initial_weights(config, card, given)
-    is_first = ranks.own.is_first
-    check_same_parts(parts, ranks)
+    checked = _check(config, request)
     with _held(run, ranks), StopSignals(_ADVICE, second_ends=ranks.own.world == 1) as stop:
-        plan_id = _begin(run, fingerprint, config, request.accepted, ranks)
+        plan_id = _begin(run, checked.fingerprint, config, request.accepted, ranks)
         if is_finished(run):
             return _summary(run, config.train, was_finished=True)
         reporter.on_begin()
-        if is_first:
+        if ranks.own.is_first:
             write_atomically(run / "config.toml", to_toml(config).encode())
         checkpoints = Checkpoints(
             run, plan_id, config.train.keep_checkpoints, config.train.keep_best, config.train.best_by
         )
-        learner = Learner(config, card, first.arrays, ranks.own.world, parts.micro_batches, counts)
+        counts = checked.records.split("train").entry.rows_per_class
+        first, parts = checked.first, checked.parts
+        learner = Learner(config, checked.card, first.arrays, ranks.own.world, parts.micro_batches, counts)
         done = _resume(learner, checkpoints, ranks)
         if request.init_state is not None and not done.step:
             _restore_state(learner, first, request.init_state)
-        gaps = []
-        if is_first:
-            truncate_metrics(run / "metrics.jsonl", done.epoch)
-            gaps = gap_warnings(run / "metrics.jsonl", done.epoch)
+        gaps = _resume_metrics(run, done) if ranks.own.is_first else []
         if first.origin and not done.step:
             reporter.on_initial_weights(first.origin)
-        reporter.on_start(plan, parts, done)
+        reporter.on_start(checked.plan, parts, done)
         history = read_history(run / _HISTORY)
-        warnings = [
-            *first.warnings,
-            *size_warnings(config.data),
-            *augment_warnings(config.augment, target),
-            *(f"changed since the run began, after step {change.step}: {change}" for change in history),
-            *gaps,
-            *([] if done.step else start_warnings(config, plan, given is not None)),
-            *([line] if is_first and (line := leak_line(records)) else []),
-            *room_warnings(config, network, parts, _room(run, ranks, target), config.train.epochs - done.epoch),
-        ]
-        for warning in warnings:
+        for warning in [*_warnings(config, request, checked, done, history), *gaps]:
             reporter.on_warning(warning)
         context = RunContext(
             config=config,
-            plan=plan,
+            plan=checked.plan,
             parts=parts,
-            card=card,
+            card=checked.card,
             learner=learner,
-            train_split=records.split("train"),
-            val_split=records.split("val"),
+            train_split=checked.records.split("train"),
+            val_split=checked.records.split("val"),
             checkpoints=checkpoints,
-            metrics_path=run / "metrics.jsonl",
+            metrics_path=run / _METRICS,
             workers=request.workers,
             interval=request.interval,
             reporter=reporter,
             stop=stop,
             ranks=ranks,
             heartbeat=own_heartbeat(),
-            cache=CompileCache(run, ranks.own.number, graph_identity(plan_id, parts, target, cpu_kernels())),
+            cache=CompileCache(run, ranks.own.number, graph_identity(plan_id, parts, checked.target, cpu_kernels())),
             rollback_limit=request.rollbacks,
-            earlier_plans=_earlier_plans(config, plan, history),
+            earlier_plans=_earlier_plans(config, checked.plan, history),
         )
         run_epochs(context, done)
-        if is_first:
-            write_atomically(run / "curves.png", curves_png(read_metrics(run / "metrics.jsonl")))
+        if ranks.own.is_first:
+            write_atomically(run / "curves.png", curves_png(read_metrics(run / _METRICS)))
             finish(run, "run", _manifest(plan_id, checkpoints, history))
         ranks.wait_for_all()
         return _summary(run, config.train, was_finished=False)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What is known of a run, and was checked, before its directory is touched."""
+
+    records: Records
+    target: str
+    plan: StepPlan
+    parts: BatchParts
+    card: ModelCard
+    first: InitialWeights
+    has_weights: bool
+    fingerprint: dict[str, Any]
+
+
+def _check(config: Config, request: RunRequest) -> _Checked:
+    """Open the records and the given weights, and check that they, the configuration and all ranks fit together."""
+    ranks = request.ranks
+    records = ranks.first_rank_first(lambda: Records.open(request.records))
+    rows, target = records.split("train").rows, mindspore.get_context("device_target")
+    check_fit(config, RunFacts(ranks.own.world, rows, len(records.classes), target, chip_name()))
+    plan = plan_steps(config, rows, ranks.own.world)
+    parts = divide_batch(config, ranks.own.world, rows)
+    given = None if request.init_from is None else GivenWeights(request.init_from, *load_weights(request.init_from))
+    start = [path for path in (request.init_from, request.init_state) if path is not None]
+    fingerprint = run_plan(config, records, start, stored_plan(request.run))
+    card = ModelCard(
+        config=network_config(config.model, len(records.classes)),
+        classes=tuple((entry.wnid, entry.name) for entry in records.classes),
+        transform=evaluation_transform(config.data),
+        provenance=fingerprint | ({} if given is None else inherited_licence(given.card)),
+    )
+    first = initial_weights(config, card, given)
+    check_same_parts(parts, ranks)
+    return _Checked(records, target, plan, parts, card, first, given is not None, fingerprint)
+
+
+def _resume_metrics(run: Path, done: Position) -> list[str]:
+    """Drop the lines of epochs that will be repeated; return a warning for lines that are missing."""
+    truncate_metrics(run / _METRICS, done.epoch)
+    return gap_warnings(run / _METRICS, done.epoch)
+
+
+def _warnings(
+    config: Config, request: RunRequest, checked: _Checked, done: Position, history: Sequence[Change]
+) -> list[str]:
+    """Return what a user should know before the first step after `done`."""
+    room = _room(request.run, request.ranks, checked.target)
+    leak = leak_line(checked.records) if request.ranks.own.is_first else None
+    return [
+        *checked.first.warnings,
+        *size_warnings(config.data),
+        *augment_warnings(config.augment, checked.target),
+        *(f"changed since the run began, after step {change.step}: {change}" for change in history),
+        *([] if done.step else start_warnings(config, checked.plan, checked.has_weights)),
+        *([leak] if leak else []),
+        *room_warnings(config, checked.card.config, checked.parts, room, config.train.epochs - done.epoch),
+    ]
 
 
 def _held(run: Path, ranks: Ranks) -> contextlib.AbstractContextManager[None]:

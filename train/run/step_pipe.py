@@ -15,11 +15,10 @@ from convnext_imagenet.train.step.learner import Learner, StepOutcome, read_outc
 
 @dataclass(frozen=True)
 class FinishedStep:
-    """A step that the device has finished: what it reported, its learning rate, and the rows of this rank."""
+    """A step that the device has finished: what it reported, and its learning rate."""
 
     outcome: StepOutcome
     rate: float
-    sample_ids: tuple[int, ...]
 
 
 class StepPipe:
@@ -40,7 +39,7 @@ class StepPipe:
     ) -> None:
         self._learner, self._cache, self._on_first_step = learner, cache, on_first_step
         self._check, self._while_compiling = check, while_compiling
-        self._running: tuple[Tensor, float, tuple[int, ...]] | None = None
+        self._running: tuple[Tensor, float] | None = None
 
     @property
     def in_flight(self) -> int:
@@ -56,15 +55,15 @@ class StepPipe:
         else:
             running = self._compile_and_learn(batches, rate, decay, ask_stop, ask_save)
         finished = self.drain()
-        self._running = running, rate, _sample_ids(batches)
+        self._running = running, rate
         return finished
 
     def drain(self) -> FinishedStep | None:
         """Wait for the step in flight and return it, or None if there is none."""
         if self._running is None:
             return None
-        (running, rate, sample_ids), self._running = self._running, None
-        return FinishedStep(read_outcome(running), rate, sample_ids)
+        (running, rate), self._running = self._running, None
+        return FinishedStep(read_outcome(running), rate)
 
     def _checked(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         for batch in batches:
@@ -82,7 +81,3 @@ class StepPipe:
         read_outcome(running)  # waits, so that the first step's time is measured
         self._on_first_step(FirstStep(compiled - begin, time.perf_counter() - compiled, self._cache.was_hit))
         return running
-
-
-def _sample_ids(batches: Sequence[Batch]) -> tuple[int, ...]:
-    return tuple(sample_id for batch in batches for sample_id in batch.sample_ids.tolist())

@@ -14,11 +14,13 @@ _SIDE_OF_FEW, _SIDE_OF_MANY = 64, 128  # from random weights; larger costs the s
 _BATCH, _LARGE_BATCH, _LARGE_ROWS = 32, 64, 20_000  # `small` is for 32 rows; longer epochs allow larger steps
 _FEW_ROWS = 10_000  # `small` has five blocks; from here on all of ConvNeXt-atto
 _FINETUNE_RATE, _SCRATCH_RATE = 5e-4, 8e-4  # of the presets, for 32 rows
-_SEEN_IMAGES = {False: 50 * 1040, True: 10 * 1040}  # that the presets' epochs show on the set that they were made on
+# Without weights (False) and with them (True): the images that the presets' epochs show on the set they were made on.
+_SEEN_IMAGES = {False: 50 * 1040, True: 10 * 1040}
 _LEAST_EPOCHS, _MOST_EPOCHS = {False: 20, True: 5}, {False: 300, True: 50}
 _WARMUP_SHARE = 0.08
 _UNEVEN = 10.0  # rows of the largest class to those of the smallest, from which on classes are drawn more evenly
 _EVALUATIONS = 10
+_MOST_TIMED_EPOCHS = 1000  # with --minutes
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Choice:
 def choose(data: DataFacts, weights: WeightFacts | None, epochs: int | None = None) -> Choice:
     """Return the configuration for the data, with `epochs` epochs or as many as the recipe needs.
 
-    Raises ConfigError for data that no run can use: fewer than two classes, or fewer rows than one step has.
+    Raises ConfigError for data that no run can use: fewer than two classes or rows.
     """
     if data.classes < 2:
         raise ConfigError(f"the records hold {data.classes} class, and training needs at least 2; add another class")
@@ -80,8 +82,7 @@ def choose(data: DataFacts, weights: WeightFacts | None, epochs: int | None = No
         "data.global_batch_size": batch,
         "schedule.base_lr": float(f"{rate:.2g}"),
         "schedule.warmup_epochs": min(warmup, epochs / 2),
-        "train.epochs": epochs,
-        "train.eval_every_epochs": max(1, epochs // _EVALUATIONS),
+        **_epoch_values(epochs),
     }
     reasons = [
         ("weights", f"{weights.network}: the network and its evaluation come from them")
@@ -118,20 +119,23 @@ def predict_s(data: DataFacts, values: dict[str, Any], speed: Speed) -> float:
 
 def epochs_within(data: DataFacts, values: dict[str, Any], speed: Speed, seconds: float) -> int:
     """Return the most epochs that fit into `seconds`. Raises ConfigError if not even one does, with the time of one."""
-    longest = {**values, "train.epochs": _MOST_EPOCHS[True] * 20, "train.eval_every_epochs": 1}
-    epochs = longest["train.epochs"]
-    low, high = 0, epochs
-    while low < high:
-        middle = (low + high + 1) // 2
-        tried = {**values, "train.epochs": middle, "train.eval_every_epochs": max(1, middle // _EVALUATIONS)}
-        low, high = (middle, high) if predict_s(data, tried, speed) <= seconds else (low, middle - 1)
-    if not low:
-        one = predict_s(data, {**values, "train.epochs": 1, "train.eval_every_epochs": 1}, speed)
+
+    def needed_s(epochs: int) -> float:
+        return predict_s(data, {**values, **_epoch_values(epochs)}, speed)
+
+    # The time does not rise with every epoch: 19 epochs are evaluated 19 times, 20 are evaluated 10 times.
+    most = max((epochs for epochs in range(1, _MOST_TIMED_EPOCHS + 1) if needed_s(epochs) <= seconds), default=0)
+    if not most:
+        one = needed_s(1)
         raise ConfigError(
             f"--minutes {seconds / 60:g}: one epoch takes {one / 60:.1f} minutes here; pass at least --minutes "
             f"{math.ceil(one / 60)}"
         )
-    return low
+    return most
+
+
+def _epoch_values(epochs: int) -> dict[str, int]:
+    return {"train.epochs": epochs, "train.eval_every_epochs": max(1, epochs // _EVALUATIONS)}
 
 
 def _batch(rows: int) -> int:

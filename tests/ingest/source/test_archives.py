@@ -10,7 +10,7 @@ import pytest
 
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.archives import OFFICIAL_MD5, check_archives
-from convnext_imagenet.ingest.source.layout import find_archives, scan_tree
+from convnext_imagenet.ingest.source.layout import official_archives, scan_tree
 from convnext_imagenet.ingest.source.scan_types import SplitScan
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -190,7 +190,7 @@ def _md5(path: Path) -> str:
 
 
 def test_archives_are_compared_with_the_official_md5(tar_tree: Path, monkeypatch):
-    paths = find_archives(tar_tree)
+    paths = official_archives(tar_tree)
     assert [path.name for path in paths] == list(OFFICIAL_MD5)
     for path in paths:
         monkeypatch.setitem(OFFICIAL_MD5, path.name, _md5(path))
@@ -206,4 +206,4 @@ def test_archives_are_compared_with_the_official_md5(tar_tree: Path, monkeypatch
 def test_tree_without_archives_has_nothing_to_check(raw_tree: Path):
     (raw_tree / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     with pytest.raises(IngestError, match=r"contains no official archive .*leave --check-archives out"):
-        find_archives(raw_tree)
+        official_archives(raw_tree)

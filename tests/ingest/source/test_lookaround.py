@@ -24,7 +24,7 @@ from convnext_imagenet.ingest.source.lookaround import look_around
         (["flowers.tgz"], "train", r"found flowers\.tgz, an archive; unpack it"),
         (["ILSVRC2012_img_train.tar.gz"], "train", r"gunzip ILSVRC2012_img_train\.tar\.gz"),
         (["ILSVRC2012_img_train_t3.tar"], "train", "the dogs of Task 3"),
-        (["train_images_0.tar.gz"], "train", r"Hugging Face's imagenet-1k; unpack it and sort"),
+        (["train_images_0.tar.gz"], "train", r"Hugging Face's imagenet-1k; unpack it into train/"),
         (["ILSVRC2012_devkit_t12.tar.gz"], "train", "expected train/ and val/ in DATA"),
         (["ILSVRC2012_img_val.tar"], "train", "expected train/ and val/ in DATA"),
         (["set/train/cat/1.jpg", "set/val/cat/1.jpg"], "train", r"found /\S+/set/train; pass /\S+/set as DATA"),

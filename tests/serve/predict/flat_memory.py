@@ -4,7 +4,6 @@ Run by test_memory.py in a process of its own: CHECKPOINT OUT INPUTS PART_ROWS T
 """
 
 import hashlib
-import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from peak_memory import peak_kib
 
 from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
 from convnext_imagenet.serve.inputs.inputs import Item
@@ -50,11 +50,6 @@ class Generated:
         return False
 
 
-def peak_mib() -> float:
-    """The most memory that this process has had so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def main(checkpoint: str, out: str, count: int, options: PredictOptions) -> None:
     """Score `count` inputs; with small parts the early peak holds a whole one."""
     loaded = load_checkpoint(Path(checkpoint))
@@ -65,11 +60,11 @@ def main(checkpoint: str, out: str, count: int, options: PredictOptions) -> None
         nonlocal done, early
         done += number
         if not early and done >= _EARLY * count:
-            early = peak_mib()
+            early = peak_kib() / 1024
 
     with open_job(weightless, Generated(count), Path(out), options) as job:
         summary = job.run(advance)
-    print(summary.rows, summary.statuses, f"{early:.1f} {peak_mib():.1f}", sep="|")
+    print(summary.rows, summary.statuses, f"{early:.1f} {peak_kib() / 1024:.1f}", sep="|")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Memory does not grow with the number of inputs."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from ... import peak_memory
 from ..conftest import write_checkpoint
 
 INPUTS = 20_000
@@ -17,9 +19,9 @@ ALLOWED_MIB = 12  # samples that were kept would take 49 MiB of pixels, rows tha
 def _score(checkpoint, out, *arguments):
     """Rows, statuses, and the peaks in MiB after a fifth and at the end."""
     script = Path(__file__).with_name("flat_memory.py")
-    ended = subprocess.run(
-        [sys.executable, script, checkpoint, out, *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, script, checkpoint, out, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(peak_memory.__file__).parent)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     rows, statuses, peaks = ended.stdout.strip().splitlines()[-1].split("|")
     return rows, statuses, *map(float, peaks.split())

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from convnext_imagenet.base.files import sha256_file, write_json
 from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.exchange.mindir import variables_folder
 from convnext_imagenet.model.exchange.onnx_file import write_onnx
 from convnext_imagenet.model.exchange.onnx_graph import onnx_model
 from convnext_imagenet.serve.checkpoint import load_checkpoint
@@ -122,6 +123,38 @@ def test_on_a_full_disk_nothing_is_left(checkpoint, small_disk, format_name):
         export_weights(checkpoint, small_disk / f"m.{format_name}", ExportOptions(format_name))
     assert str(caught.value.filename).endswith(f"m.{format_name}")
     assert _names(small_disk) == ["ballast"]
+
+
+def test_a_large_mindir_is_published_as_a_graph_and_a_folder(checkpoint, tmp_path, monkeypatch):
+    def write(card, arrays, path):
+        folder = variables_folder(path)
+        folder.mkdir(mode=0o700)
+        for number in range(2):
+            (folder / f"data_{number}").write_bytes(bytes([number]) * 10)
+        path.write_bytes(b"graph")
+        return [*sorted(folder.iterdir()), path]
+
+    monkeypatch.setattr(export_formats, "write_mindir", write)
+    monkeypatch.setattr(
+        export_formats, "open_mindir", lambda path: lambda pixels: export_formats._logits(checkpoint, pixels)
+    )
+    out, options = tmp_path / "m.mindir", ExportOptions("mindir")
+    assert export_weights(checkpoint, out, options)
+    assert _names(tmp_path) == ["m.mindir", "m.mindir.md", "m_variables"]
+    assert _names(tmp_path / "m_variables") == ["data_0", "data_1"]
+    assert (tmp_path / "m_variables").stat().st_mode & 0o500 == 0o500
+    card = (tmp_path / "m.mindir.md").read_text()
+    for name in ("m_variables/data_0", "m_variables/data_1", "m.mindir"):
+        assert f"`{name}`" in card
+        assert sha256_file(tmp_path / name) in card
+    assert not export_weights(checkpoint, out, options)
+    (tmp_path / "m_variables" / "data_1").write_bytes(b"")
+    with pytest.raises(ServeError, match="is another export"):
+        export_weights(checkpoint, out, options)
+    out.unlink()
+    (tmp_path / "m.mindir.md").unlink()
+    with pytest.raises(ServeError, match=r"m_variables: exists, but m\.mindir needs this name"):
+        export_weights(checkpoint, out, options)
 
 
 @pytest.mark.parametrize("preprocessing", [True, False])

@@ -25,6 +25,7 @@ from convnext_imagenet.train.augment.randaugment_host import apply_ops
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.policy import parse_policy
 from convnext_imagenet.train.config.schedule import local_positions, plan_steps
+from convnext_imagenet.train.data.order import step_sample_ids
 from convnext_imagenet.train.data.pipeline import Batch, StageTimes, batches
 from convnext_imagenet.train.errors import TrainError
 
@@ -76,6 +77,7 @@ def test_batches_follow_the_epoch_order_and_drop_the_rest(split: Split, whole: C
     assert first.labels.dtype == np.int32
     for pixels, row in zip(first.pixels, rows, strict=False):
         np.testing.assert_array_equal(pixels, _pixels(row["image"], whole, row["sample_id"]))
+    assert step_sample_ids(split, whole, EPOCH, 2) == found[2].sample_ids.tolist()
     drawn = device_draws(whole, EPOCH, 2, found[2].sample_ids, (0.0, 0.2))
     np.testing.assert_array_equal(found[2].draws.mix_lam, drawn.mix_lam)
     np.testing.assert_array_equal(found[2].draws.keep, drawn.keep)

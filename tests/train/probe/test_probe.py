@@ -12,13 +12,16 @@ from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.runtime import prepare
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import load_weights, save_weights
+from convnext_imagenet.records.keyed_random import keyed_rng
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.schema import Row
 from convnext_imagenet.serve.cli import main as serve
 from convnext_imagenet.train.cli import main as train
+from convnext_imagenet.train.probe import mlp
 from convnext_imagenet.train.probe.logistic import fit_logistic
 from convnext_imagenet.train.probe.neighbours import neighbour_votes
-from convnext_imagenet.train.probe.probe import Features, choose_head, share_of_rows
+from convnext_imagenet.train.probe.page import curves, probe_page
+from convnext_imagenet.train.probe.probe import DECAYS, Features, choose_head, choose_mlp, share_of_rows
 
 from ...records_of import finished_records
 
@@ -36,16 +39,16 @@ def blobs() -> Features:
     return Features(values.astype(np.float32), labels, rng.permutation(400))
 
 
-@pytest.mark.parametrize("strength", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("strength", [1.0, 1e-2, 1e-4, 1e-6])
 def test_the_loss_is_scikit_learns_optimum(blobs, strength):
     linear = pytest.importorskip("sklearn.linear_model", reason="needs scikit-learn (extra demo)")
     found = fit_logistic(blobs.values, blobs.labels, CLASSES, strength)
-    model = linear.LogisticRegression(C=1 / (400 * strength), tol=1e-10, max_iter=100_000)
-    x = blobs.values.astype(np.float64)
+    x = blobs.values.astype(np.float64)  # channels of such scales stop its default solver before the optimum
+    model = linear.LogisticRegression(C=1 / (400 * strength), tol=1e-8, max_iter=1000, solver="newton-cholesky")
     model.fit(x, blobs.labels)
     chances = model.predict_proba(x)[np.arange(400), blobs.labels]
     theirs = -np.log(chances).mean() + strength / 2 * (model.coef_**2).sum()
-    assert found.loss <= theirs * (1 + 1e-4)
+    assert found.loss == pytest.approx(theirs, rel=1e-4)
     logits = found.logits(blobs.values)
     logits -= logits.max(axis=1, keepdims=True)
     ours = -(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))[np.arange(400), blobs.labels].mean()
@@ -67,6 +70,63 @@ def test_a_share_has_its_part_of_every_class_and_the_same_rows_in_any_order(blob
     assert set(turned.sample_ids[share_of_rows(turned, 0.1, 5)]) == set(blobs.sample_ids[rows])
     assert set(share_of_rows(blobs, 0.1, 6)) != set(rows)
     assert min(np.bincount(blobs.labels[share_of_rows(blobs, 0.001, 5)])) == 2
+
+
+def test_the_derivatives_of_the_perceptron_are_those_of_its_loss():
+    rng = np.random.default_rng(1)
+    x, labels = rng.standard_normal((9, 4)), rng.integers(0, CLASSES, 9)
+    parameters = [rng.standard_normal(shape) for shape in ((5, 4), (5,), (CLASSES, 5), (CLASSES,))]
+
+    def loss() -> float:
+        logits = mlp._forward(x, parameters)[-1]
+        return float((np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(9), labels]).mean())
+
+    for array, gradient in zip(parameters, mlp._gradients(x, labels, parameters), strict=True):
+        for place in np.ndindex(array.shape):
+            kept, differences = array[place], []
+            for shift in (1e-2, -1e-2):
+                array[place] = kept + shift
+                differences.append(loss())
+            array[place] = kept
+            assert gradient[place] == pytest.approx((differences[0] - differences[1]) / 2e-2, abs=2e-4)
+
+
+def test_a_perceptron_separates_what_no_line_can_and_is_repeatable():
+    rng = np.random.default_rng(2)
+    x = rng.uniform(-1, 1, (600, 2)).astype(np.float32)
+    labels = (x[:, 0] * x[:, 1] > 0).astype(int)
+    features = Features(x, labels, np.arange(600))
+    found, decay = choose_mlp(features, 2, 32, 0)
+    right = (found.logits(x).argmax(axis=1) == labels).mean()
+    linear = (fit_logistic(x, labels, 2, 1e-4).logits(x).argmax(axis=1) == labels).mean()
+    assert (right > 0.95, linear < 0.65, decay in DECAYS) == (True, True, True)
+    again = mlp.fit_mlp(x, labels, 2, 32, decay, keyed_rng(0, "probe mlp", 0))
+    assert all(np.array_equal(*pair) for pair in zip(found.parameters, again.parameters, strict=True))
+
+
+def test_the_page_draws_each_head_and_the_confusion():
+    row = {"fraction": 0.01, "rows": 4, "top1_correct": 2, "seconds": 0.5}
+    linear = row | {"strength": 0.1, "tried": [{"strength": 0.1, "correct": 3, "held_out": 4}]}
+    report = {
+        "weights": {"file": "<w>", "sha256": "0" * 64},
+        "records": "1" * 64,
+        "rows": {"train": 400, "val": 10},
+        "seed": 0,
+        "linear": [linear, linear | {"fraction": 1.0, "top1_correct": 10}],
+        "neighbours": [row | {"k": 5}],
+        "seconds": {"features": 1.0, "heads": 2.0},
+    }
+    linear_curve, neighbours = curves(report)
+    assert [point[0] for point in linear_curve.points] == [40, 480]
+    assert [point[1] for point in linear_curve.points] == [pytest.approx(192), 0]
+    assert (neighbours.name, neighbours.colour) == ("nearest neighbours", 2)
+    confusion = np.array([[3, 1], [0, 6]])
+    page = probe_page(report, confusion, ["a", "<b>"])
+    assert page.count("<polyline") == 2
+    matrix = page.split("<body>")[1].split("matrix")[1]
+    assert ("&lt;w&gt;" in page, "<b>" in matrix, "k 5" in page) == (True, False, True)
+    assert 'transparent">6</td>' in page.replace(")", "")
+    assert '<table class="matrix"' not in probe_page(report, np.eye(40, dtype=int), [f"c{n}" for n in range(40)])
 
 
 def test_the_strength_is_chosen_on_held_out_rows_of_train(blobs):
@@ -123,12 +183,17 @@ def test_the_command_makes_a_checkpoint_whose_accuracy_is_the_reports(tmp_path, 
         "0.5",
         "--fraction",
         "1",
+        "--mlp",
+        "16",
     ]
     done = CliRunner().invoke(train, [*arguments, "--workers", "1"])
     assert done.exit_code == 0, done.output
     report = json.loads((out / "report.json").read_text())
     right = report["linear"][-1]["top1_correct"]
     assert right > 8
+    assert [[row["fraction"] for row in report[kind]] for kind in ("linear", "mlp", "neighbours")] == [[0.5, 1.0]] * 3
+    assert report["mlp"][-1]["top1_correct"] > 8
+    assert f"{right} " in (out / "report.html").read_text()
     assert f"linear, 100% of the labels: top-1 {right}/12" in done.output
     found = CliRunner().invoke(serve, ["eval", str(out / "probe.safetensors"), "--records", str(records)])
     assert f"top-1 {right}/12" in found.output

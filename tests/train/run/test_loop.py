@@ -107,10 +107,11 @@ def run(config: Config, recorder: Any, tmp_path: Path, monkeypatch: pytest.Monke
 
     def batches(*arguments: Any) -> Iterator[str]:
         first_step = arguments[5]
-        yield from (SimpleNamespace(sample_ids=np.array([n])) for n in range(first_step, STEPS))
+        yield from ("batch" for _ in range(first_step, STEPS))
 
     monkeypatch.setattr(loop, "batches", batches)
     monkeypatch.setattr(loop, "evaluate", lambda *_, **__: ACCURACY)
+    monkeypatch.setattr(loop, "step_sample_ids", lambda split, config, epoch, step: [100 * epoch + step])
 
     def run_epochs(
         done: Position = BEGINNING,
@@ -225,11 +226,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_without_a_save(run: Any, tmp_pat
     done = run(losses={6: float("nan")})
     assert isinstance(done.error, TrainError)
     assert "epoch 2 step 2: loss nan and gradient norm 0 are not finite, computed in float32" in str(done.error)
-    assert "the last finite step was 5 (loss 1, gradient norm 0); sample ids of the step: 1; checkpoint epoch-0001" in (
-        str(done.error)
+    assert (
+        "the last finite step was 5 (loss 1, gradient norm 0); sample ids of the step: 201; checkpoint epoch-0001"
+        in (str(done.error))
     )
     assert [position.step for position in done.saves] == [4]
-    assert json.loads((tmp_path / "divergence.json").read_text())["sample_ids"] == [1]
+    assert json.loads((tmp_path / "divergence.json").read_text())["sample_ids"] == [201]
 
 
 @pytest.mark.parametrize(

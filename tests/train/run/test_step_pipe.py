@@ -38,8 +38,8 @@ class FakeCache:
         self.is_compiled = True
 
 
-def batch(name: str, *sample_ids: int) -> SimpleNamespace:
-    return SimpleNamespace(name=name, sample_ids=np.array(sample_ids, np.int64))
+def batch(name: str) -> SimpleNamespace:
+    return SimpleNamespace(name=name)
 
 
 @pytest.fixture
@@ -50,11 +50,10 @@ def setup() -> SimpleNamespace:
 
 def test_a_step_is_returned_when_the_next_is_started(setup: SimpleNamespace) -> None:
     pipe = setup.pipe
-    assert pipe.start([batch("a", 3, 1), batch("b", 2)], 0.1, 0.9) is None
+    assert pipe.start([batch("a"), batch("b")], 0.1, 0.9) is None
     assert pipe.in_flight == 1
-    first = pipe.start([batch("c", 4)], 0.2, 0.8, ask_save=True)
+    first = pipe.start([batch("c")], 0.2, 0.8, ask_save=True)
     assert (first.outcome.loss, first.rate, first.outcome.asked_save) == (1, 0.1, False)
-    assert first.sample_ids == (3, 1, 2)
     second = pipe.drain()
     assert (second.outcome.loss, second.rate, second.outcome.asked_save) == (2, 0.2, True)
     assert (pipe.drain(), pipe.in_flight) == (None, 0)
@@ -72,10 +71,10 @@ def test_a_stop_between_two_micro_batches_leaves_the_step_before_in_flight(setup
             raise error
 
     pipe = StepPipe(setup.learner, FakeCache(True), setup.first.append, check)
-    pipe.start([batch("a", 7)], 0.1, 0.9)
+    pipe.start([batch("a")], 0.1, 0.9)
     with pytest.raises(Stopped):
         pipe.start([batch("b"), batch("c")], 0.1, 0.9)
-    assert pipe.drain().sample_ids == (7,)
+    assert pipe.drain().rate == 0.1
 
 
 def test_a_step_is_started_before_the_one_before_it_is_read(
