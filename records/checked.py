@@ -75,7 +75,7 @@ def stamp(path: Path) -> list[int]:
 
 def note_as_written(root: Path, manifest: Manifest) -> None:
     """Keep the stamps of the files that have not changed since their receipts: their writer computed the SHA-256."""
-    stamps = {}
+    stamps: dict[str, list[int]] = {}
     for split, entry in manifest.splits.items():
         for shard in entry.shards:
             noted_ns = (root / split / f"{Path(shard.name).stem}.json").stat().st_ctime_ns
