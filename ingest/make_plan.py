@@ -16,7 +16,7 @@ from convnext_imagenet.ingest.labels.kaggle import cross_check, read_kaggle
 from convnext_imagenet.ingest.labels.labels import LabelledTree, label_plain_tree, label_tree
 from convnext_imagenet.ingest.shards.copies import digests_of_copies
 from convnext_imagenet.ingest.shards.image_policy import DEFAULT_IMAGE_POLICY, ImagePolicy
-from convnext_imagenet.ingest.shards.parent import Parent, refuse_other_rules
+from convnext_imagenet.ingest.shards.parent import Parent, refuse_other_labels, refuse_other_rules
 from convnext_imagenet.ingest.shards.plan import IngestPlan, plan_tree, rule_versions
 from convnext_imagenet.ingest.source.samples import SampleTree
 from convnext_imagenet.ingest.source.scan_types import TreeScan
@@ -41,9 +41,11 @@ def make_plan(
     planned. `train_shards` is the number of train shards, None for the usual one. Raises IngestError when there is
     neither devkit nor solution, and when folders, names, labels or counts contradict them or the parent.
     """
+    if parent is not None:
+        refuse_other_rules(parent, seed, image_policy.to_json(), rule_versions())
     plan = _make_plan(tree, classes, unverified, devkit, seed, image_policy, parent, train_shards)
     if parent is not None:
-        refuse_other_rules(parent, seed, image_policy.to_json(), rule_versions(), plan.source)
+        refuse_other_labels(parent, plan.source)
     return plan
 
 

@@ -51,8 +51,17 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def read_back(path: Path) -> Iterator[Row]:
-    """Yield every row of one shard, in the order in which it was written, as MindSpore reads it."""
-    return _read_alone(path) if is_mindrecord_alone() else _read_by_dataset(path)
+    """Yield every row of one shard, in the order in which it was written, as MindSpore reads it.
+
+    Raises FailedError when MindSpore refuses to read it; of a shard that is cut off it may yield the first rows only.
+    """
+    try:
+        yield from _read_alone(path) if is_mindrecord_alone() else _read_by_dataset(path)
+    except Exception as error:  # as in `_call`
+        raise FailedError(
+            f"{path}: MindSpore cannot read it back ({_first_line(error)}); the disk may be full or failing: check it "
+            f"and run the same command again"
+        ) from error
 
 
 def _read_by_dataset(path: Path) -> Iterator[Row]:
@@ -85,7 +94,10 @@ def _call(path: Path, function: Any, *arguments: Any) -> None:
     try:
         function(*arguments)
     except Exception as error:  # MindRecord raises a dozen types; all mean here that the disk refused the write
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FailedError(
-            f"{path}: MindRecord could not write ({first_line}); check free space and permissions"
+            f"{path}: MindRecord could not write ({_first_line(error)}); check free space and permissions"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -39,6 +39,11 @@ class ImagePolicy:
     accept_warnings: bool = False
     conversion: Conversion | None = None
 
+    @property
+    def keeps_bytes(self) -> bool:
+        """Whether every stored image has the bytes of its file."""
+        return self.reencoding is None and self.conversion is None
+
     def to_json(self) -> dict[str, Any]:
         """Return the policy as the plan and, under `source.treatment`, the manifest store it."""
         reencoding = self.reencoding and {

@@ -142,14 +142,18 @@ def _damaged_tables(root: Path, manifest: Manifest) -> list[str]:
     return [damage for folder, file in tables if (damage := file_damage(folder, file, deep=True))]
 
 
-def refuse_other_rules(
-    parent: Parent, seed: int, treatment: Mapping[str, Any], rules: Mapping[str, int], source: Mapping[str, Any]
-) -> None:
-    """Raise IngestError when new images would be checked, treated, labelled or shuffled otherwise than the stored."""
-    found = {"seed": seed, "treatment": treatment, "rules": rules}
-    stored = {name: parent.plan[name] for name in found}
-    for name in ("verified", "devkit_sha256", "kaggle_sha256"):
-        found[name], stored[name] = source[name], parent.plan["source"][name]
+def refuse_other_rules(parent: Parent, seed: int, treatment: Mapping[str, Any], rules: Mapping[str, int]) -> None:
+    """Raise IngestError when new images would be checked, treated or shuffled otherwise than the stored."""
+    _refuse_others(parent, {"seed": seed, "treatment": treatment, "rules": rules}, parent.plan)
+
+
+def refuse_other_labels(parent: Parent, source: Mapping[str, Any]) -> None:
+    """Raise IngestError when the labels of new images were verified otherwise than those of the stored."""
+    names = ("verified", "devkit_sha256", "kaggle_sha256")
+    _refuse_others(parent, {name: source[name] for name in names}, parent.plan["source"])
+
+
+def _refuse_others(parent: Parent, found: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
     for name, value in found.items():
         if value != stored[name]:
             raise IngestError(
@@ -160,7 +164,7 @@ def refuse_other_rules(
 
 _WAYS_OUT = {
     "seed": "pass the same --seed",
-    "treatment": "pass the same --max-side, --quality, --image-timeout, --image-memory and --accept-warnings",
+    "treatment": "pass the same --max-side, --convert, --quality, --accept-warnings, --image-timeout, --image-memory",
     "rules": "add the images with the version that wrote it",
 }
 
@@ -189,11 +193,11 @@ def _follow(lists: Iterable[dict[str, list[int]]], name: str, before: Sequence[i
 
 
 def new_images(
-    parent: Parent, split: str, keys: Sequence[str], labels: Sequence[int], sizes: Sequence[int], is_reencoded: bool
+    parent: Parent, split: str, keys: Sequence[str], labels: Sequence[int], sizes: Sequence[int], keeps_bytes: bool
 ) -> list[int]:
     """Return the positions of the images that the records do not have yet, by key.
 
-    Raises IngestError for an image that they have with another label, or with another size unless it was encoded again.
+    Raises IngestError for an image that they have with another label or, if they keep the bytes of files, another size.
     """
     images = parent.images_by_key
     images = images.filter(pc.equal(images["split"], split)).combine_chunks()
@@ -202,7 +206,7 @@ def new_images(
     asked, stored = np.flatnonzero(~is_new), images.take(places.drop_null())
     label, size = stored["label"].to_numpy(), stored["bytes"].to_numpy()
     is_other = label != np.asarray(labels, np.int64)[asked]
-    if not is_reencoded:
+    if keeps_bytes:
         is_other |= size != np.asarray(sizes, np.int64)[asked]
     for place in np.flatnonzero(is_other & (label != -1))[:1]:
         at = asked[place]

@@ -226,7 +226,7 @@ def _without_known(tree: LabelledTree, parent: Parent, policy: ImagePolicy) -> L
     """Return the images that the parent does not have."""
     splits = []
     for split in (tree.train, tree.val):
-        new = new_images(parent, split.name, split.keys, split.labels, split.sizes, policy.reencoding is not None)
+        new = new_images(parent, split.name, split.keys, split.labels, split.sizes, policy.keeps_bytes)
         splits.append(split.chosen(new))
     train, val = splits
     incomplete = None

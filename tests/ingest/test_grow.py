@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from convnext_imagenet.base.files import sha256_file
 from convnext_imagenet.base.protocol import read_finished
@@ -140,6 +141,18 @@ def test_a_copy_of_records_is_compared(parent, increment, tmp_path):
     table.write_bytes(table.read_bytes()[:-1] + b"x")
     found = build(increment, tmp_path / "b", "--onto", str(copy)).output
     assert f"{table.name}: its content has changed" in found
+
+
+def test_records_with_a_converted_image_grow_with_the_same_option(source, increment, tmp_path):
+    whole = Path(shutil.copytree(source, tmp_path / "whole"))
+    Image.new("RGB", (20, 20), "red").save(whole / "train" / "n00000030" / "n00000030_0.JPEG", "BMP")
+    assert build(whole, tmp_path / "old", "--classes", "found", "--convert").exit_code == 0
+    shutil.copytree(increment / "train", whole / "train", dirs_exist_ok=True)
+    done = build(whole, tmp_path / "new", "--onto", str(tmp_path / "old"), "--convert")
+    assert done.exit_code == 0, done.output
+    assert "new: 3 train, 0 val images" in done.output
+    refused = build(whole, tmp_path / "other", "--onto", str(tmp_path / "old"))
+    assert "pass the same --max-side, --convert, --quality" in lines_of(refused)
 
 
 def test_the_whole_tree_may_be_given_and_grown_records_grow_again(parent, source, increment, tmp_path, pieces):

@@ -71,6 +71,20 @@ def test_rows_are_those_that_mindspore_wrote_and_reads(tmp_path, name):
     assert file.labels.tolist() == [row.label for row in rows]
 
 
+@pytest.mark.parametrize(("column", "is_mindspores"), [("ROW_GROUP_ID", True), ("PAGE_ID_BLOB", False)])
+def test_mindspore_finds_an_image_by_another_column_than_this_reader(tmp_path, column: str, is_mindspores: bool):
+    """So neither reader proves what the other one reads, and a build reads back by MindSpore's."""
+    path, rows = tmp_path / "imagenet-train-00000-of-00001.mindrecord", rows_of([200 * KIB] * 9)
+    write_shard(path, rows, PageLayout(16 * KIB, 256 * KIB))
+    index = sqlite3.connect(path.with_name(f"{path.name}.db"))
+    index.execute(f"UPDATE INDEXES SET {column} = {column} + 1 WHERE ROW_ID = 3")
+    index.commit()
+    index.close()
+    assert (list(read_back(path)) != rows) == is_mindspores
+    file = opened(path)
+    assert ([file.row(number) for number in range(len(file))] != rows) != is_mindspores
+
+
 def with_header(shard: Path, change) -> bytes:
     data = shard.read_bytes()
     size = int.from_bytes(data[:8], "little")

@@ -1,10 +1,11 @@
 """Shards: what goes in comes out, equal rows give equal bytes, and bad rows never reach MindRecord."""
 
 import dataclasses
+import os
 
 import pytest
 
-from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.base.files import sha256_file
 from convnext_imagenet.records.page_sizes import page_layout
 from convnext_imagenet.records.schema import Row, shard_name
@@ -20,6 +21,16 @@ def test_rows_come_back_as_they_went_in(tmp_path):
     path = tmp_path / shard_name("train", 0, 1)
     write_shard(path, rows, LAYOUT)
     assert list(read_back(path)) == rows
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_shard_that_is_cut_off_is_one_line(tmp_path, share: float):
+    path = tmp_path / shard_name("train", 0, 1)
+    write_shard(path, make_rows(70), LAYOUT)
+    os.truncate(path, int(path.stat().st_size * share))
+    with pytest.raises(FailedError, match=r"cannot read it back \(.+\); the disk may be full") as caught:
+        list(read_back(path))
+    assert "\n" not in str(caught.value)
 
 
 def test_equal_rows_give_equal_bytes_in_any_folder(tmp_path):
