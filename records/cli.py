@@ -99,7 +99,7 @@ def verify(records: Path, as_json: bool) -> None:
             with progress(None, "verify", unit="B") as advance:
                 read = verify_stored(place, advance)
             click.echo(f"{place}: every file compared with its SHA-256; {read / 2**20:,.1f} MiB read")
-            report({"records": str(place), "bytes": read, "problems": []})
+            report({"records": str(place), "rows": None, "bytes": read, "problems": []})
             return
         from convnext_imagenet.base.protocol import read_finished
         from convnext_imagenet.records.manifest import Manifest
@@ -109,7 +109,7 @@ def verify(records: Path, as_json: bool) -> None:
         total = sum(split.rows for split in manifest.splits.values())
         with progress(total, "verify") as advance:
             result = verify_records(records, on_progress=advance)
-        report({"records": records, "rows": result.rows, "problems": result.problems})
+        report({"records": records, "rows": result.rows, "bytes": None, "problems": result.problems})
         for problem in result.problems[:_MOST_PROBLEMS]:
             click.echo(f"  {problem}")
         refuse_problems(records, result)
@@ -204,17 +204,19 @@ def gallery(records: Path, out: Path, split: str, wnids: tuple[str, ...], per_cl
     help="PREDICTIONS of a split with --logits, by a network that was not trained on it; one for each split.",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Threads that decode.  [default: one per core]")
-def audit(images: Path, out: Path, predictions: tuple[Path, ...], workers: int | None) -> None:
+@json_option()
+@progress_option
+def audit(images: Path, out: Path, predictions: tuple[Path, ...], workers: int | None, as_json: bool) -> None:
     """Find copies within and across splits, doubtful labels and odd images.
 
     RECORDS may also be a folder of images, whose folders are the classes. To resume a stopped audit, run the same
     command again.
     """
-    with expected_errors():
+    with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.base.signals import StopSignals
         from convnext_imagenet.records.audit.job import open_audit
         from convnext_imagenet.records.audit.leaks import remember_leaks
-        from convnext_imagenet.records.audit.messages import audit_lines
+        from convnext_imagenet.records.audit.messages import audit_lines, audit_result
         from convnext_imagenet.records.audit.predictions import open_predictions_of
         from convnext_imagenet.records.audit.sources import open_source
 
@@ -233,6 +235,7 @@ def audit(images: Path, out: Path, predictions: tuple[Path, ...], workers: int |
                 summary = job.finish(advance)
             remember_leaks(source, summary, out)
         click.echo("\n".join(audit_lines(out, summary)))
+        report(audit_result(out, summary))
 
 
 @main.command()

@@ -34,7 +34,9 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ("build", root / "raw", "--out", root / "records", "--unverified", "--classes", "found", "--json")
     done = _run("ingest.cli", *words, program=WITH_MINDSPORE)
     assert done.returncode == 0, done.stderr
-    assert check_object(done.stdout, "convnext-ingest build")["rows"] == {"train": 8, "val": 2}
+    built = check_object(done.stdout, "convnext-ingest build")
+    assert built["rows"] == {"train": 8, "val": 2}
+    (root / "built.json").write_text(done.stdout)
     return root / "records"
 
 
@@ -46,6 +48,9 @@ def test_a_dry_run_writes_nothing_and_counts_what_a_build_then_stores(records: P
     value = check_object(done.stdout, "convnext-ingest build --dry-run")
     assert (value["images"], value["sampled"], value["not_stored"]) == ({"train": 8, "val": 2}, 10, [])
     assert value["stored_bytes"] == sum(path.stat().st_size for path in raw.rglob("*.jpg"))
+    built = json.loads((records.parent / "built.json").read_text())
+    assert (value["images"], value["shards"]) == (built["rows"], built["shards"])
+    assert value["bytes"] == pytest.approx(built["bytes"], rel=0.1)
     assert value["seconds"] > value["start_s"] > 0
     assert not list(tmp_path.iterdir())
 
@@ -75,4 +80,4 @@ def test_the_guard_notices_a_command_that_needs_it(records: Path) -> None:
 def test_verify_prints_its_object(records: Path) -> None:
     done = _run("records.cli", "verify", records, "--json", program=WITH_MINDSPORE)
     value = check_object(done.stdout, "convnext-records verify")
-    assert value == {"records": str(records), "rows": 10, "problems": []}
+    assert value == {"records": str(records), "rows": 10, "bytes": None, "problems": []}

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from convnext_imagenet.base.html import plural
+from convnext_imagenet.ingest.shards.image_policy import ImagePolicy
 from convnext_imagenet.ingest.shards.plan import IngestPlan, SplitPlan
 from convnext_imagenet.ingest.shards.pool import LocalPool, run_units, sized_for
 from convnext_imagenet.ingest.shards.shard_writer import ShardTask, write_unit
+from convnext_imagenet.records.page_sizes import expected_shard_bytes, page_layout
 
 _SAMPLE = 200  # images; two seconds of a core
 _FEW = 8  # images of the small shard that a worker also writes, to tell what a shard costs from what an image costs
@@ -23,7 +25,9 @@ _is_warm = False  # in a worker: whether it has done so
 
 @dataclass(frozen=True)
 class BuildForecast:
-    """What a build would do: images and shards by split, bytes, and the seconds of `workers` processes.
+    """What a build would do: images, shards and bytes by split, and the seconds of `workers` processes.
+
+    `bytes` has the size of the shards with their .db, `stored_bytes` that of the images in them.
 
     `sampled` images were checked and stored for it; `not_stored` names those of them that were not, with the reason.
     """
@@ -33,6 +37,7 @@ class BuildForecast:
     shards: dict[str, int]
     source_bytes: int
     stored_bytes: int
+    bytes: dict[str, int]
     workers: int
     start_s: float
     seconds: float
@@ -64,6 +69,7 @@ def forecast_build(plan: IngestPlan, data: Path, workers: int) -> BuildForecast:
     source_bytes = sum(int(split.sizes.sum()) for split in plan.splits)
     sample_bytes = sum(int(split.sizes[split.order].sum()) for split in samples)
     stored = sum(timing["bytes"] for timing in timings)
+    growth = stored / sample_bytes if sample_bytes else 1.0
     start_s = max(0.0, elapsed_s - counted_s / used)
     shard_s, image_s = fit_costs(timings)
     work_s = shard_s * sum(split.shard_count for split in plan.splits) + image_s * plan.images
@@ -72,12 +78,24 @@ def forecast_build(plan: IngestPlan, data: Path, workers: int) -> BuildForecast:
         images={split.name: len(split.keys) for split in plan.splits},
         shards={split.name: split.shard_count for split in plan.splits},
         source_bytes=source_bytes,
-        stored_bytes=round(source_bytes * stored / max(1, sample_bytes)),
+        stored_bytes=round(source_bytes * growth),
+        bytes={split.name: _split_bytes(split, plan.image_policy, growth) for split in plan.splits},
         workers=used,
         start_s=start_s,
         seconds=start_s + work_s / used,
         sampled=sum(len(split.order) for split in samples),
         not_stored=[line for timing in timings for line in timing["not_stored"]],
+    )
+
+
+def _split_bytes(split: SplitPlan, policy: ImagePolicy, growth: float) -> int:
+    """Return about how large the shards of a split become, if each image is stored with `growth` times its bytes."""
+    if not split.keys:
+        return 0
+    layout = page_layout(policy.largest_row_bytes(split.largest_row_bytes), split.largest_shard_bytes)
+    return sum(
+        expected_shard_bytes(layout, (split.sizes[split.sample_ids(index)] * growth).astype(np.int64).tolist())
+        for index in range(split.shard_count)
     )
 
 
@@ -98,7 +116,7 @@ def forecast_lines(found: BuildForecast) -> list[str]:
     shards = ", ".join(f"{count} {name}" for name, count in found.shards.items())
     lines = [
         f"would write {plural(sum(found.images.values()), 'image')} in shards: {shards}; about "
-        f"{found.stored_bytes / 2**20:,.1f} MiB from {found.source_bytes / 2**20:,.1f} MiB",
+        f"{sum(found.bytes.values()) / 2**20:,.1f} MiB from {found.source_bytes / 2**20:,.1f} MiB of images",
         f"would take about {_duration(found.seconds)} with {plural(found.workers, 'worker')}, from a sample of "
         f"{plural(found.sampled, 'image')}",
     ]
