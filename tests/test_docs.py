@@ -310,6 +310,13 @@ def test_no_tracked_file_names_a_home_folder_of_somebodys_machine():
     assert not offenders
 
 
+def test_every_schema_of_json_is_compared_with_the_output_of_its_command():
+    schemas = re.findall(r"^## (convnext-.+)$", (ROOT / "docs" / "json.md").read_text(), re.MULTILINE)
+    code = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(schemas) > 10
+    assert not [schema for schema in schemas if f'"{schema}")' not in code]
+
+
 # The site.
 
 
