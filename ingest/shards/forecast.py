@@ -49,10 +49,11 @@ class BuildForecast:
         return dataclasses.asdict(self)
 
 
-def forecast_build(plan: IngestPlan, data: Path, workers: int) -> BuildForecast:
+def forecast_build(plan: IngestPlan, data: Path, workers: int, begin: float) -> BuildForecast:
     """Return what a build of `plan` in up to `workers` processes would do; a sample is stored in a temporary folder.
 
-    Images are taken evenly from all splits. Raises FailedIngestError as a build does.
+    Images are taken evenly from all splits. `begin` is the time (`time.monotonic`) at which the command began to plan.
+    Raises FailedIngestError as a build does.
     """
     pool = sized_for(LocalPool(workers), plan.images)
     used = min(
@@ -61,16 +62,16 @@ def forecast_build(plan: IngestPlan, data: Path, workers: int) -> BuildForecast:
     samples = [_sample(split, plan.images, used) for split in plan.splits if split.keys]
     with tempfile.TemporaryDirectory(prefix="convnext-forecast-") as name:
         tasks = list(_tasks(plan, samples, data.resolve(), Path(name)))
-        begin = time.monotonic()
+        planned = time.monotonic()
         run_units(write_timed, iter(tasks), len(tasks), used, lambda count: None)
-        elapsed_s = time.monotonic() - begin
+        elapsed_s = time.monotonic() - planned
         timings = [json.loads(path.read_text()) for path in sorted(Path(name).glob("*.timing"))]
     counted_s = sum(timing["few_s"] + timing["seconds"] for timing in timings)
     source_bytes = sum(int(split.sizes.sum()) for split in plan.splits)
     sample_bytes = sum(int(split.sizes[split.order].sum()) for split in samples)
     stored = sum(timing["bytes"] for timing in timings)
     growth = stored / sample_bytes if sample_bytes else 1.0
-    start_s = max(0.0, elapsed_s - counted_s / used)
+    start_s = planned - begin + max(0.0, elapsed_s - counted_s / used)
     shard_s, image_s = fit_costs(timings)
     work_s = shard_s * sum(split.shard_count for split in plan.splits) + image_s * plan.images
     return BuildForecast(

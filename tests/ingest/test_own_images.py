@@ -353,3 +353,17 @@ def test_a_label_without_an_image_and_an_image_without_a_label(tmp_path: Path):
     pack(whole)
     with pytest.raises(IngestError, match=r"the class is 1, but classnames\.txt has only 1 names"):
         _plan(tmp_path / "a")
+
+
+@pytest.mark.parametrize("was_unpacked", [False, True])
+def test_a_dry_run_removes_what_it_unpacked_but_not_what_a_build_left(was_unpacked, tmp_path, monkeypatch):
+    FORMS["tar.gz"](tmp_path / "raw", make_images(12))
+    folder = tmp_path / ".out.unpacked"
+    if was_unpacked:
+        put(folder / "of-a-build", b"")
+    seen = []
+    monkeypatch.setattr("convnext_imagenet.ingest.cli._print_forecast", lambda *_: seen.extend(folder.iterdir()) or {})
+    assert _run(tmp_path / "raw", tmp_path / "out", "--dry-run")[0] == 0
+    assert any(path.suffix == ".tar" for path in seen)
+    assert folder.exists() == was_unpacked
+    assert not (tmp_path / "out").exists()
