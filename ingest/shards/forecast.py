@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from convnext_imagenet.base.html import plural
-from convnext_imagenet.ingest.shards.image_policy import ImagePolicy
 from convnext_imagenet.ingest.shards.plan import IngestPlan, SplitPlan
 from convnext_imagenet.ingest.shards.pool import LocalPool, run_units, sized_for
 from convnext_imagenet.ingest.shards.shard_writer import ShardTask, write_unit
-from convnext_imagenet.records.page_sizes import expected_shard_bytes, page_layout
+from convnext_imagenet.records.page_sizes import PageLayout, expected_shard_bytes, page_layout
 
 _SAMPLE = 200  # images; two seconds of a core
 _FEW = 8  # images of the small shard that a worker also writes, to tell what a shard costs from what an image costs
@@ -76,11 +75,11 @@ def forecast_build(plan: IngestPlan, data: Path, workers: int, begin: float) -> 
     work_s = shard_s * sum(split.shard_count for split in plan.splits) + image_s * plan.images
     return BuildForecast(
         classes=len(plan.classes),
-        images={split.name: len(split.keys) for split in plan.splits},
+        images={split.name: len(split.keys) - len(split.dropped) for split in plan.splits},
         shards={split.name: split.shard_count for split in plan.splits},
         source_bytes=source_bytes,
         stored_bytes=round(source_bytes * growth),
-        bytes={split.name: _split_bytes(split, plan.image_policy, growth) for split in plan.splits},
+        bytes={split.name: _split_bytes(plan, split, growth) for split in plan.splits},
         workers=used,
         start_s=start_s,
         seconds=start_s + work_s / used,
@@ -89,15 +88,25 @@ def forecast_build(plan: IngestPlan, data: Path, workers: int, begin: float) -> 
     )
 
 
-def _split_bytes(split: SplitPlan, policy: ImagePolicy, growth: float) -> int:
+def _split_bytes(plan: IngestPlan, split: SplitPlan, growth: float) -> int:
     """Return about how large the shards of a split become, if each image is stored with `growth` times its bytes."""
     if not split.keys:
         return 0
-    layout = page_layout(policy.largest_row_bytes(split.largest_row_bytes), split.largest_shard_bytes)
+    largest = plan.image_policy.largest_row_bytes(split.largest_row_bytes)
+    inherited = _layout(plan, split)
+    layout = PageLayout(*inherited) if inherited else page_layout(largest, split.largest_shard_bytes)
+    is_stored = np.ones(len(split.keys), bool)
+    is_stored[list(split.dropped)] = False
+    shards = (split.sample_ids(index) for index in range(split.shard_count))
     return sum(
-        expected_shard_bytes(layout, (split.sizes[split.sample_ids(index)] * growth).astype(np.int64).tolist())
-        for index in range(split.shard_count)
+        expected_shard_bytes(layout, (split.sizes[ids[is_stored[ids]]] * growth).astype(np.int64).tolist())
+        for ids in shards
     )
+
+
+def _layout(plan: IngestPlan, split: SplitPlan) -> tuple[int, int] | None:
+    """Return the sizes of header and pages that the records have to which images are added, if there are any."""
+    return plan.parent.layouts[split.name] if plan.parent else None
 
 
 def fit_costs(timings: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
@@ -189,6 +198,8 @@ def _tasks(plan: IngestPlan, samples: list[SplitPlan], data: Path, folder: Path)
                 largest_shard_bytes=split.largest_shard_bytes,
                 follow_links=plan.source["follows_links"],
                 image_policy=policy,
+                dropped=split.dropped,
+                layout=_layout(plan, split),
             )
 
 

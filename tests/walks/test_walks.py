@@ -58,7 +58,7 @@ SAYS = {
     "several-devices": ("2 ranks on CPU",),
     "from-pytorch": ("numpy uint8 (8, 32, 32, 3)",),
 }
-SAYS_WITH = {"torch": "torch torch.uint8 (8, 32, 32, 3) (8,)", "ray": "Ray"}
+SAYS_WITH = {"torch": "torch torch.uint8 (8, 32, 32, 3) (8,)", "ray": "Ray: 1 node"}
 
 
 def _photos(folder: Path) -> None:
