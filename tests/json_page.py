@@ -28,6 +28,13 @@ def check_object(text: str, heading: str) -> dict[str, Any]:
     return value
 
 
+def check_progress(text: str) -> dict[str, int]:
+    """Return what the last line of each bar counts among the lines of standard error, which must have the keys."""
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    assert all(line.keys() == documented("Progress").keys() for line in lines)
+    return {line["progress"]: line["done"] for line in lines if line["is_last"]}
+
+
 def _leaves(value: Any, table: dict[str, str], path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict) and path not in table:
         for name, inner in value.items():

@@ -7,19 +7,13 @@ from click.testing import CliRunner, Result
 
 from convnext_imagenet.records.cli import main
 
-from ..json_page import check_object, documented
+from ..json_page import check_object, check_progress
 
 
 def _call(*arguments: object) -> Result:
     done = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert done.exit_code == 0, done.output
     return done
-
-
-def _progress(text: str) -> list[dict[str, object]]:
-    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    assert all(line.keys() == documented("Progress").keys() for line in lines)
-    return lines
 
 
 def test_an_audit_and_its_progress(records_root: Path, tmp_path: Path) -> None:
@@ -30,8 +24,7 @@ def test_an_audit_and_its_progress(records_root: Path, tmp_path: Path) -> None:
     assert (value["images"], value["flags"]) == (summary["images"], summary["flags"])
     assert value["images"]["train"] == 7
     assert value["pairs"] == summary["pairs"]["total"]
-    ended = {line["progress"]: line["done"] for line in _progress(done.stderr) if line["is_last"]}
-    assert ended["audit"] == sum(value["images"].values())
+    assert check_progress(done.stderr)["audit"] == sum(value["images"].values())
 
 
 def test_an_export_that_is_made_and_one_that_is_there(records_root: Path, tmp_path: Path) -> None:
