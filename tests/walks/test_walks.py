@@ -24,6 +24,8 @@ from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.transform import EvalTransform
 from convnext_imagenet.model.weights import save_weights
 
+from ..json_page import check_progress
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "tasks").glob("*.md"))
 FAST = "[model]\nvariant='convnext_atto'\ndepths=[1,1,1,1]\ndims=[8,16,24,32]\nlayer_scale_init=1.0\n" + (
@@ -81,7 +83,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
         folder = tmp_path_factory.mktemp("trained")
         _photos(folder)
         build = "convnext-ingest build photos --out first --unverified --classes found"
-        _bash(folder, f"{build}\nconvnext-train run own.toml --records first --out run")
+        printed = _bash(folder, f"{build}\nconvnext-train run own.toml --records first --out run --progress json")
+        assert check_progress(printed) == {"train": 2 * 48}
         return folder
 
     return make
