@@ -12,6 +12,34 @@ _PACKAGE = "convnext_imagenet"
 _PREFIX = "convnext-"
 _OWN_NAME = "convnext"
 _SHELLS = ("bash", "fish", "zsh")
+# bash splits words at "=", so `--set train.seed=1` arrives as four words. They are joined before the program is asked,
+# and what was typed up to the last "=" is cut from its answers.
+_BASH = """\
+%(complete_func)s() {
+    local IFS=$'\\n' word words=() head answer kind value
+    for word in "${COMP_WORDS[@]:0:COMP_CWORD+1}"; do
+        if ((${#words[@]})) && [[ $word == "=" || ${words[-1]} == *= ]]; then
+            words[-1]+=$word
+        else
+            words+=("$word")
+        fi
+    done
+    word=${COMP_WORDS[COMP_CWORD]#=}
+    head=${words[-1]}
+    head=${head:0:${#head}-${#word}}
+    [[ $head == --*=* ]] && head=${head#*=}
+    COMPREPLY=()
+    for answer in $(COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) %(complete_var)s=bash_complete "$1"); do
+        IFS=',' read -r kind value <<< "$answer"
+        case $kind in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("${value#"$head"}") ;;
+        esac
+    done
+}
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
 
 
 class _Installed(click.Group):
@@ -54,9 +82,5 @@ def completion(shell: str) -> None:
         raise click.UsageError(f"click has no completion for {shell}")
     for name in (_OWN_NAME, *(f"{_PREFIX}{program}" for program in _programs())):
         variable = f"_{name.replace('-', '_').upper()}_COMPLETE"
-        click.echo(_without_check(kind)(main, {}, name, variable).source())
-
-
-def _without_check(kind: type) -> type:
-    """Return the class without the check that starts the shell to ask its version."""
-    return type(kind.__name__, (kind,), {"_check_version": staticmethod(lambda: None)})
+        template = _BASH if shell == "bash" else kind.source_template
+        click.echo(template % kind(main, {}, name, variable).source_vars())

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,6 +188,7 @@ def build(
     metadata.jsonl, Hugging Face's Parquet or save_to_disk, zips or tars. DATA is never changed. To resume a stopped
     ingest, run the same command again; if RECORDS were damaged later, with --repair.
     """
+    begin = time.monotonic()
     if quality is not None and max_side is None and not convert:
         raise click.UsageError(
             "--quality has no effect without --max-side or --convert; pass one of them too, or leave --quality out"
@@ -221,6 +223,7 @@ def build(
             if check_archives:
                 _check_archives(data)
             unpacker = Unpacker(out.with_name(f".{out.name}.unpacked"), lambda name: click.echo(f"unpacking {name}"))
+            was_unpacked = unpacker.folder.exists()
             parent = open_parent(onto) if onto else None
             tree = (
                 scan_tree(data, follow_links, is_increment=True)
@@ -243,7 +246,9 @@ def build(
                 plan = _without_dropped(plan, drop, data)
             _print_labels(plan)
             if is_dry_run:
-                report(_print_forecast(plan, data, workers))
+                report(_print_forecast(plan, data, workers, begin))
+                if not was_unpacked:  # what was there belongs to an unfinished build
+                    unpacker.remove()
                 return
             before = marked_digest(out)
             with open_build(plan, data, out, repair) as job:
@@ -301,11 +306,11 @@ def _result(out: Path, was_finished: bool) -> dict[str, Any]:
     }
 
 
-def _print_forecast(plan: "IngestPlan", data: Path, workers: int | None) -> dict[str, Any]:
-    """Print what a build would do, and return it for --json."""
+def _print_forecast(plan: "IngestPlan", data: Path, workers: int | None, begin: float) -> dict[str, Any]:
+    """Print what a build would do, and return it for --json; this command began at `begin` (`time.monotonic`)."""
     from convnext_imagenet.ingest.shards.forecast import forecast_build, forecast_lines
 
-    found = forecast_build(plan, data, workers or len(os.sched_getaffinity(0)))
+    found = forecast_build(plan, data, workers or len(os.sched_getaffinity(0)), begin)
     click.echo("\n".join(forecast_lines(found)))
     return found.to_json()
 

@@ -101,7 +101,7 @@ def verify(records: Path, as_json: bool) -> None:
             with progress(None, "verify", unit="B") as advance:
                 read = verify_stored(place, advance)
             click.echo(f"{place}: every file compared with its SHA-256; {read / 2**20:,.1f} MiB read")
-            report({"records": str(place), "bytes": read, "problems": []})
+            report({"records": str(place), "rows": None, "bytes": read, "problems": []})
             return
         from convnext_imagenet.base.protocol import read_finished
         from convnext_imagenet.records.manifest import Manifest
@@ -111,7 +111,7 @@ def verify(records: Path, as_json: bool) -> None:
         total = sum(split.rows for split in manifest.splits.values())
         with progress(total, "verify") as advance:
             result = verify_records(records, on_progress=advance)
-        report({"records": records, "rows": result.rows, "problems": result.problems})
+        report({"records": records, "rows": result.rows, "bytes": None, "problems": result.problems})
         for problem in result.problems[:_MOST_PROBLEMS]:
             click.echo(f"  {problem}")
         refuse_problems(records, result)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress
 
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
@@ -65,9 +66,12 @@ _ON_DEVICES = (("train", "run"), ("serve", "predict"))
     help="With --weights or --folds: devices of this machine that score and train.  [default: 1]",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Threads that decode.  [default: one per core]")
+@json_option()
+@progress_option
 def audit(
     images: Path, out: Path, predictions: tuple[Path, ...], weights: Path | None, unseen: tuple[str, ...],
     folds: int | None, config: str, minutes: float, devices: int | None, workers: int | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Find copies within and across splits, doubtful labels and odd images.
 
@@ -82,12 +86,12 @@ def audit(
         raise click.UsageError("--minutes needs --config auto; a configuration states its epochs itself")
     if devices is not None and weights is None and folds is None:
         raise click.UsageError("--devices needs --weights CHECKPOINT or --folds K")
-    with expected_errors():
+    with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.base.signals import StopSignals
         from convnext_imagenet.records.audit.evidence import Asked, Folds, check_folds, gather, open_network
         from convnext_imagenet.records.audit.job import open_audit
         from convnext_imagenet.records.audit.leaks import remember_leaks
-        from convnext_imagenet.records.audit.messages import audit_lines
+        from convnext_imagenet.records.audit.messages import audit_lines, audit_result
         from convnext_imagenet.records.audit.predictions import open_predictions_of
         from convnext_imagenet.records.audit.sources import open_source
 
@@ -111,6 +115,7 @@ def audit(
                     summary = job.finish(evidence, advance)
                 remember_leaks(source, summary, out)
         click.echo("\n".join(audit_lines(out, summary)))
+        report(audit_result(out, summary))
 
 
 def _is_stated(*options: str) -> bool:

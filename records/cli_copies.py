@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress
 
 
@@ -17,19 +18,33 @@ from convnext_imagenet.base.console import expected_errors, progress
     help="parquet for Hugging Face and DuckDB, webdataset for tars, folder for a file per image.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to create or resume.")
-def export(records: Path, format_name: str, out: Path) -> None:
+@json_option()
+@progress_option
+def export(records: Path, format_name: str, out: Path, as_json: bool) -> None:
     """Write RECORDS in a format that other programs read; the bytes of the images stay as they are.
 
     RECORDS is a directory or a URI. To resume a stopped export, run the same command again.
     """
-    with expected_errors():
+    with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.base.signals import interruptible
         from convnext_imagenet.records.export.job import export_records
+        from convnext_imagenet.records.places import place_of
 
         with interruptible(), progress(None, "export") as advance:
             outcome = export_records(records, out, format_name, advance)
+        was_finished = not outcome.written
+        report(
+            {
+                "records": str(place_of(records)),
+                "out": out,
+                "format": format_name,
+                "rows": outcome.rows,
+                "shards_made": outcome.written,
+                "was_finished": was_finished,
+            }
+        )
         rows = ", ".join(f"{count:,} {split}" for split, count in outcome.rows.items())
-        if not outcome.written:
+        if was_finished:
             click.echo(f"{out}: already finished from these records, nothing to do")
             return
         click.echo(f"{out}: finished, {rows} images as {format_name}; every image compared with its SHA-256")

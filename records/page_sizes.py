@@ -1,6 +1,7 @@
 """How large header and pages of a shard are, and what fits into them. Pure."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _KIB, _MIB = 1 << 10, 1 << 20
@@ -9,6 +10,10 @@ _SMALLEST_PAGE, _LARGEST_PAGE = 256 * _KIB, 256 * _MIB  # the larger is the limi
 _HEADER_BYTES_PER_PAGE = 512
 _PAGE_STEP = 64 * _KIB  # page sizes are round, and leave this much beside the largest row for what MindRecord adds
 _TYPICAL_GAP = 48 * _KIB  # half a row of ImageNet, whose images have 110 KB on average: see page_layout
+ROWS_PER_WRITE, BYTES_PER_WRITE = 64, 32 << 20  # fixed, because the batches decide a shard's bytes, too
+_SIZE_BYTES = 8  # before each image in its page
+_SCALAR_BYTES = 70  # of a row in a page of the other fields, about; the key is part of it
+_INDEX_BYTES, _INDEX_BYTES_PER_ROW = 12 * _KIB, 50  # of the .db file, about
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,35 @@ def page_layout(largest_row_bytes: int, shard_bytes: int) -> PageLayout:
 
 def largest_image_bytes(page_bytes: int) -> int:
     """Return how large an image may be that a page holds, behind the 8 bytes of its size."""
-    return page_bytes - 8
+    return page_bytes - _SIZE_BYTES
 
 
 def shard_capacity(header_bytes: int, page_bytes: int) -> int:
     """Return how many bytes of images fit into a shard whose header and pages have these sizes, at least one page."""
     pages = (header_bytes - 16 * _KIB) // _HEADER_BYTES_PER_PAGE
     return max(1, pages // 2 - 2) * page_bytes
+
+
+def expected_shard_bytes(layout: PageLayout, image_bytes: Iterable[int]) -> int:
+    """Return about how large a shard of these images and its .db become; 0 without images, which give no shard.
+
+    Images fill page after page in their order, and none spans two. The other fields have a page of their own. Only the
+    last page of the file is not filled up: it is theirs if one write held all rows, else that of the images.
+    """
+    rows = full_pages = used = total = 0
+    for size in image_bytes:
+        if used + size + _SIZE_BYTES > layout.page_bytes:
+            full_pages, used = full_pages + 1, 0
+        used += size + _SIZE_BYTES
+        rows, total = rows + 1, total + size
+    if not rows:
+        return 0
+    index = _INDEX_BYTES + rows * _INDEX_BYTES_PER_ROW
+    scalars = rows * _SCALAR_BYTES
+    if rows <= ROWS_PER_WRITE and total < BYTES_PER_WRITE:
+        return layout.header_bytes + (full_pages + 1) * layout.page_bytes + scalars + index
+    scalar_pages = -(-scalars // layout.page_bytes)
+    return layout.header_bytes + (full_pages + scalar_pages) * layout.page_bytes + used + index
 
 
 def _power_of_two(value: int) -> int:

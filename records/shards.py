@@ -8,10 +8,8 @@ from mindspore.mindrecord import FileReader, FileWriter
 
 from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.records.mindrecord_alone import is_mindrecord_alone
-from convnext_imagenet.records.page_sizes import PageLayout
+from convnext_imagenet.records.page_sizes import BYTES_PER_WRITE, ROWS_PER_WRITE, PageLayout
 from convnext_imagenet.records.schema import INDEX_FIELDS, MINDRECORD_SCHEMA, Row, as_fields, validate_row
-
-_ROWS_PER_WRITE, _BYTES_PER_WRITE = 64, 32 << 20  # fixed, because the batches decide the shard's bytes, too
 
 
 def write_shard(path: Path, rows: Iterable[Row], layout: PageLayout) -> None:
@@ -43,7 +41,7 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
         validate_row(row)
         batch.append(row)
         held += len(row.image)
-        if len(batch) == _ROWS_PER_WRITE or held >= _BYTES_PER_WRITE:
+        if len(batch) == ROWS_PER_WRITE or held >= BYTES_PER_WRITE:
             yield batch
             batch, held = [], 0
     if batch:

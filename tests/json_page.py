@@ -9,7 +9,7 @@ from typing import Any
 _PAGE = (Path(__file__).resolve().parent.parent / "docs" / "json.md").read_text()
 _TYPES = {str: "string", bool: "bool", int: "int", float: "float", list: "list", dict: "object", type(None): "null"}
 _SPLITS = dict.fromkeys(("rows", "images", "quarantined", "shards", "bytes"), "<split>")
-_OPEN = {**_SPLITS, "statuses": "<status>"}  # objects whose keys are data
+_OPEN = {**_SPLITS, "statuses": "<status>", "flags": "<kind>"}  # objects whose keys are data
 
 
 def documented(heading: str) -> dict[str, str]:
@@ -26,6 +26,13 @@ def check_object(text: str, heading: str) -> dict[str, Any]:
     assert found.keys() == table.keys()
     assert not {name: kind for name, kind in found.items() if kind not in table[name].split(" or ")}
     return value
+
+
+def check_progress(text: str) -> dict[str, int]:
+    """Return what the last line of each bar counts among the lines of standard error, which must have the keys."""
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    assert all(line.keys() == documented("Progress").keys() for line in lines)
+    return {line["progress"]: line["done"] for line in lines if line["is_last"]}
 
 
 def _leaves(value: Any, table: dict[str, str], path: str = "") -> Iterator[tuple[str, str]]:

@@ -308,3 +308,30 @@ def test_no_tracked_file_names_a_home_folder_of_somebodys_machine():
     texts = [ROOT / name for name in listing.stdout.split() if Path(name).suffix in {".py", ".md", ".toml", ".sh", ""}]
     offenders = [str(path) for path in texts if path.is_file() and home.search(path.read_text(errors="replace"))]
     assert not offenders
+
+
+def test_every_schema_of_json_is_compared_with_the_output_of_its_command():
+    schemas = re.findall(r"^## (convnext-.+)$", (ROOT / "docs" / "json.md").read_text(), re.MULTILINE)
+    code = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(schemas) > 10
+    assert not [schema for schema in schemas if f'"{schema}")' not in code]
+
+
+# The site.
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    entries = re.findall(r"^ +- (?:[^:\n]+: )?([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    pages = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(entries) == sorted(pages)
+
+
+def test_links_of_the_site_lead_to_pages_of_the_site():
+    for document in user_documents()[1:]:
+        outside = [target for target in links(document) if not re.match(r"https?://", target)]
+        outside = [target for target in outside if not _is_below_docs(document, target)]
+        assert not outside, f"{document.name}: the site has no {outside}"
+
+
+def _is_below_docs(document: Document, target: str) -> bool:
+    return (document.path.parent / target.partition("#")[0]).resolve().is_relative_to(ROOT / "docs")

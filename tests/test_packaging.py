@@ -152,3 +152,13 @@ def test_workflows_run_what_this_repository_has():
     for path in (ROOT / ".github" / "workflows").glob("*.yml"):
         for script in re.findall(r"(?:^|\s)(\.ci/[\w-]+)", path.read_text()):
             assert (ROOT / script).stat().st_mode & 0o100, f"{path.name}: {script} cannot be executed"
+
+
+def test_the_version_stands_in_pyproject_only():
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    states = re.compile(rf"convnext_imagenet-{re.escape(PYPROJECT['project']['version'])}|__version__ *=")
+    names = [name for name in listing.stdout.split() if Path(name).suffix in {".py", ".md", ".toml", ".yml", ""}]
+    texts = {name: (ROOT / name).read_text(errors="replace") for name in names if (ROOT / name).is_file()}
+    assert not [name for name, text in texts.items() if states.search(text) and name != "tests/test_packaging.py"]

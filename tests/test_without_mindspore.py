@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from .json_page import check_object
+from .json_page import check_object, check_progress
 
 PROGRAM = """
 import sys
@@ -32,9 +32,12 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 24), (number * 20, 0, 0)).save(folder / f"{number}.jpg")
     words = ("build", root / "raw", "--out", root / "records", "--unverified", "--classes", "found", "--json")
-    done = _run("ingest.cli", *words, program=WITH_MINDSPORE)
+    done = _run("ingest.cli", *words, "--progress", "json", program=WITH_MINDSPORE)
     assert done.returncode == 0, done.stderr
-    assert check_object(done.stdout, "convnext-ingest build")["rows"] == {"train": 8, "val": 2}
+    built = check_object(done.stdout, "convnext-ingest build")
+    assert built["rows"] == {"train": 8, "val": 2}
+    assert check_progress(done.stderr)["ingest"] == 10
+    (root / "built.json").write_text(done.stdout)
     return root / "records"
 
 
@@ -46,6 +49,9 @@ def test_a_dry_run_writes_nothing_and_counts_what_a_build_then_stores(records: P
     value = check_object(done.stdout, "convnext-ingest build --dry-run")
     assert (value["images"], value["sampled"], value["not_stored"]) == ({"train": 8, "val": 2}, 10, [])
     assert value["stored_bytes"] == sum(path.stat().st_size for path in raw.rglob("*.jpg"))
+    built = json.loads((records.parent / "built.json").read_text())
+    assert (value["images"], value["shards"]) == (built["rows"], built["shards"])
+    assert value["bytes"] == pytest.approx(built["bytes"], rel=0.1)
     assert value["seconds"] > value["start_s"] > 0
     assert not list(tmp_path.iterdir())
 
@@ -73,6 +79,7 @@ def test_the_guard_notices_a_command_that_needs_it(records: Path) -> None:
 
 
 def test_verify_prints_its_object(records: Path) -> None:
-    done = _run("records.cli", "verify", records, "--json", program=WITH_MINDSPORE)
+    done = _run("records.cli", "verify", records, "--json", "--progress", "json", program=WITH_MINDSPORE)
+    assert check_progress(done.stderr) == {"verify": 10}
     value = check_object(done.stdout, "convnext-records verify")
-    assert value == {"records": str(records), "rows": 10, "problems": []}
+    assert value == {"records": str(records), "rows": 10, "bytes": None, "problems": []}

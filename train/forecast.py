@@ -65,7 +65,7 @@ def forecast_run(config: Config, records: Path, devices: int) -> RunForecast:
         micro_batches=parts.micro_batches,
         step_memory_bytes=step_bytes(config, network, parts.rows),
         checkpoint_bytes=one,
-        disk_bytes=one * (min(kept, section.epochs) + 1),  # a new one is written before an old one goes
+        disk_bytes=one * min(kept + 1, section.epochs),  # a new one is written before an old one goes
     )
 
 

@@ -16,6 +16,7 @@ from convnext_imagenet.ingest.shards.plan import IngestPlan, SplitPlan
 from convnext_imagenet.ingest.shards.pool import LocalPool
 from convnext_imagenet.ingest.shards.shard_writer import ShardTask, write_unit
 from convnext_imagenet.ingest.shards.worker_start import sized_for
+from convnext_imagenet.records.page_sizes import PageLayout, expected_shard_bytes, page_layout
 
 _SAMPLE = 200  # images; two seconds of a core
 _FEW = 8  # images of the small shard that a worker also writes, to tell what a shard costs from what an image costs
@@ -24,7 +25,9 @@ _is_warm = False  # in a worker: whether it has done so
 
 @dataclass(frozen=True)
 class BuildForecast:
-    """What a build would do: images and shards by split, bytes, and the seconds of `workers` processes.
+    """What a build would do: images, shards and bytes by split, and the seconds of `workers` processes.
+
+    `bytes` has the size of the shards with their .db, `stored_bytes` that of the images in them.
 
     `sampled` images were checked and stored for it; `not_stored` names those of them that were not, with the reason.
     """
@@ -34,6 +37,7 @@ class BuildForecast:
     shards: dict[str, int]
     source_bytes: int
     stored_bytes: int
+    bytes: dict[str, int]
     workers: int
     start_s: float
     seconds: float
@@ -45,39 +49,63 @@ class BuildForecast:
         return dataclasses.asdict(self)
 
 
-def forecast_build(plan: IngestPlan, data: Path, workers: int) -> BuildForecast:
+def forecast_build(plan: IngestPlan, data: Path, workers: int, begin: float) -> BuildForecast:
     """Return what a build of `plan` in up to `workers` processes would do; a sample is stored in a temporary folder.
 
-    Images are taken evenly from all splits. Raises FailedIngestError as a build does.
+    Images are taken evenly from all splits. `begin` is the time (`time.monotonic`) at which the command began to plan.
+    Raises FailedIngestError as a build does.
     """
     pool = sized_for(LocalPool(workers), plan.images, plan.image_policy)
     used = min(pool.workers, sum(split.shard_count for split in plan.splits))
     samples = [_sample(split, plan.images, used) for split in plan.splits if split.keys]
     with tempfile.TemporaryDirectory(prefix="convnext-forecast-") as name:
         tasks = list(_tasks(plan, samples, data.resolve(), Path(name)))
-        begin = time.monotonic()
+        planned = time.monotonic()
         pool.run(write_timed, iter(tasks), len(tasks), lambda count: None)
-        elapsed_s = time.monotonic() - begin
+        elapsed_s = time.monotonic() - planned
         timings = [json.loads(path.read_text()) for path in sorted(Path(name).glob("*.timing"))]
     counted_s = sum(timing["few_s"] + timing["seconds"] for timing in timings)
     source_bytes = sum(int(split.sizes.sum()) for split in plan.splits)
     sample_bytes = sum(int(split.sizes[split.order].sum()) for split in samples)
     stored = sum(timing["bytes"] for timing in timings)
-    start_s = max(0.0, elapsed_s - counted_s / used)
+    growth = stored / sample_bytes if sample_bytes else 1.0
+    start_s = planned - begin + max(0.0, elapsed_s - counted_s / used)
     shard_s, image_s = fit_costs(timings)
     work_s = shard_s * sum(split.shard_count for split in plan.splits) + image_s * plan.images
     return BuildForecast(
         classes=len(plan.classes),
-        images={split.name: len(split.keys) for split in plan.splits},
+        images={split.name: len(split.keys) - len(split.dropped) for split in plan.splits},
         shards={split.name: split.shard_count for split in plan.splits},
         source_bytes=source_bytes,
-        stored_bytes=round(source_bytes * stored / max(1, sample_bytes)),
+        stored_bytes=round(source_bytes * growth),
+        bytes={split.name: _split_bytes(plan, split, growth) for split in plan.splits},
         workers=used,
         start_s=start_s,
         seconds=start_s + work_s / used,
         sampled=sum(len(split.order) for split in samples),
         not_stored=[line for timing in timings for line in timing["not_stored"]],
     )
+
+
+def _split_bytes(plan: IngestPlan, split: SplitPlan, growth: float) -> int:
+    """Return about how large the shards of a split become, if each image is stored with `growth` times its bytes."""
+    if not split.keys:
+        return 0
+    largest = plan.image_policy.largest_row_bytes(split.largest_row_bytes)
+    inherited = _layout(plan, split)
+    layout = PageLayout(*inherited) if inherited else page_layout(largest, split.largest_shard_bytes)
+    is_stored = np.ones(len(split.keys), bool)
+    is_stored[list(split.dropped)] = False
+    shards = (split.sample_ids(index) for index in range(split.shard_count))
+    return sum(
+        expected_shard_bytes(layout, (split.sizes[ids[is_stored[ids]]] * growth).astype(np.int64).tolist())
+        for ids in shards
+    )
+
+
+def _layout(plan: IngestPlan, split: SplitPlan) -> tuple[int, int] | None:
+    """Return the sizes of header and pages that the records have to which images are added, if there are any."""
+    return plan.parent.layouts[split.name] if plan.parent else None
 
 
 def fit_costs(timings: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
@@ -97,7 +125,7 @@ def forecast_lines(found: BuildForecast) -> list[str]:
     shards = ", ".join(f"{count} {name}" for name, count in found.shards.items())
     lines = [
         f"would write {plural(sum(found.images.values()), 'image')} in shards: {shards}; about "
-        f"{found.stored_bytes / 2**20:,.1f} MiB from {found.source_bytes / 2**20:,.1f} MiB",
+        f"{sum(found.bytes.values()) / 2**20:,.1f} MiB from {found.source_bytes / 2**20:,.1f} MiB of images",
         f"would take about {_duration(found.seconds)} with {plural(found.workers, 'worker')}, from a sample of "
         f"{plural(found.sampled, 'image')}",
     ]
@@ -169,6 +197,8 @@ def _tasks(plan: IngestPlan, samples: list[SplitPlan], data: Path, folder: Path)
                 largest_shard_bytes=split.largest_shard_bytes,
                 follow_links=plan.source["follows_links"],
                 image_policy=policy,
+                dropped=split.dropped,
+                layout=_layout(plan, split),
             )
 
 

@@ -1,4 +1,4 @@
-"""Turns the summary of an audit into lines for the terminal. It prints nothing itself."""
+"""Turns the summary of an audit into lines for the terminal and an object for programs. It prints nothing itself."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,3 +22,17 @@ def audit_lines(out: Path, summary: Mapping[str, Any]) -> list[str]:
         f"{out}: finished, {plural(sum(summary['images'].values()), 'image')}",
         f"Next: open {out / 'report.html'}, or query {out / 'rows.parquet'}",
     ]
+
+
+def audit_result(out: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was found as the object of --json; docs/json.md has its keys."""
+    pairs = summary["pairs"]
+    return {
+        "audit": out,
+        "images": summary["images"],
+        "pairs": pairs["total"],
+        "across_splits": pairs["across_splits"],
+        "different_labels": pairs["different_labels"],
+        "left_out": summary["candidates"]["left_out"],
+        "flags": summary["flags"],
+    }

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -43,3 +44,27 @@ def test_a_completion_script_is_for_every_command(shell: str, word: str) -> None
 def test_bash_takes_the_script() -> None:
     script = CliRunner().invoke(main, ["completion", "bash"]).output
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "replies"),
+    [
+        (["convnext", "rec"], ["records"]),
+        (["convnext", "train", "ru"], ["run"]),
+        (["convnext-records", "sh"], ["show"]),
+        (["convnext-train", "run", "small-f"], ["small-finetune"]),
+        (["convnext-train", "run", "demo", "--set", "train.see"], ["train.seed=0"]),
+        (["convnext-train", "run", "demo", "--set", "train.seed", "="], ["0"]),
+        (["convnext-train", "run", "demo", "--set", "optimizer.name", "=", "sg"], ["sgd"]),
+        (["convnext-train", "run", "demo", "--set", "=", "train.see"], ["train.seed=0"]),
+        (["convnext-train", "run", "demo", "--set", "=", "optimizer.name", "=", "sg"], ["sgd"]),
+    ],
+)
+def test_bash_completes_words_as_it_splits_them(words: list[str], replies: list[str], tmp_path: Path) -> None:
+    script = CliRunner().invoke(main, ["completion", "bash"]).output
+    function = f"_{words[0].replace('-', '_')}_completion"
+    ask = f'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); {function} "$1"; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    command = ["bash", "-c", script + ask, "bash", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=path, check=False)
+    assert (done.stdout.splitlines(), done.stderr) == (replies, "")

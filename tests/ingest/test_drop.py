@@ -66,6 +66,9 @@ def _index(out):
 
 def test_the_proposals_of_an_audit_leave_train(audited, tmp_path):
     data, audit = audited
+    said = _build(data, tmp_path / "clean", "--drop", audit, "--dry-run", "--json")
+    assert json.loads(said.stdout)["images"] == {"train": 5, "val": 6}
+    assert len(json.loads(said.stdout)["not_stored"]) == 1
     done = _build(data, tmp_path / "clean", "--drop", audit, "--max-quarantine", 0)
     assert done.exit_code == 0, done.output
     quarantine = pq.read_table(tmp_path / "clean" / "quarantine.parquet").to_pylist()

@@ -420,3 +420,17 @@ def test_a_zip_that_changes_during_the_build_stops_it(tmp_path: Path):
         pytest.raises(FailedIngestError, match=r"flowers\.zip: changed during"),
     ):
         reader.read(plan.splits[0].shard_rows(0)[0])
+
+
+@pytest.mark.parametrize("was_unpacked", [False, True])
+def test_a_dry_run_removes_what_it_unpacked_but_not_what_a_build_left(was_unpacked, tmp_path, monkeypatch):
+    FORMS["tar.gz"](tmp_path / "raw", make_images(12))
+    folder = tmp_path / ".out.unpacked"
+    if was_unpacked:
+        put(folder / "of-a-build", b"")
+    seen = []
+    monkeypatch.setattr("convnext_imagenet.ingest.cli._print_forecast", lambda *_: seen.extend(folder.iterdir()) or {})
+    assert _run(tmp_path / "raw", tmp_path / "out", "--dry-run")[0] == 0
+    assert any(path.suffix == ".tar" for path in seen)
+    assert folder.exists() == was_unpacked
+    assert not (tmp_path / "out").exists()

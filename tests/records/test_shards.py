@@ -3,11 +3,12 @@
 import dataclasses
 import os
 
+import numpy as np
 import pytest
 
 from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.base.files import sha256_file
-from convnext_imagenet.records.page_sizes import page_layout
+from convnext_imagenet.records.page_sizes import expected_shard_bytes, page_layout
 from convnext_imagenet.records.schema import Row, shard_name
 from convnext_imagenet.records.shards import read_back, write_shard
 
@@ -90,3 +91,15 @@ def test_a_large_row_fits_its_layout(tmp_path):
     path = tmp_path / shard_name("train", 0, 1)
     write_shard(path, rows, page_layout(len(rows[0].image), sum(len(row.image) for row in rows)))
     assert list(read_back(path)) == rows
+
+
+@pytest.mark.parametrize(("count", "largest"), [(1, 300_000), (3, 300_000), (40, 60_000), (500, 3_000)])
+def test_the_size_of_a_shard_is_known_before_it_is_written(count, largest, tmp_path):
+    sizes = np.random.default_rng(count).integers(largest // 3, largest, count).tolist()
+    rows = [Row(bytes(size), 0, number, f"n00000001_{number}", 1, 1) for number, size in enumerate(sizes)]
+    layout = page_layout(max(sizes), sum(sizes))
+    path = tmp_path / shard_name("train", 0, 1)
+    write_shard(path, rows, layout)
+    written = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert expected_shard_bytes(layout, sizes) == pytest.approx(written, rel=0.05)
+    assert expected_shard_bytes(layout, []) == 0

@@ -20,6 +20,7 @@ from convnext_imagenet.serve.classify import (
 from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.errors import ServeError
 
+from ..json_page import check_object
 from .conftest import picture
 
 STURGEON = {"class_index": 394, "wnid": "n02640242", "name": "sturgeon, huso", "score": 0.97314}
@@ -133,6 +134,7 @@ def test_json_lines_alone_go_to_standard_output_and_the_exit_code_stays(checkpoi
     assert [Path(value["file"]).name for value in values] == [
         "a.jpg", "cut.jpg", "dead.jpg", "empty.jpg", "extensionless", "page.jpg", "z.png", "\\xff.gif",
     ]  # fmt: skip
+    assert all(check_object(line, "convnext-serve infer") for line in result.stdout.splitlines())
     assert [len(value["topk"]) for value in values] == [2, 0, 0, 0, 2, 0, 2, 0]
     assert all((value["status"] == "ok") == (value["error"] is None) for value in values)
     assert "Error: 5 of 8 files could not be read" in result.stderr

@@ -1,6 +1,5 @@
 """What --json prints is what docs/json.md says, and nothing else is on standard output."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from click.testing import CliRunner
 
 from convnext_imagenet.serve.cli import main
 
-from ..json_page import check_object, documented
+from ..json_page import check_object, check_progress
 from .conftest import build_records, picture
 
 IMAGES = [picture(seed) for seed in range(5)]
@@ -36,9 +35,7 @@ def test_predict_then_verify_then_a_damaged_part(checkpoint_file, folder, tmp_pa
     assert done.exit_code == 3, "the object is printed although there are more error rows than allowed"
     value = check_object(done.stdout, "convnext-serve predict")
     assert sum(value["statuses"].values()) == value["rows"] == 11
-    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    assert all(line.keys() == documented("Progress").keys() for line in lines)
-    assert (lines[-1]["done"], lines[-1]["total"], lines[-1]["is_last"]) == (11, 11, True)
+    assert check_progress(done.stderr) == {"predict": 11}
     verified = _call("verify", out, "--json")
     assert check_object(verified.stdout, "convnext-serve verify")["problems"] == []
     (out / "part-00000.parquet").write_bytes(b"PAR1")

@@ -31,6 +31,8 @@ from convnext_imagenet.train.doctor import (
 )
 from convnext_imagenet.train.machine import Cann, Disk, Machine
 
+from ..json_page import check_object
+
 GOOD = Machine(
     python="3.11.9",
     packages={name: f"{tested}1" for name, tested in TESTED.items()},
@@ -330,7 +332,7 @@ def test_as_json_every_check_is_a_line(records_root: Path, monkeypatch: pytest.M
     monkeypatch.setattr(machines, "read_machine", lambda *_: dataclasses.replace(GOOD, memory_mib=1))
     result = _doctor("--quick", "--json", "--records", records_root)
     findings = [json.loads(line) for line in result.stdout.splitlines()]
-    assert all(finding.keys() == {"level", "what", "result", "advice"} for finding in findings)
+    assert all(check_object(line, "convnext-train doctor") for line in result.stdout.splitlines())
     (memory,) = (finding for finding in findings if finding["what"] == "memory")
     assert (memory["level"], memory["result"]) == ("warning", "1 MiB available")
     assert any(finding["what"] == "records" for finding in findings)

@@ -11,6 +11,8 @@ from convnext_imagenet.train.config.source import load_config
 from convnext_imagenet.train.forecast import add_times, forecast_lines, forecast_run
 from convnext_imagenet.train.suggest.choose import Speed
 
+from ..json_page import check_object
+
 
 def test_counts_are_those_of_the_run_and_checkpoints_take_what_was_said(
     finished_run: Path, records_root: Path, tiny: tuple[str, ...]
@@ -25,6 +27,7 @@ def test_counts_are_those_of_the_run_and_checkpoints_take_what_was_said(
         "cards and names of tensors are extra"
     )
     assert sum(units.values()) <= 1.35 * found.disk_bytes
+    assert found.disk_bytes == found.checkpoint_bytes * 4, "no fifth checkpoint is written in four epochs"
 
 
 def test_times_follow_from_speed(records_root: Path, tiny: tuple[str, ...]) -> None:
@@ -42,6 +45,6 @@ def test_the_command_measures_steps_on_the_cpu(records_root: Path, tiny: tuple[s
     assert done.exit_code == 0, done.output
     assert "34 training rows: 4 epochs, 16 steps, 2 evaluations of 7 val rows" in done.output
     assert "time on this machine: about" in done.output
-    run = json.loads(report.read_text())["run"]
+    run = check_object(json.dumps(json.loads(report.read_text())["run"]), "convnext-train run --dry-run")
     assert run["seconds"] > run["start_s"] > 0
     assert run["step_s"] > 0
