@@ -102,7 +102,9 @@ def _percent(fraction: float) -> str:
 def _choice(kind: str, row: Mapping[str, Any]) -> str:
     if kind == "neighbours":
         return f"k {row['k']}"
-    return f"strength {row['strength']:g}" if kind == "linear" else f"{row['hidden']} units, decay {row['decay']:g}"
+    if kind == "mlp":
+        return f"{row['hidden']} units, decay {row['decay']:g}"
+    return f"strength {row['strength']:g}{'' if row['is_optimal'] else ', stopped short of its optimum'}"
 
 
 def _matrix(confusion: np.ndarray) -> list[list[tuple[int, float]]]:

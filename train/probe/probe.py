@@ -123,7 +123,8 @@ def probe(
         head, measured = _fit_share(part, val, classes, hidden, seed)
         for kind, row in measured.items():
             rows.setdefault(kind, []).append({"fraction": fraction, **row})
-            on_line(f"{kind}, {fraction:.0%} of the labels: top-1 {row['top1_correct']}/{len(val.labels)}")
+            short = "" if row.get("is_optimal", True) else ", stopped short of its optimum"
+            on_line(f"{kind}, {fraction:.0%} of the labels: top-1 {row['top1_correct']}/{len(val.labels)}{short}")
     if head is None:
         raise TrainError("no share of the labels is given; pass --fraction 1")
     report = {

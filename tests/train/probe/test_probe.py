@@ -106,13 +106,13 @@ def test_a_perceptron_separates_what_no_line_can_and_is_repeatable():
 
 def test_the_page_draws_each_head_and_the_confusion():
     row = {"fraction": 0.01, "rows": 4, "top1_correct": 2, "seconds": 0.5}
-    linear = row | {"strength": 0.1, "tried": [{"strength": 0.1, "correct": 3, "held_out": 4}]}
+    linear = row | {"strength": 0.1, "is_optimal": True, "tried": [{"strength": 0.1, "correct": 3, "held_out": 4}]}
     report = {
         "weights": {"file": "<w>", "sha256": "0" * 64},
         "records": "1" * 64,
         "rows": {"train": 400, "val": 10},
         "seed": 0,
-        "linear": [linear, linear | {"fraction": 1.0, "top1_correct": 10}],
+        "linear": [linear, linear | {"fraction": 1.0, "top1_correct": 10, "is_optimal": False}],
         "neighbours": [row | {"k": 5}],
         "seconds": {"features": 1.0, "heads": 2.0},
     }
@@ -124,6 +124,7 @@ def test_the_page_draws_each_head_and_the_confusion():
     page = probe_page(report, confusion, ["a", "<b>"])
     assert page.count("<polyline") == 2
     assert (page.count("<td>1%</td>"), page.count("<td>100%</td>")) == (2, 1)
+    assert page.count("stopped short of its optimum") == 1
     matrix = page.split("<body>")[1].split("matrix")[1]
     assert ("&lt;w&gt;" in page, "<b>" in matrix, "k 5" in page) == (True, False, True)
     assert 'transparent">6</td>' in page.replace(")", "")
