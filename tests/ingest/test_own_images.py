@@ -223,7 +223,12 @@ BAD = {
         r"contains only the folder flowers.*pass .*/flowers",
     ),
     "zips": ({}, {"train.zip": "PK", "val.zip": "PK"}, {}, r"train\.zip: damaged or truncated.*or download it again"),
-    "backslashes": ({"train\\a\\1.jpg": 1}, {}, {}, r"no known layout; found files with backslashes.*7z or bsdtar"),
+    "backslashes": (
+        {"train\\a\\1.jpg": 1},
+        {},
+        {},
+        r"no known layout; found train.*: names with backslashes.*pass the folder of the zip",
+    ),
     "a part of an archive": ({}, {"flowers.zip.001": "PK"}, {}, r"join the parts first: cat flowers\.zip\.\*"),
     "val in an archive": (
         {f"train/{path}": seed for path, seed in TWO.items()},
