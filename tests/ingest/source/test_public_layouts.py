@@ -74,7 +74,7 @@ REFUSED = {
     "ImageNet-A": r"contains only the folder imagenet-a.*pass",
     "ImageNet-V2": r"contains only the folder imagenetv2-matched-frequency-format-val.*pass",
     "ImageNet-Sketch, zip": r"its classes are ImageNet's wnids, such as n01440764.*--unverified",
-    "ImageNet-21k": r"if imagenet21k_train is the split train, rename it to train/, or make a link: ln -s",
+    "ImageNet-21k": r"if imagenet21k_train/ is the split train, rename it to train/, or make a link",
     "a zip of Windows, unpacked wrongly": r"found train.daisy.0\.jpg, .*names with backslashes.*pass the folder",
     "a RAR": r"found flowers\.rar: an archive of a kind that is not read; unpack it",
     "a part of a zip": r"found flowers\.zip\.001, a part of an archive; join the parts first: cat flowers",
