@@ -31,10 +31,9 @@ _RETRY_S, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 60.0, 0.1, 8.0
 _COPY_BYTES = 8 << 20
 # What a repeated request cannot change: rights, names, addresses.
 _FINAL = re.compile(
-    r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE|UNAUTHORIZED|HTTP status 40[0134]"  # S3
+    r"\b(ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY_ID|INVALID_SIGNATURE|SIGNATURE_DOES_NOT_MATCH|UNAUTHORIZED"  # S3
     r"|PERMISSION_DENIED|UNAUTHENTICATED"  # Google's
-    r"|Azure Error: \[\w*\] 40[0134]",
-    re.IGNORECASE,
+    r"|HTTP status 40[0134])\b|Azure Error: \[\w*\] 40[0134]"
 )
 
 
