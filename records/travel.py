@@ -1,7 +1,9 @@
 """RECORDS to a store and back: `push` and `pull`, shard by shard, compared by SHA-256 on arrival.
 
 A shard counts in the store if and only if its receipt is there and its files have their sizes; `_SUCCESS` comes last.
-So both are resumed by the same command after a kill at any moment, and only what differs is sent. Opens no shard.
+So both are resumed by the same command after a kill at any moment, and only what differs is sent. Bytes that change in
+the store later, with the same size, are found by `verify_stored` and `pull`; a push sends what is deleted there. Opens
+no shard.
 """
 
 import contextlib
@@ -135,7 +137,8 @@ def verify_stored(place: StorePlace, on_progress: OnProgress = lambda _: None) -
     read = _for_all(planned_units(plan), verify_shard, on_progress)
     if problems:
         raise ArtefactError(
-            f"{place}: {plural(len(problems), 'problem')}: {'; '.join(sorted(problems)[:3])}; push again"
+            f"{place}: {plural(len(problems), 'problem')}: {'; '.join(sorted(problems)[:3])}; delete these "
+            f"files there, and push again"
         )
     return read.bytes
 
@@ -219,7 +222,8 @@ def _checked_receipt(place: StorePlace, manifest: Manifest, unit: tuple[str, str
         is_right = False
     if not is_right:
         raise ArtefactError(
-            f"{place}/{split}/{Path(shard).stem}.json: contradicts the manifest; push the records again"
+            f"{place}/{split}/{Path(shard).stem}.json: contradicts the manifest; delete it there, and push the "
+            f"records again"
         )
     return receipt
 
@@ -238,8 +242,8 @@ def _fetch(place: StorePlace, name: str, target: Path, staging: Path, sha256: st
             break
     else:
         raise ArtefactError(
-            f"{place}/{name}: its SHA-256 is not the recorded one: it is damaged, or the records there have changed "
-            f"meanwhile; push them again, or run the same command again"
+            f"{place}/{name}: its SHA-256 is not the recorded one; if the records there have changed meanwhile, run the "
+            f"same command again, else delete this file there, and push them again"
         )
     size = staged.stat().st_size
     sync_file(staged)
@@ -273,10 +277,14 @@ def _check_out(out: Path, manifest: Manifest, plan: bytes) -> None:
 
 
 def _is_same(root: Path, folder: StoreFolder, there: Mapping[str, int]) -> bool:
-    """Return whether the folder is marked as holding these records, and every file has its size."""
-    if "_SUCCESS" not in there or folder.read("_SUCCESS") != (root / "_SUCCESS").read_bytes():
+    """Return whether the folder is marked as holding these records, and every file has its size.
+
+    Each file was compared with its SHA-256 before the mark was written; to read all of them again costs what a push does.
+    """
+    marks = ("_SUCCESS", "manifest.json", "plan.json")
+    if any(name not in there or folder.read(name) != (root / name).read_bytes() for name in marks):
         return False
-    names = ["plan.json", "manifest.json", *SUMMARY_FILES]
+    names = [*SUMMARY_FILES]
     for split, shard in planned_units(read_json(root / "plan.json")["plan"]):
         receipt = f"{split}/{Path(shard).stem}.json"
         names += [receipt, *(f"{split}/{file['name']}" for file in read_json(root / receipt)["files"])]

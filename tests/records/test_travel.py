@@ -92,6 +92,25 @@ def test_only_what_differs_is_sent(records_root, store):
         assert not any("00000-of-00002" in key for key in store.sent)
 
 
+@pytest.mark.parametrize("ending", [".mindrecord", ".parquet", "manifest.json"])
+def test_what_a_message_about_damage_in_a_store_advises_leads_out(records_root, tmp_path, store, ending):
+    uri = store.uri("set")
+    push(records_root, uri)
+    key = next(key for key in sorted(store.objects) if key.endswith(ending))
+    data = store.objects[key]
+    store.objects[key] = data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+    with pytest.raises(ArtefactError, match="push" if ending == "manifest.json" else "delete these files there"):
+        verify_stored(place_of(uri))
+    if ending != "manifest.json":
+        assert push(records_root, uri) == Travelled(0, 0)  # sizes and receipts are as they should be
+        with pytest.raises(ArtefactError, match="delete this file there"):
+            pull(uri, tmp_path / "pulled")
+        del store.objects[key]
+    push(records_root, uri)
+    verify_stored(place_of(uri))
+    assert stored(store) == tree(records_root)
+
+
 def test_a_bit_that_flips_on_the_way_is_noticed(records_root, tmp_path, store):
     shard = f"set/train/{min((records_root / 'train').glob('*.mindrecord')).name}"
     store.faults.flipped.add(shard)
