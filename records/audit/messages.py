@@ -29,8 +29,8 @@ def audit_lines(out: Path, summary: Mapping[str, Any]) -> list[str]:
     if are_alike(summary):
         near = pairs["images_in_near_pairs"] / sum(summary["images"].values())
         lines.append(
-            f"  {share(near)} of the images are near another one: frames of a video may be, but also digits or drawings, "
-            f"which are no copies; look at the report before you drop any"
+            f"  {share(near)} of the images are near another one: frames of a video may be, but also digits or "
+            f"drawings, which are no copies; look at the report before you drop any"
         )
     return [
         *lines,
