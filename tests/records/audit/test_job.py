@@ -194,6 +194,27 @@ def test_decisions_make_a_round_trip_and_a_second_person_continues(tmp_path):
     assert "is 'drop' here and 'keep' in an earlier file" in result.output
 
 
+def test_no_decision_is_lost_without_a_word(tmp_path):
+    _run(open_source(records_of_copies(tmp_path / "records")), tmp_path / "audit")
+    path = tmp_path / "decisions.csv"
+    command = ["decisions", str(tmp_path / "audit"), "--out", str(path)]
+    for _ in range(2):
+        assert CliRunner().invoke(main, command).exit_code == 0, "a file without decisions is replaced"
+    _decided(path, {"val_0": "keep"})
+    decided = path.read_bytes()
+    refused = CliRunner().invoke(main, command)
+    assert (refused.exit_code, "1 row with a decision or a note would be lost" in refused.output) == (1, True)
+    assert CliRunner().invoke(main, [*command, "--from", str(path)]).exit_code == 0
+    assert path.read_bytes() == decided
+    path.write_text(path.read_text().replace("val,val_0,", "val,val_00,"))
+    refused = CliRunner().invoke(main, [*command, "--from", str(path)])
+    assert "val val_00 is not flagged in" in refused.output
+    path.write_text("notes\nof a person\n")
+    refused = CliRunner().invoke(main, command)
+    assert "it was not replaced: choose another --out" in refused.output
+    assert path.read_text() == "notes\nof a person\n"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
