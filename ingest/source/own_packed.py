@@ -9,9 +9,9 @@ from pathlib import Path
 from convnext_imagenet.base.tars import Member
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.source.folders import ARCHIVE_ENDINGS
+from convnext_imagenet.ingest.source.missing_labels import is_no_class
 from convnext_imagenet.ingest.source.own_archives import Archive, is_image_name
 from convnext_imagenet.ingest.source.own_folders import refuse_split_twice, splits_of_names
-from convnext_imagenet.ingest.source.own_lookaround import is_no_class
 from convnext_imagenet.ingest.source.samples import Sample, split_of_path, split_of_word
 from convnext_imagenet.ingest.source.scan_types import EntryCount, printable
 
