@@ -153,7 +153,7 @@ def peek(records: Path, split: str, row: int | None, key: str | None, count: int
     if row is not None and key is not None:
         raise click.UsageError("--row and --key both choose a row; pass one of them")
     with expected_errors():
-        from convnext_imagenet.base.files import write_atomically
+        from convnext_imagenet.base.files import write_output
         from convnext_imagenet.records.row_lookup import describe_row
         from convnext_imagenet.records.row_source import find_row, open_records
 
@@ -166,7 +166,7 @@ def peek(records: Path, split: str, row: int | None, key: str | None, count: int
             stored = source.fields(number)
             click.echo(describe_row(stored, f"{source.split} {number}", source.classes))
             if image and number == first:
-                write_atomically(image, stored.image)
+                write_output(image, stored.image)
 
 
 @main.command()
@@ -184,13 +184,13 @@ def gallery(records: Path, out: Path, split: str, wnids: tuple[str, ...], per_cl
     A PNG has names in the fonts of this machine; a page shows every script.
     """
     with expected_errors():
-        from convnext_imagenet.base.files import write_atomically
+        from convnext_imagenet.base.files import write_output
         from convnext_imagenet.base.html import plural
         from convnext_imagenet.records.gallery import contact_page, contact_sheet, read_strips
         from convnext_imagenet.records.reader import Records
 
         strips = read_strips(Records.open(records), split, wnids, per_class, side)
         is_page = out.suffix.lower() in (".html", ".htm")
-        write_atomically(out, contact_page(strips, f"Images of {split}") if is_page else contact_sheet(strips, side))
+        write_output(out, contact_page(strips, f"Images of {split}") if is_page else contact_sheet(strips, side))
         images = sum(len(strip.pictures) for strip in strips)
         click.echo(f"{out}: {plural(images, 'image')} of {plural(len(strips), 'class')} of {split}")
