@@ -3,8 +3,11 @@
 import contextlib
 import copy
 import logging
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
@@ -26,6 +29,26 @@ class RenamedOption(click.Option):
         return super(RenamedOption, shown).get_help_record(ctx)
 
 
+class LocalPath(click.Path):
+    """A path of this machine, as a Path. A URI is refused: as a path it would name a folder such as `s3:`."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value as a Path. Raises click.BadParameter for a URI, without showing it."""
+        if re.match(_URI, str(value)):
+            self.fail(
+                "is a URI, expected a path of this machine; `convnext-records pull` and `push` copy RECORDS from and "
+                "to a store", param, ctx,
+            )  # fmt: skip
+        return super().convert(value, param, ctx)
+
+
+_URI = r"[A-Za-z][A-Za-z0-9+.-]*://|file:/"
+_PASSWORD = re.compile(r"(?<=:/)(/?)[^\s/@]*:[^\s@]*@")  # also behind one slash, as a Path has it
+
+
 @contextlib.contextmanager
 def expected_errors() -> Iterator[None]:
     """Print an expected failure and exit with its code; a bug keeps its traceback.
@@ -43,11 +66,14 @@ def expected_errors() -> Iterator[None]:
 
 
 def error_line(error: BaseException) -> str | None:
-    """Return the line in which a command tells of an expected failure, or None for a bug."""
+    """Return the line in which a command tells of an expected failure, or None for a bug.
+
+    It shows no user and password of a URI, not even if the command took the URI for a path.
+    """
     if isinstance(error, ExpectedError):
-        return "Error: " + "\n".join(" ".join(line.splitlines()) for line in error.lines())
+        return _PASSWORD.sub(r"\1", "Error: " + "\n".join(" ".join(line.splitlines()) for line in error.lines()))
     if isinstance(error, OSError) and not (error.filename is None and error.errno is None):
-        return f"Error: {error.filename or 'input or output'}: {error.strerror}"
+        return _PASSWORD.sub(r"\1", f"Error: {error.filename or 'input or output'}: {error.strerror}")
     return None  # an OSError without either was raised by a library, not by the system
 
 

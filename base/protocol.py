@@ -287,7 +287,8 @@ def read_finished(root: Path, kind: str) -> dict[str, Any]:
         raise ArtefactError(f"{root}: no such directory, expected {kind}")
     plan, manifest_path = (root / bookkeeping_name(kind, name) for name in ("plan.json", "manifest.json"))
     if not plan.is_file():
-        raise ArtefactError(f"{root}: not a {kind} directory (it has no {plan.name})")
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise ArtefactError(f"{root}: not {article} {kind} directory (it has no {plan.name})")
     found = read_json(plan)
     if not isinstance(found, dict) or found.get("kind") != kind:
         raise ArtefactError(f"{root}: holds {_kind_of(found)}, not {kind}")

@@ -45,7 +45,7 @@ def local_records(records: Path, say: Callable[[str], None]) -> Path:
         )
         limit = _limit_gib()
         _refuse_too_much(place, cache, copy, needed, limit)
-        say(f"{place}: fetching {needed / _GIB:,.2f} GiB into {copy}; the cache may hold {limit:,.0f} GiB")
+        say(f"{place}: fetching {needed / _GIB:,.2f} GiB into {copy}; the cache may hold {limit:,.2f} GiB")
         pull(str(records), copy)
     return copy
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
-from convnext_imagenet.base.console import expected_errors, progress
+from convnext_imagenet.base.console import LocalPath, expected_errors, progress
 from convnext_imagenet.records.cli_audit import audit, decisions
 from convnext_imagenet.records.cli_copies import diff, export, pull, push
 
@@ -119,7 +119,7 @@ def verify(records: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("records", type=click.Path(path_type=Path))
+@click.argument("records", type=LocalPath())
 def repair(records: Path) -> None:
     """Repair what of RECORDS needs no source: index, report, quarantine, and the mark that it is finished.
 
@@ -147,13 +147,13 @@ def repair(records: Path) -> None:
 @click.option("--row", type=click.IntRange(min=0), help="First row to print.  [default: 0]")
 @click.option("--key", help="Print the row with this key, such as n01440764_10026, from any split.")
 @click.option("--count", default=1, show_default=True, type=click.IntRange(min=1), help="Number of rows to print.")
-@click.option("--image", type=click.Path(path_type=Path), help="Save the image of the first row to this file.")
+@click.option("--image", type=LocalPath(), help="Save the image of the first row to this file.")
 def peek(records: Path, split: str, row: int | None, key: str | None, count: int, image: Path | None) -> None:
     """Print rows of RECORDS, which are a directory or a URI, and save an image."""
     if row is not None and key is not None:
         raise click.UsageError("--row and --key both choose a row; pass one of them")
     with expected_errors():
-        from convnext_imagenet.base.files import write_atomically
+        from convnext_imagenet.base.files import write_output
         from convnext_imagenet.records.row_lookup import describe_row
         from convnext_imagenet.records.row_source import find_row, open_records
 
@@ -166,12 +166,12 @@ def peek(records: Path, split: str, row: int | None, key: str | None, count: int
             stored = source.fields(number)
             click.echo(describe_row(stored, f"{source.split} {number}", source.classes))
             if image and number == first:
-                write_atomically(image, stored.image)
+                write_output(image, stored.image)
 
 
 @main.command()
-@click.argument("records", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="PNG file to write, or page: sheet.html.")
+@click.argument("records", type=LocalPath())
+@click.option("--out", required=True, type=LocalPath(), help="PNG file to write, or page: sheet.html.")
 @click.option("--split", default="train", show_default=True, help="Split to read from.")
 @click.option("--class", "wnids", multiple=True, metavar="WNID", help="Draw only this class; may be repeated.")
 @click.option("--per-class", default=4, show_default=True, type=click.IntRange(min=1), help="Images per class.")
@@ -184,13 +184,13 @@ def gallery(records: Path, out: Path, split: str, wnids: tuple[str, ...], per_cl
     A PNG has names in the fonts of this machine; a page shows every script.
     """
     with expected_errors():
-        from convnext_imagenet.base.files import write_atomically
+        from convnext_imagenet.base.files import write_output
         from convnext_imagenet.base.html import plural
         from convnext_imagenet.records.gallery import contact_page, contact_sheet, read_strips
         from convnext_imagenet.records.reader import Records
 
         strips = read_strips(Records.open(records), split, wnids, per_class, side)
         is_page = out.suffix.lower() in (".html", ".htm")
-        write_atomically(out, contact_page(strips, f"Images of {split}") if is_page else contact_sheet(strips, side))
+        write_output(out, contact_page(strips, f"Images of {split}") if is_page else contact_sheet(strips, side))
         images = sum(len(strip.pictures) for strip in strips)
         click.echo(f"{out}: {plural(images, 'image')} of {plural(len(strips), 'class')} of {split}")

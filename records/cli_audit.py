@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
-from convnext_imagenet.base.console import expected_errors, progress
+from convnext_imagenet.base.console import LocalPath, expected_errors, progress
 
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
     from convnext_imagenet.base.signals import StopSignals
     from convnext_imagenet.records.audit.evidence import Run
 
-_PATH = click.Path(path_type=Path)
+_PATH = LocalPath()
 _ON_DEVICES = (("train", "run"), ("serve", "predict"))
 
 

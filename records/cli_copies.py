@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
-from convnext_imagenet.base.console import expected_errors, progress
+from convnext_imagenet.base.console import LocalPath, expected_errors, progress
 
 
 @click.command()
@@ -17,7 +17,7 @@ from convnext_imagenet.base.console import expected_errors, progress
     type=click.Choice(["parquet", "webdataset", "folder"]),
     help="parquet for Hugging Face and DuckDB, webdataset for tars, folder for a file per image.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to create or resume.")
+@click.option("--out", required=True, type=LocalPath(), help="Directory to create or resume.")
 @json_option()
 @progress_option
 def export(records: Path, format_name: str, out: Path, as_json: bool) -> None:
@@ -53,7 +53,7 @@ def export(records: Path, format_name: str, out: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Parquet file for the rows that differ.")
+@click.option("--out", type=LocalPath(), help="Parquet file for the rows that differ.")
 def diff(before: Path, after: Path, out: Path | None) -> None:
     """Count the images that were added, removed, relabelled or changed between two RECORDS.
 
@@ -77,7 +77,7 @@ def diff(before: Path, after: Path, out: Path | None) -> None:
 
 
 @click.command()
-@click.argument("records", type=click.Path(path_type=Path))
+@click.argument("records", type=LocalPath())
 @click.argument("uri")
 @click.option("--take-over", is_flag=True, help="Push although another machine does, or did until it was killed.")
 def push(records: Path, uri: str, take_over: bool) -> None:
@@ -97,7 +97,7 @@ def push(records: Path, uri: str, take_over: bool) -> None:
 
 @click.command()
 @click.argument("uri")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to create or resume.")
+@click.option("--out", required=True, type=LocalPath(), help="Directory to create or resume.")
 def pull(uri: str, out: Path) -> None:
     """Copy RECORDS from a store such as s3://bucket/records; every file is compared with its SHA-256.
 

@@ -105,6 +105,6 @@ def _chosen(records: Records, wnids: Sequence[str]) -> list[ClassEntry]:
     known = {entry.wnid: entry for entry in records.classes}
     unknown = [wnid for wnid in wnids if wnid not in known]
     if unknown:
-        command = f"convnext-records show --json {records.root}"
+        command = f"convnext-records show {records.root} --classes"
         raise ArtefactError(f"--class {unknown[0]}: not a class of these records; `{command}` lists them")
-    return [known[wnid] for wnid in wnids] if wnids else list(records.classes)
+    return [known[wnid] for wnid in dict.fromkeys(wnids)] if wnids else list(records.classes)

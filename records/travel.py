@@ -1,7 +1,9 @@
 """RECORDS to a store and back: `push` and `pull`, shard by shard, compared by SHA-256 on arrival.
 
 A shard counts in the store if and only if its receipt is there and its files have their sizes; `_SUCCESS` comes last.
-So both are resumed by the same command after a kill at any moment, and only what differs is sent. Opens no shard.
+So both are resumed by the same command after a kill at any moment, and only what differs is sent. Bytes that change in
+the store later, with the same size, are found by `verify_stored` and `pull`; a push sends what is deleted there. Opens
+no shard.
 """
 
 import contextlib
@@ -51,8 +53,7 @@ def push(root: Path, uri: str, on_progress: OnProgress = lambda _: None, take_ov
     something else than them or the records that they were built onto, without rights, and while another machine pushes
     there, unless `take_over`; FailedError when the store keeps failing.
     """
-    if not is_uri(uri):
-        raise ArtefactError(f"{uri}: not a URI; use one such as s3://bucket/records, or copy the directory")
+    _require_uri(uri)
     manifest = Manifest.from_json(protocol.read_finished(root, "records"))
     if damage := find_damage(root, manifest, deep=True):
         raise ArtefactError(f"{damage[0]} ({len(damage)} damaged in total); repair it before it is pushed")
@@ -78,6 +79,7 @@ def pull(uri: str, out: Path, on_progress: OnProgress = lambda _: None) -> Trave
     `on_progress` gets the bytes of each shard. Raises ArtefactError when the folder holds no finished records, when
     they change meanwhile or are damaged, and when `out` holds something else; FailedError when the store keeps failing.
     """
+    _require_uri(uri)
     place = StorePlace(as_uri(uri))
     data = place.checked_manifest()
     manifest, plan = place.manifest(), place.read("plan.json")
@@ -102,7 +104,7 @@ def pull(uri: str, out: Path, on_progress: OnProgress = lambda _: None) -> Trave
             raise ArtefactError(f"{place}: changed while it was pulled; run the same command again")
         write_atomically(out / "manifest.json", data)
         shutil.rmtree(staging)
-        write_atomically(out / "_SUCCESS", (place.read("_SUCCESS")))
+        write_atomically(out / "_SUCCESS", place.read("_SUCCESS"))
     return fetched
 
 
@@ -135,9 +137,15 @@ def verify_stored(place: StorePlace, on_progress: OnProgress = lambda _: None) -
     read = _for_all(planned_units(plan), verify_shard, on_progress)
     if problems:
         raise ArtefactError(
-            f"{place}: {plural(len(problems), 'problem')}: {'; '.join(sorted(problems)[:3])}; push again"
+            f"{place}: {plural(len(problems), 'problem')}: {'; '.join(sorted(problems)[:3])}; delete these "
+            f"files there, and push again"
         )
     return read.bytes
+
+
+def _require_uri(uri: str) -> None:
+    if not is_uri(uri):
+        raise ArtefactError(f"{uri}: not a URI; use one such as s3://bucket/records, or copy the directory")
 
 
 def _for_all(
@@ -219,7 +227,8 @@ def _checked_receipt(place: StorePlace, manifest: Manifest, unit: tuple[str, str
         is_right = False
     if not is_right:
         raise ArtefactError(
-            f"{place}/{split}/{Path(shard).stem}.json: contradicts the manifest; push the records again"
+            f"{place}/{split}/{Path(shard).stem}.json: contradicts the manifest; delete it there, and push the "
+            f"records again"
         )
     return receipt
 
@@ -238,8 +247,8 @@ def _fetch(place: StorePlace, name: str, target: Path, staging: Path, sha256: st
             break
     else:
         raise ArtefactError(
-            f"{place}/{name}: its SHA-256 is not the recorded one: it is damaged, or the records there have changed "
-            f"meanwhile; push them again, or run the same command again"
+            f"{place}/{name}: its SHA-256 is not the recorded one; if the records there have changed meanwhile, run "
+            f"the same command again, else delete this file there, and push them again"
         )
     size = staged.stat().st_size
     sync_file(staged)
@@ -273,10 +282,14 @@ def _check_out(out: Path, manifest: Manifest, plan: bytes) -> None:
 
 
 def _is_same(root: Path, folder: StoreFolder, there: Mapping[str, int]) -> bool:
-    """Return whether the folder is marked as holding these records, and every file has its size."""
-    if "_SUCCESS" not in there or folder.read("_SUCCESS") != (root / "_SUCCESS").read_bytes():
+    """Return whether the folder is marked as holding these records, and every file has its size.
+
+    Each file was compared with its SHA-256 before the mark was written; to read all of them again would take as long.
+    """
+    marks = ("_SUCCESS", "manifest.json", "plan.json")
+    if any(name not in there or folder.read(name) != (root / name).read_bytes() for name in marks):
         return False
-    names = ["plan.json", "manifest.json", *SUMMARY_FILES]
+    names = [*SUMMARY_FILES]
     for split, shard in planned_units(read_json(root / "plan.json")["plan"]):
         receipt = f"{split}/{Path(shard).stem}.json"
         names += [receipt, *(f"{split}/{file['name']}" for file in read_json(root / receipt)["files"])]

@@ -20,7 +20,7 @@ from convnext_imagenet.ingest.source.archives import (
     scan_val_tar,
 )
 from convnext_imagenet.ingest.source.folders import EXPECTED, Links, is_folder, list_folder, scan_folders
-from convnext_imagenet.ingest.source.lookaround import look_around
+from convnext_imagenet.ingest.source.missing_split import look_around
 from convnext_imagenet.ingest.source.scan_types import ScanNotes, SplitScan, TreeScan, by_suffix
 
 KAGGLE_FOLDER = "ILSVRC/Data/CLS-LOC"

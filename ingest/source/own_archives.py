@@ -47,7 +47,7 @@ class Archive:
     @property
     def unpacked_folder(self) -> str:
         """The folder of the archive's own name below DATA, such as images for images.tar.gz."""
-        ending = next(ending for ending in (*_GZIP_ENDINGS, *ENDINGS) if self.name.lower().endswith(ending))
+        ending = next(ending for ending in ENDINGS if self.name.lower().endswith(ending))
         return self.name[: -len(ending)]
 
     def sample(self, member: Member, label: str, split: str) -> Sample:

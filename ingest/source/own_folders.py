@@ -14,7 +14,7 @@ from convnext_imagenet.ingest.source.folders import (
     list_folder,
     scan_folders,
 )
-from convnext_imagenet.ingest.source.own_lookaround import how_to_label, refuse_no_classes
+from convnext_imagenet.ingest.source.missing_labels import how_to_label, refuse_no_classes
 from convnext_imagenet.ingest.source.samples import Sample, SampleTree, split_of_word
 from convnext_imagenet.ingest.source.scan_types import EntryCount, Folder, ScanNotes, printable
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from convnext_imagenet.base.tars import Member
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.source.folders import ARCHIVE_ENDINGS
+from convnext_imagenet.ingest.source.missing_labels import is_no_class
 from convnext_imagenet.ingest.source.own_archives import Archive, is_image_name
 from convnext_imagenet.ingest.source.own_folders import refuse_split_twice, splits_of_names
-from convnext_imagenet.ingest.source.own_lookaround import is_no_class
 from convnext_imagenet.ingest.source.samples import Sample, split_of_path, split_of_word
 from convnext_imagenet.ingest.source.scan_types import EntryCount, printable
 
@@ -63,7 +63,8 @@ def _of_archive(root: Path, archive: Archive, ignored: EntryCount, unlabelled: E
     of_archive = split_of_path(f"{archive.name}/{above}")
     splits = splits_of_names({folders[0] for folders, _ in inside if folders})
     refuse_split_twice(root / archive.name, splits)
-    if strange := sorted({name for folders, _ in inside for name in folders[bool(splits) :] if is_no_class(name)}):
+    names = {name for folders, _ in inside for name in folders[bool(splits) :]}
+    if strange := sorted(printable(name) for name in names if is_no_class(name)):
         raise IngestError(
             f"{root / archive.name}: {first_few(strange)}: not the name of a class; pack class folders, or unpack it"
         )

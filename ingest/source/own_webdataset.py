@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.tars import Member
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.source.own_archives import Archive, is_image_name
@@ -59,7 +60,8 @@ def scan_webdataset(
             yield archive.sample(files[images[0]], label, split)
     if lost:
         raise IngestError(
-            f"{root / archive.name}: {len(lost)} labels have no image: {first_few(lost)}; pack the tar again"
+            f"{root / archive.name}: {plural(len(lost), 'label')} without an image: {first_few(lost)}; "
+            f"pack the tar again"
         )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from convnext_imagenet.base.image_tables import SPLITS_FILE, STATE_FILE
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.source.folders import EXPECTED, Links, folder_names, has_images, is_folder, list_folder
-from convnext_imagenet.ingest.source.lookaround import look_around
+from convnext_imagenet.ingest.source.missing_labels import clues
+from convnext_imagenet.ingest.source.missing_split import look_around
 from convnext_imagenet.ingest.source.own_archives import Archive, find_archives, open_archives
 from convnext_imagenet.ingest.source.own_arrow import image_tables, saved_files, scan_arrow, with_splits
 from convnext_imagenet.ingest.source.own_folders import (
@@ -19,7 +20,6 @@ from convnext_imagenet.ingest.source.own_folders import (
     scan_split_folders,
     split_folders,
 )
-from convnext_imagenet.ingest.source.own_lookaround import clues
 from convnext_imagenet.ingest.source.own_packed import packed_folders
 from convnext_imagenet.ingest.source.own_sets import is_tiny_imagenet, scan_tiny_imagenet
 from convnext_imagenet.ingest.source.own_tables import Table, find_tables, first_path, scan_tables, tables_in

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_file, sha256_json, write_output
+from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import file_damage, read_finished
 from convnext_imagenet.records.audit.flags import DECISIONS, KINDS, LEAVES_EVALUATION
 from convnext_imagenet.records.audit.tables import ROWS_FILE
@@ -115,13 +116,19 @@ def open_judged(path: Path) -> Judged:
 def decisions_bytes(audit: Judged, earlier: Sequence[Judged] = ()) -> bytes:
     """Return the CSV file for the rows of an audit, with the decisions, notes and classes of earlier files.
 
-    Raises ArtefactError for an earlier file of another audit, and for two files that decide differently.
+    Raises ArtefactError for an earlier file of another audit or with an image that the audit does not flag, and for two
+    files that decide differently.
     """
     decided: dict[tuple[str, str], FlaggedRow] = {}
+    flagged = {(row.split, row.key) for row in audit.rows}
     for file in earlier:
         if file.audit_sha256 != audit.audit_sha256:
             raise ArtefactError(f"{file.path}: decisions about another audit than {audit.path}")
         for row in file.rows:
+            if (row.split, row.key) not in flagged:
+                raise ArtefactError(
+                    f"{file.path}: {row.split} {row.key} is not flagged in {audit.path}; restore its split and key"
+                )
             known = decided.get((row.split, row.key))
             if known and row.decision and known.decision not in ("", row.decision):
                 raise ArtefactError(
@@ -142,9 +149,30 @@ def decisions_bytes(audit: Judged, earlier: Sequence[Judged] = ()) -> bytes:
 
 
 def export_decisions(audit: Judged, out: Path, earlier: Sequence[Judged] = ()) -> Counter[str]:
-    """Write the CSV file of an audit's rows and return how many have each decision. Raises as `decisions_bytes`."""
+    """Write the CSV file of an audit's rows and return how many have each decision.
+
+    Raises as `decisions_bytes`, and ArtefactError for an `out` with decisions that are not taken over.
+    """
+    _refuse_to_lose(out, earlier)
     write_output(out, decisions_bytes(audit, earlier))
     return Counter(row.decision or "undecided" for row in open_judged(out).rows) if audit.rows else Counter()
+
+
+def _refuse_to_lose(out: Path, earlier: Sequence[Judged]) -> None:
+    """Raise ArtefactError when writing `out` would lose what people wrote into it."""
+    if not out.is_file() or any(out.samefile(file.path) for file in earlier):
+        return
+    if b"\n" not in out.read_bytes().strip():  # empty, or a header alone
+        return
+    try:
+        rows = _read_decisions(out).rows
+    except ArtefactError as error:
+        raise ArtefactError(f"{error}; it was not replaced: choose another --out, or remove it first") from None
+    if held := sum(bool(row.decision or row.note) for row in rows):
+        raise ArtefactError(
+            f"{out}: {plural(held, 'row')} with a decision or a note would be lost; pass --from {out}, too, or another "
+            f"--out"
+        )
 
 
 def _open_audit(root: Path) -> Judged:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from convnext_imagenet.records.audit.features import outliers
 from convnext_imagenet.records.audit.labels import Doubts
-from convnext_imagenet.records.audit.pairs import Pair
+from convnext_imagenet.records.audit.pairs import Pair, are_other_labels
 
 # Raise when the same pairs and doubts give other flags.
 FLAGS_VERSION = 1
@@ -115,10 +115,9 @@ def _copies(rows: pa.Table, pairs: Sequence[Pair]) -> Iterable[tuple[int, _Reaso
     splits, labels, keys = (rows[name].to_pylist() for name in ("split", "label", "key"))
     for pair in pairs:
         for own, other in ((pair.first, pair.second), (pair.second, pair.first)):
-            is_other_label = None not in (labels[own], labels[other]) and labels[own] != labels[other]
             if splits[own] != splits[other]:
                 yield own, _Reason("leak", pair.distance, None, other)
-            if is_other_label:
+            if are_other_labels(labels, pair):
                 yield own, _Reason("conflict", pair.distance, None, other)
             elif splits[own] == splits[other] and (keys[own], own) > (keys[other], other):
                 yield own, _Reason("copy", pair.distance, None, other)
@@ -146,7 +145,7 @@ def worst_first(rows: pa.Table, pairs: Sequence[Pair]) -> list[Pair]:
     splits, labels = rows["split"].to_pylist(), rows["label"].to_pylist()
 
     def rank(pair: Pair) -> tuple[object, ...]:
-        is_leak, is_conflict = splits[pair.first] != splits[pair.second], labels[pair.first] != labels[pair.second]
+        is_leak, is_conflict = splits[pair.first] != splits[pair.second], are_other_labels(labels, pair)
         return (not is_leak, not is_conflict, pair.distance, pair.first, pair.second)
 
     return sorted(pairs, key=rank)

@@ -6,6 +6,7 @@ ends with the bytes of a run that was not.
 
 import contextlib
 import importlib.metadata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,14 @@ from convnext_imagenet.records.audit.features import FEATURES_VERSION, Described
 from convnext_imagenet.records.audit.fingerprint import FINGERPRINT_VERSION
 from convnext_imagenet.records.audit.flags import FLAGS_VERSION, Flag, count_kinds, make_flags
 from convnext_imagenet.records.audit.labels import LABELS_VERSION, Doubts, class_noise, find_doubts
-from convnext_imagenet.records.audit.pairs import LARGEST_DISTANCE, PAIRS_VERSION, Found, find_pairs
+from convnext_imagenet.records.audit.pairs import (
+    EQUAL,
+    LARGEST_DISTANCE,
+    PAIRS_VERSION,
+    Found,
+    are_other_labels,
+    find_pairs,
+)
 from convnext_imagenet.records.audit.parts import FOLDER, Views, part_numbers, part_unit, write_part
 from convnext_imagenet.records.audit.predictions import Probabilities
 from convnext_imagenet.records.audit.report import report_page
@@ -140,16 +148,16 @@ class AuditJob:
         rows = self.source.rows
         splits, labels = rows["split"].to_pylist(), rows["label"].to_pylist()
         names = sorted(set(splits))
-        kinds: dict[str, int] = {}
-        for pair in found.pairs:
-            kinds[pair.kind] = kinds.get(pair.kind, 0) + 1
+        kinds = Counter(pair.kind for pair in found.pairs)
+        near = {number for pair in found.pairs if pair.kind != EQUAL for number in (pair.first, pair.second)}
         return {
             "images": {name: splits.count(name) for name in names},
             "pairs": {
                 "total": len(found.pairs),
-                "kinds": kinds,
+                "kinds": dict(kinds),
+                "images_in_near_pairs": len(near),
                 "across_splits": sum(splits[pair.first] != splits[pair.second] for pair in found.pairs),
-                "different_labels": sum(labels[pair.first] != labels[pair.second] for pair in found.pairs),
+                "different_labels": sum(are_other_labels(labels, pair) for pair in found.pairs),
             },
             "candidates": {"confirmed_or_refused": found.candidates, "left_out": found.left_out, "flat": found.flat},
             "flags": count_kinds(flags),

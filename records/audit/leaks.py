@@ -14,6 +14,7 @@ from convnext_imagenet.base.files import write_json
 from convnext_imagenet.base.host import cache_folder
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import is_finished
+from convnext_imagenet.records.audit.messages import are_alike
 from convnext_imagenet.records.audit.sources import RecordsSource, Source
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.row_lookup import read_index
@@ -26,7 +27,7 @@ def remember_leaks(source: Source, summary: Mapping[str, Any], out: Path) -> Non
     try:
         path = _note(source.records.manifest_sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"audit": str(out.resolve()), "leaks": summary["leaks"]})
+        write_json(path, {"audit": str(out.resolve()), "leaks": summary["leaks"], "are_alike": are_alike(summary)})
     except (OSError, RuntimeError):
         return  # without the note, a run compares bytes only
 
@@ -37,6 +38,8 @@ def leak_line(records: Records, split: str = "val") -> str | None:
     if (note := _read_note(records.manifest_sha256)) is not None:
         leaks, audit = note["leaks"].get(split, 0), note["audit"]
         found = f"have a copy in another split, says {audit}"
+        if note.get("are_alike"):
+            found += ", but so many images look alike that these may be no copies (report.html shows them)"
         advice = (
             f"`convnext-serve eval RUN --records {records.root} --without {audit}` prints the accuracy without them"
         )
@@ -44,7 +47,8 @@ def leak_line(records: Records, split: str = "val") -> str | None:
         leaks = _same_bytes(records, split)
         found = "have the bytes of an image in another split"
         advice = f"`convnext-records audit {records.root} --out AUDIT` finds all copies"
-    return f"{split} leaks: {leaks:,} of {plural(rows, 'image')} {found}; {advice}" if leaks else None
+    verb = "may leak" if note and note.get("are_alike") else "leaks"
+    return f"{split} {verb}: {leaks:,} of {plural(rows, 'image')} {found}; {advice}" if leaks else None
 
 
 def _same_bytes(records: Records, split: str) -> int:

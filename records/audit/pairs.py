@@ -3,7 +3,7 @@
 With features of a network, pairs of images that have near features are compared, too: these find smaller crops.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ PAIRS_VERSION = 1
 RADIUS_BITS = 10
 LARGEST_DISTANCE = 0.3
 LEAST_CONTRAST = 4.0  # levels of 255: the hash of a flatter picture is noise
+EQUAL = "equal"
 _MOST_CANDIDATES = 200  # of an image: a set of more is alike by accident, such as drawings on white
 _LARGEST_CROP = 0.97  # of a side: a part that is larger counts as the whole
 _CROP, _MIRROR = 1, 2
@@ -41,9 +42,15 @@ class Pair:
     distance: float
 
 
+def are_other_labels(labels: Sequence[int | None], pair: Pair) -> bool:
+    """Return whether both images of a pair have labels, and other ones; `labels` has one of each image by number."""
+    first, second = labels[pair.first], labels[pair.second]
+    return first is not None and second is not None and first != second
+
+
 @dataclass(frozen=True)
 class Found:
-    """All pairs in order, and how many candidates were compared and how many left out."""
+    """All pairs in order, how many candidates were compared and left out, and how many images are too flat for that."""
 
     pairs: list[Pair]
     candidates: int
@@ -114,7 +121,7 @@ def _equal_pixels(views: Views) -> tuple[list[Pair], np.ndarray]:
         if digest is None:
             continue
         if (first := firsts.setdefault(digest, number)) != number:
-            pairs.append(Pair(first, number, "equal", 0.0))
+            pairs.append(Pair(first, number, EQUAL, 0.0))
             is_first[number] = False
     return pairs, is_first
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from convnext_imagenet.base.html import render
 from convnext_imagenet.records.audit.flags import KINDS, Flag, count_kinds, worst_first
-from convnext_imagenet.records.audit.pairs import Pair
-from convnext_imagenet.records.audit.sources import Source
+from convnext_imagenet.records.audit.pairs import Pair, are_other_labels
+from convnext_imagenet.records.audit.sources import Source, image_name
 from convnext_imagenet.records.images import BadImage, decode_rgb
 
 MOST_PAIRS, MOST_ROWS = 200, 200
@@ -37,10 +37,7 @@ class _Pictures:
     def of(self, number: int) -> Picture:
         """Return the picture of an image."""
         row = self.rows.slice(number, 1).to_pylist()[0]
-        name = (
-            f"{row['split']}/{row['key']}" if row["split"] and not row["key"].startswith(row["split"]) else row["key"]
-        )
-        return Picture(self.by_number.get(number), name, row["wnid"] or "no class")
+        return Picture(self.by_number.get(number), image_name(row["split"], row["key"]), row["wnid"] or "no class")
 
 
 def report_page(
@@ -94,7 +91,7 @@ def _count_pairs(rows: pa.Table, pairs: Sequence[Pair]) -> list[tuple[object, ..
         key = (" + ".join(sorted({splits[pair.first], splits[pair.second]})), pair.kind)
         entry = counted.setdefault(key, [0, 0])
         entry[0] += 1
-        entry[1] += labels[pair.first] != labels[pair.second]
+        entry[1] += are_other_labels(labels, pair)
     return [(*key, *entry) for key, entry in sorted(counted.items())]
 
 

@@ -93,6 +93,11 @@ class FolderSource:
             yield _read_file(self.root / key)
 
 
+def image_name(split: str, key: str) -> str:
+    """Return an image as SPLIT/KEY; the key of a file in a folder is its path, which has the split already."""
+    return key if not split or key.startswith(f"{split}/") else f"{split}/{key}"
+
+
 def open_source(root: Path) -> Source:
     """Return finished RECORDS or a folder of files. Raises ArtefactError when there is neither, or no image in it."""
     if (root / "plan.json").is_file() or (root / "manifest.json").is_file():

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from convnext_imagenet.records.audit.flags import KINDS, Flag, worst_first
 from convnext_imagenet.records.audit.pairs import Pair
+from convnext_imagenet.records.audit.sources import image_name
 
 PAIRS_FILE, ROWS_FILE = "pairs.parquet", "rows.parquet"
 _NAMES = ("split", "key", "sample_id", "label", "wnid")
@@ -43,7 +44,7 @@ def write_pairs(path: Path, rows: pa.Table, pairs: Sequence[Pair]) -> None:
     columns["distance"] = [pair.distance for pair in ordered]
     for name, column in (("same_split", "split"), ("same_label", "label")):
         pairs_of = zip(first[column].to_pylist(), second[column].to_pylist(), strict=True)
-        columns[name] = [a == b for a, b in pairs_of]
+        columns[name] = [None if None in (a, b) else a == b for a, b in pairs_of]
     pq.write_table(pa.table(columns, schema=_PAIRS_SCHEMA), path, compression="zstd")
 
 
@@ -60,7 +61,7 @@ def write_rows(path: Path, rows: pa.Table, flags: Sequence[Flag], wnids: Sequenc
         "suggested_label": [flag.suggested for flag in ordered],
         "suggested_wnid": [None if flag.suggested is None else wnids[flag.suggested] for flag in ordered],
         "partner": [
-            None if flag.partner is None else f"{splits[flag.partner].as_py()}/{keys[flag.partner].as_py()}"
+            None if flag.partner is None else image_name(splits[flag.partner].as_py(), keys[flag.partner].as_py())
             for flag in ordered
         ],
         "proposal": [flag.proposal for flag in ordered],

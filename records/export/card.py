@@ -1,6 +1,7 @@
 """What an export says about itself: a data card that Hugging Face's hub reads, and Croissant metadata. Pure."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,6 +54,7 @@ _CITATION = (
     "journal={International Journal of Computer Vision}, year={2015}, volume={115}, number={3}, pages={211-252}}"
 )
 _TERMS = "https://image-net.org/download.php"
+_WNID = re.compile(r"n[0-9]{8}")
 _ABOUT = {
     "parquet": "Parquet: `image` (bytes and path), `label` (class index), `key`.",
     "webdataset": "Tars for webdataset: `KEY.jpg` or `KEY.png`, and `KEY.cls` with the class index. In keys, `%2E` "
@@ -80,7 +82,8 @@ def card_text(manifest: Manifest, format_name: str) -> str:
         f"byte by byte, unless they were encoded again: "
         f"{sum(manifest.source.get('reencoded', {}).values()):,} were.",
         "",
-        f"Made from records of plan `{manifest.plan_id}`. Images of ImageNet come under its own terms: {_TERMS}",
+        f"Made from records of plan `{manifest.plan_id}`."
+        + (f" Images of ImageNet come under its own terms: {_TERMS}" if _is_imagenet(manifest) else ""),
     ]
     return "\n".join(lines) + "\n"
 
@@ -89,7 +92,9 @@ def croissant_text(manifest: Manifest, files: Sequence[Mapping[str, Any]]) -> st
     """Return Croissant 1.1 metadata of a Parquet export; `files` have name, split, bytes and sha256.
 
     The rows of each split are a record set over the set of its files; each file is named with its digest, too.
+    Citation, licence and address are ImageNet's; those of other images are left out, and their owner has to add them.
     """
+    origin = {"citeAs": _CITATION, "license": _TERMS, "url": "https://image-net.org"} if _is_imagenet(manifest) else {}
     document = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -97,14 +102,17 @@ def croissant_text(manifest: Manifest, files: Sequence[Mapping[str, Any]]) -> st
         "name": "convnext_imagenet_records",
         "description": f"{sum(split.rows for split in manifest.splits.values()):,} images of "
         f"{plural(len(manifest.classes), 'class')}, with verified digests.",
-        "citeAs": _CITATION,
-        "license": _TERMS,
-        "url": "https://image-net.org",
+        **origin,
         "version": "1.0.0",
         "distribution": [*map(_file_object, files), *map(_file_set, manifest.splits)],
         "recordSet": [_labels(manifest), *map(_record_set, manifest.splits)],
     }
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _is_imagenet(manifest: Manifest) -> bool:
+    """Return whether the classes are ImageNet's: by wnids. Images of one's own have other names."""
+    return all(_WNID.fullmatch(entry.wnid) for entry in manifest.classes)
 
 
 def _file_object(file: Mapping[str, Any]) -> dict[str, Any]:

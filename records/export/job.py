@@ -21,7 +21,7 @@ from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.records.places import Place, place_of
 from convnext_imagenet.records.row_source import RowSource, open_records
 
-EXPORT_VERSION = 1  # raise when the same records become other bytes
+EXPORT_VERSION = 2  # raise when the same records become other bytes
 _KIND = "export"
 _RECEIPTS = "_receipts"  # of the folder format, whose images have folders of their own
 

@@ -8,8 +8,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from convnext_imagenet.base.console import RenamedOption, expected_errors, own_lines, progress
-from convnext_imagenet.base.errors import ExpectedError
+from convnext_imagenet.base.console import RenamedOption, error_line, expected_errors, own_lines, progress
+from convnext_imagenet.base.errors import ArtefactError, ExpectedError
 
 
 @click.command()
@@ -108,3 +108,18 @@ def test_a_terminal_is_cleared_before_a_line_even_if_stderr_was_replaced(monkeyp
     assert not before.split("\r")[-2].strip(), "spaces over the bar"
     assert "work" in after.removeprefix(before), "the bar is drawn again"
     assert replaced.getvalue() == "a warning\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3:/key:hunter2@bucket/x: no such directory", "s3:/bucket/x: no such directory"),
+        ("s3://key:hun/ter2@bucket/x and s3://b:hunter2@c", "s3://bucket/x and s3://c"),
+        ("abfss://:hunter2@account/x", "abfss://account/x"),
+        ("abfss://container@account/x", "abfss://container@account/x"),
+        ("http://host:8080/x: away", "http://host:8080/x: away"),
+    ],
+)
+def test_an_error_shows_no_password_of_a_uri(text, shown):
+    assert error_line(ArtefactError(text)) == f"Error: {shown}"
+    assert error_line(FileNotFoundError(2, "No such file", text)) == f"Error: {shown}: No such file"

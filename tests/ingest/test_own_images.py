@@ -374,7 +374,7 @@ def test_a_label_without_an_image_and_an_image_without_a_label(tmp_path: Path):
     tree, plan = _plan(tmp_path / "a")
     assert (plan.images, tree.unlabelled.count, tree.unlabelled.first) == (4, 1, "0.tar/9.jpg")
     pack(whole | {"9.cls": b"1"})
-    with pytest.raises(IngestError, match=r"0\.tar: 1 labels have no image: 9; pack the tar again"):
+    with pytest.raises(IngestError, match=r"0\.tar: 1 label without an image: 9; pack the tar again"):
         _plan(tmp_path / "a")
     put(tmp_path / "a" / "classnames.txt", "one\n")
     pack(whole)

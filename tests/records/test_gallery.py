@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from convnext_imagenet.records.gallery import Strip, contact_sheet, first_rows
+from convnext_imagenet.records.gallery import Strip, contact_sheet, first_rows, read_strips
 from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.thumbnails import thumbnail, thumbnails_per_class
 
 from .conftest import jpeg
@@ -77,3 +78,8 @@ def test_a_long_name_stays_within_its_strip():
     sheet = opened(contact_sheet(strips, 32)).convert("L")
     last_pixels = sheet.crop((sheet.width - 8, 0, sheet.width, sheet.height))
     assert last_pixels.getextrema() == (255, 255)
+
+
+def test_a_class_that_is_named_twice_is_drawn_once(records_root):
+    strips = read_strips(Records.open(records_root), "train", ["n00000001", "n00000001"], 2, 32)
+    assert [(strip.entry.wnid, len(strip.pictures)) for strip in strips] == [("n00000001", 2)]

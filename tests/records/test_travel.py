@@ -92,6 +92,25 @@ def test_only_what_differs_is_sent(records_root, store):
         assert not any("00000-of-00002" in key for key in store.sent)
 
 
+@pytest.mark.parametrize("ending", [".mindrecord", ".parquet", "manifest.json"])
+def test_what_a_message_about_damage_in_a_store_advises_leads_out(records_root, tmp_path, store, ending):
+    uri = store.uri("set")
+    push(records_root, uri)
+    key = next(key for key in sorted(store.objects) if key.endswith(ending))
+    data = store.objects[key]
+    store.objects[key] = data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+    with pytest.raises(ArtefactError, match="push" if ending == "manifest.json" else "delete these files there"):
+        verify_stored(place_of(uri))
+    if ending != "manifest.json":
+        assert push(records_root, uri) == Travelled(0, 0)  # sizes and receipts are as they should be
+        with pytest.raises(ArtefactError, match="delete this file there"):
+            pull(uri, tmp_path / "pulled")
+        del store.objects[key]
+    push(records_root, uri)
+    verify_stored(place_of(uri))
+    assert stored(store) == tree(records_root)
+
+
 def test_a_bit_that_flips_on_the_way_is_noticed(records_root, tmp_path, store):
     shard = f"set/train/{min((records_root / 'train').glob('*.mindrecord')).name}"
     store.faults.flipped.add(shard)
@@ -154,6 +173,12 @@ def test_kills_at_any_moment_lose_nothing_and_show_nothing_half_done(tmp_path, s
     assert tree(out) == whole
 
 
+def test_a_path_in_place_of_a_uri_is_called_that(records_root, tmp_path):
+    for arguments in (["push", records_root, "/elsewhere"], ["pull", "/elsewhere", "--out", tmp_path / "out"]):
+        result = CliRunner().invoke(main, list(map(str, arguments)))
+        assert (result.exit_code, "/elsewhere: not a URI" in result.output) == (1, True), result.output
+
+
 def test_what_must_not_be_read_or_overwritten(records_root, tmp_path, store):
     other = build_records(tmp_path / "other", make_rows(5))
     uri = store.uri("set")
@@ -178,6 +203,29 @@ def test_what_must_not_be_read_or_overwritten(records_root, tmp_path, store):
         with pytest.raises(ArtefactError, match=r"refused .*check the address and your rights") as caught:
             act()
         assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["audit", "URI", "--out", "audit"],
+        ["audit", "records", "--out", "URI"],
+        ["decisions", "URI", "--out", "decisions.csv"],
+        ["gallery", "URI", "--out", "sheet.png"],
+        ["repair", "URI"],
+        ["export", "records", "--format", "parquet", "--out", "URI"],
+        ["pull", "URI", "--out", "URI"],
+        ["push", "URI", "URI"],
+    ],
+)
+def test_a_uri_in_place_of_a_path_is_refused_and_makes_no_folder(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    uri = "s3://key:hunter2@bucket/set"
+    result = CliRunner().invoke(main, [uri if word == "URI" else word for word in arguments])
+    assert result.exit_code == 2
+    assert "is a URI, expected a path of this machine" in result.output
+    assert "hunter2" not in result.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_that_push_notice_each_other(records_root, store):

@@ -15,12 +15,13 @@ import pytest
 from click.testing import CliRunner
 
 from convnext_imagenet.base.errors import ArtefactError, Interrupted
-from convnext_imagenet.records.audit import parts
+from convnext_imagenet.records.audit import leaks, parts
 from convnext_imagenet.records.audit.decisions import open_judged
 from convnext_imagenet.records.audit.doubted import doubted_sample_ids
 from convnext_imagenet.records.audit.evidence import Asked, Evidence
 from convnext_imagenet.records.audit.job import open_audit
-from convnext_imagenet.records.audit.leaks import leak_line
+from convnext_imagenet.records.audit.leaks import leak_line, remember_leaks
+from convnext_imagenet.records.audit.messages import audit_lines
 from convnext_imagenet.records.audit.predictions import open_predictions_of
 from convnext_imagenet.records.audit.sources import open_records, open_source
 from convnext_imagenet.records.cli import main
@@ -193,6 +194,27 @@ def test_decisions_make_a_round_trip_and_a_second_person_continues(tmp_path):
     assert "is 'drop' here and 'keep' in an earlier file" in result.output
 
 
+def test_no_decision_is_lost_without_a_word(tmp_path):
+    _run(open_source(records_of_copies(tmp_path / "records")), tmp_path / "audit")
+    path = tmp_path / "decisions.csv"
+    command = ["decisions", str(tmp_path / "audit"), "--out", str(path)]
+    for _ in range(2):
+        assert CliRunner().invoke(main, command).exit_code == 0, "a file without decisions is replaced"
+    _decided(path, {"val_0": "keep"})
+    decided = path.read_bytes()
+    refused = CliRunner().invoke(main, command)
+    assert (refused.exit_code, "1 row with a decision or a note would be lost" in refused.output) == (1, True)
+    assert CliRunner().invoke(main, [*command, "--from", str(path)]).exit_code == 0
+    assert path.read_bytes() == decided
+    path.write_text(path.read_text().replace("val,val_0,", "val,val_00,"))
+    refused = CliRunner().invoke(main, [*command, "--from", str(path)])
+    assert "val val_00 is not flagged in" in refused.output
+    path.write_text("notes\nof a person\n")
+    refused = CliRunner().invoke(main, command)
+    assert "it was not replaced: choose another --out" in refused.output
+    assert path.read_text() == "notes\nof a person\n"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -253,3 +275,36 @@ def test_bad_sources_have_a_line(tmp_path):
     assert re.search("cannot be decoded", (tmp_path / "audit" / "report.html").read_text())
     row = open_judged(tmp_path / "audit").rows[0]
     assert (row.key, row.kind, replace(row, decision="keep").is_dropped) == ("a.jpg", "unreadable", False)
+
+
+def test_partners_and_labels_of_a_folder_are_those_of_its_files(tmp_path):
+    images, out = tmp_path / "images", tmp_path / "audit"
+    for name, seed in (("train/cat/1.jpg", 1), ("val/cat/2.jpg", 1), ("3.jpg", 2), ("4.jpg", 2), ("val/5.jpg", 1)):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (images / name).write_bytes(jpeg(picture(seed)))
+    summary = _run(open_source(images), out, root=images)
+    rows = {row["key"]: row["partner"] for row in pq.read_table(out / "rows.parquet").to_pylist()}
+    assert rows["val/cat/2.jpg"] == "train/cat/1.jpg"
+    assert rows["4.jpg"] == "3.jpg"
+    assert summary["pairs"]["different_labels"] == 0, "an image without a class has no other one"
+    pairs = pq.read_table(out / "pairs.parquet").to_pylist()
+    assert {pair["key_b"]: pair["same_label"] for pair in pairs} == {
+        "4.jpg": None, "val/5.jpg": None, "val/cat/2.jpg": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("near", "images", "expected"), [(60, 200, True), (60, 400, False), (40, 45, False)])
+def test_images_that_look_alike_are_said_to_be_so(tmp_path, monkeypatch, near, images, expected):
+    summary = {
+        "images": {"train": images - 10, "val": 10},
+        "pairs": {"total": near, "kinds": {"near": near}, "images_in_near_pairs": near, "across_splits": 3,
+                  "different_labels": 0},
+        "candidates": {"left_out": 0},
+        "flags": {},
+        "leaks": {"train": 3, "val": 3},
+    }  # fmt: skip
+    assert any("near another one" in line for line in audit_lines(tmp_path, summary)) == expected
+    source = open_records(Records.open(records_of_copies(tmp_path / "records")))
+    monkeypatch.setattr(leaks, "is_finished", lambda path: True)
+    remember_leaks(source, summary, tmp_path / "audit")
+    assert leak_line(source.records).startswith("val may leak: 3 of" if expected else "val leaks: 3 of")

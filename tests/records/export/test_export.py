@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.records.cli import main
-from convnext_imagenet.records.export.card import croissant_text
+from convnext_imagenet.records.export.card import card_text, croissant_text
 from convnext_imagenet.records.export.formats import FORMATS, label_names, tar_key
 from convnext_imagenet.records.export.job import export_records
 from convnext_imagenet.records.manifest import ClassEntry
@@ -161,6 +162,15 @@ def test_features_and_metadata_name_what_the_files_hold(records_root, tmp_path):
         "labels/index": 1,
         "labels/name": "name 1",
     }
+
+
+def test_only_images_of_imagenet_get_its_licence(records_root):
+    manifest = place_of(records_root).manifest()
+    own = replace(manifest, classes=[replace(entry, wnid=f"cat{entry.index}") for entry in manifest.classes])
+    for stated, is_imagenet in ((manifest, True), (own, False)):
+        croissant = json.loads(croissant_text(stated, []))
+        assert [name in croissant for name in ("citeAs", "license", "url")] == [is_imagenet] * 3
+        assert ("image-net.org" in card_text(stated, "parquet")) == is_imagenet
 
 
 def test_libraries_read_them(records_root, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.layout import scan_tree
-from convnext_imagenet.ingest.source.lookaround import look_around
+from convnext_imagenet.ingest.source.missing_split import look_around
 
 
 @pytest.mark.parametrize(
