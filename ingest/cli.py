@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
-from convnext_imagenet.base.console import expected_errors, progress
+from convnext_imagenet.base.console import LocalPath, expected_errors, progress
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_option, on_cluster, refuse_unused
 
@@ -35,8 +35,8 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="RECORDS directory to create or resume.")
+@click.argument("data", type=LocalPath())
+@click.option("--out", required=True, type=LocalPath(), help="RECORDS directory to create or resume.")
 @click.option(
     "--classes",
     default="all",
@@ -47,14 +47,14 @@ def main() -> None:
 )
 @click.option(
     "--onto",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="RECORDS",
     help="Add the images that these records do not have: their shards are linked, new images get shards of their own.",
 )
 @click.option(
     "--unverified", is_flag=True, help="Use folder names as labels without any check, for trees without devkit."
 )
-@click.option("--devkit", type=click.Path(path_type=Path), help="Devkit (tar.gz or folder), if it is not in DATA.")
+@click.option("--devkit", type=LocalPath(), help="Devkit (tar.gz or folder), if it is not in DATA.")
 @click.option(
     "--val-fraction",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -132,7 +132,7 @@ def main() -> None:
 )
 @click.option(
     "--drop",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="AUDIT|FILE",
     help="Leave out, or give another class to, what this audit or file of decisions says.",
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.base.cli_output import progress_option
-from convnext_imagenet.base.console import RenamedOption, expected_errors, show_log_lines
+from convnext_imagenet.base.console import LocalPath, RenamedOption, expected_errors, show_log_lines
 from convnext_imagenet.launch.cli import announcing_exit, device_target_option, enter_ranks, launch_options
 from convnext_imagenet.train.cli_config import config, config_argument, presets, set_option
 from convnext_imagenet.train.cli_doctor import doctor
@@ -37,7 +37,7 @@ def main() -> None:
 @main.command()
 @config_argument
 @click.option("--records", type=click.Path(path_type=Path), help="RECORDS directory or URI to train on.  [required]")
-@click.option("--out", type=click.Path(path_type=Path), help="RUN directory; an unfinished one is resumed.  [required]")
+@click.option("--out", type=LocalPath(), help="RUN directory; an unfinished one is resumed.  [required]")
 @set_option
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Threads per rank that prepare batches.  [default: the rank's cores]"
@@ -47,7 +47,7 @@ def main() -> None:
     "--start",
     "init_from",
     cls=RenamedOption,
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="Weights to start from: a weights file, or a RUN directory (its best checkpoint).",
 )
 @click.option(
@@ -85,9 +85,7 @@ def main() -> None:
     is_flag=True,
     help="Only compile and plan, without a device, and print kernels, memory and bytes. Needs no --records or --out.",
 )
-@click.option(
-    "--json", "report", type=click.Path(path_type=Path), help="With --dry-run: also write every kernel to this file."
-)
+@click.option("--json", "report", type=LocalPath(), help="With --dry-run: also write every kernel to this file.")
 @click.option(
     "--nondeterministic",
     is_flag=True,
@@ -198,7 +196,7 @@ def run(
 
 
 @main.command()
-@click.argument("records", type=click.Path(path_type=Path))
+@click.argument("records", type=LocalPath())
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
@@ -206,7 +204,7 @@ def run(
 )
 @click.option(
     "--init-from",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="Suggest fine-tuning from these weights: a weights file, or a RUN directory (its best checkpoint).",
 )
 @click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convnext_imagenet.base.console import expected_errors
+from convnext_imagenet.base.console import LocalPath, expected_errors
 from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options
 
 if TYPE_CHECKING:  # importing it takes seconds, and --help must answer at once
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # importing it takes seconds, and --help must answer at once
 
 @click.command()
 @click.option("--records", type=click.Path(path_type=Path), help="Also check this RECORDS directory.")
-@click.option("--out", type=click.Path(path_type=Path), help="Also check that this RUN directory can be written.")
+@click.option("--out", type=LocalPath(), help="Also check that this RUN directory can be written.")
 @click.option(
     "--quick",
     is_flag=True,

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from convnext_imagenet.base.console import expected_errors, show_log_lines
+from convnext_imagenet.base.console import LocalPath, expected_errors, show_log_lines
 from convnext_imagenet.launch.cli import announcing_exit, device_target_option
 
 
 @click.command()
-@click.argument("records", type=click.Path(path_type=Path))
-@click.option("--weights", type=click.Path(path_type=Path), required=True, help="Weights file, or a RUN (its best).")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory; unfinished features resume.")
+@click.argument("records", type=LocalPath())
+@click.option("--weights", type=LocalPath(), required=True, help="Weights file, or a RUN (its best).")
+@click.option("--out", type=LocalPath(), required=True, help="Directory; unfinished features resume.")
 @click.option(
     "--fraction",
     "fractions",

@@ -4,19 +4,17 @@ from pathlib import Path
 
 import click
 
-from convnext_imagenet.base.console import expected_errors
+from convnext_imagenet.base.console import LocalPath, expected_errors
 from convnext_imagenet.train.cli_config import config_argument, set_option
 
 
 @click.command()
 @config_argument
-@click.option("--records", type=click.Path(path_type=Path), required=True, help="RECORDS directory.")
+@click.option("--records", type=LocalPath(), required=True, help="RECORDS directory.")
 @click.option("--sample", "key", required=True, metavar="KEY", help="Image key, such as n01440764_10026.")
 @click.option("--epoch", type=click.IntRange(min=1), required=True, help="Epoch, counted from 1.")
 @set_option
-@click.option(
-    "--out", type=click.Path(path_type=Path), default="replay.png", show_default=True, help="Picture to write."
-)
+@click.option("--out", type=LocalPath(), default="replay.png", show_default=True, help="Picture to write.")
 def replay(config: str, records: Path, key: str, epoch: int, overrides: tuple[str, ...], out: Path) -> None:
     """Draw one training image as the network saw it. CONFIG is a preset, a .toml file or a RUN."""
     with expected_errors():
@@ -44,8 +42,8 @@ def replay(config: str, records: Path, key: str, epoch: int, overrides: tuple[st
 
 
 @click.command()
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Picture to write.  [default: RUN/curves.png]")
+@click.argument("run_folder", metavar="RUN", type=LocalPath())
+@click.option("--out", type=LocalPath(), help="Picture to write.  [default: RUN/curves.png]")
 def plot(run_folder: Path, out: Path | None) -> None:
     """Draw loss, learning rate and accuracy of a RUN, finished or not."""
     with expected_errors():
@@ -63,7 +61,7 @@ def plot(run_folder: Path, out: Path | None) -> None:
 
 
 @click.command()
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run_folder", metavar="RUN", type=LocalPath())
 @click.option(
     "--to", "tool_name", required=True, type=click.Choice(["mlflow", "wandb", "tensorboard"]), help="Tool to send to."
 )
