@@ -51,8 +51,17 @@ def lowered(
     if precision == "fp16":
         tool = import_tool("onnxruntime.transformers.float16")
         is_large = is_too_large(model, largest_bytes)  # shapes are inferred in one message, and are not needed here
-        return tool.convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=is_large)
+        return _input_first(tool.convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=is_large))
     return _quantised(model, calibration, folder, largest_bytes)
+
+
+def _input_first(model: Any) -> Any:
+    """Move the nodes that read the input to the front: the tool appends its cast behind the nodes that need it."""
+    inputs = {given.name for given in model.graph.input}
+    nodes = sorted(model.graph.node, key=lambda node: inputs.isdisjoint(node.input))  # keeps the order of the others
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
 
 
 def _with_bfloat16_weights(model: Any) -> Any:
