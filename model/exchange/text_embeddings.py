@@ -85,18 +85,18 @@ def _from_parquet(path: Path) -> Read:
         if names.setdefault(key, name) != name:
             raise ModelError(f"{path}: {key} is named {names[key]!r} and {name!r}; give each class one name")
         found.setdefault(key, []).append(row[_COLUMN])
-    lengths = sorted({len(vector) for vectors in found.values() for vector in vectors})
-    if len(lengths) > 1:
-        raise ModelError(
-            f"{path}: its embeddings have {lengths[0]} and {lengths[-1]} values; give those of one network"
-        )
     entries = [(key if keys[0] == "wnid" else "", name) for key, name in names.items()]
     try:
+        lengths = sorted({len(vector) for vectors in found.values() for vector in vectors})
+        if len(lengths) > 1:
+            raise ModelError(
+                f"{path}: its embeddings have {lengths[0]} and {lengths[-1]} values; give those of one network"
+            )
         prompts = [np.array(vectors, np.float64) for vectors in found.values()]
     except (TypeError, ValueError) as error:
         raise ModelError(f"{path}: {_COLUMN} holds no lists of numbers ({error}); {_WAY_OUT}") from error
     metadata = table.schema.metadata or {}
-    return entries, prompts, metadata.get(b"logit_scale", b"").decode() or None
+    return entries, prompts, metadata.get(b"logit_scale", b"").decode(errors="replace") or None
 
 
 def _from_safetensors(path: Path, classes: ClassTable | None) -> Read:
