@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from convnext_imagenet.model.exchange.onnx_file import (
-    DATA_SUFFIX,
     LARGEST_BYTES,
+    data_file,
     import_onnx,
     import_tool,
     is_too_large,
@@ -118,7 +118,7 @@ def _quantised(model: Any, calibration: Iterable[np.ndarray], folder: Path, larg
     found = onnx.load(str(made))
     for path in (source, made):
         path.unlink()
-        path.with_name(path.name + DATA_SUFFIX).unlink(missing_ok=True)
+        data_file(path).unlink(missing_ok=True)
     return found
 
 
