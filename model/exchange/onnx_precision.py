@@ -8,6 +8,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,16 +52,17 @@ def lowered(
     if precision == "fp16":
         tool = import_tool("onnxruntime.transformers.float16")
         is_large = is_too_large(model, largest_bytes)  # shapes are inferred in one message, and are not needed here
-        return _input_first(tool.convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=is_large))
+        return _in_order(tool.convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=is_large))
     return _quantised(model, calibration, folder, largest_bytes)
 
 
-def _input_first(model: Any) -> Any:
-    """Move the nodes that read the input to the front: the tool appends its cast behind the nodes that need it."""
-    inputs = {given.name for given in model.graph.input}
-    nodes = sorted(model.graph.node, key=lambda node: inputs.isdisjoint(node.input))  # keeps the order of the others
+def _in_order(model: Any) -> Any:
+    """Put each node behind those whose outputs it reads: the tool appends its casts where ONNX does not allow them."""
+    nodes = list(model.graph.node)
+    made_by = {output: number for number, node in enumerate(nodes) for output in node.output}
+    needed = {number: [made_by[name] for name in node.input if name in made_by] for number, node in enumerate(nodes)}
     del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    model.graph.node.extend(nodes[number] for number in TopologicalSorter(needed).static_order())
     return model
 
 

@@ -129,6 +129,19 @@ def test_the_classifier_is_evaluated_and_names_its_network(tmp_path):
     assert (refused.exit_code, "a head that compares embeddings has no names" in refused.stderr) == (1, True)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_lower_precision_is_measured_as_of_any_classifier(tmp_path, precision):
+    pytest.importorskip("onnxruntime")
+    source, out = write_clip(tmp_path / "model.safetensors"), tmp_path / "ours.safetensors"
+    texts = write_parquet(tmp_path / "t.parquet", prompts_of())
+    assert run(source, "--zero-shot", texts, "--out", out, "--size", 32)[0] == 0
+    records = build_records(tmp_path / "records", [picture(seed) for seed in range(4)], [0, 1, 2, 3])
+    words = ["--out", tmp_path / "m.onnx", "--format", "onnx", "--precision", precision, "--records", records]
+    made = CliRunner().invoke(main, ["weights", "export", str(out), *map(str, words), "--max-changed", "4"])
+    assert made.exit_code == 0, made.output
+    assert f"{precision}: " in made.stdout
+
+
 @pytest.mark.parametrize(
     ("column", "command"), [("name", "convnext-serve eval {} --records"), ("wnid", "convnext-serve predict {} IMAGES")]
 )
