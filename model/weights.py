@@ -144,7 +144,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict]]:
 
 def _card(path: Path, header: Mapping[str, Any]) -> ModelCard:
     try:
-        return card_from_json(header["card"])
+        return card_from_json(header.get("card", ""))
     except ModelError as error:
         raise ModelError(f"{path}: {error}; {_OURS}") from error
 

@@ -11,10 +11,12 @@ import click
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
 from convnext_imagenet.launch.cli import device_target_option
+from convnext_imagenet.launch.cli_cluster import is_given
 from convnext_imagenet.serve import options
 from convnext_imagenet.serve.settings import ErrorLimit, TransformOptions
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
+    from convnext_imagenet.model.card import ModelCard
     from convnext_imagenet.model.exchange.onnx_precision import LowPrecision
     from convnext_imagenet.records.reader import Split
     from convnext_imagenet.serve.checkpoint import Checkpoint
@@ -89,10 +91,19 @@ def import_command(
         )
         imported = import_weights(file, out, choices)
         click.echo("\n".join(imported.lines))
-        has_head = imported.card.config.num_classes > 0
-        task = "eval {} --records RECORDS" if has_head else "predict {} IMAGES --out FEATURES --features"
-        click.echo(f"Next: convnext-serve {task.format(out)}", err=True)
+        click.echo(f"Next: {_next_command(imported.card, fresh_head).format(out)}", err=True)
         report(inspect_weights(out))
+
+
+def _next_command(card: "ModelCard", is_head_new: bool) -> str:
+    """Return the command to run on an imported network, with {} for its file."""
+    if is_head_new:
+        return "convnext-train run finetune --records RECORDS --out RUN --init-from {}"
+    if not card.classes:
+        return "convnext-serve predict {} IMAGES --out FEATURES --features"
+    if not any(wnid for wnid, _ in card.classes):  # labels cannot be compared
+        return "convnext-serve predict {} IMAGES --out PREDICTIONS"
+    return "convnext-serve eval {} --records RECORDS"
 
 
 @weights.command()
@@ -175,6 +186,9 @@ def export_command(
             "--records measures the loss of lower precision: pass --precision fp16, bf16 or int8, and --records, or "
             "neither"
         )
+    unused = "split", "max_changed", "calibration_split", "calibration_rows", "batch_size", "workers"
+    _refuse_unused("--records", *(unused if records is None else ()))
+    _refuse_unused("--precision int8", *(unused[2:4] if precision != "int8" else ()))
     if preprocessing and format_name != "onnx":
         raise click.UsageError(
             "--preprocessing works only with --format onnx (mindir always takes uint8 pixels); leave it out"
@@ -192,7 +206,7 @@ def export_command(
 
         from convnext_imagenet.serve.checkpoint import load_checkpoint
         from convnext_imagenet.serve.weights.export_formats import ExportOptions, stated_loss
-        from convnext_imagenet.serve.weights.exporting import export_weights
+        from convnext_imagenet.serve.weights.exporting import export_weights, exported_files
         from convnext_imagenet.serve.weights.precision_loss import Reduction, loss_in_words
 
         loaded = load_checkpoint(checkpoint)
@@ -208,15 +222,16 @@ def export_command(
                 )
             choices = ExportOptions(format_name, preprocessing, names or "facebook", features, reduction)
             is_new = export_weights(loaded, out, choices)
-        size_mib = out.stat().st_size / 2**20
-        click.echo(f"{out}: {size_mib:.1f} MiB, {'written and checked' if is_new else 'there already, unchanged'}")
+        sizes = [path.stat().st_size for path in exported_files(out, format_name)]
+        size = f"{sum(sizes) / 2**20:.1f} MiB{f' in {len(sizes)} files' if len(sizes) > 1 else ''}"
+        click.echo(f"{out}: {size}, {'written and checked' if is_new else 'there already, unchanged'}")
         loss = stated_loss(out) if reduction is not None else None
         if loss is not None:
             click.echo(f"{precision}: {loss_in_words(loss)}")
         click.echo(f"{loaded.path} exported.\nNext: read {out}.md to learn how to run it", err=True)
         report(
             {"checkpoint": loaded.path, "sha256": loaded.sha256, "out": out, "card": f"{out}.md", "format": format_name}
-            | {"bytes": out.stat().st_size, "is_new": is_new, "precision": precision}
+            | {"bytes": sum(sizes), "is_new": is_new, "precision": precision}
             | {"loss": None if loss is None else asdict(loss)}
         )
 
@@ -242,6 +257,8 @@ def average_command(
 
     The average costs no more to run than one of them. Its card lists all files, which were taken, and right answers.
     """
+    if records is None:
+        _refuse_unused("--records", "split", "batch_size", "workers")
     show_log_lines()
     with expected_errors():
         from convnext_imagenet.launch.devices import choose_target
@@ -272,6 +289,14 @@ def average_command(
             f"{out}: {chosen} average of {len(soup.members)} of {len(loaded)} checkpoints{own}, "
             f"{'written' if is_new else 'there already with the same bytes'}"
         )
+
+
+def _refuse_unused(needed: str, *names: str) -> None:
+    """Raise UsageError for an option of these that was given although it works only with `needed`."""
+    for name in names:
+        if is_given(name):
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} works only with {needed}; pass that, too, or leave {option} out")
 
 
 def _count_right(checkpoint: "Checkpoint", rows: "Split", batch_size: int, workers: int) -> int:

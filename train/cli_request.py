@@ -27,14 +27,14 @@ def check_request(records: Path, workers: int | None) -> None:
 
 
 def facts(records: Path | None, devices: int, target: str) -> "RunFacts":
-    """Return what a configuration must fit. Records that cannot be read are refused later; nothing is known of them."""
+    """Return what a configuration must fit. Records without train, or that cannot be read, are refused later."""
     from convnext_imagenet.base.errors import ArtefactError
     from convnext_imagenet.base.protocol import read_finished
     from convnext_imagenet.records.manifest import Manifest
     from convnext_imagenet.train.config.fit import RunFacts
 
     if records is not None:
-        with contextlib.suppress(ArtefactError):
+        with contextlib.suppress(ArtefactError, KeyError):
             manifest = Manifest.from_json(read_finished(records, "records"))
             return RunFacts(devices, manifest.splits["train"].rows, len(manifest.classes), target)
     return RunFacts(devices, target=target)

@@ -73,7 +73,7 @@ def read_classes(path: Path) -> ClassTable:
     Raises ModelError for a file that is not such a list, or lists a wnid twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(
             f"{path}: cannot be read as a list of classes ({error}); give a text file of lines 'wnid name'"

@@ -5,6 +5,7 @@ network which we would compute otherwise is refused. This file reads JSON and no
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,9 +137,14 @@ def read_stated(path: Path, scheme: Scheme) -> Stated:
     return replace(stated, is_projection=stated.is_projection or is_named_clip, settings=settings)
 
 
+def is_clip(name: str) -> bool:
+    """Return whether a name has CLIP as a word; that of a paperclip has not."""
+    return re.search(r"(?<![a-z])(open_?)?clip(?![a-z])", name.lower()) is not None
+
+
 def is_clip_projection(name: str) -> bool:
     """Return whether a name in timm's form is that of a CLIP tower whose head is the projection to the embedding."""
-    return "clip_" in name.lower() and "_ft_in" not in name.lower()
+    return is_clip(name) and "clip_" in name.lower() and "_ft_in" not in name.lower()
 
 
 def _check_model_type(settings: Mapping[str, Any], scheme: str) -> None:

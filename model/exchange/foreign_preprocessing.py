@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.exchange.foreign_network import is_clip
 from convnext_imagenet.model.transform import EvalTransform
 
 # The JSON and the count of classes -> fields of EvalTransform and a remark, or None for another model's JSON.
@@ -50,7 +51,7 @@ def find_transform(path: Path, scheme: str, classes: int | None) -> tuple[EvalTr
                 return described
             other = f"; {name} beside it is another model's"
     transform, why = _from_name(path.name)
-    if scheme == "openclip" or "clip" in path.stem.lower():
+    if scheme == "openclip" or is_clip(path.stem):
         transform = EvalTransform(transform.size_px, 1.0, transform.mode, mean=CLIP_MEAN, std=CLIP_STD)
         why += ", with CLIP's mean and deviation"
     return transform, why + other

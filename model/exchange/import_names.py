@@ -113,10 +113,12 @@ def _no_classifier(ours: Arrays, outputs: int | None, stated: Stated) -> str | N
     """Return why the file has no classifier, as a remark; None if it has one."""
     if outputs is None:
         return "the file has no classifier: a network of features"
+    bias = ours.get(_HEAD[1])
+    if bias is not None and bias.any():  # no projection has one, so CLIP was fine-tuned to a classifier
+        return None
     if stated.is_projection:
         return f"its head of {outputs} outputs is the projection of CLIP, no classifier: left out"
-    bias = ours.get(_HEAD[1])
-    if bias is not None and outputs in _CLIP_WIDTHS and not bias.any():
+    if bias is not None and outputs in _CLIP_WIDTHS:
         return f"its head of {outputs} outputs has a bias of zeros, as CLIP's projection has, no classifier: left out"
     return None
 

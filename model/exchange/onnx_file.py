@@ -14,7 +14,6 @@ from convnext_imagenet.base.host import install_command
 from convnext_imagenet.model.errors import ModelError
 
 LARGEST_BYTES = 2**31 - 1  # of one protobuf message
-DATA_SUFFIX = ".data"
 _ROOM_BYTES = 4 << 20  # more than the nodes of any variant take beside the constants
 _OUTSIDE_BYTES = 1024  # smaller constants, such as scalars, stay in the graph
 _ERRORS_ONLY = 3  # onnxruntime's log level
@@ -24,19 +23,28 @@ Run = Callable[[np.ndarray], list[np.ndarray]]
 
 def import_onnx() -> ModuleType:
     """Return the package onnx with its helpers. Raises ModelError, which names the extra, if it is missing."""
-    _import("onnx.helper")
-    _import("onnx.numpy_helper")
-    return _import("onnx")
+    import_tool("onnx.helper")
+    import_tool("onnx.numpy_helper")
+    return import_tool("onnx")
 
 
 def import_onnxruntime() -> ModuleType:
     """Return the package onnxruntime. Raises ModelError, which names the extra, if it is missing."""
-    return _import("onnxruntime")
+    return import_tool("onnxruntime")
 
 
 def import_tool(name: str) -> ModuleType:
-    """Return a module of onnxruntime's tools. Raises ModelError, which names the extra, if it is missing."""
-    return _import(name)
+    """Return a module of these packages. Raises ModelError, which names the extra, if it is missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.split(".")[0]
+        raise ModelError(f"{package} cannot be imported ({error}); run `{install_command('onnx')}`") from error
+
+
+def data_file(path: Path) -> Path:
+    """Return the file of constants that a large model at `path` has beside it."""
+    return path.with_name(f"{path.name}.data")
 
 
 def is_too_large(model: Any, largest_bytes: int = LARGEST_BYTES) -> bool:
@@ -55,7 +63,7 @@ def write_onnx(model: Any, path: Path, largest_bytes: int = LARGEST_BYTES) -> li
         path.write_bytes(model.SerializeToString(deterministic=True))
         files = [path]
     else:
-        data = path.with_name(path.name + DATA_SUFFIX)
+        data = data_file(path)
         onnx.save_model(model, str(path), save_as_external_data=True, location=data.name, size_threshold=_OUTSIDE_BYTES)
         files = [data, path]
     onnx.checker.check_model(str(path), full_check=True)
@@ -109,11 +117,3 @@ def _session(source: str | bytes, threads: int | None) -> Run:
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     (model_input,) = session.get_inputs()
     return lambda array: session.run(None, {model_input.name: np.ascontiguousarray(array)})
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.split(".")[0]
-        raise ModelError(f"{package} cannot be imported ({error}); run `{install_command('onnx')}`") from error

@@ -8,14 +8,15 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from convnext_imagenet.model.exchange.onnx_file import (
-    DATA_SUFFIX,
     LARGEST_BYTES,
+    data_file,
     import_onnx,
     import_tool,
     is_too_large,
@@ -51,8 +52,18 @@ def lowered(
     if precision == "fp16":
         tool = import_tool("onnxruntime.transformers.float16")
         is_large = is_too_large(model, largest_bytes)  # shapes are inferred in one message, and are not needed here
-        return tool.convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=is_large)
+        return _in_order(tool.convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=is_large))
     return _quantised(model, calibration, folder, largest_bytes)
+
+
+def _in_order(model: Any) -> Any:
+    """Put each node behind those whose outputs it reads: the tool appends its casts where ONNX does not allow them."""
+    nodes = list(model.graph.node)
+    made_by = {output: number for number, node in enumerate(nodes) for output in node.output}
+    needed = {number: [made_by[name] for name in node.input if name in made_by] for number, node in enumerate(nodes)}
+    del model.graph.node[:]
+    model.graph.node.extend(nodes[number] for number in TopologicalSorter(needed).static_order())
+    return model
 
 
 def _with_bfloat16_weights(model: Any) -> Any:
@@ -109,7 +120,7 @@ def _quantised(model: Any, calibration: Iterable[np.ndarray], folder: Path, larg
     found = onnx.load(str(made))
     for path in (source, made):
         path.unlink()
-        path.with_name(path.name + DATA_SUFFIX).unlink(missing_ok=True)
+        data_file(path).unlink(missing_ok=True)
     return found
 
 

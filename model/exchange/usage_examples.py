@@ -63,6 +63,11 @@ def timm_example(file: str, config: ConvNeXtConfig, transform: EvalTransform, na
         if config.has_usual_functions
         else f"\n    norm_eps={config.norm_epsilon:g}, act_layer={config.activation!r},"
     )
+    last = (
+        ""
+        if config.head_norm_epsilon == config.norm_epsilon
+        else f"\nnetwork.head.norm.eps = {config.head_norm_epsilon:g}"
+    )
     ending = _ranking("index") if config.num_classes else "print(logits)  # its features"
     if names != "timm":
         weights = f"checkpoint_filter_fn({weights}, network)"
@@ -77,7 +82,7 @@ from timm.models.convnext import ConvNeXt, checkpoint_filter_fn
 network = ConvNeXt(
     num_classes={config.num_classes}, depths={config.depths}, dims={config.dims},
     use_grn={config.grn}, ls_init_value={scale}, conv_mlp={is_conv},{functions}
-).eval()
+).eval(){last}
 network.load_state_dict({weights})
 with torch.inference_mode():
     logits = network(torch.from_numpy(values)).numpy()[0]

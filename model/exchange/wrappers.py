@@ -21,8 +21,9 @@ Tensors = Mapping[str, np.ndarray]
 def unwrap(tensors: Tensors, what: str, use: str | None = None) -> tuple[Tensors, str]:
     """Return the tensors of the network without the names that wrap it, and these ("model._orig_mod.", or "").
 
-    Of two copies, `use` chooses the average ("ema", also without a choice) or the weights as trained ("raw"). Counters
-    beside the network are left out. Raises ModelError, starting with `what`, for several networks of another kind.
+    Of two copies (`named_sets`), `use` chooses the average ("ema", also without a choice) or the weights as trained
+    ("raw"). Counters beside the network are left out. Raises ModelError, starting with `what`, for several networks of
+    another kind.
     """
     found = sorted(_wrappers(tensors))
     if not found or found == [""]:
@@ -41,6 +42,11 @@ def unwrap(tensors: Tensors, what: str, use: str | None = None) -> tuple[Tensors
     return {
         name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)
     } | rest, prefix
+
+
+def named_sets(names: Iterable[str]) -> frozenset[str]:
+    """Return which weights of a network the names tell of: "raw" (as trained), "ema" (an average), both or none."""
+    return frozenset("ema" if re.search(_AVERAGE, prefix) else "raw" for prefix in _wrappers(names))
 
 
 def _wrappers(names: Iterable[str]) -> set[str]:

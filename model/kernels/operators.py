@@ -129,7 +129,7 @@ def _norm_patch(x: Shape, norm: Shape, norm_bias: Shape, weight: Shape, *_: Shap
     return _patch(x, weight)
 
 
-def _patch_gradient(slope: Shape, x: Shape, weight: Shape) -> tuple[Shape, ...]:
+def _weight_gradient(slope: Shape, x: Shape, weight: Shape) -> tuple[Shape, ...]:
     return x, weight, [weight[0]]
 
 
@@ -143,7 +143,7 @@ class PatchKernel(nn.Cell):
     def __init__(self, library: Path, low: bool = False) -> None:
         super().__init__()
         self.forward = operator(library, _named("convnext_patch", low), 1, _patch)
-        self.gradient = operator(library, _named("convnext_patch_gradient", low), 3, _patch_gradient)
+        self.gradient = operator(library, _named("convnext_patch_gradient", low), 3, _weight_gradient)
 
     def construct(self, x_NHWC: Tensor, weight: Tensor, bias_D: Tensor) -> Tensor:
         return self.forward(x_NHWC, weight, bias_D)
@@ -176,10 +176,6 @@ class NormPatchKernel(nn.Cell):
     ) -> tuple[Tensor, ...]:
         g = self.gradient(slope, x_NHWC, norm_C, norm_bias_C, weight)
         return g[0], g[1], g[2], g[3], g[4]
-
-
-def _weight_gradient(slope: Shape, x: Shape, weight: Shape) -> tuple[Shape, ...]:
-    return x, weight, [weight[0]]
 
 
 class LayerNormKernel(nn.Cell):

@@ -13,10 +13,11 @@ from safetensors.numpy import load_file
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.exchange import onnx_graph
 from convnext_imagenet.model.exchange.export_names import renamed_payload
-from convnext_imagenet.model.exchange.mindir import open_mindir, write_mindir
+from convnext_imagenet.model.exchange.mindir import open_mindir, variables_folder, write_mindir
 from convnext_imagenet.model.exchange.naming import import_arrays, scheme_named
 from convnext_imagenet.model.exchange.onnx_file import (
     add_metadata,
+    data_file,
     import_onnx,
     import_onnxruntime,
     open_onnx,
@@ -64,7 +65,8 @@ class Format:
 
     `write` makes the file at a path, checks its answers and returns all files that belong to it, the model last.
     `interface` returns rows (what, meaning) of the model card for the model's file, `example` Python that runs a file
-    of this name. `check` raises ModelError when the export cannot be made at all, such as without a package.
+    of this name. `check` raises ModelError when the export cannot be made at all, such as without a package. `beside`
+    returns the file or folder of weights that one model's file cannot hold, None in a format without a limit.
     """
 
     title: str
@@ -72,6 +74,7 @@ class Format:
     interface: Callable[[Checkpoint, ExportOptions, Path], list[tuple[str, str]]]
     example: Callable[[Checkpoint, ExportOptions, str], str]
     check: Callable[[], None] = lambda: None
+    beside: Callable[[Path], Path | None] = lambda out: None
 
 
 def _write_onnx(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> list[Path]:
@@ -228,12 +231,14 @@ FORMATS: dict[str, Format] = {
             name, checkpoint.card.transform, options.preprocessing, checkpoint.has_classifier
         ),
         _check_onnx,
+        data_file,
     ),
     "mindir": Format(
         "MindIR",
         _write_mindir,
         _mindir_interface,
         lambda checkpoint, options, name: mindir_example(name, checkpoint.card.transform, checkpoint.has_classifier),
+        beside=variables_folder,
     ),
     "safetensors": Format(
         "safetensors",

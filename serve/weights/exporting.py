@@ -8,9 +8,7 @@ from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import make_readable, read_json, sha256_file, sync_file, sync_folder
-from convnext_imagenet.model.exchange.mindir import variables_folder
 from convnext_imagenet.model.exchange.model_card_md import ExportFacts, card_markdown
-from convnext_imagenet.model.exchange.onnx_file import DATA_SUFFIX
 from convnext_imagenet.model.exchange.onnx_precision import STORED
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
@@ -33,11 +31,13 @@ def export_weights(checkpoint: Checkpoint, out: Path, options: ExportOptions) ->
     FORMATS[options.format].check()
     card = out.with_name(f"{out.name}.md")
     if out.exists():
-        if card.is_file() and card.read_text("utf-8", "replace") == _card(checkpoint, options, _files_of(out)):
+        if card.is_file() and card.read_text("utf-8", "replace") == _card(
+            checkpoint, options, exported_files(out, options.format)
+        ):
             return False
         raise ServeError(f"{out}: exists and is another export; delete it, or choose another --out")
-    for beside in (card, out.with_name(out.name + DATA_SUFFIX), variables_folder(out)):
-        if beside.exists():
+    for beside in (card, FORMATS[options.format].beside(out)):
+        if beside is not None and beside.exists():
             raise ServeError(f"{beside}: exists, but {out.name} needs this name; delete it, or choose another --out")
     with _staging(out) as folder:
         files = FORMATS[options.format].write(checkpoint, folder / out.name, options)
@@ -45,6 +45,14 @@ def export_weights(checkpoint: Checkpoint, out: Path, options: ExportOptions) ->
         (folder / card.name).write_text(text, "utf-8")
         _publish(folder, [folder / card.name, *files], out.parent)
     return True
+
+
+def exported_files(out: Path, format_name: str) -> list[Path]:
+    """Return the files of an export of a format of FORMATS, the model last; without its card."""
+    beside = FORMATS[format_name].beside(out)
+    if beside is None or not beside.exists():
+        return [out]
+    return [*(sorted(beside.iterdir()) if beside.is_dir() else [beside]), out]
 
 
 def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -76,12 +84,6 @@ def _card(checkpoint: Checkpoint, options: ExportOptions, files: Sequence[Path])
         stored="float32" if options.reduction is None else STORED[options.reduction.precision],
     )
     return card_markdown(checkpoint.card, facts)
-
-
-def _files_of(out: Path) -> list[Path]:
-    data, variables = out.with_name(out.name + DATA_SUFFIX), variables_folder(out)
-    beside = [data] if data.exists() else sorted(variables.iterdir()) if variables.is_dir() else []
-    return [*beside, out]
 
 
 def _check_output_path(out: Path, options: ExportOptions) -> None:

@@ -24,9 +24,9 @@ from convnext_imagenet.model.exchange.foreign_preprocessing import describe_tran
 from convnext_imagenet.model.exchange.image_projection import Tensors, clip_projection
 from convnext_imagenet.model.exchange.import_names import Translation, recognise_scheme, translate
 from convnext_imagenet.model.exchange.licences import find_licence
-from convnext_imagenet.model.exchange.source_file import read_source
+from convnext_imagenet.model.exchange.source_file import SourceFile, read_source
 from convnext_imagenet.model.exchange.text_embeddings import read_text_embeddings
-from convnext_imagenet.model.exchange.wrappers import unwrap
+from convnext_imagenet.model.exchange.wrappers import named_sets, unwrap
 from convnext_imagenet.model.transform import changed
 from convnext_imagenet.model.weight_check import describe
 from convnext_imagenet.model.weights import weights_payload
@@ -71,9 +71,9 @@ def import_weights(source: Path, out: Path, options: ImportOptions) -> Imported:
     existing `out` and for a source, classes or a transform that cannot be used.
     """
     listed = _listed_classes(options)
-    file = read_source(source)
+    file = _with_named_sets(read_source(source))
     tensors, used_weights = file.choose(options.use)
-    tensors, wrapper = unwrap(tensors, str(source), options.use)
+    tensors, wrapper = unwrap(tensors, str(source), used_weights)
     scheme = recognise_scheme(tensors, str(source), options.scheme)
     stated = read_stated(source, scheme)
     made = translate(tensors, scheme, str(source), _new_head(listed, options), stated)
@@ -94,7 +94,7 @@ def import_weights(source: Path, out: Path, options: ImportOptions) -> Imported:
     origin |= {"head": "new" if made.is_head_new else head, "transform": reason} | zero_shot
     licence = find_licence(source, scheme.name, stated.settings or {}, grn=made.config.grn)
     origin |= {"licence": licence.name, "licence_from": licence.origin, "licence_words": licence.words}
-    if made.config.has_usual_functions is False:
+    if not made.config.has_usual_functions:
         origin["functions"] = functions_in_words(made.config)
     card = ModelCard(made.config, classes, transform, {"imported": origin})
     is_new = publish_new(out, weights_payload(out, made.arrays, card))
@@ -111,6 +111,14 @@ def import_weights(source: Path, out: Path, options: ImportOptions) -> Imported:
         f"{out}: " + ("written" if is_new else "there already with the same bytes"),
     ]
     return Imported(card, tuple(lines))
+
+
+def _with_named_sets(file: SourceFile) -> SourceFile:
+    """Return the file with its moving average, if the names of its tensors tell of one."""
+    sets = named_sets(file.raw or ())
+    if file.ema is not None or "ema" not in sets:
+        return file
+    return replace(file, raw=file.raw if "raw" in sets else None, ema=file.raw)
 
 
 def _remarks(made: Translation, used_weights: str, holds_both: bool) -> list[str]:

@@ -18,21 +18,33 @@ _WAY_OUT = "give a weights file that `convnext-train` or `convnext-serve weights
 def inspect_weights(path: Path) -> dict[str, Any]:
     """Return what the header of a weights file says: parameters, and the model card's network, classes, transform.
 
-    The values are not checked; `convnext-serve eval` does that. Raises ServeError for another kind of file.
+    The values are not checked; `convnext-serve eval` does that. Raises ServeError for another kind of file, and for one
+    that is truncated or whose header is damaged.
     """
     header = _header(path)
-    ours = header.pop("__metadata__", {}).get(_METADATA)
-    if ours is None:
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or _METADATA not in metadata:
         raise ServeError(f"{path}: a safetensors file without our model card; `convnext-serve weights import` reads it")
-    stated = json.loads(ours)
+    try:
+        return _inspected(path, header, json.loads(metadata[_METADATA]))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ServeError(f"{path}: its header is damaged ({type(error).__name__}: {error}); {_WAY_OUT}") from error
+
+
+def _inspected(path: Path, tensors: dict[str, Any], stated: dict[str, Any]) -> dict[str, Any]:
     card = json.loads(stated["card"])
+    for name, kind in (("config", dict), ("transform", dict), ("classes", list), ("provenance", dict)):
+        if not isinstance(card[name], kind):
+            raise TypeError(f"{name} is {type(card[name]).__name__}")
+    if any(len(entry) != 2 for entry in card["classes"]):
+        raise ValueError("a class is no pair of wnid and name")
     return {
         "path": str(path),
         "bytes": path.stat().st_size,
         "format_version": stated["version"],
         "values_sha256": stated["sha256"],
-        "tensors": len(header),
-        "parameters": sum(math.prod(tensor["shape"]) for tensor in header.values()),
+        "tensors": len(tensors),
+        "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors.values()),
         **card,
     }
 
@@ -53,7 +65,7 @@ def inspection_lines(found: dict[str, Any]) -> list[str]:
 
 
 def _header(path: Path) -> dict[str, Any]:
-    """Return the JSON header of a safetensors file. Raises ServeError for anything else."""
+    """Return the JSON header of a whole safetensors file. Raises ServeError for anything else."""
     if not path.is_file():
         raise ServeError(f"{path}: no such file; {_WAY_OUT}")
     with path.open("rb") as file:
@@ -62,8 +74,10 @@ def _header(path: Path) -> dict[str, Any]:
         text = file.read(length) if 0 < length <= _LONGEST_HEADER else b""
     try:
         header = json.loads(text)
-    except ValueError:
-        header = None
-    if not isinstance(header, dict) or len(text) != length:
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        is_whole = path.stat().st_size == _LENGTH.size + length + max(ends, default=0)
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        is_whole = False
+    if not is_whole:
         raise ServeError(f"{path}: truncated, or not a safetensors file; {_WAY_OUT}")
     return header

@@ -156,6 +156,11 @@ def test_damaged_metadata_is_refused(saved, arrays, header):
     assert "its metadata is damaged" in refusal(saved)
 
 
+def test_metadata_without_a_card_are_refused(saved, arrays):
+    saved.write_bytes(safetensors.numpy.save(arrays, metadata={FORMAT: '{"version": 1}'}))
+    assert "the model card cannot be read" in refusal(saved)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

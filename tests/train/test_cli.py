@@ -4,14 +4,20 @@ import re
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from convnext_imagenet.base.files import read_json, sha256_file, write_json
 from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.schema import Row
 from convnext_imagenet.train.cli import main
 from convnext_imagenet.train.config.schedule import BatchParts
 from convnext_imagenet.train.errors import TrainError
+
+from ..records_of import finished_records
 
 
 def _run(*words: object) -> Result:
@@ -93,6 +99,16 @@ def test_what_is_lost_without_deterministic_sums_is_said_and_passed_on(
     assert first.startswith("--nondeterministic: a resumed run will not be bit-identical, and a checkpoint may find")
     assert "nondeterministic" not in _run(*words).stderr
     assert told[1:] == [("Ascend", 0, True)]
+
+
+def test_records_without_train_are_refused_in_one_line(tmp_path: Path) -> None:
+    image = cv2.imencode(".jpg", np.zeros((30, 40, 3), np.uint8))[1].tobytes()
+    row = Row(image, 0, sample_id=0, key="val_0", height=30, width=40)
+    classes = [ClassEntry(index, f"n{index:08d}", f"name {index}") for index in range(2)]
+    records = finished_records(tmp_path / "records", {"val": [row]}, classes, {"rows": 1})
+    result = _run("demo", "--records", records, "--out", tmp_path / "run", "--device-target", "CPU")
+    assert (result.exit_code, (tmp_path / "run").exists()) == (1, False), result.output
+    assert result.stderr.splitlines()[-1] == f"Error: {records}: no rows in split 'train'; splits with rows: val"
 
 
 def test_missing_options_are_a_usage_error() -> None:

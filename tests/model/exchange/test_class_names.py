@@ -20,6 +20,8 @@ def test_the_packaged_list_is_imagenets():
 def test_a_list_may_have_comments_and_lack_names(tmp_path):
     (tmp_path / "list").write_text("# ours\nn00000002 two words, naïve\n\nn00000001\n")
     assert read_classes(tmp_path / "list") == (("n00000002", "two words, naïve"), ("n00000001", "n00000001"))
+    (tmp_path / "list").write_text("n00000002 two words, naïve\nn00000001\n", encoding="utf-8-sig")
+    assert read_classes(tmp_path / "list") == (("n00000002", "two words, naïve"), ("n00000001", "n00000001"))
 
 
 @pytest.mark.parametrize(

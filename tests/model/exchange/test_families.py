@@ -16,7 +16,7 @@ import pytest
 
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.exchange import import_names
-from convnext_imagenet.model.exchange.foreign_network import read_stated
+from convnext_imagenet.model.exchange.foreign_network import is_clip_projection, read_stated
 from convnext_imagenet.model.exchange.foreign_preprocessing import CLIP_MEAN, find_transform
 from convnext_imagenet.model.exchange.import_names import Translation, recognise_scheme, translate
 from convnext_imagenet.model.exchange.licences import find_licence
@@ -35,6 +35,8 @@ def read(name: str, folder: Path) -> tuple[Translation, Path, dict]:
     if entry["config"]:
         (folder / "config.json").write_text(json.dumps(entry["config"]))
     tensors = {tensor: np.broadcast_to(ONE, shape) for tensor, shape in entry["shapes"].items()}
+    if is_clip_projection(path.stem) and "head.fc.bias" in tensors:
+        tensors["head.fc.bias"] = np.zeros(entry["shapes"]["head.fc.bias"], np.float32)  # as timm makes it
     scheme = recognise_scheme(tensors, "file")
     stated = read_stated(path, scheme)
     return translate(tensors, scheme, "file", stated=stated), path, dict(stated.settings or {})

@@ -4,6 +4,7 @@ Each row changes one value. A row without a reason must give the stated function
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from convnext_imagenet.model.exchange.foreign_network import read_stated
 from convnext_imagenet.model.exchange.foreign_preprocessing import find_transform
 from convnext_imagenet.model.exchange.import_names import recognise_scheme, translate
 from convnext_imagenet.model.exchange.naming import SCHEMES, export_arrays, scheme_named
-from convnext_imagenet.model.exchange.wrappers import unwrap
+from convnext_imagenet.model.exchange.wrappers import named_sets, unwrap
 from convnext_imagenet.model.weights import assign_parameters
 
 CONFIG = ConvNeXtConfig("small", (1, 2, 1, 1), (8, 16, 24, 32), num_classes=5)
@@ -74,7 +75,7 @@ ALTERED_TIMM = [
     ({"pretrained_cfg": PRETRAINED | {"interpolation": "lanczos"}}, "interpolation"),
     ({"pretrained_cfg": PRETRAINED | {"crop_mode": "border"}}, "border"),
     ({"pretrained_cfg": PRETRAINED | {"input_size": [1, 224, 224]}}, "1 channels"),
-    ({"pretrained_cfg": PRETRAINED | {"tag": "clip_laion2b"}}, ("num_classes", 0)),
+    ({"pretrained_cfg": PRETRAINED | {"tag": "clip_laion2b"}}, ("num_classes", 5)),  # its bias: fine-tuned
 ]
 ALTERED_HF = [
     ({"hidden_act": "gelu_new"}, {}, ("activation", "gelu_tanh")),
@@ -117,6 +118,23 @@ def test_an_altered_configuration_of_timm_is_never_taken_for_the_usual_one(impor
 @pytest.mark.parametrize(("change", "pixels", "expected"), ALTERED_HF)
 def test_nor_one_of_transformers(imported, change, pixels, expected):
     check(imported, expected, "transformers", HF | change, PROCESSOR | pixels)
+
+
+@pytest.mark.parametrize(
+    ("name", "has_bias", "outputs"),
+    [
+        ("convnext_base.clip_laion2b", False, 0),
+        ("openclip_b", False, 0),
+        ("convnext_base.clip_laion2b", True, 5),
+        ("paperclip_detector", False, 5),
+    ],
+)
+def test_a_head_is_clips_projection_only_by_its_name_and_without_a_bias(make_arrays, name, has_bias, outputs):
+    arrays = make_arrays(CONFIG)
+    arrays["head.bias"] = np.full(5, float(has_bias), np.float32)
+    tensors = export_arrays(arrays, CONFIG, scheme_named("timm"))
+    stated = read_stated(Path(f"{name}.safetensors"), scheme_named("timm"))
+    assert translate(tensors, scheme_named("timm"), "file", stated=stated).config.num_classes == outputs
 
 
 def test_the_unaltered_ones_are_the_papers_network(imported):
@@ -181,6 +199,7 @@ def test_of_two_copies_the_average_is_taken_and_of_two_networks_none():
     both = {f"model.{n}": a for n, a in arrays.items()} | {f"ema_model.module.{n}": a + 1 for n, a in arrays.items()}
     assert unwrap(both, "file")[1] == "ema_model.module."
     assert unwrap(both, "file", "raw")[1] == "model."
+    assert [sorted(named_sets(names)) for names in (both, arrays, {"a": 0})] == [["ema", "raw"], ["raw"], []]
     two = {f"student.{n}": a for n, a in arrays.items()} | {f"teacher.{n}": a for n, a in arrays.items()}
     with pytest.raises(ModelError, match=r"holds several networks, with names that begin with 'student.', 'teacher.'"):
         unwrap(two, "file")

@@ -30,6 +30,7 @@ TIMM = {"input_size": [3, 224, 224], "crop_pct": 0.875, "interpolation": "bicubi
         ("convnext_tiny0-300_533.ckpt", USUAL),
         ("convnext_tiny-ae5ff8d7.ckpt", USUAL),
         ("model.safetensors", USUAL),
+        ("paperclips_clipart.safetensors", USUAL),
     ],
 )
 def test_a_size_in_the_name_decides(tmp_path, name, expected):

@@ -1,6 +1,7 @@
 """The Python in a card can be read by Python; tests/serve/weights/test_exporting.py runs it."""
 
 import ast
+import dataclasses
 
 import pytest
 
@@ -18,4 +19,13 @@ def test_examples_are_python(config, transform):
         timm_example("m.safetensors", config, transform, "facebook"),
     ):
         ast.parse(text)
+        assert "head.norm.eps" not in text
         assert max(map(len, text.splitlines())) <= 120
+
+
+def test_another_epsilon_of_the_last_norm_is_set_in_timms_network(config):
+    other = dataclasses.replace(config, head_norm_epsilon=1e-12)
+    text = timm_example("m.safetensors", other, EvalTransform(), "timm")
+    ast.parse(text)
+    assert "norm_eps=1e-06" in text
+    assert "\nnetwork.head.norm.eps = 1e-12\n" in text

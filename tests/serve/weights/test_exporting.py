@@ -157,6 +157,15 @@ def test_a_large_mindir_is_published_as_a_graph_and_a_folder(checkpoint, tmp_pat
         export_weights(checkpoint, out, options)
 
 
+def test_the_folder_of_another_format_is_no_obstacle(checkpoint, tmp_path):
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "m_variables").mkdir()
+    (tmp_path / "m_variables" / "data_0").write_bytes(b"of m.mindir")
+    out = tmp_path / "m.onnx"
+    assert [export_weights(checkpoint, out, ExportOptions("onnx")) for _ in range(2)] == [True, False]
+    assert "m_variables" not in (tmp_path / "m.onnx.md").read_text()
+
+
 @pytest.mark.parametrize("preprocessing", [True, False])
 def test_onnx_files_say_what_they_are_and_a_second_file_belongs_to_them(
     checkpoint, tmp_path, monkeypatch, preprocessing

@@ -61,7 +61,7 @@ def refusal(tmp_path, *args) -> str:
 def test_the_command_says_what_it_made_and_why(tmp_path, source):
     out = tmp_path / "ours.safetensors"
     code, said, error = run(source, "--out", out)
-    assert (code, error) == (0, f"Next: convnext-serve eval {out} --records RECORDS\n")
+    assert (code, error) == (0, f"Next: convnext-serve predict {out} IMAGES --out PREDICTIONS\n")
     assert said.splitlines() == [
         f"{source}: ConvNeXt V1 (depths (1, 1, 1, 1), dims (8, 16, 24, 32)) with 7 classes, timm's names, "
         "56 parameters",
@@ -207,6 +207,27 @@ def test_the_average_is_taken_and_said(tmp_path):
     assert any("nn.GELU" in line for line in imported.lines)
     import_weights(tmp_path / "w.ckpt", tmp_path / "raw", ImportOptions(use="raw"))
     assert load_weights(tmp_path / "raw")[0]["head.bias"].tolist() == [0.0] * 7
+
+
+def test_an_average_that_only_names_tell_of_is_taken_and_said(tmp_path, listed):
+    arrays = init_parameters(CONFIG, 5)
+    average = {f"ema_model.module.{name}": array + np.float32(1) for name, array in arrays.items()}
+    both = average | {f"model.{name}": array for name, array in arrays.items()}
+    (tmp_path / "both").write_bytes(safetensors.numpy.save(both))
+    (tmp_path / "one").write_bytes(safetensors.numpy.save(average))
+    for use, kept, bias in ((None, "ema", 1.0), ("ema", "ema", 1.0), ("raw", "raw", 0.0)):
+        out = tmp_path / f"{use}.safetensors"
+        imported = import_weights(tmp_path / "both", out, ImportOptions(use=use, classes=listed))
+        assert imported.card.provenance["imported"]["weights"] == kept
+        assert load_weights(out)[0]["head.bias"].tolist() == [bias] * 7
+        assert any("the file holds two sets of weights" in line for line in imported.lines)
+    assert (
+        import_weights(tmp_path / "one", tmp_path / "o", ImportOptions()).card.provenance["imported"]["weights"]
+        == "ema"
+    )
+    assert "holds only a moving average of the weights; pass --use ema" in refusal(
+        tmp_path, tmp_path / "one", "--use", "raw"
+    )
 
 
 @pytest.mark.parametrize(

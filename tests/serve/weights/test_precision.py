@@ -85,10 +85,10 @@ def test_a_lower_precision_is_near_the_network_and_states_what_it_loses(
             export_weights(checkpoint, out, ExportOptions("onnx", preprocessing=True, reduction=other))
 
 
-@pytest.mark.slow
-def test_values_of_normalised_pixels_are_calibrated_and_measured_too(checkpoint, records, tmp_path):
-    reduction = Reduction("int8", records, max_changed=ErrorLimit(ROWS), calibration_split="val")
-    assert export_weights(checkpoint, tmp_path / "m.onnx", ExportOptions("onnx", reduction=reduction))
+@pytest.mark.parametrize("precision", ["fp16", "bf16", pytest.param("int8", marks=pytest.mark.slow)])
+def test_values_of_normalised_pixels_are_measured_too(checkpoint, records, tmp_path, precision):
+    reduction = Reduction(precision, records, max_changed=ErrorLimit(ROWS), calibration_split="val")
+    assert export_weights(checkpoint, tmp_path / "m.onnx", ExportOptions("onnx", features=True, reduction=reduction))
     assert stated_loss(tmp_path / "m.onnx").largest_difference < 0.2
 
 

@@ -129,6 +129,29 @@ def test_the_classifier_is_evaluated_and_names_its_network(tmp_path):
     assert (refused.exit_code, "a head that compares embeddings has no names" in refused.stderr) == (1, True)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_lower_precision_is_measured_as_of_any_classifier(tmp_path, precision):
+    pytest.importorskip("onnxruntime")
+    source, out = write_clip(tmp_path / "model.safetensors"), tmp_path / "ours.safetensors"
+    texts = write_parquet(tmp_path / "t.parquet", prompts_of())
+    assert run(source, "--zero-shot", texts, "--out", out, "--size", 32)[0] == 0
+    records = build_records(tmp_path / "records", [picture(seed) for seed in range(4)], [0, 1, 2, 3])
+    words = ["--out", tmp_path / "m.onnx", "--format", "onnx", "--precision", precision, "--records", records]
+    made = CliRunner().invoke(main, ["weights", "export", str(out), *map(str, words), "--max-changed", "4"])
+    assert made.exit_code == 0, made.output
+    assert f"{precision}: " in made.stdout
+
+
+@pytest.mark.parametrize(
+    ("column", "command"), [("name", "convnext-serve eval {} --records"), ("wnid", "convnext-serve predict {} IMAGES")]
+)
+def test_the_next_command_is_one_that_the_classes_allow(tmp_path, column, command):
+    source, out = write_clip(tmp_path / "model.safetensors"), tmp_path / "ours.safetensors"
+    texts = write_parquet(tmp_path / "t.parquet", prompts_of(), **{column: None})
+    code, _, error = run(source, "--zero-shot", texts, "--out", out)
+    assert (code, f"Next: {command.format(out)}" in error) == (0, True), error
+
+
 def test_timms_projection_needs_a_stated_scale(tmp_path):
     source = write_clip(tmp_path / "convnext_base.clip_laion2b.safetensors", names="timm")
     texts, out = write_parquet(tmp_path / "t.parquet", prompts_of()), tmp_path / "ours.safetensors"
@@ -192,6 +215,7 @@ ROWS = CLASSES * 3
         (lambda path: write_parquet(path, prompts_of(), embedding=[None] + [[1.0] * 12] * (ROWS - 1)),
          "row 0 has no embedding"),
         (lambda path: write_parquet(path, prompts_of(), embedding=["text"] * ROWS), "holds no lists of numbers"),
+        (lambda path: write_parquet(path, prompts_of(), embedding=[1.0] * ROWS), "holds no lists of numbers"),
         (lambda path: write_parquet(path, prompts_of(), embedding=None), "has columns wnid, name; give a Parquet"),
         (lambda path: write_parquet(path, prompts_of(), wnid=["cat"] * ROWS, name=None), "cat: no wnid such as"),
         (lambda path: write_parquet(path, prompts_of(), name=[f"name {n}" for n in range(ROWS)]),
