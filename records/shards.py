@@ -51,7 +51,8 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
 def read_back(path: Path) -> Iterator[Row]:
     """Yield every row of one shard, in the order in which it was written, as MindSpore reads it.
 
-    Raises FailedError when MindSpore refuses to read it; of a shard that is cut off it may yield the first rows only.
+    Raises FailedError when MindSpore refuses to read it; of a shard that is cut off it may yield the first rows
+    only, or end this process by a segmentation fault.
     """
     try:
         yield from _read_alone(path) if is_mindrecord_alone() else _read_by_dataset(path)

