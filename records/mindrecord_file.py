@@ -6,8 +6,11 @@ bytes; a raw page has the other fields of some rows, each row as a map in Messag
 spans two pages. The SQLite file beside the shard (`.db`) says for each row in which pages and where its bytes are.
 """
 
+import contextlib
 import json
+import os
 import sqlite3
+import threading
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,10 @@ _POSITIONS = (
     "ROW_ID, PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END, "
     "PAGE_ID_RAW, PAGE_OFFSET_RAW, PAGE_OFFSET_RAW_END, label_0"
 )
+
+# SQLite has locks of its own: a process that forks while another thread holds one would leave it locked in the child.
+_in_sqlite = threading.Lock()
+os.register_at_fork(before=_in_sqlite.acquire, after_in_parent=_in_sqlite.release, after_in_child=_in_sqlite.release)
 
 
 class MindRecordFile:
@@ -105,21 +112,25 @@ def _read_header(name: str, read_at: ReadAt) -> dict[str, Any]:
 
 def _read_index(name: str, index: bytes) -> np.ndarray:
     """Return the columns `_POSITIONS` of each row, int64 (rows, 8). SQLite reads a copy in memory, never the file."""
-    connection = sqlite3.connect(":memory:")
-    connection.text_factory = bytes  # damaged text need not be UTF-8
     try:
-        connection.deserialize(index)
-        names = connection.execute("SELECT NAME FROM SHARD_NAME").fetchall()
-        rows = connection.execute(f"SELECT {_POSITIONS} FROM INDEXES ORDER BY ROW_ID").fetchall()
+        with _in_sqlite:
+            names, rows = _query(index)
     except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:  # the last in names of columns
         raise _damaged(f"{name}.db", f"SQLite cannot read it ({error})") from None
-    finally:
-        connection.close()
     if names != [(name.encode(),)]:
         raise _damaged(f"{name}.db", f"it is the index of {names!r}")
     if not rows or not all(type(value) is int for row in rows for value in row):
         raise _damaged(f"{name}.db", "it has no rows, or a value that is not a whole number")
     return np.array(rows, dtype=np.int64)
+
+
+def _query(index: bytes) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Return the names of shards in an index, and the columns `_POSITIONS` of its rows."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.text_factory = bytes  # damaged text need not be UTF-8
+        connection.deserialize(index)
+        names = connection.execute("SELECT NAME FROM SHARD_NAME").fetchall()
+        return names, connection.execute(f"SELECT {_POSITIONS} FROM INDEXES ORDER BY ROW_ID").fetchall()
 
 
 def _ranges(

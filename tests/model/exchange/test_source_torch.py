@@ -98,7 +98,7 @@ def test_code_in_a_file_is_not_run(tmp_path, wrap):
 def test_a_whole_model_is_refused_with_the_way_out(tmp_path):
     torch.save(torch.nn.Linear(2, 3), tmp_path / "w")
     message = refusal(tmp_path / "w")
-    assert "holds more than weights (torch.nn.modules.linear.Linear)" in message
+    assert "holds a whole pickled model (torch.nn.modules.linear.Linear)" in message
     assert "save only its state_dict()" in message
 
 
