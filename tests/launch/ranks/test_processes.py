@@ -99,7 +99,7 @@ def test_a_time_out_or_folder_that_the_user_has_set_stands(
 
 
 def test_the_first_rank_speaks_on_the_screen_and_all_into_their_logs(start: Start, capfd) -> None:
-    processes = start("print('out of', rank); print('err of', rank, file=sys.stderr)")
+    processes = start("print('out of', rank); sys.stderr.write(f'err of {rank}\\n')")  # in one write each
     _ended(processes)
     assert capfd.readouterr() == ("out of 0\n", "err of 0\n")
     assert {rank: sorted(_log(processes, rank).split(b"\n")) for rank in range(2)} == {
