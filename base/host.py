@@ -1,5 +1,7 @@
 """Facts of this machine and installation: processor flags, the cache folder, the digest of our sources."""
 
+import contextlib
+import ctypes
 import hashlib
 import importlib.util
 import os
@@ -48,6 +50,12 @@ def allow_open_files(files: int) -> None:
                 f"(`ulimit -Hn {needed}` as root)"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def release_free_memory() -> None:
+    """Give memory that is free, but kept by the C library for later, back to the system; does nothing without glibc."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def install_command(extra: str) -> str:

@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from harness import baseline_script, is_wanted, processor_name, report
@@ -49,12 +50,9 @@ class Engine:
     """A process that runs one engine and answers with seconds."""
 
     def __init__(self, name: str) -> None:
+        self.words = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `close` closes it
         self.process = subprocess.Popen(
-            _command(name),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
+            _command(name), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.words, text=True
         )
 
     def ask(self, what: str, batch: int) -> float | None:
@@ -69,10 +67,16 @@ class Engine:
                 return float(line)
         return None
 
+    def last_words(self) -> str:
+        """The last line that the process wrote to standard error."""
+        self.words.seek(0)
+        return (self.words.read().strip().splitlines() or ["it ran out of memory or was killed"])[-1]
+
     def close(self) -> None:
         """End the process."""
         self.process.kill()
         self.process.wait()
+        self.words.close()
 
 
 def _command(name: str) -> list[str]:
@@ -105,7 +109,7 @@ def _pass(names: tuple[str, ...], what: str, batches: tuple[int, ...]) -> list[d
         for name, engine in engines.items():
             peak = engine.ask("memory", 0)
             if peak is None:
-                print(f"{name} {what}: left out, it does not start here or ran out of memory (pip install '.[bench]')")
+                print(f"{name} {what}: left out (peers come by pip install '.[bench]'): {engine.last_words()}")
             elif rows_of_engine := [row for row in rows if row["what"] == f"{name} {what}"]:
                 rows_of_engine[-1]["peak_mib"] = round(peak)
     finally:

@@ -40,7 +40,8 @@ void scale_slope(const BlockShape& s, const Inputs& in, const BlockWork<U>& w, R
 template <class U>
 void hidden_panel(const BlockShape& s, const Inputs& in, const BlockWork<U>& w, Rows rows, const typename U::Value* slope,
                   int64_t column, typename U::Value* blocked) {
-  const typename U::Value* panel = w.reduce + column * round_up(s.channels(), U::kDepth);
+  typedef typename U::Value Value;
+  const Value *panel = w.reduce + column * round_up(s.channels(), U::kDepth), *expanded = static_cast<const Value*>(in.expanded);
   for (int64_t r = 0; r < rows.padded; r += U::kRows) {
     alignas(64) float tile[U::kRows * U::kWide];
     U::multiply(tile, slope + r * U::kColumns, rows.padded, panel, s.channels());
@@ -52,7 +53,7 @@ void hidden_panel(const BlockShape& s, const Inputs& in, const BlockWork<U>& w, 
         const int lanes = int(left < 0 ? 0 : left < kLanes ? left : kLanes);
         Vec dz[2] = {}, h[2] = {};
         for (int odd = 0; odd <= int(has_odd); odd++) {
-          const Vec z = load_part(in.expanded + (rows.first + r + i + odd) * s.hidden + column + v, lanes);
+          const Vec z = U::get_part(expanded + (rows.first + r + i + odd) * s.hidden + column + v, lanes);
           const Vec cdf = normal_cdf(z);
           dz[odd] = load(tile + (i + odd) * U::kWide + v) * gelu_slope(z, cdf);
           h[odd] = z * cdf;

@@ -10,7 +10,7 @@ int forward(int64_t unit, void** params, int64_t** shapes, bool training) {
   BlockTensors t = {in[0], in[10], static_cast<float*>(params[11]), nullptr, nullptr};
   if (training) {
     t.depthwise_out = static_cast<float*>(params[12]);
-    t.expanded = static_cast<float*>(params[13]);
+    t.expanded = params[13];
   }
   OperatorLock lock;
   with_unit(unit, [&](auto u) {
@@ -29,7 +29,8 @@ extern "C" int convnext_block(int, void** params, int*, int64_t** shapes, const 
   return forward(kFloat32, params, shapes, false);
 }
 
-// The same, and also stores what the gradient needs: depthwise output (N, H, W, C), expanded values (N, H, W, 4C).
+// The same, and also stores what the gradient needs: depthwise output (N, H, W, C), expanded values (N, H, W, 4C), the
+// latter in bfloat16 if products are.
 extern "C" int convnext_block_training(int, void** params, int*, int64_t** shapes, const char**, void*, void*) {
   return forward(kFloat32, params, shapes, true);
 }

@@ -60,12 +60,12 @@ struct PackedBlock {
 };
 
 // The last two may be null; `keep` may be, too, and then keeps all.
-struct BlockTensors { const float *x, *keep; float *out, *depthwise_out, *expanded; };
+struct BlockTensors { const float *x, *keep; float *out, *depthwise_out; void* expanded; };  // `expanded` has values of the unit
 
 // Writes hidden columns [j0, j0 + n) of one row block to `active` (blocked): GELU(normalised * expand + bias).
 template <class U>
 void expand_rows(const BlockShape& s, const PackedBlock<U>& p, const typename U::Value* normalised, int64_t rows,
-                 int64_t count, int64_t j0, int64_t n, typename U::Value* active, float* expanded) {
+                 int64_t count, int64_t j0, int64_t n, typename U::Value* active, typename U::Value* expanded) {
   for (int64_t j = 0; j < n; j += U::kWide) {
     const typename U::Value* panel = p.expand + (j0 + j) * round_up(s.channels(), U::kDepth);
     const float* bias = p.expand_bias + j0 + j;
@@ -79,7 +79,7 @@ void expand_rows(const BlockShape& s, const PackedBlock<U>& p, const typename U:
           const Vec z = load(tile + i * U::kWide + v) + load(bias + v);
           const int64_t column = j0 + j + v;
           if (expanded && r + i < count && column < s.hidden)
-            store_part(expanded + (r + i) * s.hidden + column, z, int(s.hidden - column < kLanes ? s.hidden - column : kLanes));
+            U::put_part(expanded + (r + i) * s.hidden + column, z, int(s.hidden - column < kLanes ? s.hidden - column : kLanes));
           U::put(to + i * U::kColumns + v, gelu(z));
         }
     }
@@ -144,10 +144,11 @@ void forward_rows(const BlockShape& s, const PackedBlock<U>& p, const BlockTenso
   Value* active = normalised + row_block_size<U>(rows, c);
   depthwise_pixels(t.x, s.images, first, count, p.depthwise, p.depthwise_bias, nullptr, filtered);
   normalise_rows<U>(filtered, count, rows, c, normalised);
+  Value* expanded = static_cast<Value*>(t.expanded);
   U::begin();
   for (int64_t j = 0; j < s.hidden; j += kHiddenChunk) {
     const int64_t n = s.hidden - j < kHiddenChunk ? s.hidden - j : kHiddenChunk;
-    expand_rows<U>(s, p, normalised, rows, count, j, n, active, t.expanded ? t.expanded + first * s.hidden : nullptr);
+    expand_rows<U>(s, p, normalised, rows, count, j, n, active, expanded ? expanded + first * s.hidden : nullptr);
     reduce_rows<U>(s, p, active, rows, j, n, sums);
   }
   U::end();

@@ -8,8 +8,9 @@ constexpr int64_t kChunkFloats = 4 << 20;   // most values of the hidden layer i
 constexpr int64_t kChunkTiles = 112;        // most row tiles of a chunk: a few panels of them fit in L2
 
 struct BlockInputs {
-  const float *slope, *x, *depthwise_out, *expanded, *depthwise, *norm_weight, *norm_bias, *expand, *reduce, *reduce_bias,
-      *scale, *keep;
+  const float *slope, *x, *depthwise_out;
+  const void* expanded;  // values of the unit
+  const float *depthwise, *norm_weight, *norm_bias, *expand, *reduce, *reduce_bias, *scale, *keep;
 };
 struct BlockOutputs {
   float *x, *depthwise, *depthwise_bias, *norm_weight, *norm_bias, *expand, *expand_bias, *reduce, *reduce_bias, *scale;

@@ -7,18 +7,27 @@ N batch, H W positions, C channels, M hidden channels, D channels out, k patch s
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mindspore import Tensor, float32, nn, ops
+from mindspore import Tensor, float32, int16, nn, ops
 
 Shape = Sequence[int]
 
 
-def operator(library: Path, name: str, outputs: int, shapes: Callable[..., Shape | tuple[Shape, ...]]) -> ops.Custom:
-    """Return the library's function as an operator; `shapes` computes the outputs' shapes from the inputs' shapes."""
+def operator(
+    library: Path,
+    name: str,
+    outputs: int,
+    shapes: Callable[..., Shape | tuple[Shape, ...]],
+    dtypes: tuple[object, ...] = (),
+) -> ops.Custom:
+    """Return the library's function as an operator; `shapes` computes the outputs' shapes from the inputs' shapes.
 
-    def dtypes(*_: object) -> object:
-        return float32 if outputs == 1 else (float32,) * outputs
+    `dtypes` are the types of several outputs, float32 if empty.
+    """
 
-    return ops.Custom(f"{library}:{name}", out_shape=shapes, out_dtype=dtypes, func_type="aot")
+    def types(*_: object) -> object:
+        return float32 if outputs == 1 else dtypes or (float32,) * outputs
+
+    return ops.Custom(f"{library}:{name}", out_shape=shapes, out_dtype=types, func_type="aot")
 
 
 def _named(function: str, low: bool) -> str:
@@ -81,7 +90,9 @@ class _SavingBlock(nn.Cell):
 
     def __init__(self, library: Path, low: bool) -> None:
         super().__init__()
-        self.forward = operator(library, _named("convnext_block_training", low), 3, _block_training)
+        expanded = int16 if low else float32  # the bits of bfloat16, which MindSpore does not compute in on the CPU
+        dtypes = (float32, float32, expanded)
+        self.forward = operator(library, _named("convnext_block_training", low), 3, _block_training, dtypes)
         self.gradient = operator(library, _named("convnext_block_gradient", low), 10, _block_gradient)
 
     def construct(

@@ -30,6 +30,40 @@ struct Buffer {
   }
 };
 
+std::vector<int> usable_cores() {
+  cpu_set_t set;
+  std::vector<int> cores;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return {0};
+  for (int core = 0; core < CPU_SETSIZE; core++)
+    if (CPU_ISSET(core, &set)) cores.push_back(core);
+  return cores;
+}
+
+void stay_on(int core) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(core, &set);
+  sched_setaffinity(0, sizeof set, &set);
+}
+
+// While it lives, the thread that calls an operator is on its own core. Linux often wakes a worker on the caller's core,
+// and then both take turns there for a whole network.
+class CallersCore {
+ public:
+  explicit CallersCore(const std::vector<int>& cores) {
+    if (cores.empty() || sched_getcpu() == cores[0] || sched_getaffinity(0, sizeof before_, &before_) != 0) return;
+    moved_ = CPU_ISSET(cores[0], &before_);
+    if (moved_) stay_on(cores[0]);
+  }
+  ~CallersCore() {
+    if (moved_) sched_setaffinity(0, sizeof before_, &before_);
+  }
+
+ private:
+  cpu_set_t before_;
+  bool moved_ = false;
+};
+
 struct Pool {
   std::mutex operator_mutex;
   std::mutex mutex;
@@ -37,13 +71,15 @@ struct Pool {
   std::vector<Buffer> scratch;
   Buffer workspace;
   int size;
+  std::vector<int> cores;  // of each thread, the caller's first; empty if the pool has not all usable cores to itself
   std::atomic<uint64_t> generation{0};
   std::atomic<int64_t> next{0};
   std::atomic<int> busy{0};
   int64_t tasks = 0;
   const std::function<void(int64_t, int)>* body = nullptr;
 
-  explicit Pool(int threads) : scratch(threads), size(threads) {
+  explicit Pool(int threads) : scratch(threads), size(threads), cores(usable_cores()) {
+    if (int(cores.size()) != size) cores.clear();
     for (int worker = 1; worker < size; worker++) std::thread([this, worker] { serve(worker); }).detach();
   }
   void claim(int worker) {
@@ -51,6 +87,7 @@ struct Pool {
   }
   void serve(int worker) {
     uint64_t seen = 0;
+    if (!cores.empty()) stay_on(cores[worker]);
     for (;;) {
       for (int i = 0; i < kSpins && generation.load(std::memory_order_acquire) == seen; i++) __builtin_ia32_pause();
       if (generation.load(std::memory_order_acquire) == seen) {
@@ -78,6 +115,7 @@ struct Pool {
       busy.store(size - 1);
       generation.fetch_add(1);
     }
+    const CallersCore core(cores);
     wake.notify_all();
     claim(0);
     for (int i = 0; i < kSpins && busy.load(std::memory_order_acquire) != 0; i++) __builtin_ia32_pause();
@@ -91,13 +129,6 @@ struct Pool {
 int requested_threads = 0;
 Pool* pool = nullptr;
 
-int usable_cores() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  const int count = CPU_COUNT(&set);
-  return count > 0 ? count : 1;
-}
-
 // A forked child has none of the threads, so it makes a pool at first use. It leaks its parent's pool on purpose.
 void forget_pool() { pool = nullptr; }
 
@@ -106,7 +137,7 @@ Pool& the_pool() {
   static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
   (void)registered;
   std::lock_guard<std::mutex> lock(making);
-  if (pool == nullptr) pool = new Pool(requested_threads > 0 ? requested_threads : usable_cores());
+  if (pool == nullptr) pool = new Pool(requested_threads > 0 ? requested_threads : int(usable_cores().size()));
   return *pool;
 }
 
@@ -122,5 +153,5 @@ float* shared_workspace(int64_t floats) { return the_pool().workspace.grown(floa
 // Sets the number of threads, before the first operator runs; later it has no effect. Returns the number in use.
 extern "C" int convnext_kernels_threads(int threads) {
   if (pool == nullptr && threads > 0) requested_threads = threads;
-  return pool != nullptr ? pool->size : (requested_threads > 0 ? requested_threads : usable_cores());
+  return pool != nullptr ? pool->size : (requested_threads > 0 ? requested_threads : int(usable_cores().size()));
 }

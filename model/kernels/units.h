@@ -20,7 +20,9 @@ struct Float32Unit {
     ::multiply(*reinterpret_cast<Tile*>(tile), a, rows, panel, depth);
   }
   INLINE void put(float* to, Vec v) { store(to, v); }
+  INLINE void put_part(float* to, Vec v, int lanes) { store_part(to, v, lanes); }
   INLINE Vec get(const float* from) { return load(from); }
+  INLINE Vec get_part(const float* from, int lanes) { return load_part(from, lanes); }
   INLINE void pack_transposed(const float* source, int64_t ld, int64_t depth, int64_t n0, int64_t columns,
                               const float* scale_k, const float* scale_n, float* panel) {
     for (int64_t n = 0; n < kWide; n += kPanel) pack_panel_transposed(source, ld, depth, n0 + n, columns, scale_k, scale_n, panel);
@@ -37,7 +39,18 @@ struct Bf16Unit {
   typedef Bf16 Value;
   static constexpr int kWide = kPairPanel, kColumns = kPairBlock, kDepth = kPairBlock;
   INLINE void put(Bf16* to, Vec v) { store_bf16(to, v); }
+  INLINE void put_part(Bf16* to, Vec v, int lanes) {
+    Bf16 values[kLanes];
+    store_bf16(lanes >= kLanes ? to : values, v);
+    if (lanes < kLanes) memcpy(to, values, lanes * sizeof(Bf16));
+  }
   INLINE Vec get(const Bf16* from) { return load_bf16(from); }
+  INLINE Vec get_part(const Bf16* from, int lanes) {
+    if (lanes >= kLanes) return load_bf16(from);
+    Bf16 values[kLanes] = {};
+    memcpy(values, from, lanes * sizeof(Bf16));
+    return load_bf16(values);
+  }
   INLINE void pack_transposed(const float* source, int64_t ld, int64_t depth, int64_t n0, int64_t columns,
                               const float* scale_k, const float* scale_n, Bf16* panel) {
     pack_pairs_transposed(source, ld, depth, n0, columns, scale_k, scale_n, panel);

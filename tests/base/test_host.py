@@ -2,6 +2,8 @@
 
 import importlib.util
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,17 @@ import pytest
 from convnext_imagenet.base.host import ROOMS, cache_folder, processor_flags, sources_digest
 
 ROOT = Path(__file__).resolve().parents[2]
+_PROGRAM = """
+import numpy as np
+from pathlib import Path
+from convnext_imagenet.base.host import release_free_memory
+def resident(): return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+kept = [np.ones(8192) for _ in range(4000)]  # 64 KiB each: from the heap, not from mappings of their own
+del kept[:-1]
+before = resident()
+release_free_memory()
+print(before - resident())
+"""
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="Linux lists the flags in this form on x86 only")
@@ -54,3 +67,9 @@ def test_the_digest_covers_every_byte_and_every_name_of_a_room(tmp_path, monkeyp
 
 def test_a_digest_of_some_rooms_ignores_the_others():
     assert sources_digest(["base"]) != sources_digest(["base", "records"])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep nothing back")
+def test_free_memory_goes_back_to_the_system():
+    done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 100 << 20

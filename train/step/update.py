@@ -96,10 +96,11 @@ class Update(nn.Cell):
         if self.clip_norm > 0:
             factor = ops.minimum(self.clip_norm / (norm + _CLIP_MARGIN), ops.ones_like(norm))
             gradients = self.map(ops.partial(_times, factor), gradients)
-        done = self.optimizer(gradients, rate, ok)
+        done = self.optimizer(gradients, ops.depend(rate, norm), ok)
         done = self.buckets.publish(done)
         if self.has_average:
             kept = decay if ok is None else ops.select(ok, decay, ops.ones_like(decay))
+            kept = ops.depend(kept, done)
             done = ops.depend(done, self.map(ops.partial(_average, kept, done), self.averages, self.weights))
         if self.is_dynamic:
             done = ops.depend(done, self.move_scale(taken))
