@@ -1,11 +1,12 @@
 """`make bench PART=score`: a folder of full-size JPEGs to finished Parquet with top-5, ConvNeXt-T 224, beside peers.
 
-Float32, random weights, batches of 32, 2 decoding threads or processes, 2 cores. The limit is only our network, on a
-ready uint8 tensor. Every case is a process that stays; the cases take turns, one pass each. The time of a pass includes
-listing the folder, reading, hashing if a case does it, decoding, resizing, the network, top-5 and writing Parquet; for
-ours also plan, receipts and fsync. It excludes starting the process, imports, and building and compiling the network.
-Peers that spawn workers do so in each pass, as in normal use; Ray's clock starts when its network is loaded. Memory is
-the largest sum of resident pages over a case's processes, so shared pages count once for each process.
+Float32, random weights, batches of 32, 2 decoding threads or processes, 2 cores; where the processor has bfloat16
+products, ours also with them. The limit is only our network, on a ready uint8 tensor. Every case is a process that
+stays; the cases take turns, one pass each. The time of a pass includes listing the folder, reading, hashing if a case
+does it, decoding, resizing, the network, top-5 and writing Parquet; for ours also plan, receipts and fsync. It
+excludes starting the process, imports, and building and compiling the network. Peers that spawn workers do so in each
+pass, as in normal use; Ray's clock starts when its network is loaded. Memory is the largest sum of resident pages
+over a case's processes, so shared pages count once for each process.
 
 The cold rows time the command `convnext-serve predict` from its start to its first finished part of 32 inputs, and to
 its end. A peer runs in the first interpreter of CONVNEXT_BENCH_PEERS_PYTHON, a list separated by colons, that can
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import psutil
 from bench_ingest import lay_out
-from harness import HERE, baseline_script, is_wanted, python_with, report
+from harness import HERE, baseline_script, is_wanted, low_precision_flags, processor_name, python_with, report
 from score_passes import BATCH, TOPK, WORKERS
 
 IMAGES = int(os.environ.get("CONVNEXT_BENCH_IMAGES", "128"))
@@ -35,6 +36,7 @@ ROUNDS = int(os.environ.get("CONVNEXT_BENCH_ROUNDS", "5"))
 COLD_STARTS = 3  # of which the median is reported
 LIMIT = "limit: our network alone"
 OURS = "ours: predict"
+LOW = " bfloat16"
 PEERS = {  # module, its case, what the case imports besides psutil and pyarrow
     "timm: DataLoader, PyTorch channels_last": ("score_peers", "timm", "timm"),
     "transformers: image-classification pipeline": ("score_peers", "transformers", "torchvision, transformers"),
@@ -107,14 +109,17 @@ def main() -> None:
             for case in cases.values():
                 case.close()
         rows = [_row(what, case, cases, kind) for what, case in cases.items()]
+        print(f"processor: {processor_name()}, {len(os.sched_getaffinity(0))} cores")
         report("score", [*rows, *_cold_rows(root, checkpoint, kind)])
 
 
 def _cases(root: Path, checkpoint: Path) -> dict[str, Case]:
     images, out = str(root / "tree" / "train"), root / "out"
     commands = {}
-    for what, case in ((LIMIT, "limit"), (OURS, "ours")):
-        commands[what] = [sys.executable, str(HERE / "score_ours.py"), case, str(checkpoint), images]
+    for suffix in ("", LOW) if any("bf16" in flag for flag in low_precision_flags()) else ("",):
+        for what, case in ((LIMIT, "limit"), (OURS, "ours")):
+            script = [sys.executable, str(HERE / "score_ours.py")]
+            commands[what + suffix] = [*script, case + suffix, str(checkpoint), images]
     if earlier := baseline_script("score_ours.py"):
         commands[f"baseline {OURS}"] = [*earlier, "ours", str(checkpoint), images]
     for what, (module, case, imports) in PEERS.items():
@@ -132,7 +137,7 @@ def _warm_up(what: str, cases: dict[str, Case]) -> None:
     try:
         cases[what].run(is_counted=False)
     except RuntimeError as error:
-        if what in (LIMIT, OURS):
+        if what.removesuffix(LOW) in (LIMIT, OURS):
             raise
         cases.pop(what).close()
         print(f"{what}: skipped, {error}", file=sys.stderr)
@@ -150,10 +155,11 @@ def _started(command: list[str], out: Path) -> Case:
 
 def _row(what: str, case: Case, cases: dict[str, Case], kind: str) -> dict[str, object]:
     rate = statistics.median(case.rates)
+    limit = LIMIT + LOW if what.endswith(LOW) else LIMIT
     return {
         "what": what,
         "images_per_s": round(rate, 2),
-        "ratio_to_limit": round(rate / statistics.median(cases[LIMIT].rates), 3),
+        "ratio_to_limit": round(rate / statistics.median(cases[limit].rates), 3),
         "ratio_to_ours": round(rate / statistics.median(cases[OURS].rates), 3),
         "cpu_ms_per_image": round(statistics.median(case.cpu_ms), 1),
         "peak_rss_mib": round(case.peak_mib),

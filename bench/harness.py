@@ -48,18 +48,23 @@ def interleaved_rates(cases: list[Case], rounds: int) -> list[float]:
     return [case.images / statistics.median(taken) for case, taken in zip(cases, seconds, strict=True)]
 
 
+def low_precision_flags() -> list[str]:
+    """The low-precision instructions that the processor has, as Linux names them."""
+    return re.findall(r"avx512_vnni|avx512_bf16|amx_bf16|amx_int8", _processor().get("flags", ""))
+
+
 def processor_name() -> str:
     """The processor as Linux names it, with the low-precision instructions that it has."""
+    low = ", ".join(low_precision_flags()) or "no low-precision products"
+    return f"{_processor().get('model name', platform.machine())} ({low})"
+
+
+@cache
+def _processor() -> dict[str, str]:
     lines = dict(
         line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines() if ":" in line
     )
-    values = {key.strip(): value.strip() for key, value in lines.items()}
-    low = [
-        flag
-        for flag in ("avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-        if flag in values.get("flags", "").split()
-    ]
-    return f"{values.get('model name', platform.machine())} ({', '.join(low) or 'no low-precision products'})"
+    return {key.strip(): value.strip() for key, value in lines.items()}
 
 
 def is_wanted(what: str) -> bool:

@@ -1,5 +1,7 @@
 """Scores a folder of JPEGs by our job, or runs only its network: CASE CHECKPOINT IMAGES OUT.
 
+CASE is `ours` or `limit`, and may name a precision behind it: "ours bfloat16".
+
 The first pass builds and compiles the network; later passes reuse it.
 """
 
@@ -17,10 +19,10 @@ def main(case: str, checkpoint: str, images: str, out: str) -> None:
     prepare()
     if case == "make":
         _make(Path(checkpoint))
-    elif case == "limit":
-        answer(_network_alone(Path(checkpoint), images), Path(out))
-    else:
-        answer(_job(Path(checkpoint), images), Path(out))
+        return
+    what, _, precision = case.partition(" ")
+    one_pass = _network_alone if what == "limit" else _job
+    answer(one_pass(Path(checkpoint), images, precision or "float32"), Path(out))
 
 
 def _make(path: Path) -> None:
@@ -34,13 +36,13 @@ def _make(path: Path) -> None:
     save_weights(path, init_parameters(config, 0), ModelCard(config, classes, EvalTransform(), {}))
 
 
-def _network_alone(checkpoint: Path, images: str):
+def _network_alone(checkpoint: Path, images: str, precision: str):
     import mindspore as ms
     import numpy as np
 
     from convnext_imagenet.serve.checkpoint import load_checkpoint
 
-    classifier = load_checkpoint(checkpoint).classifier()
+    classifier = load_checkpoint(checkpoint).classifier(precision=precision)
     pixels_NHWC = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE_PX, SIZE_PX, 3), np.uint8)
     batch_NHWC, count = ms.Tensor(pixels_NHWC), len(image_paths(images))
 
@@ -54,7 +56,7 @@ def _network_alone(checkpoint: Path, images: str):
     return one_pass
 
 
-def _job(checkpoint: Path, images: str):
+def _job(checkpoint: Path, images: str, precision: str):
     from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
     from convnext_imagenet.serve.inputs.kinds import open_inputs
     from convnext_imagenet.serve.predict.job import open_job
@@ -68,7 +70,7 @@ def _job(checkpoint: Path, images: str):
 
     loaded = load_checkpoint(checkpoint)
     kept = Kept(loaded.path, loaded.sha256, loaded.card, loaded.arrays)
-    options = PredictOptions(topk=TOPK, batch_size=BATCH, workers=WORKERS)
+    options = PredictOptions(topk=TOPK, batch_size=BATCH, workers=WORKERS, precision=precision)
 
     def one_pass(target: Path, watch: Watch) -> int:
         watch.start()
