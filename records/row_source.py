@@ -98,6 +98,11 @@ class RowSource(Sequence[Sample]):
         """The key of each row, such as n01440764_10026."""
         return self._index["key"].to_pylist()
 
+    @cached_property
+    def sha256s(self) -> Sequence[str]:
+        """The SHA-256 of each image, in hexadecimal."""
+        return self._index["sha256"].to_pylist()
+
     @overload
     def __getitem__(self, row: int) -> Sample: ...
     @overload
