@@ -14,9 +14,9 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from convnext_imagenet.base.stores import StoreFolder, is_uri
 from convnext_imagenet.records.build import SUMMARY_FILES
 from convnext_imagenet.records.checked import find_damage
 from convnext_imagenet.records.damage import planned_units
+from convnext_imagenet.records.held import held_part, note_held, note_whole
+from convnext_imagenet.records.index import INDEX_FILE
 from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.records.places import StorePlace, as_uri
 
@@ -36,6 +38,7 @@ OnProgress = Callable[[int], None]
 _ARRIVALS = 3  # attempts to send or fetch a file until it arrives as it left
 _AT_ONCE = 4  # shards: requests wait for the network most of the time
 _LOCKS = ".push"
+_CHANGED = "changed while it was pulled; run the same command again"
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,6 @@ def pull(uri: str, out: Path, on_progress: OnProgress = lambda _: None) -> Trave
     with protocol.exclusive(out):
         protocol.check_begun_or_empty(out, "records")
         _check_out(out, manifest, plan)
-        units = planned_units(json.loads(plan)["plan"])
         if (
             protocol.is_finished(out)
             and (out / "manifest.json").read_bytes() == data
@@ -95,16 +97,50 @@ def pull(uri: str, out: Path, on_progress: OnProgress = lambda _: None) -> Trave
         ):
             return Travelled(0, 0)
         protocol.reopen(out)
-        write_atomically(out / "plan.json", plan)
-        staging = protocol.staging(out)
-        fetched = _for_all(units, lambda unit: _pull_shard(place, manifest, out, staging, unit), on_progress)
-        for name, digest in manifest.files.items():
-            _fetch(place, name, out / name, staging, digest)
-        if place.checked_manifest() != data:
-            raise ArtefactError(f"{place}: changed while it was pulled; run the same command again")
-        write_atomically(out / "manifest.json", data)
-        shutil.rmtree(staging)
+        fetched = _fetch_all(place, out, (data, plan, manifest), on_progress)
+        note_whole(out)
         write_atomically(out / "_SUCCESS", place.read("_SUCCESS"))
+    return fetched
+
+
+def pull_splits(place: StorePlace, out: Path, splits: Collection[str], manifest_sha256: str) -> None:
+    """Copy splits and index of finished RECORDS in a store to `out`, or resume it: a copy as `held.py` describes.
+
+    Splits that `out` holds already stay, and can be read meanwhile. Raises as `pull` does, and ArtefactError when the
+    manifest has another SHA-256 by now.
+    """
+    data, plan = place.checked_manifest(), place.read("plan.json")
+    if hashlib.sha256(data).hexdigest() != manifest_sha256:
+        raise ArtefactError(f"{place}: {_CHANGED}")
+    manifest = Manifest.from_json(json.loads(data))
+    with protocol.exclusive(out):
+        _check_out(out, manifest, plan)
+        held = set(held_part(out, manifest).splits) if protocol.is_finished(out) else set()
+        entries = {name: entry for name, entry in manifest.splits.items() if name in splits}
+        wanted = replace(manifest, splits=entries, files={INDEX_FILE: manifest.files[INDEX_FILE]})
+        _fetch_all(place, out, (data, plan, wanted), lambda _: None)
+        note_held(out, held | set(splits))
+        write_atomically(out / "_SUCCESS", place.read("_SUCCESS"))
+
+
+def _fetch_all(
+    place: StorePlace, out: Path, documents: tuple[bytes, bytes, Manifest], on_progress: OnProgress
+) -> Travelled:
+    """Fetch the shards and files of a manifest; the documents are the whole manifest, the plan, and what is wanted.
+
+    Raises ArtefactError when the records in the store changed meanwhile.
+    """
+    data, plan, wanted = documents
+    write_atomically(out / "plan.json", plan)
+    units = [unit for unit in planned_units(json.loads(plan)["plan"]) if unit[0] in wanted.splits]
+    staging = protocol.staging(out)
+    fetched = _for_all(units, lambda unit: _pull_shard(place, wanted, out, staging, unit), on_progress)
+    for name, digest in wanted.files.items():
+        _fetch(place, name, out / name, staging, digest)
+    if place.checked_manifest() != data:
+        raise ArtefactError(f"{place}: {_CHANGED}")
+    write_atomically(out / "manifest.json", data)
+    shutil.rmtree(staging)
     return fetched
 
 

@@ -16,7 +16,6 @@ from convnext_imagenet.base.files import read_json
 from convnext_imagenet.base.uris import public_place
 from convnext_imagenet.records import open_records, travel
 from convnext_imagenet.records.build import make_manifest, mark_finished, write_summary_files
-from convnext_imagenet.records.cached import local_records
 from convnext_imagenet.records.cli import main
 from convnext_imagenet.records.index import index_entry, shard_index_path, write_shard_index
 from convnext_imagenet.records.page_sizes import PageLayout
@@ -267,29 +266,6 @@ def test_a_store_that_is_away_is_a_failure_to_resume(records_root, store, monkey
 def test_the_result_counts_what_moved(records_root, store):
     sizes = [path.stat().st_size for path in (records_root / "train").glob("imagenet*") if path.suffix != ".json"]
     assert push(records_root, store.uri("set")) == Travelled(2, sum(sizes))
-
-
-def test_training_and_evaluation_get_a_copy_in_a_cache_of_limited_size(records_root, tmp_path, store, monkeypatch):
-    push(records_root, store.uri("set"))
-    uri, said = Path(store.uri("set")), []  # as click gives it: one slash behind the scheme
-    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE", str(tmp_path / "copies"))
-    assert local_records(records_root, said.append) == records_root
-    copy = local_records(uri, said.append)
-    assert tree(copy) == tree(records_root)
-    assert local_records(uri, said.append) == copy
-    assert len(said) == 1
-    assert "fetching 0.00 GiB into" in said[0]
-    assert "hunter2" not in said[0]
-    other = build_records(tmp_path / "other", make_rows(5))
-    push(other, store.uri("other"))
-    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE_GIB", "0.0008")
-    with pytest.raises(
-        ArtefactError, match=r"the cache may hold 0\.00 GiB; raise CONVNEXT_RECORDS_CACHE_GIB.*" + copy.name
-    ):
-        local_records(Path(store.uri("other")), said.append)
-    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE_GIB", "much")
-    with pytest.raises(ArtefactError, match="must be a number of GiB above 0"):
-        local_records(Path(store.uri("other")), said.append)
 
 
 def test_grown_records_replace_those_that_they_were_built_onto(records_root, tmp_path, store):
