@@ -212,9 +212,10 @@ def build(
         from convnext_imagenet.ingest.shards.pool import LocalPool
         from convnext_imagenet.ingest.shards.quarantine import allowed_number
         from convnext_imagenet.ingest.shards.worker_start import sized_for
-        from convnext_imagenet.ingest.source.detect import scan_data
-        from convnext_imagenet.ingest.source.layout import scan_tree
+        from convnext_imagenet.ingest.source.detect import scan_data, scan_more
+        from convnext_imagenet.ingest.source.folders import Links
         from convnext_imagenet.ingest.source.samples import SampleTree
+        from convnext_imagenet.ingest.source.sources import Request
         from convnext_imagenet.ingest.source.unpack import Unpacker
 
         with interruptible(), _executor(engine, address, workers, data, out) as executor:
@@ -226,7 +227,9 @@ def build(
             was_unpacked = unpacker.folder.exists()
             parent = open_parent(onto) if onto else None
             tree = (
-                scan_tree(data, follow_links, is_increment=True)
+                scan_more(
+                    Request(data, Links(data, follow_links), unpacker, label_column, group_by), parent.has_given_labels
+                )
                 if parent
                 else scan_data(data, unpacker, follow_links, unverified, devkit, label_column, group_by)
             )
@@ -237,7 +240,7 @@ def build(
             wishes = Wishes(val_fraction, test_fraction, eval_only, keep_order)
             if isinstance(tree, SampleTree):
                 _print_samples(data, tree)
-                plan = make_given_plan(tree, data, classes, unverified, wishes, seed, policy)
+                plan = make_given_plan(tree, data, classes, unverified, wishes, seed, policy, parent, train_shards)
             else:
                 _refuse_wishes(data, wishes != Wishes() or bool(label_column or group_by))
                 _print_tree(data, tree, devkit or tree.devkit)

@@ -50,6 +50,11 @@ class Parent:
         return {name: [shard for split, shard in self.units if split == name] for name in self.manifest.splits}
 
     @property
+    def has_given_labels(self) -> bool:
+        """Whether labels are those of the source of somebody's own images."""
+        return bool(self.plan["source"].get("labels"))
+
+    @property
     def identity(self) -> dict[str, str]:
         """What identifies these records in plan and manifest of others."""
         return {"manifest_sha256": self.manifest_sha256, "plan_id": self.plan_id}
