@@ -24,7 +24,7 @@ from convnext_imagenet.records.held import held_part
 from convnext_imagenet.records.index import INDEX_FILE
 from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.records.places import StorePlace, as_uri
-from convnext_imagenet.records.travel import pull_splits
+from convnext_imagenet.records.pull import pull_splits
 
 _DEFAULT_GIB = 200.0
 _GIB = 2**30

@@ -100,7 +100,7 @@ def verify(records: Path, as_json: bool) -> None:
             _verify_export(records, report)
             return
         if isinstance(place := place_of(records), StorePlace):
-            from convnext_imagenet.records.travel import verify_stored
+            from convnext_imagenet.records.pull import verify_stored
 
             with progress(None, "verify", unit="B") as advance:
                 read = verify_stored(place, advance)

@@ -99,7 +99,7 @@ def push(records: Path, uri: str, take_over: bool, as_json: bool) -> None:
     with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.base.signals import interruptible
         from convnext_imagenet.base.uris import public_place
-        from convnext_imagenet.records.travel import push as send
+        from convnext_imagenet.records.push import push as send
 
         with interruptible(), progress(None, "push", unit="B") as advance:
             sent = send(records, uri, advance, take_over)
@@ -119,7 +119,7 @@ def pull(uri: str, out: Path, as_json: bool) -> None:
     """
     with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.base.signals import interruptible
-        from convnext_imagenet.records.travel import pull as fetch
+        from convnext_imagenet.records.pull import pull as fetch
 
         with interruptible(), progress(None, "pull", unit="B") as advance:
             fetched = fetch(uri, out, advance)

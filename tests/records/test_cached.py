@@ -12,11 +12,12 @@ import pytest
 
 from convnext_imagenet.base.errors import ArtefactError, Interrupted
 from convnext_imagenet.base.files import read_json
-from convnext_imagenet.records import cached, travel
+from convnext_imagenet.records import cached
 from convnext_imagenet.records.cached import local_records
 from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.pull import _fetch, pull
+from convnext_imagenet.records.push import push
 from convnext_imagenet.records.reader import Records
-from convnext_imagenet.records.travel import pull, push
 from convnext_imagenet.records.verify import verify_records
 
 from ..object_store import Store, running_store
@@ -140,15 +141,13 @@ def test_what_changes_meanwhile_is_refused_and_not_marked(whole, uri, store, tmp
 
 
 def test_a_fetch_that_was_killed_is_resumed_and_its_rest_does_not_count(whole, uri, store, monkeypatch):
-    fetch = travel._fetch
-
     def fetch_or_die(place, name, *rest):
         if name.endswith(".parquet") and name.startswith("val/"):
             raise Interrupted("killed")
-        return fetch(place, name, *rest)
+        return _fetch(place, name, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(travel, "_fetch", fetch_or_die)
+        patch.setattr("convnext_imagenet.records.pull._fetch", fetch_or_die)
         with pytest.raises(Interrupted):
             local_records(uri, ("val",), lambda line: None)
     (copy,) = (path for path in Path(os.environ["CONVNEXT_RECORDS_CACHE"]).iterdir() if path.is_dir())

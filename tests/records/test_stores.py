@@ -27,8 +27,9 @@ from convnext_imagenet.records import open_records
 from convnext_imagenet.records.cached import local_records
 from convnext_imagenet.records.cli import main
 from convnext_imagenet.records.places import StorePlace
+from convnext_imagenet.records.pull import pull, verify_stored
+from convnext_imagenet.records.push import push
 from convnext_imagenet.records.reader import Records
-from convnext_imagenet.records.travel import pull, push, verify_stored
 
 _URL = "http://127.0.0.1/account/bucket/x?sv=2021&sig=hunter2%3D"
 _AZURITE_ACCOUNT = "devstoreaccount1"  # of every Azurite, with a key that its documentation prints

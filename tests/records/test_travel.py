@@ -14,16 +14,18 @@ from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.base.files import read_json
 from convnext_imagenet.base.uris import public_place
-from convnext_imagenet.records import open_records, travel
+from convnext_imagenet.records import open_records
 from convnext_imagenet.records.build import make_manifest, mark_finished, write_summary_files
 from convnext_imagenet.records.cli import main
 from convnext_imagenet.records.index import index_entry, shard_index_path, write_shard_index
 from convnext_imagenet.records.page_sizes import PageLayout
 from convnext_imagenet.records.places import StorePlace, place_of
+from convnext_imagenet.records.pull import _fetch, pull, verify_stored
+from convnext_imagenet.records.push import _only_push, push
 from convnext_imagenet.records.quarantine import table_bytes as quarantine_bytes
 from convnext_imagenet.records.receipts import shard_facts, shard_files, split_entry
 from convnext_imagenet.records.shards import write_shard
-from convnext_imagenet.records.travel import Travelled, pull, push, verify_stored
+from convnext_imagenet.records.travel import Travelled
 
 from ..object_store import Store, running_store
 from .conftest import build_records, make_rows
@@ -235,7 +237,7 @@ def test_two_that_push_notice_each_other(records_root, store):
     push(records_root, store.uri("set"), take_over=True)
     assert stored(store) == tree(records_root)
     with (
-        travel._only_push(StorePlace(store.uri("set")).folder, take_over=False),
+        _only_push(StorePlace(store.uri("set")).folder, take_over=False),
         pytest.raises(ArtefactError, match="another process pushes there"),
     ):
         push(records_root, store.uri("set"))
@@ -243,14 +245,13 @@ def test_two_that_push_notice_each_other(records_root, store):
 
 def test_records_that_change_while_they_are_pulled_are_refused(records_root, tmp_path, store, monkeypatch):
     push(records_root, store.uri("set"))
-    fetch = travel._fetch
 
     def fetch_and_change(place, name, *rest):
         if name == "index.parquet":
             store.objects["set/manifest.json"] = store.objects["set/manifest.json"].replace(b'"seed": 0', b'"seed": 1')
-        return fetch(place, name, *rest)
+        return _fetch(place, name, *rest)
 
-    monkeypatch.setattr(travel, "_fetch", fetch_and_change)
+    monkeypatch.setattr("convnext_imagenet.records.pull._fetch", fetch_and_change)
     with pytest.raises(ArtefactError, match="changed"):
         pull(store.uri("set"), tmp_path / "out")
     assert not (tmp_path / "out" / "_SUCCESS").exists()

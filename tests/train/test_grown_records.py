@@ -12,9 +12,9 @@ from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.ingest.cli import main as ingest
 from convnext_imagenet.records import open_records
 from convnext_imagenet.records.epoch_order import epoch_order
+from convnext_imagenet.records.push import push
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.schema import Row
-from convnext_imagenet.records.travel import push
 from convnext_imagenet.train.cli import main
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import plan_steps
