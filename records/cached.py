@@ -27,6 +27,7 @@ from convnext_imagenet.records.places import StorePlace, as_uri
 from convnext_imagenet.records.pull import pull_splits
 
 _DEFAULT_GIB = 200.0
+_BESIDE = (INDEX_FILE, "plan.json", "manifest.json", "_SUCCESS")  # the splits
 _GIB = 2**30
 
 
@@ -74,7 +75,7 @@ def _absent(copy: Path, manifest: Manifest, splits: Sequence[str]) -> list[str]:
 
 def _missing_bytes(copy: Path, stored: Mapping[str, int], splits: Sequence[str]) -> int:
     """Return the bytes of what a copy needs of the stored files and does not have; a part of it may be there."""
-    names = [name for name in stored if name == INDEX_FILE or name.partition("/")[0] in splits]
+    names = [name for name in stored if name in _BESIDE or name.partition("/")[0] in splits]
     return sum(stored[name] for name in names if not _has_size(copy / name, stored[name]))
 
 

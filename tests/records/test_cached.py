@@ -66,7 +66,8 @@ def names_in(copy: Path) -> set[str]:
 def size_of(whole: Path, *splits: str) -> int:
     """The bytes that a copy of these splits fetches."""
     files = [path for split in splits for path in (whole / split).iterdir()]
-    return sum(path.stat().st_size for path in [*files, whole / "index.parquet"])
+    beside = [whole / name for name in ("index.parquet", "plan.json", "manifest.json", "_SUCCESS")]
+    return sum(path.stat().st_size for path in [*files, *beside])
 
 
 def test_only_what_is_asked_for_is_fetched_and_is_read_as_the_whole_set(whole, uri, store):
