@@ -199,6 +199,8 @@ def build(
         raise click.UsageError("--classes has no effect with --onto, whose classes stay; leave --classes out")
     if onto is not None and train_shards is not None:
         raise click.UsageError("--train-shards has no effect with --onto, whose shards stay; leave it out")
+    if onto is not None and keep_order:
+        raise click.UsageError("--keep-order has no effect with --onto, whose classes stay; leave it out")
     refuse_unused(engine, address=address)
     with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.base.protocol import marked_digest

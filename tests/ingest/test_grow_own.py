@@ -119,6 +119,7 @@ def _other(images: Images) -> Images:
         (_other(OLD[:1]), SHARES, "changed images need another build"),
         ([("", OLD[0][1] + "x", OLD[0][2], OLD[0][3])], SHARES, "a new class would change the class indices"),
         (NEW, (*SHARES, "--train-shards", "3"), "--train-shards has no effect with --onto"),
+        (NEW, (*SHARES, "--keep-order"), "--keep-order has no effect with --onto"),
     ],
 )
 def test_what_contradicts_the_records_is_refused(parent, tmp_path, images, options, words):
