@@ -47,22 +47,18 @@ def test_verify_of_a_directory_counts_rows_and_at_a_uri_bytes(records_root: Path
 
 def test_a_push_and_a_pull_count_what_moved(records_root: Path, tmp_path: Path) -> None:
     uri, out = f"file://{tmp_path}/store", tmp_path / "pulled"
-    files = [path for path in (records_root / "train").iterdir() if path.suffix != ".json"]
-    for name, words, root in (
-        ("push", ("push", records_root, uri), records_root),
-        ("pull", ("pull", uri, "--out", out), out),
-    ):
-        first, again = (_call(*words, "--json", "--progress", "json") for _ in range(2))
-        moved = check_object(first.stdout, f"convnext-records {name}")
-        assert moved == {
-            "records": str(root),
-            "uri": uri,
-            "shards_moved": 2,
-            "bytes_moved": sum(path.stat().st_size for path in files),
-        }
-        assert check_progress(first.stderr) == {name: moved["bytes_moved"]}
-        there = check_object(again.stdout, f"convnext-records {name}")
-        assert (there["shards_moved"], there["bytes_moved"]) == (0, 0)
+    size = sum(path.stat().st_size for path in (records_root / "train").iterdir() if path.suffix != ".json")
+    options = ("--json", "--progress", "json")
+    pushes = [_call("push", records_root, uri, *options) for _ in range(2)]
+    pulls = [_call("pull", uri, "--out", out, *options) for _ in range(2)]
+    sent, again = (check_object(done.stdout, "convnext-records push") for done in pushes)
+    assert sent == {"records": str(records_root), "uri": uri, "shards_moved": 2, "bytes_moved": size}
+    assert again == sent | {"shards_moved": 0, "bytes_moved": 0}
+    fetched, there = (check_object(done.stdout, "convnext-records pull") for done in pulls)
+    assert fetched == sent | {"records": str(out)}
+    assert there == again | {"records": str(out)}
+    assert check_progress(pushes[0].stderr) == {"push": size}
+    assert check_progress(pulls[0].stderr) == {"pull": size}
 
 
 def test_a_diff_counts_every_split_also_where_nothing_differs(records_root: Path, tmp_path: Path) -> None:
