@@ -29,7 +29,7 @@ from limit_ingest import check_and_hash, decode_and_hash
 IMAGES = int(os.environ.get("CONVNEXT_BENCH_IMAGES", "4000"))
 ROUNDS = int(os.environ.get("CONVNEXT_BENCH_ROUNDS", "3"))
 WORKERS = 2
-PART = 1_000  # enough for as many processes as all images get: fewer are started otherwise
+PART = 2_000  # enough for as many processes as all images get: fewer are started otherwise
 CLASSES = 20
 LIMIT = "limit: every coefficient + sha256, 2 processes"
 FULL_DECODE = "full decode by OpenCV + sha256, 2 processes"

@@ -199,6 +199,8 @@ def build(
         raise click.UsageError("--classes has no effect with --onto, whose classes stay; leave --classes out")
     if onto is not None and train_shards is not None:
         raise click.UsageError("--train-shards has no effect with --onto, whose shards stay; leave it out")
+    if onto is not None and keep_order:
+        raise click.UsageError("--keep-order has no effect with --onto, whose classes stay; leave it out")
     refuse_unused(engine, address=address)
     with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.base.protocol import marked_digest
@@ -212,9 +214,10 @@ def build(
         from convnext_imagenet.ingest.shards.pool import LocalPool
         from convnext_imagenet.ingest.shards.quarantine import allowed_number
         from convnext_imagenet.ingest.shards.worker_start import sized_for
-        from convnext_imagenet.ingest.source.detect import scan_data
-        from convnext_imagenet.ingest.source.layout import scan_tree
+        from convnext_imagenet.ingest.source.detect import scan_data, scan_more
+        from convnext_imagenet.ingest.source.folders import Links
         from convnext_imagenet.ingest.source.samples import SampleTree
+        from convnext_imagenet.ingest.source.sources import Request
         from convnext_imagenet.ingest.source.unpack import Unpacker
 
         with interruptible(), _executor(engine, address, workers, data, out) as executor:
@@ -226,7 +229,9 @@ def build(
             was_unpacked = unpacker.folder.exists()
             parent = open_parent(onto) if onto else None
             tree = (
-                scan_tree(data, follow_links, is_increment=True)
+                scan_more(
+                    Request(data, Links(data, follow_links), unpacker, label_column, group_by), parent.has_given_labels
+                )
                 if parent
                 else scan_data(data, unpacker, follow_links, unverified, devkit, label_column, group_by)
             )
@@ -237,7 +242,7 @@ def build(
             wishes = Wishes(val_fraction, test_fraction, eval_only, keep_order)
             if isinstance(tree, SampleTree):
                 _print_samples(data, tree)
-                plan = make_given_plan(tree, data, classes, unverified, wishes, seed, policy)
+                plan = make_given_plan(tree, data, classes, unverified, wishes, seed, policy, parent, train_shards)
             else:
                 _refuse_wishes(data, wishes != Wishes() or bool(label_column or group_by))
                 _print_tree(data, tree, devkit or tree.devkit)

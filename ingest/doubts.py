@@ -19,7 +19,7 @@ def doubts(plan: IngestPlan) -> Iterator[str]:
         yield f"only one class, {names[0]}: training needs at least two"
     for split in plan.splits:
         missing = sorted(set(range(len(names))) - set(np.unique(split.labels).tolist()))
-        if split.name != "train" and missing:
+        if split.name != "train" and missing and plan.parent is None:
             classes = plural(len(missing), "class")
             yield f"{split.name}: no image of {classes}: {first_few([names[index] for index in missing])}"
     alike: dict[str, list[str]] = defaultdict(list)

@@ -12,6 +12,7 @@ from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.labels.classes import ClassRule, read_class_rule
 from convnext_imagenet.ingest.labels.devkit import read_devkit
 from convnext_imagenet.ingest.labels.given import Wishes, label_samples
+from convnext_imagenet.ingest.labels.given_more import Stored, label_more_samples
 from convnext_imagenet.ingest.labels.kaggle import cross_check, read_kaggle
 from convnext_imagenet.ingest.labels.labels import LabelledTree, label_plain_tree, label_tree
 from convnext_imagenet.ingest.shards.copies import digests_of_copies
@@ -20,6 +21,7 @@ from convnext_imagenet.ingest.shards.parent import Parent, refuse_other_labels, 
 from convnext_imagenet.ingest.shards.plan import IngestPlan, plan_tree, rule_versions
 from convnext_imagenet.ingest.source.samples import SampleTree
 from convnext_imagenet.ingest.source.scan_types import TreeScan
+from convnext_imagenet.records.index import INDEX_FILE, read_columns
 from convnext_imagenet.records.jpeg_warnings import libjpeg_version
 
 
@@ -105,18 +107,27 @@ def make_given_plan(
     wishes: Wishes,
     seed: int,
     image_policy: ImagePolicy = DEFAULT_IMAGE_POLICY,
+    parent: Parent | None = None,
+    train_shards: int | None = None,
 ) -> IngestPlan:
     """Return the plan for a source of somebody's own images, with labels as it gives them.
 
     `classes` is all or found, which mean the same here, or a file of names. Images are read only to find copies, and
-    only if a split is made. Raises IngestError as `label_samples` does.
+    only if a split is made. With a `parent`, its classes and splits count, and only images that it lacks are planned.
+    `train_shards` is the number of train shards, None for the usual one. Raises IngestError as `label_samples` and
+    `label_more_samples` do.
     """
     rule = read_class_rule(classes)
     if wishes.keeps_order and rule.kind != "file":
         raise IngestError("--keep-order numbers classes as a file lists them; pass --classes FILE, too")
     digests = functools.partial(digests_of_copies, data, follow_links=tree.follows_links)
-    given = label_samples(tree, rule, wishes, unverified, digests)
-    splits = [split.name for split in given.tree.splits]
+    if parent is not None:
+        refuse_other_rules(parent, seed, image_policy.to_json(), rule_versions())
+        digests = functools.partial(digests, stored_sizes=frozenset(parent.images_by_key["bytes"].to_pylist()))
+        given = label_more_samples(tree, _stored(parent), wishes, digests)
+    else:
+        given = label_samples(tree, rule, wishes, unverified, digests)
+    splits = list(parent.manifest.splits) if parent is not None else [split.name for split in given.tree.splits]
     return plan_tree(
         given.tree,
         rule if rule.kind == "file" else ClassRule("found"),
@@ -133,6 +144,22 @@ def make_given_plan(
             "split": given.split,
             "unlabelled": tree.unlabelled.count,
         },
+        parent=parent,
+        train_shards=train_shards,
+    )
+
+
+def _stored(parent: Parent) -> Stored:
+    images, source = parent.images_by_key, parent.plan["source"]
+    contents = read_columns(parent.root / INDEX_FILE, ("sha256", "split"))
+    return Stored(
+        title=str(parent.root),
+        classes=parent.manifest.classes,
+        class_index=source["class_index"],
+        split=source["split"],
+        splits=tuple(parent.manifest.splits),
+        split_of_key=dict(zip(images["key"].to_pylist(), images["split"].to_pylist(), strict=True)),
+        split_of_content=dict(zip(contents["sha256"].to_pylist(), contents["split"].to_pylist(), strict=True)),
     )
 
 

@@ -37,14 +37,17 @@ def find_damage(
     checked = known_stamps(manifest) if remembered else {}
     written = known_stamps(manifest, "written") if trusts_writing else {}
     now = {file["name"]: stamp(folder / file["name"]) for folder, file in files}
-    unread = [(folder, file) for folder, file in files if not _is_in((checked, written), file["name"], now)]
+    unread = [(folder, file) for folder, file in files if not _is_known((checked, written), file["name"], now)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda pair: file_damage(pair[0], pair[1], deep=True), unread)
         changed = [damage for damage in results if damage]
-    if unread and not changed:
-        read = {file["name"] for _, file in unread}
-        remember_stamps(manifest, {name: new for name, new in now.items() if name in read or checked.get(name) == new})
-    return changed
+    if changed:
+        return changed
+    read = {file["name"] for _, file in unread}
+    fresh = {name: new for name, new in now.items() if name in read or is_unchanged(checked.get(name), new)}
+    if fresh != checked:
+        remember_stamps(manifest, fresh)
+    return []
 
 
 def _receipt_damage(root: Path, manifest: Manifest) -> list[str]:
@@ -68,9 +71,20 @@ def _files(shards: Sequence[ShardEntry]) -> Iterator[dict[str, Any]]:
 
 
 def stamp(path: Path) -> list[int]:
-    """Return what changes when a file does: device, inode, size, times of content and inode in ns."""
+    """Return what changes when a file does: device, inode, size, times of content and inode in ns, number of links."""
     status = path.stat()
-    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_nlink]
+
+
+def is_unchanged(before: Sequence[int] | None, now: Sequence[int]) -> bool:
+    """Return whether a file is as it was, by its stamps.
+
+    The time of the inode also changes when records that share the file are made or deleted. Then the number of links is
+    another one, and the time of the content must be the same (DECISIONS, 2026-11-30: links are no changes).
+    """
+    if before is None or len(before) != len(now) or list(before[:4]) != list(now[:4]):
+        return False
+    return before[4] == now[4] or before[5] != now[5]
 
 
 def note_as_written(root: Path, manifest: Manifest) -> None:
@@ -80,7 +94,7 @@ def note_as_written(root: Path, manifest: Manifest) -> None:
         for shard in entry.shards:
             noted_ns = (root / split / f"{Path(shard.name).stem}.json").stat().st_ctime_ns
             found = {file["name"]: stamp(root / split / file["name"]) for file in shard.files}
-            stamps |= {name: each for name, each in found.items() if each[-1] <= noted_ns}
+            stamps |= {name: each for name, each in found.items() if each[4] <= noted_ns}
     remember_stamps(manifest, stamps, "written")
 
 
@@ -103,8 +117,8 @@ def remember_stamps(manifest: Manifest, stamps: Mapping[str, list[int]], kind: S
         return  # without it the files are hashed again at the next opening
 
 
-def _is_in(lists: Sequence[Mapping[str, list[int]]], name: str, now: Mapping[str, list[int]]) -> bool:
-    return any(stamps.get(name) == now[name] for stamps in lists)
+def _is_known(lists: Sequence[Mapping[str, list[int]]], name: str, now: Mapping[str, list[int]]) -> bool:
+    return any(is_unchanged(stamps.get(name), now[name]) for stamps in lists)
 
 
 def _stamp_file(manifest: Manifest, kind: Stamps) -> Path:

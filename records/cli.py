@@ -1,7 +1,7 @@
 """`convnext-records`: show, verify, print and draw what a RECORDS directory contains."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,13 +90,17 @@ def _flat(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def verify(records: Path, as_json: bool) -> None:
     """Read RECORDS again and check every byte, count, label and image.
 
-    At a URI, every file is compared with its SHA-256, and no image is decoded.
+    At a URI, and of an export, every file is compared with its SHA-256, and no image is decoded.
     """
     with expected_errors(), result_on_stdout(as_json) as report:
+        from convnext_imagenet.records.export.verify import is_export
         from convnext_imagenet.records.places import StorePlace, place_of
 
+        if is_export(records):
+            _verify_export(records, report)
+            return
         if isinstance(place := place_of(records), StorePlace):
-            from convnext_imagenet.records.travel import verify_stored
+            from convnext_imagenet.records.pull import verify_stored
 
             with progress(None, "verify", unit="B") as advance:
                 read = verify_stored(place, advance)
@@ -116,6 +120,18 @@ def verify(records: Path, as_json: bool) -> None:
             click.echo(f"  {problem}")
         refuse_problems(records, result)
         click.echo(f"{records}: files, receipts, counts, labels and images verified; {result.rows:,} rows read")
+
+
+def _verify_export(root: Path, report: Callable[[Mapping[str, Any]], None]) -> None:
+    from convnext_imagenet.records.export.verify import refuse_export_problems, verify_export
+
+    with progress(None, "verify", unit="B") as advance:
+        result = verify_export(root, advance)
+    report({"records": root, "rows": result.rows, "bytes": result.bytes, "problems": result.problems})
+    for problem in result.problems[:_MOST_PROBLEMS]:
+        click.echo(f"  {problem}")
+    refuse_export_problems(root, result)
+    click.echo(f"{root}: every file compared with its SHA-256; {result.rows:,} rows, {result.bytes / 2**20:,.1f} MiB")
 
 
 @main.command()

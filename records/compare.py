@@ -2,7 +2,6 @@
 
 import io
 from collections import Counter
-from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,10 +32,10 @@ def compare_records(before: Place, after: Place) -> pa.Table:
     return found.select(names).sort_by([(name, "ascending") for name in ("change", *_ROW)]).combine_chunks()
 
 
-def counts_of(table: pa.Table) -> list[tuple[str, Sequence[int]]]:
-    """Return for each split with differences how many rows have each of `CHANGES`."""
+def counts_of(table: pa.Table) -> dict[str, dict[str, int]]:
+    """Return for each split with differences, in the order of their names, how many rows have each of `CHANGES`."""
     counts = Counter(zip(table["split"].to_pylist(), table["change"].to_pylist(), strict=True))
-    return [(split, [counts[split, change] for change in CHANGES]) for split in sorted({split for split, _ in counts})]
+    return {split: {change: counts[split, change] for change in CHANGES} for split in sorted({s for s, _ in counts})}
 
 
 def table_bytes(table: pa.Table) -> bytes:

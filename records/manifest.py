@@ -1,6 +1,5 @@
 """The manifest of a RECORDS directory: what it contains, from where, and how to check it. Reads no file."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,8 +91,12 @@ class Manifest:
         return bool(self.source.get("treatment", {}).get("accept_warnings"))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the manifest as JSON objects, lists, numbers and strings."""
-        return dataclasses.asdict(self)
+        """Return the manifest as JSON objects, lists, numbers and strings, which share its mappings."""
+        splits = {
+            name: vars(split) | {"shards": [vars(shard) for shard in split.shards]}
+            for name, split in self.splits.items()
+        }
+        return vars(self) | {"classes": [vars(entry) for entry in self.classes], "splits": splits}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Manifest":

@@ -16,6 +16,7 @@ from convnext_imagenet.base.files import require_utf8, sha256_file
 from convnext_imagenet.base.host import allow_open_files
 from convnext_imagenet.base.protocol import bookkeeping_name, read_finished
 from convnext_imagenet.records.checked import find_damage
+from convnext_imagenet.records.held import held_part
 from convnext_imagenet.records.index import read_columns, shard_index_path
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, SplitEntry
 from convnext_imagenet.records.schema import HOW_TO_REPAIR
@@ -99,15 +100,15 @@ class Records:
         """Return `root` opened, after checks that keep MindSpore from files that would crash it.
 
         `hashes` compares the SHA-256 of every file once; files that have not changed since (same inode, size and
-        times) are not read again. `sizes` compares only sizes. Raises ArtefactError when a file is missing,
-        damaged or of another version.
+        times) are not read again. `sizes` compares only sizes. Of a copy in the cache, the splits that it holds are
+        checked. Raises ArtefactError when a file is missing, damaged or of another version.
         """
         require_utf8(root)
         try:
             manifest = Manifest.from_json(read_finished(root, "records"))
         except ArtefactError as error:
             raise ArtefactError(str(error) if str(root) in str(error) else f"{root}: {error}") from None
-        damage = find_damage(root, manifest, deep=check == "hashes")
+        damage = find_damage(root, held_part(root, manifest), deep=check == "hashes")
         if damage:
             raise ArtefactError(f"{damage[0]} ({len(damage)} damaged in total); {HOW_TO_REPAIR}")
         manifest_path = root / bookkeeping_name("records", "manifest.json")
@@ -119,9 +120,10 @@ class Records:
         return self.manifest.classes
 
     def split(self, name: str) -> Split:
-        """Return a split that has rows. Raises ArtefactError for an unknown or empty one."""
-        entry = self.manifest.splits.get(name)
+        """Return a split that has rows. Raises ArtefactError for one that is unknown, empty or not in this copy."""
+        held = held_part(self.root, self.manifest).splits
+        entry = held.get(name)
         if entry is None or not entry.rows:
-            known = ", ".join(sorted(split for split, entry in self.manifest.splits.items() if entry.rows))
+            known = ", ".join(sorted(split for split, entry in held.items() if entry.rows))
             raise ArtefactError(f"{self.root}: no rows in split {name!r}; splits with rows: {known or 'none'}")
         return Split(name=name, entry=entry, folder=self.root / name)

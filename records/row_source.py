@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_file
 from convnext_imagenet.base.host import allow_open_files
-from convnext_imagenet.records.checked import known_stamps, remember_stamps, stamp
+from convnext_imagenet.records.checked import is_unchanged, known_stamps, remember_stamps, stamp
 from convnext_imagenet.records.index import INDEX_FILE
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry
 from convnext_imagenet.records.mindrecord_file import MindRecordFile
@@ -98,6 +98,11 @@ class RowSource(Sequence[Sample]):
         """The key of each row, such as n01440764_10026."""
         return self._index["key"].to_pylist()
 
+    @cached_property
+    def sha256s(self) -> Sequence[str]:
+        """The SHA-256 of each image, in hexadecimal."""
+        return self._index["sha256"].to_pylist()
+
     @overload
     def __getitem__(self, row: int) -> Sample: ...
     @overload
@@ -155,7 +160,7 @@ class RowSource(Sequence[Sample]):
         """Raise ArtefactError unless the SHA-256 of a shard on this machine is the manifest's."""
         path = Path(str(self._place)) / self.split / entry.name
         now = stamp(path)
-        if (known := known_stamps(self.manifest)).get(entry.name) == now:
+        if is_unchanged((known := known_stamps(self.manifest)).get(entry.name), now):
             return
         if sha256_file(path) != entry.sha256:
             raise ArtefactError(f"{path}: changed (its SHA-256 is not the recorded one); {HOW_TO_REPAIR}")

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mindspore.mindrecord import FileReader, FileWriter
+from mindspore.mindrecord import FileWriter
 
 from convnext_imagenet.base.errors import ArtefactError, FailedError
-from convnext_imagenet.records.mindrecord_alone import is_mindrecord_alone
+from convnext_imagenet.records.mindrecord_alone import is_mindrecord_alone, read_alone
 from convnext_imagenet.records.page_sizes import BYTES_PER_WRITE, ROWS_PER_WRITE, PageLayout
 from convnext_imagenet.records.schema import INDEX_FIELDS, MINDRECORD_SCHEMA, Row, as_fields, validate_row
 
@@ -55,7 +55,10 @@ def read_back(path: Path) -> Iterator[Row]:
     only, or end this process by a segmentation fault.
     """
     try:
-        yield from _read_alone(path) if is_mindrecord_alone() else _read_by_dataset(path)
+        columns = list(MINDRECORD_SCHEMA)
+        rows = read_alone(path, columns) if is_mindrecord_alone() else _read_by_dataset(path, columns)
+        for values in rows:
+            yield Row(**dict(zip(columns, map(python_value, values), strict=True)))
     except Exception as error:  # as in `_call`
         raise FailedError(
             f"{path}: MindSpore cannot read it back ({_first_line(error)}); the disk may be full or failing: check it "
@@ -63,23 +66,11 @@ def read_back(path: Path) -> Iterator[Row]:
         ) from error
 
 
-def _read_by_dataset(path: Path) -> Iterator[Row]:
+def _read_by_dataset(path: Path, columns: list[str]) -> Iterator[list[Any]]:
     import mindspore.dataset as ds  # here: it imports all of MindSpore
 
-    columns = list(MINDRECORD_SCHEMA)
     dataset = ds.MindDataset([str(path)], columns_list=columns, shuffle=False, num_parallel_workers=1)
-    for values in dataset.create_tuple_iterator(columns, num_epochs=1, output_numpy=True):
-        yield Row(**dict(zip(columns, map(python_value, values), strict=True)))
-
-
-def _read_alone(path: Path) -> Iterator[Row]:
-    """Yield the rows by FileReader, which has the same C++ reader as MindDataset, and is five times as slow."""
-    reader = FileReader([str(path)], num_consumer=1, columns=list(MINDRECORD_SCHEMA))
-    try:
-        for fields in reader.get_next():
-            yield Row(**fields)
-    finally:
-        reader.close()
+    yield from dataset.create_tuple_iterator(columns, num_epochs=1, output_numpy=True)
 
 
 def python_value(value: Any) -> Any:

@@ -9,6 +9,7 @@ from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import file_damage, read_receipt
 from convnext_imagenet.records.damage import summary_file_problems
+from convnext_imagenet.records.held import held_part
 from convnext_imagenet.records.images import BadImage, check_image
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry
 from convnext_imagenet.records.reader import Records, find_damage
@@ -28,9 +29,10 @@ def verify_records(root: Path, on_progress: Callable[[int], None] | None = None)
     """Compare files, receipts, counts, labels, keys and every image with the manifest; return what contradicts it.
 
     Hashes are computed again, and no shard is opened unless all bytes are the recorded ones: MindSpore can crash on a
-    damaged shard. `on_progress` gets the number of rows read. Raises ArtefactError for an unfinished directory.
+    damaged shard. Of a copy in the cache, what it holds is compared. `on_progress` gets the number of rows read. Raises
+    ArtefactError for an unfinished directory.
     """
-    return verify_content(root, Records.open(root, check="sizes").manifest, on_progress)
+    return verify_content(root, held_part(root, Records.open(root, check="sizes").manifest), on_progress)
 
 
 def verify_content(

@@ -90,9 +90,12 @@ def eval_command(
         )
     show_log_lines()
     with announcing_exit(), expected_errors(), result_on_stdout(as_json) as print_result:
+        from convnext_imagenet.records.cached import local_records
+
+        # A URI may hold secrets. Before there are ranks: a rank that fetches for hours would count as hung.
+        records = local_records(records, (split,), lambda line: click.echo(line, err=True))
         ranks, target = _start_evaluation(launch, report)
 
-        from convnext_imagenet.records.cached import local_records
         from convnext_imagenet.records.reader import Records
         from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
         from convnext_imagenet.serve.class_map import map_classes
@@ -108,7 +111,6 @@ def eval_command(
         )
 
         loaded = load_checkpoint(checkpoint, weights).evaluated_with(transform)
-        records = local_records(records, lambda line: click.echo(line, err=True))  # a URI may hold secrets
         opened = ranks.first_rank_first(lambda: Records.open(records))
         rows = opened.split(split)
         if report:

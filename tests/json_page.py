@@ -9,7 +9,8 @@ from typing import Any
 _PAGE = (Path(__file__).resolve().parent.parent / "docs" / "json.md").read_text()
 _TYPES = {str: "string", bool: "bool", int: "int", float: "float", list: "list", dict: "object", type(None): "null"}
 _SPLITS = dict.fromkeys(("rows", "images", "quarantined", "shards", "bytes"), "<split>")
-_OPEN = {**_SPLITS, "statuses": "<status>", "flags": "<kind>"}  # objects whose keys are data
+_DIFFERENT = dict.fromkeys(("added", "removed", "relabelled", "changed"), "<split>")
+_OPEN = {**_SPLITS, **_DIFFERENT, "statuses": "<status>", "flags": "<kind>"}  # objects whose keys are data
 
 
 def documented(heading: str) -> dict[str, str]:

@@ -142,7 +142,7 @@ def run(
         from convnext_imagenet.records.cached import local_records
 
         rollbacks = _parse_on_divergence(on_divergence)
-        records = local_records(records, lambda line: click.echo(line, err=True))
+        records = local_records(records, ("train", "val"), lambda line: click.echo(line, err=True))
         if config == _AUTO:
             check_request(records, workers)
             path = out.with_name(f"{out.name}.toml")

@@ -114,21 +114,28 @@ def parse_ground_truth(data: bytes, leaves: tuple[Leaf, ...], origin: str = _GRO
     other counts, and for a line that is not an ILSVRC2012_ID of the leaves.
     """
     known = {leaf.ilsvrc_id for leaf in leaves}
-    ids = []
-    for number, line in enumerate(data.rstrip().splitlines(), start=1):
-        text = line.strip()
-        if not text.isdigit() or len(text) > _MOST_DIGITS:
-            shown = repr(line[:40].decode("ascii", "backslashreplace"))
-            raise IngestError(f"{origin}: line {number} is {shown}, expected an ILSVRC2012_ID; {_FETCH_HINT}")
-        if int(text) not in known:
-            raise IngestError(
-                f"{origin}: line {number} is {int(text)}, which is not a class of meta.mat "
-                f"(ILSVRC2012_ID {min(known)} to {max(known)}); {_FETCH_HINT}"
-            )
-        ids.append(int(text))
+    id_of = {b"%d" % each: each for each in known}
+    ids = [
+        each if (each := id_of.get(line)) else _unusual_id(line, known, f"{origin}: line {number}")
+        for number, line in enumerate(data.rstrip().splitlines(), start=1)
+    ]
     if len(leaves) == OFFICIAL_CLASSES:
         _check_official_counts(ids, origin)
     return tuple(ids)
+
+
+def _unusual_id(line: bytes, known: set[int], where: str) -> int:
+    """Return the ILSVRC2012_ID of a line with blanks or zeros before it. Raises IngestError for another line."""
+    text = line.strip()
+    if not text.isdigit() or len(text) > _MOST_DIGITS:
+        shown = repr(line[:40].decode("ascii", "backslashreplace"))
+        raise IngestError(f"{where} is {shown}, expected an ILSVRC2012_ID; {_FETCH_HINT}")
+    if int(text) not in known:
+        raise IngestError(
+            f"{where} is {int(text)}, which is not a class of meta.mat "
+            f"(ILSVRC2012_ID {min(known)} to {max(known)}); {_FETCH_HINT}"
+        )
+    return int(text)
 
 
 def _check_official_counts(ids: list[int], origin: str) -> None:

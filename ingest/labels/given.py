@@ -61,16 +61,22 @@ def label_samples(
     chosen = [sample for sample in samples if sample.label in index_of]
     left_out = Counter(sample.split or "train" for sample in samples if sample.label not in index_of)
     chosen, how = _with_splits(source, chosen, wishes, digests)
-    _refuse_torn_groups(chosen)
-    keys = _keys(chosen)
-    splits = {name: LabelledSplit(name, left_out=left_out[name]) for name in SPLITS}
-    for sample, key in zip(chosen, keys, strict=True):
-        _append(splits[sample.split], sample, key, index_of[sample.label])
+    refuse_torn_groups(chosen)
     entries = tuple(ClassEntry(index, name, name) for name, index in index_of.items())
-    _require_classes_in_train(source, splits, entries, wishes)
-    train, val, test = splits.values()
+    train, val, test = as_splits(chosen, keys_of(chosen), index_of, left_out)
+    _require_classes_in_train(source, (train, val, test), entries, wishes)
     tree = LabelledTree(entries, train, val, 0, is_verified=False, test=test if test.paths else None)
     return GivenLabels(tree, how, class_index)
+
+
+def as_splits(
+    samples: Sequence[Sample], keys: Sequence[str], index_of: Mapping[str, int], left_out: Mapping[str, int]
+) -> tuple[LabelledSplit, ...]:
+    """Return train, val and test of samples that have a split each; `left_out` counts images of other classes."""
+    splits = {name: LabelledSplit(name, left_out=left_out.get(name, 0)) for name in SPLITS}
+    for sample, key in zip(samples, keys, strict=True):
+        _append(splits[sample.split], sample, key, index_of[sample.label])
+    return tuple(splits.values())
 
 
 def _append(split: LabelledSplit, sample: Sample, key: str, label: int) -> None:
@@ -124,7 +130,7 @@ def _with_splits(
     if wishes.is_eval_only:
         if fractions != (None, None):
             raise IngestError("--eval-only makes every image val; leave --val-fraction and --test-fraction out")
-        return [sample._replace(split="val") for sample in samples], "all val (--eval-only)"
+        return [sample._replace(split="val") for sample in samples], split_words(samples, wishes, False)
     found = {sample.split for sample in samples}
     if {"train", "val"} <= found and "" not in found:
         if fractions != (None, None):
@@ -132,7 +138,7 @@ def _with_splits(
                 f"{source.kind}: has the splits {', '.join(source.splits)}; leave --val-fraction and "
                 f"--test-fraction out"
             )
-        return samples, "as given"
+        return samples, split_words(samples, wishes, True)
     if "" in found and {"train", "val"} & found:
         without = [sample.title for sample in samples if not sample.split]
         raise IngestError(
@@ -146,15 +152,28 @@ def _with_splits(
         )
     if "test" in found and wishes.test_fraction:
         raise IngestError(f"{source.kind}: has the split test; leave --test-fraction out")
-    return _split_by_hash(samples, Fractions(*_shares(wishes)), digests)
+    return _split_by_hash(samples, wished_fractions(wishes), digests), split_words(samples, wishes, False)
 
 
-def _shares(wishes: Wishes) -> tuple[float, float]:
+def wished_fractions(wishes: Wishes) -> Fractions:
+    """Return the shares of val and test, if splits are made."""
     val = DEFAULT_VAL_FRACTION if wishes.val_fraction is None else wishes.val_fraction
-    return val, wishes.test_fraction or 0.0
+    return Fractions(val, wishes.test_fraction or 0.0)
 
 
-def _split_by_hash(samples: list[Sample], fractions: Fractions, digests: Digests) -> tuple[list[Sample], str]:
+def split_words(samples: Sequence[Sample], wishes: Wishes, is_given: bool) -> str:
+    """Return how splits are made, in the words of plan and manifest."""
+    if wishes.is_eval_only:
+        return "all val (--eval-only)"
+    if is_given:
+        return "as given"
+    fractions = wished_fractions(wishes)
+    shares = f"val {fractions.val:g}" + (f", test {fractions.test:g}" if fractions.test else "")
+    has_groups = any(sample.group for sample in samples if sample.split in ("", "train"))
+    return f"by a hash of the {'groups' if has_groups else 'names'}: {shares}"
+
+
+def _split_by_hash(samples: list[Sample], fractions: Fractions, digests: Digests) -> list[Sample]:
     if fractions.val + fractions.test >= 1:
         raise IngestError("--val-fraction and --test-fraction leave nothing to train on; their sum must be below 1")
     free = [n for n, sample in enumerate(samples) if sample.split in ("", "train")]
@@ -164,12 +183,11 @@ def _split_by_hash(samples: list[Sample], fractions: Fractions, digests: Digests
     split = list(samples)
     for number, name in zip(free, split_samples(names, labels, groups, contents, fractions), strict=True):
         split[number] = split[number]._replace(split=name)
-    shares = f"val {fractions.val:g}" + (f", test {fractions.test:g}" if fractions.test else "")
-    what = "groups" if any(groups) else "names"
-    return split, f"by a hash of the {what}: {shares}"
+    return split
 
 
-def _refuse_torn_groups(samples: Sequence[Sample]) -> None:
+def refuse_torn_groups(samples: Sequence[Sample]) -> None:
+    """Raise IngestError for a group with images in several splits."""
     splits_of: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
         if sample.group:
@@ -183,7 +201,7 @@ def _refuse_torn_groups(samples: Sequence[Sample]) -> None:
         )
 
 
-def _keys(samples: Sequence[Sample]) -> list[str]:
+def keys_of(samples: Sequence[Sample]) -> list[str]:
     """Return CLASS/NAME of each sample; where a class has a name twice in a split, the whole path instead."""
     keys = [f"{sample.label}/{sample.name}" for sample in samples]
     counts = Counter((sample.split, key) for sample, key in zip(samples, keys, strict=True))
@@ -194,16 +212,17 @@ def _keys(samples: Sequence[Sample]) -> list[str]:
 
 
 def _require_classes_in_train(
-    source: SampleTree, splits: Mapping[str, LabelledSplit], classes: Sequence[ClassEntry], wishes: Wishes
+    source: SampleTree, splits: Sequence[LabelledSplit], classes: Sequence[ClassEntry], wishes: Wishes
 ) -> None:
     if wishes.is_eval_only:
         return
-    trained = set(splits["train"].labels)
-    for name in ("val", "test"):
-        unknown = [classes[label].name for label in sorted(set(splits[name].labels) - trained)]
+    train, *others = splits
+    trained = set(train.labels)
+    for split in others:
+        unknown = [classes[label].name for label in sorted(set(split.labels) - trained)]
         if unknown:
             raise IngestError(
-                f"{source.kind}: {plural(len(unknown), 'class')} of {name} not in train: {first_few(unknown)}; "
+                f"{source.kind}: {plural(len(unknown), 'class')} of {split.name} not in train: {first_few(unknown)}; "
                 f"list the classes to ingest in a file and pass --classes FILE"
             )
     if missing := [entry.name for entry in classes if entry.index not in trained]:

@@ -52,6 +52,26 @@ def split_samples(
     return of_sample
 
 
+def split_more(
+    names: Sequence[str],
+    groups: Sequence[str],
+    contents: Mapping[int, str],
+    known: Mapping[int, str],
+    fractions: Fractions,
+) -> list[str]:
+    """Return the split of each sample that is added to others, by its name or group; `known` ones stay.
+
+    Samples of one group, or of one content, are on the side of those that are known, as far as these are on one.
+    """
+    of_sample = [""] * len(names)
+    for members in _units(names, groups, contents).values():
+        sides = [known[number] for number in members if number in known]
+        value = min(_place(groups[number] or names[number]) for number in members)
+        for number in members:
+            of_sample[number] = known.get(number) or (sides[0] if sides else _by_value(value, fractions))
+    return of_sample
+
+
 def _place(name: str) -> float:
     """Return a number from 0 to 1 that depends only on the name."""
     digest = hashlib.sha256(f"convnext_imagenet split\0{name}".encode()).digest()

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from convnext_imagenet.ingest.shards.plan import PlannedRow
@@ -12,9 +12,13 @@ from convnext_imagenet.records.images import BadImage
 
 
 def digests_of_copies(
-    data: Path, samples: Sequence[Sample], follow_links: bool, on_progress: Callable[[int], None] = lambda count: None
+    data: Path,
+    samples: Sequence[Sample],
+    follow_links: bool,
+    on_progress: Callable[[int], None] = lambda count: None,
+    stored_sizes: Collection[int] = (),
 ) -> dict[int, str]:
-    """Return the SHA-256 of each sample that has the size of another, by its number.
+    """Return the SHA-256 of each sample that has the size of another, or of a stored image, by its number.
 
     Raises FailedIngestError when a file cannot be read. An image that is no plain file has no digest.
     """
@@ -23,8 +27,8 @@ def digests_of_copies(
         by_size[sample.size].append(number)
     digests = {}
     with SourceReader(data, follow_links) as reader:
-        for numbers in by_size.values():
-            if len(numbers) == 1:
+        for size, numbers in by_size.items():
+            if len(numbers) == 1 and size not in stored_sizes:
                 continue
             for number in sorted(numbers):
                 sample = samples[number]

@@ -21,7 +21,7 @@ from convnext_imagenet.base.files import read_json, sha256_file, sync_folder, wr
 from convnext_imagenet.base.protocol import file_damage, read_finished, read_receipt
 from convnext_imagenet.base.stores import local_reader
 from convnext_imagenet.ingest.errors import IngestError
-from convnext_imagenet.records.checked import Stamps, find_damage, known_stamps, remember_stamps, stamp
+from convnext_imagenet.records.checked import Stamps, find_damage, is_unchanged, known_stamps, remember_stamps, stamp
 from convnext_imagenet.records.damage import planned_units
 from convnext_imagenet.records.index import INDEX_FILE, read_columns
 from convnext_imagenet.records.manifest import Manifest
@@ -48,6 +48,11 @@ class Parent:
     def shards(self) -> dict[str, list[str]]:
         """The file names of the shards by split, those without a stored image included."""
         return {name: [shard for split, shard in self.units if split == name] for name in self.manifest.splits}
+
+    @property
+    def has_given_labels(self) -> bool:
+        """Whether labels are those of the source of somebody's own images."""
+        return bool(self.plan["source"].get("labels"))
 
     @property
     def identity(self) -> dict[str, str]:
@@ -113,8 +118,8 @@ class Parent:
         known = known_stamps(self.manifest)
         files = [(split, f"{Path(shard).stem}{end}") for split, shard in self.units for end in _SHARD_ENDINGS]
         paths = {name: out / split / name for split, name in files if name in known}
-        same = {name: known[name] for name, path in paths.items() if path.exists() and stamp(path) == known[name]}
-        remember_stamps(manifest, same)
+        now = {name: stamp(path) for name, path in paths.items() if path.exists()}
+        remember_stamps(manifest, {name: new for name, new in now.items() if is_unchanged(known[name], new)})
 
 
 def open_parent(root: Path) -> Parent:
@@ -188,7 +193,7 @@ def _link_or_copy(source: Path, target: Path, file: Mapping[str, Any]) -> None:
 def _follow(lists: Iterable[dict[str, list[int]]], name: str, before: Sequence[int], after: Sequence[int]) -> None:
     """Renew the stamp of a file that was only linked, which changes the time of its inode but not of its content."""
     for stamps in lists:
-        if stamps.get(name) == before and after[:-1] == before[:-1]:
+        if is_unchanged(stamps.get(name), before) and is_unchanged(before, after):
             stamps[name] = list(after)
 
 

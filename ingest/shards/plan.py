@@ -193,8 +193,7 @@ def plan_tree(
     """
     if parent is not None:
         tree = _without_known(tree, parent, image_policy)
-    labelled = tree.splits if parent is None else (tree.train, tree.val)  # an increment may have no val
-    splits = tuple(plan_split(split, seed, is_shuffled=split.name == "train") for split in labelled)
+    splits = tuple(plan_split(split, seed, is_shuffled=split.name == "train") for split in _planned(tree, parent))
     if train_shards is not None:
         train = splits[0]
         if train_shards > len(train.paths):
@@ -222,22 +221,30 @@ def plan_tree(
     return IngestPlan(tree.classes, splits, source, seed, dict(versions), image_policy, dict(junk or {}), parent)
 
 
+def _planned(tree: LabelledTree, parent: Parent | None) -> tuple[LabelledSplit, ...]:
+    """Return the splits to plan: those with images, or all of the parent's, of which an increment may lack some."""
+    if parent is None:
+        return tree.splits
+    found = {split.name: split for split in tree.splits}
+    return tuple(found.get(name, LabelledSplit(name)) for name in parent.manifest.splits)
+
+
 def _without_known(tree: LabelledTree, parent: Parent, policy: ImagePolicy) -> LabelledTree:
     """Return the images that the parent does not have."""
-    splits = []
-    for split in (tree.train, tree.val):
+    splits = {}
+    for split in tree.splits:
         new = new_images(parent, split.name, split.keys, split.labels, split.sizes, policy.keeps_bytes)
-        splits.append(split.chosen(new))
-    train, val = splits
-    incomplete = None
-    if tree.incomplete_classes is not None:
+        splits[split.name] = split.chosen(new)
+    train, val = (splits.get(name, LabelledSplit(name)) for name in ("train", "val"))
+    incomplete = tree.incomplete_classes
+    if incomplete is not None and tree.is_verified:
         counts = np.bincount(np.asarray(train.labels, np.int64), minlength=len(tree.classes))
         counts = counts + np.asarray(parent.manifest.splits["train"].rows_per_class)
         stated = [entry.devkit_train for entry in tree.classes]
         incomplete = sum(
             number is not None and count < number for count, number in zip(counts.tolist(), stated, strict=True)
         )
-    return replace(tree, train=train, val=val, incomplete_classes=incomplete)
+    return replace(tree, train=train, val=val, test=splits.get("test"), incomplete_classes=incomplete)
 
 
 def _behind(split: SplitPlan, parent: Parent, policy: ImagePolicy) -> SplitPlan:

@@ -9,18 +9,16 @@ from convnext_imagenet.ingest.shards.image_policy import ImagePolicy
 from convnext_imagenet.ingest.shards.pool import LocalPool
 from convnext_imagenet.records.mindrecord_alone import import_mindrecord_alone
 
-_IMAGES_PER_WORKER = 500  # a process starts in 2 s of a core, in which another one checks and stores about as many
-_FEW_IMAGES = 1_000  # reading them back without all of MindSpore takes 1 s more than with it, importing it 2 s
+_IMAGES_PER_WORKER = 1_000  # a process and its decoder start in 1 s of a core, in which others store about 700
 
 
 def sized_for(pool: LocalPool, images: int, policy: ImagePolicy) -> LocalPool:
     """Return the pool, with no more processes than pay for `images`, prepared for this number."""
     workers = max(1, min(pool.workers, images // _IMAGES_PER_WORKER))
-    return replace(pool, workers=workers, start=functools.partial(_start, policy, images < _FEW_IMAGES))
+    return replace(pool, workers=workers, start=functools.partial(_start, policy))
 
 
-def _start(policy: ImagePolicy, is_for_few: bool) -> None:
+def _start(policy: ImagePolicy) -> None:
     with contextlib.suppress(OSError):  # the first shard tries again and reports it
         lasting_client(policy)  # the process that decodes starts while this one imports
-    if is_for_few:
-        import_mindrecord_alone()
+    import_mindrecord_alone()

@@ -38,6 +38,19 @@ def scan_data(
     return scan_source(Request(root, links, unpacker, label_column, group_by))
 
 
+def scan_more(request: Request, is_as_given: bool) -> TreeScan | SampleTree:
+    """Return what a scan of images finds that are added to records, whose labels are `is_as_given` or ImageNet's.
+
+    Raises IngestError as `scan_data` does.
+    """
+    root = request.root
+    if root.is_dir() and is_as_given:
+        return scan_source(request)
+    if root.is_dir() and (archives := imagenet_1k_archives(root)):
+        return scan_archives(root, archives, request.links, request.unpacker)
+    return scan_tree(root, request.links.follow, is_increment=True)
+
+
 def is_imagenet(root: Path, unverified: bool, devkit: Path | None) -> bool:
     """Return whether a tree is to be compared with ImageNet's names, or was asked for as `--unverified` takes it."""
     if any((root / folder).is_dir() for folder in (KAGGLE_FOLDER, "Data/CLS-LOC", "CLS-LOC")):

@@ -7,22 +7,23 @@ import hashlib
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.base.files import sha256_json, sync_folder, write_atomically
+from convnext_imagenet.base.files import sync_folder, write_atomically
 from convnext_imagenet.records.export.card import card_text, croissant_text
-from convnext_imagenet.records.export.formats import FORMATS, ExportRow
+from convnext_imagenet.records.export.checksums import ENDING, checksum_lines, read_checksums
+from convnext_imagenet.records.export.formats import FORMATS, ExportRow, folder_name
 from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.records.places import Place, place_of
 from convnext_imagenet.records.row_source import RowSource, open_records
 
-EXPORT_VERSION = 2  # raise when the same records become other bytes
-_KIND = "export"
+EXPORT_VERSION = 3  # raise when the same records become other bytes
+KIND = "export"
 _RECEIPTS = "_receipts"  # of the folder format, whose images have folders of their own
 
 
@@ -49,8 +50,9 @@ def export_records(
 ) -> ExportOutcome:
     """Write all rows of RECORDS, at a path or a URI, to the directory `out` in a format of `FORMATS`, or resume it.
 
-    `on_progress` gets the number of rows written or found. Raises ArtefactError for damaged records, for an `out` of
-    another export or inside of RECORDS, and for a key that the format cannot hold.
+    A shard of which a file is missing or has another size is written again. `on_progress` gets the number of rows
+    written or found. Raises ArtefactError for damaged records, for an `out` of another export or inside of RECORDS, and
+    for a key that the format cannot hold.
     """
     place = place_of(records)
     manifest = place.manifest()
@@ -58,7 +60,7 @@ def export_records(
         raise ArtefactError(f"--out {out}: is inside the records {place}; choose a directory outside of them")
     plan = _plan(place, format_name)
     with protocol.exclusive(out):
-        plan_id = protocol.begin(out, _KIND, plan)
+        plan_id = protocol.begin(out, KIND, plan)
         job = _Job(manifest, out, format_name, plan_id)
         if not protocol.is_finished(out):
             shutil.rmtree(protocol.staging(out))
@@ -112,7 +114,7 @@ class _Job:
         """Write data card, metadata, manifest and the mark."""
         receipts = [(unit, self._receipt(unit) or {}) for unit in self.units()]
         files = [
-            file | {"name": f"data/{file['name']}", "split": unit.split}
+            file | {"name": f"{self._receipts().name}/{file['name']}", "split": unit.split}
             for unit, receipt in receipts
             for file in receipt["files"]
         ]
@@ -121,10 +123,15 @@ class _Job:
             write_atomically(self.out / "croissant.json", croissant_text(self.manifest, files).encode())
         rows = {name: split.rows for name, split in self.manifest.splits.items()}
         facts = {"plan_id": self.plan_id, "format": self.format_name, "rows": rows, "files": files}
-        protocol.finish(self.out, _KIND, facts)
+        protocol.finish(self.out, KIND, facts)
 
     def _receipt(self, unit: _Unit) -> dict[str, Any] | None:
-        return protocol.read_receipt(self._receipts(), f"_{unit.name}", self.plan_id)
+        """Return the receipt of a shard, None if a file is missing or has another size."""
+        receipt = protocol.read_receipt(self._receipts(), f"_{unit.name}", self.plan_id)
+        if receipt is None or self.format_name != "folder":
+            return receipt
+        images = read_checksums(self._receipts() / receipt["files"][0]["name"])
+        return receipt if _bytes_of(self.out, images) == receipt["facts"]["image_bytes"] else None
 
     def _receipts(self) -> Path:
         return self.out / (_RECEIPTS if self.format_name == "folder" else "data")
@@ -137,12 +144,21 @@ class _Job:
         if chosen.ending:
             path = staging / f"{unit.name}.{chosen.ending}"
             chosen.write(path, rows, self.manifest)
-            protocol.publish([path], self.out / "data", f"_{unit.name}", self.plan_id, facts)
         else:
-            chosen.write(staging, rows, self.manifest)
-            moved = _move_all(staging, self.out / unit.split)
-            protocol.publish([], self._receipts(), f"_{unit.name}", self.plan_id, facts | {"names": sha256_json(moved)})
+            images = staging / unit.split
+            chosen.write(images, rows, self.manifest)
+            sizes = _move_all(images, self.out / unit.split)
+            path = staging / f"{unit.name}.{ENDING}"
+            path.write_text(checksum_lines(self._named_digests(unit, source)))
+            facts["image_bytes"] = sum(sizes)
+        protocol.publish([path], self._receipts(), f"_{unit.name}", self.plan_id, facts)
         shutil.rmtree(staging)
+
+    def _named_digests(self, unit: _Unit, source: RowSource) -> Iterator[tuple[str, str]]:
+        """Yield the path below `out` and the SHA-256 of each image of a shard."""
+        for row in range(unit.start, unit.start + unit.rows):
+            name = folder_name(source.keys[row], int(source.labels[row]), self.manifest)
+            yield f"{unit.split}/{name}", source.sha256s[row]
 
 
 def _rows(source: RowSource, unit: _Unit, on_progress: Callable[[int], None]) -> Iterator[ExportRow]:
@@ -152,18 +168,25 @@ def _rows(source: RowSource, unit: _Unit, on_progress: Callable[[int], None]) ->
         on_progress(1)
 
 
-def _move_all(staging: Path, folder: Path) -> list[str]:
-    """Move all files below `staging` to the same paths below `folder`, all of them on disk; return the paths."""
+def _move_all(staging: Path, folder: Path) -> list[int]:
+    """Move all files below `staging` to the same paths below `folder`, all of them on disk; return their sizes."""
     os.sync()  # one call for thousands of small files
-    moved, folders = [], {folder}
+    sizes, folders = [], {folder}
     for path in sorted(path for path in staging.rglob("*") if path.is_file()):
-        name = path.relative_to(staging)
-        target = folder / name
+        target = folder / path.relative_to(staging)
         if target.parent not in folders or not target.parent.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
             folders.add(target.parent)
+        sizes.append(path.stat().st_size)
         path.replace(target)
-        moved.append(name.as_posix())
     for changed in sorted(folders):
         sync_folder(changed)
-    return moved
+    return sizes
+
+
+def _bytes_of(out: Path, images: Iterable[tuple[str, str]]) -> int:
+    """Return the size of all images below `out`, -1 when one is missing."""
+    try:
+        return sum((out / name).stat().st_size for name, _ in images)
+    except FileNotFoundError:
+        return -1

@@ -120,6 +120,13 @@ def test_an_old_shard_is_read_once_and_only_if_it_has_changed(source, increment,
     assert grow("third") == []
     assert opened("third") == ["third/train/imagenet-train-00001-of-00002.mindrecord"]
     assert opened("parent") == []
+    shutil.rmtree(tmp_path / "first")  # a link less is no change
+    shutil.rmtree(tmp_path / "third")
+    assert opened("parent") == []
+    assert grow("third") == []
+    assert opened("second") == ["second/train/imagenet-train-00001-of-00002.mindrecord"]
+    shutil.rmtree(tmp_path / "second")
+    assert grow("second") == []
     shard = next((parent / "train").glob("*.mindrecord"))
     os.utime(shard)
     assert grow("fourth") == [f"parent/train/{shard.name}"]

@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 from convnext_imagenet.records.cli import main
 
 from ..json_page import check_object, check_progress
+from .conftest import build_records, make_rows
 
 
 def _call(*arguments: object) -> Result:
@@ -42,3 +43,45 @@ def test_verify_of_a_directory_counts_rows_and_at_a_uri_bytes(records_root: Path
     assert (here["rows"], here["bytes"], here["problems"]) == (7, None, [])
     assert (there["rows"], there["problems"]) == (None, [])
     assert there["bytes"] >= sum(path.stat().st_size for path in records_root.rglob("*.mindrecord"))
+
+
+def test_a_push_and_a_pull_count_what_moved(records_root: Path, tmp_path: Path) -> None:
+    uri, out = f"file://{tmp_path}/store", tmp_path / "pulled"
+    size = sum(path.stat().st_size for path in (records_root / "train").iterdir() if path.suffix != ".json")
+    options = ("--json", "--progress", "json")
+    pushes = [_call("push", records_root, uri, *options) for _ in range(2)]
+    pulls = [_call("pull", uri, "--out", out, *options) for _ in range(2)]
+    sent, again = (check_object(done.stdout, "convnext-records push") for done in pushes)
+    assert sent == {"records": str(records_root), "uri": uri, "shards_moved": 2, "bytes_moved": size}
+    assert again == sent | {"shards_moved": 0, "bytes_moved": 0}
+    fetched, there = (check_object(done.stdout, "convnext-records pull") for done in pulls)
+    assert fetched == sent | {"records": str(out)}
+    assert there == again | {"records": str(out)}
+    assert check_progress(pushes[0].stderr) == {"push": size}
+    assert check_progress(pulls[0].stderr) == {"pull": size}
+
+
+def test_a_diff_counts_every_split_also_where_nothing_differs(records_root: Path, tmp_path: Path) -> None:
+    more = build_records(tmp_path / "more", make_rows(9))
+    for pair, added, removed in (((records_root, more), 2, 0), ((more, records_root), 0, 2), ((more, more), 0, 0)):
+        found = check_object(_call("diff", *pair, "--json").stdout, "convnext-records diff")
+        assert (found["rows"], found["added"], found["removed"]) == (
+            added + removed,
+            {"train": added},
+            {"train": removed},
+        )
+        assert (found["relabelled"], found["changed"], found["out"]) == ({"train": 0}, {"train": 0}, None)
+        assert (found["before"], found["after"]) == tuple(map(str, pair))
+
+
+def test_verify_of_an_export_says_what_is_wrong_with_it(records_root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _call("export", records_root, "--format", "folder", "--out", out)
+    whole = check_object(_call("verify", out, "--json").stdout, "convnext-records verify")
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.suffix in (".JPEG", ".sha256"))
+    assert (whole["rows"], whole["bytes"], whole["problems"]) == (7, size, [])
+    image = next(out.rglob("*.JPEG"))
+    image.unlink()
+    done = CliRunner().invoke(main, ["verify", str(out), "--json"])
+    assert done.exit_code == 1
+    assert check_object(done.stdout, "convnext-records verify")["problems"] == [f"{image}: missing"]

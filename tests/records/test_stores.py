@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +18,18 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 import pytest
+from click.testing import CliRunner
 
 from convnext_imagenet.base import stores
 from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.base.stores import StoreFolder, open_folder
 from convnext_imagenet.records import open_records
+from convnext_imagenet.records.cached import local_records
+from convnext_imagenet.records.cli import main
 from convnext_imagenet.records.places import StorePlace
-from convnext_imagenet.records.travel import pull, push, verify_stored
+from convnext_imagenet.records.pull import pull, verify_stored
+from convnext_imagenet.records.push import push
+from convnext_imagenet.records.reader import Records
 
 _URL = "http://127.0.0.1/account/bucket/x?sv=2021&sig=hunter2%3D"
 _AZURITE_ACCOUNT = "devstoreaccount1"  # of every Azurite, with a key that its documentation prints
@@ -147,14 +153,30 @@ def _account_signature() -> str:
     return "&".join(f"{name}={quote(value, safe='')}" for name, value in fields.items() if value)
 
 
-@pytest.mark.parametrize("emulated", [_google, _azure])
-def test_records_travel_through_other_stores(records_root: Path, tmp_path: Path, emulated):
+@contextlib.contextmanager
+def _local() -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield f"file://{folder}/set"
+
+
+@pytest.mark.parametrize("emulated", [_local, _google, _azure])
+def test_records_travel_through_other_stores(
+    records_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, emulated
+):
     with emulated() as uri:
         assert push(records_root, uri).shards == 2
         assert push(records_root, uri).shards == 0
         assert pull(uri, tmp_path / "out").shards == 2
         assert list(open_records(uri)) == list(open_records(records_root)) == list(open_records(tmp_path / "out"))
         assert verify_stored(StorePlace(uri)) > 0
+        for command in (["show"], ["peek", "--row", "3"], ["verify"]):
+            shown = CliRunner().invoke(main, [command[0], uri, *command[1:]])
+            assert shown.exit_code == 0, shown.output
+        monkeypatch.setenv("CONVNEXT_RECORDS_CACHE", str(tmp_path / "copies"))
+        copy = local_records(Path(uri), ("train",), lambda line: None)  # the door of training and evaluation
+        fields = ("key", "image", "label")
+        read = [list(Records.open(root).split("train").read(range(7), fields)) for root in (copy, records_root)]
+        assert read[0] == read[1]
         folder = open_folder(uri)
         folder.remove("_SUCCESS")
         folder.remove("_SUCCESS")

@@ -14,17 +14,18 @@ from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.base.files import read_json
 from convnext_imagenet.base.uris import public_place
-from convnext_imagenet.records import open_records, travel
+from convnext_imagenet.records import open_records
 from convnext_imagenet.records.build import make_manifest, mark_finished, write_summary_files
-from convnext_imagenet.records.cached import local_records
 from convnext_imagenet.records.cli import main
 from convnext_imagenet.records.index import index_entry, shard_index_path, write_shard_index
 from convnext_imagenet.records.page_sizes import PageLayout
 from convnext_imagenet.records.places import StorePlace, place_of
+from convnext_imagenet.records.pull import _fetch, pull, verify_stored
+from convnext_imagenet.records.push import _only_push, push
 from convnext_imagenet.records.quarantine import table_bytes as quarantine_bytes
 from convnext_imagenet.records.receipts import shard_facts, shard_files, split_entry
 from convnext_imagenet.records.shards import write_shard
-from convnext_imagenet.records.travel import Travelled, pull, push, verify_stored
+from convnext_imagenet.records.travel import Travelled
 
 from ..object_store import Store, running_store
 from .conftest import build_records, make_rows
@@ -236,7 +237,7 @@ def test_two_that_push_notice_each_other(records_root, store):
     push(records_root, store.uri("set"), take_over=True)
     assert stored(store) == tree(records_root)
     with (
-        travel._only_push(StorePlace(store.uri("set")).folder, take_over=False),
+        _only_push(StorePlace(store.uri("set")).folder, take_over=False),
         pytest.raises(ArtefactError, match="another process pushes there"),
     ):
         push(records_root, store.uri("set"))
@@ -244,14 +245,13 @@ def test_two_that_push_notice_each_other(records_root, store):
 
 def test_records_that_change_while_they_are_pulled_are_refused(records_root, tmp_path, store, monkeypatch):
     push(records_root, store.uri("set"))
-    fetch = travel._fetch
 
     def fetch_and_change(place, name, *rest):
         if name == "index.parquet":
             store.objects["set/manifest.json"] = store.objects["set/manifest.json"].replace(b'"seed": 0', b'"seed": 1')
-        return fetch(place, name, *rest)
+        return _fetch(place, name, *rest)
 
-    monkeypatch.setattr(travel, "_fetch", fetch_and_change)
+    monkeypatch.setattr("convnext_imagenet.records.pull._fetch", fetch_and_change)
     with pytest.raises(ArtefactError, match="changed"):
         pull(store.uri("set"), tmp_path / "out")
     assert not (tmp_path / "out" / "_SUCCESS").exists()
@@ -267,29 +267,6 @@ def test_a_store_that_is_away_is_a_failure_to_resume(records_root, store, monkey
 def test_the_result_counts_what_moved(records_root, store):
     sizes = [path.stat().st_size for path in (records_root / "train").glob("imagenet*") if path.suffix != ".json"]
     assert push(records_root, store.uri("set")) == Travelled(2, sum(sizes))
-
-
-def test_training_and_evaluation_get_a_copy_in_a_cache_of_limited_size(records_root, tmp_path, store, monkeypatch):
-    push(records_root, store.uri("set"))
-    uri, said = Path(store.uri("set")), []  # as click gives it: one slash behind the scheme
-    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE", str(tmp_path / "copies"))
-    assert local_records(records_root, said.append) == records_root
-    copy = local_records(uri, said.append)
-    assert tree(copy) == tree(records_root)
-    assert local_records(uri, said.append) == copy
-    assert len(said) == 1
-    assert "fetching 0.00 GiB into" in said[0]
-    assert "hunter2" not in said[0]
-    other = build_records(tmp_path / "other", make_rows(5))
-    push(other, store.uri("other"))
-    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE_GIB", "0.0008")
-    with pytest.raises(
-        ArtefactError, match=r"the cache may hold 0\.00 GiB; raise CONVNEXT_RECORDS_CACHE_GIB.*" + copy.name
-    ):
-        local_records(Path(store.uri("other")), said.append)
-    monkeypatch.setenv("CONVNEXT_RECORDS_CACHE_GIB", "much")
-    with pytest.raises(ArtefactError, match="must be a number of GiB above 0"):
-        local_records(Path(store.uri("other")), said.append)
 
 
 def test_grown_records_replace_those_that_they_were_built_onto(records_root, tmp_path, store):

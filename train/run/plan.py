@@ -141,6 +141,11 @@ def _refuse(run: Path, error: OtherPlanError, accepted: Accepted) -> None:
         return
     options = " ".join(option for option, is_needed in needed.items() if is_needed)
     way_out = f", or accept the change with {options}" if can_be_accepted else ""
+    if any(each.key.startswith("records.") for each in error.changed):
+        raise ArtefactError(
+            f"{run}: {error.reason}; a run belongs to its records: pass the records that it began on, or another "
+            f"--out, with --init-from {run} to start from its weights{error.way_back}"
+        )
     raise ArtefactError(f"{run}: {error.reason}; choose another directory{way_out}{error.way_back}")
 
 

@@ -15,8 +15,10 @@ from click.testing import CliRunner
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.records.cli import main
 from convnext_imagenet.records.export.card import card_text, croissant_text
+from convnext_imagenet.records.export.checksums import read_checksums
 from convnext_imagenet.records.export.formats import FORMATS, label_names, tar_key
 from convnext_imagenet.records.export.job import export_records
+from convnext_imagenet.records.export.verify import verify_export
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.places import place_of
 from convnext_imagenet.records.schema import Row
@@ -119,6 +121,55 @@ def test_killed_exports_end_with_the_same_bytes(tmp_path, format_name):
         process.wait()
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     assert tree(killed) == tree(whole)
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_what_was_deleted_cut_or_changed_later_is_noticed(records_root, tmp_path, format_name):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    export_records(records_root, whole, format_name)
+    export_records(records_root, out, format_name)
+    assert verify_export(out).problems == ()
+    files = sorted(path for path in out.rglob("*") if path.suffix in (".parquet", ".tar", ".JPEG"))
+    lists = sorted(out.rglob("*.sha256"))
+    assert len(files) == (7 if format_name == "folder" else 2)
+    for path in (files[0], files[-1], *lists[:1]):
+        data = path.read_bytes()
+        path.unlink()
+        result = CliRunner().invoke(main, ["verify", str(out)])
+        assert (result.exit_code, f"{path}: missing" in result.output) == (1, True), result.output
+        assert export_records(records_root, out, format_name).written == 1
+        assert tree(out) == tree(whole)
+        path.write_bytes(data[:-1])
+        assert export_records(records_root, out, format_name).written == 1
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        (problem,) = verify_export(out).problems
+        assert problem.startswith(f"{path}: its content has changed")
+        path.unlink()  # as the message says
+        export_records(records_root, out, format_name)
+        assert tree(out) == tree(whole)
+    assert verify_export(out).rows == 7
+
+
+def test_sha256sum_reads_the_list_of_an_exported_folder(tmp_path):
+    rows = [Row(make_rows(1)[0].image, 0, 0, f"n0/{name}.jpg", 12, 20) for name in ("a b", "c\\d", "\\e", "f\\")]
+    records = build_records(tmp_path / "records", rows, 1, is_verified=False)
+    export_records(records, tmp_path / "out", "folder")
+    (listed,) = (tmp_path / "out").rglob("*.sha256")
+    command = ["sha256sum", "--check", "--strict", str(listed)]
+    done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(name for name, _ in read_checksums(listed)) == sorted(f"train/{row.key}" for row in rows)
+    assert verify_export(tmp_path / "out").problems == ()
+
+
+def test_predictions_and_unfinished_exports_are_not_verified_as_exports(records_root, tmp_path):
+    export_records(records_root, tmp_path / "out", "folder")
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    result = CliRunner().invoke(main, ["verify", str(tmp_path / "out")])
+    assert (result.exit_code, "run the same `convnext-records export` again" in result.output) == (1, True)
+    (tmp_path / "out" / "_plan.json").write_text('{"kind": "predictions"}')
+    result = CliRunner().invoke(main, ["verify", str(tmp_path / "out")])
+    assert (result.exit_code, "not a records directory" in result.output) == (1, True)
 
 
 def test_other_records_and_damaged_ones_are_refused(records_root, tmp_path):
