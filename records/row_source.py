@@ -84,6 +84,11 @@ class RowSource(Sequence[Sample]):
         return int(self._starts[-1])
 
     @property
+    def place(self) -> str:
+        """The directory or URI of the records."""
+        return str(self._place)
+
+    @property
     def classes(self) -> tuple[ClassEntry, ...]:
         """The classes by index."""
         return self.manifest.classes
@@ -92,6 +97,11 @@ class RowSource(Sequence[Sample]):
     def labels(self) -> np.ndarray:
         """The class index of each row, int32 (rows,)."""
         return self._index["label"].to_numpy()
+
+    @cached_property
+    def sample_ids(self) -> np.ndarray:
+        """The sample id of each row, int64 (rows,)."""
+        return self._index["sample_id"].to_numpy()
 
     @cached_property
     def keys(self) -> Sequence[str]:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_file, sha256_json, write_output
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import file_damage, read_finished
 from convnext_imagenet.records.audit.flags import DECISIONS, KINDS, LEAVES_EVALUATION
@@ -80,7 +81,8 @@ class Judged:
         """Raise ArtefactError unless the audit is one of the records with this manifest."""
         if self.records_sha256 != manifest_sha256:
             raise ArtefactError(
-                f"{self.path}: an audit of other images than {what}; run `convnext-records audit {what} --out AUDIT`"
+                f"{self.path}: an audit of other images than {what}; run `convnext-records audit {as_word(what)} "
+                f"--out AUDIT`"
             )
 
     def require_splits(self, known: Collection[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from convnext_imagenet.base.files import write_json
-from convnext_imagenet.base.host import cache_folder
+from convnext_imagenet.base.host import as_word, cache_folder
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import is_finished
 from convnext_imagenet.records.audit.messages import are_alike
@@ -41,12 +41,13 @@ def leak_line(records: Records, split: str = "val") -> str | None:
         if note.get("are_alike"):
             found += ", but so many images look alike that these may be no copies (report.html shows them)"
         advice = (
-            f"`convnext-serve eval RUN --records {records.root} --without {audit}` prints the accuracy without them"
+            f"`convnext-serve eval RUN --records {as_word(records.root)} --without {as_word(audit)}` prints the "
+            f"accuracy without them"
         )
     else:
         leaks = _same_bytes(records, split)
         found = "have the bytes of an image in another split"
-        advice = f"`convnext-records audit {records.root} --out AUDIT` finds all copies"
+        advice = f"`convnext-records audit {as_word(records.root)} --out AUDIT` finds all copies"
     verb = "may leak" if note and note.get("are_alike") else "leaks"
     return f"{split} {verb}: {leaks:,} of {plural(rows, 'image')} {found}; {advice}" if leaks else None
 
