@@ -169,9 +169,9 @@ def _seconds_of(task: ShardTask) -> float:
 
 def _stored_bytes(table: Path) -> int:
     """Return the bytes of the images that a shard stores, from the table beside it; none without one."""
-    import pyarrow.parquet as pq
+    from convnext_imagenet.base.parquet import read_table
 
-    return int(np.sum(pq.read_table(table, columns=["bytes"])["bytes"].to_numpy())) if table.is_file() else 0
+    return int(np.sum(read_table(table, ["bytes"])["bytes"].to_numpy())) if table.is_file() else 0
 
 
 def _sample(split: SplitPlan, images: int, shards: int) -> SplitPlan:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from convnext_imagenet.base.files import write_json
 from convnext_imagenet.base.host import as_word, cache_folder
 from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.parquet import equals
 from convnext_imagenet.base.protocol import is_finished
 from convnext_imagenet.records.audit.messages import are_alike
 from convnext_imagenet.records.audit.sources import RecordsSource, Source
@@ -55,7 +56,7 @@ def leak_line(records: Records, split: str = "val") -> str | None:
 def _same_bytes(records: Records, split: str) -> int:
     """Return how many images of a split have the bytes of an image in another one."""
     index = read_index(records, ("split", "sha256"))
-    is_own = pc.equal(index["split"], split)
+    is_own = equals(index["split"], split)
     own, others = index.filter(is_own)["sha256"], index.filter(pc.invert(is_own))["sha256"]
     return pc.sum(pc.is_in(own, others.combine_chunks())).as_py() or 0
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.parquet import read_table
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.predict.part_writer import PartWriter, plan_predictions
@@ -58,7 +57,7 @@ def forecast_predictions(
         rows = sum(len(writer.parts[index]) for index in others)
         sampled = len(writer.parts[0]) + rows
         files = [out / part_file(index) for index in (0, *others)]
-        statuses = Counter(status for file in files for status in pq.read_table(file)["status"].to_pylist())
+        statuses = Counter(status for file in files for status in read_table(file, ["status"])["status"].to_pylist())
         size = sum(file.stat().st_size for file in files)
     left = inputs.count - len(writer.parts[0])
     start_s = first - begin
