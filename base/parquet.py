@@ -1,6 +1,6 @@
 """Reads Parquet files, chooses rows and hands numbers to NumPy, all without pandas.
 
-Where pandas is installed, PyArrow imports it for `pyarrow.parquet.read_table`, for `to_numpy` and for every Python value
+Where pandas is installed, PyArrow imports it for `pyarrow.parquet.read_table`, `to_numpy` and every Python value
 that it turns into its own; this takes a third of a second (DECISIONS, 2026-11-30).
 """
 
