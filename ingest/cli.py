@@ -146,7 +146,7 @@ def main() -> None:
     "--dry-run",
     "is_dry_run",
     is_flag=True,
-    help="Write nothing: check the labels, store a sample of 200 images elsewhere, and print counts, bytes and time.",
+    help="Write nothing: check the labels, store a sample of the images elsewhere, and print counts, bytes and time.",
 )
 @json_option()
 @progress_option
