@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 BAR, JSON_LINES = "bar", "json"
 _SECONDS_BETWEEN_LINES = 0.5
+_NO_TIME_S = 1e-3  # tqdm draws an empty bar unless it has to wait
 _style = BAR
 _redirected: TextIO | None = None  # standard output, while it goes to standard error
 
@@ -65,11 +66,31 @@ def to_line(result: Mapping[str, Any]) -> str:
     return json.dumps(_plain(result), ensure_ascii=False, allow_nan=False)
 
 
-def open_bar(total: int | None, desc: str, unit: str, initial: int = 0) -> "tqdm | JsonBar":
-    """Return a new bar in the style that --progress has chosen."""
+def open_bar(
+    total: int | None, desc: str, unit: str, initial: int = 0, is_drawn_empty: bool = True
+) -> "tqdm | JsonBar":
+    """Return a new bar in the style that --progress has chosen; `is_drawn_empty`: drawn before anything is counted."""
     if _style == JSON_LINES:
         return JsonBar(total, desc, unit, initial)
-    return tqdm(total=total, initial=initial, desc=desc, unit=unit, dynamic_ncols=True, mininterval=0.5)
+    delay_s = 0.0 if is_drawn_empty else _NO_TIME_S
+    return _Bar(total=total, initial=initial, desc=desc, unit=unit, dynamic_ncols=True, mininterval=0.5, delay=delay_s)
+
+
+def is_drawn(bar: tqdm) -> bool:
+    """Return whether a bar of `open_bar` has been drawn."""
+    start_s = getattr(bar, "start_t", None)  # missing while another thread makes the bar
+    return start_s is not None and bool(bar.last_print_t >= start_s + bar.delay)
+
+
+class _Bar(tqdm):
+    """A bar that an error removes if nothing was counted."""
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None or self.n != self.initial:
+            self.delay = 0.0  # drawn once more, or for the first time
+        else:
+            self.leave = False
+        super().__exit__(kind, error, trace)
 
 
 class JsonBar:

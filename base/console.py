@@ -12,7 +12,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from convnext_imagenet.base.cli_output import JsonBar, open_bar
+from convnext_imagenet.base.cli_output import JsonBar, is_drawn, open_bar
 from convnext_imagenet.base.errors import MACHINE_ERRORS, ExpectedError, FailedError
 
 
@@ -104,8 +104,11 @@ class ProgressBar:
 
 @contextlib.contextmanager
 def progress(total: int | None, desc: str, unit: str = "img", units: str = "") -> Iterator[ProgressBar]:
-    """Show a bar with rate and time left; `units`, such as "of 64 shards", adds the count of finished units."""
-    with open_bar(total, desc, unit) as bar:
+    """Show a bar with rate and time left; `units`, such as "of 64 shards", adds the count of finished units.
+
+    An error before the first unit leaves no empty bar, so in a file the bar is drawn only when something is counted.
+    """
+    with open_bar(total, desc, unit, is_drawn_empty=sys.stderr.isatty()) as bar:
         if units:
             bar.set_postfix_str(f"0 {units}", refresh=False)
         yield ProgressBar(bar, units)
@@ -130,8 +133,8 @@ def own_lines() -> Iterator[None]:
 
 def _end_lines(bars: list[tqdm]) -> None:
     """End the line of the bars, because a file cannot be cleared, unless nothing was drawn since it last ended."""
-    drawn = [(id(bar), getattr(bar, "last_print_t", None)) for bar in bars]
-    if bars and drawn != _ended:
+    drawn = [(id(bar), bar.last_print_t) for bar in bars if is_drawn(bar)]
+    if drawn and drawn != _ended:
         click.echo(err=True)
     _ended[:] = drawn
 

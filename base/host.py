@@ -63,6 +63,11 @@ def install_command(extra: str) -> str:
     return f"{shlex.quote(sys.executable)} -m pip install 'convnext_imagenet[{extra}]'"  # a bare `pip` may be another's
 
 
+def as_word(place: object) -> str:
+    """Return a path or URI as one word of a shell command, quoted if it needs quotes."""
+    return shlex.quote(str(place))
+
+
 def sources_digest(rooms: Iterable[str] = ROOMS) -> str:
     """Return the SHA-256 of the names and bytes of our installed code in these rooms."""
     digest = hashlib.sha256()

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import LocalPath, expected_errors, progress
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_option, on_cluster, refuse_unused
 
@@ -145,7 +146,7 @@ def main() -> None:
     "--dry-run",
     "is_dry_run",
     is_flag=True,
-    help="Write nothing: check the labels, store a sample of 200 images elsewhere, and print counts, bytes and time.",
+    help="Write nothing: check the labels, store a sample of the images elsewhere, and print counts, bytes and time.",
 )
 @json_option()
 @progress_option
@@ -475,11 +476,11 @@ def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
     click.echo("  every stored image was decoded and read back")
     click.echo(f"  {_how_to_check(out)}")
     if "train" not in outcome.rows:
-        click.echo(f"  to evaluate a network on them: convnext-serve eval CHECKPOINT --records {out}")
+        click.echo(f"  to evaluate a network on them: convnext-serve eval CHECKPOINT --records {as_word(out)}")
         return
-    click.echo(f"  to train: make train RECORDS={out}")
-    click.echo(f"        or: convnext-train run CONFIG --records {out} --out RUN")
+    click.echo(f"  to train: make train RECORDS={as_word(out)}")
+    click.echo(f"        or: convnext-train run CONFIG --records {as_word(out)} --out RUN")
 
 
 def _how_to_check(out: Path) -> str:
-    return f"to check every byte: convnext-records verify {out}"
+    return f"to check every byte: convnext-records verify {as_word(out)}"

@@ -193,7 +193,7 @@ class Columns(nn.Cell):
     """(N, B) -> its B columns, each (N,): what drop path keeps of each block's branch."""
 
     def construct(self, keep_NB: Tensor) -> tuple[Tensor, ...]:
-        return tuple([keep_NB[:, block] for block in range(keep_NB.shape[1])])
+        return ops.unstack(keep_NB, 1)
 
 
 class LayerSet(NamedTuple):

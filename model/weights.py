@@ -5,8 +5,10 @@ its values.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,18 @@ from convnext_imagenet.model.kernels.products import Unit, choose_unit
 from convnext_imagenet.model.layers import PLAIN, LayerSet
 from convnext_imagenet.model.packed_network import PackedConvNeXt
 from convnext_imagenet.model.runtime import cpu_kernels
+from convnext_imagenet.model.variants import ConvNeXtConfig
 from convnext_imagenet.model.weight_check import check_finite, check_shapes
 
 FORMAT = "convnext_imagenet.weights"
 VERSION = 1  # raise when older programs could not read a file, or would read it wrongly
 
 _OURS = "give a weights file that `convnext-train` wrote"
+_ONLY_FLOAT32 = (
+    "a network without a linear head, or with another epsilon or GELU than the paper's, is computed in float32"
+)
+
+log = logging.getLogger(__name__)
 
 
 def save_weights(path: Path, arrays: Mapping[str, np.ndarray], card: ModelCard) -> None:
@@ -96,22 +104,39 @@ def build_network(card: ModelCard, arrays: Mapping[str, np.ndarray], frozen_stag
 def build_inference_network(card: ModelCard, arrays: Mapping[str, np.ndarray], precision: str = "float32") -> nn.Cell:
     """Return the card's network with these parameters packed once, for the device of this process.
 
-    `precision` is "float32", "bfloat16" or "auto" (bfloat16 where the processor has it). Raises ModelError when the
-    parameters do not fit, and where the device or the processor has no bfloat16 for our kernels.
+    `precision` is as in `inference_unit`. Raises ModelError as that does, and when the parameters do not fit.
     """
     kernels = cpu_kernels()
-    unit = choose_unit(precision, kernels)
-    has_usual_head = card.config.num_classes > 0 and not card.config.head_projection
-    can_pack = card.config.has_usual_functions and has_usual_head  # what the packed kernels compute
-    if unit is not Unit.FLOAT32 and not can_pack:
-        raise ModelError(
-            f"--precision {precision}: a network without a linear head, or with another epsilon or GELU than the "
-            f"paper's, is computed in float32; pass --precision float32"
-        )
-    if kernels is None or not can_pack or (card.config.grn and unit is Unit.FLOAT32):
+    unit = inference_unit(card.config, precision, kernels)
+    if kernels is None or not _can_pack(card.config) or (card.config.grn and unit is Unit.FLOAT32):
         return build_network(card, arrays)
     check_shapes(arrays, card.config, "the weights do not fit the network")
     return PackedConvNeXt(card.config, arrays, kernels, unit)
+
+
+def inference_unit(config: ConvNeXtConfig, precision: str, kernels: Path | None) -> Unit:
+    """Return what computes the products of a network in evaluation; `kernels` is None where ours do not run.
+
+    `precision` is "float32", "bfloat16" or "auto": bfloat16 where the processor has it and our kernels know the
+    network. Where they do not, "auto" logs once that float32 is computed, and "bfloat16" raises ModelError.
+    """
+    unit = choose_unit(precision, kernels)
+    if unit is Unit.FLOAT32 or _can_pack(config):
+        return unit
+    if precision != "auto":
+        raise ModelError(f"--precision {precision}: {_ONLY_FLOAT32}; pass --precision float32 or auto")
+    _log_float32()
+    return Unit.FLOAT32
+
+
+def _can_pack(config: ConvNeXtConfig) -> bool:
+    """Return whether the packed kernels compute this network."""
+    return config.has_usual_functions and config.num_classes > 0 and not config.head_projection
+
+
+@functools.cache
+def _log_float32() -> None:
+    log.info("--precision auto: %s", _ONLY_FLOAT32)
 
 
 def device_layers() -> LayerSet:

@@ -203,9 +203,9 @@ def gallery(records: Path, out: Path, split: str, wnids: tuple[str, ...], per_cl
         from convnext_imagenet.base.files import write_output
         from convnext_imagenet.base.html import plural
         from convnext_imagenet.records.gallery import contact_page, contact_sheet, read_strips
-        from convnext_imagenet.records.reader import Records
+        from convnext_imagenet.records.row_source import open_records
 
-        strips = read_strips(Records.open(records), split, wnids, per_class, side)
+        strips = read_strips(open_records(records, split), wnids, per_class, side)
         is_page = out.suffix.lower() in (".html", ".htm")
         write_output(out, contact_page(strips, f"Images of {split}") if is_page else contact_sheet(strips, side))
         images = sum(len(strip.pictures) for strip in strips)

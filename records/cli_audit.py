@@ -1,6 +1,7 @@
 """`convnext-records audit` and `decisions`: their options, and what they print."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,7 +133,7 @@ def _programs(stop: "StopSignals", devices: int) -> "Run":
         stop.check()
         if devices > 1 and tuple(arguments[:2]) in _ON_DEVICES:
             arguments = [*arguments, "--devices", str(devices)]
-        click.echo(f"+ convnext {' '.join(arguments)}", err=True)
+        click.echo(f"+ convnext {shlex.join(arguments)}", err=True)
         return run_program(arguments, lambda: stop.received, returns_output)
 
     return run

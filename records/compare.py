@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from convnext_imagenet.base.parquet import read_table
 from convnext_imagenet.records.places import Place, index_bytes
 
 CHANGES = ("added", "removed", "relabelled", "changed")
@@ -47,4 +48,4 @@ def table_bytes(table: pa.Table) -> bytes:
 
 def _rows(place: Place) -> pa.Table:
     data = index_bytes(place, place.manifest())
-    return pq.read_table(io.BytesIO(data), columns=[*_ROW, *_COMPARED])
+    return read_table(pa.BufferReader(data), [*_ROW, *_COMPARED])

@@ -8,6 +8,7 @@ from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import read_json, sha256_file
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import marked_digest, read_receipt
 from convnext_imagenet.records.manifest import Manifest
@@ -86,7 +87,7 @@ def say_what_is_lost(root: Path) -> str:
     units = planned_units(plan)
     if damaged := damaged_units(root, plan_id, units):
         return what_is_lost(root, damaged, units)
-    return f"every shard is whole; run `convnext-records repair {root}`, which needs no source"
+    return f"every shard is whole; run `convnext-records repair {as_word(root)}`, which needs no source"
 
 
 def read_plan(root: Path) -> tuple[str, dict[str, Any]]:

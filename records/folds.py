@@ -3,11 +3,13 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from convnext_imagenet.records.index import read_columns, shard_index_path
+from convnext_imagenet.records.manifest import SplitEntry
 
 if TYPE_CHECKING:  # importing it loads MindSpore, which a configuration must not
     from convnext_imagenet.records.reader import Split
@@ -35,5 +37,18 @@ def assign_folds(sha256s: Sequence[str], count: int) -> np.ndarray:
 
 def folds_of(split: "Split", count: int) -> np.ndarray:
     """Return the fold of each row of a split in stored order, as `assign_folds`. Raises ArtefactError."""
-    tables = [read_columns(shard_index_path(split.folder / shard.name), ["sha256"]) for shard in split.entry.shards]
+    return _folds(split.entry, split.folder, count)
+
+
+def rows_outside(text: str, entry: SplitEntry, folder: Path) -> np.ndarray:
+    """Return the rows of a split in `folder` that are not in fold "K/N", rising, int64; all of them for other texts.
+
+    Raises ArtefactError when the images' digests are needed and cannot be read.
+    """
+    fold = parse_fold(text)
+    return np.arange(entry.rows) if fold is None else np.flatnonzero(_folds(entry, folder, fold[1]) != fold[0])
+
+
+def _folds(entry: SplitEntry, folder: Path, count: int) -> np.ndarray:
+    tables = [read_columns(shard_index_path(folder / shard.name), ["sha256"]) for shard in entry.shards]
     return assign_folds([text for table in tables for text in table["sha256"].to_pylist()], count)

@@ -5,16 +5,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image, ImageDraw
 
 from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.html import plural, render
 from convnext_imagenet.records.lettering import draw_text, text_width
 from convnext_imagenet.records.manifest import ClassEntry
-from convnext_imagenet.records.reader import Records
-from convnext_imagenet.records.row_lookup import read_index
+from convnext_imagenet.records.row_source import RowSource
 from convnext_imagenet.records.thumbnails import thumbnail
 
 _LARGEST_SHEET_PIXELS = 200_000_000  # 600 MB of RGB in memory
@@ -31,13 +29,12 @@ class Strip:
     pictures: tuple[bytes | None, ...]
 
 
-def read_strips(records: Records, split: str, wnids: Sequence[str], per_class: int, side_px: int) -> list[Strip]:
+def read_strips(source: RowSource, wnids: Sequence[str], per_class: int, side_px: int) -> list[Strip]:
     """Return the strips of the classes `wnids` (all when empty), with the first images of each by sample id.
 
-    Raises ArtefactError for an unknown wnid, an empty split, a sheet that would be too large, and a changed index.
+    Raises ArtefactError for an unknown wnid, a sheet that would be too large, and damaged images.
     """
-    opened = records.split(split)
-    classes = _chosen(records, wnids)
+    classes = _chosen(source, wnids)
     pixels = len(classes) * (per_class * (side_px + _GAP_PX)) * (side_px + _CAPTION_PX)
     if pixels > _LARGEST_SHEET_PIXELS:
         raise ArtefactError(
@@ -45,16 +42,14 @@ def read_strips(records: Records, split: str, wnids: Sequence[str], per_class: i
             f"{pixels / 1e6:,.0f} megapixels, at most {_LARGEST_SHEET_PIXELS / 1e6:,.0f} are drawn; "
             f"pass a smaller --per-class or --side, or choose classes with --class"
         )
-    rows = first_rows(read_index(records, ("split", "label", "sample_id")), split, classes, per_class)
-    order = [row for entry in classes for row in rows[entry.index]]
-    images = opened.read(order, ("image",))
-    return [Strip(e, tuple(thumbnail(next(images)["image"], side_px) for _ in rows[e.index])) for e in classes]
+    rows = first_rows(source.labels.tolist(), source.sample_ids.tolist(), classes, per_class)
+    return [Strip(e, tuple(thumbnail(source[row].image, side_px) for row in rows[e.index])) for e in classes]
 
 
-def first_rows(index: pa.Table, split: str, classes: Sequence[ClassEntry], per_class: int) -> dict[int, list[int]]:
+def first_rows(
+    labels: Sequence[int], sample_ids: Sequence[int], classes: Sequence[ClassEntry], per_class: int
+) -> dict[int, list[int]]:
     """Return for each class index the positions in the split (0..rows-1) of its first images by sample id."""
-    rows_of_split = index.filter(pc.equal(index["split"], split))
-    labels, sample_ids = rows_of_split["label"].to_pylist(), rows_of_split["sample_id"].to_pylist()
     rows: dict[int, list[int]] = {entry.index: [] for entry in classes}
     for row in sorted(range(len(labels)), key=sample_ids.__getitem__):
         chosen = rows.get(labels[row])
@@ -101,10 +96,10 @@ def _draw_strip(
                 sheet.paste(drawn, corner)
 
 
-def _chosen(records: Records, wnids: Sequence[str]) -> list[ClassEntry]:
-    known = {entry.wnid: entry for entry in records.classes}
+def _chosen(source: RowSource, wnids: Sequence[str]) -> list[ClassEntry]:
+    known = {entry.wnid: entry for entry in source.classes}
     unknown = [wnid for wnid in wnids if wnid not in known]
     if unknown:
-        command = f"convnext-records show {records.root} --classes"
+        command = f"convnext-records show {as_word(source.place)} --classes"
         raise ArtefactError(f"--class {unknown[0]}: not a class of these records; `{command}` lists them")
-    return [known[wnid] for wnid in dict.fromkeys(wnids)] if wnids else list(records.classes)
+    return [known[wnid] for wnid in dict.fromkeys(wnids)] if wnids else list(source.classes)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import write_atomically
+from convnext_imagenet.base.parquet import read_table
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.schema import HOW_TO_REPAIR, Row
 
@@ -133,8 +134,7 @@ def write_index(
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     """Return some columns of a shard's table or of index.parquet. Raises ArtefactError when it cannot be read."""
     try:
-        with pq.ParquetFile(path) as file:  # read_table imports pyarrow.dataset, which takes as long as pyarrow
-            return file.read(list(columns)).select(list(columns))
+        return read_table(path, columns)
     except FileNotFoundError:
         raise ArtefactError(f"{path}: no such file; {HOW_TO_REPAIR}") from None
     except (OSError, KeyError, pa.ArrowException) as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,11 +12,13 @@ from convnext_imagenet.base.files import sha256_file
 from convnext_imagenet.records.images import inspect_image
 from convnext_imagenet.records.index import INDEX_FILE, read_columns
 from convnext_imagenet.records.manifest import ClassEntry
-from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.schema import HOW_TO_REPAIR, Row
 
+if TYPE_CHECKING:  # importing it loads MindSpore, which takes seconds
+    from convnext_imagenet.records.reader import Records
 
-def read_index(records: Records, columns: Sequence[str]) -> pa.Table:
+
+def read_index(records: "Records", columns: Sequence[str]) -> pa.Table:
     """Return some columns of index.parquet. Raises ArtefactError unless its SHA-256 is the manifest's."""
     path = records.root / INDEX_FILE
     recorded = records.manifest.files.get(INDEX_FILE)
@@ -24,7 +27,7 @@ def read_index(records: Records, columns: Sequence[str]) -> pa.Table:
     return read_columns(path, columns)
 
 
-def find_key(records: Records, key: str) -> tuple[str, int]:
+def find_key(records: "Records", key: str) -> tuple[str, int]:
     """Return the split, and the position in it (0..rows-1), of the row with this key.
 
     Raises ArtefactError for an unknown key and a changed index.

@@ -13,12 +13,11 @@ from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_file
 from convnext_imagenet.base.host import allow_open_files
+from convnext_imagenet.base.parquet import equals, numbers, read_table
 from convnext_imagenet.records.checked import is_unchanged, known_stamps, remember_stamps, stamp
 from convnext_imagenet.records.index import INDEX_FILE
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry
@@ -84,6 +83,11 @@ class RowSource(Sequence[Sample]):
         return int(self._starts[-1])
 
     @property
+    def place(self) -> str:
+        """The directory or URI of the records."""
+        return str(self._place)
+
+    @property
     def classes(self) -> tuple[ClassEntry, ...]:
         """The classes by index."""
         return self.manifest.classes
@@ -91,7 +95,12 @@ class RowSource(Sequence[Sample]):
     @cached_property
     def labels(self) -> np.ndarray:
         """The class index of each row, int32 (rows,)."""
-        return self._index["label"].to_numpy()
+        return numbers(self._index["label"])
+
+    @cached_property
+    def sample_ids(self) -> np.ndarray:
+        """The sample id of each row, int64 (rows,)."""
+        return numbers(self._index["sample_id"])
 
     @cached_property
     def keys(self) -> Sequence[str]:
@@ -180,7 +189,7 @@ class _OpenShard:
         if file_bytes != entry.bytes:
             raise ArtefactError(f"{self._display}: {file_bytes} bytes, expected {entry.bytes}; {HOW_TO_REPAIR}")
         self._file = MindRecordFile(entry.name, place.reader(name), file_bytes, index)
-        labels, sizes = rows["label"].to_numpy(), rows["bytes"].to_numpy()
+        labels, sizes = numbers(rows["label"]), numbers(rows["bytes"])
         if not (np.array_equal(self._file.labels, labels) and np.array_equal(self._file.sizes, sizes)):
             raise ArtefactError(f"{self._display}: its rows are others than those of {INDEX_FILE}; {HOW_TO_REPAIR}")
         self._labels: list[int] = labels.tolist()
@@ -198,8 +207,8 @@ def _split_index(place: Place, manifest: Manifest, split: str) -> pa.Table:
     """Return the rows of a split in index.parquet. Raises ArtefactError unless they are the manifest's."""
     data = index_bytes(place, manifest)
     columns = ["split", "key", "label", "sample_id", "bytes", "width", "height", "sha256"]
-    table = pq.read_table(pa.BufferReader(data), columns=columns)
-    rows = table.filter(pc.equal(table["split"], split)).drop_columns(["split"]).combine_chunks()
+    table = read_table(pa.BufferReader(data), columns)
+    rows = table.filter(equals(table["split"], split)).drop_columns(["split"]).combine_chunks()
     if rows.num_rows != manifest.splits[split].rows:
         raise ArtefactError(f"{place}/{INDEX_FILE}: {rows.num_rows} rows of {split}; {HOW_TO_REPAIR}")
     return rows

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from convnext_imagenet.base.files import sha256_file
+from convnext_imagenet.base.parquet import read_table
 from convnext_imagenet.base.protocol import read_finished
 from convnext_imagenet.serve.errors import ServeError
 
@@ -76,7 +76,7 @@ def read_calibration(report: Path, plan: dict, coverage: float) -> tuple[Calibra
             f"run `convnext-serve eval --report` with this checkpoint and the same options"
         )
     columns = ["label", "top1_score", "correct", "topk"]
-    table = pa.concat_tables(pq.read_table(folder / part["name"], columns=columns) for part in manifest["parts"])
+    table = pa.concat_tables(read_table(folder / part["name"], columns) for part in manifest["parts"])
     guesses = table["topk"].combine_chunks().flatten()
     classes_Nk, scores_Nk = (
         guesses.field(name).to_numpy().reshape(len(table), -1) for name in ("class_index", "score")

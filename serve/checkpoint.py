@@ -1,4 +1,4 @@
-"""Finds the weights file that a CHECKPOINT argument means, loads it, and checks that its classes fit the records."""
+"""Loads the weights that a CHECKPOINT argument means, and checks that their classes fit the records."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ import numpy as np
 from mindspore import nn
 
 from convnext_imagenet.base.files import sha256_file, sha256_json
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.network import Classifier, FeatureClassifier
@@ -16,10 +17,8 @@ from convnext_imagenet.model.transform import changed
 from convnext_imagenet.model.weights import build_inference_network, load_weights
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.pointers import resolve_checkpoint
 from convnext_imagenet.serve.settings import Precision, TransformOptions, Weights
-
-_SUFFIX = ".weights.safetensors"
-_AVERAGE = ".ema"  # what training adds to an epoch's name for the moving average of its weights
 
 
 @dataclass(frozen=True)
@@ -80,38 +79,6 @@ def load_checkpoint(path: Path, weights: Weights = "best") -> Checkpoint:
     return Checkpoint(path=path, sha256=sha256_file(path), card=card, arrays=arrays)
 
 
-def resolve_checkpoint(path: Path, weights: Weights = "best") -> Path:
-    """Return the weights file itself, or for a RUN directory the file that its pointer `best` names.
-
-    The pointer holds a checkpoint's name, `epoch-0003`, or `epoch-0003.ema` if the average of its weights is better.
-    Raises ServeError when there is no such file.
-    """
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise ServeError(f"{path}: no such file or directory; give a weights file ({_SUFFIX}) or a RUN directory")
-    if not (path / "plan.json").is_file():
-        raise ServeError(
-            f"{path}: not a RUN directory (it has no plan.json); give a RUN directory or a weights file ({_SUFFIX})"
-        )
-    pointer = path / "best"
-    if not pointer.is_file():
-        raise ServeError(
-            f"{path}: no epoch has finished yet (there is no `best`); run the same `convnext-train run` again to "
-            f"resume it, or give a weights file"
-        )
-    unit = pointer.read_text(errors="replace").strip()
-    is_average = weights == "ema" or (weights == "best" and unit.endswith(_AVERAGE))
-    epoch = unit.removesuffix(_AVERAGE)
-    file = path / "checkpoints" / (f"{epoch}{_AVERAGE}.safetensors" if is_average else f"{epoch}{_SUFFIX}")
-    if not unit or Path(unit).name != unit or not file.is_file():
-        way_out = "give a weights file"
-        if weights == "ema":
-            way_out = "the run keeps no moving average (ema) of its weights: pass --weights raw"
-        raise ServeError(f"{pointer}: names {unit!r}, but {file.parent} holds no {file.name}; {way_out}")
-    return file
-
-
 def check_classes(checkpoint: Checkpoint, classes: Sequence[ClassEntry], records: Path) -> None:
     """Raise ServeError unless the checkpoint and the records have the same wnid at every index."""
     checkpoint.require_classifier()
@@ -122,7 +89,7 @@ def check_classes(checkpoint: Checkpoint, classes: Sequence[ClassEntry], records
     if not any(known):
         raise ServeError(
             f"{checkpoint.path}: has {plural(len(known), 'class')} without wnids, so labels cannot be compared; import "
-            f"the weights again with --classes {records}, or with the list of their classes"
+            f"the weights again with --classes {as_word(records)}, or with the list of their classes"
         )
     shared = min(len(known), len(expected))
     first = next((index for index in range(shared) if known[index] != expected[index]), shared)

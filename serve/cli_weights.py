@@ -2,7 +2,6 @@
 
 import contextlib
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -10,16 +9,15 @@ import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.launch.cli import device_target_option
-from convnext_imagenet.launch.cli_cluster import is_given
 from convnext_imagenet.serve import options
+from convnext_imagenet.serve.cli_average import average
 from convnext_imagenet.serve.settings import ErrorLimit, TransformOptions
 
 if TYPE_CHECKING:  # importing these takes seconds, which --help must not
     from convnext_imagenet.model.card import ModelCard
     from convnext_imagenet.model.exchange.onnx_precision import LowPrecision
-    from convnext_imagenet.records.reader import Split
-    from convnext_imagenet.serve.checkpoint import Checkpoint
 
 
 @click.group()
@@ -91,7 +89,7 @@ def import_command(
         )
         imported = import_weights(file, out, choices)
         click.echo("\n".join(imported.lines))
-        click.echo(f"Next: {_next_command(imported.card, fresh_head).format(out)}", err=True)
+        click.echo(f"Next: {_next_command(imported.card, fresh_head).format(as_word(out))}", err=True)
         report(inspect_weights(out))
 
 
@@ -115,7 +113,7 @@ def inspect(file: Path, as_json: bool) -> None:
         from convnext_imagenet.serve.weights.inspecting import inspect_weights, inspection_lines
 
         if file.is_dir():
-            from convnext_imagenet.serve.checkpoint import resolve_checkpoint  # loads MindSpore, which takes seconds
+            from convnext_imagenet.serve.pointers import resolve_checkpoint
 
             file = resolve_checkpoint(file)
         found = inspect_weights(file)
@@ -187,8 +185,8 @@ def export_command(
             "neither"
         )
     unused = "split", "max_changed", "calibration_split", "calibration_rows", "batch_size", "workers"
-    _refuse_unused("--records", *(unused if records is None else ()))
-    _refuse_unused("--precision int8", *(unused[2:4] if precision != "int8" else ()))
+    options.refuse_without("--records", *(unused if records is None else ()))
+    options.refuse_without("--precision int8", *(unused[2:4] if precision != "int8" else ()))
     if preprocessing and format_name != "onnx":
         raise click.UsageError(
             "--preprocessing works only with --format onnx (mindir always takes uint8 pixels); leave it out"
@@ -236,73 +234,4 @@ def export_command(
         )
 
 
-@weights.command("average")
-@click.argument("checkpoints", metavar="CHECKPOINT...", type=options.PATH, nargs=-1, required=True)
-@click.option("--out", type=options.PATH, required=True, help="Checkpoint to write, such as soup.safetensors.")
-@click.option(
-    "--method",
-    type=click.Choice(["uniform", "greedy"]),
-    help="Average all, or only those that do not lower the accuracy on val.  [default: greedy with --records]",
-)
-@click.option("--records", type=options.PATH, help="RECORDS to count right answers on; --split chooses the split.")
-@click.option("--split", default="val", show_default=True, help="Split to choose by.")
-@options.batch_size
-@options.workers
-@device_target_option
-def average_command(
-    checkpoints: tuple[Path, ...], out: Path, method: str | None, records: Path | None, split: str, batch_size: int,
-    workers: int, device_target: str,
-) -> None:  # fmt: skip
-    """Average CHECKPOINTs that were fine-tuned from the same weights (model soups).
-
-    The average costs no more to run than one of them. Its card lists all files, which were taken, and right answers.
-    """
-    if records is None:
-        _refuse_unused("--records", "split", "batch_size", "workers")
-    show_log_lines()
-    with expected_errors():
-        from convnext_imagenet.launch.devices import choose_target
-        from convnext_imagenet.model.runtime import prepare
-
-        prepare(choose_target(device_target).target)
-
-        from convnext_imagenet.records.reader import Records
-        from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
-        from convnext_imagenet.serve.weights.averaging import average_checkpoints, publish_soup
-
-        loaded = [load_checkpoint(path) for path in checkpoints]
-        rows = score = None
-        if records is not None:
-            opened = Records.open(records)
-            rows = opened.split(split)
-            check_classes(loaded[0], opened.classes, records)
-            score = partial(_count_right, rows=rows, batch_size=batch_size, workers=workers)
-        chosen = method or ("uniform" if rows is None else "greedy")
-        soup = average_checkpoints(loaded, chosen, score)
-        is_new = publish_soup(soup, out)
-        taken = {member.sha256 for member in soup.members}
-        for index, checkpoint in enumerate(loaded):
-            right = "" if soup.correct is None or rows is None else f", top-1 {soup.correct[index]}/{rows.rows}"
-            click.echo(f"{checkpoint.path}: {'taken' if checkpoint.sha256 in taken else 'left out'}{right}")
-        own = "" if soup.own_correct is None or rows is None else f", top-1 {soup.own_correct}/{rows.rows} of {split}"
-        click.echo(
-            f"{out}: {chosen} average of {len(soup.members)} of {len(loaded)} checkpoints{own}, "
-            f"{'written' if is_new else 'there already with the same bytes'}"
-        )
-
-
-def _refuse_unused(needed: str, *names: str) -> None:
-    """Raise UsageError for an option of these that was given although it works only with `needed`."""
-    for name in names:
-        if is_given(name):
-            option = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{option} works only with {needed}; pass that, too, or leave {option} out")
-
-
-def _count_right(checkpoint: "Checkpoint", rows: "Split", batch_size: int, workers: int) -> int:
-    """Return how many rows a network gets right, and print it."""
-    from convnext_imagenet.serve.evaluate import evaluate
-
-    found = evaluate(checkpoint.classifier(), checkpoint.card.transform, rows, batch_size, workers)
-    click.echo(f"top-1 {found.top1_correct}/{found.rows}", err=True)
-    return found.top1_correct
+weights.add_command(average)

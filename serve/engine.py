@@ -9,8 +9,10 @@ import numpy as np
 
 from convnext_imagenet.model.exchange.onnx_file import import_onnx, import_onnxruntime, run_onnx
 from convnext_imagenet.model.exchange.onnx_graph import onnx_model
-from convnext_imagenet.model.kernels.products import Unit, choose_unit
+from convnext_imagenet.model.kernels.products import Unit
 from convnext_imagenet.model.runtime import cpu_kernels
+from convnext_imagenet.model.variants import ConvNeXtConfig
+from convnext_imagenet.model.weights import inference_unit
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.settings import Precision
@@ -19,14 +21,16 @@ from convnext_imagenet.serve.settings import Precision
 Engine = Callable[[np.ndarray], list[np.ndarray]]
 
 
-def engine_facts(name: str, device_target: str, precision: Precision = "float32") -> dict[str, str]:
+def engine_facts(
+    name: str, config: ConvNeXtConfig, device_target: str, precision: Precision = "float32"
+) -> dict[str, str]:
     """Return the engine's name, version and precision (if it is not float32), for the plan of PREDICTIONS.
 
     Raises ModelError when a package is missing or bfloat16 is asked for and is not there, and ServeError for a device
     or a precision that the engine does not support.
     """
     if name == "mindspore":
-        unit = choose_unit(precision, cpu_kernels() if device_target == "CPU" else None)
+        unit = inference_unit(config, precision, cpu_kernels() if device_target == "CPU" else None)
         facts = {"name": name, "version": version("mindspore")}
         return facts if unit is Unit.FLOAT32 else {**facts, "precision": "bfloat16"}
     if precision == "bfloat16":

@@ -17,6 +17,7 @@ import numpy as np
 from mindspore import nn
 
 from convnext_imagenet.base.errors import Interrupted
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
 from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
 from convnext_imagenet.records.images import BadImage, decode_rgb
@@ -257,7 +258,7 @@ def _prepare(row: dict[str, Any], transform: EvalTransform, split: Split) -> _La
     except BadImage as error:
         raise ServeError(
             f"{split.folder}: the image with sample_id {row['sample_id']} cannot be decoded ({error}); "
-            f"run `convnext-records verify {split.folder.parent}`"
+            f"run `convnext-records verify {as_word(split.folder.parent)}`"
         ) from None
     return _Labelled(pixels, row["label"], row["sample_id"])
 
@@ -271,7 +272,7 @@ def _compare_with_manifest(split: Split, counted: _CountedRows, ranks: Ranks) ->
         raise RuntimeError(
             f"split {split.name!r}: evaluated {per_class.sum()} rows ({(per_sample > 0).sum()} distinct), the manifest "
             f"lists {split.rows}, or the labels differ from its counts per class; "
-            f"run `convnext-records verify {split.folder.parent}`, and report this if it finds no fault"
+            f"run `convnext-records verify {as_word(split.folder.parent)}`, and report this if it finds no fault"
         )
     return per_sample > 0
 

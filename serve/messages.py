@@ -6,6 +6,7 @@ Totals come last, and each result ends with the command to run next.
 from pathlib import Path
 from typing import Any
 
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.records.reader import Split
 from convnext_imagenet.serve.checkpoint import Checkpoint
@@ -112,7 +113,7 @@ def pace(images: int, seconds: float) -> str:
 
 def next_predict(checkpoint: Path) -> str:
     """Return the command to run on a checkpoint after its accuracy is known."""
-    return f"convnext-serve predict {checkpoint} IMAGES --out PREDICTIONS"
+    return f"convnext-serve predict {as_word(checkpoint)} IMAGES --out PREDICTIONS"
 
 
 def next_report(report: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from convnext_imagenet.launch.cli_cluster import LOCAL, RAY, address_option
+from convnext_imagenet.launch.cli_cluster import LOCAL, RAY, address_option, is_given
 from convnext_imagenet.serve.settings import (
     MOST_CHANGED,
     ClusterOptions,
@@ -89,8 +89,16 @@ precision = click.option(
     default="float32",
     show_default=True,
     help="Precision of matrix products on the CPU; sums, norms and the rest stay float32. bfloat16 needs a processor "
-    "with AMX or AVX512-BF16; auto is bfloat16 on such a processor, else float32.",
+    "with AMX or AVX512-BF16; auto is bfloat16 on such a processor, if the network is a usual one, else float32.",
 )
+
+
+def refuse_without(needed: str, *names: str) -> None:
+    """Raise UsageError for an option of these that was given although it works only with `needed`."""
+    for name in names:
+        if is_given(name):
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} works only with {needed}; pass that, too, or leave {option} out")
 
 
 class _ErrorLimitType(click.ParamType):

@@ -130,3 +130,10 @@ def test_help_does_not_load_heavy_modules():
                     seen.add(own)
                     queue.append(own)
     assert not offenders
+
+
+def test_commands_in_messages_quote_their_paths():
+    """A command that a message tells to run must also run for a path with a space."""
+    bare = re.compile(r"\b(?:convnext-\w+|make [a-z-]+ [A-Z]+=)[^\"`]*\{(?!as_word\()\w[^}]*\}")
+    texts = {path: (ROOT / path).read_text() for path in TREES}
+    assert not [f"{path}: {found[0]}" for path, text in texts.items() for found in bare.finditer(text)]

@@ -120,6 +120,28 @@ def test_the_lock_of_uv_has_the_pins_and_this_version():
     assert locked["convnext-imagenet"] == PYPROJECT["project"]["version"], "run `uv lock`"
 
 
+def test_the_lock_of_uv_has_every_requirement_of_every_extra():
+    packages = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+    (own,) = [package for package in packages if package["name"] == "convnext-imagenet"]
+    locked = {
+        (entry["name"], _parts(entry.get("specifier", "")), "".join(re.findall(r"extra == '(\w+)'", entry["marker"])))
+        for entry in ({"marker": ""} | entry for entry in own["metadata"]["requires-dist"])
+    }
+    project = PYPROJECT["project"]
+    stated = {"": project["dependencies"], **project["optional-dependencies"]}
+    needed = {
+        (re.sub(r"[._]", "-", name).lower(), _parts(specifier), extra)
+        for extra, lines in stated.items()
+        for name, specifier in (re.fullmatch(r"([\w.-]+)(.*)", line).groups() for line in lines)
+    }
+    assert locked == needed, "run `uv lock`"
+    assert set(own["metadata"]["provides-extras"]) == project["optional-dependencies"].keys()
+
+
+def _parts(specifier: str) -> frozenset[str]:
+    return frozenset(specifier.split(",")) - {""}
+
+
 def test_every_program_of_the_readme_is_installed():
     scripts = PYPROJECT["project"]["scripts"]
     assert scripts.keys() == {"convnext", "convnext-records", "convnext-ingest", "convnext-train", "convnext-serve"}

@@ -19,9 +19,11 @@ import_module(sys.argv.pop(1)).main()
 WITH_MINDSPORE = PROGRAM.replace('["mindspore"]', '["nothing"]')
 
 
-def _run(module: str, *words: object, program: str = PROGRAM) -> subprocess.CompletedProcess[str]:
+def _run(
+    module: str, *words: object, program: str = PROGRAM, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program, f"convnext_imagenet.{module}", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +58,25 @@ def test_a_dry_run_writes_nothing_and_counts_what_a_build_then_stores(records: P
     assert not list(tmp_path.iterdir())
 
 
-def test_show(records: Path) -> None:
-    done = _run("records.cli", "show", records)
-    assert "train: 8 rows" in done.stdout, done.stderr
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("show",), "train: 8 rows"),
+        (("show", "--classes"), "a"),
+        (("peek", "--row", "3", "--image", "peeked.jpg"), "jpeg, 32 x 24 px"),
+        (("gallery", "--out", "sheet.png"), "8 images of 2 classes of train"),
+        (("export", "--format", "parquet", "--out", "exported"), "8 train, 2 val images as parquet"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_commands_that_look_at_records(words: tuple[str, ...], said: str, records: Path, tmp_path: Path) -> None:
+    done = _run("records.cli", words[0], records, *words[1:], cwd=tmp_path)
+    assert (done.returncode, said in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+def test_diff(records: Path) -> None:
+    done = _run("records.cli", "diff", records, records)
+    assert done.returncode == 0, done.stderr
 
 
 def test_plot(tmp_path: Path) -> None:
@@ -69,7 +87,18 @@ def test_plot(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").stat().st_size
 
 
-def test_inspecting_no_weights(tmp_path: Path) -> None:
+def test_inspecting_weights_a_run_and_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "run" / "checkpoints" / "epoch-0001.weights.safetensors"
+    file.parent.mkdir(parents=True)
+    card = {"config": {"variant": "v"}, "transform": {}, "classes": [["n0", "first"]], "provenance": {}}
+    stated = {"version": 1, "sha256": "0", "card": json.dumps(card)}
+    header = json.dumps({"__metadata__": {"convnext_imagenet.weights": json.dumps(stated)}}).encode()
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    (tmp_path / "run" / "plan.json").write_text("{}")
+    (tmp_path / "run" / "best").write_text("epoch-0001\n")
+    for path in (file, tmp_path / "run"):
+        done = _run("serve.cli", "weights", "inspect", path)
+        assert (done.returncode, "1 class: n0 (first)" in done.stdout) == (0, True), done.stderr
     done = _run("serve.cli", "weights", "inspect", tmp_path / "absent")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
 

@@ -10,12 +10,13 @@ import click
 
 from convnext_imagenet.base.cli_output import progress_option
 from convnext_imagenet.base.console import LocalPath, RenamedOption, expected_errors, show_log_lines
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.launch.cli import announcing_exit, device_target_option, enter_ranks, launch_options
 from convnext_imagenet.train.cli_config import config, config_argument, presets, set_option
 from convnext_imagenet.train.cli_doctor import doctor
 from convnext_imagenet.train.cli_dry_run import run_dry
 from convnext_imagenet.train.cli_probe import probe
-from convnext_imagenet.train.cli_request import check_request, facts, with_weights
+from convnext_imagenet.train.cli_request import check_request, load_fitting, with_weights
 from convnext_imagenet.train.cli_views import plot, replay, track
 from convnext_imagenet.train.progress import Screen
 from convnext_imagenet.train.run_log import run_log
@@ -158,7 +159,7 @@ def run(
             if nondeterministic:
                 echo(_check_nondeterministic(launch["device_target"]))
             target = choose_target(launch["device_target"]).target
-            checked = load_config(config, overrides, facts(records, launch["devices"] * launch["nodes"], target))
+            checked = load_fitting(config, overrides, records, launch["devices"] * launch["nodes"], target)
             if init_from is None:
                 check_network_is_known(checked.model)
             check_request(records, workers)
@@ -249,7 +250,7 @@ def _suggested(
 
     prepare(choose_target(target).target)
 
-    from convnext_imagenet.serve.checkpoint import resolve_checkpoint
+    from convnext_imagenet.serve.pointers import resolve_checkpoint
     from convnext_imagenet.train.suggest.suggest import SuggestRequest
     from convnext_imagenet.train.suggest.suggest import suggest as suggest_text
 
@@ -303,5 +304,5 @@ def _summary_lines(summary: "RunSummary", records: Path) -> list[str]:
         *([f"{early}; {to_continue}"] if epochs < summary.epochs else []),
         f"{number} (epoch {best.epoch})",
         f"curves: {summary.run / 'curves.png'}",
-        f"Next: make eval RUN={summary.run} RECORDS={records}",
+        f"Next: make eval RUN={as_word(summary.run)} RECORDS={as_word(records)}",
     ]

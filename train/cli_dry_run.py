@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.base.console import expected_errors
-from convnext_imagenet.train.cli_request import facts, with_weights
+from convnext_imagenet.train.cli_request import load_fitting, with_weights
 
 if TYPE_CHECKING:  # importing it takes seconds, and --help must answer at once
     from convnext_imagenet.train.config.config import Config
@@ -29,7 +29,6 @@ def run_dry(
     begin = time.perf_counter()
     from convnext_imagenet.base.stores import is_uri
     from convnext_imagenet.train.config.config import check_network_is_known
-    from convnext_imagenet.train.config.source import load_config
     from convnext_imagenet.train.errors import TrainError
 
     with expected_errors():
@@ -39,7 +38,7 @@ def run_dry(
                 f"records first"
             )
         devices, target = launch["devices"] * launch["nodes"], launch["device_target"]
-        resolved = load_config(config, overrides, facts(records, devices, target))
+        resolved = load_fitting(config, overrides, records, devices, target)
         weights = None
         if init_from is not None:
             from convnext_imagenet.model.runtime import set_environment

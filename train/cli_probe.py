@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from convnext_imagenet.base.console import LocalPath, expected_errors, show_log_lines
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.launch.cli import announcing_exit, device_target_option
 
 
@@ -73,4 +74,4 @@ def probe(
             time.monotonic() - started, click.echo,
         )  # fmt: skip
         click.echo(f"{out / CHECKPOINT}: written after {report['seconds']['heads']:.1f} s of fitting; {out / PAGE}")
-        click.echo(f"Next: convnext-serve eval {out / CHECKPOINT} --records {records}", err=True)
+        click.echo(f"Next: convnext-serve eval {as_word(out / CHECKPOINT)} --records {as_word(records)}", err=True)

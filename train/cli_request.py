@@ -3,13 +3,14 @@
 import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
+    from convnext_imagenet.records.manifest import Manifest
     from convnext_imagenet.serve.settings import Weights
     from convnext_imagenet.train.config.config import Config
-    from convnext_imagenet.train.config.fit import RunFacts
 
 
 def check_request(records: Path, workers: int | None) -> None:
@@ -26,18 +27,40 @@ def check_request(records: Path, workers: int | None) -> None:
         )
 
 
-def facts(records: Path | None, devices: int, target: str) -> "RunFacts":
-    """Return what a configuration must fit. Records without train, or that cannot be read, are refused later."""
+def load_fitting(config: str, overrides: tuple[str, ...], records: Path | None, devices: int, target: str) -> "Config":
+    """Return CONFIG with its overrides, which fits the devices, their kind and the rows of RECORDS that it visits.
+
+    Records without train, or that cannot be read, are refused later. Raises ConfigError as `load_config` does.
+    """
+    from convnext_imagenet.base.errors import ArtefactError
+    from convnext_imagenet.train.config.fit import RunFacts, check_fit
+    from convnext_imagenet.train.config.source import load_config
+
+    manifest = None if records is None else _manifest_with_train(records)
+    if records is None or manifest is None:
+        return load_config(config, overrides, RunFacts(devices, target=target))
+    train = manifest.splits["train"]
+    facts = RunFacts(devices, train.rows, len(manifest.classes), target)
+    resolved = load_config(config, overrides, facts)
+    if resolved.data.leave_out:
+        from convnext_imagenet.records.folds import rows_outside
+
+        with contextlib.suppress(ArtefactError):
+            rows = len(rows_outside(resolved.data.leave_out, train, records / "train"))
+            check_fit(resolved, replace(facts, rows=rows))
+    return resolved
+
+
+def _manifest_with_train(records: Path) -> "Manifest | None":
     from convnext_imagenet.base.errors import ArtefactError
     from convnext_imagenet.base.protocol import read_finished
     from convnext_imagenet.records.manifest import Manifest
-    from convnext_imagenet.train.config.fit import RunFacts
 
-    if records is not None:
-        with contextlib.suppress(ArtefactError, KeyError):
-            manifest = Manifest.from_json(read_finished(records, "records"))
-            return RunFacts(devices, manifest.splits["train"].rows, len(manifest.classes), target)
-    return RunFacts(devices, target=target)
+    try:
+        manifest = Manifest.from_json(read_finished(records, "records"))
+    except ArtefactError:
+        return None
+    return manifest if "train" in manifest.splits else None
 
 
 def with_weights(
@@ -50,7 +73,7 @@ def with_weights(
 ) -> "tuple[Path, Config]":
     """Return the weights file of a RUN's `kind`, and CONFIG with what it leaves to the weights; say what this is."""
     from convnext_imagenet.model.weights import load_card
-    from convnext_imagenet.serve.checkpoint import resolve_checkpoint
+    from convnext_imagenet.serve.pointers import resolve_checkpoint
     from convnext_imagenet.train.config.from_weights import keys_from_weights, load_config_for_weights
 
     weights = resolve_checkpoint(init_from, kind)

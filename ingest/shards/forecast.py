@@ -18,7 +18,7 @@ from convnext_imagenet.ingest.shards.shard_writer import ShardTask, write_unit
 from convnext_imagenet.ingest.shards.worker_start import sized_for
 from convnext_imagenet.records.page_sizes import PageLayout, expected_shard_bytes, page_layout
 
-_SAMPLE = 200  # images; two seconds of a core
+_SAMPLE, _SAMPLE_BYTES = 200, 16 << 20  # images, and bytes of them if they are small: two seconds of a core
 _FEW = 8  # images of the small shard that a worker also writes, to tell what a shard costs from what an image costs
 _is_warm = False  # in a worker: whether it has done so
 
@@ -57,7 +57,9 @@ def forecast_build(plan: IngestPlan, data: Path, workers: int, begin: float) -> 
     """
     pool = sized_for(LocalPool(workers), plan.images, plan.image_policy)
     used = min(pool.workers, sum(split.shard_count for split in plan.splits))
-    samples = [_sample(split, plan.images, used) for split in plan.splits if split.keys]
+    source_bytes = sum(int(split.sizes.sum()) for split in plan.splits)
+    share = sample_share(plan.images, source_bytes)
+    samples = [_sample(split, share, used) for split in plan.splits if split.keys]
     with tempfile.TemporaryDirectory(prefix="convnext-forecast-") as name:
         tasks = list(_tasks(plan, samples, data.resolve(), Path(name)))
         planned = time.monotonic()
@@ -65,7 +67,6 @@ def forecast_build(plan: IngestPlan, data: Path, workers: int, begin: float) -> 
         elapsed_s = time.monotonic() - planned
         timings = [json.loads(path.read_text()) for path in sorted(Path(name).glob("*.timing"))]
     counted_s = sum(timing["few_s"] + timing["seconds"] for timing in timings)
-    source_bytes = sum(int(split.sizes.sum()) for split in plan.splits)
     sample_bytes = sum(int(split.sizes[split.order].sum()) for split in samples)
     stored = sum(timing["bytes"] for timing in timings)
     growth = stored / sample_bytes if sample_bytes else 1.0
@@ -169,14 +170,22 @@ def _seconds_of(task: ShardTask) -> float:
 
 def _stored_bytes(table: Path) -> int:
     """Return the bytes of the images that a shard stores, from the table beside it; none without one."""
-    import pyarrow.parquet as pq
+    from convnext_imagenet.base.parquet import read_table
 
-    return int(np.sum(pq.read_table(table, columns=["bytes"])["bytes"].to_numpy())) if table.is_file() else 0
+    return int(np.sum(read_table(table, ["bytes"])["bytes"].to_numpy())) if table.is_file() else 0
 
 
-def _sample(split: SplitPlan, images: int, shards: int) -> SplitPlan:
-    """Return the split with only its share of the sample, evenly taken from its order, in `shards` shards."""
-    count = max(1, min(len(split.order), round(_SAMPLE * len(split.order) / images)))
+def sample_share(images: int, source_bytes: int) -> float:
+    """Return the share of the images to sample, 0 to 1: 200, and of small images as many as have 16 MiB.
+
+    A hundred images of 4 KB take a worker less time than its turns differ.
+    """
+    return min(1.0, max(_SAMPLE / max(1, images), _SAMPLE_BYTES / max(1, source_bytes)))
+
+
+def _sample(split: SplitPlan, share: float, shards: int) -> SplitPlan:
+    """Return the split with only this share of its images, evenly taken from its order, in `shards` shards."""
+    count = max(1, min(len(split.order), round(share * len(split.order))))
     places = np.linspace(0, len(split.order) - 1, count).round().astype(np.int64)
     return dataclasses.replace(split, order=split.order[places], shard_count=min(shards, count))
 

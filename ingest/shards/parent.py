@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convnext_imagenet.base.files import read_json, sha256_file, sync_folder, write_json
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.protocol import file_damage, read_finished, read_receipt
 from convnext_imagenet.base.stores import local_reader
 from convnext_imagenet.ingest.errors import IngestError
@@ -134,7 +135,9 @@ def open_parent(root: Path) -> Parent:
         raise IngestError(f"--onto {root}: {damage[0]} ({len(damage)} damaged in total); repair it first")
     for name, digest in manifest.files.items():
         if not (root / name).is_file() or sha256_file(root / name) != digest:
-            raise IngestError(f"--onto {root}: {name} is missing or has changed; run `convnext-records repair {root}`")
+            raise IngestError(
+                f"--onto {root}: {name} is missing or has changed; run `convnext-records repair {as_word(root)}`"
+            )
     plan = read_json(root / "plan.json")["plan"]
     units = tuple(planned_units(plan))
     return Parent(root.resolve(), manifest, plan, manifest.plan_id, sha256_file(root / "manifest.json"), units)

@@ -12,11 +12,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_file, sha256_json, write_output
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.parquet import read_table
 from convnext_imagenet.base.protocol import file_damage, read_finished
 from convnext_imagenet.records.audit.flags import DECISIONS, KINDS, LEAVES_EVALUATION
 from convnext_imagenet.records.audit.tables import ROWS_FILE
@@ -80,7 +80,8 @@ class Judged:
         """Raise ArtefactError unless the audit is one of the records with this manifest."""
         if self.records_sha256 != manifest_sha256:
             raise ArtefactError(
-                f"{self.path}: an audit of other images than {what}; run `convnext-records audit {what} --out AUDIT`"
+                f"{self.path}: an audit of other images than {what}; run `convnext-records audit {as_word(what)} "
+                f"--out AUDIT`"
             )
 
     def require_splits(self, known: Collection[str]) -> None:
@@ -182,7 +183,7 @@ def _open_audit(root: Path) -> Judged:
     if damage := file_damage(root, recorded | {"sha256": manifest["files"][ROWS_FILE]}, deep=True):
         raise ArtefactError(f"{damage}; audit the images again")
     source = manifest["source"]
-    rows = (_flagged(row) for row in pq.read_table(path, partitioning=None).to_pylist())
+    rows = (_flagged(row) for row in read_table(path).to_pylist())
     sha256 = sha256_file(root / "manifest.json")
     data = source.get("fingerprint")
     data_sha256 = sha256_json(data) if data else ""

@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow.compute as pc
 
 from convnext_imagenet.base.files import write_json
-from convnext_imagenet.base.host import cache_folder
+from convnext_imagenet.base.host import as_word, cache_folder
 from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.parquet import equals
 from convnext_imagenet.base.protocol import is_finished
 from convnext_imagenet.records.audit.messages import are_alike
 from convnext_imagenet.records.audit.sources import RecordsSource, Source
@@ -41,12 +42,13 @@ def leak_line(records: Records, split: str = "val") -> str | None:
         if note.get("are_alike"):
             found += ", but so many images look alike that these may be no copies (report.html shows them)"
         advice = (
-            f"`convnext-serve eval RUN --records {records.root} --without {audit}` prints the accuracy without them"
+            f"`convnext-serve eval RUN --records {as_word(records.root)} --without {as_word(audit)}` prints the "
+            f"accuracy without them"
         )
     else:
         leaks = _same_bytes(records, split)
         found = "have the bytes of an image in another split"
-        advice = f"`convnext-records audit {records.root} --out AUDIT` finds all copies"
+        advice = f"`convnext-records audit {as_word(records.root)} --out AUDIT` finds all copies"
     verb = "may leak" if note and note.get("are_alike") else "leaks"
     return f"{split} {verb}: {leaks:,} of {plural(rows, 'image')} {found}; {advice}" if leaks else None
 
@@ -54,7 +56,7 @@ def leak_line(records: Records, split: str = "val") -> str | None:
 def _same_bytes(records: Records, split: str) -> int:
     """Return how many images of a split have the bytes of an image in another one."""
     index = read_index(records, ("split", "sha256"))
-    is_own = pc.equal(index["split"], split)
+    is_own = equals(index["split"], split)
     own, others = index.filter(is_own)["sha256"], index.filter(pc.invert(is_own))["sha256"]
     return pc.sum(pc.is_in(own, others.combine_chunks())).as_py() or 0
 

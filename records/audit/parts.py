@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import Interrupted
+from convnext_imagenet.base.parquet import read_table
 from convnext_imagenet.records.audit.fingerprint import SMALL_PX, Fingerprint, fingerprint
 from convnext_imagenet.records.audit.sources import Source
 from convnext_imagenet.records.images import BadImage, decode_rgb
@@ -134,7 +135,7 @@ class Views:
     def open(cls, out: Path, rows: int) -> "Views":
         """Return the pictures of a directory whose parts are all published."""
         paths = [out / FOLDER / f"{part_unit(index)}.parquet" for index in range(len(part_numbers(rows)))]
-        tables = [pq.read_table(path, partitioning=None) for path in paths]
+        tables = [read_table(path) for path in paths]
         return cls(out / FOLDER, pa.concat_tables(tables).combine_chunks())
 
     @cached_property

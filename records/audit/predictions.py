@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_file, sha256_json
+from convnext_imagenet.base.parquet import read_table
 from convnext_imagenet.base.protocol import bookkeeping_name, file_damage, read_finished
 from convnext_imagenet.records.audit.sources import RecordsSource, Source
 
@@ -53,7 +53,7 @@ class Predictions:
 
     def _column(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for file in self.files:
-            table = pq.read_table(self.root / file, columns=["sample_id", name], partitioning=None)
+            table = read_table(self.root / file, ["sample_id", name])
             table = table.filter(pc.is_valid(table[name])).combine_chunks()
             if table.num_rows:
                 numbers = table["sample_id"].to_numpy()
@@ -131,7 +131,7 @@ def _check_classes(root: Path, provenance: dict[str, Any], file: str, wnids: lis
             f"{root}: of a network with {count} classes, but the records have {len(wnids)}; "
             f"predict with a network that was trained on these classes"
         )
-    table = pq.read_table(root / file, columns=["top1_index", "top1_wnid"], partitioning=None)
+    table = read_table(root / file, ["top1_index", "top1_wnid"])
     for index, wnid in zip(table["top1_index"].to_pylist(), table["top1_wnid"].to_pylist(), strict=True):
         if index is not None and wnids[index] != wnid:
             raise ArtefactError(

@@ -74,18 +74,26 @@ def card_text(manifest: Manifest, format_name: str) -> str:
     lines += ["---", "", "# Images for classification", "", _ABOUT[format_name], ""]
     lines += ["| split | rows | in quarantine, not stored |", "|---|---|---|"]
     lines += [f"| {name} | {split.rows:,} | {split.quarantined:,} |" for name, split in manifest.splits.items()]
-    against = manifest.verified_against
-    labels = f"verified against {against}" if against else "the names of folders, not verified"
     lines += [
         "",
-        f"{plural(len(manifest.classes), 'class')}; labels: {labels}. Images are the files that were ingested, "
-        f"byte by byte, unless they were encoded again: "
+        f"{plural(len(manifest.classes), 'class')}; labels: {_labels_in_words(manifest)}. Images are the files that "
+        f"were ingested, byte by byte, unless they were encoded again: "
         f"{sum(manifest.source.get('reencoded', {}).values()):,} were.",
         "",
         f"Made from records of plan `{manifest.plan_id}`."
         + (f" Images of ImageNet come under its own terms: {_TERMS}" if _is_imagenet(manifest) else ""),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _labels_in_words(manifest: Manifest) -> str:
+    """Return where the labels come from, and whether they were checked."""
+    if manifest.verified_against:
+        return f"verified against {manifest.verified_against}"
+    if not manifest.source.get("labels"):
+        return "the names of folders, not verified"
+    kinds = ", ".join(dict.fromkeys(manifest.source["layout"].values()))
+    return f"{manifest.source['labels']} by the source ({kinds}), not verified"
 
 
 def croissant_text(manifest: Manifest, files: Sequence[Mapping[str, Any]]) -> str:

@@ -97,7 +97,7 @@ def plan_predictions(checkpoint: Checkpoint, inputs: Inputs, options: PredictOpt
         "flip": options.flip,
         "extras": list(options.extras),
         "device_target": options.device_target,
-        "engine": engine_facts(options.engine, options.device_target, options.precision),
+        "engine": engine_facts(options.engine, card.config, options.device_target, options.precision),
         "rules": {
             "image_checks": CHECKS_VERSION,
             "network": NETWORK_VERSION,

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import write_atomically, write_json
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.protocol import OtherPlanError, read_finished
 from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
 from convnext_imagenet.records.reader import Split
@@ -123,7 +124,7 @@ def read_scored(predictions: Path, split: Split) -> ScoredRows:
     if not is_complete or tuple(counts.tolist()) != split.entry.rows_per_class:
         raise RuntimeError(
             f"{predictions}: holds {len(table)} rows, the manifest lists {split.rows} of split {split.name!r}, or the "
-            f"labels differ from its counts per class; run `convnext-records verify {split.folder.parent}`, "
+            f"labels differ from its counts per class; run `convnext-records verify {as_word(split.folder.parent)}`, "
             f"and report this if it finds no fault"
         )
     guesses = table["topk"].combine_chunks().flatten().field("class_index").to_numpy()
@@ -178,7 +179,7 @@ def _refuse_error_rows(table: pa.Table, split: Split) -> None:
         if row["status"] != "ok":
             raise ServeError(
                 f"{split.folder}: the image {row['source']} cannot be decoded ({row['error']}); "
-                f"run `convnext-records verify {split.folder.parent}`"
+                f"run `convnext-records verify {as_word(split.folder.parent)}`"
             )
 
 

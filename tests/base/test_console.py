@@ -72,6 +72,35 @@ def test_a_line_beside_a_bar_has_its_own_line_in_a_file(monkeypatch: pytest.Monk
     assert "a warning" in file.getvalue().split("\n"), "the bar is neither before nor after it"
 
 
+def _fail_after(counted: int) -> None:
+    with expected_errors(), progress(2, "work") as advance:
+        advance(counted)
+        raise ExpectedError("bad")
+
+
+@pytest.mark.parametrize(("counted", "is_left"), [(0, False), (1, True)])
+def test_an_error_before_the_first_unit_leaves_no_bar(
+    counted: int, is_left: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, terminal = io.StringIO(), _Terminal()
+    for stderr in (file, terminal):
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with pytest.raises(SystemExit):
+            _fail_after(counted)
+    shown = terminal.getvalue().split("\r")[-1]
+    assert file.getvalue().endswith("Error: bad\n")
+    assert ("work" in file.getvalue(), "work" in shown) == (is_left, is_left)
+    assert is_left or shown == "Error: bad\n", "the bar was cleared"
+
+
+def test_a_bar_without_a_unit_is_drawn_when_it_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", file)
+    with progress(0, "work"):
+        pass
+    assert "work" in file.getvalue()
+
+
 def test_lines_of_other_threads_are_never_behind_a_bar_and_blank_lines_are_not_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,13 +2,20 @@
 
 import importlib.util
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from convnext_imagenet.base.host import ROOMS, cache_folder, processor_flags, sources_digest
+from convnext_imagenet.base.host import (
+    ROOMS,
+    as_word,
+    cache_folder,
+    processor_flags,
+    sources_digest,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = """
@@ -35,6 +42,11 @@ def test_the_cache_is_where_the_user_wants_it(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder("kernels") == tmp_path / ".cache" / "convnext_imagenet" / "kernels"
+
+
+def test_a_path_is_one_word_of_a_command():
+    for name in ("records-out", "my images/o'clock", "$HOME"):
+        assert shlex.split(f"show {as_word(Path(name))}") == ["show", name]
 
 
 def test_the_rooms_are_the_folders_with_code():

@@ -6,8 +6,9 @@ import pytest
 
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.records.manifest import ClassEntry
-from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint, resolve_checkpoint
+from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
 from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.pointers import resolve_checkpoint
 from convnext_imagenet.serve.settings import TransformOptions
 
 from .conftest import SIZE_PX, TRANSFORM, class_table, write_checkpoint

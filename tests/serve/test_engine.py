@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.variants import VARIANTS
 from convnext_imagenet.serve.checkpoint import load_checkpoint
 from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.engine import engine_facts, open_engine
@@ -24,6 +26,7 @@ from .conftest import SIZE_PX
 
 OPTIONS = PredictOptions(topk=3, part_rows=4, batch_size=3, workers=2, extras=("features", "logits"))
 ONNXRUNTIME = dataclasses.replace(OPTIONS, engine="onnxruntime")
+USUAL = VARIANTS["convnext_atto"]
 
 
 def _predict(checkpoint, folder, out, options):
@@ -76,13 +79,13 @@ def test_a_directory_belongs_to_one_engine(fake, folder, tmp_path):
 def test_the_version_of_mindspore_is_that_of_its_engine():
     import mindspore
 
-    assert engine_facts("mindspore", "Ascend") == {"name": "mindspore", "version": mindspore.__version__}
+    assert engine_facts("mindspore", USUAL, "Ascend") == {"name": "mindspore", "version": mindspore.__version__}
 
 
 def test_onnxruntime_is_refused_for_a_device_that_it_does_not_run_on():
     pytest.importorskip("onnxruntime")
     with pytest.raises(ServeError, match=r"runs only on the CPU, not on Ascend; pass --device-target CPU"):
-        engine_facts("onnxruntime", "Ascend")
+        engine_facts("onnxruntime", USUAL, "Ascend")
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
@@ -95,7 +98,7 @@ def test_without_the_extra_one_line_names_it_and_nothing_is_begun(
     if package == "onnxruntime":
         pytest.importorskip("onnx")
     with pytest.raises(ModelError, match=f"^{package} cannot be imported"):
-        engine_facts("onnxruntime", "CPU")
+        engine_facts("onnxruntime", USUAL, "CPU")
     out = tmp_path / "out"
     result = CliRunner().invoke(
         main, ["predict", str(checkpoint_file), str(folder), "--out", str(out), "--engine", "onnxruntime"]
@@ -107,7 +110,7 @@ def test_without_the_extra_one_line_names_it_and_nothing_is_begun(
 
 
 def test_bfloat16_changes_scores_by_rounding_and_is_part_of_the_plan(checkpoint_file, folder, tmp_path):
-    if "precision" not in engine_facts("mindspore", "CPU", "auto"):
+    if "precision" not in engine_facts("mindspore", USUAL, "CPU", "auto"):
         pytest.skip("this processor has no bfloat16 products")
     low = dataclasses.replace(OPTIONS, precision="bfloat16")
     checkpoint = load_checkpoint(checkpoint_file)
@@ -126,7 +129,7 @@ def test_bfloat16_changes_scores_by_rounding_and_is_part_of_the_plan(checkpoint_
 
 
 def test_bfloat16_rows_depend_on_no_batch(checkpoint_file, folder, tmp_path):
-    if "precision" not in engine_facts("mindspore", "CPU", "auto"):
+    if "precision" not in engine_facts("mindspore", USUAL, "CPU", "auto"):
         pytest.skip("this processor has no bfloat16 products")
     checkpoint = load_checkpoint(checkpoint_file)
     options = [
@@ -138,9 +141,9 @@ def test_bfloat16_rows_depend_on_no_batch(checkpoint_file, folder, tmp_path):
 
 def test_bfloat16_is_refused_where_it_is_not_computed(checkpoint_file, folder, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="our CPU kernels do not run here"):
-        engine_facts("mindspore", "Ascend", "bfloat16")
+        engine_facts("mindspore", USUAL, "Ascend", "bfloat16")
     with pytest.raises(ServeError, match="onnxruntime computes in float32; pass --precision float32"):
-        engine_facts("onnxruntime", "CPU", "bfloat16")
+        engine_facts("onnxruntime", USUAL, "CPU", "bfloat16")
     monkeypatch.setattr("convnext_imagenet.model.kernels.products.is_supported", lambda library, unit: False)
     out = tmp_path / "out"
     args = ["predict", str(checkpoint_file), str(folder), "--out", str(out), "--precision", "bfloat16"]
@@ -149,3 +152,14 @@ def test_bfloat16_is_refused_where_it_is_not_computed(checkpoint_file, folder, t
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error")]
     assert "pass --precision float32" in line
     assert not (out / "_plan.json").exists()
+
+
+def test_the_plan_says_what_auto_computes(monkeypatch):
+    monkeypatch.setattr("convnext_imagenet.model.kernels.products.is_supported", lambda library, unit: True)
+    monkeypatch.setattr("convnext_imagenet.serve.engine.cpu_kernels", lambda: Path("kernels.so"))
+    assert engine_facts("mindspore", USUAL, "CPU", "auto")["precision"] == "bfloat16"
+    for change in ({"activation": "gelu_tanh"}, {"num_classes": 0}, {"head_projection": (8,)}):
+        other = dataclasses.replace(USUAL, **change)
+        assert "precision" not in engine_facts("mindspore", other, "CPU", "auto")
+        with pytest.raises(ModelError, match="pass --precision float32 or auto"):
+            engine_facts("mindspore", other, "CPU", "bfloat16")

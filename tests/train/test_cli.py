@@ -11,11 +11,14 @@ from click.testing import CliRunner, Result
 
 from convnext_imagenet.base.files import read_json, sha256_file, write_json
 from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.records.folds import folds_of
 from convnext_imagenet.records.manifest import ClassEntry
+from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.schema import Row
 from convnext_imagenet.train.cli import main
+from convnext_imagenet.train.cli_request import load_fitting
 from convnext_imagenet.train.config.schedule import BatchParts
-from convnext_imagenet.train.errors import TrainError
+from convnext_imagenet.train.errors import ConfigError, TrainError
 
 from ..records_of import finished_records
 
@@ -78,6 +81,16 @@ def test_several_faults_are_a_line_each_and_their_ways_out_together_start_the_ru
     ways_out = re.findall(r"--set (\S+=\d+)", refused.stderr)
     followed = _run("paper-tiny", *paths, *wrong, *_overrides(tuple(ways_out)))
     assert followed.stderr.splitlines()[-1] == "Error: planned: global batch 4 = 1 device x 2 micro-batches x 2 rows"
+
+
+def test_a_batch_must_fit_the_rows_outside_a_left_out_fold(records_root: Path, tiny: tuple[str, ...]) -> None:
+    overrides = (*tiny, "data.global_batch_size=32")
+    assert load_fitting("paper-tiny", overrides, records_root, 1, "CPU").data.global_batch_size == 32
+    train = Records.open(records_root).split("train")
+    rows = int((folds_of(train, 2) != 1).sum())
+    assert rows < 32
+    with pytest.raises(ConfigError, match=f"32: must not exceed the {rows} training rows"):
+        load_fitting("paper-tiny", (*overrides, "data.leave_out=1/2"), records_root, 1, "CPU")
 
 
 def test_what_is_lost_without_deterministic_sums_is_said_and_passed_on(

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from convnext_imagenet.records.folds import folds_of
+from convnext_imagenet.records.reader import Records
 from convnext_imagenet.train.cli import main
 from convnext_imagenet.train.config.source import load_config
 from convnext_imagenet.train.forecast import add_times, forecast_lines, forecast_run
@@ -38,12 +40,14 @@ def test_times_follow_from_speed(records_root: Path, tiny: tuple[str, ...]) -> N
 
 @pytest.mark.slow
 def test_the_command_measures_steps_on_the_cpu(records_root: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
-    sets = [word for pair in tiny for word in ("--set", pair)]
+    rows = int((folds_of(Records.open(records_root).split("train"), 3) != 1).sum())
+    sets = [word for pair in (*tiny, "data.leave_out=1/3") for word in ("--set", pair)]
     report = tmp_path / "report.json"
     words = ["run", "demo", "--dry-run", "--device-target", "CPU", "--records", str(records_root), *sets]
     done = CliRunner().invoke(main, [*words, "--json", str(report)])
     assert done.exit_code == 0, done.output
-    assert "34 training rows: 4 epochs, 16 steps, 2 evaluations of 7 val rows" in done.output
+    steps = 4 * (rows // 8)
+    assert f"{rows} training rows: 4 epochs, {steps} steps, 2 evaluations of 7 val rows" in done.output
     assert "time on this machine: about" in done.output
     run = check_object(json.dumps(json.loads(report.read_text())["run"]), "convnext-train run --dry-run")
     assert run["seconds"] > run["start_s"] > 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convnext_imagenet.records.epoch_order import balanced_order, epoch_order, occurrences
-from convnext_imagenet.records.folds import folds_of, parse_fold
+from convnext_imagenet.records.folds import rows_outside
 from convnext_imagenet.records.reader import Split
 from convnext_imagenet.train.config.config import Config
 
@@ -26,8 +26,7 @@ def training_rows(split: Split, config: Config) -> np.ndarray:
 
     Raises ArtefactError when the images' digests are needed and cannot be read.
     """
-    fold = parse_fold(config.data.leave_out)
-    return np.arange(split.rows) if fold is None else np.flatnonzero(folds_of(split, fold[1]) != fold[0])
+    return rows_outside(config.data.leave_out, split.entry, split.folder)
 
 
 def training_order(split: Split, config: Config, epoch: int) -> EpochOrder:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.launch.ranks.rank import SINGLE_RANK, Rank
 from convnext_imagenet.records.images import BadImage
 from convnext_imagenet.records.reader import Split
@@ -88,7 +89,7 @@ def batches(
     except BadImage as error:
         raise TrainError(
             f"{split.folder}: an image does not decode ({error}); "
-            f"run `convnext-records verify {split.folder.parent}`, then repair the records as it says"
+            f"run `convnext-records verify {as_word(split.folder.parent)}`, then repair the records as it says"
         ) from None
     finally:
         producer.close()

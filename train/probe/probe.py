@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convnext_imagenet.base.files import write_atomically, write_json
+from convnext_imagenet.base.host import as_word
+from convnext_imagenet.base.parquet import read_table
 from convnext_imagenet.model.card import ModelCard, inherited_licence
 from convnext_imagenet.model.weights import save_weights
 from convnext_imagenet.records.keyed_random import keyed_rng
@@ -71,11 +73,9 @@ def write_features(
         summary = job.run(on_progress, LocalRunner(is_stopped))
     if summary.error_rows:
         raise TrainError(
-            f"{out}: {summary.error_rows} rows could not be decoded; run `convnext-records verify {records}`"
+            f"{out}: {summary.error_rows} rows could not be decoded; run `convnext-records verify {as_word(records)}`"
         )
-    tables = [
-        pq.read_table(part, columns=["sample_id", "label", "features"]) for part in sorted(out.glob("part-*.parquet"))
-    ]
+    tables = [read_table(part, ["sample_id", "label", "features"]) for part in sorted(out.glob("part-*.parquet"))]
     table = pa.concat_tables(tables).combine_chunks()
     width = bare.card.config.dims[-1]
     values = table["features"].combine_chunks().flatten().to_numpy().reshape(-1, width)

@@ -12,6 +12,7 @@ import numpy as np
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import read_json, sha256_file
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.plan_changes import MISSING, Difference
 from convnext_imagenet.base.protocol import OtherPlanError, begin, join
 from convnext_imagenet.model.convnext import NETWORK_VERSION, ConvNeXtConfig, init_parameters
@@ -179,8 +180,8 @@ def _decisions(config: Config, records: Records) -> dict[str, str]:
         evaluated = [evaluation_pixels(decode_rgb(image), transform) for image in images]
     except BadImage as error:
         raise TrainError(
-            f"{split.folder}: an image does not decode ({error}); run `convnext-records verify {records.root}`, "
-            f"then repair the records as it says"
+            f"{split.folder}: an image does not decode ({error}); run "
+            f"`convnext-records verify {as_word(records.root)}`, then repair the records as it says"
         ) from None
     order = [epoch_order(1000, config.train.seed, epoch, config.data.shuffle_block_rows) for epoch in epochs]
     drawn = [device_draws(config, epoch, 0, even, (0.5,)) for epoch in epochs]

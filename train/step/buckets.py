@@ -79,6 +79,10 @@ class Buckets(nn.Cell):
         self.is_copied = tuple(
             len(bucket.names) > 1 or kind != ms.float32 for bucket, kind in zip(self.plan, self.types, strict=True)
         )
+        # Buckets are then the parameters in their order, and nothing is to be done: loops over them would be a third of
+        # the graph that MindSpore has to optimise (DECISIONS, 2026-11-30).
+        is_in_order = self.indices == tuple((index,) for index in range(len(parameters)))
+        self.has_no_copies = is_in_order and not any(self.is_copied)
         buffers = (
             _buffer(bucket, parameters) if is_copied else parameters[bucket.names[0]]
             for bucket, is_copied in zip(self.plan, self.is_copied, strict=True)
@@ -88,6 +92,8 @@ class Buckets(nn.Cell):
             parameters[name].set_dtype(kind)
 
     def construct(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.has_no_copies:
+            return gradients
         joined: tuple[Tensor, ...] = ()
         for indices in self.indices:
             joined = (*joined, self.join(gradients, indices))
@@ -102,6 +108,8 @@ class Buckets(nn.Cell):
 
     def publish(self, done: Tensor) -> Tensor:
         """Give the network's copies the values that the buffers have after `done`; return a value to depend on."""
+        if self.has_no_copies:
+            return done
         for bucket in range(len(self.indices)):
             if self.is_copied[bucket]:
                 done = self.publish_one(bucket, done)

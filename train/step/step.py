@@ -21,6 +21,7 @@ HALF_SQUARES = 2  # the index of half the gradients' sum of squares in `AllReduc
 
 _add = ops.MultitypeFuncGraph("add_gradient")
 _take = ops.MultitypeFuncGraph("take_gradient")
+_clear = ops.MultitypeFuncGraph("clear_sum")
 
 
 class Gradients(nn.Cell):
@@ -157,9 +158,8 @@ class UseSums(nn.Cell):
         numbers = self.allreduce.numbers(loss, correct, half_squares, asked)
         norm, taken = self.update(gradients, numbers[HALF_SQUARES], rate, decay)
         outcome = _outcome(numbers, norm, taken, scale)
-        for total in (*self.sums, self.loss, self.correct):
-            outcome = ops.depend(outcome, ops.assign(total, ops.depend(ops.zeros_like(total), outcome)))
-        return outcome
+        totals = (*self.sums, self.loss, self.correct)
+        return ops.depend(outcome, self.map(ops.partial(_clear, outcome), totals))
 
 
 def _outcome(numbers: Tensor, norm: Tensor, taken: Tensor, scale: Tensor) -> Tensor:
@@ -173,6 +173,11 @@ def _zeros(shape: tuple[int, ...], name: str) -> Parameter:
 @_add.register("Tensor", "Tensor")
 def _add_one(total, gradient):
     return ops.assign_add(total, gradient)
+
+
+@_clear.register("Tensor", "Tensor")
+def _clear_one(outcome, total):
+    return ops.assign(total, ops.depend(ops.zeros_like(total), outcome))
 
 
 @_take.register("Number", "Tensor")

@@ -13,6 +13,7 @@ from convnext_imagenet.records.reader import Records, Split
 from convnext_imagenet.serve.evaluate import evaluate
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import divide_batch, plan_steps
+from convnext_imagenet.train.data.order import training_rows
 from convnext_imagenet.train.data.pipeline import Batch, batches
 from convnext_imagenet.train.step.learner import Learner, read_outcome
 from convnext_imagenet.train.suggest.choose import Speed
@@ -30,7 +31,8 @@ def measure(
     kept.
     """
     train = records.split("train")
-    plan, parts = plan_steps(config, train.rows), divide_batch(config, 1, train.rows)
+    rows = len(training_rows(train, config))
+    plan, parts = plan_steps(config, rows), divide_batch(config, 1, rows)
     learner = Learner(config, card, initial, 1, parts.micro_batches, train.entry.rows_per_class)
     source: Iterator[Batch] = batches(train, config, plan, 1, workers, drop_path_rates=learner.drop_path_rates)
     groups = _groups(source, parts.micro_batches)
@@ -45,8 +47,8 @@ def measure(
     run = partial(_evaluated_s, learner, card, _first_rows(records.split("val")), config, workers)
     slow, fast = run(), run()
     models = 2 if config.ema.decay else 1
-    rows = min(_EVALUATED_ROWS, records.split("val").rows)
-    return Speed(start_s, compile_s + max(0.0, slow - fast), step_s, models * fast / rows)
+    evaluated = min(_EVALUATED_ROWS, records.split("val").rows)
+    return Speed(start_s, compile_s + max(0.0, slow - fast), step_s, models * fast / evaluated)
 
 
 def _step_s(learner: Learner, groups: Iterator[list[Batch]]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.weight_check import describe
 from convnext_imagenet.model.weights import load_weights
@@ -86,11 +87,13 @@ def _overrides(choice: Choice) -> list[str]:
 
 def _text(choice: Choice, data: DataFacts, speed: Speed, request: SuggestRequest) -> str:
     seconds, steps = predict_s(data, choice.values, speed), steps_of(data, choice.values)
-    init = "" if request.init_from is None else f" --init-from {request.init_from}"
+    command = f"convnext-train run THIS.toml --records {as_word(request.records)} --out RUN"
+    if request.init_from is not None:
+        command += f" --init-from {as_word(request.init_from)}"
     header = [
         f"Suggested for {request.records}: {data.classes} classes, {data.train_rows:,} training and {data.val_rows:,} "
         f"val images.",
-        f"Command:  convnext-train run THIS.toml --records {request.records} --out RUN{init}",
+        f"Command:  {command}",
         f"Minutes:  {seconds / 60:.1f} on this machine: {speed.start_s + speed.compile_s:.0f} s to start and compile, "
         f"{steps:,} steps of {1000 * speed.step_s:.0f} ms",
         f"Based on: the preset {choice.preset}. What depends on the data:",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+from convnext_imagenet.model import weights
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import VARIANTS, ConvNeXt, ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.errors import ModelError
@@ -18,7 +19,12 @@ from convnext_imagenet.model.kernels.build import network_library
 from convnext_imagenet.model.kernels.products import Unit, choose_unit, is_supported
 from convnext_imagenet.model.packed_network import PackedConvNeXt
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import assign_parameters, build_inference_network, build_network
+from convnext_imagenet.model.weights import (
+    assign_parameters,
+    build_inference_network,
+    build_network,
+    inference_unit,
+)
 
 TWINS = (Unit.AVX512_BF16_TWIN, Unit.AMX_TWIN)
 LOW = (Unit.AVX512_BF16, Unit.AMX, *TWINS)
@@ -137,7 +143,7 @@ def test_packed_float32_has_the_bits_of_weights_that_are_packed_on_each_call(lib
 
 @pytest.mark.parametrize("change", [{"activation": "gelu_tanh"}, {"norm_epsilon": 1e-5}, {"num_classes": 0}])
 def test_a_network_with_other_functions_or_no_head_is_never_packed(
-    change: dict, library, make_arrays: Callable, monkeypatch
+    change: dict, library, make_arrays: Callable, monkeypatch, caplog
 ):
     """The packed kernels know the paper's functions only: with others they would give other numbers."""
     config = dataclasses.replace(CONFIG, **change)
@@ -147,9 +153,16 @@ def test_a_network_with_other_functions_or_no_head_is_never_packed(
     assert not isinstance(network, PackedConvNeXt)
     assert network.config == config
     monkeypatch.setattr(products, "is_supported", lambda _, unit: True)
-    for precision in ("bfloat16", "auto"):
-        with pytest.raises(ModelError, match=rf"--precision {precision}: .*; pass --precision float32"):
-            build_inference_network(card, arrays, precision)
+    with pytest.raises(ModelError, match=r"--precision bfloat16: .*; pass --precision float32 or auto"):
+        build_inference_network(card, arrays, "bfloat16")
+    weights._log_float32.cache_clear()
+    with caplog.at_level("INFO", "convnext_imagenet"):
+        same = build_inference_network(card, arrays, "auto")
+        assert inference_unit(config, "auto", library) is Unit.FLOAT32
+    (line,) = [record.getMessage() for record in caplog.records if "--precision" in record.getMessage()]
+    assert line.endswith("is computed in float32")
+    x_NHWC = Tensor(_images(2))
+    np.testing.assert_array_equal(same(x_NHWC).asnumpy(), network(x_NHWC).asnumpy())
 
 
 def test_the_unit_follows_from_precision_and_processor(library, monkeypatch):

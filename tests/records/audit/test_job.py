@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -141,7 +142,7 @@ def test_an_audit_belongs_to_its_records(tmp_path):
 
 
 def test_a_run_hears_of_leaks(tmp_path):
-    root = records_of_copies(tmp_path / "records")
+    root = records_of_copies(tmp_path / "my records")
     assert leak_line(Records.open(root)) is None, "no two splits share the bytes of an image"
     result = CliRunner().invoke(main, ["audit", str(root), "--out", str(tmp_path / "audit")])
     assert result.exit_code == 0, result.output
@@ -149,6 +150,7 @@ def test_a_run_hears_of_leaks(tmp_path):
     line = leak_line(Records.open(root))
     assert line is not None
     assert line.startswith(f"val leaks: 2 of 6 images have a copy in another split, says {tmp_path / 'audit'}")
+    assert f"--records {shlex.quote(str(root))} --without " in line
 
 
 def test_without_an_audit_a_run_hears_of_equal_bytes(tmp_path):

@@ -224,6 +224,18 @@ def test_only_images_of_imagenet_get_its_licence(records_root):
         assert ("image-net.org" in card_text(stated, "parquet")) == is_imagenet
 
 
+def test_the_card_says_where_labels_come_from(records_root):
+    manifest = place_of(records_root).manifest()
+    folders = {"verified": False, "layout": {"train": "unpacked"}}
+    table = {**folders, "labels": "as given", "layout": {"train": "table train.csv", "val": "table train.csv"}}
+    for source, words in (
+        ({"verified": True, "devkit_sha256": "0"}, "verified against the devkit."),
+        (folders, "the names of folders, not verified."),
+        (table, "as given by the source (table train.csv), not verified."),
+    ):
+        assert f"; labels: {words}" in card_text(replace(manifest, source=source), "parquet")
+
+
 def test_libraries_read_them(records_root, tmp_path):
     duckdb = pytest.importorskip("duckdb")
     export_records(records_root, tmp_path / "out", "parquet")

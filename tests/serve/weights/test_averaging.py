@@ -13,6 +13,7 @@ from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.weights.averaging import average_checkpoints
 
+from ...json_page import check_object, check_progress
 from ..conftest import build_records, picture, write_checkpoint
 
 
@@ -66,10 +67,25 @@ def test_the_command_writes_a_checkpoint_with_its_members(three, tmp_path):
     root = build_records(tmp_path / "records", [picture(n) for n in range(5)], [0, 1, 2, 3, 4])
     out = tmp_path / "soup.safetensors"
     paths = [str(checkpoint.path) for checkpoint in three[:2]]
-    done = CliRunner().invoke(main, ["weights", "average", *paths, "--out", str(out), "--records", str(root)])
+    words = ["weights", "average", *paths, "--out", str(out), "--records", str(root)]
+    done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     _, card = load_weights(Path(out))
     found = card.provenance["average"]
     assert found["method"] == "greedy"
     assert f"top-1 {found['val_correct']}/5 of val, written" in done.output
     assert found["val_correct"] >= max(row["val_correct"] for row in found["checkpoints"])
+    again = CliRunner().invoke(main, [*words, "--json", "--progress", "json"])
+    value = check_object(again.stdout, "convnext-serve weights average")
+    assert (value["is_new"], value["method"], value["rows"]) == (False, "greedy", 5)
+    assert value["top1_correct"] == found["val_correct"]
+    assert [member["is_taken"] for member in value["members"]] == [row["taken"] for row in found["checkpoints"]]
+    assert check_progress(again.stderr) == {"eval val": 15}, "two checkpoints and their average, five rows each"
+
+
+def test_an_average_without_records_counts_nothing(three, tmp_path):
+    paths = [str(checkpoint.path) for checkpoint in three]
+    done = CliRunner().invoke(main, ["weights", "average", *paths, "--out", str(tmp_path / "soup"), "--json"])
+    value = check_object(done.stdout, "convnext-serve weights average")
+    assert (value["is_new"], value["method"], value["rows"], value["top1_correct"]) == (True, "uniform", None, None)
+    assert all(member["is_taken"] and member["top1_correct"] is None for member in value["members"])

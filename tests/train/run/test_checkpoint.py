@@ -12,7 +12,7 @@ from convnext_imagenet.base.protocol import begin
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.serve.checkpoint import resolve_checkpoint
+from convnext_imagenet.serve.pointers import resolve_checkpoint
 from convnext_imagenet.train.errors import TrainError
 from convnext_imagenet.train.run.checkpoint import Checkpoints, Position, Snapshot
 
