@@ -6,7 +6,6 @@ been run; those for Ascend and GPU rely on documented names.
 
 import contextlib
 import importlib.util
-import math
 import os
 import platform
 import re
@@ -64,25 +63,13 @@ def is_first_generation(chip: str) -> bool:
     return re.fullmatch(r"(?i)ascend910(?!b\d|_).*", chip) is not None
 
 
-@dataclass(frozen=True)
-class Joining:
-    """How many tensors an operator of the training step may join or add, each of at most `values` values."""
-
-    tensors: int
-    values: float = math.inf
-
-
-ALONE = Joining(1)
-
-
-def joining_of(target: str) -> Joining:
-    """Return what the training step joins on devices of this type; nothing where nobody has measured a gain.
+def joined_tensors(target: str) -> int | None:
+    """Return how many tensors an operator of the training step may join or add; None where there is no gain in it.
 
     An Ascend pays for each kernel and each all-reduce, and CANN cuts an AddN of more than 62 inputs in graphs, which
-    MindSpore's kernel-by-kernel mode does not do for it; 32 is far below. A CPU pays for each small operator, too;
-    large parameters would only need memory for a second copy there.
+    MindSpore's kernel-by-kernel mode does not do for it; 32 is far below.
     """
-    return {"Ascend": Joining(32), "CPU": Joining(32, 1 << 18)}.get(target, ALONE)
+    return 32 if target == "Ascend" else None
 
 
 def collective_environment(timeout_s: int) -> dict[str, str]:

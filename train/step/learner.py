@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from convnext_imagenet.base.host import release_free_memory
-from convnext_imagenet.launch.devices import joining_of
+from convnext_imagenet.launch.devices import joined_tensors
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.network import Classifier
 from convnext_imagenet.model.weights import assign_parameters, build_network, device_layers
@@ -64,10 +64,10 @@ class Learner:
         self.everything: dict[str, Parameter] = dict(self.network.parameters_and_names())
         self.parameters = without_frozen(self.everything, frozen)
         self.augment = DeviceAugment(config.augment, card.transform, config.train.seed)
-        layers, joining = device_layers(), joining_of(ms.get_context("device_target"))
+        layers, joined = device_layers(), joined_tensors(ms.get_context("device_target"))
         lowered = lowered_parameters(self.network, self.parameters, config.precision, layers)
-        buckets = make_buckets(self.parameters, config, card.config.depths, joining, lowered)
-        self.update = Update(buckets, config, card.config.depths, joining)
+        buckets = make_buckets(self.parameters, config, card.config.depths, joined or 1, lowered)
+        self.update = Update(buckets, config, card.config.depths, joined)
         self._draw_names = drawn_names(device_draws(config, 1, 0, np.arange(2), self.drop_path_rates))
         power = config.data.class_weight_power
         weights = class_weights(rows_per_class or [1] * card.config.num_classes, power) if power else None

@@ -16,7 +16,7 @@ from convnext_imagenet.train.augment.mix import SoftTargets
 from convnext_imagenet.train.step.update import Update
 
 # Raise when the same draws and pixels give other weights: augmentation, targets, loss, optimizers, schedule, average.
-STEP_VERSION = 2
+STEP_VERSION = 1
 HALF_SQUARES = 2  # the index of half the gradients' sum of squares in `AllReduce.numbers`
 
 _add = ops.MultitypeFuncGraph("add_gradient")

@@ -1,6 +1,5 @@
 """From gradients to new weights, inside the compiled step: unscale, check, clip, optimizer, average, loss scale."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +7,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from convnext_imagenet.launch.devices import ALONE, Joining
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.step.buckets import NOTHING, Buckets, plan_buckets
 from convnext_imagenet.train.step.optimizers import STEP, is_elementwise, make_optimizer, weight_decay
@@ -26,10 +24,10 @@ def make_buckets(
     parameters: Mapping[str, Parameter],
     config: Config,
     depths: Sequence[int],
-    joining: Joining = ALONE,
+    joined: int = 1,
     lowered: Mapping[str, Any] = NOTHING,
 ) -> Buckets:
-    """Return the buckets of `parameters`: those with one type, decay and rate together, as far as `joining` allows.
+    """Return the buckets of `parameters`, of at most `joined` each: those with one type, decay and rate together.
 
     `lowered` is the type of the network's copies of some parameters. LAMB needs each parameter by itself, in float32.
     """
@@ -38,25 +36,23 @@ def make_buckets(
     if not is_elementwise(section):
         return Buckets(parameters, plan_buckets(shapes, dict.fromkeys(shapes), 1))
     factors = layer_factors(parameters, section.layer_decay, section.layer_groups, depths)
-    large = {name: name for name, shape in shapes.items() if math.prod(shape) > joining.values}
     kinds = {
-        name: (lowered.get(name), weight_decay(name, shape, section), factors[name], large.get(name))
-        for name, shape in shapes.items()
+        name: (lowered.get(name), weight_decay(name, shape, section), factors[name]) for name, shape in shapes.items()
     }
-    return Buckets(parameters, plan_buckets(shapes, kinds, joining.tensors), lowered)
+    return Buckets(parameters, plan_buckets(shapes, kinds, joined), lowered)
 
 
 class Update(nn.Cell):
     """(gradients, half their sum of squares, rate, decay of the average) -> (their global norm, whether it was taken).
 
     `unscaled` and `half_squares` give the first two; the ranks agree on the second in between. Gradients are one for
-    each of the `buckets`, those of the loss times `self.scale`. At most `joining.tensors` are added by one operator;
-    with ALONE any number. With a loss scale, a step whose gradients are not finite is skipped: weights, moments,
-    average and step count stay, and a dynamic scale shrinks. Without one the step is taken, and the loop ends the run
-    or goes back.
+    each of the `buckets`, those of the loss times `self.scale`. At most `summands` tensors are added by one operator;
+    None is any number. With a loss scale, a step whose gradients are not finite is skipped: weights, moments, average
+    and step count stay, and a dynamic scale shrinks. Without one the step is taken, and the loop ends the run or
+    goes back.
     """
 
-    def __init__(self, buckets: Buckets, config: Config, depths: Sequence[int], joining: Joining = ALONE) -> None:
+    def __init__(self, buckets: Buckets, config: Config, depths: Sequence[int], summands: int | None = None) -> None:
         super().__init__(auto_prefix=False)
         section = config.optimizer
         firsts = {bucket.names[0]: bucket.shapes[0] for bucket in buckets.plan}
@@ -64,7 +60,7 @@ class Update(nn.Cell):
         decays = [weight_decay(name, shape, section) for name, shape in firsts.items()]
         parameters = {bucket.name: buffer for bucket, buffer in zip(buckets.plan, buckets.buffers, strict=True)}
         self.buckets = buckets
-        self.summands = len(parameters) if joining == ALONE else joining.tensors
+        self.summands = summands or len(parameters)
         self.optimizer = make_optimizer(parameters, section, list(factors.values()), decays)
         self.weights = buckets.buffers
         self.has_average = config.ema.decay > 0

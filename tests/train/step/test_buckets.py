@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from convnext_imagenet.launch.devices import ALONE, Joining
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.sections import EmaSection, OptimizerSection
 from convnext_imagenet.train.step.buckets import Bucket, plan_buckets
@@ -65,26 +64,16 @@ def test_without_joining_a_parameter_is_its_own_bucket() -> None:
 )
 def test_joined_parameters_take_the_same_steps(section: OptimizerSection) -> None:
     config = Config(optimizer=section, ema=EmaSection(decay=0.5))
-    ends = [_end(*_run(config, joining)) for joining in (ALONE, Joining(3), Joining(3, 8))]
-    for end in ends[1:]:
-        assert end.keys() == ends[0].keys()
-        for name, value in ends[0].items():
-            np.testing.assert_allclose(end[name], value, rtol=2e-6, atol=1e-9, err_msg=name)
-
-
-def test_a_large_parameter_is_its_own_bucket_beside_joined_ones() -> None:
-    parameters = _parameters()
-    buckets = make_buckets(parameters, Config(), DEPTHS, Joining(8, 16))
-    alone = {"stages.0.0.dwconv.weight", "stages.0.0.pwconv1.weight"}  # of 196 and 64 values
-    assert {bucket.names for bucket in buckets.plan if alone & set(bucket.names)} == {(name,) for name in alone}
-    assert len(buckets.plan) < len(SHAPES) - 2
-    assert all(any(buffer is parameters[name] for buffer in buckets.buffers) for name in alone)
+    ends = [_end(*_run(config, joined)) for joined in (None, 3)]
+    assert ends[0].keys() == ends[1].keys()
+    for name, value in ends[0].items():
+        np.testing.assert_allclose(ends[1][name], value, rtol=2e-6, atol=1e-9, err_msg=name)
 
 
 def test_copies_of_lower_precision_follow_the_values() -> None:
     lowered = {name: ms.float16 for name in SHAPES if "norm" not in name}
-    update, parameters = _run(Config(), Joining(3), lowered)
-    plain, _ = _run(Config(), ALONE)
+    update, parameters = _run(Config(), 3, lowered)
+    plain, _ = _run(Config(), None)
     exact = plain.buckets.arrays(plain.buckets.buffers)
     values = update.buckets.arrays(update.buckets.buffers)
     for name, parameter in parameters.items():
@@ -97,7 +86,7 @@ def test_copies_of_lower_precision_follow_the_values() -> None:
 def test_a_saved_state_resumes_with_other_buckets() -> None:
     """What a run with buckets saves, a run without them continues, bit for bit, and the other way around."""
     config = Config(ema=EmaSection(decay=0.5))
-    for first, then in ((Joining(3), ALONE), (ALONE, Joining(3))):
+    for first, then in ((3, None), (None, 3)):
         saved, _ = _run(config, first)
         resumed, parameters = _new(config, then)
         resumed.buckets.fill(resumed.buckets.buffers, saved.buckets.arrays(saved.buckets.buffers))
@@ -115,7 +104,7 @@ def test_a_saved_state_resumes_with_other_buckets() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
 def test_a_sum_of_few_summands_at_a_time_is_the_sum(count: int) -> None:
-    update, _ = _new(Config(), Joining(3))
+    update, _ = _new(Config(), 3)
     values = tuple(Tensor(np.float32(value)) for value in range(count))
     assert float(update.sum(values).asnumpy()) == sum(range(count))
 
@@ -143,17 +132,17 @@ def _parameters() -> dict[str, Parameter]:
 
 
 def _new(
-    config: Config, joining: Joining, lowered: Mapping[str, ms.Type] | None = None
+    config: Config, joined: int | None, lowered: Mapping[str, ms.Type] | None = None
 ) -> tuple[Update, dict[str, Parameter]]:
     parameters = _parameters()
-    buckets = make_buckets(parameters, config, DEPTHS, joining, lowered or {})
-    return Update(buckets, config, DEPTHS, joining), parameters
+    buckets = make_buckets(parameters, config, DEPTHS, joined or 1, lowered or {})
+    return Update(buckets, config, DEPTHS, joined), parameters
 
 
 def _run(
-    config: Config, joining: Joining, lowered: Mapping[str, ms.Type] | None = None
+    config: Config, joined: int | None, lowered: Mapping[str, ms.Type] | None = None
 ) -> tuple[Update, dict[str, Parameter]]:
-    update, parameters = _new(config, joining, lowered)
+    update, parameters = _new(config, joined, lowered)
     for step in range(STEPS):
         _step(update, step)
     return update, parameters
