@@ -1,6 +1,7 @@
 """The rows that an epoch visits, in order, and the ids by which their augmentation is drawn."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -24,10 +25,13 @@ class EpochOrder:
 def training_rows(split: Split, config: Config) -> np.ndarray:
     """Return the rows of train that a run may visit, rising, int64: all, or those outside of `data.leave_out`.
 
-    Raises ArtefactError when the images' digests are needed and cannot be read.
+    Raises ArtefactError when the images' digests or `data.copies` are needed and cannot be read.
     """
     fold = parse_fold(config.data.leave_out)
-    return np.arange(split.rows) if fold is None else np.flatnonzero(folds_of(split, fold[1]) != fold[0])
+    if fold is None:
+        return np.arange(split.rows)
+    copies = Path(config.data.copies) if config.data.copies else None
+    return np.flatnonzero(folds_of(split, fold[1], copies) != fold[0])
 
 
 def training_order(split: Split, config: Config, epoch: int) -> EpochOrder:
