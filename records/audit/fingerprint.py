@@ -26,7 +26,7 @@ _LENGTHS = ((1.0, (0.0,)), (0.95, (0.0, 0.025, 0.05)), (0.9, (0.0, 0.05, 0.1)))
 _UNMARKED = 0.84  # of the height: what remains without the part that may hold a mark
 _BORDER_LEVELS = 10.0  # a border line is as uniform as this, of 255: re-encoding moves a uniform line by less
 _WIDEST_BORDER = 0.25  # of a side
-_LEAST_EVEN = 6.0  # levels of 255: a line of a stored picture that is beside a border differs less
+_LEAST_EVEN = 3.0  # levels of 255: the outermost line of a stored picture of an image with a border is more even
 _ROWS_AT_A_TIME = 4096
 
 

@@ -38,7 +38,7 @@ from convnext_imagenet.records.images import CHECKS_VERSION
 SUMMARY_FILE, REPORT_FILE = "summary.json", "report.html"
 _FILES = (PAIRS_FILE, ROWS_FILE, SUMMARY_FILE, REPORT_FILE)
 _PACKAGES = ("numpy", "opencv-python-headless", "pillow", "pyarrow")
-_STORED_SLACK = Slack(bits=2, distance=0.05)  # between a stored picture and that of the pixels (DECISIONS, 2026-11-30)
+_STORED_SLACK = Slack(bits=1, distance=0.05)  # between a stored picture and that of the pixels (DECISIONS, 2026-11-30)
 OnProgress = Callable[[int], None]
 # Shows the progress of a step of so many units (None if not known), with this title and unit.
 Step = Callable[[int | None, str, str], AbstractContextManager[OnProgress]]
@@ -102,12 +102,13 @@ class AuditJob:
             )
         described = self._describe(features) if features else None
         hashes = described.hashes if described else None
-        parts = list(self.parts)
+        parts, among = list(self.parts), None
         if self.source.pictures is not None:
-            parts += self._decode_suspects(hashes, step, is_stopped)
+            among = self._propose(hashes, step)
+            parts += self._decode(among, step, is_stopped)
         with contextlib.closing(Views.open(self.out, parts, self.source.rows.num_rows)) as views:
             with step(None, "compare", "pair") as advance:
-                found = find_pairs(views, self.workers, advance, hashes)
+                found = find_pairs(views, self.workers, advance, hashes, among=among)
             unread = views.table.num_rows - views.table["error"].null_count
             return Compared(found, views.table, described, int(views.is_decoded.sum()) + unread)
 
@@ -133,14 +134,20 @@ class AuditJob:
         protocol.finish(self.out, "audit", manifest)
         return summary
 
-    def _decode_suspects(self, hashes: np.ndarray | None, step: Step, is_stopped: Callable[[], bool]) -> list[Part]:
-        """Decode the images whose stored pictures are near another picture; return their parts."""
-        with contextlib.closing(Views.open(self.out, self.parts, self.source.rows.num_rows)) as views:
+    def _propose(self, hashes: np.ndarray | None, step: Step) -> np.ndarray:
+        """Return which images are near another one as far as stored pictures tell, bool (images,)."""
+        is_near = np.zeros(self.source.rows.num_rows, bool)
+        with contextlib.closing(Views.open(self.out, self.parts, len(is_near))) as views:
             with step(None, "propose", "pair") as advance:
-                pairs = find_pairs(views, self.workers, advance, hashes, _STORED_SLACK).pairs
-            is_suspect = np.zeros(len(views.is_decoded), bool)
-            is_suspect[[number for pair in pairs for number in (pair.first, pair.second)]] = True
-            parts = decoded_parts(np.flatnonzero(is_suspect & ~views.is_decoded))
+                found = find_pairs(views, self.workers, advance, hashes, _STORED_SLACK)
+            for pair in found.pairs:
+                is_near[[pair.first, pair.second]] = True
+        return is_near
+
+    def _decode(self, is_near: np.ndarray, step: Step, is_stopped: Callable[[], bool]) -> list[Part]:
+        """Decode these images if they are not decoded yet; return their parts."""
+        with contextlib.closing(Views.open(self.out, self.parts, len(is_near))) as views:
+            parts = decoded_parts(np.flatnonzero(is_near & ~views.is_decoded))
         pending = self._without_receipt(parts)
         with step(sum(len(part.numbers) for part in pending), "decode", "image") as advance:
             self._write(pending, advance, is_stopped)

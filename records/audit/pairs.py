@@ -92,19 +92,23 @@ def find_pairs(
     on_progress: Callable[[int], None] | None = None,
     features: np.ndarray | None = None,
     slack: Slack = EXACT,
+    among: np.ndarray | None = None,
 ) -> Found:
     """Return all pairs of the images of `views`, ordered by their numbers.
 
     `features` are hashes of the images' features, uint64 (images,), 0 for an image without. Only decoded images are
     compared; with `slack` also those whose stored pictures stand for them, and pairs may be that much farther apart.
+    Pictures are compared `among` these images only, bool (images,); None means all.
     """
     advance = on_progress or (lambda count: None)
     equal, is_first = _equal_pixels(views)
     contrast = views.table["contrast"].to_numpy(zero_copy_only=False)
     is_flat = ~(contrast >= LEAST_CONTRAST)  # also what could not be decoded
     is_searched = is_first & ~is_flat & (views.is_decoded | (slack != EXACT))
+    if among is not None:
+        is_searched &= among
     searched = np.flatnonzero(is_searched[views.image])
-    hashes, unmarked = _hashes(views)
+    hashes, unmarked = _hashes(views, is_searched)
     radius, most = RADIUS_BITS + slack.bits, LARGEST_DISTANCE + slack.distance
     candidates = _search(views, searched, hashes[searched], unmarked[searched], radius)
     kept, left_out = _without_crowds(candidates, views.image)
@@ -144,12 +148,14 @@ def _equal_pixels(views: Views) -> tuple[list[Pair], np.ndarray]:
     return pairs, is_first
 
 
-def _hashes(views: Views) -> tuple[np.ndarray, np.ndarray]:
+def _hashes(views: Views, is_searched: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the hashes of each view of the images that are searched, 0 of others."""
     hashes = np.zeros((len(views.image), len(CROPS)), np.uint64)
     unmarked = np.zeros((len(views.image), len(UNMARKED)), np.uint64)
     for numbers, pictures in views.chunks():
-        hashes[numbers] = window_hashes(pictures, CROPS)
-        unmarked[numbers] = window_hashes(pictures, UNMARKED)
+        own = is_searched[views.image[numbers]]
+        hashes[numbers[own]] = window_hashes(pictures[own], CROPS)
+        unmarked[numbers[own]] = window_hashes(pictures[own], UNMARKED)
     return hashes, unmarked
 
 
