@@ -44,7 +44,7 @@ def lowest_frequencies(blocks: memoryview, pitch: int, quantiser: bytes, height:
     count = _frequencies(min(height, width))
     # Neighbouring frequencies move as one value: four times as fast as one at a time.
     shape = (-(-height // BLOCK_PX), count, -(-width // BLOCK_PX))
-    found = np.ndarray(shape, _RUNS[count], blocks, 0, (pitch, 2 * BLOCK_PX, 2 * BLOCK_PX * BLOCK_PX))
+    found: np.ndarray = np.ndarray(shape, _RUNS[count], blocks, 0, (pitch, 2 * BLOCK_PX, 2 * BLOCK_PX * BLOCK_PX))
     return Luminance(found.copy().view(np.int16), quantiser, height, width)
 
 

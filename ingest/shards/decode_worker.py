@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,9 @@ _WORST_BYTES_PER_SAMPLE = 2
 class DecodedImage:
     """An image that was decoded completely: the bytes to store, what they are, and whether they were encoded again.
 
-    `thumbnail` is a small JPEG, None if none was asked for or Pillow cannot make one. `small` has the 48 x 48 gray
-    levels of its picture for audits, None if none was asked for or the image is no JPEG with a luminance. Before they
-    are made, `light` has what they are made of.
+    `thumbnail` is a small JPEG, None if none was asked for or Pillow cannot make one. `light` has what its small
+    picture for audits is made of, None if none was asked for or the image is no JPEG with a luminance; in the process
+    that asked for it, `small` has the 48 x 48 gray levels instead.
     """
 
     image: bytes
@@ -87,16 +87,6 @@ def decode(image: bytes, wants_thumbnail: bool, options: DecodeOptions) -> Decod
         return BadImage(_reason(image, error, options.memory_bytes), error.detail)
 
 
-def with_small(answer: DecodedImage | BadImage) -> DecodedImage | BadImage:
-    """Return an answer with its small picture.
-
-    These are made at the end of a batch: beside libjpeg, which fills the caches, each would take twice as long.
-    """
-    if isinstance(answer, BadImage) or answer.light is None:
-        return answer
-    return replace(answer, small=small_picture(answer.light).tobytes(), light=None)
-
-
 def _largest_pixels(image: bytes, options: DecodeOptions) -> int:
     """Return the limit of pixels: a JPEG that is shrunk is decoded at a smaller scale, so it may have more."""
     is_jpeg = image.startswith(b"\xff\xd8")
@@ -113,7 +103,8 @@ def pack_answers(answers: Sequence[DecodedImage | BadImage]) -> bytes:
     picture] for each image, then these bytes.
 
     An outcome is ["ok", format, mode, width, height, warnings] or ["bad", reason, detail]. An image that is stored
-    unchanged is not sent back: its number of stored bytes is 0.
+    unchanged is not sent back: its number of stored bytes is 0. Small pictures are made here, at the end of a batch:
+    between images, whose coefficients fill the caches, each would take twice as long.
     """
     line: list[Any] = []
     payload: list[bytes] = []
@@ -121,7 +112,8 @@ def pack_answers(answers: Sequence[DecodedImage | BadImage]) -> bytes:
         if isinstance(answer, BadImage):
             line.append([["bad", answer.reason, answer.detail], 0, 0, 0])
             continue
-        parts = [answer.image if answer.is_reencoded else b"", answer.thumbnail or b"", answer.small or b""]
+        small = b"" if answer.light is None else small_picture(answer.light).tobytes()
+        parts = [answer.image if answer.is_reencoded else b"", answer.thumbnail or b"", small]
         line.append([["ok", *astuple(answer.info)], *map(len, parts)])
         payload += parts
     return b"".join([json.dumps(line).encode(), b"\n", *payload])
@@ -167,7 +159,7 @@ def serve(socket: Connection, memory: mmap.mmap, options: DecodeOptions) -> None
                 answers.append(BadImage("memory", f"needs more than {options.memory_bytes >> 20} MiB"))
             COUNTER.pack_into(memory, 0, len(answers))
             start += length
-        socket.send_bytes(pack_answers([with_small(answer) for answer in answers]))
+        socket.send_bytes(pack_answers(answers))
 
 
 def main(arguments: list[str]) -> None:

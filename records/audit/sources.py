@@ -36,6 +36,10 @@ class Source(Protocol):
         """Return the name of each class by index."""
 
     @property
+    def class_names(self) -> list[str]:
+        """Return for each class by index what people call it, "" if that is its wnid."""
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Return what identifies the images, as JSON."""
 
@@ -59,6 +63,11 @@ class RecordsSource:
     def wnids(self) -> list[str]:
         """Return the wnid of each class by index."""
         return [entry.wnid for entry in self.records.classes]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Return for each class by index what people call it, "" if that is its wnid."""
+        return ["" if entry.name == entry.wnid else entry.name for entry in self.records.classes]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -94,6 +103,11 @@ class FolderSource:
     def wnids(self) -> list[str]:
         """Return the folders that hold images, by index."""
         return sorted(set(self.rows["wnid"].drop_null().to_pylist()))
+
+    @property
+    def class_names(self) -> list[str]:
+        """Return no names: a folder has only its own."""
+        return [""] * len(self.wnids)
 
     def read(self, numbers: Sequence[int]) -> Iterator[bytes | BadImage]:
         """Yield the bytes of the files with these rising numbers, or why they cannot be read."""
