@@ -5,15 +5,12 @@ a digest of its content: whoever names the file, such as a RUN, names the conten
 """
 
 import hashlib
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import write_atomically
@@ -23,8 +20,8 @@ if TYPE_CHECKING:  # importing it loads MindSpore, which a configuration must no
     from convnext_imagenet.records.reader import Split
 
 _FOLD = re.compile(r"([1-9]\d{0,3})/([1-9]\d{0,3})")
-_COPIES_FILE = re.compile(r"copies-([0-9a-f]{16})\.parquet")
-_COPIES_SCHEMA = pa.schema({"sha256": pa.string(), "copy_of": pa.string()})
+_COPIES_FILE = re.compile(r"copies-([0-9a-f]{16})\.csv")
+_COPIES_HEAD = "sha256,copy_of"
 
 
 def parse_fold(text: str) -> tuple[int, int] | None:
@@ -85,12 +82,11 @@ def is_copies_file(path: str) -> bool:
 
 def write_copies(folder: Path, copy_of: Mapping[str, str]) -> Path:
     """Write copies to a file in `folder`, which need not exist, and return its path. Raises OSError."""
-    columns = {"sha256": list(copy_of), "copy_of": list(copy_of.values())}
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=_COPIES_SCHEMA), buffer, compression="zstd")
-    path = folder / f"copies-{_digest(buffer.getvalue())}.parquet"
+    lines = [_COPIES_HEAD, *(f"{text},{found}" for text, found in sorted(copy_of.items()))]
+    data = "".join(f"{line}\n" for line in lines).encode()
+    path = folder / f"copies-{_digest(data)}.csv"
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, data)
     return path
 
 
@@ -105,8 +101,8 @@ def read_copies(path: Path) -> dict[str, str]:
         ) from None
     if name is None or name[1] != _digest(data):
         raise ArtefactError(f"data.copies {path}: other content than its name says; run the audit that wrote it again")
-    table = pq.read_table(io.BytesIO(data))
-    return dict(zip(table["sha256"].to_pylist(), table["copy_of"].to_pylist(), strict=True))
+    pairs = (line.partition(",") for line in data.decode().splitlines()[1:])
+    return {text: found for text, _, found in pairs}
 
 
 def _digest(data: bytes) -> str:

@@ -38,8 +38,11 @@ def luminance(decoder: ctypes.Array[ctypes.c_char], arrays: int) -> Luminance | 
     """Return a copy of the lowest frequencies of the luminance.
 
     `arrays` is the result of `jpeg_read_coefficients`. None for colour spaces without luminance (RGB, CMYK, YCCK), for
-    a luminance of fewer samples than the image has pixels, and when the library keeps its coefficients otherwise.
+    a luminance of fewer samples than the image has pixels, on other than 64-bit machines, and when the library keeps
+    its coefficients otherwise.
     """
+    if struct.calcsize("P") != _POINTER.size:
+        return None
     width, height, components, space = _FRAME.unpack_from(decoder, _FRAME_AT)
     (described,) = _POINTER.unpack_from(decoder, _COMPONENTS_AT)
     if space not in _WITH_LUMINANCE or components not in _WITH_LUMINANCE or not described:

@@ -69,4 +69,4 @@ def test_a_file_of_copies_is_what_its_name_says(tmp_path):
     path.unlink()
     with pytest.raises(ArtefactError, match=r"data\.copies .*: No such file or directory; run the audit"):
         read_copies(path)
-    assert not is_copies_file("copies.parquet")
+    assert not is_copies_file("copies.csv")

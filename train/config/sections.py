@@ -26,7 +26,7 @@ from convnext_imagenet.train.errors import ConfigError
 
 _FOUR_OR_NONE = "must be [] for the variant's own, or four whole numbers of at least 1"
 _NONE_OR_PAIR = "must be 0 (a device's whole share of the batch) or at least 2: rows go in pairs"
-_COPIES_OR_NONE = 'must be "" for none, or the path of a file copies-DIGEST.parquet that an audit wrote'
+_COPIES_OR_NONE = 'must be "" for none, or the path of a file copies-DIGEST.csv that an audit wrote'
 _FOLD_OR_NONE = 'must be "" for none, or "K/N" with 1 <= K <= N and N >= 2, the K-th of N folds of train'
 _POLICY = (
     'must be "" for none, or "rand-mM-mstdS-nN-incI" with a magnitude M and its deviation S, N operations, I 0 or 1'

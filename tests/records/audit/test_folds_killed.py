@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -88,6 +87,6 @@ def test_an_audit_killed_among_its_trainings_ends_with_the_same_tables(tmp_path,
         assert not (killed / "_SUCCESS").exists()
     subprocess.run([*command, str(killed)], check=True, capture_output=True)
     assert [sha256_file(killed / name) for name in TABLES] == [sha256_file(whole / name) for name in TABLES]
-    (copies,) = (killed / "folds").glob("copies-*.parquet")
-    assert pq.read_table(copies).num_rows == 1
+    (copies,) = (killed / "folds").glob("copies-*.csv")
+    assert len(copies.read_text().splitlines()) == 2
     assert f"{copies}" in (killed / "folds" / "1-of-2" / "run" / "config.toml").read_text()
