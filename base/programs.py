@@ -1,24 +1,33 @@
-"""Runs another of our programs to its end, as a user would: `predict` for an audit, say. Knows none of the rooms."""
+"""Runs another of our programs to its end, as a user would, such as `predict` for an audit; and names this one.
+
+Knows none of the rooms.
+"""
 
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from convnext_imagenet.base.errors import ArtefactError, ExpectedError, FailedError, Interrupted
 
 _POLL_S = 0.2
 # The kernel kills the program when its parent dies, so that the same command, started again, finds no second writer.
+_UMBRELLA = "import sys\nfrom convnext_imagenet.base.cli_umbrella import main\nsys.argv[0] = 'convnext'\nmain()\n"
 _START = (
     "import ctypes, os, signal, sys\n"
     "ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
     "sys.exit(1) if os.getppid() != int(sys.argv.pop(1)) else None\n"
-    "from convnext_imagenet.base.cli_umbrella import main\n"
-    "sys.argv[0] = 'convnext'\n"
-    "main()\n"
-)
+) + _UMBRELLA
 _STANDARD_ERROR = 2
+
+
+def own_command() -> list[str]:
+    """Return the command line that runs this program again; `run_program` has started it without a script."""
+    if Path(sys.argv[0]).is_file():
+        return [sys.executable, *sys.argv]
+    return [sys.executable, "-P", "-c", _UMBRELLA, *sys.argv[1:]]
 
 
 def run_program(arguments: Sequence[str], is_stopped: Callable[[], bool], returns_output: bool = False) -> str:

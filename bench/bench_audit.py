@@ -24,7 +24,7 @@ _PLANTS = "planted"
 _FOLDS = 5
 _SHARPNESS = 6.0  # of the softmax over the scores of a least-squares fit, which are about 0 to 1
 _RIDGE = 30.0
-_COPIES = ("ours", "imagededup", "cleanvision", "fastdup")
+_COPIES = ("ours", "ours, stored pictures", "imagededup", "cleanvision", "fastdup")
 _LABELS = ("ours", "cleanlab")
 
 
@@ -53,7 +53,7 @@ def _measure_copies(data: Path, folder: Path) -> list[dict[str, Any]]:
     planted = _plant(files, images, min(_PLANTED, len(files) // len(KINDS) * len(KINDS)))
     rows = []
     for tool in filter(is_wanted, _COPIES):
-        scratch = folder / tool
+        scratch = folder / tool.replace(", ", "-").replace(" ", "-")
         scratch.mkdir()
         answer = _ask(tool, "copies", tool, str(images), str(scratch))
         if answer is None:
@@ -111,7 +111,7 @@ def _measure_labels(data: Path, folder: Path) -> list[dict[str, Any]]:
 
 def _ask(tool: str, *arguments: str) -> dict[str, Any] | None:
     """Return the answer of a tool, None where it is not installed or fails; then it says why."""
-    python = sys.executable if tool == "ours" else python_with(f"import {tool}")
+    python = sys.executable if tool.startswith("ours") else python_with(f"import {tool}")
     if python is None:
         print(f"{tool}: not installed, left out")
         return None

@@ -129,6 +129,12 @@ def main() -> None:
     help="Store images of which the decoder warns that a part is lost, instead of putting them into quarantine.",
 )
 @click.option(
+    "--fingerprints",
+    is_flag=True,
+    help="Also store a small gray picture of each JPEG beside the shards, about 2 kB, so that `convnext-records audit` "
+    "decodes few images.",
+)
+@click.option(
     "--repair", is_flag=True, help="Check every byte of RECORDS, and write again what is damaged or outdated."
 )
 @click.option(
@@ -176,6 +182,7 @@ def build(
     image_timeout: int,
     image_memory: int,
     accept_warnings: bool,
+    fingerprints: bool,
     repair: bool,
     drop: Path | None,
     max_quarantine: int | None,
@@ -220,6 +227,7 @@ def build(
         from convnext_imagenet.ingest.source.samples import SampleTree
         from convnext_imagenet.ingest.source.sources import Request
         from convnext_imagenet.ingest.source.unpack import Unpacker
+        from convnext_imagenet.records.jpeg_warnings import require_pictures
 
         with interruptible(), _executor(engine, address, workers, data, out) as executor:
             if repair and not data.is_dir():
@@ -237,8 +245,11 @@ def build(
                 else scan_data(data, unpacker, follow_links, unverified, devkit, label_column, group_by)
             )
             reencoding = Reencoding(max_side, quality or 90) if max_side else None
+            if fingerprints:
+                require_pictures()
+            conversion = Conversion(quality) if convert else None
             policy = ImagePolicy(
-                image_timeout, image_memory, reencoding, accept_warnings, Conversion(quality) if convert else None
+                image_timeout, image_memory, reencoding, accept_warnings, conversion, has_pictures=fingerprints
             )
             wishes = Wishes(val_fraction, test_fraction, eval_only, keep_order)
             if isinstance(tree, SampleTree):

@@ -13,6 +13,7 @@ import click
 
 from convnext_imagenet.base.cli_output import as_redirected
 from convnext_imagenet.base.console import RenamedOption
+from convnext_imagenet.base.programs import own_command
 from convnext_imagenet.launch.devices import AUTO, TARGETS, choose_target, devices_seen
 from convnext_imagenet.launch.ranks.heartbeat import own_heartbeat, tie_to_launcher
 from convnext_imagenet.launch.ranks.job_token import choose_token
@@ -164,10 +165,9 @@ def _launch(
     layout: Layout, choices: dict[str, Any], cores: list[int], logs: Path | None, echo: Callable[[str], None]
 ) -> int:
     folder = logs or Path(tempfile.mkdtemp(prefix="convnext-logs-"))
-    command = [sys.executable, *sys.argv]
     where = f"{layout.devices} on this machine" if layout.nodes > 1 else f"cores {cores[0]} to {cores[-1]}"
     echo(f"{layout.world} ranks on {layout.target} ({where}); logs in {folder}")
-    plan = LaunchPlan(layout, command, folder, cores, choices["heartbeat_timeout"], choices["restarts"], logs)
+    plan = LaunchPlan(layout, own_command(), folder, cores, choices["heartbeat_timeout"], choices["restarts"], logs)
     with as_redirected():  # the first rank prints the object of --json, and text to standard error
         code = run_job(plan, echo)
     if logs is None and code == 0:

@@ -66,12 +66,15 @@ _ON_DEVICES = (("train", "run"), ("serve", "predict"))
     metavar="N",
     help="With --weights or --folds: devices of this machine that score and train.  [default: 1]",
 )
+@click.option(
+    "--decode-all", is_flag=True, help="Decode every image, also of RECORDS that were built with --fingerprints."
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Threads that decode.  [default: one per core]")
 @json_option()
 @progress_option
 def audit(
     images: Path, out: Path, predictions: tuple[Path, ...], weights: Path | None, unseen: tuple[str, ...],
-    folds: int | None, config: str, minutes: float, devices: int | None, workers: int | None,
+    folds: int | None, config: str, minutes: float, devices: int | None, decode_all: bool, workers: int | None,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Find copies within and across splits, doubtful labels and odd images.
@@ -89,14 +92,24 @@ def audit(
         raise click.UsageError("--devices needs --weights CHECKPOINT or --folds K")
     with expected_errors(), result_on_stdout(as_json) as report:
         from convnext_imagenet.base.signals import StopSignals
-        from convnext_imagenet.records.audit.evidence import Asked, Folds, check_folds, gather, open_network
+        from convnext_imagenet.records.audit.evidence import (
+            Asked,
+            Folds,
+            check_folds,
+            gather,
+            open_network,
+            predict_folds,
+        )
         from convnext_imagenet.records.audit.job import open_audit
         from convnext_imagenet.records.audit.leaks import remember_leaks
         from convnext_imagenet.records.audit.messages import audit_lines, audit_result
         from convnext_imagenet.records.audit.predictions import open_predictions_of
-        from convnext_imagenet.records.audit.sources import open_source
+        from convnext_imagenet.records.audit.sources import open_source, unused_pictures
+        from convnext_imagenet.records.audit.summary import sure_copies
 
-        source = open_source(images)
+        source = open_source(images, uses_pictures=not decode_all)
+        if note := unused_pictures(source) if not decode_all else None:
+            click.echo(note, err=True)
         opened = tuple(open_predictions_of(source, path) for path in predictions)
         threads = workers or len(os.sched_getaffinity(0))
         with StopSignals(f"run the same command again to resume in {out}", second_ends=True) as stop:
@@ -112,8 +125,10 @@ def audit(
                 with progress(job.pending_rows, "audit") as advance:
                     job.write_parts(advance, lambda: stop.received)
                 evidence = gather(source, asked, out, run)
-                with progress(None, "compare", unit="pair") as advance:
-                    summary = job.finish(evidence, advance)
+                compared = job.compare(evidence.features, progress, lambda: stop.received)
+                copies = sure_copies(compared.found, source.rows.num_rows)
+                folded = [predict_folds(source, trainings, out, run, copies)] if trainings else []
+                summary = job.finish([*evidence.probabilities, *folded], compared)
                 remember_leaks(source, summary, out)
         click.echo("\n".join(audit_lines(out, summary)))
         report(audit_result(out, summary))

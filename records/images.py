@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from convnext_imagenet.base.errors import ExpectedError
-from convnext_imagenet.records.jpeg_warnings import JpegWarnings, UnreadableJpeg, jpeg_warnings
+from convnext_imagenet.records.jpeg_warnings import JpegWarnings, UnreadableJpeg, jpeg_warnings_and_luminance
+from convnext_imagenet.records.small_picture import Luminance
 
 # Why an image is not stored. Tables and users hold these codes; the type checker checks every use of one.
 Reason = Literal[
@@ -168,19 +169,29 @@ def check_image(data: bytes, accept_warnings: bool = False, largest_pixels: int 
     The coefficients of a JPEG are read without making pixels of them, and a warning that means lost data refuses it,
     too, unless `accept_warnings`. Raises JpegLibraryError when this machine cannot check JPEGs.
     """
+    return check_image_and_luminance(data, accept_warnings, largest_pixels, wants_luminance=False)[0]
+
+
+def check_image_and_luminance(
+    data: bytes, accept_warnings: bool = False, largest_pixels: int = LARGEST_PIXELS, wants_luminance: bool = True
+) -> tuple[ImageInfo, Luminance | None]:
+    """Return what the image is, as `check_image`, and what a small gray picture needs of its luminance.
+
+    The latter is None if it is not wanted, for PNG and WebP, and for a JPEG without luminance.
+    """
     info = inspect_image(data, PixelLimits(largest_pixels))
     if info.format != "jpeg":
         _decode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
-        return info
-    warnings = _read_jpeg(data)
+        return info, None
+    warnings, light = _read_jpeg(data, wants_luminance)
     if warnings.lost and not accept_warnings:
         raise BadImage("damaged", _words(warnings))
-    return dataclasses.replace(info, warnings=warnings.count)
+    return dataclasses.replace(info, warnings=warnings.count), light
 
 
-def _read_jpeg(data: bytes) -> JpegWarnings:
+def _read_jpeg(data: bytes, wants_luminance: bool) -> tuple[JpegWarnings, Luminance | None]:
     try:
-        return jpeg_warnings(data)
+        return jpeg_warnings_and_luminance(data, wants_luminance)
     except UnreadableJpeg as error:
         raise BadImage("memory" if error.is_memory else "damaged", f"libjpeg: {error}") from None
 

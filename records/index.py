@@ -21,6 +21,7 @@ from convnext_imagenet.records.schema import HOW_TO_REPAIR, Row
 
 INDEX_FILE = "index.parquet"
 _COMPRESSION = "zstd"
+_ROWS_WITH_PICTURES = 4096  # of a row group: readers of the pictures hold one at a time, 9 MiB
 _SHARD_SCHEMA = pa.schema(
     {
         "key": pa.string(),
@@ -35,6 +36,7 @@ _SHARD_SCHEMA = pa.schema(
         "thumbnail": pa.binary(),
     }
 )
+_SMALL = pa.field("small", pa.binary())  # only in records that were built with --fingerprints
 _INDEX_SCHEMA = pa.schema(
     {
         "key": pa.string(),
@@ -54,13 +56,14 @@ _INDEX_SCHEMA = pa.schema(
 )
 
 Jpeg = bytes  # a field of IndexEntry is called `bytes`
+Levels = bytes
 
 
 class IndexEntry(NamedTuple):
     """One stored image: `sha256` in hexadecimal, `mode` in Pillow's names, `bytes` is the size of the stored image.
 
     `warnings` counts what libjpeg warned of when the file was read. `thumbnail` is a small JPEG for the few images that
-    the report shows, None for the others.
+    the report shows, None for the others. `small` has the 48 x 48 gray levels of the picture for audits, None without.
     """
 
     key: str
@@ -73,6 +76,7 @@ class IndexEntry(NamedTuple):
     sha256: str
     warnings: int = 0
     thumbnail: Jpeg | None = None
+    small: Levels | None = None
 
 
 @dataclass(frozen=True)
@@ -84,11 +88,13 @@ class IndexPart:
     path: Path
 
 
-def index_entry(row: Row, mode: str, warnings: int = 0, thumbnail: bytes | None = None) -> IndexEntry:
+def index_entry(
+    row: Row, mode: str, warnings: int = 0, thumbnail: bytes | None = None, small: bytes | None = None
+) -> IndexEntry:
     """Return the table entry of a stored row; `mode` is the colour mode of its image in Pillow's names."""
     digest = hashlib.sha256(row.image).hexdigest()
-    sides = (row.width, row.height)
-    return IndexEntry(row.key, row.sample_id, row.label, len(row.image), *sides, mode, digest, warnings, thumbnail)
+    sides, pictures = (row.width, row.height), (thumbnail, small)
+    return IndexEntry(row.key, row.sample_id, row.label, len(row.image), *sides, mode, digest, warnings, *pictures)
 
 
 def shard_index_path(shard: Path) -> Path:
@@ -96,10 +102,17 @@ def shard_index_path(shard: Path) -> Path:
     return shard.with_suffix(".parquet")
 
 
-def write_shard_index(path: Path, entries: Sequence[IndexEntry]) -> None:
-    """Write the table of one shard; `entries` are in the shard's row order."""
+def write_shard_index(path: Path, entries: Sequence[IndexEntry], has_pictures: bool = False) -> None:
+    """Write the table of one shard; `entries` are in the shard's row order. `has_pictures` adds the column `small`."""
     columns = dict(zip(IndexEntry._fields, zip(*entries, strict=True), strict=True))
-    pq.write_table(pa.table(columns, schema=_SHARD_SCHEMA), path, compression=_COMPRESSION)
+    if not has_pictures:
+        del columns[_SMALL.name]
+        pq.write_table(pa.table(columns, schema=_SHARD_SCHEMA), path, compression=_COMPRESSION)
+        return
+    table = pa.table(columns, schema=_SHARD_SCHEMA.append(_SMALL))
+    pq.write_table(
+        table, path, compression=_COMPRESSION, row_group_size=_ROWS_WITH_PICTURES, use_dictionary=_SHARD_SCHEMA.names
+    )
 
 
 def write_index(

@@ -1,4 +1,5 @@
-"""What libjpeg says about the content of a JPEG: all of it is read, and no pixel is made.
+"""What libjpeg says about the content of a JPEG: all of it is read, and no pixel is made. On request it also yields the
+lowest frequencies of the luminance, which are enough for a small gray picture of the image.
 
 Decoders fill what is damaged with gray and say so only in a warning, which Pillow, OpenCV and MindSpore do not pass on.
 Here `jpeg_read_coefficients` reads the whole entropy-coded stream, and its warnings are the result. The library is the
@@ -26,6 +27,8 @@ from PIL import features
 
 from convnext_imagenet.base.errors import ExpectedError
 from convnext_imagenet.records.jpeg_holes import LEAST_HOLE_BYTES, find_hole
+from convnext_imagenet.records.jpeg_luminance import luminance
+from convnext_imagenet.records.small_picture import Luminance, shrink, small_picture
 
 _FUNCTIONS = (
     "jpeg_std_error",
@@ -46,6 +49,7 @@ _HARMLESS = re.compile(
     r"|Invalid SOS parameters for sequential JPEG"
 )
 _SURPLUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
+_TESTED_PX, _MOST_OFF = 100, 2  # sides of a picture, and levels that its small one may be off
 _MOST_PADDING_BYTES = 8  # zeros before the end marker that fill a word; more of them are a hole
 
 _Address = ctypes.c_void_p
@@ -91,7 +95,20 @@ def jpeg_warnings(data: bytes) -> JpegWarnings:
     Safe in several threads at once. Raises UnreadableJpeg for a fatal error, JpegLibraryError when this machine's
     Pillow has no libjpeg that can be driven.
     """
-    found = _decoder_of_thread().read(data)
+    return jpeg_warnings_and_luminance(data, wants_luminance=False)[0]
+
+
+def jpeg_warnings_and_luminance(data: bytes, wants_luminance: bool = True) -> tuple[JpegWarnings, Luminance | None]:
+    """Return the warnings, and what a small picture needs of the coefficients that are read anyway.
+
+    The latter is None if it is not wanted, and for an image without luminance, see `jpeg_luminance.luminance`. Raises
+    as `jpeg_warnings`.
+    """
+    found, light = _decoder_of_thread().read(data, wants_luminance)
+    return _with_hole(data, found), light
+
+
+def _with_hole(data: bytes, found: JpegWarnings) -> JpegWarnings:
     if found.lost or (hole := find_hole(data)) is None:
         return found
     words = f"{LEAST_HOLE_BYTES} or more zeros from byte {hole} on, which no image has there"
@@ -106,6 +123,16 @@ def libjpeg_version() -> str:
     except UnreadableJpeg as error:
         raise JpegLibraryError(f"it cannot read a picture made by OpenCV: {error}") from None
     return features.version("libjpeg_turbo") or f"not turbo, {features.version('jpg')}"
+
+
+def require_pictures() -> None:
+    """Raise JpegLibraryError unless the library yields the small picture of a known image."""
+    pixels = np.random.default_rng(0).integers(0, 256, (_TESTED_PX, _TESTED_PX), np.uint8)
+    whole = cv2.imencode(".jpg", cv2.GaussianBlur(pixels, (0, 0), 2), [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
+    expected = shrink(cv2.imdecode(whole, cv2.IMREAD_GRAYSCALE))
+    found = jpeg_warnings_and_luminance(whole.tobytes())[1]
+    if found is None or np.abs(small_picture(found).astype(np.int32) - expected).max() > _MOST_OFF:
+        raise JpegLibraryError("its coefficients are not where they are expected; leave --fingerprints out")
 
 
 class _Errors(ctypes.Structure):
@@ -167,8 +194,8 @@ class _Decoder:
         self._errors.error_exit = _address(self._library.pthread_exit)
         self._errors.output_message = _address(self._on_output)
 
-    def read(self, data: bytes) -> JpegWarnings:
-        """Return the warnings. Raises UnreadableJpeg."""
+    def read(self, data: bytes, wants_luminance: bool) -> tuple[JpegWarnings, Luminance | None]:
+        """Return the warnings, and the luminance if it is wanted and there is one. Raises UnreadableJpeg."""
         if not data:  # libjpeg would give up here, outside of a thread of its own
             raise UnreadableJpeg("no bytes")
         self._data, self._first, self._lost = data, "", ""
@@ -179,11 +206,12 @@ class _Decoder:
             self._library.jpeg_mem_src(self._memory, data, len(data))
             if self._call(self._library.jpeg_consume_input) != _REACHED_SOS:
                 raise UnreadableJpeg("it ends before the first scan")
-            self._call(self._library.jpeg_read_coefficients)
+            arrays = self._call(self._library.jpeg_read_coefficients)
+            light = luminance(self._memory, arrays) if wants_luminance and arrays else None
         finally:
             self._library.jpeg_destroy_decompress(self._memory)
             self._data = b""
-        return JpegWarnings(self._errors.warnings, self._first, self._lost)
+        return JpegWarnings(self._errors.warnings, self._first, self._lost), light
 
     def _create(self, version: int, size: int) -> None:
         ctypes.cast(self._memory, ctypes.POINTER(_Address))[0] = ctypes.addressof(self._errors)

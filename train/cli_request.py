@@ -46,7 +46,8 @@ def load_fitting(config: str, overrides: tuple[str, ...], records: Path | None, 
         from convnext_imagenet.records.folds import rows_outside
 
         with contextlib.suppress(ArtefactError):
-            rows = len(rows_outside(resolved.data.leave_out, train, records / "train"))
+            copies = Path(resolved.data.copies) if resolved.data.copies else None
+            rows = len(rows_outside(resolved.data.leave_out, train, records / "train", copies))
             check_fit(resolved, replace(facts, rows=rows))
     return resolved
 

@@ -180,6 +180,7 @@ class DecodeClient:
             "reencoding": reencoding and asdict(reencoding),
             "accept_warnings": self._policy.accept_warnings,
             "conversion": conversion and asdict(conversion),
+            "wants_pictures": self._policy.has_pictures,
         }
         descriptors = (theirs.fileno(), self._descriptor)
         arguments = [*map(str, descriptors), str(_SHARED_BYTES), json.dumps(options)]
@@ -190,6 +191,7 @@ class DecodeClient:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=descriptors,
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # its products are small: threads would only wait
             )
         self._socket = ours
 

@@ -24,8 +24,16 @@ from typing import Any
 
 from convnext_imagenet.ingest.shards.image_policy import Conversion, Reencoding
 from convnext_imagenet.ingest.shards.reencode import LARGEST_SHRUNK_PIXELS, convert, reencode
-from convnext_imagenet.records.images import LARGEST_PIXELS, BadImage, ImageInfo, Reason, check_image, inspect_image
-from convnext_imagenet.records.jpeg_warnings import libjpeg_version
+from convnext_imagenet.records.images import (
+    LARGEST_PIXELS,
+    BadImage,
+    ImageInfo,
+    Reason,
+    check_image_and_luminance,
+    inspect_image,
+)
+from convnext_imagenet.records.jpeg_warnings import jpeg_warnings_and_luminance, libjpeg_version, require_pictures
+from convnext_imagenet.records.small_picture import Luminance, small_picture
 from convnext_imagenet.records.thumbnails import thumbnail
 
 COUNTER = struct.Struct("=q")
@@ -36,13 +44,17 @@ _WORST_BYTES_PER_SAMPLE = 2
 class DecodedImage:
     """An image that was decoded completely: the bytes to store, what they are, and whether they were encoded again.
 
-    `thumbnail` is a small JPEG, None if none was asked for or Pillow cannot make one.
+    `thumbnail` is a small JPEG, None if none was asked for or Pillow cannot make one. `light` has what its small
+    picture for audits is made of, None if none was asked for or the image is no JPEG with a luminance; in the process
+    that asked for it, `small` has the 48 x 48 gray levels instead.
     """
 
     image: bytes
     info: ImageInfo
     is_reencoded: bool
     thumbnail: bytes | None
+    small: bytes | None = None
+    light: Luminance | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,7 @@ class DecodeOptions:
     reencoding: Reencoding | None = None
     accept_warnings: bool = False
     conversion: Conversion | None = None
+    wants_pictures: bool = False
 
 
 def decode(image: bytes, wants_thumbnail: bool, options: DecodeOptions) -> DecodedImage | BadImage:
@@ -62,11 +75,14 @@ def decode(image: bytes, wants_thumbnail: bool, options: DecodeOptions) -> Decod
     """
     try:
         stored = (options.conversion and convert(image, options.conversion)) or image
-        info = check_image(stored, options.accept_warnings, _largest_pixels(stored, options))
+        limit = _largest_pixels(stored, options)
+        info, light = check_image_and_luminance(stored, options.accept_warnings, limit, options.wants_pictures)
         smaller = options.reencoding and reencode(stored, info, options.reencoding)
         if smaller:
             stored, info = smaller
-        return DecodedImage(stored, info, stored is not image, thumbnail(stored) if wants_thumbnail else None)
+            light = jpeg_warnings_and_luminance(stored)[1] if options.wants_pictures else None
+        shown = thumbnail(stored) if wants_thumbnail else None
+        return DecodedImage(stored, info, stored is not image, shown, light=light)
     except BadImage as error:
         return BadImage(_reason(image, error, options.memory_bytes), error.detail)
 
@@ -83,21 +99,23 @@ def worst_decoder_bytes(info: ImageInfo) -> int:
 
 
 def pack_answers(answers: Sequence[DecodedImage | BadImage]) -> bytes:
-    """Return the reply to a batch: a line of JSON with [outcome, stored bytes, thumbnail bytes] for each image, then
-    these bytes.
+    """Return the reply to a batch: a line of JSON with [outcome, number of bytes stored, of the thumbnail, of the small
+    picture] for each image, then these bytes.
 
     An outcome is ["ok", format, mode, width, height, warnings] or ["bad", reason, detail]. An image that is stored
-    unchanged is not sent back: its number of stored bytes is 0.
+    unchanged is not sent back: its number of stored bytes is 0. Small pictures are made here, at the end of a batch:
+    between images, whose coefficients fill the caches, each would take twice as long.
     """
     line: list[Any] = []
     payload: list[bytes] = []
     for answer in answers:
         if isinstance(answer, BadImage):
-            line.append([["bad", answer.reason, answer.detail], 0, 0])
+            line.append([["bad", answer.reason, answer.detail], 0, 0, 0])
             continue
-        stored, picture = answer.image if answer.is_reencoded else b"", answer.thumbnail or b""
-        line.append([["ok", *astuple(answer.info)], len(stored), len(picture)])
-        payload += [stored, picture]
+        small = b"" if answer.light is None else small_picture(answer.light).tobytes()
+        parts = [answer.image if answer.is_reencoded else b"", answer.thumbnail or b"", small]
+        line.append([["ok", *astuple(answer.info)], *map(len, parts)])
+        payload += parts
     return b"".join([json.dumps(line).encode(), b"\n", *payload])
 
 
@@ -106,12 +124,13 @@ def unpack_answers(reply: bytes, images: Sequence[bytes]) -> list[DecodedImage |
     line, _, payload = reply.partition(b"\n")
     answers: list[DecodedImage | BadImage] = []
     rest = io.BytesIO(payload)
-    for image, ((outcome, *values), stored_bytes, thumbnail_bytes) in zip(images, json.loads(line), strict=True):
-        stored, picture = rest.read(stored_bytes), rest.read(thumbnail_bytes)
+    for image, ((outcome, *values), *lengths) in zip(images, json.loads(line), strict=True):
+        stored, picture, small = map(rest.read, lengths)
         if outcome == "bad":
             answers.append(BadImage(*values))
         else:
-            answers.append(DecodedImage(stored or image, ImageInfo(*values), bool(stored), picture or None))
+            info = ImageInfo(*values)
+            answers.append(DecodedImage(stored or image, info, bool(stored), picture or None, small or None))
     return answers
 
 
@@ -152,11 +171,14 @@ def main(arguments: list[str]) -> None:
     socket = Connection(socket_number)
     memory = mmap.mmap(memory_number, shared_bytes)
     libjpeg_version()  # takes what its first call takes, and ends here if JPEGs cannot be checked
+    if options["wants_pictures"]:
+        require_pictures()
     limit_memory(options["memory_bytes"])  # after all imports and the mapping: the limit is for images only
     socket.send_bytes(b"ready")
     reencoding = options["reencoding"] and Reencoding(**options["reencoding"])
     conversion = options["conversion"] and Conversion(**options["conversion"])
-    serve(socket, memory, DecodeOptions(options["memory_bytes"], reencoding, options["accept_warnings"], conversion))
+    limits = (options["memory_bytes"], reencoding, options["accept_warnings"])
+    serve(socket, memory, DecodeOptions(*limits, conversion, options["wants_pictures"]))
 
 
 def _reason(image: bytes, error: BadImage, memory_bytes: int) -> Reason:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES
+from convnext_imagenet.records.small_picture import SMALL_VERSION
 
 _BYTES_PER_PIXEL = 3  # uncompressed RGB: no JPEG of a real image is larger
 _JPEG_HEADER_BYTES = 1 << 16
@@ -30,7 +31,7 @@ class ImagePolicy:
     """Limits for decoding one image, and `reencoding`, None if all images keep their bytes.
 
     `conversion` is None if images of other kinds are not stored. `accept_warnings` stores images of which the decoder
-    warns that a part is lost.
+    warns that a part is lost. `has_pictures` stores the small gray picture of each JPEG beside the shards.
     """
 
     timeout_seconds: int = 60
@@ -38,6 +39,7 @@ class ImagePolicy:
     reencoding: Reencoding | None = None
     accept_warnings: bool = False
     conversion: Conversion | None = None
+    has_pictures: bool = False
 
     @property
     def keeps_bytes(self) -> bool:
@@ -53,12 +55,17 @@ class ImagePolicy:
         }
         # a key only for those who asked for it: the plans of all others stay as they are
         conversion = {} if self.conversion is None else {"conversion": {"quality": self.conversion.quality}}
-        return conversion | {
-            "image_timeout_seconds": self.timeout_seconds,
-            "image_memory_mib": self.memory_mib,
-            "reencoding": reencoding,
-            "accept_warnings": self.accept_warnings,
-        }
+        pictures = {"small_pictures": SMALL_VERSION} if self.has_pictures else {}
+        return (
+            conversion
+            | pictures
+            | {
+                "image_timeout_seconds": self.timeout_seconds,
+                "image_memory_mib": self.memory_mib,
+                "reencoding": reencoding,
+                "accept_warnings": self.accept_warnings,
+            }
+        )
 
     def largest_row_bytes(self, largest_file_bytes: int) -> int:
         """Return the size of the largest image to store, in bytes, if the largest file has `largest_file_bytes`."""

@@ -172,7 +172,8 @@ def _refuse_others(parent: Parent, found: Mapping[str, Any], stored: Mapping[str
 
 _WAYS_OUT = {
     "seed": "pass the same --seed",
-    "treatment": "pass the same --max-side, --convert, --quality, --accept-warnings, --image-timeout, --image-memory",
+    "treatment": "pass the same --max-side, --convert, --quality, --accept-warnings, --fingerprints, --image-timeout, "
+    "--image-memory",
     "rules": "add the images with the version that wrote it",
 }
 

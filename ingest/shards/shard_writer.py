@@ -109,7 +109,7 @@ def _write_files(
     best = page_layout(task.largest_row_bytes, task.largest_shard_bytes)
     write_shard(path, itertools.chain([first], rows), PageLayout(*task.layout) if task.layout else best)
     _require_same_rows(task.shard, read_back(path), tally.stored)
-    write_shard_index(shard_index_path(path), tally.stored)
+    write_shard_index(shard_index_path(path), tally.stored, task.image_policy.has_pictures)
     return shard_files(path)
 
 
@@ -124,7 +124,7 @@ def _accepted_rows(
         else:
             info = decoded.info
             row = Row(decoded.image, planned.label, planned.sample_id, planned.key, info.height, info.width)
-            tally.stored.append(index_entry(row, info.mode, info.warnings, decoded.thumbnail))
+            tally.stored.append(index_entry(row, info.mode, info.warnings, decoded.thumbnail, decoded.small))
             tally.reencoded += decoded.is_reencoded
             yield row
         on_progress(1)
@@ -169,7 +169,8 @@ def _read_batch(
 
 def _require_same_rows(shard: str, rows: Iterator[Row], stored: list[IndexEntry]) -> None:
     """Raise FailedIngestError at the first row that reads back other than it was stored."""
-    expected_entries = (entry._replace(mode="", warnings=0, thumbnail=None) for entry in stored)  # no row holds these
+    # No row holds these.
+    expected_entries = (entry._replace(mode="", warnings=0, thumbnail=None, small=None) for entry in stored)
     entries = (index_entry(row, mode="") for row in rows)
     for number, (entry, expected) in enumerate(itertools.zip_longest(entries, expected_entries)):
         if entry != expected:

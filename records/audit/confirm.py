@@ -11,7 +11,8 @@ from functools import cache
 import cv2
 import numpy as np
 
-from convnext_imagenet.records.audit.fingerprint import SMALL_PX, Window
+from convnext_imagenet.records.audit.fingerprint import Window
+from convnext_imagenet.records.small_picture import SMALL_PX
 
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 _CORNER = (0.25, 0.5)  # of height and width: where a mark may be

@@ -4,18 +4,23 @@ resumes inside of it. Programs run through a function, because the rooms that tr
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_file, sha256_json, write_atomically
 from convnext_imagenet.base.protocol import is_finished
 from convnext_imagenet.records.audit.predictions import FoldedPredictions, Predictions, Probabilities, open_predictions
 from convnext_imagenet.records.audit.sources import RecordsSource, Source
-from convnext_imagenet.records.folds import folds_of
+from convnext_imagenet.records.folds import assign_folds, group_copies, stored_sha256s, write_copies
 
+# Raise when the same images are in other folds.
+FOLDS_VERSION = 2
 AUTO = "auto"
 TRAIN = "train"
 NETWORK_FOLDER, FOLDS_FOLDER = "network", "folds"
@@ -77,7 +82,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Out-of-sample probabilities by split, and predictions with the features of every split, if there is a network."""
+    """Out-of-sample probabilities by split but for those of folds, and predictions with features of every split."""
 
     probabilities: tuple[Probabilities, ...] = ()
     features: tuple[Predictions, ...] = ()
@@ -122,14 +127,15 @@ def check_folds(folds: Folds, source: Source) -> None:
 
 
 def gather(source: Source, asked: Asked, out: Path, run: Run) -> Evidence:
-    """Return all evidence; what is missing is computed into `out`. Raises what `run` raises, and ArtefactError."""
+    """Return what predictions and the network say; what is missing is computed into `out`.
+
+    Raises what `run` raises, and ArtefactError.
+    """
     probabilities: list[Probabilities] = list(asked.predictions)
     features: tuple[Predictions, ...] = ()
     if asked.network is not None:
         features = tuple(_predict_splits(_records(source, "--weights"), asked.network, out, run))
         probabilities += [each for each in features if each.split in asked.network.unseen]
-    if asked.folds is not None:
-        probabilities.append(_predict_folds(_records(source, "--folds"), asked.folds, out, run))
     return Evidence(tuple(probabilities), features)
 
 
@@ -142,18 +148,35 @@ def _predict_splits(source: RecordsSource, network: Network, out: Path, run: Run
     return found
 
 
-def _predict_folds(source: RecordsSource, folds: Folds, out: Path, run: Run) -> FoldedPredictions:
+def predict_folds(
+    source: Source, folds: Folds, out: Path, run: Run, copies: Iterable[tuple[int, int]] = ()
+) -> FoldedPredictions:
+    """Return what networks say of the fold of train that each has not seen; what is missing is trained into `out`.
+
+    `copies` are numbers of images that are copies of each other; those of train share a fold. Raises what `run`
+    raises, and ArtefactError.
+    """
+    source = _records(source, "--folds")
     root = source.records.root
     config = _config(folds, root, out / FOLDS_FOLDER, run)
+    sha256s = stored_sha256s(source.records.split(TRAIN))
+    first = int(np.flatnonzero(pc.equal(source.rows["split"], TRAIN).to_numpy())[0])
+    places = ((a - first, b - first) for a, b in copies)
+    inside = [pair for pair in places if all(0 <= place < len(sha256s) for place in pair)]
+    copy_of = group_copies((sha256s[a], sha256s[b]) for a, b in inside)
+    settings = []
+    if copy_of:
+        settings = ["--set", f"data.copies={write_copies((out / FOLDS_FOLDER).resolve(), copy_of)}"]
     found = []
     for fold in range(1, folds.count + 1):
         folder = out / FOLDS_FOLDER / f"{fold}-of-{folds.count}"
         trained, scored = folder / "run", folder / "predictions"
         if not is_finished(trained):
             leave_out = f"data.leave_out={fold}/{folds.count}"
-            run(("train", "run", config, "--records", str(root), "--out", str(trained), "--set", leave_out), False)
+            command = ("train", "run", config, "--records", str(root), "--out", str(trained), "--set", leave_out)
+            run((*command, *settings), False)
         found.append(_predict(source, trained, TRAIN, scored, ["--logits"], run))
-    return FoldedPredictions(tuple(found), folds_of(source.records.split(TRAIN), folds.count))
+    return FoldedPredictions(tuple(found), assign_folds(sha256s, folds.count, copy_of))
 
 
 def _config(folds: Folds, root: Path, folder: Path, run: Run) -> str:

@@ -14,9 +14,10 @@ from functools import cache
 import cv2
 import numpy as np
 
+from convnext_imagenet.records.small_picture import SMALL_PX, shrink
+
 # Raise when the same pixels give another fingerprint: audits of the old version are then refused.
 FINGERPRINT_VERSION = 1
-SMALL_PX = 48
 DIGEST_BYTES = 16
 _FREQUENCIES = 11  # along each side; the 64 lowest of their pairs make the hash
 _BITS = 64
@@ -25,18 +26,20 @@ _LENGTHS = ((1.0, (0.0,)), (0.95, (0.0, 0.025, 0.05)), (0.9, (0.0, 0.05, 0.1)))
 _UNMARKED = 0.84  # of the height: what remains without the part that may hold a mark
 _BORDER_LEVELS = 10.0  # a border line is as uniform as this, of 255: re-encoding moves a uniform line by less
 _WIDEST_BORDER = 0.25  # of a side
+_LEAST_EVEN = 3.0  # levels of 255: the outermost line of a stored picture of an image with a border is more even
 _ROWS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """`pixels` is a digest of size and decoded pixels; `small` is the image as uint8 (48, 48), gray.
+    """`pixels` is a digest of size and decoded pixels, None of an image that was not decoded; `small` is the image as
+    uint8 (48, 48), gray.
 
     `inner` is the image without its uniform border in the same form, None without a border. `contrast` is the standard
     deviation of `small`, in levels of 255; `content` is the part of the area inside the border.
     """
 
-    pixels: bytes
+    pixels: bytes | None
     small: np.ndarray
     inner: np.ndarray | None
     contrast: float
@@ -49,11 +52,23 @@ def fingerprint(image: np.ndarray) -> Fingerprint:
     digest = hashlib.blake2b(f"{height} {width} ".encode(), digest_size=DIGEST_BYTES)
     digest.update(np.ascontiguousarray(image).data)
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    small = _shrink(gray)
+    small = shrink(gray)
     top, bottom, left, right = _inside_border(gray)
     content = (bottom - top) * (right - left) / (height * width)
-    inner = _shrink(gray[top:bottom, left:right]) if content < 1 else None
+    inner = shrink(gray[top:bottom, left:right]) if content < 1 else None
     return Fingerprint(digest.digest(), small, inner, float(small.std()), content)
+
+
+def stored_fingerprint(small: np.ndarray) -> Fingerprint:
+    """Return what a stored picture, uint8 (48, 48), says of an image without a border."""
+    return Fingerprint(None, small, None, float(small.std()), 1.0)
+
+
+def could_have_border(small: np.ndarray) -> bool:
+    """Return whether the image of a stored picture may have a uniform border: one of its outermost lines is even."""
+    lines = np.stack([small[0], small[-1], small[:, 0], small[:, -1]]).astype(np.float32)
+    off = np.abs(lines - np.median(lines, axis=1, keepdims=True))
+    return bool((off.mean(1) < _LEAST_EVEN).any())
 
 
 @dataclass(frozen=True)
@@ -117,10 +132,6 @@ def _hashes(smalls: np.ndarray, windows: Sequence[Window]) -> np.ndarray:
 
 def _pack(bits: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64)[:, 0]
-
-
-def _shrink(gray: np.ndarray) -> np.ndarray:
-    return cv2.resize(gray, (SMALL_PX, SMALL_PX), interpolation=cv2.INTER_AREA)
 
 
 def _inside_border(gray: np.ndarray) -> tuple[int, int, int, int]:

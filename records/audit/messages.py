@@ -6,17 +6,12 @@ from typing import Any
 
 from convnext_imagenet.base.html import plural, share
 from convnext_imagenet.records.audit.flags import KINDS
-
-# Of all images. 13,394 photos have 0.03 %, 1,000 of them shrunk to 8 px 0.2, but 300 digits of 8 px have 52 %, and
-# 59 when they are enlarged to 64 px. 10 % of CIFAR-100's test images have real copies (Barz and Denzler, 2020).
-_MOST_NEAR = 0.2
-_FEW_NEAR = 50  # images that a person looks at in a minute
+from convnext_imagenet.records.audit.summary import is_alike
 
 
 def are_alike(summary: Mapping[str, Any]) -> bool:
     """Return whether so many images are near others that these may be no copies, but alike, as digits are."""
-    near = summary["pairs"]["images_in_near_pairs"]
-    return bool(near > max(_FEW_NEAR, _MOST_NEAR * sum(summary["images"].values())))
+    return is_alike(summary["pairs"]["images_in_near_pairs"], sum(summary["images"].values()))
 
 
 def audit_lines(out: Path, summary: Mapping[str, Any]) -> list[str]:
@@ -31,6 +26,12 @@ def audit_lines(out: Path, summary: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"  {share(near)} of the images are near another one: frames of a video may be, but also digits or "
             f"drawings, which are no copies; look at the report before you drop any"
+        )
+    images = sum(summary["images"].values())
+    if summary["decoded"] < images:
+        lines.append(
+            f"  decoded {summary['decoded']:,} of {plural(images, 'image')}: the others have stored pictures, and no "
+            f"picture is near theirs"
         )
     return [
         *lines,
@@ -47,6 +48,7 @@ def audit_result(out: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "audit": out,
         "images": summary["images"],
+        "decoded": summary["decoded"],
         "pairs": pairs["total"],
         "across_splits": pairs["across_splits"],
         "different_labels": pairs["different_labels"],

@@ -49,6 +49,17 @@ def are_other_labels(labels: Sequence[int | None], pair: Pair) -> bool:
 
 
 @dataclass(frozen=True)
+class Slack:
+    """How much farther apart than pairs two pictures may be: bits of their hashes, and distance."""
+
+    bits: int = 0
+    distance: float = 0.0
+
+
+EXACT = Slack()
+
+
+@dataclass(frozen=True)
 class Found:
     """All pairs in order, how many candidates were compared and left out, and how many images are too flat for that."""
 
@@ -76,25 +87,36 @@ class _Candidates:
 
 
 def find_pairs(
-    views: Views, workers: int, on_progress: Callable[[int], None] | None = None, features: np.ndarray | None = None
+    views: Views,
+    workers: int,
+    on_progress: Callable[[int], None] | None = None,
+    features: np.ndarray | None = None,
+    slack: Slack = EXACT,
+    among: np.ndarray | None = None,
 ) -> Found:
     """Return all pairs of the images of `views`, ordered by their numbers.
 
-    `features` are hashes of the images' features, uint64 (images,), 0 for an image without.
+    `features` are hashes of the images' features, uint64 (images,), 0 for an image without. Only decoded images are
+    compared; with `slack` also those whose stored pictures stand for them, and pairs may be that much farther apart.
+    Pictures are compared `among` these images only, bool (images,); None means all.
     """
     advance = on_progress or (lambda count: None)
     equal, is_first = _equal_pixels(views)
     contrast = views.table["contrast"].to_numpy(zero_copy_only=False)
     is_flat = ~(contrast >= LEAST_CONTRAST)  # also what could not be decoded
-    searched = np.flatnonzero((is_first & ~is_flat)[views.image])
-    hashes, unmarked = _hashes(views)
-    candidates = _search(views, searched, hashes[searched], unmarked[searched])
+    is_searched = is_first & ~is_flat & (views.is_decoded | (slack != EXACT))
+    if among is not None:
+        is_searched &= among
+    searched = np.flatnonzero(is_searched[views.image])
+    hashes, unmarked = _hashes(views, is_searched)
+    radius, most = RADIUS_BITS + slack.bits, LARGEST_DISTANCE + slack.distance
+    candidates = _search(views, searched, hashes[searched], unmarked[searched], radius)
     kept, left_out = _without_crowds(candidates, views.image)
     compared = len(kept)
-    near = _confirm(kept, partial(_confirm_one, views), workers, advance)
+    near = _confirm(kept, partial(_confirm_one, views, most), workers, advance)
     if features is not None:
-        alike, alike_left_out = _alike(features, np.flatnonzero(is_first & ~is_flat & (features != 0)))
-        by_features = _confirm(alike, partial(_confirm_alike, views), workers, advance)
+        alike, alike_left_out = _alike(features, np.flatnonzero(is_searched & (features != 0)))
+        by_features = _confirm(alike, partial(_confirm_alike, views, most), workers, advance)
         known = {frozenset((pair.first, pair.second)) for pair in near}
         near += [pair for pair in by_features if frozenset((pair.first, pair.second)) not in known]
         compared, left_out = compared + len(alike), left_out + alike_left_out
@@ -126,26 +148,28 @@ def _equal_pixels(views: Views) -> tuple[list[Pair], np.ndarray]:
     return pairs, is_first
 
 
-def _hashes(views: Views) -> tuple[np.ndarray, np.ndarray]:
+def _hashes(views: Views, is_searched: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the hashes of each view of the images that are searched, 0 of others."""
     hashes = np.zeros((len(views.image), len(CROPS)), np.uint64)
     unmarked = np.zeros((len(views.image), len(UNMARKED)), np.uint64)
     for numbers, pictures in views.chunks():
-        hashes[numbers] = window_hashes(pictures, CROPS)
-        unmarked[numbers] = window_hashes(pictures, UNMARKED)
+        own = is_searched[views.image[numbers]]
+        hashes[numbers[own]] = window_hashes(pictures[own], CROPS)
+        unmarked[numbers[own]] = window_hashes(pictures[own], UNMARKED)
     return hashes, unmarked
 
 
-def _search(views: Views, searched: np.ndarray, hashes: np.ndarray, unmarked: np.ndarray) -> _Candidates:
+def _search(views: Views, searched: np.ndarray, hashes: np.ndarray, unmarked: np.ndarray, radius: int) -> _Candidates:
     merger = _Merger(views.image)
     for is_mirrored in (False, True):
         queries = mirrored(hashes[:, 0]) if is_mirrored else hashes[:, 0]
-        for hits in near_hashes(queries, hashes.ravel(), RADIUS_BITS):
+        for hits in near_hashes(queries, hashes.ravel(), radius):
             entries, windows = np.divmod(hits.entries, len(CROPS))
             merger.add(searched[entries], searched[hits.queries], windows, is_mirrored, hits)
         for column in range(len(UNMARKED)):
             entries = unmarked[:, column]
             queries = mirrored(entries) if is_mirrored else entries
-            for hits in near_hashes(queries, entries, RADIUS_BITS):
+            for hits in near_hashes(queries, entries, radius):
                 windows = np.zeros(len(hits.entries), np.int64)
                 merger.add(searched[hits.entries], searched[hits.queries], windows, is_mirrored, hits)
     return merger.result()
@@ -222,27 +246,27 @@ def _confirm(
     return list(best.values())
 
 
-def _confirm_one(views: Views, candidates: _Candidates, number: int) -> Pair | None:
-    """Return the pair of one candidate, if its pictures show the same."""
+def _confirm_one(views: Views, most: float, candidates: _Candidates, number: int) -> Pair | None:
+    """Return the pair of one candidate, if its pictures show the same: their distance is at most `most`."""
     images = views.table.num_rows
     first, second = int(candidates.firsts[number]), int(candidates.seconds[number])
     is_mirrored = bool(candidates.is_mirrored[number])
     part = _mirrored_if(is_mirrored, views.picture(second))
     match = compare(views.picture(first), part, CROPS[int(candidates.windows[number])])
-    if match.distance > LARGEST_DISTANCE:
+    if match.distance > most:
         return None
     kind = _kind(is_mirrored, match, is_bordered=(first >= images) != (second >= images))
     return Pair(int(views.image[first]), int(views.image[second]), kind, round(match.distance, 4))
 
 
-def _confirm_alike(views: Views, candidates: _Candidates, number: int) -> Pair | None:
+def _confirm_alike(views: Views, most: float, candidates: _Candidates, number: int) -> Pair | None:
     """Return the pair of two images with near features, if one shows the other or a part of it, or its mirror image."""
     first, second = int(candidates.firsts[number]), int(candidates.seconds[number])
     best: Pair | None = None
     for whole, part in ((first, second), (second, first)):
         for is_mirrored in (False, True):
             match = compare_crops(views.picture(whole), _mirrored_if(is_mirrored, views.picture(part)))
-            if match.distance <= LARGEST_DISTANCE and (best is None or match.distance < best.distance):
+            if match.distance <= most and (best is None or match.distance < best.distance):
                 best = Pair(whole, part, _kind(is_mirrored, match, is_bordered=False), round(match.distance, 4))
     return best
 

@@ -2,10 +2,12 @@
 
 A part has a table, and a file of small pictures: first one of each image, then the inner ones of images with a border.
 The pictures are read one at a time: those of 1.3 million images do not fit into the memory that the search may take.
+An image whose stored picture is enough is not decoded: its row has no digest. If it turns out to be near another one,
+a later part has it again, decoded.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +16,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import Interrupted
+from convnext_imagenet.base.files import sha256_json
 from convnext_imagenet.base.parquet import read_table
-from convnext_imagenet.records.audit.fingerprint import SMALL_PX, Fingerprint, fingerprint
+from convnext_imagenet.records.audit.fingerprint import Fingerprint, fingerprint, stored_fingerprint
 from convnext_imagenet.records.audit.sources import Source
+from convnext_imagenet.records.audit.stored import StoredPictures, needs_pixels
 from convnext_imagenet.records.images import BadImage, decode_rgb
+from convnext_imagenet.records.small_picture import SMALL_PX
 
 FOLDER = "fingerprints"
 PART_ROWS = 4096
@@ -47,32 +53,59 @@ class _Measured:
     print: Fingerprint
 
 
-def part_unit(index: int) -> str:
-    """Return the name of part `index` (from 0)."""
-    return f"part-{index:05d}"
+@dataclass(frozen=True)
+class Part:
+    """A unit of the protocol: its name, and the numbers of its images, rising.
+
+    With `pictures`, images whose stored picture is enough are not decoded.
+    """
+
+    unit: str
+    numbers: Sequence[int]
+    pictures: StoredPictures | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what the receipt says of a part that is not one of all images: which images it has."""
+        return {} if isinstance(self.numbers, range) else {"images": sha256_json(list(self.numbers))}
 
 
-def part_numbers(rows: int) -> list[range]:
-    """Return the numbers of the images of each part."""
-    return [range(first, min(first + PART_ROWS, rows)) for first in range(0, rows, PART_ROWS)]
+def all_parts(rows: int, pictures: StoredPictures | None = None) -> list[Part]:
+    """Return the parts of all images."""
+    firsts = range(0, rows, PART_ROWS)
+    numbers = [range(first, min(first + PART_ROWS, rows)) for first in firsts]
+    return [Part(f"part-{index:05d}", each, pictures) for index, each in enumerate(numbers)]
+
+
+def decoded_parts(numbers: np.ndarray) -> list[Part]:
+    """Return the parts of images, rising int64, that are decoded though they have a stored picture."""
+    firsts = range(0, len(numbers), PART_ROWS)
+    return [
+        Part(f"decoded-{index:05d}", numbers[first : first + PART_ROWS].tolist()) for index, first in enumerate(firsts)
+    ]
 
 
 def write_part(
-    source: Source, numbers: range, out: Path, unit: str, plan_id: str, workers: int,
+    source: Source, part: Part, out: Path, plan_id: str, workers: int,
     on_progress: Callable[[int], None], is_stopped: Callable[[], bool],
 ) -> None:  # fmt: skip
-    """Measure the images `numbers` with `workers` threads and publish their part. Raises Interrupted when stopped."""
-    measured: list[_Measured | BadImage] = []
+    """Measure the images of a part with `workers` threads and publish it. Raises Interrupted when stopped."""
+    enough = _enough(part)
+    on_progress(len(enough))
+    decoded: list[_Measured | BadImage] = []
+    wanted = [number for number in part.numbers if number not in enough]
     with ThreadPoolExecutor(workers) as pool:
-        for images in _batches(source.read(numbers)):
+        for images in _batches(source.read(wanted)):
             if is_stopped():
                 raise Interrupted(f"stopped by a signal; run the same command again to resume in {out}")
-            measured += pool.map(_measure, images)
+            decoded += pool.map(_measure, images)
             on_progress(len(images))
-    if len(measured) != len(numbers):
-        raise RuntimeError(f"{unit}: {len(measured)} images were read, but {len(numbers)} are listed")
+    if len(decoded) != len(wanted):
+        raise RuntimeError(f"{part.unit}: {len(decoded)} images were read, but {len(wanted)} are listed")
+    found = {**enough, **dict(zip(wanted, decoded, strict=True))}
+    measured = [found[number] for number in part.numbers]
     folder = protocol.staging(out)
-    table, small = folder / f"{unit}.parquet{protocol.STAGED}", folder / f"{unit}.small{protocol.STAGED}"
+    table, small = folder / f"{part.unit}.parquet{protocol.STAGED}", folder / f"{part.unit}.small{protocol.STAGED}"
     rows = [_row(each) for each in measured]
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), table, compression="zstd")
     prints = [each.print if isinstance(each, _Measured) else None for each in measured]
@@ -83,7 +116,19 @@ def write_part(
             if each is not None and each.inner is not None:
                 file.write(each.inner.tobytes())
     unreadable = sum(each is None for each in prints)
-    protocol.publish([table, small], out / FOLDER, unit, plan_id, {"rows": len(rows), "unreadable": unreadable})
+    facts = {"rows": len(rows), "unreadable": unreadable, **part.facts}
+    protocol.publish([table, small], out / FOLDER, part.unit, plan_id, facts)
+
+
+def _enough(part: Part) -> dict[int, "_Measured | BadImage"]:
+    """Return the images of a part that need not be decoded, by number."""
+    if part.pictures is None:
+        return {}
+    found: dict[int, _Measured | BadImage] = {}
+    for number, picture in zip(part.numbers, part.pictures.read(part.numbers), strict=True):
+        if picture.small is not None and not needs_pixels(picture):
+            found[number] = _Measured(picture.width, picture.height, stored_fingerprint(picture.small))
+    return found
 
 
 def _batches(images: Iterable[bytes | BadImage]) -> Iterator[list[bytes | BadImage]]:
@@ -125,18 +170,33 @@ def _row(measured: _Measured | BadImage) -> dict[str, Any]:
 class Views:
     """All small pictures of an audit: `image` is the number of the image of each, int32 (views,).
 
-    The first views are those of the images, in their order; those without borders follow.
+    The first views are those of the images, in their order; those without borders follow. `table` has a row for each
+    image; it and its pictures are in the file `unit` of the `paths`, at `place`, the inner ones at `inner` (images,).
     """
 
-    root: Path
+    paths: Sequence[Path]
     table: pa.Table
+    unit: np.ndarray
+    place: np.ndarray
+    inner: np.ndarray
 
     @classmethod
-    def open(cls, out: Path, rows: int) -> "Views":
-        """Return the pictures of a directory whose parts are all published."""
-        paths = [out / FOLDER / f"{part_unit(index)}.parquet" for index in range(len(part_numbers(rows)))]
-        tables = [read_table(path) for path in paths]
-        return cls(out / FOLDER, pa.concat_tables(tables).combine_chunks())
+    def open(cls, out: Path, parts: Sequence[Part], images: int) -> "Views":
+        """Return the pictures of a directory whose parts are all published; of an image in two parts, the later one."""
+        tables = [read_table(out / FOLDER / f"{part.unit}.parquet") for part in parts]
+        sizes = np.array([table.num_rows for table in tables])
+        ends = np.cumsum(sizes)
+        unit = np.repeat(np.arange(len(parts)), sizes).astype(np.int32)
+        place = np.arange(sizes.sum()) - (ends - sizes)[unit]
+        rows = pa.concat_tables(tables)
+        borders = np.concatenate([[0], np.cumsum(rows["has_border"].to_numpy())])
+        inner = sizes[unit] + borders[:-1] - borders[ends - sizes][unit]
+        of_image = np.zeros(images, np.int64)
+        for part, end in zip(parts, ends.tolist(), strict=True):
+            of_image[np.asarray(part.numbers, np.int64)] = np.arange(end - len(part.numbers), end)
+        columns = (column[of_image].astype(np.int32) for column in (unit, place, inner))
+        paths = [out / FOLDER / f"{part.unit}.small" for part in parts]
+        return cls(paths, rows.take(of_image).combine_chunks(), *columns)
 
     @cached_property
     def image(self) -> np.ndarray:
@@ -145,32 +205,34 @@ class Views:
         return np.concatenate([np.arange(len(has_border)), np.flatnonzero(has_border)]).astype(np.int32)
 
     @cached_property
+    def is_decoded(self) -> np.ndarray:
+        """Return whether the picture of each image is of its decoded pixels, bool (images,)."""
+        return pc.is_valid(self.table["pixels"]).to_numpy()
+
+    @cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the part of each view, and the place of its picture in the file of the part."""
-        images, borders = self.table.num_rows, self.image[self.table.num_rows :]
-        part = (self.image // PART_ROWS).astype(np.int32)
-        firsts = np.searchsorted(borders, np.arange(0, images + PART_ROWS, PART_ROWS))
-        in_part = np.arange(len(borders)) - firsts[borders // PART_ROWS]
-        sizes = np.minimum(PART_ROWS, images - (borders // PART_ROWS) * PART_ROWS)
-        return part, np.concatenate([np.arange(images) % PART_ROWS, sizes + in_part]).astype(np.int32)
+        """Return the unit of each view, and the place of its picture in the file of the unit."""
+        borders = self.image[self.table.num_rows :]
+        return self.unit[self.image], np.concatenate([self.place, self.inner[borders]])
 
     def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the numbers of the views of each part, int64 (n,), and their pictures, uint8 (n, 48, 48)."""
-        part, place = self._places
-        order = np.lexsort((place, part))
-        for index in range(part.max(initial=-1) + 1):
-            data = np.fromfile(self.root / f"{part_unit(index)}.small", np.uint8)
-            yield order[part[order] == index], data.reshape(-1, SMALL_PX, SMALL_PX)
+        """Yield the numbers of the views of each unit, int64 (n,), and their pictures, uint8 (n, 48, 48)."""
+        unit, place = self._places
+        order = np.lexsort((place, unit))
+        starts = np.searchsorted(unit[order], np.arange(len(self.paths) + 1))
+        for index, path in enumerate(self.paths):
+            views = order[starts[index] : starts[index + 1]]
+            data = np.fromfile(path, np.uint8).reshape(-1, SMALL_PX, SMALL_PX)
+            yield views, data[place[views]]
 
     @cached_property
     def _files(self) -> list[int]:
-        parts = len(part_numbers(self.table.num_rows))
-        return [os.open(self.root / f"{part_unit(index)}.small", os.O_RDONLY) for index in range(parts)]
+        return [os.open(path, os.O_RDONLY) for path in self.paths]
 
     def picture(self, view: int) -> np.ndarray:
         """Return the picture of a view, uint8 (48, 48)."""
-        part, place = self._places
-        data = os.pread(self._files[part[view]], _SMALL_BYTES, int(place[view]) * _SMALL_BYTES)
+        unit, place = self._places
+        data = os.pread(self._files[unit[view]], _SMALL_BYTES, int(place[view]) * _SMALL_BYTES)
         return np.frombuffer(data, np.uint8).reshape(SMALL_PX, SMALL_PX)
 
     def close(self) -> None:

@@ -22,22 +22,27 @@ _QUALITY = 75
 
 @dataclass(frozen=True)
 class Picture:
-    """An image on the page: a small JPEG, None if it cannot be decoded, where it is, and its class."""
+    """An image on the page: a small JPEG, None if it cannot be decoded, where it is, its split and its class."""
 
     jpeg: bytes | None
     name: str
+    split: str
     wnid: str
+    class_name: str
 
 
 @dataclass(frozen=True)
 class _Pictures:
     by_number: Mapping[int, bytes | None]
     rows: pa.Table
+    class_names: Sequence[str]
 
     def of(self, number: int) -> Picture:
         """Return the picture of an image."""
         row = self.rows.slice(number, 1).to_pylist()[0]
-        return Picture(self.by_number.get(number), image_name(row["split"], row["key"]), row["wnid"] or "no class")
+        split, wnid, label = row["split"], row["wnid"] or "no class", row["label"]
+        class_name = "" if label is None else _first_name(self.class_names[label])
+        return Picture(self.by_number.get(number), image_name(split, row["key"]), split, wnid, class_name)
 
 
 def report_page(
@@ -57,7 +62,7 @@ def report_page(
     odd = sorted((flag for flag in flags if flag.kind in _ODD), key=lambda flag: (_ODD.index(flag.kind), flag.score))
     numbers = {number for pair in shown for number in (pair.first, pair.second)}
     numbers |= {flag.number for flag in (*doubtful[:MOST_ROWS], *odd[:MOST_ROWS])}
-    pictures = _Pictures(_read_pictures(source, sorted(numbers)), rows)
+    pictures = _Pictures(_read_pictures(source, sorted(numbers)), rows, source.class_names)
     counts = count_kinds(flags)
     return render(
         "records/audit/audit.html",
@@ -69,7 +74,9 @@ def report_page(
         pairs=[(pair, pictures.of(pair.first), pictures.of(pair.second)) for pair in shown],
         total_pairs=len(pairs),
         most_pairs=MOST_PAIRS,
-        doubtful=[(flag, pictures.of(flag.number), source.wnids[flag.suggested or 0]) for flag in doubtful[:MOST_ROWS]],
+        doubtful=[
+            (flag, pictures.of(flag.number), _class(source, flag.suggested or 0)) for flag in doubtful[:MOST_ROWS]
+        ],
         total_doubtful=len(doubtful),
         odd=[(flag, pictures.of(flag.number)) for flag in odd[:MOST_ROWS]],
         total_odd=len(odd),
@@ -77,6 +84,15 @@ def report_page(
         noise=noise,
         facts=facts,
     )
+
+
+def _first_name(names: str) -> str:
+    """Return the first of a class's names, which ImageNet separates by commas."""
+    return names.partition(",")[0]
+
+
+def _class(source: Source, index: int) -> str:
+    return " ".join(filter(None, (source.wnids[index], _first_name(source.class_names[index]))))
 
 
 def _is(flag: Flag, kind: str) -> bool:

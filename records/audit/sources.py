@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_json
+from convnext_imagenet.records.audit.stored import StoredPictures, open_pictures, pictures_version
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.row_lookup import read_index
+from convnext_imagenet.records.small_picture import SMALL_VERSION
 
 SPLITS = ("train", "val", "test")
 ROW_SCHEMA = pa.schema(
@@ -34,8 +36,16 @@ class Source(Protocol):
         """Return the name of each class by index."""
 
     @property
+    def class_names(self) -> list[str]:
+        """Return for each class by index what people call it, "" if that is its wnid."""
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Return what identifies the images, as JSON."""
+
+    @property
+    def pictures(self) -> StoredPictures | None:
+        """Return the small pictures that are stored with the images; None if all images are to be decoded."""
 
     def read(self, numbers: Sequence[int]) -> Iterator[bytes | BadImage]:
         """Yield the bytes of the images with these rising numbers, or why they cannot be read."""
@@ -47,11 +57,17 @@ class RecordsSource:
 
     records: Records
     rows: pa.Table
+    pictures: StoredPictures | None = None
 
     @property
     def wnids(self) -> list[str]:
         """Return the wnid of each class by index."""
         return [entry.wnid for entry in self.records.classes]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Return for each class by index what people call it, "" if that is its wnid."""
+        return ["" if entry.name == entry.wnid else entry.name for entry in self.records.classes]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -81,11 +97,17 @@ class FolderSource:
     root: Path
     rows: pa.Table
     identity: dict[str, Any]
+    pictures: None = None
 
     @property
     def wnids(self) -> list[str]:
         """Return the folders that hold images, by index."""
         return sorted(set(self.rows["wnid"].drop_null().to_pylist()))
+
+    @property
+    def class_names(self) -> list[str]:
+        """Return no names: a folder has only its own."""
+        return [""] * len(self.wnids)
 
     def read(self, numbers: Sequence[int]) -> Iterator[bytes | BadImage]:
         """Yield the bytes of the files with these rising numbers, or why they cannot be read."""
@@ -98,20 +120,37 @@ def image_name(split: str, key: str) -> str:
     return key if not split or key.startswith(f"{split}/") else f"{split}/{key}"
 
 
-def open_source(root: Path) -> Source:
-    """Return finished RECORDS or a folder of files. Raises ArtefactError when there is neither, or no image in it."""
+def open_source(root: Path, uses_pictures: bool = True) -> Source:
+    """Return finished RECORDS or a folder of files, with stored pictures if they are to be used.
+
+    Raises ArtefactError when there is neither, or no image in it, and for stored pictures that are damaged.
+    """
     if (root / "plan.json").is_file() or (root / "manifest.json").is_file():
-        return open_records(Records.open(root))
+        return open_records(Records.open(root), uses_pictures)
     if not root.is_dir():
         raise ArtefactError(f"{root}: no such directory, expected RECORDS or a folder of images")
     return _open_folder(root)
 
 
-def open_records(records: Records) -> RecordsSource:
-    """Return opened RECORDS as a source. Raises ArtefactError when its index was changed."""
+def open_records(records: Records, uses_pictures: bool = True) -> RecordsSource:
+    """Return opened RECORDS as a source. Raises ArtefactError when its index or its stored pictures were changed."""
     index = read_index(records, ROW_SCHEMA.names)
     parts = [index.filter(pc.equal(index["split"], name)) for name in records.manifest.splits]
-    return RecordsSource(records, pa.concat_tables(parts).cast(ROW_SCHEMA).combine_chunks())
+    rows = pa.concat_tables(parts).cast(ROW_SCHEMA).combine_chunks()
+    return RecordsSource(records, rows, open_pictures(records) if uses_pictures else None)
+
+
+def unused_pictures(source: Source) -> str | None:
+    """Return a line for RECORDS whose stored pictures are of a version that this program does not use."""
+    if not isinstance(source, RecordsSource) or source.pictures is not None:
+        return None
+    version = pictures_version(source.records)
+    if version is None:
+        return None
+    return (
+        f"{source.records.root}: its small pictures are of version {version}, this program uses {SMALL_VERSION}; "
+        f"every image is decoded"
+    )
 
 
 def _open_folder(root: Path) -> FolderSource:

@@ -79,3 +79,14 @@ def _is_alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("has_script", [True, False])
+def test_a_program_can_be_started_again_whether_a_script_started_it_or_not(monkeypatch, tmp_path, has_script):
+    script = tmp_path / "convnext"
+    if has_script:
+        script.write_text("from convnext_imagenet.base.cli_umbrella import main\nmain()\n")
+    monkeypatch.chdir(tmp_path / "..")
+    monkeypatch.setattr(sys, "argv", [str(script) if has_script else "convnext", "records", "show", "--help"])
+    done = subprocess.run(programs.own_command(), capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: convnext records show")

@@ -40,7 +40,7 @@ def test_rows_stand_in_stored_order_with_wnid_split_and_place(tmp_path):
         ("train", "t.mindrecord", 1, "n00000020_1", "n00000020"),
         ("val", "v.mindrecord", 0, "n00000020_1", "n00000020"),
     ]
-    assert rows[0] | ENTRIES[0]._asdict() == rows[0] | {"thumbnail": b"a picture"}
+    assert rows[0] | ENTRIES[0]._asdict() == rows[0] | {"thumbnail": b"a picture", "small": None}
 
 
 def test_pictures_stay_beside_the_shard(tmp_path):

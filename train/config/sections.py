@@ -8,7 +8,7 @@ differs.
 from dataclasses import dataclass
 from typing import Literal
 
-from convnext_imagenet.records.folds import parse_fold
+from convnext_imagenet.records.folds import is_copies_file, parse_fold
 from convnext_imagenet.train.config.policy import parse_policy
 from convnext_imagenet.train.config.rules import (
     added_later,
@@ -26,6 +26,7 @@ from convnext_imagenet.train.errors import ConfigError
 
 _FOUR_OR_NONE = "must be [] for the variant's own, or four whole numbers of at least 1"
 _NONE_OR_PAIR = "must be 0 (a device's whole share of the batch) or at least 2: rows go in pairs"
+_COPIES_OR_NONE = 'must be "" for none, or the path of a file copies-DIGEST.csv that an audit wrote'
 _FOLD_OR_NONE = 'must be "" for none, or "K/N" with 1 <= K <= N and N >= 2, the K-th of N folds of train'
 _POLICY = (
     'must be "" for none, or "rand-mM-mstdS-nN-incI" with a magnitude M and its deviation S, N operations, I 0 or 1'
@@ -78,7 +79,8 @@ class DataSection:
     n ** (1 - power), so 1 makes all equal. `class_weight_power` instead weights the loss of a class by n ** -power.
 
     `leave_out = "2/5"` trains without the second of five folds of train, so that a network that has not seen an image
-    can judge its label. The fold of an image follows from its bytes alone.
+    can judge its label. The fold of an image follows from its bytes alone; `copies`, a file that an audit wrote, lets
+    images that are copies of each other share one.
     """
 
     size_px: int = at_least(224, 32)
@@ -87,6 +89,7 @@ class DataSection:
     shuffle_block_rows: int = at_least(0, 0)
     balance_power: float = added_later(probability(0.0), neutral=0.0)
     leave_out: str = added_later(key("", _FOLD_OR_NONE, lambda v: not v or parse_fold(v) is not None), neutral="")
+    copies: str = added_later(key("", _COPIES_OR_NONE, lambda v: not v or is_copies_file(v)), neutral="")
     class_weight_power: float = added_later(probability(0.0), neutral=0.0)
     eval_size_px: int = key(0, "must be 0 (as data.size_px) or at least 32", lambda v: v == 0 or v >= 32)
     eval_crop_pct: float = key(0.875, "must be in (0, 1]", lambda v: 0 < v <= 1)

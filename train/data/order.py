@@ -1,6 +1,7 @@
 """The rows that an epoch visits, in order, and the ids by which their augmentation is drawn."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -24,9 +25,10 @@ class EpochOrder:
 def training_rows(split: Split, config: Config) -> np.ndarray:
     """Return the rows of train that a run may visit, rising, int64: all, or those outside of `data.leave_out`.
 
-    Raises ArtefactError when the images' digests are needed and cannot be read.
+    Raises ArtefactError when the images' digests or `data.copies` are needed and cannot be read.
     """
-    return rows_outside(config.data.leave_out, split.entry, split.folder)
+    copies = Path(config.data.copies) if config.data.copies else None
+    return rows_outside(config.data.leave_out, split.entry, split.folder, copies)
 
 
 def training_order(split: Split, config: Config, epoch: int) -> EpochOrder:

@@ -21,7 +21,7 @@ from convnext_imagenet.records.images import BadImage, ImageInfo
 PROGRAM = """
 import os, signal, sys, time
 from convnext_imagenet.ingest.shards import decode_worker
-check = decode_worker.check_image
+check = decode_worker.check_image_and_luminance
 def check_image(image, *options):
     if image.endswith(b"SEGV"):
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -32,7 +32,7 @@ def check_image(image, *options):
     if image.endswith(b"EXIT"):
         os._exit(7)
     return check(image, *options)
-decode_worker.check_image = check_image
+decode_worker.check_image_and_luminance = check_image
 decode_worker.main(sys.argv[1:])
 """
 

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from convnext_imagenet.records.audit.confirm import compare
-from convnext_imagenet.records.audit.evidence import Asked, Evidence
+from convnext_imagenet.records.audit.evidence import Asked
 from convnext_imagenet.records.audit.fingerprint import CROPS, fingerprint, mirrored, window_hashes
 from convnext_imagenet.records.audit.job import open_audit
 from convnext_imagenet.records.audit.neighbours import count_bits, near_hashes
@@ -17,7 +17,7 @@ from .conftest import jpeg, picture, planted_copies
 def _audit(images, out):
     with open_audit(open_source(images), Asked(), images, out, 2) as job:
         job.write_parts(lambda count: None, lambda: False)
-        summary = job.finish(Evidence())
+        summary = job.finish((), job.compare())
     return summary, pq.read_table(out / "pairs.parquet").to_pylist()
 
 

@@ -11,7 +11,15 @@ from click.testing import CliRunner
 
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError, Interrupted
-from convnext_imagenet.records.audit.evidence import Asked, Folds, Network, check_folds, gather, open_network
+from convnext_imagenet.records.audit.evidence import (
+    Asked,
+    Folds,
+    Network,
+    check_folds,
+    gather,
+    open_network,
+    predict_folds,
+)
 from convnext_imagenet.records.audit.job import open_audit
 from convnext_imagenet.records.audit.sources import open_source
 from convnext_imagenet.records.cli import main
@@ -93,8 +101,7 @@ def test_a_network_that_does_not_fit_is_refused_before_any_work(root, wnids, tra
 
 def test_each_row_of_train_is_judged_by_the_network_that_was_trained_without_it(tmp_path, root):
     programs, source = Programs(root), open_source(root)
-    evidence = gather(source, Asked(folds=Folds(3, "auto", 2)), tmp_path / "audit", programs)
-    (folded,) = evidence.probabilities
+    folded = predict_folds(source, Folds(3, "auto", 2), tmp_path / "audit", programs)
     train = Records.open(root).split("train")
     folds = folds_of(train, 3)
     assert len(set(folds.tolist())) == 3
@@ -110,9 +117,24 @@ def test_each_row_of_train_is_judged_by_the_network_that_was_trained_without_it(
     }
 
 
+def test_copies_in_train_share_a_fold_and_the_training_hears_of_it(tmp_path, root):
+    programs, source = Programs(root), open_source(root)
+    train, copies = Records.open(root).split("train"), [(0, 12), (5, 4), (5, 9)]  # 12 is in val
+    alone = folds_of(train, 3)
+    folded = predict_folds(source, Folds(3, "demo", 2), tmp_path / "audit", programs, copies)
+    assert len({*alone[[4, 5, 9]].tolist()}) > 1
+    assert len({*folded.fold[[4, 5, 9]].tolist()}) == 1
+    (setting,) = {call[-1] for call in programs.calls if call[:2] == ["train", "run"]}
+    path = Path(setting.removeprefix("data.copies="))
+    assert path.parent == tmp_path / "audit" / "folds"
+    assert folds_of(train, 3, path).tolist() == folded.fold.tolist()
+    others = [row for row in range(12) if row not in (4, 5, 9)]
+    assert folded.fold[others].tolist() == alone[others].tolist()
+
+
 def test_folds_resume_exactly_where_they_were_stopped(tmp_path, root):
-    source, asked, whole = open_source(root), Asked(folds=Folds(2, "auto", 2)), Programs(root)
-    gather(source, asked, tmp_path / "whole", whole)
+    source, folds, whole = open_source(root), Folds(2, "auto", 2), Programs(root)
+    predict_folds(source, folds, tmp_path / "whole", whole)
     assert [call[:2] for call in whole.calls] == [
         ["train", "suggest"], ["train", "run"], ["serve", "predict"], ["train", "run"], ["serve", "predict"],
     ]  # fmt: skip
@@ -120,8 +142,8 @@ def test_folds_resume_exactly_where_they_were_stopped(tmp_path, root):
         programs, out = Programs(root), tmp_path / f"stopped-{stop_at}"
         programs.stop_at = stop_at
         with pytest.raises(Interrupted):
-            gather(source, asked, out, programs)
-        (evidence,) = gather(source, asked, out, programs).probabilities
+            predict_folds(source, folds, out, programs)
+        evidence = predict_folds(source, folds, out, programs)
         assert len(programs.calls) == 6, "only the stopped program ran twice"
         assert sum(len(numbers) for numbers, _ in evidence.parts()) == 12
 
@@ -168,7 +190,9 @@ def test_what_a_network_says_is_in_the_tables(tmp_path, root):
     asked = Asked(network=open_network(Path("net"), source, (), programs), folds=Folds(2, "demo", 2))
     with open_audit(source, asked, root, tmp_path / "audit", 1) as job:
         job.write_parts(lambda count: None, lambda: False)
-        summary = job.finish(gather(source, asked, job.out, programs))
+        evidence = gather(source, asked, job.out, programs)
+        folded = predict_folds(source, asked.folds, job.out, programs)
+        summary = job.finish([*evidence.probabilities, folded], job.compare(evidence.features))
     assert set(summary["label_noise"]) == {"train", "val"}
     rows = pq.read_table(tmp_path / "audit" / "rows.parquet").to_pylist()
     assert any("label" in (row["kind"], *row["also"]) and row["split"] == "train" for row in rows)

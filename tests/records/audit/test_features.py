@@ -107,7 +107,7 @@ def test_features_lead_to_pairs_that_hashes_miss(tmp_path):
     hashes = rng.integers(1, 1 << 63, 7, dtype=np.uint64)
     hashes[6] = hashes[2] ^ np.uint64(5)
     hashes[5] = hashes[4] ^ np.uint64(9)  # near features of other pictures are not confirmed
-    views = Views.open(tmp_path / "audit", 7)
+    views = Views.open(tmp_path / "audit", job.parts, 7)
     assert find_pairs(views, 1).pairs == []
     found = find_pairs(views, 1, features=hashes)
     assert [(pair.first, pair.second, pair.kind) for pair in found.pairs] == [(2, 6, "cropped")]

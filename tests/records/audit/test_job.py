@@ -19,7 +19,7 @@ from convnext_imagenet.base.errors import ArtefactError, Interrupted
 from convnext_imagenet.records.audit import leaks, parts
 from convnext_imagenet.records.audit.decisions import open_judged
 from convnext_imagenet.records.audit.doubted import doubted_sample_ids
-from convnext_imagenet.records.audit.evidence import Asked, Evidence
+from convnext_imagenet.records.audit.evidence import Asked
 from convnext_imagenet.records.audit.job import open_audit
 from convnext_imagenet.records.audit.leaks import leak_line, remember_leaks
 from convnext_imagenet.records.audit.messages import audit_lines
@@ -39,7 +39,7 @@ def _run(source, out, predictions=(), stop_after=None, root=Path("/nowhere")):
     seen = []
     with open_audit(source, Asked(tuple(predictions)), root, out, 2) as job:
         job.write_parts(seen.append, lambda: stop_after is not None and sum(seen) >= stop_after)
-        return job.finish(Evidence(tuple(predictions)))
+        return job.finish(tuple(predictions), job.compare())
 
 
 def _digests(out):
@@ -299,6 +299,7 @@ def test_partners_and_labels_of_a_folder_are_those_of_its_files(tmp_path):
 def test_images_that_look_alike_are_said_to_be_so(tmp_path, monkeypatch, near, images, expected):
     summary = {
         "images": {"train": images - 10, "val": 10},
+        "decoded": images,
         "pairs": {"total": near, "kinds": {"near": near}, "images_in_near_pairs": near, "across_splits": 3,
                   "different_labels": 0},
         "candidates": {"left_out": 0},

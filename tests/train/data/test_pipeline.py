@@ -14,7 +14,7 @@ from PIL import Image
 from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.launch.ranks.rank import Rank
 from convnext_imagenet.records.epoch_order import balanced_order, epoch_order
-from convnext_imagenet.records.folds import folds_of
+from convnext_imagenet.records.folds import folds_of, group_copies, stored_sha256s, write_copies
 from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.reader import Records, Split
 from convnext_imagenet.train.augment.crop import crop_box
@@ -92,7 +92,7 @@ def test_batches_follow_the_block_order_where_one_is_asked_for(split: Split, who
     assert order.tolist() != epoch_order(split.rows, whole.train.seed, EPOCH)[: len(order)].tolist()
 
 
-def test_a_left_out_fold_is_never_visited(split: Split, whole: Config) -> None:
+def test_a_left_out_fold_is_never_visited(split: Split, whole: Config, tmp_path: Path) -> None:
     fold = folds_of(split, 3)
     left = dataclasses.replace(whole, data=dataclasses.replace(whole.data, leave_out="2/3"))
     balanced = dataclasses.replace(left, data=dataclasses.replace(left.data, balance_power=0.5))
@@ -102,6 +102,11 @@ def test_a_left_out_fold_is_never_visited(split: Split, whole: Config) -> None:
     assert sorted(training_order(split, left, EPOCH).rows) == kept.tolist()
     assert (fold[training_order(split, balanced, EPOCH).rows] != 2).all()
     assert training_order(split, left, 1).rows.tolist() != training_order(split, left, 2).rows.tolist()
+    digests = stored_sha256s(split)
+    moved = next(row for row in range(1, split.rows) if fold[row] != fold[0])
+    copies = write_copies(tmp_path, group_copies([(digests[0], digests[moved])]))
+    joined = dataclasses.replace(left, data=dataclasses.replace(left.data, copies=str(copies)))
+    assert {0, moved} & set(training_rows(split, joined).tolist()) in ({0, moved}, set())
     everything = training_order(split, whole, EPOCH).rows
     assert everything.tolist() == epoch_order(split.rows, whole.train.seed, EPOCH).tolist()
 
