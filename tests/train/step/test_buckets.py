@@ -9,7 +9,7 @@ from mindspore import Parameter, Tensor, nn
 
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.sections import EmaSection, OptimizerSection
-from convnext_imagenet.train.step.buckets import Bucket, plan_buckets
+from convnext_imagenet.train.step.buckets import Bucket, Buckets, plan_buckets
 from convnext_imagenet.train.step.update import Update, make_buckets
 
 DEPTHS = (1, 1, 1, 1)
@@ -50,6 +50,15 @@ def test_without_joining_a_parameter_is_its_own_bucket() -> None:
     parameters = _parameters()
     buckets = make_buckets(parameters, Config(), DEPTHS)
     assert all(own is buffer for own, buffer in zip(parameters.values(), buckets.buffers, strict=True))
+    assert buckets.has_no_copies, "so they add nothing to the compiled step"
+
+
+def test_buckets_that_join_lower_or_reorder_are_not_left_out_of_the_step() -> None:
+    names = list(SHAPES)
+    assert not make_buckets(_parameters(), Config(), DEPTHS, 3).has_no_copies
+    assert not make_buckets(_parameters(), Config(), DEPTHS, 1, {names[0]: ms.float16}).has_no_copies
+    reordered = [Bucket((name,), (SHAPES[name],)) for name in reversed(names)]
+    assert not Buckets(_parameters(), reordered).has_no_copies
 
 
 @pytest.mark.parametrize(
