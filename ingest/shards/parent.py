@@ -152,7 +152,10 @@ def _damaged_tables(root: Path, manifest: Manifest) -> list[str]:
 
 def refuse_other_rules(parent: Parent, seed: int, treatment: Mapping[str, Any], rules: Mapping[str, int]) -> None:
     """Raise IngestError when new images would be checked, treated or shuffled otherwise than the stored."""
-    _refuse_others(parent, {"seed": seed, "treatment": treatment, "rules": rules}, parent.plan)
+    stored = parent.plan["treatment"]
+    names = sorted(treatment.keys() | stored.keys())  # a rule that an option switches on stands there only with it
+    _refuse_others(parent, {name: treatment.get(name) for name in names}, {name: stored.get(name) for name in names})
+    _refuse_others(parent, {"seed": seed, "rules": rules}, parent.plan)
 
 
 def refuse_other_labels(parent: Parent, source: Mapping[str, Any]) -> None:
@@ -172,8 +175,12 @@ def _refuse_others(parent: Parent, found: Mapping[str, Any], stored: Mapping[str
 
 _WAYS_OUT = {
     "seed": "pass the same --seed",
-    "treatment": "pass the same --max-side, --convert, --quality, --accept-warnings, --fingerprints, --image-timeout, "
-    "--image-memory",
+    "accept_warnings": "pass the same --accept-warnings",
+    "image_memory_mib": "pass the same --image-memory",
+    "image_timeout_seconds": "pass the same --image-timeout",
+    "conversion": "pass the same --convert and --quality",
+    "reencoding": "pass the same --max-side and --quality",
+    "small_pictures": "pass --fingerprints for both or for neither",
     "rules": "add the images with the version that wrote it",
 }
 

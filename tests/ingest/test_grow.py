@@ -159,7 +159,7 @@ def test_records_with_a_converted_image_grow_with_the_same_option(source, increm
     assert done.exit_code == 0, done.output
     assert "new: 3 train, 0 val images" in done.output
     refused = build(whole, tmp_path / "other", "--onto", str(tmp_path / "old"))
-    assert "pass the same --max-side, --convert, --quality" in lines_of(refused)
+    assert "pass the same --convert and --quality" in lines_of(refused)
 
 
 def test_the_whole_tree_may_be_given_and_grown_records_grow_again(parent, source, increment, tmp_path, pieces):
@@ -224,7 +224,8 @@ def test_what_contradicts_the_records_is_refused(parent, increment, tmp_path, pi
 
     cases = [
         (None, ["--onto", str(parent), "--seed", "3"], "its seed is 0, but here it is 3; pass the same --seed"),
-        (None, ["--onto", str(parent), "--max-side", "64"], "its treatment is"),
+        (None, ["--onto", str(parent), "--max-side", "64"], "its reencoding is"),
+        (None, ["--onto", str(parent), "--fingerprints"], "pass --fingerprints for both or for neither"),
         (None, ["--onto", str(parent), "--classes", "found"], "--classes has no effect with --onto"),
         (None, ["--onto", str(broken)], "its SHA-256 is not the recorded one"),
         (None, ["--onto", str(tmp_path / "absent")], "no such directory"),

@@ -114,7 +114,7 @@ def _other(images: Images) -> Images:
     [
         (NEW, ("--val-fraction", "0.3"), "but here they would be 'by a hash of the names: val 0.3'; pass images with"),
         (NEW, (*SHARES, "--seed", "4"), "its seed is 0, but here it is 4"),
-        (NEW, (*SHARES, "--max-side", "16"), "its treatment is"),
+        (NEW, (*SHARES, "--max-side", "16"), "its reencoding is"),
         ([("", "orchid", "a.jpg", jpeg(1))], SHARES, "orchid: not among the 4 classes of"),
         (_other(OLD[:1]), SHARES, "changed images need another build"),
         ([("", OLD[0][1] + "x", OLD[0][2], OLD[0][3])], SHARES, "a new class would change the class indices"),
