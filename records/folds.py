@@ -54,13 +54,15 @@ def folds_of(split: "Split", count: int, copies: Path | None = None) -> np.ndarr
     return _folds(split.entry, split.folder, count, copies)
 
 
-def rows_outside(text: str, entry: SplitEntry, folder: Path, copies: Path | None = None) -> np.ndarray:
+def rows_outside(text: str, entry: SplitEntry, folder: Path, copies: str = "") -> np.ndarray:
     """Return the rows of a split in `folder` that are not in fold "K/N", rising, int64; all of them for other texts.
 
-    Raises ArtefactError when the images' digests or `copies` are needed and cannot be read.
+    `copies` is a file of copies, or "". Raises ArtefactError when it or a digest is needed and cannot be read.
     """
     fold = parse_fold(text)
-    return np.arange(entry.rows) if fold is None else np.flatnonzero(_folds(entry, folder, fold[1], copies) != fold[0])
+    if fold is None:
+        return np.arange(entry.rows)
+    return np.flatnonzero(_folds(entry, folder, fold[1], Path(copies) if copies else None) != fold[0])
 
 
 def stored_sha256s(split: "Split") -> list[str]:

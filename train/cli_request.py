@@ -46,8 +46,7 @@ def load_fitting(config: str, overrides: tuple[str, ...], records: Path | None, 
         from convnext_imagenet.records.folds import rows_outside
 
         with contextlib.suppress(ArtefactError):
-            copies = Path(resolved.data.copies) if resolved.data.copies else None
-            rows = len(rows_outside(resolved.data.leave_out, train, records / "train", copies))
+            rows = len(rows_outside(resolved.data.leave_out, train, records / "train", resolved.data.copies))
             check_fit(resolved, replace(facts, rows=rows))
     return resolved
 

@@ -1,7 +1,6 @@
 """The rows that an epoch visits, in order, and the ids by which their augmentation is drawn."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -27,8 +26,7 @@ def training_rows(split: Split, config: Config) -> np.ndarray:
 
     Raises ArtefactError when the images' digests or `data.copies` are needed and cannot be read.
     """
-    copies = Path(config.data.copies) if config.data.copies else None
-    return rows_outside(config.data.leave_out, split.entry, split.folder, copies)
+    return rows_outside(config.data.leave_out, split.entry, split.folder, config.data.copies)
 
 
 def training_order(split: Split, config: Config, epoch: int) -> EpochOrder:
