@@ -170,7 +170,7 @@ class OptimizerSection:
     "blocks".
     """
 
-    name: Literal["adamw", "adamw_uncorrected", "sgd", "lamb"] = choice("adamw")
+    name: Literal["adamw", "adamw_uncorrected", "sgd", "lamb", "muon"] = choice("adamw")
     beta1: float = fraction(0.9)
     beta2: float = fraction(0.999)
     eps: float = positive(1e-8)

@@ -6,7 +6,7 @@ with copies of them, which may be of a lower precision, and which take their val
 With one parameter a bucket and float32 everywhere there is no buffer and no copy: the parameter is its own bucket.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -132,19 +132,27 @@ class Buckets(nn.Cell):
             for name, index in zip(bucket.names, self.indices[number], strict=True):
                 self.copies[index].set_data(Tensor(arrays[name], self.types[number]))
 
-    def arrays(self, parameters: Sequence[Parameter], prefix: str = "") -> dict[str, np.ndarray]:
-        """Return copies of the values that `parameters`, one for each bucket, hold for each name, after `prefix`."""
+    def arrays(self, parameters: Sequence[Parameter | None], prefix: str = "") -> dict[str, np.ndarray]:
+        """Return copies of the values that `parameters`, one for each bucket, hold for each name, after `prefix`.
+
+        A bucket whose parameter is None has no values.
+        """
         found: dict[str, np.ndarray] = {}
-        for bucket, parameter in zip(self.plan, parameters, strict=True):
+        for bucket, parameter in self._kept(parameters):
             parts = bucket.split(parameter.asnumpy())
             found |= {prefix + name: part.copy() for name, part in parts.items()}
         return found
 
-    def fill(self, parameters: Sequence[Parameter], arrays: Mapping[str, np.ndarray], prefix: str = "") -> None:
-        """Set `parameters`, one for each bucket, to these values by name, after `prefix`."""
-        for bucket, parameter in zip(self.plan, parameters, strict=True):
+    def fill(self, parameters: Sequence[Parameter | None], arrays: Mapping[str, np.ndarray], prefix: str = "") -> None:
+        """Set `parameters`, one for each bucket or None, to these values by name, after `prefix`."""
+        for bucket, parameter in self._kept(parameters):
             values = bucket.join({name: arrays[prefix + name] for name in bucket.names})
             parameter.set_data(Tensor(np.ascontiguousarray(values)))
+
+    def _kept(self, parameters: Sequence[Parameter | None]) -> Iterator[tuple[Bucket, Parameter]]:
+        for bucket, parameter in zip(self.plan, parameters, strict=True):
+            if parameter is not None:
+                yield bucket, parameter
 
 
 def _buffer(bucket: Bucket, parameters: Mapping[str, Parameter]) -> Parameter:

@@ -1,8 +1,8 @@
-"""The optimizers of the compiled step: AdamW, SGD, LAMB. This module must not know loss scales or averages."""
+"""The optimizers of the compiled step: AdamW, SGD, LAMB, Muon. This module must not know loss scales or averages."""
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -15,6 +15,14 @@ STEP, FIRST, SECOND = "optimizer.step", "optimizer.first_moment.", "optimizer.se
 _adam_update = ops.MultitypeFuncGraph("adam_update")
 _sgd_update = ops.MultitypeFuncGraph("sgd_update")
 _lamb_update = ops.MultitypeFuncGraph("lamb_update")
+_muon_update = ops.MultitypeFuncGraph("muon_update")
+
+# Newton-Schulz in Muon: five steps of x <- a x + b x x' x + c x x' x x' x bring singular values from 0.01 to 1 near 1
+# (0.7 to 1.2); the numbers are Keller Jordan's (https://kellerjordan.github.io/posts/muon).
+_SCHULZ_STEPS = 5
+_SCHULZ_A, _SCHULZ_B, _SCHULZ_C = 3.4445, -4.7750, 2.0315
+_LEAST_NORM = 1e-30
+_MUON_SIZE = 0.2  # the root mean square of AdamW's steps (arXiv 2502.16982, section 2.2)
 
 
 def make_optimizer(
@@ -30,9 +38,16 @@ def make_optimizer(
     return _OPTIMIZERS[section.name](parameters, section, factors, decays)
 
 
-def is_elementwise(section: OptimizerSection) -> bool:
-    """Return whether the optimizer moves each value by itself; LAMB looks at all values of a parameter."""
-    return section.name != "lamb"
+def moves_as_a_whole(name: str, shape: Sequence[int], section: OptimizerSection) -> bool:
+    """Return whether the optimizer looks at all values of a parameter to move one of them.
+
+    LAMB does for all, Muon for matrices of hidden layers: pointwise layers, and downsampling convolutions as matrices
+    of (outputs, inputs x area). Stem, head and depthwise kernels are AdamW's in Muon, too.
+    """
+    if section.name != "muon":
+        return section.name == "lamb"
+    is_outer = name.startswith(("downsample_layers.0.", "head."))
+    return _is_matrix(name, shape) and not is_outer and not name.endswith("dwconv.weight")
 
 
 def weight_decay(name: str, shape: Sequence[int], section: OptimizerSection) -> float:
@@ -40,15 +55,15 @@ def weight_decay(name: str, shape: Sequence[int], section: OptimizerSection) -> 
 
     The shape is not enough, because GRN's parameters have the shape (1, 1, 1, 4C) (arXiv 2301.00808).
     """
-    is_decayed = len(shape) > 1 and not name.endswith((".bias", ".gamma", ".beta"))
-    return section.weight_decay if is_decayed else 0.0
+    return section.weight_decay if _is_matrix(name, shape) else 0.0
 
 
 class Optimizer(nn.Cell):
     """(gradients, rate, whether the step is taken or None for always) -> a value that exists once all is updated.
 
     A step that is not taken changes neither weights, moments nor step count; its gradients must be 0. `factors`
-    multiply each parameter's rate, `decays` are their weight decays. Subclasses move weights and moments in `update`.
+    multiply each parameter's rate, `decays` are their weight decays; all parameters have a second moment, or only
+    those `with_second`. Subclasses move weights and moments in `update`.
     """
 
     def __init__(
@@ -57,13 +72,14 @@ class Optimizer(nn.Cell):
         section: OptimizerSection,
         factors: Sequence[float],
         decays: Sequence[float],
-        has_second: bool = True,
+        with_second: Collection[str] | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
+        self.names = tuple(parameters)
+        self.names_of_second = self.names if with_second is None else tuple(with_second)
         self.weights = ParameterTuple(tuple(parameters.values()))
         self.first = ParameterTuple(tuple(_zeros_like(p, FIRST + name) for name, p in parameters.items()))
-        with_second = parameters.items() if has_second else ()
-        self.second = ParameterTuple(tuple(_zeros_like(p, SECOND + name) for name, p in with_second))
+        self.second = ParameterTuple(tuple(_zeros_like(parameters[n], SECOND + n) for n in self.names_of_second))
         self.step = Parameter(Tensor(0, ms.int32), name=STEP, requires_grad=False)
         self.decays, self.factors = tuple(decays), tuple(factors)
         self.map = ops.HyperMap()
@@ -81,9 +97,10 @@ class Optimizer(nn.Cell):
         """Return the optimizer's own parameters by name: step count and the moments of every weight."""
         return {parameter.name: parameter for parameter in (self.step, *self.first, *self.second)}
 
-    def moments(self) -> dict[str, ParameterTuple]:
-        """Return the kinds of moments that the optimizer keeps, by the prefix of their names."""
-        return {prefix: kept for prefix, kept in ((FIRST, self.first), (SECOND, self.second)) if len(kept)}
+    def moments(self) -> dict[str, tuple[Parameter | None, ...]]:
+        """Return the moments by the prefix of their names, one for each parameter; None where none is kept."""
+        second = dict(zip(self.names_of_second, self.second, strict=True))
+        return {FIRST: tuple(self.first), SECOND: tuple(second.get(name) for name in self.names)}
 
 
 class AdamW(Optimizer):
@@ -102,20 +119,34 @@ class AdamW(Optimizer):
         factors: Sequence[float],
         decays: Sequence[float],
         is_corrected: bool = True,
+        with_second: Collection[str] | None = None,
     ) -> None:
-        super().__init__(parameters, section, factors, decays)
+        super().__init__(parameters, section, factors, decays, with_second)
         self.beta1, self.beta2, self.eps = section.beta1, section.beta2, section.eps
         self.log_beta1, self.log_beta2 = _log(section.beta1), _log(section.beta2)
         self.is_corrected = is_corrected
         self.adam = ops.Adam()
 
     def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:
-        """Move weights and moments. In a step that is not taken, betas of 1 make the kernel keep the moments."""
+        """Move weights and moments."""
+        return self.adam_steps(self.decays, self.factors, self.weights, gradients, self.first, rate, gate)
+
+    def adam_steps(
+        self,
+        decays: tuple[float, ...],
+        factors: tuple[float, ...],
+        weights: tuple[Parameter, ...],
+        gradients: tuple[Tensor, ...],
+        first: tuple[Parameter, ...],
+        rate: Tensor,
+        gate: Tensor,
+    ) -> Tensor:
+        """Move the weights that have a second moment. Without a step, betas of 1 make the kernel keep the moments."""
         correction1, root2 = self.corrections(ops.cast(self.step + 1, ms.float32))
         beta1, beta2 = _gated(gate, self.beta1, 1.0), _gated(gate, self.beta2, 1.0)
         scalars = (root2 / correction1, beta1, beta2, self.eps * root2)
         update = ops.partial(_adam_update, self.adam, rate, scalars)
-        return self.map(update, self.decays, self.factors, self.weights, gradients, self.first, self.second)
+        return self.map(update, decays, factors, weights, gradients, first, self.second)
 
     def corrections(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 - beta1^t and the square root of 1 - beta2^t, or ones without correction."""
@@ -136,7 +167,7 @@ class Sgd(Optimizer):
         factors: Sequence[float],
         decays: Sequence[float],
     ) -> None:
-        super().__init__(parameters, section, factors, decays, has_second=False)
+        super().__init__(parameters, section, factors, decays, with_second=())
         self.momentum, self.nesterov = section.momentum, section.nesterov
 
     def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:
@@ -170,11 +201,51 @@ class Lamb(Optimizer):
         return self.map(update, self.decays, self.factors, self.weights, gradients, self.first, self.second)
 
 
+class Muon(AdamW):
+    """p <- p - rate * (0.2 * sqrt(max(rows, columns)) * orthogonal(v) + decay * p) for matrices, AdamW for the rest.
+
+    v <- momentum * v + (1 - momentum) * g, or by Nesterov's look-ahead; `orthogonal` brings its singular values near 1.
+    The factor gives a matrix steps of AdamW's size, so one rate and one decay serve all (arXiv 2502.16982). Which are
+    matrices, `moves_as_a_whole` says; they have no second moment.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Parameter],
+        section: OptimizerSection,
+        factors: Sequence[float],
+        decays: Sequence[float],
+    ) -> None:
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        is_whole = [moves_as_a_whole(name, shape, section) for name, shape in shapes.items()]
+        rest = [name for name, whole in zip(shapes, is_whole, strict=True) if not whole]
+        super().__init__(parameters, section, factors, decays, with_second=rest)
+        self.momentum, self.nesterov = section.momentum, section.nesterov
+        self.whole = tuple(at for at, whole in enumerate(is_whole) if whole)
+        self.rest = tuple(at for at, whole in enumerate(is_whole) if not whole)
+        self.whole_weights, self.rest_weights = _picked(self.weights, self.whole), _picked(self.weights, self.rest)
+        self.velocities, self.rest_first = _picked(self.first, self.whole), _picked(self.first, self.rest)
+
+    def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:
+        """Move weights and moments; the velocities of matrices are kept as first moments."""
+        own = ops.partial(_muon_update, rate, gate, self.momentum, self.nesterov)
+        decays, factors = [self.decays[at] for at in self.whole], [self.factors[at] for at in self.whole]
+        given = [gradients[at] for at in self.whole]
+        done = self.map(own, tuple(decays), tuple(factors), self.whole_weights, tuple(given), self.velocities)
+        decays, factors = [self.decays[at] for at in self.rest], [self.factors[at] for at in self.rest]
+        given = [gradients[at] for at in self.rest]
+        rest = self.adam_steps(
+            tuple(decays), tuple(factors), self.rest_weights, tuple(given), self.rest_first, rate, gate
+        )
+        return (*done, *rest)
+
+
 _OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
     "adamw": AdamW,
     "adamw_uncorrected": functools.partial(AdamW, is_corrected=False),
     "sgd": Sgd,
     "lamb": Lamb,
+    "muon": Muon,
 }
 
 
@@ -214,9 +285,47 @@ def _lamb_update_one(rate, gate, betas, corrections, eps, decay, factor, weight,
     return ops.depend(ops.assign(weight, weight - rate * factor * trust * direction), done)
 
 
+@_muon_update.register("Tensor", "Tensor", "Number", "Bool", "Number", "Number", "Tensor", "Tensor", "Tensor")
+def _muon_update_one(rate, gate, momentum, nesterov, decay, factor, weight, gradient, velocity):
+    moved = momentum * velocity + (1.0 - momentum) * gradient
+    pull = momentum * moved + (1.0 - momentum) * gradient if nesterov else moved
+    done = ops.assign(velocity, _gated(gate, moved, velocity))
+    matrix = ops.reshape(pull, (pull.shape[0], -1))
+    size = _MUON_SIZE * max(matrix.shape) ** 0.5
+    direction = size * ops.reshape(_orthogonal(matrix), weight.shape) + decay * weight
+    return ops.depend(ops.assign(weight, weight - rate * factor * direction), done)
+
+
+def _orthogonal(matrix):
+    """Return a matrix of these singular vectors whose singular values are near 1.
+
+    All steps between the first and the last product are on square matrices of the shorter side: they are polynomials
+    of the matrix times its transpose.
+    """
+    x = matrix / ops.maximum(ops.sqrt(ops.reduce_sum(matrix * matrix)), _LEAST_NORM)
+    is_tall = x.shape[0] > x.shape[1]
+    square = ops.MatMul(is_tall, not is_tall)(x, x)
+    total = ops.eye(square.shape[0], square.shape[0], ms.float32)
+    for step in range(_SCHULZ_STEPS):
+        rest = _SCHULZ_B * square + _SCHULZ_C * ops.matmul(square, square)
+        total = _SCHULZ_A * total + ops.matmul(rest, total)
+        if step < _SCHULZ_STEPS - 1:
+            half = _SCHULZ_A * square + ops.matmul(rest, square)
+            square = _SCHULZ_A * half + ops.matmul(half, rest)
+    return ops.matmul(x, total) if is_tall else ops.matmul(total, x)
+
+
 def _gated(gate, new, old):
     """Return `new` where the gate is 1, `old` where it is 0."""
     return gate * new + (1.0 - gate) * old
+
+
+def _is_matrix(name: str, shape: Sequence[int]) -> bool:
+    return len(shape) > 1 and not name.endswith((".bias", ".gamma", ".beta"))
+
+
+def _picked(parameters: ParameterTuple, places: Sequence[int]) -> ParameterTuple:
+    return ParameterTuple(tuple(parameters[at] for at in places))
 
 
 def _zeros_like(parameter: Parameter, name: str) -> Parameter:

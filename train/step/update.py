@@ -9,7 +9,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.step.buckets import NOTHING, Buckets, plan_buckets
-from convnext_imagenet.train.step.optimizers import STEP, is_elementwise, make_optimizer, weight_decay
+from convnext_imagenet.train.step.optimizers import STEP, make_optimizer, moves_as_a_whole, weight_decay
 from convnext_imagenet.train.step.parameters import layer_factors
 
 _SCALE, _GOOD_STEPS, _AVERAGE = "loss_scale.value", "loss_scale.good_steps", "ema."
@@ -29,15 +29,19 @@ def make_buckets(
 ) -> Buckets:
     """Return the buckets of `parameters`, of at most `joined` each: those with one type, decay and rate together.
 
-    `lowered` is the type of the network's copies of some parameters. LAMB needs each parameter by itself, in float32.
+    `lowered` is the type of the network's copies of some parameters. What the optimizer moves as a whole is by itself.
     """
     section = config.optimizer
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    if not is_elementwise(section):
-        return Buckets(parameters, plan_buckets(shapes, dict.fromkeys(shapes), 1))
     factors = layer_factors(parameters, section.layer_decay, section.layer_groups, depths)
     kinds = {
-        name: (lowered.get(name), weight_decay(name, shape, section), factors[name]) for name, shape in shapes.items()
+        name: (
+            lowered.get(name),
+            weight_decay(name, shape, section),
+            factors[name],
+            name if moves_as_a_whole(name, shape, section) else "",
+        )
+        for name, shape in shapes.items()
     }
     return Buckets(parameters, plan_buckets(shapes, kinds, joined), lowered)
 

@@ -67,6 +67,7 @@ def test_buckets_that_join_lower_or_reorder_are_not_left_out_of_the_step() -> No
         OptimizerSection(),
         OptimizerSection(layer_decay=0.7),
         OptimizerSection(name="sgd", clip_norm=0.5),
+        OptimizerSection(name="muon", clip_norm=0.5),
         pytest.param(OptimizerSection(name="lamb"), marks=pytest.mark.slow),
     ],
     ids=lambda section: f"{section.name}-{section.layer_decay}-{section.clip_norm}",
@@ -92,9 +93,10 @@ def test_copies_of_lower_precision_follow_the_values() -> None:
         np.testing.assert_array_equal(parameter.asnumpy(), values[name].astype(parameter.asnumpy().dtype))
 
 
-def test_a_saved_state_resumes_with_other_buckets() -> None:
+@pytest.mark.parametrize("section", [OptimizerSection(), OptimizerSection(name="muon")], ids=lambda each: each.name)
+def test_a_saved_state_resumes_with_other_buckets(section: OptimizerSection) -> None:
     """What a run with buckets saves, a run without them continues, bit for bit, and the other way around."""
-    config = Config(ema=EmaSection(decay=0.5))
+    config = Config(optimizer=section, ema=EmaSection(decay=0.5))
     for first, then in ((3, None), (None, 3)):
         saved, _ = _run(config, first)
         resumed, parameters = _new(config, then)

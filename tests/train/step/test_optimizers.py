@@ -10,7 +10,7 @@ from mindspore import Parameter, Tensor
 from convnext_imagenet.model.convnext import VARIANTS, parameter_shapes
 from convnext_imagenet.train.config.sections import OptimizerSection
 from convnext_imagenet.train.step import optimizers
-from convnext_imagenet.train.step.optimizers import Optimizer, make_optimizer, weight_decay
+from convnext_imagenet.train.step.optimizers import Optimizer, make_optimizer, moves_as_a_whole, weight_decay
 
 NAMES = get_args(get_type_hints(OptimizerSection)["name"])
 SHAPES = {"a.weight": (7, 5), "a.bias": (7,), "grn.gamma": (1, 1, 1, 6), "wide.weight": (40, 3, 2, 2)}
@@ -24,7 +24,7 @@ def optimize(
     weights: Arrays, gradients: list[Arrays], rates: list[float], decayed: set[str], section: OptimizerSection
 ) -> Arrays:
     """Return the weights after a step for each of `gradients`; only `decayed` names decay."""
-    rule = {"sgd": _sgd, "lamb": _lamb}.get(section.name, _adam)
+    rule = {"sgd": _sgd, "lamb": _lamb, "muon": _muon}.get(section.name, _adam)
     values = {name: value.astype(np.float64) for name, value in weights.items()}
     moments = {name: [np.zeros(value.shape), np.zeros(value.shape)] for name, value in weights.items()}
     for t, (step, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
@@ -41,7 +41,7 @@ def _moved_moments(gradient: np.ndarray, moments: list[np.ndarray], section: Opt
 
 def _adam(value, gradient, moments, t, rate, decay, section) -> np.ndarray:
     _moved_moments(gradient, moments, section)
-    is_corrected = section.name == "adamw"
+    is_corrected = section.name != "adamw_uncorrected"
     mean = moments[0] / (1 - section.beta1**t if is_corrected else 1)
     variance = moments[1] / (1 - section.beta2**t if is_corrected else 1)
     return value - rate * decay * value - rate * mean / (np.sqrt(variance) + section.eps)
@@ -62,6 +62,20 @@ def _lamb(value, gradient, moments, t, rate, decay, section) -> np.ndarray:
     return value - rate * trust * direction
 
 
+def _muon(value, gradient, moments, t, rate, decay, section) -> np.ndarray:
+    """Keller Jordan's rule with the step size of arXiv 2502.16982; of SHAPES, the matrices are those that decay."""
+    if not decay:
+        return _adam(value, gradient, moments, t, rate, decay, section)
+    moments[0] = section.momentum * moments[0] + (1 - section.momentum) * gradient
+    pull = section.momentum * moments[0] + (1 - section.momentum) * gradient if section.nesterov else moments[0]
+    x = pull.reshape(len(pull), -1)
+    size = 0.2 * np.sqrt(max(x.shape))
+    x = x / np.linalg.norm(x)
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
+    return value - rate * (size * x.reshape(value.shape) + decay * value)
+
+
 def _random(rng: np.random.Generator, scale: float) -> dict[str, np.ndarray]:
     return {name: (rng.standard_normal(shape) * scale).astype(np.float32) for name, shape in SHAPES.items()}
 
@@ -74,6 +88,8 @@ SECTIONS = [
     OptimizerSection(name="sgd"),
     OptimizerSection(name="sgd", nesterov=True, momentum=0.5),
     OptimizerSection(name="lamb"),
+    OptimizerSection(name="muon", momentum=0.95, nesterov=True),
+    OptimizerSection(name="muon", momentum=0.5),
 ]
 
 
@@ -128,6 +144,8 @@ def test_a_step_that_is_not_ok_leaves_everything_and_factors_scale_the_rate(name
         if not ok:
             assert not changed
     moved = {key: np.abs(parameters[key].asnumpy() - value).mean() for key, value in values.items()}
+    if name == "muon":  # both of these are AdamW's
+        assert moved["grn.gamma"] == pytest.approx(0.5 * moved["a.bias"], rel=0.1)
     if name.startswith("adamw"):
         assert moved["a.bias"] == pytest.approx(0.5 * moved["a.weight"], rel=0.1)
         assert moved["grn.gamma"] == pytest.approx(0.25 * moved["a.weight"], rel=0.1)
@@ -155,6 +173,49 @@ def test_matrices_and_kernels_decay_and_nothing_else(variant: str) -> None:
         "head.weight",
     }
     assert all(len(shapes[name]) > 1 for name in decayed)
+
+
+@pytest.mark.parametrize("variant", ["convnext_tiny", "convnextv2_atto"])
+def test_muon_moves_the_matrices_of_hidden_layers_as_a_whole_and_nothing_else(variant: str) -> None:
+    section, shapes = OptimizerSection(name="muon"), parameter_shapes(VARIANTS[variant])
+    whole = {name for name, shape in shapes.items() if moves_as_a_whole(name, shape, section)}
+    kinds = {".".join(part for part in name.split(".") if not part.isdigit()) for name in whole}
+    assert kinds == {"downsample_layers.weight", "stages.pwconv1.weight", "stages.pwconv2.weight"}
+    assert "downsample_layers.0.0.weight" not in whole
+    assert not any(moves_as_a_whole(name, shape, OptimizerSection()) for name, shape in shapes.items())
+    assert all(moves_as_a_whole(name, shape, OptimizerSection(name="lamb")) for name, shape in shapes.items())
+
+
+@pytest.mark.parametrize("shape", [(8, 32), (32, 8), (16, 16), (1, 5), (6, 2, 2, 2)], ids=str)
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e6])
+def test_muon_makes_steps_of_adamw_s_size_whatever_the_gradient_s(shape: tuple[int, ...], scale: float) -> None:
+    gradient = (np.random.default_rng(0).standard_normal(shape) * scale).astype(np.float32)
+    parameters = {"a.weight": Parameter(Tensor(np.zeros(shape, np.float32)), name="a.weight")}
+    section = OptimizerSection(name="muon", weight_decay=0.0)
+    _optimizer(parameters, section)((Tensor(gradient),), Tensor(0.01, ms.float32), None).asnumpy()
+    moved = parameters["a.weight"].asnumpy().reshape(shape[0], -1)
+    values = np.linalg.svd(moved, compute_uv=False) / (0.01 * 0.2 * np.sqrt(max(moved.shape)))
+    assert 0.5 < values.min() <= values.max() < 1.25
+    assert np.sum(moved * gradient.reshape(moved.shape)) < 0, "against the gradient"
+
+
+def test_a_matrix_without_a_gradient_stays_where_it_is() -> None:
+    parameters = {"a.weight": Parameter(Tensor(np.ones((3, 2), np.float32)), name="a.weight")}
+    optimizer = _optimizer(parameters, OptimizerSection(name="muon", weight_decay=0.0))
+    optimizer((Tensor(np.zeros((3, 2), np.float32)),), Tensor(0.01, ms.float32), None).asnumpy()
+    np.testing.assert_array_equal(parameters["a.weight"].asnumpy(), 1.0)
+
+
+def test_muon_keeps_no_second_moment_of_a_matrix() -> None:
+    parameters = {name: Parameter(Tensor(np.ones(shape, np.float32)), name=name) for name, shape in SHAPES.items()}
+    optimizer = _optimizer(parameters, OptimizerSection(name="muon"))
+    assert {name for name in optimizer.state() if "second" in name} == {
+        "optimizer.second_moment.a.bias",
+        "optimizer.second_moment.grn.gamma",
+    }
+    first, second = optimizer.moments().values()
+    assert [each is None for each in first] == [False] * 4
+    assert [each is None for each in second] == [True, False, False, True]
 
 
 def test_the_state_names_every_moment_once() -> None:
