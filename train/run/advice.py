@@ -13,7 +13,7 @@ _MOST_RATE_RATIO = 6  # nette96 learns at 4 times the scaled rate, five classes 
 _LEAST_STEPS = 300  # the demo's 344 steps reach 98 %
 _MOST_LEFT_OUT = 0.1
 _MOST_OF_START = 0.5  # of the average, at the end of the run
-# Arrays beside each weight in a checkpoint's state; every other optimizer keeps two, and Muon's matrices are nearly all.
+# Arrays beside each weight in a checkpoint's state: two where nothing is said. Muon has two beside few weights.
 _MOMENTS = {"sgd": 1, "muon": 1}
 _KEPT_PER_BLOCK = 2  # tensors of a block's size, at the very least, that the backward pass needs
 _FLOAT_BYTES = 4

@@ -15,7 +15,8 @@ STEP, FIRST, SECOND = "optimizer.step", "optimizer.first_moment.", "optimizer.se
 _adam_update = ops.MultitypeFuncGraph("adam_update")
 _sgd_update = ops.MultitypeFuncGraph("sgd_update")
 _lamb_update = ops.MultitypeFuncGraph("lamb_update")
-_muon_update = ops.MultitypeFuncGraph("muon_update")
+_muon_pass = ops.MultitypeFuncGraph("muon_pass")
+_muon_step = ops.MultitypeFuncGraph("muon_step")
 
 # Newton-Schulz in Muon: five steps of x <- a x + b x x' x + c x x' x x' x bring singular values from 0.01 to 1 near 1
 # (0.7 to 1.2); the numbers are Keller Jordan's (https://kellerjordan.github.io/posts/muon).
@@ -129,24 +130,17 @@ class AdamW(Optimizer):
 
     def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:
         """Move weights and moments."""
-        return self.adam_steps(self.decays, self.factors, self.weights, gradients, self.first, rate, gate)
+        update = ops.partial(_adam_update, self.adam, rate, self.scalars(gate))
+        return self.map(update, self.decays, self.factors, self.weights, gradients, self.first, self.second)
 
-    def adam_steps(
-        self,
-        decays: tuple[float, ...],
-        factors: tuple[float, ...],
-        weights: tuple[Parameter, ...],
-        gradients: tuple[Tensor, ...],
-        first: tuple[Parameter, ...],
-        rate: Tensor,
-        gate: Tensor,
-    ) -> Tensor:
-        """Move the weights that have a second moment. Without a step, betas of 1 make the kernel keep the moments."""
+    def scalars(self, gate: Tensor) -> tuple[Tensor, ...]:
+        """Return the factor of the rate, both betas and eps of this step.
+
+        In a step that is not taken, betas of 1 make the kernel keep the moments.
+        """
         correction1, root2 = self.corrections(ops.cast(self.step + 1, ms.float32))
         beta1, beta2 = _gated(gate, self.beta1, 1.0), _gated(gate, self.beta2, 1.0)
-        scalars = (root2 / correction1, beta1, beta2, self.eps * root2)
-        update = ops.partial(_adam_update, self.adam, rate, scalars)
-        return self.map(update, decays, factors, weights, gradients, first, self.second)
+        return root2 / correction1, beta1, beta2, self.eps * root2
 
     def corrections(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 - beta1^t and the square root of 1 - beta2^t, or ones without correction."""
@@ -204,7 +198,7 @@ class Lamb(Optimizer):
 class Muon(AdamW):
     """p <- p - rate * (0.2 * sqrt(max(rows, columns)) * orthogonal(v) + decay * p) for matrices, AdamW for the rest.
 
-    v <- momentum * v + (1 - momentum) * g, or by Nesterov's look-ahead; `orthogonal` brings its singular values near 1.
+    v <- momentum * v + g, or by Nesterov's look-ahead; `orthogonal` brings its singular values near 1.
     The factor gives a matrix steps of AdamW's size, so one rate and one decay serve all (arXiv 2502.16982). Which are
     matrices, `moves_as_a_whole` says; they have no second moment.
     """
@@ -217,27 +211,44 @@ class Muon(AdamW):
         decays: Sequence[float],
     ) -> None:
         shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-        is_whole = [moves_as_a_whole(name, shape, section) for name, shape in shapes.items()]
-        rest = [name for name, whole in zip(shapes, is_whole, strict=True) if not whole]
+        self.is_whole = tuple(moves_as_a_whole(name, shape, section) for name, shape in shapes.items())
+        rest = [name for name, is_whole in zip(shapes, self.is_whole, strict=True) if not is_whole]
         super().__init__(parameters, section, factors, decays, with_second=rest)
         self.momentum, self.nesterov = section.momentum, section.nesterov
-        self.whole = tuple(at for at, whole in enumerate(is_whole) if whole)
-        self.rest = tuple(at for at, whole in enumerate(is_whole) if not whole)
-        self.whole_weights, self.rest_weights = _picked(self.weights, self.whole), _picked(self.weights, self.rest)
-        self.velocities, self.rest_first = _picked(self.first, self.whole), _picked(self.first, self.rest)
+        second = dict(zip(rest, self.second, strict=True))
+        # One map over all parameters compiles in a third of the time of two maps over parts of them. So where there is
+        # no second moment, the first stands for it and is not used.
+        self.second_or_first = ParameterTuple(
+            tuple(second.get(name, first) for name, first in zip(parameters, self.first, strict=True))
+        )
+        self.whole = tuple(at for at, is_whole in enumerate(self.is_whole) if is_whole)
+        self.whole_weights = ParameterTuple(tuple(self.weights[at] for at in self.whole))
+        self.whole_decays = tuple(decays[at] for at in self.whole)
+        self.whole_factors = tuple(factors[at] for at in self.whole)
+        self.stacks = _stacks({at: tuple(self.weights[at].shape) for at in self.whole})
+        stacked = [at for members in self.stacks for at in members]
+        self.places = tuple(stacked.index(at) for at in self.whole)
 
     def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:
         """Move weights and moments; the velocities of matrices are kept as first moments."""
-        own = ops.partial(_muon_update, rate, gate, self.momentum, self.nesterov)
-        decays, factors = [self.decays[at] for at in self.whole], [self.factors[at] for at in self.whole]
-        given = [gradients[at] for at in self.whole]
-        done = self.map(own, tuple(decays), tuple(factors), self.whole_weights, tuple(given), self.velocities)
-        decays, factors = [self.decays[at] for at in self.rest], [self.factors[at] for at in self.rest]
-        given = [gradients[at] for at in self.rest]
-        rest = self.adam_steps(
-            tuple(decays), tuple(factors), self.rest_weights, tuple(given), self.rest_first, rate, gate
-        )
-        return (*done, *rest)
+        momentum = _gated(gate, self.momentum, 1.0)  # 1 keeps the velocity where no step is taken
+        first_pass = ops.partial(_muon_pass, self.adam, rate, self.scalars(gate), (momentum, self.nesterov))
+        passed = self.map(
+            first_pass, self.is_whole, self.decays, self.factors, self.weights, gradients, self.first,
+            self.second_or_first,
+        )  # fmt: skip
+        step = ops.partial(_muon_step, rate)
+        directions = self.directions(passed)
+        return (*passed, *self.map(step, self.whole_decays, self.whole_factors, self.whole_weights, directions))
+
+    def directions(self, pulls: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the matrices with singular values near 1, computed for all matrices of one shape together."""
+        found: tuple[Tensor, ...] = ()
+        for members in self.stacks:
+            made = _orthogonal(ops.stack([_as_wide(pulls[at]) for at in members]))
+            found = (*found, *ops.unstack(made))
+        count = len(self.whole)
+        return tuple([_as_shape(found[self.places[n]], pulls[self.whole[n]]) for n in range(count)])
 
 
 _OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
@@ -285,34 +296,62 @@ def _lamb_update_one(rate, gate, betas, corrections, eps, decay, factor, weight,
     return ops.depend(ops.assign(weight, weight - rate * factor * trust * direction), done)
 
 
-@_muon_update.register("Tensor", "Tensor", "Number", "Bool", "Number", "Number", "Tensor", "Tensor", "Tensor")
-def _muon_update_one(rate, gate, momentum, nesterov, decay, factor, weight, gradient, velocity):
-    moved = momentum * velocity + (1.0 - momentum) * gradient
-    pull = momentum * moved + (1.0 - momentum) * gradient if nesterov else moved
-    done = ops.assign(velocity, _gated(gate, moved, velocity))
+@_muon_pass.register(
+    "Function", "Tensor", "Tuple", "Tuple", "Bool", "Number", "Number", "Tensor", "Tensor", "Tensor", "Tensor"
+)
+def _muon_pass_one(adam, rate, scalars, own, is_whole, decay, factor, weight, gradient, first, second):
+    """Move a weight by AdamW, or only the velocity of a matrix, and then return where it pulls."""
+    if not is_whole:
+        return _adam_update_one(adam, rate, scalars, decay, factor, weight, gradient, first, second)
+    momentum, nesterov = own
+    moved = momentum * first + gradient
+    pull = momentum * moved + gradient if nesterov else moved
+    return ops.depend(pull, ops.assign(first, moved))
+
+
+@_muon_step.register("Tensor", "Number", "Number", "Tensor", "Tensor")
+def _muon_step_one(rate, decay, factor, weight, direction):
+    own_rate = rate * factor
+    size = _MUON_SIZE * _longer_side(weight) ** 0.5
+    return ops.assign(weight, weight * (1.0 - own_rate * decay) - own_rate * size * direction)
+
+
+def _longer_side(weight):
+    """Return the longer side of a weight as a matrix (outputs, inputs)."""
+    outputs = weight.shape[0]
+    return max(outputs, weight.size // outputs)
+
+
+def _as_wide(pull):
+    """Return a matrix (outputs, inputs), transposed if it has more outputs than inputs."""
     matrix = ops.reshape(pull, (pull.shape[0], -1))
-    size = _MUON_SIZE * max(matrix.shape) ** 0.5
-    direction = size * ops.reshape(_orthogonal(matrix), weight.shape) + decay * weight
-    return ops.depend(ops.assign(weight, weight - rate * factor * direction), done)
+    return ops.transpose(matrix, (1, 0)) if matrix.shape[0] > matrix.shape[1] else matrix
 
 
-def _orthogonal(matrix):
-    """Return a matrix of these singular vectors whose singular values are near 1.
+def _as_shape(wide, pull):
+    """Return what `_as_wide` made of a matrix in the shape of `pull`."""
+    back = ops.transpose(wide, (1, 0)) if pull.shape[0] > wide.shape[0] else wide
+    return ops.reshape(back, pull.shape)
 
-    All steps between the first and the last product are on square matrices of the shorter side: they are polynomials
-    of the matrix times its transpose.
+
+def _orthogonal(matrices):
+    """Return matrices (N, n, m), n <= m, of the same singular vectors, whose singular values are near 1.
+
+    All products between the first and the last are of square matrices: a step multiplies x by `rest` + a I, and so all
+    steps together by `total` + `scale` I, polynomials of x x'.
     """
-    x = matrix / ops.maximum(ops.sqrt(ops.reduce_sum(matrix * matrix)), _LEAST_NORM)
-    is_tall = x.shape[0] > x.shape[1]
-    square = ops.MatMul(is_tall, not is_tall)(x, x)
-    total = ops.eye(square.shape[0], square.shape[0], ms.float32)
-    for step in range(_SCHULZ_STEPS):
-        rest = _SCHULZ_B * square + _SCHULZ_C * ops.matmul(square, square)
-        total = _SCHULZ_A * total + ops.matmul(rest, total)
-        if step < _SCHULZ_STEPS - 1:
-            half = _SCHULZ_A * square + ops.matmul(rest, square)
-            square = _SCHULZ_A * half + ops.matmul(half, rest)
-    return ops.matmul(x, total) if is_tall else ops.matmul(total, x)
+    times = ops.BatchMatMul()
+    x = matrices / ops.maximum(ops.sqrt(ops.ReduceSum(keep_dims=True)(matrices * matrices, (1, 2))), _LEAST_NORM)
+    square = ops.BatchMatMul(transpose_b=True)(x, x)
+    total = rest = _SCHULZ_B * square + _SCHULZ_C * times(square, square)
+    scale = _SCHULZ_A
+    for _ in range(1, _SCHULZ_STEPS):
+        half = _SCHULZ_A * square + times(rest, square)
+        square = _SCHULZ_A * half + times(half, rest)
+        rest = _SCHULZ_B * square + _SCHULZ_C * times(square, square)
+        total = _SCHULZ_A * total + times(rest, total) + scale * rest
+        scale = scale * _SCHULZ_A
+    return times(total, x) + scale * x
 
 
 def _gated(gate, new, old):
@@ -324,8 +363,13 @@ def _is_matrix(name: str, shape: Sequence[int]) -> bool:
     return len(shape) > 1 and not name.endswith((".bias", ".gamma", ".beta"))
 
 
-def _picked(parameters: ParameterTuple, places: Sequence[int]) -> ParameterTuple:
-    return ParameterTuple(tuple(parameters[at] for at in places))
+def _stacks(shapes: Mapping[int, tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """Return the keys of the matrices that are of one shape, lying or standing."""
+    by_sides: dict[tuple[int, int], list[int]] = {}
+    for at, shape in shapes.items():
+        shorter, longer = sorted((shape[0], math.prod(shape[1:])))
+        by_sides.setdefault((shorter, longer), []).append(at)
+    return tuple(tuple(members) for members in by_sides.values())
 
 
 def _zeros_like(parameter: Parameter, name: str) -> Parameter:
