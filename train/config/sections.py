@@ -165,7 +165,8 @@ class OptimizerSection:
     `accumulate_steps` states the number of micro-batches of a device for any number of devices, as configurations did
     before `data.device_batch_size`; 0 derives it.
 
-    "adamw_uncorrected" is MindSpore's AdamWeightDecay, without bias correction. `clip_norm = 0` does not clip.
+    "adamw_uncorrected" is MindSpore's AdamWeightDecay, without bias correction. `momentum` and `nesterov` are for "sgd"
+    and for "muon", whose usual momentum is 0.95. `clip_norm = 0` does not clip.
     `layer_decay` below 1 gives layers nearer the stem lower learning rates, by ConvNeXt's "twelve" groups or by
     "blocks".
     """

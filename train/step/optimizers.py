@@ -237,6 +237,8 @@ class Muon(AdamW):
             first_pass, self.is_whole, self.decays, self.factors, self.weights, gradients, self.first,
             self.second_or_first,
         )  # fmt: skip
+        if not self.whole:
+            return passed
         step = ops.partial(_muon_step, rate)
         directions = self.directions(passed)
         return (*passed, *self.map(step, self.whole_decays, self.whole_factors, self.whole_weights, directions))

@@ -29,18 +29,17 @@ def make_buckets(
 ) -> Buckets:
     """Return the buckets of `parameters`, of at most `joined` each: those with one type, decay and rate together.
 
-    `lowered` is the type of the network's copies of some parameters. What the optimizer moves as a whole is by itself.
+    `lowered` is the type of the network's copies of some parameters. What the optimizer moves as a whole is
+    by itself; where that is everything, in float32.
     """
     section = config.optimizer
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    whole = {name for name, shape in shapes.items() if moves_as_a_whole(name, shape, section)}
+    if whole == shapes.keys():
+        return Buckets(parameters, plan_buckets(shapes, dict.fromkeys(shapes), 1))
     factors = layer_factors(parameters, section.layer_decay, section.layer_groups, depths)
     kinds = {
-        name: (
-            lowered.get(name),
-            weight_decay(name, shape, section),
-            factors[name],
-            name if moves_as_a_whole(name, shape, section) else "",
-        )
+        name: (lowered.get(name), weight_decay(name, shape, section), factors[name], name if name in whole else "")
         for name, shape in shapes.items()
     }
     return Buckets(parameters, plan_buckets(shapes, kinds, joined), lowered)

@@ -17,6 +17,7 @@ PRESETS = [
     "finetune",
     "nette96",
     "nette96-finetune",
+    "nette96-muon",
     "nette96-recipe",
     "paper-base",
     "paper-large",

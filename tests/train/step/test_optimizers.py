@@ -206,6 +206,18 @@ def test_a_matrix_without_a_gradient_stays_where_it_is() -> None:
     np.testing.assert_array_equal(parameters["a.weight"].asnumpy(), 1.0)
 
 
+def test_muon_without_matrices_is_adamw() -> None:
+    """With four frozen stages only norm and head learn."""
+    ends = []
+    for name in ("adamw", "muon"):
+        weights = {"norm.weight": np.ones(4, np.float32), "head.weight": np.ones((3, 4), np.float32)}
+        parameters = {key: Parameter(Tensor(value), name=key) for key, value in weights.items()}
+        gradients = tuple(Tensor(np.full_like(value, 1e-3)) for value in weights.values())
+        _optimizer(parameters, OptimizerSection(name=name))(gradients, Tensor(0.01, ms.float32), None).asnumpy()
+        ends.append([parameter.asnumpy() for parameter in parameters.values()])
+    assert all(np.array_equal(one, other) for one, other in zip(*ends, strict=True))
+
+
 def test_muon_keeps_no_second_moment_of_a_matrix() -> None:
     parameters = {name: Parameter(Tensor(np.ones(shape, np.float32)), name=name) for name, shape in SHAPES.items()}
     optimizer = _optimizer(parameters, OptimizerSection(name="muon"))
