@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, mint, nn, ops
 
 from convnext_imagenet.train.config.sections import OptimizerSection
 
@@ -248,7 +248,8 @@ class Muon(AdamW):
         found: tuple[Tensor, ...] = ()
         for members in self.stacks:
             made = _orthogonal(ops.stack([_as_wide(pulls[at]) for at in members]))
-            found = (*found, *ops.unstack(made))
+            # Not by Unstack or Split, which Ascend runs on its own CPU.
+            found = (*found, *mint.split(made, 1))
         count = len(self.whole)
         return tuple([_as_shape(found[self.places[n]], pulls[self.whole[n]]) for n in range(count)])
 
@@ -331,8 +332,8 @@ def _as_wide(pull):
 
 
 def _as_shape(wide, pull):
-    """Return what `_as_wide` made of a matrix in the shape of `pull`."""
-    back = ops.transpose(wide, (1, 0)) if pull.shape[0] > wide.shape[0] else wide
+    """Return what `_as_wide` made of a matrix, here (1, n, m), in the shape of `pull`."""
+    back = ops.transpose(wide, (0, 2, 1)) if pull.shape[0] > wide.shape[1] else wide
     return ops.reshape(back, pull.shape)
 
 
