@@ -52,13 +52,17 @@ class CompileCache:
         self._all, self._rank = run / "compile", f"rank-{rank}"
         self._folder = self._all / f"{self._rank}-{sha256_json(identity)[:16]}"
         self.is_compiled = self.was_hit = False
+        # Both exist from here on, empty, before the threads that read data start: setting a variable that exists moves
+        # no memory, but adding one does, and then a thread of MindSpore that reads any variable may crash.
+        for name in (_ENABLE, _PATH):
+            os.environ.setdefault(name, "")
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
         """While entered, let MindSpore load or store the graph that it compiles. If the folder fails, only compile."""
         has_script = Path(sys.argv[0]).is_file()  # MindSpore's cache reads this file, and fails without it
         is_usable = not os.environ.get(_ENABLE) and has_script and self._prepare()  # the user's own setting wins
-        before = os.environ.get(_PATH)
+        before = os.environ[_PATH]
         if is_usable:
             os.environ |= {_ENABLE: "1", _PATH: str(self._folder)}
         try:
@@ -66,8 +70,7 @@ class CompileCache:
             self.is_compiled = True
         finally:
             if is_usable:
-                del os.environ[_ENABLE], os.environ[_PATH]
-                os.environ |= {} if before is None else {_PATH: before}
+                os.environ |= {_ENABLE: "", _PATH: before}
         if is_usable and not self.was_hit:
             with contextlib.suppress(OSError, ArtefactError):
                 write_json(self._folder / _SEAL, self._digests())
