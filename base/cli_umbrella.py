@@ -8,6 +8,8 @@ from importlib.metadata import EntryPoint, distribution
 
 import click
 
+from convnext_imagenet.base.console import Program
+
 _PACKAGE = "convnext_imagenet"
 _PREFIX = "convnext-"
 _OWN_NAME = "convnext"
@@ -42,7 +44,7 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 """
 
 
-class _Installed(click.Group):
+class _Installed(Program):
     """A group whose commands are the package's programs `convnext-NAME`; only the one that is called is imported."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -14,6 +14,17 @@ from tqdm import tqdm
 
 from convnext_imagenet.base.cli_output import JsonBar, is_drawn, open_bar
 from convnext_imagenet.base.errors import MACHINE_ERRORS, ExpectedError, FailedError
+from convnext_imagenet.base.own_process import own_process
+
+
+class Program(click.Group):
+    """The commands of one program."""
+
+    def main(self, args: Any = None, *more: Any, **options: Any) -> Any:
+        """Run the program; with `args`, it was called from Python, whose process is not ours."""
+        if args is None:
+            own_process()
+        return super().main(args, *more, **options)
 
 
 class RenamedOption(click.Option):

@@ -1,9 +1,10 @@
 """Reads Parquet files, chooses rows and hands numbers to NumPy, all without pandas.
 
 Where pandas is installed, PyArrow imports it for `pyarrow.parquet.read_table`, `to_numpy` and every Python value
-that it turns into its own; this takes a third of a second (DECISIONS, 2026-11-30).
+that it turns into its own; this takes a third of a second (DECISIONS, 2026-11-30). In a process of ours it never does.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from convnext_imagenet.base.own_process import is_own_process
 
 
 def read_table(source: Path | pa.NativeFile, columns: Sequence[str] | None = None) -> pa.Table:
@@ -35,3 +38,26 @@ def equals(column: pa.ChunkedArray, text: str) -> pa.ChunkedArray:
 def numbers(column: pa.ChunkedArray) -> np.ndarray:
     """Return a column of numbers, none of them null, of the same type."""
     return np.from_dlpack(column.combine_chunks())
+
+
+class _WithoutPandas:
+    """A finder of modules that says that pandas is not installed."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        """Raise ModuleNotFoundError for pandas, and leave all others to the next finder."""
+        if name == "pandas":
+            raise ModuleNotFoundError(name=name)
+
+
+def _leave_out_pandas() -> None:
+    """Have PyArrow take pandas for not installed in this process, unless one of the two was used before."""
+    finder = _WithoutPandas()
+    sys.meta_path.insert(0, finder)
+    try:
+        pa.scalar(0)  # PyArrow tries once
+    finally:
+        sys.meta_path.remove(finder)
+
+
+if is_own_process():
+    _leave_out_pandas()

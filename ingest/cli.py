@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,10 @@ import click
 from click.core import ParameterSource
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
-from convnext_imagenet.base.console import LocalPath, expected_errors, progress
+from convnext_imagenet.base.console import LocalPath, Program, expected_errors, progress
 from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.own_process import command_began
 from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_option, on_cluster, refuse_unused
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _LONGEST_DETAIL = 100  # characters on the screen
 _MOST_NAMES = 5  # of junk on the screen; the manifest has all
 
 
-@click.group()
+@click.group(cls=Program)
 @click.version_option(package_name="convnext_imagenet")
 def main() -> None:
     """Turn a raw ImageNet tree into verified MindRecord shards."""
@@ -196,7 +196,7 @@ def build(
     metadata.jsonl, Hugging Face's Parquet or save_to_disk, zips or tars. DATA is never changed. To resume a stopped
     ingest, run the same command again; if RECORDS were damaged later, with --repair.
     """
-    begin = time.monotonic()
+    begin = command_began()
     if quality is not None and max_side is None and not convert:
         raise click.UsageError(
             "--quality has no effect without --max-side or --convert; pass one of them too, or leave --quality out"

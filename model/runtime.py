@@ -11,6 +11,7 @@ from pathlib import Path
 
 from convnext_imagenet.base.cann import sourcing_advice
 from convnext_imagenet.base.host import processor_flags
+from convnext_imagenet.base.own_process import has_started
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.kernels.build import network_library
 
@@ -37,6 +38,7 @@ def prepare(device_target: str = "CPU", device_id: int = 0, is_deterministic: bo
         raise ModelError(_unusable(str(error), device_target)) from error
     _set_numbers(device_target, is_deterministic)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    has_started()  # what MindSpore's import made stays to the end
 
 
 @functools.cache  # MindSpore refuses to be told twice

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
-from convnext_imagenet.base.console import LocalPath, expected_errors, progress
+from convnext_imagenet.base.console import LocalPath, Program, expected_errors, progress
 from convnext_imagenet.records.cli_audit import audit, decisions
 from convnext_imagenet.records.cli_copies import diff, export, pull, push
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MOST_PROBLEMS = 20  # lines on the screen
 
 
-@click.group()
+@click.group(cls=Program)
 @click.version_option(package_name="convnext_imagenet")
 def main() -> None:
     """Show what a RECORDS directory holds, and verify it."""

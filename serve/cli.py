@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
-from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
+from convnext_imagenet.base.console import Program, expected_errors, progress, show_log_lines
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.cli import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # importing these takes seconds, which --help must not
     from convnext_imagenet.serve.report.tables import Evaluation
 
 
-@click.group()
+@click.group(cls=Program)
 @click.version_option(package_name="convnext_imagenet")
 def main() -> None:
     """Use a trained network. CHECKPOINT is a weights file or a RUN directory (its best epoch)."""

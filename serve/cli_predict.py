@@ -16,6 +16,7 @@ import click
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
 from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.own_process import command_began
 from convnext_imagenet.base.signals import StopSignals
 from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options, with_heartbeat
 from convnext_imagenet.launch.cli_cluster import RAY, is_given, is_usual, on_cluster, refuse_unused
@@ -76,7 +77,7 @@ def predict(
     """
     from convnext_imagenet.base.protocol import logs_folder
 
-    begin = time.monotonic()
+    begin = command_began()
     if is_dry_run and (engine.executor == RAY or launch["devices"] * launch["nodes"] > 1):
         raise click.UsageError("--dry-run is for one device of this machine, without --devices and --engine ray")
     refuse_unused(engine.executor, **cluster._asdict())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.base.cli_output import progress_option
-from convnext_imagenet.base.console import LocalPath, RenamedOption, expected_errors, show_log_lines
+from convnext_imagenet.base.console import LocalPath, Program, RenamedOption, expected_errors, show_log_lines
 from convnext_imagenet.base.host import as_word
 from convnext_imagenet.launch.cli import announcing_exit, device_target_option, enter_ranks, launch_options
 from convnext_imagenet.train.cli_config import config, config_argument, presets, set_option
@@ -29,7 +29,7 @@ _DEFAULT_ROLLBACKS = 3
 _AUTO = "auto"
 
 
-@click.group()
+@click.group(cls=Program)
 @click.version_option(package_name="convnext_imagenet")
 def main() -> None:
     """Train a ConvNeXt on RECORDS."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.base.console import expected_errors
+from convnext_imagenet.base.own_process import command_began
 from convnext_imagenet.train.cli_request import load_fitting, with_weights
 
 if TYPE_CHECKING:  # importing it takes seconds, and --help must answer at once
@@ -26,7 +27,7 @@ def run_dry(
     launch: dict[str, Any],
 ) -> None:
     """Compile and plan CONFIG, print kernels and memory and, with records, a forecast; write them to `report`."""
-    begin = time.perf_counter()
+    begin = command_began()
     from convnext_imagenet.base.stores import is_uri
     from convnext_imagenet.train.config.config import check_network_is_known
     from convnext_imagenet.train.errors import TrainError
@@ -72,14 +73,14 @@ def _print_forecast(
     """Print steps, checkpoints and memory of a run and, for the CPU, its time; return them for --json."""
     from convnext_imagenet.model.runtime import prepare
 
-    compiled_s = time.perf_counter() - begin  # what a run does not need
+    compiled_s = time.monotonic() - begin  # what a run does not need
     prepare("CPU")
 
     from convnext_imagenet.train.forecast import forecast_lines, forecast_run, with_times
 
     found = forecast_run(config, records, devices)
     if target == "CPU":
-        start_s = time.perf_counter() - begin - compiled_s
+        start_s = time.monotonic() - begin - compiled_s
         found = with_times(found, config, records, weights, workers or len(os.sched_getaffinity(0)), start_s)
     click.echo("\n".join(["", *forecast_lines(found)]))
     return found.to_json()

@@ -7,7 +7,6 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ from convnext_imagenet.records.manifest import Manifest, SplitEntry
 from convnext_imagenet.records.quarantine import Quarantined, quarantined_in, table_bytes
 from convnext_imagenet.records.receipts import split_entry
 from convnext_imagenet.records.report.numbers import count_shared
-from convnext_imagenet.records.thumbnails import thumbnails_per_class
 
 Receipts = Mapping[str, Sequence[Mapping[str, Any]]]  # the receipts of all shards, in order, by split
 
@@ -253,18 +251,10 @@ class RecordsBuild:
             largest_shard_bytes=unit.split.largest_shard_bytes,
             follow_links=self.plan.source["follows_links"],
             image_policy=self.plan.image_policy,
-            pictured=self._pictured if unit.split is self.plan.splits[0] else frozenset(),
+            pictured=self.plan.pictured(unit.split.name),
             dropped=unit.split.dropped,
             layout=self.plan.parent.layouts[unit.split.name] if self.plan.parent else None,
         )
-
-    @cached_property
-    def _pictured(self) -> frozenset[int]:
-        """The sample ids of the images of the first split that the report shows: a few of each class."""
-        if self.plan.parent is not None:
-            return frozenset()  # the inherited shards show theirs
-        first = self.plan.splits[0]
-        return first.first_of_each_class(thumbnails_per_class(len(self.plan.classes)))
 
 
 def refuse_stale(job: RecordsBuild) -> None:

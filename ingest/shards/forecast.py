@@ -206,6 +206,7 @@ def _tasks(plan: IngestPlan, samples: list[SplitPlan], data: Path, folder: Path)
                 largest_shard_bytes=split.largest_shard_bytes,
                 follow_links=plan.source["follows_links"],
                 image_policy=policy,
+                pictured=plan.pictured(split.name),
                 dropped=split.dropped,
                 layout=_layout(plan, split),
             )

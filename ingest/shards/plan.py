@@ -7,6 +7,7 @@ not on workers, absolute paths, locale or hash seed.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from convnext_imagenet.records.keyed_random import keyed_rng
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.page_sizes import largest_image_bytes, shard_capacity
 from convnext_imagenet.records.schema import SCHEMA_VERSION, WRITING_VERSION, shard_name
+from convnext_imagenet.records.thumbnails import thumbnails_per_class
 
 # Raise when the same images go to other shards, or to other positions in them (DECISIONS, 2026-11-28).
 SHARD_ORDER_VERSION = 1
@@ -147,6 +149,16 @@ class IngestPlan:
     def images(self) -> int:
         """The number of images in all splits."""
         return sum(len(split.paths) for split in self.splits)
+
+    def pictured(self, split: str) -> frozenset[int]:
+        """Return the sample ids of the images of a split that the report shows: a few of each class, from the first."""
+        return self._pictured if split == self.splits[0].name else frozenset()
+
+    @cached_property
+    def _pictured(self) -> frozenset[int]:
+        if self.parent is not None:
+            return frozenset()  # the inherited shards show theirs
+        return self.splits[0].first_of_each_class(thumbnails_per_class(len(self.classes)))
 
     @property
     def document(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeVar
 
 from convnext_imagenet.base.errors import Interrupted
+from convnext_imagenet.base.own_process import own_process
 from convnext_imagenet.base.signals import blocked
 from convnext_imagenet.ingest.errors import FailedIngestError
 from convnext_imagenet.launch.executor import OnProgress
@@ -121,6 +122,7 @@ def _run(
 
 def _start_worker(progress_of_unit: Any, start: Callable[[], None] | None) -> None:
     global _progress_of_unit
+    own_process()
     _progress_of_unit = progress_of_unit
     os.environ.setdefault("GLOG_v", "3")  # MindSpore then prints errors only
     threading.Thread(target=_die_with_parent, daemon=True).start()
