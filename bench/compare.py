@@ -34,6 +34,11 @@ CASES: dict[str, list[str]] = {
     "show": ["records", "show", "WORK/records"],
     "peek": ["records", "peek", "WORK/records"],
     "plot": ["train", "plot", "WORK/run"],
+    "train for one epoch": [
+        *("train", "run", "demo", "--records", "WORK/records", "--out", "NEW", "--device-target", "CPU"),
+        *("--set", "data.global_batch_size=4", "--set", "train.epochs=1", "--set", "schedule.warmup_epochs=0"),
+    ],
+    "predict of ten images": ["serve", "predict", "WORK/trained", "WORK/raw", "--out", "NEW", "--device-target", "CPU"],
 }
 
 
@@ -148,7 +153,7 @@ def checkouts(names: Sequence[str], folder: Path) -> Iterator[list[Path]]:
 
 
 def make_work(work: Path, site: Path) -> None:
-    """Make ten images, RECORDS of them, and the metrics of a run."""
+    """Make ten images, RECORDS of them, a RUN on these, and the metrics of another."""
     from PIL import Image
 
     for number in range(10):
@@ -157,6 +162,8 @@ def make_work(work: Path, site: Path) -> None:
         Image.new("RGB", (160, 120), (number * 20, 0, 0)).save(path)
     timed(site, CASES["build of ten images"], work)
     (work / "new").rename(work / "records")
+    timed(site, CASES["train for one epoch"], work)
+    (work / "new").rename(work / "trained")
     (work / "run").mkdir()
     line = {"epoch": 1, "step": 3, "train_loss": 2.0, "val_top1": 0.1, "val_loss": 1.0}
     (work / "run" / "metrics.jsonl").write_text(json.dumps(line) + "\n")

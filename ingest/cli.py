@@ -14,6 +14,7 @@ from convnext_imagenet.base.console import LocalPath, Program, expected_errors, 
 from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.own_process import command_began
+from convnext_imagenet.base.programs import to_type
 from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_option, on_cluster, refuse_unused
 
 if TYPE_CHECKING:
@@ -489,8 +490,8 @@ def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
     if "train" not in outcome.rows:
         click.echo(f"  to evaluate a network on them: convnext-serve eval CHECKPOINT --records {as_word(out)}")
         return
-    click.echo(f"  to train: make train RECORDS={as_word(out)}")
-    click.echo(f"        or: convnext-train run CONFIG --records {as_word(out)} --out RUN")
+    command = f"convnext-train run CONFIG --records {as_word(out)} --out RUN"
+    click.echo(f"  to train: {to_type(f'train RECORDS={as_word(out)}', command)}")
 
 
 def _how_to_check(out: Path) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.pop("CONVNEXT_MAKE", None)  # `make test` sets it, and messages would name targets of make
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

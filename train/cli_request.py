@@ -7,6 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convnext_imagenet.base.host import as_word
+from convnext_imagenet.base.programs import to_type
+
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
     from convnext_imagenet.records.manifest import Manifest
     from convnext_imagenet.serve.settings import Weights
@@ -21,9 +24,9 @@ def check_request(records: Path, workers: int | None) -> None:
     if (workers or 1) > cores:
         raise TrainError(f"--workers {workers}: must not exceed the {cores} cores of this process")
     if not records.exists():
+        command = f"convnext-ingest build /path/to/images --out {as_word(records)}"
         raise TrainError(
-            f"{records}: no such RECORDS directory; create one with `make records DATA=/path/to/imagenet`, "
-            f"or try everything on small images with `make demo`"
+            f"{records}: no such RECORDS directory; create one with `{to_type('records DATA=/path/to/images', command)}`"
         )
 
 

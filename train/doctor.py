@@ -14,7 +14,9 @@ import numpy as np
 
 from convnext_imagenet.base.cann import ACCEPTED_VERSIONS, is_accepted
 from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.programs import to_type
 from convnext_imagenet.base.protocol import check_begun_or_empty, read_finished
 from convnext_imagenet.launch.devices import is_first_generation
 from convnext_imagenet.launch.npu_smi import name_in_cann
@@ -123,12 +125,13 @@ def try_step(ranks: Ranks) -> Finding:
 
 
 def _judge_package(name: str, version: str | None, tested: str, python: str) -> Finding:
+    install = f"`{to_type('setup', f'pip install {name}=={tested}*')}` installs it"
     if version is None:
-        return Finding(ERROR, name, "not installed", "run `make setup`, or install this project again with pip")
+        return Finding(ERROR, name, "not installed", install)
     if version.startswith(tested):
         return Finding(OK, name, f"{version}, Python {python}" if name == "mindspore" else version)
     level = ERROR if name == "numpy" and version[0] != "1" else WARNING  # MindSpore 2.10 needs NumPy 1
-    return Finding(level, name, version, f"tested with {tested}x; `make setup` installs it")
+    return Finding(level, name, version, f"tested with {tested}x; {install}")
 
 
 def _judge_devices(machine: Machine, devices: int) -> Iterator[Finding]:
@@ -204,7 +207,9 @@ def _examine_records(records: Path, open_files: int | None) -> Iterator[Finding]
     try:
         manifest = Manifest.from_json(read_finished(records, "records"))
     except ArtefactError as error:
-        yield Finding(ERROR, "records", str(error), "create them with `make records DATA=/path/to/imagenet`")
+        build = f"convnext-ingest build /path/to/images --out {as_word(records)}"
+        command = to_type("records DATA=/path/to/images", build)
+        yield Finding(ERROR, "records", str(error), f"create them with `{command}`")
         return
     rows = ", ".join(f"{split.rows:,} {name}" for name, split in manifest.splits.items())
     against = manifest.verified_against

@@ -38,7 +38,7 @@ def scan_tree(root: Path, follow_links: bool = False, is_increment: bool = False
     """
     if not root.is_dir():
         problem = "not a folder" if root.exists() else "no such folder"
-        raise IngestError(f"{root}: {problem}; pass the folder of a raw ImageNet tree, or try `make demo`")
+        raise IngestError(f"{root}: {problem}; pass the folder of the raw images")
     links = Links(root, follow_links)
     kaggle = root if (root / KAGGLE_FOLDER).is_dir() else None
     if parts := find_parts(root):

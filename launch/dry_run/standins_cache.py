@@ -57,7 +57,7 @@ def mindspore_libraries() -> Path:
     """Return the folder `lib` of the installed MindSpore, without importing it. Raises LaunchError without one."""
     spec = importlib.util.find_spec("mindspore")
     if spec is None or spec.origin is None:
-        raise LaunchError("MindSpore is not installed; run `make setup`")
+        raise LaunchError("MindSpore is not installed; install this package again")
     return Path(spec.origin).parent / "lib"
 
 

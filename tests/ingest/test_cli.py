@@ -157,8 +157,7 @@ def test_output_says_what_was_found_and_done_and_what_comes_next(raw_tree: Path,
         "finished, 17 train, 7 val images",
         "in quarantine: 1, listed in",
         "train/n00000010/n00000010_0.JPEG  unsupported",
-        f"make train RECORDS={tmp_path / 'out'}",
-        "convnext-train run",
+        f"to train: convnext-train run CONFIG --records {tmp_path / 'out'} --out RUN",
     ):
         assert text in result.output
     again = _run(raw_tree, "--out", tmp_path / "out", "--classes", "found", "--seed", "1")
@@ -210,7 +209,7 @@ def _truncate_devkit(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "options", "message"),
     [
-        (shutil.rmtree, [], "no such folder; pass the folder of a raw ImageNet tree, or try `make demo`"),
+        (shutil.rmtree, [], "no such folder; pass the folder of the raw images"),
         (lambda root: None, [], "the devkit has 4 classes, but --classes all requires the official 1000"),
         (lambda root: None, ["--classes", "fond"], "--classes fond: cannot be read as a file"),
         (lambda root: None, ["--classes", "found", "--devkit", "/nowhere.tar.gz"], "/nowhere.tar.gz: cannot be read"),

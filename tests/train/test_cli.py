@@ -47,7 +47,7 @@ def _overrides(tiny: tuple[str, ...]) -> list[str]:
             ["demo", "--nodes", "32", "--rendezvous", "h"],
             ["data.global_batch_size = 32: 32 devices", "multiple of 64; pass --set data.global_batch_size=64"],
         ),
-        (["demo"], ["absent: no such RECORDS directory", "make records DATA=", "make demo"]),
+        (["demo"], ["absent: no such RECORDS directory", "convnext-ingest build /path/to/images --out"]),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(words: list[str], said: list[str], tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_run_prints_the_examples_lines_and_what_comes_next(finished_output: Re
     assert re.search(r"^best top-1 on val( \(EMA weights\))?: [01]\.\d+ \(epoch [34]\)$", said, re.MULTILINE)
     assert f"curves: {finished_run / 'curves.png'}" in said
     assert (finished_run / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert f"Next: make eval RUN={finished_run} RECORDS=" in said
+    assert f"Next: convnext-serve eval {finished_run} --records " in said
     assert "img/s" in finished_output.stderr
 
 

@@ -41,7 +41,7 @@ def _empty_val(root: Path) -> None:
         (_empty_val, "val: contains no images and no class folders"),
         (lambda root: shutil.rmtree(root / "val"), "has no folder val/"),
         (lambda root: shutil.rmtree(root / "train"), "has no folder train/"),
-        (lambda root: shutil.rmtree(root), "raw: no such folder; .* try `make demo`"),
+        (lambda root: shutil.rmtree(root), "raw: no such folder; pass the folder of the raw images"),
     ],
 )
 def test_damaged_tree_is_refused(raw_tree: Path, damage, message: str):
