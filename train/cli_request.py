@@ -25,9 +25,8 @@ def check_request(records: Path, workers: int | None) -> None:
         raise TrainError(f"--workers {workers}: must not exceed the {cores} cores of this process")
     if not records.exists():
         command = f"convnext-ingest build /path/to/images --out {as_word(records)}"
-        raise TrainError(
-            f"{records}: no such RECORDS directory; create one with `{to_type('records DATA=/path/to/images', command)}`"
-        )
+        way_out = to_type("records DATA=/path/to/images", command)
+        raise TrainError(f"{records}: no such RECORDS directory; create one with `{way_out}`")
 
 
 def load_fitting(config: str, overrides: tuple[str, ...], records: Path | None, devices: int, target: str) -> "Config":
