@@ -6,8 +6,6 @@ import hashlib
 import importlib.util
 import os
 import resource
-import shlex
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -56,16 +54,6 @@ def release_free_memory() -> None:
     """Give memory that is free, but kept by the C library for later, back to the system; does nothing without glibc."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def install_command(extra: str) -> str:
-    """Return the shell command that installs the optional packages `extra` into the running environment."""
-    return f"{shlex.quote(sys.executable)} -m pip install 'convnext_imagenet[{extra}]'"  # a bare `pip` may be another's
-
-
-def as_word(place: object) -> str:
-    """Return a path or URI as one word of a shell command, quoted if it needs quotes."""
-    return shlex.quote(str(place))
 
 
 def sources_digest(rooms: Iterable[str] = ROOMS) -> str:

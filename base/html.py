@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from convnext_imagenet.base.wording import number, plural, share
+
 if TYPE_CHECKING:  # only a command that writes a page pays for importing it
     import jinja2
 
@@ -53,22 +55,6 @@ def render(template: str, **values: Any) -> str:
 def data_uri(jpeg: bytes) -> str:
     """Return a JPEG as a data: URI."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-
-
-def number(value: object) -> str:
-    """Return an integer with commas between thousands, anything else as its text."""
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def plural(count: int, noun: str) -> str:
-    """Return the number with its noun: 1 class, 2 classes, 0 images."""
-    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
-    return f"{count:,} {noun}{ending}"
-
-
-def share(value: float | None) -> str:
-    """Return a fraction 0..1 as a percentage with one decimal; "-" for None."""
-    return "-" if value is None else f"{value:.1%}"
 
 
 @functools.cache

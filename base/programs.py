@@ -23,11 +23,6 @@ _START = (
 _STANDARD_ERROR = 2
 
 
-def to_type(target: str, command: str) -> str:
-    """Return what a user types for a step: a target under `make`, which sets CONVNEXT_MAKE, elsewhere the command."""
-    return f"make {target}" if os.environ.get("CONVNEXT_MAKE") else command
-
-
 def own_command() -> list[str]:
     """Return the command line that runs this program again; `run_program` has started it without a script."""
     if Path(sys.argv[0]).is_file():

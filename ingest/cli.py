@@ -11,10 +11,8 @@ from click.core import ParameterSource
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import LocalPath, Program, expected_errors, progress
-from convnext_imagenet.base.host import as_word
-from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.own_process import command_began
-from convnext_imagenet.base.programs import to_type
+from convnext_imagenet.base.wording import as_word, plural, to_type
 from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_option, on_cluster, refuse_unused
 
 if TYPE_CHECKING:

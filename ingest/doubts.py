@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.ingest.errors import first_few
 from convnext_imagenet.ingest.shards.plan import IngestPlan
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.model.convnext import ConvNeXtConfig
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.transform import EvalTransform

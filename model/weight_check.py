@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.model.convnext import STAGES, VARIANTS, ConvNeXtConfig, Shape, parameter_shapes
 from convnext_imagenet.model.errors import ModelError
 

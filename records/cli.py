@@ -39,7 +39,7 @@ main.add_command(pull)
 def show(records: Path, as_json: bool, classes: bool) -> None:
     """Print splits, classes, source and versions of RECORDS, which are a directory or a URI."""
     with expected_errors():
-        from convnext_imagenet.base.html import plural
+        from convnext_imagenet.base.wording import plural
         from convnext_imagenet.records.places import place_of
 
         place = place_of(records)
@@ -201,7 +201,7 @@ def gallery(records: Path, out: Path, split: str, wnids: tuple[str, ...], per_cl
     """
     with expected_errors():
         from convnext_imagenet.base.files import write_output
-        from convnext_imagenet.base.html import plural
+        from convnext_imagenet.base.wording import plural
         from convnext_imagenet.records.gallery import contact_page, contact_sheet, read_strips
         from convnext_imagenet.records.row_source import open_records
 

@@ -166,7 +166,7 @@ def decisions(audited: Path, out: Path, earlier: tuple[Path, ...]) -> None:
     Fill in the column `decision`. `convnext-ingest build --drop` and `convnext-serve eval --without` read the file.
     """
     with expected_errors():
-        from convnext_imagenet.base.html import plural
+        from convnext_imagenet.base.wording import plural
         from convnext_imagenet.records.audit.decisions import export_decisions, open_judged
 
         audit = open_judged(audited)

@@ -128,7 +128,7 @@ def pull(uri: str, out: Path, as_json: bool) -> None:
 
 
 def _print_moved(place: str, shards: int, size: int, what: str) -> None:
-    from convnext_imagenet.base.html import plural
+    from convnext_imagenet.base.wording import plural
 
     moved = f"{plural(shards, 'shard')}, {size / 2**20:,.1f} MiB {what}" if shards else "every shard was there already"
     click.echo(f"{place}: finished; {moved}")

@@ -8,9 +8,8 @@ from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import read_json, sha256_file
-from convnext_imagenet.base.host import as_word
-from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import marked_digest, read_receipt
+from convnext_imagenet.base.wording import as_word, plural
 from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.records.schema import WRITING_VERSION, shard_name
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.base.host import as_word
-from convnext_imagenet.base.html import plural, render
+from convnext_imagenet.base.html import render
+from convnext_imagenet.base.wording import as_word, plural
 from convnext_imagenet.records.lettering import draw_text, text_width
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.row_source import RowSource

@@ -10,7 +10,7 @@ from pathlib import Path
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import read_json, sha256_file, sync_file, sync_folder, write_atomically
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.records.checked import find_damage
 from convnext_imagenet.records.damage import planned_units
 from convnext_imagenet.records.held import held_part, note_held, note_whole

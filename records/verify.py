@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import file_damage, read_receipt
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.records.damage import summary_file_problems
 from convnext_imagenet.records.held import held_part
 from convnext_imagenet.records.images import BadImage, check_image

@@ -9,8 +9,7 @@ import numpy as np
 from mindspore import nn
 
 from convnext_imagenet.base.files import sha256_file, sha256_json
-from convnext_imagenet.base.host import as_word
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.wording import as_word, plural
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.network import Classifier, FeatureClassifier
 from convnext_imagenet.model.transform import changed

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.serve.checkpoint import Checkpoint, check_classes
 from convnext_imagenet.serve.errors import ServeError

@@ -12,8 +12,8 @@ import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import Program, expected_errors, progress, show_log_lines
-from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.signals import StopSignals
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.launch.cli import (
     announcing_exit,
     device_target_option,

@@ -15,9 +15,9 @@ import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
-from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.own_process import command_began
 from convnext_imagenet.base.signals import StopSignals
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.launch.cli import announcing_exit, enter_ranks, launch_options, with_heartbeat
 from convnext_imagenet.launch.cli_cluster import RAY, is_given, is_usual, on_cluster, refuse_unused
 from convnext_imagenet.launch.devices import AUTO, choose_target

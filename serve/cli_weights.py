@@ -9,7 +9,7 @@ import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
-from convnext_imagenet.base.host import as_word
+from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.launch.cli import device_target_option
 from convnext_imagenet.serve import options
 from convnext_imagenet.serve.cli_average import average

@@ -17,7 +17,7 @@ import numpy as np
 from mindspore import nn
 
 from convnext_imagenet.base.errors import Interrupted
-from convnext_imagenet.base.host import as_word
+from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
 from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
 from convnext_imagenet.records.images import BadImage, decode_rgb

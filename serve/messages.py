@@ -6,8 +6,7 @@ Totals come last, and each result ends with the command to run next.
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.base.host import as_word
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.wording import as_word, plural
 from convnext_imagenet.records.reader import Split
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.class_map import ClassMap, class_map_lines

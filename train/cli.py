@@ -10,8 +10,7 @@ import click
 
 from convnext_imagenet.base.cli_output import progress_option
 from convnext_imagenet.base.console import LocalPath, Program, RenamedOption, expected_errors, show_log_lines
-from convnext_imagenet.base.host import as_word
-from convnext_imagenet.base.programs import to_type
+from convnext_imagenet.base.wording import as_word, to_type
 from convnext_imagenet.launch.cli import announcing_exit, device_target_option, enter_ranks, launch_options
 from convnext_imagenet.train.cli_config import config, config_argument, presets, set_option
 from convnext_imagenet.train.cli_doctor import doctor

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from convnext_imagenet.base.console import LocalPath, expected_errors, show_log_lines
-from convnext_imagenet.base.host import as_word
+from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.launch.cli import announcing_exit, device_target_option
 
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convnext_imagenet.base.host import as_word
-from convnext_imagenet.base.programs import to_type
+from convnext_imagenet.base.wording import as_word, to_type
 
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
     from convnext_imagenet.records.manifest import Manifest

@@ -14,10 +14,8 @@ import numpy as np
 
 from convnext_imagenet.base.cann import ACCEPTED_VERSIONS, is_accepted
 from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.base.host import as_word
-from convnext_imagenet.base.html import plural
-from convnext_imagenet.base.programs import to_type
 from convnext_imagenet.base.protocol import check_begun_or_empty, read_finished
+from convnext_imagenet.base.wording import as_word, install_command, plural, to_type
 from convnext_imagenet.launch.devices import is_first_generation
 from convnext_imagenet.launch.npu_smi import name_in_cann
 from convnext_imagenet.launch.ranks.collectives import Ranks
@@ -125,7 +123,7 @@ def try_step(ranks: Ranks) -> Finding:
 
 
 def _judge_package(name: str, version: str | None, tested: str, python: str) -> Finding:
-    install = f"`{to_type('setup', f'pip install {name}=={tested}*')}` installs it"
+    install = f"`{to_type('setup', install_command(f'{name}=={tested}*'))}` installs it"
     if version is None:
         return Finding(ERROR, name, "not installed", install)
     if version.startswith(tested):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import read_finished
+from convnext_imagenet.base.wording import duration, plural
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.weights import load_weights
 from convnext_imagenet.records.manifest import Manifest
@@ -99,7 +99,7 @@ def forecast_lines(found: RunForecast) -> list[str]:
     ]
     if found.seconds is not None and found.step_s is not None:
         lines.append(
-            f"time on this machine: about {found.seconds / 60:,.1f} minutes; {found.start_s:.0f} s to start and "
+            f"time on this machine: about {duration(found.seconds)}; {found.start_s:.0f} s to start and "
             f"compile, then {1000 * found.step_s:,.0f} ms a step"
         )
     return lines

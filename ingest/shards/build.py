@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.base.files import require_utf8
-from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import (
     begin,
     drop_receipt,
@@ -21,6 +20,7 @@ from convnext_imagenet.base.protocol import (
     reopen,
     staging,
 )
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.shards.plan import IngestPlan, SplitPlan
 from convnext_imagenet.ingest.shards.quarantine import refuse_too_many

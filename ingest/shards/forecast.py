@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.wording import duration, plural
 from convnext_imagenet.ingest.shards.plan import IngestPlan, SplitPlan
 from convnext_imagenet.ingest.shards.pool import LocalPool
 from convnext_imagenet.ingest.shards.shard_writer import ShardTask, write_unit
@@ -127,7 +127,7 @@ def forecast_lines(found: BuildForecast) -> list[str]:
     lines = [
         f"would write {plural(sum(found.images.values()), 'image')} in shards: {shards}; about "
         f"{sum(found.bytes.values()) / 2**20:,.1f} MiB from {found.source_bytes / 2**20:,.1f} MiB of images",
-        f"would take about {_duration(found.seconds)} with {plural(found.workers, 'worker')}, from a sample of "
+        f"would take about {duration(found.seconds)} with {plural(found.workers, 'worker')}, from a sample of "
         f"{plural(found.sampled, 'image')}",
     ]
     if found.not_stored:
@@ -210,9 +210,3 @@ def _tasks(plan: IngestPlan, samples: list[SplitPlan], data: Path, folder: Path)
                 dropped=split.dropped,
                 layout=_layout(plan, split),
             )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

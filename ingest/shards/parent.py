@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convnext_imagenet.base.files import read_json, sha256_file, sync_folder, write_json
-from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.protocol import file_damage, read_finished, read_receipt
 from convnext_imagenet.base.stores import local_reader
+from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.records.checked import Stamps, find_damage, is_unchanged, known_stamps, remember_stamps, stamp
 from convnext_imagenet.records.damage import planned_units

@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.archives import (
     CLASS_TAR,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.source.folders import Links, folder_names, scan_folders
 from convnext_imagenet.ingest.source.samples import Sample, SampleTree

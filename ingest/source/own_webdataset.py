@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.tars import Member
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.source.own_archives import Archive, is_image_name
 from convnext_imagenet.ingest.source.own_tables import LABEL_COLUMNS

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.base.host import install_command
 from convnext_imagenet.base.signals import postponed
+from convnext_imagenet.base.wording import install_command
 from convnext_imagenet.launch.cluster.nodes import Node, WorkerResources, refuse_without_room, room_for
 from convnext_imagenet.launch.cluster.preflight import NodeReport, Probe, check_nodes, inspect_node
 from convnext_imagenet.launch.errors import LaunchError
@@ -34,7 +34,9 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise LaunchError(f"--engine ray: Ray cannot be imported ({error}); run `{install_command('ray')}`") from None
+        raise LaunchError(
+            f"--engine ray: Ray cannot be imported ({error}); run `{install_command('convnext_imagenet[ray]')}`"
+        ) from None
     return ray
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from convnext_imagenet.base.host import install_command
+from convnext_imagenet.base.wording import install_command
 from convnext_imagenet.model.errors import ModelError
 
 LARGEST_BYTES = 2**31 - 1  # of one protobuf message
@@ -39,7 +39,9 @@ def import_tool(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.split(".")[0]
-        raise ModelError(f"{package} cannot be imported ({error}); run `{install_command('onnx')}`") from error
+        raise ModelError(
+            f"{package} cannot be imported ({error}); run `{install_command('convnext_imagenet[onnx]')}`"
+        ) from error
 
 
 def data_file(path: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from convnext_imagenet.base.host import install_command
+from convnext_imagenet.base.wording import install_command
 from convnext_imagenet.model.errors import ModelError
 
 # Keys under which checkpoints hold a state dict: those of Facebook's main.py and timm's train.py, then others.
@@ -41,8 +41,9 @@ def _load(path: Path) -> Any:
     try:
         import torch
     except ImportError:
+        command = install_command("convnext_imagenet[torch]")
         raise ModelError(
-            f"{path}: a PyTorch file, but PyTorch is not installed; run `{install_command('torch')}`, or give the "
+            f"{path}: a PyTorch file, but PyTorch is not installed; run `{command}`, or give the "
             f"weights as .safetensors"
         ) from None
     try:

@@ -14,10 +14,9 @@ from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_file, sha256_json, write_output
-from convnext_imagenet.base.host import as_word
-from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.parquet import read_table
 from convnext_imagenet.base.protocol import file_damage, read_finished
+from convnext_imagenet.base.wording import as_word, plural
 from convnext_imagenet.records.audit.flags import DECISIONS, KINDS, LEAVES_EVALUATION
 from convnext_imagenet.records.audit.tables import ROWS_FILE
 

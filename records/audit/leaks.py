@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow.compute as pc
 
 from convnext_imagenet.base.files import write_json
-from convnext_imagenet.base.host import as_word, cache_folder
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.host import cache_folder
 from convnext_imagenet.base.parquet import equals
 from convnext_imagenet.base.protocol import is_finished
+from convnext_imagenet.base.wording import as_word, plural
 from convnext_imagenet.records.audit.messages import are_alike
 from convnext_imagenet.records.audit.sources import RecordsSource, Source
 from convnext_imagenet.records.reader import Records

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.base.html import plural, share
+from convnext_imagenet.base.wording import plural, share
 from convnext_imagenet.records.audit.flags import KINDS
 from convnext_imagenet.records.audit.summary import is_alike
 

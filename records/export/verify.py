@@ -7,8 +7,8 @@ from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import read_json, sha256_file
-from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import bookkeeping_name, file_damage, read_finished
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.records.export.checksums import read_checksums
 from convnext_imagenet.records.export.job import KIND
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.tars import BadTar, Member, walk_tar
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import source_text

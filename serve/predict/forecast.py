@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.parquet import read_table
+from convnext_imagenet.base.wording import duration, plural
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.inputs.inputs import Inputs
 from convnext_imagenet.serve.predict.part_writer import PartWriter, plan_predictions
@@ -103,12 +103,11 @@ def expected_bytes(rows: Sequence[int], sizes: Sequence[int], all_rows: int, all
 def forecast_lines(found: PredictForecast) -> list[str]:
     """Return a forecast as lines of text."""
     counts = ", ".join(f"{count:,} {status}" for status, count in sorted(found.statuses.items()))
-    minutes = f"{found.seconds / 60:,.1f} minutes" if found.seconds >= 120 else f"{found.seconds:.0f} s"
     return [
         f"would write {plural(found.inputs, 'row')} in {plural(found.parts, 'part')}, about "
         f"{found.bytes / 2**20:,.1f} MiB",
-        f"would take about {minutes} on one device, of which {found.start_s:.0f} s to start and compile; the first "
-        f"{found.sampled:,} inputs: {counts}",
+        f"would take about {duration(found.seconds)} on one device, of which {found.start_s:.0f} s to start and "
+        f"compile; the first {found.sampled:,} inputs: {counts}",
         "nothing was written",
     ]
 

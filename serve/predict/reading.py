@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import PurePath
 
 from convnext_imagenet.base.errors import FailedError
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.serve.inputs.inputs import PlaceGone
 from convnext_imagenet.serve.samples import Loaded, Sample, is_worth_a_retry
 

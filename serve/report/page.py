@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from convnext_imagenet.base.html import render, share
+from convnext_imagenet.base.html import render
+from convnext_imagenet.base.wording import share
 from convnext_imagenet.serve.report.chart import reliability_chart
 from convnext_imagenet.serve.report.numbers import Bin, ClassNumbers, worst_first
 from convnext_imagenet.serve.report.tables import Evaluation

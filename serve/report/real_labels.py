@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.base.files import read_json, sha256_file
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.report.numbers import ScoredRows
 

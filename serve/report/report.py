@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import write_atomically, write_json
-from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.protocol import OtherPlanError, read_finished
+from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
 from convnext_imagenet.records.reader import Split
 from convnext_imagenet.records.thumbnails import thumbnail

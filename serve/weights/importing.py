@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from convnext_imagenet.base.files import publish_new, sha256_file
-from convnext_imagenet.base.html import plural
 from convnext_imagenet.base.protocol import read_finished
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import ConvNeXtConfig
 from convnext_imagenet.model.exchange.class_names import (

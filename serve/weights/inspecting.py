@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.base.html import plural
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.serve.errors import ServeError
 
 _METADATA = "convnext_imagenet.weights"  # the entry that `model.weights` writes

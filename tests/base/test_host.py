@@ -9,13 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from convnext_imagenet.base.host import (
-    ROOMS,
-    as_word,
-    cache_folder,
-    processor_flags,
-    sources_digest,
-)
+from convnext_imagenet.base.host import ROOMS, cache_folder, processor_flags, sources_digest
+from convnext_imagenet.base.wording import as_word
 
 ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = """

@@ -7,7 +7,8 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from convnext_imagenet.base.html import number, plural, render, share
+from convnext_imagenet.base.html import render
+from convnext_imagenet.base.wording import number, plural, share
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "base" / "templates"
 

@@ -23,7 +23,7 @@ _OURS = "from convnext_imagenet.base.own_process import own_process; own_process
 def pandas_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that exists once any process has imported pandas, which is a stand-in."""
     mark = tmp_path / "imported"
-    (tmp_path / "pandas.py").write_text(f"open({str(mark)!r}, 'w')\n__version__ = '0.1'\n")
+    (tmp_path / "pandas.py").write_text(f"open({str(mark)!r}, 'w')\nvars()['__version__'] = '0.1'\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return mark
 

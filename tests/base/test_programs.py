@@ -10,7 +10,7 @@ import pytest
 
 from convnext_imagenet.base import programs
 from convnext_imagenet.base.errors import ArtefactError, FailedError, Interrupted
-from convnext_imagenet.base.programs import run_program, to_type
+from convnext_imagenet.base.programs import run_program
 
 
 def test_a_program_returns_its_output():
@@ -90,15 +90,3 @@ def test_a_program_can_be_started_again_whether_a_script_started_it_or_not(monke
     monkeypatch.setattr(sys, "argv", [str(script) if has_script else "convnext", "records", "show", "--help"])
     done = subprocess.run(programs.own_command(), capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: convnext records show")
-
-
-@pytest.mark.parametrize(
-    ("variables", "said"), [({}, "convnext-serve eval R"), ({"CONVNEXT_MAKE": "1"}, "make eval RUN=R")]
-)
-def test_who_works_with_make_is_told_its_targets(
-    variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CONVNEXT_MAKE", raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert to_type("eval RUN=R", "convnext-serve eval R") == said

@@ -75,7 +75,7 @@ def test_a_good_machine_is_ok_throughout(records_root: Path, tmp_path: Path) -> 
     ("change", "what", "level", "text"),
     [
         ({"mindspore": "2.9.1"}, "mindspore", WARNING, "2.9.1; tested with 2.10.x"),
-        ({"mindspore": None}, "mindspore", ERROR, "not installed; `pip install mindspore==2.10.*` installs it"),
+        ({"mindspore": None}, "mindspore", ERROR, "-m pip install 'mindspore==2.10.*'` installs it"),
         ({"numpy": "1.24.4"}, "numpy", WARNING, "1.24.4; tested with 1.26.x"),
         ({"numpy": "2.1.0"}, "numpy", ERROR, "2.1.0; tested with 1.26.x"),
         ({"pyarrow": "2.5.0"}, "pyarrow", WARNING, "2.5.0; tested with 25.x"),

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from convnext_imagenet.base.host import as_word
+from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.launch.ranks.rank import SINGLE_RANK, Rank
 from convnext_imagenet.records.images import BadImage
 from convnext_imagenet.records.reader import Split

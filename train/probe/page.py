@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from convnext_imagenet.base.html import render, share
+from convnext_imagenet.base.html import render
+from convnext_imagenet.base.wording import share
 
 HEADS = {"linear": "linear", "mlp": "perceptron", "neighbours": "nearest neighbours"}
 MOST_MATRIX_CLASSES = 30  # more columns are not readable

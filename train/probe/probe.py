@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convnext_imagenet.base.files import write_atomically, write_json
-from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.parquet import read_table
+from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.model.card import ModelCard, inherited_licence
 from convnext_imagenet.model.weights import save_weights
 from convnext_imagenet.records.keyed_random import keyed_rng

@@ -12,9 +12,9 @@ import numpy as np
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import read_json, sha256_file
-from convnext_imagenet.base.host import as_word
 from convnext_imagenet.base.plan_changes import MISSING, Difference
 from convnext_imagenet.base.protocol import OtherPlanError, begin, join
+from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.model.convnext import NETWORK_VERSION, ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.transform import TRANSFORM_VERSION, evaluation_pixels
 from convnext_imagenet.records.epoch_order import epoch_order

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convnext_imagenet.base.host import as_word
+from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.weight_check import describe
 from convnext_imagenet.model.weights import load_weights
