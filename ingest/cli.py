@@ -226,7 +226,6 @@ def build(
         from convnext_imagenet.ingest.source.samples import SampleTree
         from convnext_imagenet.ingest.source.sources import Request
         from convnext_imagenet.ingest.source.unpack import Unpacker
-        from convnext_imagenet.records.jpeg_warnings import require_pictures
 
         with interruptible(), _executor(engine, address, workers, data, out) as executor:
             if repair and not data.is_dir():
@@ -245,6 +244,8 @@ def build(
             )
             reencoding = Reencoding(max_side, quality or 90) if max_side else None
             if fingerprints:
+                from convnext_imagenet.records.jpeg_warnings import require_pictures  # it imports OpenCV
+
                 require_pictures()
             conversion = Conversion(quality) if convert else None
             policy = ImagePolicy(

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_file
-from convnext_imagenet.records.images import inspect_image
+from convnext_imagenet.records.image_headers import inspect_image
 from convnext_imagenet.records.index import INDEX_FILE, read_columns
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.schema import HOW_TO_REPAIR, Row

@@ -8,6 +8,8 @@ from convnext_imagenet.base.errors import ArtefactError
 SCHEMA_VERSION = 1  # raise when this program can no longer read older records
 # Raise when the same accepted images become other bytes: pages and headers of shards, re-encoding, the row index.
 WRITING_VERSION = 2
+# Raise when the same coefficients give another picture: audits then leave pictures of the old version unused.
+SMALL_VERSION = 1
 MINDRECORD_SCHEMA = {
     "image": {"type": "bytes"},
     "label": {"type": "int32"},

@@ -12,8 +12,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# Raise when the same coefficients give another picture: audits then leave pictures of the old version unused.
-SMALL_VERSION = 1
 SMALL_PX = 48
 BLOCK_PX = 8
 _WEIGHT_BITS = 8

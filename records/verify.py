@@ -10,7 +10,8 @@ from convnext_imagenet.base.protocol import file_damage, read_receipt
 from convnext_imagenet.base.wording import plural
 from convnext_imagenet.records.damage import summary_file_problems
 from convnext_imagenet.records.held import held_part
-from convnext_imagenet.records.images import BadImage, check_image
+from convnext_imagenet.records.image_headers import BadImage
+from convnext_imagenet.records.images import check_image
 from convnext_imagenet.records.manifest import ClassEntry, Manifest, ShardEntry
 from convnext_imagenet.records.reader import Records, find_damage
 from convnext_imagenet.records.schema import HOW_TO_BUILD_ANEW, HOW_TO_REPAIR, Row

@@ -1,6 +1,6 @@
 """Whether a part of a JPEG is lost: decoders fill it with gray, so the answer would be that of another picture."""
 
-from convnext_imagenet.records.images import BadImage
+from convnext_imagenet.records.image_headers import BadImage
 from convnext_imagenet.records.jpeg_warnings import UnreadableJpeg, jpeg_warnings
 
 

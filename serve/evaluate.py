@@ -20,7 +20,8 @@ from convnext_imagenet.base.errors import Interrupted
 from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
 from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
-from convnext_imagenet.records.images import BadImage, decode_rgb
+from convnext_imagenet.records.image_headers import BadImage
+from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.reader import Split
 from convnext_imagenet.serve.batching import batches, padded_logits
 from convnext_imagenet.serve.class_map import ClassMap

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convnext_imagenet.records.images import BadImage, ImageInfo, PixelLimits, TooManyPixels
+from convnext_imagenet.records.image_headers import BadImage, ImageInfo, PixelLimits, TooManyPixels
 
 _MEMORY_BYTES, _BYTES_PER_PIXEL = 2 << 30, 16  # of a decoder; 16: as read, as RGBA, as RGB, and a copy
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")

@@ -14,15 +14,15 @@ import numpy as np
 
 from convnext_imagenet.base.stores import is_final
 from convnext_imagenet.model.transform import EvalTransform, evaluation_pixels
-from convnext_imagenet.records.images import (
+from convnext_imagenet.records.image_headers import (
     USUAL_LIMITS,
     BadImage,
     ImageInfo,
     PixelLimits,
     TooManyPixels,
-    decode_rgb,
     inspect_image,
 )
+from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.serve.damage import LostPart, refuse_lost_part
 from convnext_imagenet.serve.inputs.inputs import Item
 from convnext_imagenet.serve.orientation import orientation_of, turned

@@ -15,9 +15,9 @@ from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.page_sizes import page_layout
 from convnext_imagenet.records.quarantine import table_bytes
 from convnext_imagenet.records.receipts import shard_facts, shard_files, split_entry
-from convnext_imagenet.records.schema import Row, shard_name
+from convnext_imagenet.records.schema import SMALL_VERSION, Row, shard_name
 from convnext_imagenet.records.shards import write_shard
-from convnext_imagenet.records.small_picture import SMALL_VERSION, small_picture
+from convnext_imagenet.records.small_picture import small_picture
 
 
 def finished_records(

@@ -8,7 +8,7 @@ from pathlib import Path
 from convnext_imagenet.ingest.shards.plan import PlannedRow
 from convnext_imagenet.ingest.shards.source_reader import SourceReader
 from convnext_imagenet.ingest.source.samples import Sample
-from convnext_imagenet.records.images import BadImage
+from convnext_imagenet.records.image_headers import BadImage
 
 
 def digests_of_copies(

@@ -22,9 +22,9 @@ from multiprocessing.util import Finalize
 from typing import NamedTuple
 
 from convnext_imagenet.ingest.errors import FailedIngestError
-from convnext_imagenet.ingest.shards.decode_worker import COUNTER, DecodedImage, unpack_answers
+from convnext_imagenet.ingest.shards.decode_messages import COUNTER, DecodedImage, unpack_answers
 from convnext_imagenet.ingest.shards.image_policy import ImagePolicy
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, Reason
+from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES, BadImage, Reason
 
 PROGRAM = ("-m", "convnext_imagenet.ingest.shards.decode_worker")
 BATCH_BYTES = 4 << 20  # 40 images of ImageNet: the messages then cost 70 us an image, 5 % of its decoding

@@ -6,13 +6,11 @@ works, the process counts the answered images at the start of the memory. One re
 This file knows nothing of shards and labels.
 """
 
-import io
 import json
 import mmap
 import os
 import resource
 import signal
-import struct
 import sys
 import threading
 import time
@@ -22,39 +20,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from convnext_imagenet.ingest.shards.decode_messages import COUNTER, DecodedImage
 from convnext_imagenet.ingest.shards.image_policy import Conversion, Reencoding
 from convnext_imagenet.ingest.shards.reencode import LARGEST_SHRUNK_PIXELS, convert, reencode
-from convnext_imagenet.records.images import (
-    LARGEST_PIXELS,
-    BadImage,
-    ImageInfo,
-    Reason,
-    check_image_and_luminance,
-    inspect_image,
-)
+from convnext_imagenet.records.image_headers import LARGEST_PIXELS, BadImage, ImageInfo, Reason, inspect_image
+from convnext_imagenet.records.images import check_image_and_luminance
 from convnext_imagenet.records.jpeg_warnings import jpeg_warnings_and_luminance, libjpeg_version, require_pictures
-from convnext_imagenet.records.small_picture import Luminance, small_picture
+from convnext_imagenet.records.small_picture import small_picture
 from convnext_imagenet.records.thumbnails import thumbnail
 
-COUNTER = struct.Struct("=q")
 _WORST_BYTES_PER_SAMPLE = 2
-
-
-@dataclass(frozen=True)
-class DecodedImage:
-    """An image that was decoded completely: the bytes to store, what they are, and whether they were encoded again.
-
-    `thumbnail` is a small JPEG, None if none was asked for or Pillow cannot make one. `light` has what its small
-    picture for audits is made of, None if none was asked for or the image is no JPEG with a luminance; in the process
-    that asked for it, `small` has the 48 x 48 gray levels instead.
-    """
-
-    image: bytes
-    info: ImageInfo
-    is_reencoded: bool
-    thumbnail: bytes | None
-    small: bytes | None = None
-    light: Luminance | None = None
 
 
 @dataclass(frozen=True)
@@ -117,21 +92,6 @@ def pack_answers(answers: Sequence[DecodedImage | BadImage]) -> bytes:
         line.append([["ok", *astuple(answer.info)], *map(len, parts)])
         payload += parts
     return b"".join([json.dumps(line).encode(), b"\n", *payload])
-
-
-def unpack_answers(reply: bytes, images: Sequence[bytes]) -> list[DecodedImage | BadImage]:
-    """Return the answers in a reply of `pack_answers`; `images` are the bytes that were sent, in order."""
-    line, _, payload = reply.partition(b"\n")
-    answers: list[DecodedImage | BadImage] = []
-    rest = io.BytesIO(payload)
-    for image, ((outcome, *values), *lengths) in zip(images, json.loads(line), strict=True):
-        stored, picture, small = map(rest.read, lengths)
-        if outcome == "bad":
-            answers.append(BadImage(*values))
-        else:
-            info = ImageInfo(*values)
-            answers.append(DecodedImage(stored or image, info, bool(stored), picture or None, small or None))
-    return answers
 
 
 def limit_memory(memory_bytes: int) -> None:

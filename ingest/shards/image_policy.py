@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES
-from convnext_imagenet.records.small_picture import SMALL_VERSION
+from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES
+from convnext_imagenet.records.schema import SMALL_VERSION
 
 _BYTES_PER_PIXEL = 3  # uncompressed RGB: no JPEG of a real image is larger
 _JPEG_HEADER_BYTES = 1 << 16

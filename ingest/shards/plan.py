@@ -17,7 +17,7 @@ from convnext_imagenet.ingest.labels.classes import ClassRule
 from convnext_imagenet.ingest.labels.labels import LabelledSplit, LabelledTree
 from convnext_imagenet.ingest.shards.image_policy import DEFAULT_IMAGE_POLICY, ImagePolicy
 from convnext_imagenet.ingest.shards.parent import Parent, new_images
-from convnext_imagenet.records.images import CHECKS_VERSION, LARGEST_FILE_BYTES
+from convnext_imagenet.records.image_headers import CHECKS_VERSION, LARGEST_FILE_BYTES
 from convnext_imagenet.records.keyed_random import keyed_rng
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.page_sizes import largest_image_bytes, shard_capacity

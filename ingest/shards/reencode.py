@@ -13,7 +13,8 @@ from convnext_imagenet.ingest.shards.image_policy import (
     Reencoding,
     largest_reencoded_bytes,
 )
-from convnext_imagenet.records.images import LARGEST_PIXELS, BadImage, ImageInfo, decode_rgb
+from convnext_imagenet.records.image_headers import LARGEST_PIXELS, BadImage, ImageInfo
+from convnext_imagenet.records.images import decode_rgb
 
 CONVERTED_KINDS = ("BMP", "GIF", "TIFF", "AVIF")  # Pillow's names
 _GRAY_MODES = ("1", "L", "LA", "I;16", "I;16L", "I;16B")

@@ -20,11 +20,11 @@ from convnext_imagenet.ingest.shards.decode_client import (
     DecodeRequest,
     lasting_client,
 )
-from convnext_imagenet.ingest.shards.decode_worker import DecodedImage
+from convnext_imagenet.ingest.shards.decode_messages import DecodedImage
 from convnext_imagenet.ingest.shards.image_policy import ImagePolicy
 from convnext_imagenet.ingest.shards.plan import PlannedRow
 from convnext_imagenet.ingest.shards.source_reader import SourceReader
-from convnext_imagenet.records.images import BadImage
+from convnext_imagenet.records.image_headers import BadImage
 from convnext_imagenet.records.index import IndexEntry, index_entry, shard_index_path, write_shard_index
 from convnext_imagenet.records.page_sizes import PageLayout, page_layout
 from convnext_imagenet.records.quarantine import Quarantined

@@ -13,7 +13,7 @@ from convnext_imagenet.base.zips import BadZip, read_member
 from convnext_imagenet.ingest.errors import FailedIngestError
 from convnext_imagenet.ingest.shards.plan import PlannedRow
 from convnext_imagenet.ingest.source.safe_open import kind_of_file, open_source
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
+from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES, BadImage, too_large
 
 _MOST_OPEN_ARCHIVES = 64  # train may be 1000 class tars, and a process often has only 1024 descriptors
 _RESUME = "fix this and run the same command again to resume; finished shards are kept"

@@ -33,7 +33,7 @@ from convnext_imagenet.records.audit.sources import Source
 from convnext_imagenet.records.audit.stored import STORED_VERSION
 from convnext_imagenet.records.audit.summary import Noise, noise_lines, summarise
 from convnext_imagenet.records.audit.tables import PAIRS_FILE, ROWS_FILE, write_pairs, write_rows
-from convnext_imagenet.records.images import CHECKS_VERSION
+from convnext_imagenet.records.image_headers import CHECKS_VERSION
 
 SUMMARY_FILE, REPORT_FILE = "summary.json", "report.html"
 _FILES = (PAIRS_FILE, ROWS_FILE, SUMMARY_FILE, REPORT_FILE)

@@ -26,7 +26,8 @@ from convnext_imagenet.base.parquet import read_table
 from convnext_imagenet.records.audit.fingerprint import Fingerprint, fingerprint, stored_fingerprint
 from convnext_imagenet.records.audit.sources import Source
 from convnext_imagenet.records.audit.stored import StoredPictures, needs_pixels
-from convnext_imagenet.records.images import BadImage, decode_rgb
+from convnext_imagenet.records.image_headers import BadImage
+from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.small_picture import SMALL_PX
 
 FOLDER = "fingerprints"

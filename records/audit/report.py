@@ -12,7 +12,8 @@ from convnext_imagenet.base.html import render
 from convnext_imagenet.records.audit.flags import KINDS, Flag, count_kinds, worst_first
 from convnext_imagenet.records.audit.pairs import Pair, are_other_labels
 from convnext_imagenet.records.audit.sources import Source, image_name
-from convnext_imagenet.records.images import BadImage, decode_rgb
+from convnext_imagenet.records.image_headers import BadImage
+from convnext_imagenet.records.images import decode_rgb
 
 MOST_PAIRS, MOST_ROWS = 200, 200
 _ODD = ("unreadable", "blank", "outlier", "tiny_content", "extreme_aspect")

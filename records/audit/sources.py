@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import sha256_json
 from convnext_imagenet.records.audit.stored import StoredPictures, open_pictures, pictures_version
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
+from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.records.row_lookup import read_index
-from convnext_imagenet.records.small_picture import SMALL_VERSION
+from convnext_imagenet.records.schema import SMALL_VERSION
 
 SPLITS = ("train", "val", "test")
 ROW_SCHEMA = pa.schema(

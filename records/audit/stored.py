@@ -19,8 +19,8 @@ from convnext_imagenet.base.protocol import file_damage, read_receipt
 from convnext_imagenet.records.audit.fingerprint import could_have_border
 from convnext_imagenet.records.index import shard_index_path
 from convnext_imagenet.records.reader import Records
-from convnext_imagenet.records.schema import HOW_TO_REPAIR
-from convnext_imagenet.records.small_picture import SMALL_PX, SMALL_VERSION
+from convnext_imagenet.records.schema import HOW_TO_REPAIR, SMALL_VERSION
+from convnext_imagenet.records.small_picture import SMALL_PX
 
 # Raise when an audit takes other candidates from the same stored pictures.
 STORED_VERSION = 1

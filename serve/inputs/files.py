@@ -21,7 +21,7 @@ import pyarrow.fs as pa_fs
 from convnext_imagenet.base.stores import StoreFolder
 from convnext_imagenet.base.uris import one_line
 from convnext_imagenet.base.wording import plural
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
+from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Item, Names, PlaceGone
 from convnext_imagenet.serve.inputs.labels import NO_CLASSES, ClassLookup

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from convnext_imagenet.base.files import sha256_json
 from convnext_imagenet.base.image_tables import STREAM_BEGIN, STREAM_END, holds_image_bytes, is_text
 from convnext_imagenet.base.uris import one_line
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
+from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import read_beside, source_text
 from convnext_imagenet.serve.inputs.inputs import Item, JoinedInputs, lies_in, split_range

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from convnext_imagenet.base.tars import BadTar, Member, walk_tar
 from convnext_imagenet.base.wording import plural
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage, too_large
+from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import source_text
 from convnext_imagenet.serve.inputs.inputs import Item, Names, lies_in

@@ -24,7 +24,7 @@ from convnext_imagenet.launch.executor import OnProgress
 from convnext_imagenet.model.convnext import NETWORK_VERSION
 from convnext_imagenet.model.kernels.build import kernels_library
 from convnext_imagenet.model.transform import TRANSFORM_VERSION
-from convnext_imagenet.records.images import CHECKS_VERSION, USUAL_LIMITS, PixelLimits
+from convnext_imagenet.records.image_headers import CHECKS_VERSION, USUAL_LIMITS, PixelLimits
 from convnext_imagenet.serve.batching import batches
 from convnext_imagenet.serve.calibration import Calibration, read_calibration
 from convnext_imagenet.serve.checkpoint import Checkpoint

@@ -12,7 +12,8 @@ from PIL import Image
 from convnext_imagenet.ingest.labels.devkit import read_devkit
 from convnext_imagenet.ingest.make_plan import make_plan
 from convnext_imagenet.ingest.source.layout import find_devkit, scan_tree
-from convnext_imagenet.records.images import BadImage, check_image
+from convnext_imagenet.records.image_headers import BadImage
+from convnext_imagenet.records.images import check_image
 
 pytest.importorskip("sklearn", reason="the demo's images are scikit-learn's: install the extra `demo`")
 

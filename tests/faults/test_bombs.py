@@ -13,13 +13,14 @@ from PIL import Image
 
 from convnext_imagenet.ingest.shards.decode_client import DecodeClient, DecodedImage, DecodeRequest
 from convnext_imagenet.ingest.shards.image_policy import ImagePolicy
-from convnext_imagenet.records.images import BadImage
+from convnext_imagenet.records.image_headers import BadImage
 
 CEILING_MIB = 1024
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
-from convnext_imagenet.records.images import BadImage, check_image, decode_rgb
+from convnext_imagenet.records.images import check_image, decode_rgb
+from convnext_imagenet.records.image_headers import BadImage
 
 now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + {ceiling}, now + {ceiling}))

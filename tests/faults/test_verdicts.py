@@ -10,7 +10,7 @@ from PIL import Image
 
 from convnext_imagenet.base.files import read_json
 from convnext_imagenet.base.protocol import read_finished
-from convnext_imagenet.records.images import REASONS
+from convnext_imagenet.records.image_headers import REASONS
 from convnext_imagenet.records.reader import Records
 
 

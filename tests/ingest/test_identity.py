@@ -17,7 +17,7 @@ from convnext_imagenet.ingest.shards.plan import IngestPlan, PlannedRow
 from convnext_imagenet.ingest.shards.pool import LocalPool
 from convnext_imagenet.ingest.shards.source_reader import SourceReader
 from convnext_imagenet.ingest.source.layout import scan_tree
-from convnext_imagenet.records.images import BadImage
+from convnext_imagenet.records.image_headers import BadImage
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.serve.inputs.records import open_split
 from convnext_imagenet.train.config.source import load_config

@@ -11,15 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_imagenet.records.images import (
-    REASONS,
-    BadImage,
-    ImageInfo,
-    Reason,
-    check_image,
-    decode_rgb,
-    inspect_image,
-)
+from convnext_imagenet.records.image_headers import REASONS, BadImage, ImageInfo, Reason, inspect_image
+from convnext_imagenet.records.images import check_image, decode_rgb
 
 ROOT = Path(__file__).resolve().parents[2]
 

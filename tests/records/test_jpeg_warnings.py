@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_imagenet.records.images import BadImage, check_image, decode_rgb
+from convnext_imagenet.records.image_headers import BadImage
+from convnext_imagenet.records.images import check_image, decode_rgb
 from convnext_imagenet.records.jpeg_warnings import JpegWarnings, UnreadableJpeg, jpeg_warnings
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from convnext_imagenet.records.images import BadImage, PixelLimits
+from convnext_imagenet.records.image_headers import BadImage, PixelLimits
 from convnext_imagenet.serve import other_kinds
 from convnext_imagenet.serve.inputs.inputs import Item
 from convnext_imagenet.serve.orientation import orientation_of, turned

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES
+from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES
 from convnext_imagenet.serve.inputs.files import list_folder, read_file
 from convnext_imagenet.serve.inputs.inputs import Item
 from convnext_imagenet.serve.samples import (

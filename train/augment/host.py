@@ -6,7 +6,8 @@ import numpy as np
 
 from convnext_imagenet.model.crops import Crop, crop_jpegs
 from convnext_imagenet.model.resize import resize
-from convnext_imagenet.records.images import BadImage, decode_rgb, inspect_image
+from convnext_imagenet.records.image_headers import BadImage, inspect_image
+from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.train.augment.crop import crop_box, interpolation
 from convnext_imagenet.train.augment.flip import flips
 from convnext_imagenet.train.augment.randaugment import draw_ops

@@ -18,7 +18,7 @@ import numpy as np
 
 from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.launch.ranks.rank import SINGLE_RANK, Rank
-from convnext_imagenet.records.images import BadImage
+from convnext_imagenet.records.image_headers import BadImage
 from convnext_imagenet.records.reader import Split
 from convnext_imagenet.train.augment.device import DeviceDraws, device_draws
 from convnext_imagenet.train.augment.host import training_pixels

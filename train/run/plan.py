@@ -18,7 +18,8 @@ from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.model.convnext import NETWORK_VERSION, ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.transform import TRANSFORM_VERSION, evaluation_pixels
 from convnext_imagenet.records.epoch_order import epoch_order
-from convnext_imagenet.records.images import BadImage, decode_rgb
+from convnext_imagenet.records.image_headers import BadImage
+from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.train.augment.device import DRAWS_VERSION, device_draws
 from convnext_imagenet.train.augment.host import training_pixels

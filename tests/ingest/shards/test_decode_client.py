@@ -16,7 +16,7 @@ from PIL import Image
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.shards.decode_client import DecodeClient, DecodedImage, DecodeRequest
 from convnext_imagenet.ingest.shards.image_policy import ImagePolicy, Reencoding
-from convnext_imagenet.records.images import BadImage, ImageInfo
+from convnext_imagenet.records.image_headers import BadImage, ImageInfo
 
 PROGRAM = """
 import os, signal, sys, time

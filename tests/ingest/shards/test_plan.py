@@ -11,7 +11,7 @@ from convnext_imagenet.base.files import sha256_json
 from convnext_imagenet.ingest.labels.classes import ClassRule
 from convnext_imagenet.ingest.labels.labels import LabelledSplit, LabelledTree
 from convnext_imagenet.ingest.shards.plan import IngestPlan, count_shards, fingerprint, plan_split, plan_tree
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES
+from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES
 from convnext_imagenet.records.manifest import ClassEntry
 
 GIB = 1 << 30

@@ -9,7 +9,8 @@ from PIL import Image
 from convnext_imagenet.ingest.shards.decode_worker import DecodeOptions, decode
 from convnext_imagenet.ingest.shards.image_policy import Conversion, ImagePolicy, Reencoding, largest_reencoded_bytes
 from convnext_imagenet.ingest.shards.reencode import convert, fitted_sides, reencode
-from convnext_imagenet.records.images import BadImage, ImageInfo, check_image
+from convnext_imagenet.records.image_headers import BadImage, ImageInfo
+from convnext_imagenet.records.images import check_image
 
 HOW = Reencoding(max_side_px=24, quality=90)
 

@@ -11,7 +11,7 @@ from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.shards.plan import PlannedRow
 from convnext_imagenet.ingest.shards.shard_writer import ShardTask, write_unit
 from convnext_imagenet.records import shards
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES
+from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES
 
 SHARD = "imagenet-train-00000-of-00001.mindrecord"
 UNIT = SHARD.removesuffix(".mindrecord")

@@ -12,7 +12,7 @@ from convnext_imagenet.ingest.labels.labels import label_tree
 from convnext_imagenet.ingest.shards.plan import PlannedRow, SplitPlan, plan_split
 from convnext_imagenet.ingest.shards.source_reader import SourceReader
 from convnext_imagenet.ingest.source.layout import scan_tree
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
+from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES, BadImage
 
 
 def _row(path: Path, **changes) -> PlannedRow:

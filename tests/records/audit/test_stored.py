@@ -17,8 +17,7 @@ from convnext_imagenet.records.audit.job import open_audit
 from convnext_imagenet.records.audit.sources import open_source, unused_pictures
 from convnext_imagenet.records.cli import main
 from convnext_imagenet.records.manifest import ClassEntry
-from convnext_imagenet.records.schema import Row
-from convnext_imagenet.records.small_picture import SMALL_VERSION
+from convnext_imagenet.records.schema import SMALL_VERSION, Row
 
 from ...records_of import finished_records
 from .conftest import jpeg, picture, planted_copies

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.fs as pa_fs
 import pytest
 
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
+from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import list_folder, list_store, read_list, read_named, source_text
 from convnext_imagenet.serve.inputs.inputs import Names

@@ -7,7 +7,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
+from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs import tables
 from convnext_imagenet.serve.inputs.storage import local_file

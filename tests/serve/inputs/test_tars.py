@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from convnext_imagenet.records.images import LARGEST_FILE_BYTES, BadImage
+from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES, BadImage
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs import tars
 from convnext_imagenet.serve.inputs.storage import local_file

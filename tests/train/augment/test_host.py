@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_imagenet.records.images import BadImage, decode_rgb
+from convnext_imagenet.records.image_headers import BadImage
+from convnext_imagenet.records.images import decode_rgb
 from convnext_imagenet.train.augment.crop import crop_box
 from convnext_imagenet.train.augment.flip import flips
 from convnext_imagenet.train.augment.host import training_pixels
