@@ -120,7 +120,7 @@ def timed(site: Path, words: list[str], work: Path) -> Sample:
     room, *rest = (word.replace("WORK", str(work)).replace("NEW", str(new)) for word in words)
     script = f"from convnext_imagenet.{room}.cli import main; main()"
     before, begin = os.times(), time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(site)}
+    environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": ""}  # compiled, as for users
     command = [sys.executable, "-c", script, *rest]
     done = subprocess.run(command, env=environment, cwd=work, capture_output=True, text=True, check=False)
     wall_s, after = time.perf_counter() - begin, os.times()
