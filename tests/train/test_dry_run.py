@@ -45,6 +45,11 @@ REPORT = DryRunReport(
         (["--dry-run", "--device-target", "CPU", "--devices", "2"], 1, "--devices 2: a dry run for the CPU compiles"),
         (["--dry-run", "--devices", "32"], 1, "data.global_batch_size=64"),
         (["--dry-run", "--records", "absent"], 1, "absent"),
+        (
+            ["--dry-run", "--records", "s3://bucket/r"],
+            1,
+            "--records s3://bucket/r: a URI, from which --dry-run fetches nothing",
+        ),
         (["--dry-run", "--set", "model.depth=[1]"], 1, "did you mean model.depths"),
         (["--json", "kernels.json", "--records", "r", "--out", "o"], 2, "--json needs --dry-run"),
         (["--out", "o"], 2, "Missing option '--records'"),
