@@ -28,14 +28,14 @@ def run_dry(
 ) -> None:
     """Compile and plan CONFIG, print kernels and memory and, with records, a forecast; write them to `report`."""
     begin = command_began()
-    from convnext_imagenet.base.stores import is_uri
+    from convnext_imagenet.base.stores import is_uri, without_credentials
     from convnext_imagenet.train.config.config import check_network_is_known
     from convnext_imagenet.train.errors import TrainError
 
     with expected_errors():
         if records is not None and is_uri(records):
             raise TrainError(
-                f"--records {records}: a URI, from which --dry-run fetches nothing; leave --records out, or pull the "
+                f"--records {without_credentials(str(records))}: a URI, from which --dry-run fetches nothing; leave --records out, or pull the "
                 f"records first"
             )
         devices, target = launch["devices"] * launch["nodes"], launch["device_target"]
