@@ -34,8 +34,9 @@ def run_dry(
 
     with expected_errors():
         if records is not None and is_uri(records):
+            shown = without_credentials(str(records))
             raise TrainError(
-                f"--records {without_credentials(str(records))}: a URI, from which --dry-run fetches nothing; leave --records out, or pull the "
+                f"--records {shown}: a URI, from which --dry-run fetches nothing; leave --records out, or pull the "
                 f"records first"
             )
         devices, target = launch["devices"] * launch["nodes"], launch["device_target"]
