@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from convnext_imagenet.base.own_process import is_own_process
@@ -31,6 +30,8 @@ def read_table(source: Path | pa.NativeFile, columns: Sequence[str] | None = Non
 
 def equals(column: pa.ChunkedArray, text: str) -> pa.ChunkedArray:
     """Return for each value of a column of strings, none of them null, whether it is `text`."""
+    import pyarrow.compute as pc  # it takes as long as the rest of PyArrow
+
     same = [value for value in pc.unique(column) if value.as_py() == text]
     return pc.equal(column, same[0]) if same else pc.is_null(column)
 

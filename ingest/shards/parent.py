@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from convnext_imagenet.base.files import read_json, sha256_file, sync_folder, write_json
 from convnext_imagenet.base.protocol import file_damage, read_finished, read_receipt
@@ -215,6 +214,8 @@ def new_images(
 
     Raises IngestError for an image that they have with another label or, if they keep the bytes of files, another size.
     """
+    import pyarrow.compute as pc  # only growing records pays for importing it
+
     images = parent.images_by_key
     images = images.filter(pc.equal(images["split"], split)).combine_chunks()
     places = pc.index_in(pa.array(keys, pa.string()), value_set=images["key"])
