@@ -494,4 +494,5 @@ def _print_outcome(out: Path, outcome: "BuildOutcome") -> None:
 
 
 def _how_to_check(out: Path) -> str:
-    return f"to check every byte: convnext-records verify {as_word(out)}"
+    word = to_type(f"verify RECORDS={as_word(out)}", f"convnext-records verify {as_word(out)}")
+    return f"to check every byte: {word}"

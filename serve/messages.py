@@ -6,7 +6,7 @@ Totals come last, and each result ends with the command to run next.
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.base.wording import as_word, plural
+from convnext_imagenet.base.wording import as_word, plural, to_type
 from convnext_imagenet.records.reader import Split
 from convnext_imagenet.serve.checkpoint import Checkpoint
 from convnext_imagenet.serve.class_map import ClassMap, class_map_lines
@@ -112,7 +112,8 @@ def pace(images: int, seconds: float) -> str:
 
 def next_predict(checkpoint: Path) -> str:
     """Return the command to run on a checkpoint after its accuracy is known."""
-    return f"convnext-serve predict {as_word(checkpoint)} IMAGES --out PREDICTIONS"
+    target = f"predict CHECKPOINT={as_word(checkpoint)} IMAGES=dir OUT=predictions-out"
+    return to_type(target, f"convnext-serve predict {as_word(checkpoint)} IMAGES --out PREDICTIONS")
 
 
 def next_report(report: Path) -> str:
