@@ -124,3 +124,10 @@ def test_oversized_image_does_not_stretch_the_pages():
     split = _split(3)
     split.sizes[1] = LARGEST_FILE_BYTES + 1
     assert plan_split(split, seed=0, is_shuffled=False).largest_row_bytes == 1002
+
+
+def test_the_report_shows_a_few_images_of_the_first_split() -> None:
+    plan = _plan()
+    by_key = sorted(range(1300), key=lambda row: plan.splits[0].keys[row])
+    assert plan.pictured("train") == frozenset(by_key[:6])
+    assert plan.pictured("val") == frozenset()
