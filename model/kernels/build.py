@@ -22,6 +22,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ NEEDED_CPU_FLAGS = frozenset({"avx2", "fma"})  # of the network's kernels: the n
 PORTABLE_FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-DCONVNEXT_PORTABLE", "-shared", "-fPIC")
 PORTABLE_SOURCES = ("affine.cpp", "crops.cpp", "jpeg_box.cpp", "pixel_ops.cpp", "resize.cpp")
 COMPILERS = ("c++", "g++", "clang++")
-BUILD_SECONDS = 300  # about ten are usual; beyond, the compiler hangs
+BUILD_SECONDS = 300  # for one file, about ten are usual; beyond, the compiler hangs
 LIBRARY = "kernels.so"
 _ONE_THREAD = threading.Lock()  # threads that ask at the same time would compile and log twice
 
@@ -123,7 +124,9 @@ def _library_in(folder: Path, compiler: list[str], variant: Variant) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with _exclusive(folder):
         if not _is_whole(library):
-            log.info("compiling the CPU kernels with %s, only once on this machine (about ten seconds)", compiler[0])
+            log.info(
+                "compiling the CPU kernels with %s, only once on this machine (half a minute on two cores)", compiler[0]
+            )
             _build(compiler, library, variant)
     return library
 
@@ -141,23 +144,33 @@ def _is_whole(library: Path) -> bool:
 
 
 def _build(compiler: list[str], library: Path, variant: Variant) -> None:
-    """Compile under a temporary name, rename, write the SHA-256 last. Raises OSError, NoKernels."""
-    handle, name = tempfile.mkstemp(suffix=".so", dir=library.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        _run([*compiler, *variant.flags, *map(str, variant.sources()), "-o", name], BUILD_SECONDS)
+    """Compile in a temporary folder, rename, write the SHA-256 last. Raises OSError, NoKernels."""
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        temporary = Path(folder) / LIBRARY
+        _compile(compiler, variant, temporary)
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
         _mark(library).unlink(missing_ok=True)  # before the rename: an old hash must not stand beside a new library
         temporary.chmod(0o755)
         temporary.replace(library)
-    finally:
-        temporary.unlink(missing_ok=True)
     mark = _mark(library).with_suffix(f".{os.getpid()}")
     mark.write_text(digest + "\n")
     mark.replace(_mark(library))
     if not _is_whole(library):
         raise NoKernels(f"{library} was compiled but cannot be loaded")
+
+
+def _compile(compiler: list[str], variant: Variant, library: Path) -> None:
+    """Compile the files side by side, large ones first, each beside the library, and link them. Raises NoKernels."""
+
+    def compile_one(source: Path) -> str:
+        compiled = str(library.with_name(f"{source.stem}.o"))
+        _run([*compiler, *variant.flags, "-c", str(source), "-o", compiled], BUILD_SECONDS)
+        return compiled
+
+    sources = sorted(variant.sources(), key=lambda path: -path.stat().st_size)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        compiled = sorted(pool.map(compile_one, sources))
+    _run([*compiler, *variant.flags, *compiled, "-o", str(library)], BUILD_SECONDS)
 
 
 def _mark(library: Path) -> Path:
