@@ -49,6 +49,13 @@ _HOW_TO_RESUME = {
     "export": "run the same `convnext-records export` again to resume it",
 }
 
+_HOW_TO_MAKE = {
+    "records": "`convnext-ingest build` makes records",
+    "run": "`convnext-train run` makes one",
+    "predictions": "`convnext-serve predict` makes predictions",
+    "audit": "`convnext-records audit` makes one",
+    "export": "`convnext-records export` makes one",
+}
 _HOW_TO_REPAIR = {
     "records": "run the same `convnext-ingest build` again with --repair",
     "run": "restore it from a copy, or train again",
@@ -284,14 +291,14 @@ def read_finished(root: Path, kind: str) -> dict[str, Any]:
     Raises ArtefactError when the directory is missing, unfinished, damaged, or of another kind.
     """
     if not root.is_dir():
-        raise ArtefactError(f"{root}: no such directory, expected {kind}")
+        raise ArtefactError(f"{root}: no such directory, expected {_one(kind)}; {_HOW_TO_MAKE[kind]}")
     plan, manifest_path = (root / bookkeeping_name(kind, name) for name in ("plan.json", "manifest.json"))
     if not plan.is_file():
         article = "an" if kind[0] in "aeiou" else "a"
-        raise ArtefactError(f"{root}: not {article} {kind} directory (it has no {plan.name})")
+        raise ArtefactError(f"{root}: not {article} {kind} directory (it has no {plan.name}); {_HOW_TO_MAKE[kind]}")
     found = read_json(plan)
     if not isinstance(found, dict) or found.get("kind") != kind:
-        raise ArtefactError(f"{root}: holds {_kind_of(found)}, not {kind}")
+        raise ArtefactError(f"{root}: holds {_one(_kind_of(found))}, not {_one(kind)}; {_HOW_TO_MAKE[kind]}")
     if not is_finished(root):
         raise ArtefactError(f"{root}: unfinished (it has no {_SUCCESS}); {_HOW_TO_RESUME[kind]}")
     if not manifest_path.is_file():
@@ -311,8 +318,21 @@ def _plan_id(kind: str, protocol: Any, plan: Any) -> str:
 def _plan_of(path: Path, kind: str) -> dict[str, Any]:
     found = read_json(path)
     if not isinstance(found, dict) or found.get("kind") != kind:
-        raise ArtefactError(f"{path.parent}: holds {_kind_of(found)}, not {kind}; choose another directory")
+        raise ArtefactError(f"{path.parent}: holds {_one(_kind_of(found))}, not {_one(kind)}; choose another directory")
     return found
+
+
+def _one(kind: str) -> str:
+    """Return the word for a directory of this kind, with its article."""
+    return kind if kind.endswith("s") or " " in kind else f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def kind_of(root: Path) -> str:
+    """Return what the plan.json of a directory says that it holds, such as "records", with an article if it needs one.
+
+    Raises ArtefactError for a plan.json that cannot be read.
+    """
+    return _one(_kind_of(read_json(root / "plan.json")))
 
 
 def _kind_of(plan: Any) -> str:
@@ -324,6 +344,9 @@ def _refuse_foreign_files(root: Path) -> None:
     ours = {_LOCK, _STAGING, _LOGS, f"_{_LOGS}"}
     names = (entry.name for entry in root.iterdir() if entry.name not in ours)
     foreign = sorted(name for name in names if not is_leftover(name))
+    for plan in (root / "plan.json", root / "_plan.json"):
+        if plan.is_file():
+            raise ArtefactError(f"{root}: holds {_one(_kind_of(read_json(plan)))}; choose a new or an empty directory")
     if foreign:
         raise ArtefactError(
             f"{root}: not empty, and not created by this program (it holds {foreign[0]!r}); "

@@ -91,8 +91,8 @@ def open_store(uri: str) -> tuple[pa_fs.FileSystem, str]:
         raise ArtefactError(f"{public_uri(uri)}: needs {package} ({error})") from None
     except (OSError, ValueError, NotImplementedError) as error:
         text = one_line(error)
-        if parts.netloc and parts.netloc in text:  # it may hold a password
-            text = "the address cannot be parsed"
+        if "@" in parts.netloc and any(part in text for part in (parts.netloc, parts.password or parts.netloc)):
+            text = "the address cannot be parsed"  # the library's words hold a password
         raise ArtefactError(
             f"{public_uri(uri)}: cannot be opened ({text}); check the address and your access"
         ) from None

@@ -170,7 +170,7 @@ def peek(records: Path, split: str, row: int | None, key: str | None, count: int
         raise click.UsageError("--row and --key both choose a row; pass one of them")
     with expected_errors():
         from convnext_imagenet.base.files import write_output
-        from convnext_imagenet.records.row_lookup import describe_row
+        from convnext_imagenet.records.row_lookup import describe_row, require_ending
         from convnext_imagenet.records.row_source import find_row, open_records
 
         if key is None:
@@ -182,7 +182,9 @@ def peek(records: Path, split: str, row: int | None, key: str | None, count: int
             stored = source.fields(number)
             click.echo(describe_row(stored, f"{source.split} {number}", source.classes))
             if image and number == first:
+                require_ending(image, stored.image)
                 write_output(image, stored.image)
+                click.echo(f"{image}: the bytes of row {number}, as they are stored")
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -13,6 +14,8 @@ from convnext_imagenet.records.image_headers import inspect_image
 from convnext_imagenet.records.index import INDEX_FILE, read_columns
 from convnext_imagenet.records.manifest import ClassEntry
 from convnext_imagenet.records.schema import HOW_TO_REPAIR, Row
+
+_ENDINGS = {"jpeg": (".jpg", ".jpeg"), "png": (".png",), "webp": (".webp",)}
 
 if TYPE_CHECKING:  # importing it loads MindSpore, which takes seconds
     from convnext_imagenet.records.reader import Records
@@ -53,3 +56,11 @@ def describe_row(row: Row, title: str, classes: Sequence[ClassEntry]) -> str:
         "sample_id": str(row.sample_id),
     }
     return "\n".join([f"{title}  {row.key}", *(f"  {name:<9}  {value}" for name, value in lines.items())])
+
+
+def require_ending(path: Path, image: bytes) -> None:
+    """Raise ArtefactError unless the name of a file ends as the kind of its image, as viewers expect."""
+    kind = inspect_image(image).format
+    if path.suffix.lower() not in _ENDINGS[kind]:
+        better = path.with_suffix(_ENDINGS[kind][0]).name
+        raise ArtefactError(f"{path}: the image is stored as {kind.upper()}; name the file {better}")

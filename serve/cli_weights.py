@@ -96,7 +96,7 @@ def import_command(
 def _next_command(card: "ModelCard", is_head_new: bool) -> str:
     """Return the command to run on an imported network, with {} for its file."""
     if is_head_new:
-        return "convnext-train run finetune --records RECORDS --out RUN --init-from {}"
+        return "convnext-train run auto --records RECORDS --out RUN --init-from {}"
     if not card.classes:
         return "convnext-serve predict {} IMAGES --out FEATURES --features"
     if not any(wnid for wnid, _ in card.classes):  # labels cannot be compared

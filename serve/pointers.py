@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from convnext_imagenet.base.protocol import kind_of
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.settings import Weights
 
@@ -23,6 +24,9 @@ def resolve_checkpoint(path: Path, weights: Weights = "best") -> Path:
         raise ServeError(
             f"{path}: not a RUN directory (it has no plan.json); give a RUN directory or a weights file ({_SUFFIX})"
         )
+    kind = kind_of(path)
+    if kind in ("records", "an audit", "an export"):
+        raise ServeError(f"{path}: holds {kind}, not a RUN; give a RUN directory or a weights file ({_SUFFIX})")
     pointer = path / "best"
     if not pointer.is_file():
         raise ServeError(

@@ -57,7 +57,10 @@ def presets(as_json: bool) -> None:
         report({"presets": [dataclasses.asdict(entry) for entry in entries]})
         if not as_json:
             click.echo("\n".join(preset_lines(entries)))
-            click.echo("`convnext-train config PRESET` prints its keys; its header says on which machine.", err=True)
+            click.echo(
+                "`convnext-train config PRESET` prints its keys; its first lines say on which data and machine.",
+                err=True,
+            )
 
 
 @click.command()

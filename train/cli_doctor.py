@@ -55,7 +55,8 @@ def doctor(records: Path | None, out: Path | None, quick: bool, as_json: bool, *
         machine = read_machine(choose_target(launch["device_target"]), TESTED)
         levels = show(examine(machine, launch["devices"], records, out))
         if quick and not as_json:
-            click.echo(f"doctor: {levels.count(OK)} of {len(levels)} checks ok; `convnext-train doctor` shows them all")
+            count = f"{levels.count(OK)} of {len(levels)} checks ok"
+            click.echo(f"doctor: {count}; without --quick, `convnext-train doctor` shows them all")
         if ERROR in levels:
             sys.exit(1)
 

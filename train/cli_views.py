@@ -54,7 +54,8 @@ def plot(run_folder: Path, out: Path | None) -> None:
 
         metrics = read_metrics(run_folder / "metrics.jsonl")
         if not metrics:
-            raise TrainError(f"{run_folder}: no finished epoch in metrics.jsonl; give a RUN with at least one")
+            found = "no finished epoch in metrics.jsonl" if run_folder.is_dir() else "no such directory"
+            raise TrainError(f"{run_folder}: {found}; give a RUN with at least one epoch")
         picture = out or run_folder / "curves.png"
         write_atomically(picture, curves_png(metrics))
         click.echo(f"{picture}: {len(metrics)} epoch{'s' * (len(metrics) != 1)}")

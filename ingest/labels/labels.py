@@ -120,7 +120,8 @@ def label_plain_tree(tree: TreeScan, rule: ClassRule) -> LabelledTree:
     """
     if tree.val.is_flat:
         raise IngestError(
-            "val/ is flat, so its labels are unknown without a devkit; sort its images into class folders"
+            "the images of val are in no class folders, so their labels are unknown without a devkit; put "
+            "ILSVRC2012_devkit_t12.tar.gz beside them, or sort them into class folders"
         )
     for scanned in (tree.train, tree.val):
         refuse_twins(scanned.folders)

@@ -78,5 +78,6 @@ def _scan(root: Path, split: str, names: list[str], links: Links, unpacker: Unpa
         folders += found
         notes.found += len(members)
     folders.sort(key=lambda folder: (folder.class_name, folder.path))
-    shape = f"in {len(names)} archives of {_TITLE}" if len(names) > 1 else f"in an archive of {_TITLE}"
+    archives = f"{len(names)} archives" if len(names) > 1 else "an archive"
+    shape = f"classes in {archives} of {_TITLE}"
     return SplitScan(split, False, tuple(folders), shape, notes)

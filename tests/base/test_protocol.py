@@ -69,7 +69,7 @@ def test_the_same_plan_goes_on_and_another_is_refused_by_key(tmp_path):
     )
     with pytest.raises(ArtefactError, match=r"differs in: seed, source\.rows\)"):
         protocol.begin(tmp_path, "records", {"seed": 2, "source": {"rows": 6, "bytes": 9}})
-    with pytest.raises(ArtefactError, match="holds records, not run"):
+    with pytest.raises(ArtefactError, match="holds records, not a run"):
         protocol.begin(tmp_path, "run", plan)
 
 

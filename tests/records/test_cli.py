@@ -81,3 +81,10 @@ def test_log_lines_of_our_packages_reach_the_screen_once(capsys):
     finally:
         ours.handlers[:] = before
         ours.setLevel(level)
+
+
+def test_an_image_is_saved_under_a_name_of_its_kind(records_root, tmp_path):
+    result = _run("peek", records_root, "--image", tmp_path / "row.png")
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {tmp_path / 'row.png'}: the image is stored as JPEG; name the file row.jpg\n"
+    assert not (tmp_path / "row.png").exists()

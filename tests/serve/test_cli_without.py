@@ -60,7 +60,7 @@ def test_what_does_not_fit_is_refused(checkpoint_file, images, tmp_path):
     cases = {
         audit: "an audit of other images than",
         tmp_path / "none": "no such file or directory, expected AUDIT",
-        other: "not an audit directory|holds records, not audit",
+        other: "not an audit directory|holds records, not an audit",
     }
     for path, message in cases.items():
         done = _call("eval", checkpoint_file, "--records", root, "--without", path)

@@ -238,7 +238,7 @@ def test_a_run_that_cannot_be_written_is_an_error(records_root: Path, tmp_path: 
     (tmp_path / "file").write_text("")
     for run, words in {
         tmp_path / "foreign": "thesis.tex",
-        records_root: "holds records, not run",
+        records_root: "holds records, not a run",
         tmp_path / "file": "a file is in the way",
         tmp_path / "file" / "run": "a file is in the way",
     }.items():
@@ -302,7 +302,7 @@ def test_the_quick_command_shows_what_is_not_ok_and_fails_for_an_error(
     result = _doctor("--quick", "--records", records_root, "--out", tmp_path / "run")
     assert (result.exit_code, result.stdout) == (
         0,
-        "doctor: 12 of 12 checks ok; `convnext-train doctor` shows them all\n",
+        "doctor: 12 of 12 checks ok; without --quick, `convnext-train doctor` shows them all\n",
     )
     monkeypatch.setattr(machines, "read_machine", lambda *_: dataclasses.replace(GOOD, memory_mib=1))
     result = _doctor("--quick")

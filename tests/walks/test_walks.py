@@ -54,7 +54,7 @@ INSTEAD = {
 }
 # What the output of a page must contain, beside exit code 0; with an extra, what its blocks print.
 SAYS = {
-    "hugging-face": ("in an archive of Hugging Face's imagenet-1k", "labels verified against the devkit"),
+    "hugging-face": ("10 classes in an archive of Hugging Face's imagenet-1k", "labels verified against the devkit"),
     "audit-data": ("leak: 2", "1 across splits", "1 train, 0 val images left out"),
     "several-devices": ("2 ranks on CPU",),
     "from-pytorch": ("numpy uint8 (8, 32, 32, 3)",),

@@ -4,6 +4,7 @@ Headers of presets are comments of fixed form: `# Hours:` and `# Accuracy:` begi
 """
 
 import importlib.resources
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
@@ -53,12 +54,14 @@ def preset_lines(entries: Iterable[PresetEntry]) -> list[str]:
 def described_toml(name_or_path: str, overrides: Iterable[str] = ()) -> str:
     """Return the configuration as TOML; the comment of each key has its default, its rule and its source.
 
+    A preset keeps its first lines: what it is for, its accuracy and hours.
+
     Raises ConfigError as `load_config` does.
     """
     overrides = tuple(overrides)
     config = load_config(name_or_path, overrides)
     stated, with_overrides = stated_values(name_or_path), stated_values(name_or_path, overrides)
-    lines = []
+    lines = _head(name_or_path)
     for section in fields(config):
         lines.append(f"[{section.name}]")
         for declared in fields(getattr(config, section.name)):
@@ -105,10 +108,17 @@ def _comment(declared: Field, source: str) -> str:
     return f"{source}{default}; {rule_of(declared).text}"
 
 
+def _head(name: str) -> list[str]:
+    """Return the first lines of a preset, which are comments, and an empty one; none for a file."""
+    preset = importlib.resources.files(_PRESETS) / f"{name}.toml"
+    if "/" in name or not preset.is_file():
+        return []
+    return [*itertools.takewhile(lambda line: line.startswith("#"), preset.read_text("utf-8").splitlines()), ""]
+
+
 def _entry(name: str) -> PresetEntry:
     config = load_config(name)
-    text = (importlib.resources.files(_PRESETS) / f"{name}.toml").read_text(encoding="utf-8")
-    header = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+    header = [line.removeprefix("#").strip() for line in _head(name)]
     top1, whose = _top1(_labelled(header, "Accuracy"))
     network = config.model.variant or "of the weights"
     if config.model.dims:

@@ -74,7 +74,8 @@ def choose(data: DataFacts, weights: WeightFacts | None, epochs: int | None = No
     has_weights = weights is not None
     batch = _batch(data.train_rows)
     size, size_reason = _size(data, weights)
-    epochs, epochs_reason = (epochs, "as many as the minutes allow") if epochs else _epochs(data, has_weights)
+    most = "the most that is tried" if epochs == _MOST_TIMED_EPOCHS else "as many as the minutes allow"
+    epochs, epochs_reason = (epochs, most) if epochs else _epochs(data, has_weights)
     rate = (_FINETUNE_RATE if has_weights else _SCRATCH_RATE) * math.sqrt(batch / _BATCH)
     warmup = round(max(1.0, _WARMUP_SHARE * epochs) if epochs > 1 else 0.0, 1)
     values: dict[str, Any] = {
@@ -150,7 +151,8 @@ def _size(data: DataFacts, weights: WeightFacts | None) -> tuple[int, str]:
         reason = f"the weights were made for {weights.size_px} px, the images' shorter side is {data.side_px} px"
         return size, reason
     most = _SIDE_OF_MANY if data.train_rows >= _FEW_ROWS else _SIDE_OF_FEW
-    return min(side, most), f"the images' shorter side is {data.side_px} px (median), and {data.train_rows:,} images"
+    reason = f"the images' shorter side is {data.side_px} px (median); {data.train_rows:,} images: {most} px at most"
+    return min(side, most), reason
 
 
 def _rounded(side_px: int) -> int:
