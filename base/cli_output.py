@@ -83,10 +83,10 @@ def is_drawn(bar: tqdm) -> bool:
 
 
 class _Bar(tqdm):
-    """A bar that an error removes if nothing was counted."""
+    """A bar that is removed if nothing was counted, because of an error or because there was nothing to count."""
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None or self.n != self.initial:
+        if self.n != self.initial or (kind is None and self.total):
             self.delay = 0.0  # drawn once more, or for the first time
         else:
             self.leave = False

@@ -93,12 +93,15 @@ def test_an_error_before_the_first_unit_leaves_no_bar(
     assert is_left or shown == "Error: bad\n", "the bar was cleared"
 
 
-def test_a_bar_without_a_unit_is_drawn_when_it_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("total", "is_drawn"), [(2, True), (0, False)])
+def test_a_bar_that_counted_nothing_is_drawn_if_there_was_something_to_count(
+    total: int, is_drawn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = io.StringIO()
     monkeypatch.setattr(sys, "stderr", file)
-    with progress(0, "work"):
+    with progress(total, "work"):
         pass
-    assert "work" in file.getvalue()
+    assert ("work" in file.getvalue()) == is_drawn
 
 
 def test_lines_of_other_threads_are_never_behind_a_bar_and_blank_lines_are_not_made(

@@ -213,7 +213,7 @@ def _truncate_devkit(root: Path) -> None:
         (lambda root: None, [], "the devkit has 4 classes, but --classes all requires the official 1000"),
         (lambda root: None, ["--classes", "fond"], "--classes fond: cannot be read as a file"),
         (lambda root: None, ["--classes", "found", "--devkit", "/nowhere.tar.gz"], "/nowhere.tar.gz: cannot be read"),
-        (lambda root: None, ["--unverified"], "val/ is flat"),
+        (lambda root: None, ["--unverified"], "the images of val are in no class folders"),
         (_truncate_devkit, ["--classes", "found"], "truncated, or not a tar.gz file"),
         (
             lambda root: (root / "train/n00000010").rename(root / "train/n0000010"),

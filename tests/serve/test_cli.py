@@ -172,7 +172,7 @@ BAD = [
     ("predict CUT IMAGES --out OUT", 1, "truncated, damaged"),
     ("predict GOOD MISSING --out OUT", 1, "no such file or directory"),
     ("predict GOOD EMPTY --out OUT", 1, "no files"),
-    ("predict GOOD IMAGES --out RECORDS", 1, "not empty"),
+    ("predict GOOD IMAGES --out RECORDS", 1, "holds records; choose a new"),
     ("predict GOOD IMAGES --out GOOD", 1, "a file is in the way"),
     ("predict GOOD IMAGES --out OUT --topk 0", 2, "--topk"),
     ("predict GOOD IMAGES --out OUT --device-target TPU", 2, "TPU"),

@@ -106,6 +106,10 @@ def _parse(text: str, source: str) -> dict[str, Any]:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: {_toml_reason(str(error), text)}") from None
+    if not text.strip():
+        raise ConfigError(
+            f"{source}: empty; write the keys that differ from the defaults, or give the name of a preset"
+        )
     return {name: dict(content) if isinstance(content, Mapping) else content for name, content in values.items()}
 
 

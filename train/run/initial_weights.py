@@ -88,7 +88,8 @@ def _check_network(given: GivenWeights, network: ConvNeXtConfig, section: ModelS
         raise TrainError(
             f"--init-from {given.path}: weights of {describe(given.card.config)} do not fit {describe(network)}: "
             f"{', '.join(faults)}; give weights of that network, or leave out "
-            f"{' and '.join(_contradicting(given.card.config, network, section))}: the weights know their own network"
+            f"{' and '.join(_contradicting(given.card.config, network, section))}: the weights know their own network "
+            f"(the preset finetune states none)"
         )
 
 

@@ -180,7 +180,7 @@ def test_plain_tree_takes_folders_as_labels(pieces):
 @pytest.mark.parametrize(
     ("val", "rule", "message"),
     [
-        ({"": ["a.jpg"]}, ALL, "val/ is flat, so its labels are unknown without a devkit"),
+        ({"": ["a.jpg"]}, ALL, "the images of val are in no class folders, so their labels are unknown"),
         ({"cats": ["a.jpg"], "birds": ["b.jpg"]}, ALL, "val/birds: in val/ but not in train/"),
         ({"cats": []}, ALL, "val/: contains no image"),
         ({"cats": ["a\n.jpg"]}, ALL, "not printable"),

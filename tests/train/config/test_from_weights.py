@@ -57,7 +57,7 @@ def own(tmp_path: Path) -> Path:
 def test_the_network_is_that_of_the_weights(
     network: ConvNeXtConfig, variant: str, depths: tuple[int, ...], dims: tuple[int, ...], own: Path
 ) -> None:
-    for text in ("", '[model]\nvariant = ""\n'):
+    for text in ("# the defaults\n", '[model]\nvariant = ""\n'):
         config = _load(own, text, network)
         assert (config.model.variant, config.model.depths, config.model.dims) == (variant, depths, dims)
         built = network_config(config.model, 2)
@@ -85,7 +85,7 @@ def test_a_stated_training_size_is_also_that_of_evaluation(own: Path) -> None:
     ],
 )
 def test_what_is_stated_stays(override: str, section: str, key: str, value: Any, own: Path) -> None:
-    plain, stated = _load(own, "", OWN), _load(own, "", OWN, override)
+    plain, stated = _load(own, "# the defaults\n", OWN), _load(own, "", OWN, override)
     wanted = dataclasses.replace(getattr(plain, section), **{key: value})
     assert stated == dataclasses.replace(plain, **{section: wanted})
 

@@ -146,6 +146,10 @@ def test_names_that_stand_twice_or_for_something_else_are_refused(text: str, wor
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing\.toml: cannot be read .*presets: demo"):
         load_config(str(tmp_path / "missing.toml"))
+    empty = tmp_path / "empty.toml"
+    empty.write_text("\n")  # as a command that failed leaves it behind a ">"
+    with pytest.raises(ConfigError, match=r"empty\.toml: empty; write the keys"):
+        load_config(str(empty))
     broken = tmp_path / "broken.toml"
     broken.write_text("[train\nepochs = 3")
     with pytest.raises(ConfigError, match=r"broken\.toml: not valid TOML"):
