@@ -85,7 +85,7 @@ def test_a_stated_training_size_is_also_that_of_evaluation(own: Path) -> None:
     ],
 )
 def test_what_is_stated_stays(override: str, section: str, key: str, value: Any, own: Path) -> None:
-    plain, stated = _load(own, "# the defaults\n", OWN), _load(own, "", OWN, override)
+    plain, stated = _load(own, "# the defaults\n", OWN), _load(own, "# the defaults\n", OWN, override)
     wanted = dataclasses.replace(getattr(plain, section), **{key: value})
     assert stated == dataclasses.replace(plain, **{section: wanted})
 
