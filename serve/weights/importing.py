@@ -99,8 +99,9 @@ def import_weights(source: Path, out: Path, options: ImportOptions) -> Imported:
     card = ModelCard(made.config, classes, transform, {"imported": origin})
     is_new = publish_new(out, weights_payload(out, made.arrays, card))
     lines = [
-        f"{source}: {describe(made.config)}, {scheme.title} names, {len(made.arrays)} parameters"
-        + (f", {plural(made.ignored, 'other tensor')} ignored" if made.ignored else ""),
+        f"{source}: {describe(made.config)}, {scheme.title} names, {plural(len(made.arrays), 'tensor')}"
+        + (f", {plural(made.ignored, 'other')} ignored" if made.ignored else "")
+        + (", the classifier is new" if made.is_head_new else ""),
         *([f"names wrapped by {wrapper!r}"] if wrapper else []),
         *_remarks(made, used_weights, file.holds_both),
         f"functions: {functions_in_words(made.config)}",

@@ -56,7 +56,7 @@ class RunHealth:
         self._warmup_steps = plan.warmup_steps
         self._losses: deque[float] = deque(maxlen=_WINDOW_STEPS)
         self._skipped_in_a_row = 0
-        self._is_stuck = False
+        self._is_stuck = self._is_starved = False
         self._base_lr = schedule.base_lr
 
     def after_step(self, report: StepReport) -> list[str]:
@@ -66,7 +66,8 @@ class RunHealth:
     def after_epoch(self, report: EpochReport, times: StageTimes) -> list[str]:
         """Return a warning that names the slowest stage if the epoch's steps waited for images."""
         share = report.data_wait_s / report.train_s
-        if share < _STARVED_SHARE:
+        was_starved, self._is_starved = self._is_starved, share >= _STARVED_SHARE
+        if was_starved or not self._is_starved:
             return []
         return [
             f"epoch {report.epoch}: training waited for images {100 * share:.0f} % of the time; the slowest stage is "

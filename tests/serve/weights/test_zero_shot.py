@@ -92,7 +92,7 @@ def test_logits_are_scaled_cosines_in_every_program(tmp_path, is_mlp):
     code, said, error = run(source, "--zero-shot", texts, "--out", out, "--size", 32)
     assert code == 0, error
     assert f"classes: {CLASSES} classes from {texts}" in said
-    assert "parameters, 2 other tensors ignored" in said.splitlines()[0]  # the scale and the text tower
+    assert "tensors, 2 others ignored" in said.splitlines()[0]  # the scale and the text tower
     assert "zero-shot: 3 prompts a class, 12 values; logits are 50 (of the weights) times the cosine" in said
     checkpoint = load_checkpoint(out)
     assert [wnid for wnid, _ in checkpoint.card.classes] == [f"n{k:08d}" for k in range(CLASSES)]

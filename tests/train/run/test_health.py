@@ -58,6 +58,13 @@ def test_steps_that_wait_for_data_are_told_with_the_slow_stage(waited_s: float, 
         assert times.slowest() in warnings[0]
 
 
+def test_epochs_that_wait_for_data_are_told_once_until_one_does_not() -> None:
+    health, times = RunHealth(ScheduleSection(), 10, PLAN), StageTimes()
+    waits = (9.0, 9.0, 1.0, 9.0)
+    told = [len(health.after_epoch(dataclasses.replace(EPOCH, data_wait_s=wait_s), times)) for wait_s in waits]
+    assert told == [1, 0, 0, 1]
+
+
 def test_sizes_that_drop_border_pixels_are_told_with_the_nearest_that_does_not() -> None:
     assert size_warnings(DataSection()) == []
     (text,) = size_warnings(DataSection(size_px=96, eval_size_px=80))
