@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import LocalPath, Program, expected_errors, progress
+from convnext_imagenet.base.errors import ExpectedError
 from convnext_imagenet.base.own_process import command_began
 from convnext_imagenet.base.wording import as_word, plural, to_type
 from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_option, on_cluster, refuse_unused
@@ -227,13 +228,13 @@ def build(
         from convnext_imagenet.ingest.source.sources import Request
         from convnext_imagenet.ingest.source.unpack import Unpacker
 
-        with interruptible(), _executor(engine, address, workers, data, out) as executor:
+        unpacker = Unpacker(out.with_name(f".{out.name}.unpacked"), lambda name: click.echo(f"unpacking {name}"))
+        was_unpacked, stays = unpacker.folder.exists(), _saying_what_stays(unpacker.folder)
+        with interruptible(), _executor(engine, address, workers, data, out) as executor, stays:
             if repair and not data.is_dir():
                 _refuse_repair(data, out)
             if check_archives:
                 _check_archives(data)
-            unpacker = Unpacker(out.with_name(f".{out.name}.unpacked"), lambda name: click.echo(f"unpacking {name}"))
-            was_unpacked = unpacker.folder.exists()
             parent = open_parent(onto) if onto else None
             tree = (
                 scan_more(
@@ -301,6 +302,19 @@ def build(
             if before not in (None, marked_digest(out)):
                 click.echo("  the records are others than before: a RUN that began on them must begin again")
             report(_result(out, was_finished=False))
+
+
+@contextlib.contextmanager
+def _saying_what_stays(folder: Path) -> Iterator[None]:
+    """Name the folder of unpacked images if a command is refused that would have removed it."""
+    try:
+        yield
+    except ExpectedError:
+        if folder.exists():
+            click.echo(
+                f"{folder}: has unpacked images, which the next build uses; delete it if there is none", err=True
+            )
+        raise
 
 
 def _result(out: Path, was_finished: bool) -> dict[str, Any]:

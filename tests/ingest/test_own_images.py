@@ -439,3 +439,12 @@ def test_a_dry_run_removes_what_it_unpacked_but_not_what_a_build_left(was_unpack
     assert any(path.suffix == ".tar" for path in seen)
     assert folder.exists() == was_unpacked
     assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_build_names_the_folder_of_what_it_unpacked(tmp_path: Path) -> None:
+    FORMS["tar.gz"](tmp_path / "raw", make_images(12))
+    code, said = _run(tmp_path / "raw", tmp_path / "out", "--classes", str(tmp_path / "absent.txt"))
+    assert code == 1
+    folder = tmp_path / ".out.unpacked"
+    assert folder.exists() == (f"{folder}: has unpacked images" in said)
+    assert folder.exists()
