@@ -1,7 +1,7 @@
 """URIs: what may be shown of them, and the store of `pyarrow.fs` that each means. Reads no file."""
 
 import re
-from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pa_fs
@@ -91,8 +91,9 @@ def open_store(uri: str) -> tuple[pa_fs.FileSystem, str]:
         raise ArtefactError(f"{public_uri(uri)}: needs {package} ({error})") from None
     except (OSError, ValueError, NotImplementedError) as error:
         text = one_line(error)
-        if "@" in parts.netloc and any(part in text for part in (parts.netloc, parts.password or parts.netloc)):
-            text = "the address cannot be parsed"  # the library's words hold a password
+        secrets = filter(None, (parts.username, parts.password))
+        if any(secret in text or unquote(secret) in text for secret in secrets):
+            text = "the address cannot be parsed"
         raise ArtefactError(
             f"{public_uri(uri)}: cannot be opened ({text}); check the address and your access"
         ) from None

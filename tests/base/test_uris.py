@@ -74,3 +74,27 @@ def test_what_arrow_is_asked_for(monkeypatch, uri, asked):
 def test_a_library_that_says_much_is_cut_short():
     assert one_line(OSError("a\n b")) == "a b"
     assert one_line(OSError("x" * 999)) == "x" * 300 + " ..."
+
+
+@pytest.mark.parametrize(
+    ("uri", "words", "shown"),
+    [
+        ("s3://bucket/x", "could not resolve host: bucket.s3.amazonaws.com", "could not resolve host: bucket.s3"),
+        ("s3://key:hunter2@bucket/x", "no region for key:hunter2@bucket", "the address cannot be parsed"),
+        ("s3://key:hunter2@bucket/x", "hunter2 is no secret", "the address cannot be parsed"),
+        ("s3://key:hunter%32@bucket/x", "hunter2 is no secret", "the address cannot be parsed"),
+        ("gs://hunter2@bucket/x", "no rights for hunter2", "the address cannot be parsed"),
+        ("s3://key:hunter2@bucket/x", "no route to bucket", "no route to bucket"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_says_why_without_a_password(
+    uri: str, words: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def from_uri(_: str) -> None:
+        raise OSError(words)
+
+    monkeypatch.setattr(uris.pa_fs, "FileSystem", SimpleNamespace(from_uri=from_uri))
+    with pytest.raises(ArtefactError) as refused:
+        open_store(uri)
+    assert shown in str(refused.value)
+    assert "hunter2" not in str(refused.value)

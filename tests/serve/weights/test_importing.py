@@ -63,8 +63,7 @@ def test_the_command_says_what_it_made_and_why(tmp_path, source):
     code, said, error = run(source, "--out", out)
     assert (code, error) == (0, f"Next: convnext-serve predict {out} IMAGES --out PREDICTIONS\n")
     assert said.splitlines() == [
-        f"{source}: ConvNeXt V1 (depths (1, 1, 1, 1), dims (8, 16, 24, 32)) with 7 classes, timm's names, "
-        "56 tensors",
+        f"{source}: ConvNeXt V1 (depths (1, 1, 1, 1), dims (8, 16, 24, 32)) with 7 classes, timm's names, 56 tensors",
         "functions: exact GELU, LayerNorm's epsilon 1e-06",
         "classes: 7 without names; `eval` needs names: pass --classes RECORDS or a list",
         "evaluation transform: short side resized to 256 px, bicubic, centre crop 224 px, mean 0.485 0.456 0.406, "
