@@ -19,6 +19,9 @@ def audit_lines(out: Path, summary: Mapping[str, Any]) -> list[str]:
     pairs, candidates = summary["pairs"], summary["candidates"]
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(pairs["kinds"].items())) or "none"
     lines = [f"  {kind}: {count:,} ({KINDS[kind]})" for kind, count in summary["flags"].items() if count]
+    if summary["label_noise"]:
+        judged = ", ".join(f"{summary['images'][split]:,} of {split}" for split in summary["label_noise"])
+        lines.append(f"  labels judged: {judged}; doubtful: {summary['flags'].get('label', 0):,}")
     if candidates["left_out"]:
         lines.append(f"  not compared: {plural(candidates['left_out'], 'pair')} of images with very many alike ones")
     if are_alike(summary):

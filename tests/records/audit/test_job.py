@@ -246,6 +246,8 @@ def test_doubtful_labels_need_predictions_and_are_ordered(tmp_path):
     doubtful = {row["key"]: row["suggested_wnid"] for row in rows if "label" in (row["kind"], *row["also"])}
     assert doubtful == {f"train_{k}": WNIDS[0] for k in range(1, 12, 2)}
     assert summary["label_noise"] == {"train": {WNIDS[0]: 0.0, WNIDS[1]: 1.0}}
+    count = summary["images"]["train"]
+    assert f"  labels judged: {count} of train; doubtful: {len(doubtful)}" in audit_lines(tmp_path, summary)
 
 
 @pytest.mark.parametrize(
@@ -305,6 +307,7 @@ def test_images_that_look_alike_are_said_to_be_so(tmp_path, monkeypatch, near, i
         "candidates": {"left_out": 0},
         "flags": {},
         "leaks": {"train": 3, "val": 3},
+        "label_noise": {},
     }  # fmt: skip
     assert any("near another one" in line for line in audit_lines(tmp_path, summary)) == expected
     source = open_records(Records.open(records_of_copies(tmp_path / "records")))
