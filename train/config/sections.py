@@ -53,7 +53,8 @@ class ModelSection:
     `--init-from`.
     """
 
-    variant: str = key("convnext_tiny", "must name a variant", lambda v: True)  # `network_config` checks the name
+    # `network_config` checks the name
+    variant: str = key("convnext_tiny", 'must name a variant, or "" for that of the weights', lambda v: True)
     depths: tuple[int, ...] = key((), _FOUR_OR_NONE, _is_four_or_none)
     dims: tuple[int, ...] = key((), _FOUR_OR_NONE, _is_four_or_none)
     num_classes: int = key(0, "must be 0 (as many as the records hold) or at least 2", lambda v: v == 0 or v >= 2)
