@@ -73,7 +73,8 @@ def open_bar(
     if _style == JSON_LINES:
         return JsonBar(total, desc, unit, initial)
     delay_s = 0.0 if is_drawn_empty else _NO_TIME_S
-    return _Bar(total=total, initial=initial, desc=desc, unit=unit, dynamic_ncols=True, mininterval=0.5, delay=delay_s)
+    style = {"dynamic_ncols": True, "mininterval": 0.5, "unit_scale": unit == "B"}  # bytes as MB and GB
+    return _Bar(total=total, initial=initial, desc=desc, unit=unit, delay=delay_s, **style)
 
 
 def is_drawn(bar: tqdm) -> bool:
