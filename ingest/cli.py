@@ -211,7 +211,7 @@ def build(
         raise click.UsageError("--keep-order has no effect with --onto, whose classes stay; leave it out")
     refuse_unused(engine, address=address)
     with expected_errors(), result_on_stdout(as_json) as report:
-        from convnext_imagenet.base.protocol import marked_digest
+        from convnext_imagenet.base.protocol import check_begun_or_empty, marked_digest
         from convnext_imagenet.base.signals import interruptible
         from convnext_imagenet.ingest.errors import first_few
         from convnext_imagenet.ingest.labels.given import Wishes
@@ -231,6 +231,8 @@ def build(
         unpacker = Unpacker(out.with_name(f".{out.name}.unpacked"), lambda name: click.echo(f"unpacking {name}"))
         was_unpacked, stays = unpacker.folder.exists(), _saying_what_stays(unpacker.folder)
         with interruptible(), _executor(engine, address, workers, data, out) as executor, stays:
+            if is_dry_run:
+                check_begun_or_empty(out, "records")
             if repair and not data.is_dir():
                 _refuse_repair(data, out)
             if check_archives:

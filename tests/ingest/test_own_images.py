@@ -448,3 +448,11 @@ def test_a_refused_build_names_the_folder_of_what_it_unpacked(tmp_path: Path) ->
     folder = tmp_path / ".out.unpacked"
     assert folder.exists() == (f"{folder}: has unpacked images" in said)
     assert folder.exists()
+
+
+def test_a_dry_run_refuses_the_folder_that_a_build_would_refuse(tmp_path: Path) -> None:
+    put(tmp_path / "raw" / "train" / "a" / "1.jpg", b"")
+    put(tmp_path / "out" / "thesis.tex", b"")
+    code, said = _run(tmp_path / "raw", tmp_path / "out", "--dry-run")
+    assert code == 1
+    assert "not created by this program (it holds 'thesis.tex')" in said
