@@ -236,8 +236,8 @@ class PrecisionSection:
 class TrainSection:
     """The length of the run, its seed, how often it evaluates, and which checkpoints it keeps.
 
-    `best_by` says which number of val decides the best checkpoint: top-1, or the lowest mean cross entropy. With
-    `patience_epochs` above 0 the run ends when that number has not improved for so many epochs.
+    `best_by` says which number of val decides the best checkpoint: top-1, or the lowest mean cross entropy; among
+    equals the other one. With `patience_epochs` above 0 the run ends when it has not become better for so many epochs.
     """
 
     epochs: int = at_least(300, 1)

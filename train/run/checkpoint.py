@@ -7,6 +7,7 @@ pointer always names a complete unit. `best` ends in `.ema` if the average is th
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from convnext_imagenet.train.errors import TrainError
 
 _BEST, _LAST = "best", "last"
 BestBy = Literal["top1", "loss"]
+Score = tuple[float, float]  # what decides, and what decides among equals; higher is better
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,11 @@ class Position:
         """Return top-1 and loss of the better of the two models."""
         return (self.ema_top1, self.ema_loss) if self.best_weights(by) == "ema" else (self.top1, self.loss)
 
-    def score(self, by: BestBy) -> float | None:
-        """Return the better of the two models' numbers, higher is better; None if neither was evaluated."""
+    def score(self, by: BestBy) -> Score | None:
+        """Return the better of the two models' numbers, higher is better; None if neither was evaluated.
+
+        Of equal top-1, the lower loss is better, and of equal loss the higher top-1: on a small val, many are equal.
+        """
         return max((value for value in self._scores(by) if value is not None), default=None)
 
     def best_weights(self, by: BestBy) -> str:
@@ -70,10 +75,15 @@ class Position:
         before = None if other is None else other.score(by)
         return own is not None and (before is None or own > before)
 
-    def _scores(self, by: BestBy) -> tuple[float | None, float | None]:
-        if by == "top1":
-            return self.top1, self.ema_top1
-        return tuple(None if loss is None else -loss for loss in (self.loss, self.ema_loss))  # type: ignore[return-value]
+    def _scores(self, by: BestBy) -> tuple[Score | None, Score | None]:
+        return _score(self.top1, self.loss, by), _score(self.ema_top1, self.ema_loss, by)
+
+
+def _score(top1: float | None, loss: float | None, by: BestBy) -> Score | None:
+    gain = -math.inf if loss is None else -loss
+    if by == "top1":
+        return None if top1 is None else (top1, gain)
+    return None if loss is None else (gain, -math.inf if top1 is None else top1)
 
 
 @dataclass(frozen=True)
@@ -205,7 +215,7 @@ class Checkpoints:
             for unit in epochs
             if (position := self._read(unit)) and (score := position.score(self.best_by)) is not None
         ]
-        ranked = sorted(scored, key=lambda pair: (-pair[0], pair[1].epoch))
+        ranked = sorted(scored, key=lambda pair: (-pair[0][0], -pair[0][1], pair[1].epoch))
         best = [position for _, position in ranked[: self.keep_best]]
         return {*epochs[-self.keep :], *(position.unit for position in best)}
 
