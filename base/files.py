@@ -67,6 +67,12 @@ def make_readable(path: Path) -> None:
     path.chmod((0o755 if path.is_dir() else 0o644) & ~mask)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of killed writers in a folder, which may not exist; nobody else may be writing."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
 def is_leftover(name: str) -> bool:
     """Return whether `write_atomically` may have left a file of this name when it was killed."""
     return name.startswith(".") and name.endswith(".tmp")

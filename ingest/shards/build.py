@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from convnext_imagenet.base.files import require_utf8
+from convnext_imagenet.base.files import remove_leftovers, require_utf8
 from convnext_imagenet.base.protocol import (
     begin,
     drop_receipt,
@@ -273,5 +273,4 @@ def refuse_stale(job: RecordsBuild) -> None:
 def _clear_leftovers(out: Path, plan: IngestPlan) -> None:
     """Remove temporary files of killed processes."""
     for folder in (out, *(out / split.name for split in plan.splits)):
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(folder)

@@ -14,7 +14,7 @@ from typing import Any
 
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.base.files import sync_folder, write_atomically
+from convnext_imagenet.base.files import remove_leftovers, sync_folder, write_atomically
 from convnext_imagenet.records.export.card import card_text, croissant_text
 from convnext_imagenet.records.export.checksums import ENDING, checksum_lines, read_checksums
 from convnext_imagenet.records.export.formats import FORMATS, ExportRow, folder_name
@@ -64,6 +64,8 @@ def export_records(
         job = _Job(manifest, out, format_name, plan_id)
         if not protocol.is_finished(out):
             shutil.rmtree(protocol.staging(out))
+            remove_leftovers(out)
+            remove_leftovers(job.folder())
         written = job.write(records, on_progress)
         if written or not protocol.is_finished(out):
             job.finish()
@@ -114,7 +116,7 @@ class _Job:
         """Write data card, metadata, manifest and the mark."""
         receipts = [(unit, self._receipt(unit) or {}) for unit in self.units()]
         files = [
-            file | {"name": f"{self._receipts().name}/{file['name']}", "split": unit.split}
+            file | {"name": f"{self.folder().name}/{file['name']}", "split": unit.split}
             for unit, receipt in receipts
             for file in receipt["files"]
         ]
@@ -127,13 +129,14 @@ class _Job:
 
     def _receipt(self, unit: _Unit) -> dict[str, Any] | None:
         """Return the receipt of a shard, None if a file is missing or has another size."""
-        receipt = protocol.read_receipt(self._receipts(), f"_{unit.name}", self.plan_id)
+        receipt = protocol.read_receipt(self.folder(), f"_{unit.name}", self.plan_id)
         if receipt is None or self.format_name != "folder":
             return receipt
-        images = read_checksums(self._receipts() / receipt["files"][0]["name"])
+        images = read_checksums(self.folder() / receipt["files"][0]["name"])
         return receipt if _bytes_of(self.out, images) == receipt["facts"]["image_bytes"] else None
 
-    def _receipts(self) -> Path:
+    def folder(self) -> Path:
+        """Return the folder of the receipts."""
         return self.out / (_RECEIPTS if self.format_name == "folder" else "data")
 
     def _write_unit(self, unit: _Unit, source: RowSource, on_progress: Callable[[int], None]) -> None:
@@ -151,7 +154,7 @@ class _Job:
             path = staging / f"{unit.name}.{ENDING}"
             path.write_text(checksum_lines(self._named_digests(unit, source)))
             facts["image_bytes"] = sum(sizes)
-        protocol.publish([path], self._receipts(), f"_{unit.name}", self.plan_id, facts)
+        protocol.publish([path], self.folder(), f"_{unit.name}", self.plan_id, facts)
         shutil.rmtree(staging)
 
     def _named_digests(self, unit: _Unit, source: RowSource) -> Iterator[tuple[str, str]]:

@@ -124,6 +124,20 @@ def test_killed_exports_end_with_the_same_bytes(tmp_path, format_name):
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
+def test_what_a_killed_writer_left_is_gone_at_the_end(records_root, tmp_path, format_name):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    export_records(records_root, whole, format_name)
+    export_records(records_root, out, format_name)
+    receipt = next(out.rglob("_train-*.json"))
+    for path in (out / ".README.md.7.tmp", receipt.with_name(f".{receipt.name}.7.tmp")):
+        path.write_text("half")
+    receipt.unlink()
+    (out / "_SUCCESS").unlink()
+    assert export_records(records_root, out, format_name).written == 1
+    assert tree(out) == tree(whole)
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
 def test_what_was_deleted_cut_or_changed_later_is_noticed(records_root, tmp_path, format_name):
     whole, out = tmp_path / "whole", tmp_path / "out"
     export_records(records_root, whole, format_name)
