@@ -13,7 +13,7 @@ from pathlib import Path
 
 _USUAL = gc.get_threshold()
 _SELDOM = 50_000  # new objects before the next search for garbage; Python's own number is 700
-_STARTED = 21  # in /proc/self/stat: ticks from the boot to the start of the process
+_STARTED = 19  # in /proc/self/stat, counted behind the name: ticks from the boot to the start of the process
 _is_own = False
 
 
@@ -45,7 +45,7 @@ def command_began() -> float:
         return now
     try:
         stat = Path("/proc/self/stat").read_text(encoding="utf-8")
-        ticks = int(stat.rpartition(")")[2].split()[_STARTED - 2])
+        ticks = int(stat.rpartition(")")[2].split()[_STARTED])
         return now - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
     except (OSError, ValueError, IndexError, AttributeError):
         return now

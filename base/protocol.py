@@ -294,8 +294,9 @@ def read_finished(root: Path, kind: str) -> dict[str, Any]:
         raise ArtefactError(f"{root}: no such directory, expected {_one(kind)}; {_HOW_TO_MAKE[kind]}")
     plan, manifest_path = (root / bookkeeping_name(kind, name) for name in ("plan.json", "manifest.json"))
     if not plan.is_file():
-        article = "an" if kind[0] in "aeiou" else "a"
-        raise ArtefactError(f"{root}: not {article} {kind} directory (it has no {plan.name}); {_HOW_TO_MAKE[kind]}")
+        raise ArtefactError(
+            f"{root}: not {_article(kind)} {kind} directory (it has no {plan.name}); {_HOW_TO_MAKE[kind]}"
+        )
     found = read_json(plan)
     if not isinstance(found, dict) or found.get("kind") != kind:
         raise ArtefactError(f"{root}: holds {_one(_kind_of(found))}, not {_one(kind)}; {_HOW_TO_MAKE[kind]}")
@@ -324,7 +325,11 @@ def _plan_of(path: Path, kind: str) -> dict[str, Any]:
 
 def _one(kind: str) -> str:
     """Return the word for a directory of this kind, with its article."""
-    return kind if kind.endswith("s") or " " in kind else f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+    return kind if kind.endswith("s") or " " in kind else f"{_article(kind)} {kind}"
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def kind_of(root: Path) -> str:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.base.files import is_leftover, sha256_file, write_atomically, write_json
+from convnext_imagenet.base.files import remove_leftovers, sha256_file, write_atomically, write_json
 from convnext_imagenet.records.audit.evidence import FOLDS_VERSION, Asked
 from convnext_imagenet.records.audit.features import FEATURES_VERSION, Described, describe
 from convnext_imagenet.records.audit.fingerprint import FINGERPRINT_VERSION
@@ -228,9 +228,7 @@ def open_audit(source: Source, asked: Asked, root: Path, out: Path, workers: int
     with protocol.exclusive(out):
         plan_id = protocol.begin(out, "audit", plan)
         for folder in (out, out / FOLDER):
-            for path in folder.glob(".*.tmp"):
-                if is_leftover(path.name):
-                    path.unlink(missing_ok=True)
+            remove_leftovers(folder)
         yield AuditJob(source, out, plan, plan_id, workers)
 
 
