@@ -87,7 +87,8 @@ class _Bar(tqdm):
     """A bar that is removed if nothing was counted, because of an error or because there was nothing to count."""
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if self.n != self.initial or (kind is None and self.total):
+        has_counted = not self.disable and self.n != self.initial  # a disabled bar has neither count nor start
+        if has_counted or (kind is None and self.total):
             self.delay = 0.0  # drawn once more, or for the first time
         else:
             self.leave = False

@@ -1,6 +1,8 @@
 """Options under a new name: the old one works and is not shown. Lines beside a progress bar stand on their own."""
 
 import io
+import os
+import subprocess
 import sys
 import threading
 
@@ -102,6 +104,19 @@ def test_a_bar_that_counted_nothing_is_drawn_if_there_was_something_to_count(
     with progress(total, "work"):
         pass
     assert ("work" in file.getvalue()) == is_drawn
+
+
+@pytest.mark.parametrize("counted", [0, 2])
+def test_bars_that_a_launcher_has_turned_off_end_in_silence(counted: int) -> None:
+    program = f"""
+from convnext_imagenet.base.console import own_lines, progress
+with progress(2, "work", units="of 2 shards") as advance, own_lines():
+    advance({counted})
+"""
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, "TQDM_DISABLE": "1"}  # tqdm reads it once, at its import
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_lines_of_other_threads_are_never_behind_a_bar_and_blank_lines_are_not_made(
