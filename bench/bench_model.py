@@ -18,7 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import baseline_script, is_wanted, processor_name, report
+from figures import processor
+from harness import baseline_script, is_wanted, report
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
@@ -97,7 +98,7 @@ def main() -> None:
             continue
         for row in _pass(names, what, batches):
             rows.setdefault((row["what"], row["batch"]), row)
-    print(f"processor: {processor_name()}, {len(os.sched_getaffinity(0))} cores")
+    print(f"processor: {processor()}")
     report("model", sorted(rows.values(), key=lambda row: (row["what"].split()[1], row["batch"])))
 
 

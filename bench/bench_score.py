@@ -28,7 +28,8 @@ from pathlib import Path
 
 import psutil
 from bench_ingest import lay_out
-from harness import HERE, baseline_script, is_wanted, low_precision_flags, processor_name, python_with, report
+from figures import low_precision_flags, processor
+from harness import HERE, baseline_script, is_wanted, python_with, report
 from score_passes import BATCH, TOPK, WORKERS
 
 IMAGES = int(os.environ.get("CONVNEXT_BENCH_IMAGES", "128"))
@@ -109,7 +110,7 @@ def main() -> None:
             for case in cases.values():
                 case.close()
         rows = [_row(what, case, cases, kind) for what, case in cases.items()]
-        print(f"processor: {processor_name()}, {len(os.sched_getaffinity(0))} cores")
+        print(f"processor: {processor()}")
         report("score", [*rows, *_cold_rows(root, checkpoint, kind)])
 
 

@@ -5,7 +5,6 @@ wall time and processor time are taken; on a crowded machine only the second can
 """
 
 import argparse
-import datetime
 import json
 import os
 import shutil
@@ -20,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-HISTORY = Path(__file__).resolve().parent / "history"
+from figures import ROOT, commit_of, git, keep
+
 _LEAST_GROWTH = 0.03  # a few rounds have a small spread by chance
 ROOMS = ("base", "records", "model", "launch", "ingest", "serve", "train")
 # Names of the cases and what they run: the module of a command, then its words. WORK is a folder with ten images.
@@ -167,40 +166,6 @@ def make_work(work: Path, site: Path) -> None:
     (work / "run").mkdir()
     line = {"epoch": 1, "step": 3, "train_loss": 2.0, "val_top1": 0.1, "val_loss": 1.0}
     (work / "run" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-
-
-def keep(part: str, commit: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Add a line to the history of a part: date, commit, processor, and the figures."""
-    HISTORY.mkdir(exist_ok=True)
-    line = {"date": datetime.date.today().isoformat(), "commit": commit, "processor": processor(), "rows": list(rows)}
-    with (HISTORY / f"{part}.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def processor() -> str:
-    """Return the name of the processor and the number of cores of this process."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
-
-
-def commit_of(name: str = "WORK") -> str:
-    """Return the short hash of a commit, or of HEAD with + for a changed working tree."""
-    if name != "WORK":
-        return git("rev-parse", "--short", name)
-    changed = git("status", "--porcelain", "--untracked-files=no")
-    return git("rev-parse", "--short", "HEAD") + "+" * bool(changed)
-
-
-def git(*words: str) -> str:
-    """Return what a git command prints. Raises SystemExit when it fails."""
-    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"Error: git {' '.join(words)}: {done.stderr.strip()}")
-    return done.stdout.strip()
 
 
 def print_rows(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from compare import commit_of, keep
+from figures import commit_of, keep
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parent / "bench-out"
@@ -46,25 +46,6 @@ def interleaved_rates(cases: list[Case], rounds: int) -> list[float]:
             case.run()
             taken.append(time.perf_counter() - begin)
     return [case.images / statistics.median(taken) for case, taken in zip(cases, seconds, strict=True)]
-
-
-def low_precision_flags() -> list[str]:
-    """The low-precision instructions that the processor has, as Linux names them."""
-    return re.findall(r"avx512_vnni|avx512_bf16|amx_bf16|amx_int8", _processor().get("flags", ""))
-
-
-def processor_name() -> str:
-    """The processor as Linux names it, with the low-precision instructions that it has."""
-    low = ", ".join(low_precision_flags()) or "no low-precision products"
-    return f"{_processor().get('model name', platform.machine())} ({low})"
-
-
-@cache
-def _processor() -> dict[str, str]:
-    lines = dict(
-        line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines() if ":" in line
-    )
-    return {key.strip(): value.strip() for key, value in lines.items()}
 
 
 def is_wanted(what: str) -> bool:

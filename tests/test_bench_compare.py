@@ -1,6 +1,7 @@
-"""What counts as slower, and that two checkouts are really two."""
+"""What counts as slower, that two checkouts are really two, and what is kept of figures."""
 
-import importlib.util
+import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +12,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def compare() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_compare", ROOT / "bench" / "compare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_compare"] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def compare(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    return importlib.import_module("compare")
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    return importlib.import_module("figures")
 
 
 @pytest.mark.parametrize(
@@ -59,13 +61,15 @@ def test_each_side_imports_its_own_commit(compare: ModuleType, tmp_path: Path) -
     assert not (tmp_path / "tree-0").exists()
 
 
-def test_the_history_has_a_line_for_each_kept_run(
-    compare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_kept_line_says_when_which_commit_and_where(
+    figures: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(compare, "HISTORY", tmp_path)
-    for _ in range(2):
-        compare.keep("everyday", "abc", [{"case": "show", "after_cpu_s": 0.1}])
-    lines = (tmp_path / "everyday.jsonl").read_text().splitlines()
-    assert len(lines) == 2
-    assert '"commit": "abc"' in lines[0]
-    assert "cores" in lines[0]
+    monkeypatch.setattr(figures, "HISTORY", tmp_path / "history")
+    for images_s in (1234.5678, 0.00012345):
+        figures.keep("read", "abc1234", [{"what": "ours", "images_s": images_s, "rounds": 7, "slower": False}])
+    lines = [json.loads(line) for line in (tmp_path / "history" / "read.jsonl").read_text().splitlines()]
+    assert [line["rows"] for line in lines] == [
+        [{"what": "ours", "images_s": images_s, "rounds": 7, "slower": False}] for images_s in (1235.0, 0.0001234)
+    ]
+    assert {line["commit"] for line in lines} == {"abc1234"}
+    assert all(line["date"] and "cores" in line["processor"] for line in lines)
