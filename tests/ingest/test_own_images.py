@@ -5,11 +5,13 @@ import os
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from convnext_imagenet.ingest import build_command
 from convnext_imagenet.ingest.cli import main
 from convnext_imagenet.ingest.errors import FailedIngestError, IngestError
 from convnext_imagenet.ingest.labels.classes import ClassRule
@@ -434,7 +436,9 @@ def test_a_dry_run_removes_what_it_unpacked_but_not_what_a_build_left(was_unpack
     if was_unpacked:
         put(folder / "of-a-build", b"")
     seen = []
-    monkeypatch.setattr("convnext_imagenet.ingest.cli._print_forecast", lambda *_: seen.extend(folder.iterdir()) or {})
+    forecast = SimpleNamespace(to_json=dict)
+    monkeypatch.setattr(build_command, "forecast_lines", lambda forecast: [])
+    monkeypatch.setattr(build_command, "forecast_build", lambda *_: seen.extend(folder.iterdir()) or forecast)
     assert _run(tmp_path / "raw", tmp_path / "out", "--dry-run")[0] == 0
     assert any(path.suffix == ".tar" for path in seen)
     assert folder.exists() == was_unpacked
