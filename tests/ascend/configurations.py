@@ -64,7 +64,7 @@ TINY: Mapping[str, Audited] = {
         "optimizer.name=lamb",
         "augment.erase_mode=rand",
     ),
-    "O2 bfloat16, Muon": _tiny("nette96-muon", "precision.level=O2", "precision.dtype=bfloat16"),
+    "O2 bfloat16, Muon": _tiny("medium", "precision.level=O2", "precision.dtype=bfloat16"),
     "O3 float16, static scale, frozen stages": _tiny(
         "finetune",
         "model.variant=convnext_base",

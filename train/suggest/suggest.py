@@ -27,6 +27,8 @@ from convnext_imagenet.train.suggest.choose import (
     choose,
     epochs_within,
     predict_s,
+    require_an_epoch,
+    smaller,
     steps_of,
 )
 from convnext_imagenet.train.suggest.measure import measure
@@ -53,16 +55,31 @@ def suggest(request: SuggestRequest, start_s: Callable[[], float], say: Callable
     data = read_facts(records)
     weights = None if given is None else WeightFacts(describe(given.card.config), given.card.transform.size_px)
     choice = choose(data, weights)
+    speed = _speed(choice, records, given, request.workers, start_s, say)
+    if request.minutes is None:
+        return _text(choice, data, speed, request)
+    seconds = 60 * request.minutes
+    if (other := smaller(data, choice, epochs_within(data, choice.values, speed, seconds))) is not None:
+        choice, speed = other, _speed(other, records, given, request.workers, start_s, say)
+    epochs = require_an_epoch(data, choice.values, speed, seconds)
+    return _text(choose(data, weights, epochs, choice.values["data.size_px"]), data, speed, request)
+
+
+def _speed(
+    choice: Choice,
+    records: Records,
+    given: GivenWeights | None,
+    workers: int,
+    start_s: Callable[[], float],
+    say: Callable[[str], None],
+) -> Speed:
     config = _config(choice, given)
     network = network_config(config.model, len(records.classes))
     classes = tuple((entry.wnid, entry.name) for entry in records.classes)
     card = ModelCard(config=network, classes=classes, transform=evaluation_transform(config.data))
     say(f"measuring a few steps at {config.data.size_px} px")
     first = initial_weights(config, card, given)
-    speed = measure(config, card, first.arrays, records, request.workers, start_s())
-    if request.minutes is not None:
-        choice = choose(data, weights, epochs_within(data, choice.values, speed, 60 * request.minutes))
-    return _text(choice, data, speed, request)
+    return measure(config, card, first.arrays, records, workers, start_s())
 
 
 def read_facts(records: Records) -> DataFacts:
@@ -77,8 +94,8 @@ def read_facts(records: Records) -> DataFacts:
 def _config(choice: Choice, given: GivenWeights | None) -> Config:
     overrides = _overrides(choice)
     if given is None:
-        return load_config(choice.preset, overrides)
-    return load_config_for_weights(choice.preset, overrides, given.card, None)
+        return load_config(choice.recipe.preset, overrides)
+    return load_config_for_weights(choice.recipe.preset, overrides, given.card, None)
 
 
 def _overrides(choice: Choice) -> list[str]:
@@ -96,10 +113,10 @@ def _text(choice: Choice, data: DataFacts, speed: Speed, request: SuggestRequest
         f"Command:  {command}",
         f"Minutes:  {seconds / 60:.1f} on this machine: {speed.start_s + speed.compile_s:.0f} s to start and compile, "
         f"{steps:,} steps of {1000 * speed.step_s:.0f} ms",
-        f"Based on: the preset {choice.preset}. What depends on the data:",
+        f"Based on: the preset {choice.recipe.preset}. What depends on the data:",
         *(f"  {key}: {reason}" for key, reason in choice.reasons),
     ]
-    sections = stated_values(choice.preset, _overrides(choice))
+    sections = stated_values(choice.recipe.preset, _overrides(choice))
     return "\n".join([*(f"# {line}" for line in header), "", *_section_lines(sections)])
 
 

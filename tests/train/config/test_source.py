@@ -15,9 +15,9 @@ from convnext_imagenet.train.errors import ConfigError
 PRESETS = [
     "demo",
     "finetune",
+    "medium",
     "nette96",
     "nette96-finetune",
-    "nette96-muon",
     "nette96-recipe",
     "paper-base",
     "paper-large",

@@ -27,7 +27,7 @@ GIB = 1 << 30
         ("demo", (), 1399, []),
         ("nette96", (), 12_894, []),
         ("nette96-recipe", (), 12_894, []),
-        ("nette96-muon", (), 12_894, []),
+        ("medium", (), 12_894, []),
     ],
 )
 def test_each_line_comes_where_it_is_needed(

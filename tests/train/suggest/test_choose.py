@@ -11,6 +11,8 @@ from convnext_imagenet.train.suggest.choose import (
     choose,
     epochs_within,
     predict_s,
+    require_an_epoch,
+    smaller,
     steps_of,
 )
 
@@ -26,12 +28,7 @@ SPEED = Speed(start_s=4.0, compile_s=16.0, step_s=0.05, eval_row_s=0.002)
     [
         (FLOWERS, None, "small", {"data.size_px": 64, "data.global_batch_size": 32, "train.epochs": 50}),
         (FLOWERS, TINY, "small-finetune", {"data.size_px": 96, "train.epochs": 10, "schedule.base_lr": 5e-4}),
-        (
-            MANY,
-            None,
-            "small",
-            {"data.size_px": 128, "data.global_batch_size": 64, "model.depths": [], "train.epochs": 20},
-        ),
+        (MANY, None, "medium", {"data.size_px": 128, "data.global_batch_size": 64, "train.epochs": 6}),
         (MANY, TINY, "small-finetune", {"data.size_px": 224, "data.global_batch_size": 64, "train.epochs": 5}),
         (UNEVEN, None, "small", {"data.size_px": 64, "data.balance_power": 0.5}),
     ],
@@ -40,7 +37,7 @@ def test_the_configuration_follows_from_the_data(
     data: DataFacts, weights: WeightFacts | None, preset: str, expected: dict[str, object]
 ) -> None:
     choice = choose(data, weights)
-    assert choice.preset == preset
+    assert choice.recipe.preset == preset
     assert {key: choice.values.get(key) for key in expected} == expected
     config = load_config(preset, [f"{key}={value}" for key, value in choice.values.items()])
     assert config.schedule.warmup_epochs < config.train.epochs
@@ -54,7 +51,7 @@ def test_every_number_of_rows_gives_a_configuration_that_runs(rows: int, weights
     data = DataFacts(2, rows, 1, rows - 1, 1, 33)
     choice = choose(data, weights)
     assert steps_of(data, choice.values) >= 1
-    load_config(choice.preset, [f"{key}={value}" for key, value in choice.values.items()])
+    load_config(choice.recipe.preset, [f"{key}={value}" for key, value in choice.values.items()])
 
 
 def test_minutes_are_kept_and_too_few_are_refused_with_enough() -> None:
@@ -64,9 +61,24 @@ def test_minutes_are_kept_and_too_few_are_refused_with_enough() -> None:
     assert predict_s(FLOWERS, shorter, SPEED) <= 120
     longer = choose(FLOWERS, None, epochs + 2).values
     assert predict_s(FLOWERS, longer, SPEED) > 120
+    assert epochs_within(FLOWERS, values, SPEED, 6) == 0
     with pytest.raises(ConfigError, match=r"--minutes 0\.1: one epoch takes 0\.4 minutes here; pass at least .* 1"):
-        epochs_within(FLOWERS, values, SPEED, 6)
-    assert epochs_within(FLOWERS, values, SPEED, 60) >= 1
+        require_an_epoch(FLOWERS, values, SPEED, 6)
+    assert require_an_epoch(FLOWERS, values, SPEED, 60) >= 1
+
+
+@pytest.mark.parametrize(
+    ("data", "weights", "epochs", "size_px"),
+    [(MANY, None, 5, 64), (MANY, None, 0, 64), (MANY, None, 6, None), (FLOWERS, None, 1, None), (MANY, TINY, 1, None)],
+)
+def test_many_images_are_smaller_if_too_few_epochs_fit(
+    data: DataFacts, weights: WeightFacts | None, epochs: int, size_px: int | None
+) -> None:
+    found = smaller(data, choose(data, weights), epochs)
+    assert (found and found.values["data.size_px"]) == size_px
+    if found is not None:
+        assert dict(found.reasons)["data.size_px"] == "the minutes allow too few epochs of 128 px"
+        assert smaller(data, found, epochs) is None
 
 
 def test_the_prediction_adds_up_its_parts() -> None:
