@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 
+from convnext_imagenet.base.errors import ExpectedError
 from convnext_imagenet.base.files import sha256_json
 from convnext_imagenet.base.image_tables import STREAM_BEGIN, STREAM_END, holds_image_bytes, is_text
 from convnext_imagenet.base.uris import one_line
@@ -23,7 +24,7 @@ from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import read_beside, source_text
 from convnext_imagenet.serve.inputs.inputs import Item, JoinedInputs, lies_in, split_range
 from convnext_imagenet.serve.inputs.labels import NO_CLASSES, ClassLookup, label_reader
-from convnext_imagenet.serve.inputs.storage import StoredFile
+from convnext_imagenet.serve.inputs.storage import StoredFile, failed_store
 from convnext_imagenet.serve.inputs.uris import check_named, names_uri, source_of
 
 TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
@@ -228,8 +229,10 @@ def _choose_field(path: StoredFile, schema: pa.Schema, column: str) -> pa.Field:
     raise ServeError(f"{path}: {problem}; {columns}")
 
 
-def _unreadable(path: StoredFile, error: Exception) -> ServeError:
-    return ServeError(f"{path}: cannot be read as a table ({one_line(error)}); copy it again or remove it")
+def _unreadable(path: StoredFile, error: Exception) -> ExpectedError:
+    return failed_store(path, error) or ServeError(
+        f"{path}: cannot be read as a table ({one_line(error)}); copy it again or remove it"
+    )
 
 
 def _schema(path: StoredFile) -> pa.Schema:
