@@ -11,9 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.exchange.source_mindspore import read_ckpt
-from convnext_imagenet.model.exchange.source_safetensors import INDEX_SUFFIX, read_safetensors, read_shards
+from convnext_imagenet.model.exchange.source_safetensors import (
+    INDEX_SUFFIX,
+    read_exported_card,
+    read_safetensors,
+    read_shards,
+)
 from convnext_imagenet.model.exchange.source_torch import read_pth
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.|$)")  # as transformers names parts of a large file
@@ -27,12 +33,14 @@ Tensors = Mapping[str, np.ndarray]
 class SourceFile:
     """The tensors of a file: the weights as trained (`raw`) and their moving average (`ema`); one of them may be None.
 
-    Floats are float32, float16 or float64; bfloat16 was converted to float32, exactly.
+    Floats are float32, float16 or float64; bfloat16 was converted to float32, exactly. `card` is the model card in a
+    file that we exported.
     """
 
     path: Path
     raw: Tensors | None
     ema: Tensors | None
+    card: ModelCard | None = None
 
     def choose(self, use: str | None) -> tuple[Tensors, str]:
         """Return the tensors to use and "raw" or "ema": as `use` says, else the average if there is one.
@@ -71,8 +79,9 @@ def read_source(path: Path) -> SourceFile:
         )
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    raw, ema = _reader(path, head)(path)
-    return SourceFile(path, raw, ema)
+    read = _reader(path, head)
+    raw, ema = read(path)
+    return SourceFile(path, raw, ema, read_exported_card(path) if read is read_safetensors else None)
 
 
 def _reader(path: Path, head: bytes) -> Callable[[Path], tuple[Tensors | None, Tensors | None]]:
