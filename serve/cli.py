@@ -90,8 +90,11 @@ def eval_command(
         )
     show_log_lines()
     with announcing_exit(), expected_errors(), result_on_stdout(as_json) as print_result:
+        from convnext_imagenet.base.stores import is_uri
         from convnext_imagenet.records.cached import local_records
 
+        if is_uri(records):  # before hours of fetching
+            _check_header(checkpoint, weights)
         # A URI may hold secrets. Before there are ranks: a rank that fetches for hours would count as hung.
         records = local_records(records, (split,), lambda line: click.echo(line, err=True))
         ranks, target = _start_evaluation(launch, report)
@@ -142,6 +145,14 @@ def eval_command(
             print_result(accuracy_result(loaded, rows, *([found] if mapped is None else found)))
         rate = pace(rows.rows, time.monotonic() - started)
         click.echo(f"{loaded.path} evaluated on {records} in {rate}.\nNext: {next_predict(checkpoint)}", err=True)
+
+
+def _check_header(checkpoint: Path, weights: Weights) -> None:
+    """Raise ServeError for a CHECKPOINT that is missing, truncated or of another program; without MindSpore."""
+    from convnext_imagenet.serve.pointers import resolve_checkpoint
+    from convnext_imagenet.serve.weights.inspecting import inspect_weights
+
+    inspect_weights(resolve_checkpoint(checkpoint, weights))
 
 
 def _doubted_rows(audit: Path, records: "Records", split: str) -> set[int]:

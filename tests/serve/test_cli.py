@@ -162,6 +162,8 @@ BAD = [
     ("eval MISSING --records RECORDS", 1, "no such file or directory"),
     ("eval CUT --records RECORDS", 1, "truncated, damaged"),
     ("eval RUN --records RECORDS", 1, "no epoch has finished"),
+    ("eval MISSING --records file:///no/records", 1, "missing: no such file or directory"),
+    ("eval CUT --records file:///no/records", 1, "truncated, or not a safetensors file"),
     ("eval SIX --records RECORDS --report OUT", 1, "has 6 classes"),
     ("eval GOOD --records MISSING", 1, "no such directory"),
     ("eval GOOD --records BROKEN", 1, "0 bytes, expected"),
