@@ -124,6 +124,7 @@ def test_error_rows_above_the_allowed_number_end_with_3_and_are_written(checkpoi
     assert result.exit_code == 3
     assert "11 inputs, 11 rows (3 decode_error, 6 ok, 1 read_error, 1 unsupported)" in result.stdout
     assert "5 error rows" not in result.stdout
+    assert "the first is cut.jpg (truncated: " in result.stderr
     assert "--max-errors 5" in result.stderr
     assert (tmp_path / "out" / "_SUCCESS").is_file()
     again = _call(*command, "--max-errors", 5)
@@ -161,9 +162,9 @@ def _paths(tmp_path, checkpoint_file, val_folder):
 BAD = [
     ("eval MISSING --records RECORDS", 1, "no such file or directory"),
     ("eval CUT --records RECORDS", 1, "truncated, damaged"),
-    ("eval RUN --records RECORDS", 1, "no epoch has finished"),
     ("eval MISSING --records file:///no/records", 1, "missing: no such file or directory"),
     ("eval CUT --records file:///no/records", 1, "truncated, or not a safetensors file"),
+    ("eval RUN --records RECORDS", 1, "no epoch has finished"),
     ("eval SIX --records RECORDS --report OUT", 1, "has 6 classes"),
     ("eval GOOD --records MISSING", 1, "no such directory"),
     ("eval GOOD --records BROKEN", 1, "0 bytes, expected"),
