@@ -318,7 +318,8 @@ def _print_classification(result: "Classification", picture: Path | None, as_jso
     if as_json:
         click.echo(classification_json(result))
     if result.error:
-        click.echo(f"{result.path}: {result.status}: {result.error}", err=True)
+        reason = (result.error or "").removeprefix(f"{result.status}: ")  # which some errors begin with
+        click.echo(f"{result.path}: {result.status}: {reason}", err=True)
         return
     if not as_json:
         click.echo("\n".join(classification_lines(result)))

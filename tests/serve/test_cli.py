@@ -111,11 +111,12 @@ def test_infer_prints_names_and_draws_pictures(checkpoint_file, val_folder, tmp_
 
 
 def test_infer_answers_the_readable_files_and_reports_the_others(checkpoint_file, folder):
-    result = _call("infer", checkpoint_file, folder / "cut.jpg", folder / "a.jpg")
+    result = _call("infer", checkpoint_file, folder / "cut.jpg", folder / "a.jpg", folder / "page.jpg")
     assert result.exit_code == 1
+    assert f"{folder / 'page.jpg'}: unsupported: an HTML page" in result.stderr
     assert "a.jpg" in result.stdout
     assert f"{folder / 'cut.jpg'}: decode_error: truncated" in result.stderr
-    assert "Error: 1 of 2 files could not be read" in result.stderr
+    assert "Error: 2 of 3 files could not be read" in result.stderr
 
 
 def test_error_rows_above_the_allowed_number_end_with_3_and_are_written(checkpoint_file, folder, tmp_path):
