@@ -100,7 +100,7 @@ def eval_command(
         ranks, target = _start_evaluation(launch, report)
 
         from convnext_imagenet.records.reader import Records
-        from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
+        from convnext_imagenet.serve.checkpoint import load_checkpoint
         from convnext_imagenet.serve.class_map import map_classes
         from convnext_imagenet.serve.errors import ServeError
         from convnext_imagenet.serve.evaluate import EvaluationSettings, evaluate, evaluate_subset
@@ -116,8 +116,14 @@ def eval_command(
         loaded = load_checkpoint(checkpoint, weights).evaluated_with(transform)
         opened = ranks.first_rank_first(lambda: Records.open(records))
         rows = opened.split(split)
+        mapped = map_classes(loaded, opened.classes, records, class_map)
         if report:
-            check_classes(loaded, opened.classes, records)
+            if mapped is not None:
+                raise ServeError(
+                    f"{loaded.path}: has {plural(mapped.network_outputs, 'class')}, {records} has "
+                    f"{len(mapped.wnids)}, and --report needs the same in the same order; leave out --report, "
+                    f"and the classes are matched"
+                )
             from convnext_imagenet.serve.report.report import report_options
 
             predict_options = report_options(batch_size, workers, target, flip, precision)
@@ -125,7 +131,6 @@ def eval_command(
             if evaluation is not None:
                 print_result(accuracy_result(loaded, rows, evaluation.accuracy, report, evaluation))
             return
-        mapped = map_classes(loaded, opened.classes, records, class_map)
         if mapped is not None and without:
             raise ServeError("--without needs records with the classes of CHECKPOINT; leave it out here")
         left_out = _doubted_rows(without, opened, split) if without else set()

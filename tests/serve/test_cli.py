@@ -166,7 +166,7 @@ BAD = [
     ("eval MISSING --records file:///no/records", 1, "missing: no such file or directory"),
     ("eval CUT --records file:///no/records", 1, "truncated, or not a safetensors file"),
     ("eval RUN --records RECORDS", 1, "no epoch has finished"),
-    ("eval SIX --records RECORDS --report OUT", 1, "has 6 classes"),
+    ("eval SIX --records RECORDS --report OUT", 1, "leave out --report, and the classes are matched"),
     ("eval GOOD --records MISSING", 1, "no such directory"),
     ("eval GOOD --records BROKEN", 1, "0 bytes, expected"),
     ("eval GOOD --records UNFINISHED", 1, "convnext-ingest build"),
