@@ -48,6 +48,11 @@ def _public_host(parts: SplitResult) -> str:
     return parts.netloc if is_azure else host
 
 
+def _secrets(parts: SplitResult) -> list[str]:
+    """Return the user and the password of a URI; none of an Azure container, which is part of the address."""
+    return [] if _public_host(parts) == parts.netloc else [word for word in (parts.username, parts.password) if word]
+
+
 def split_uri(uri: str) -> SplitResult:
     """Return the parts of a URI, its scheme in lower case; only the scheme if the host cannot be parsed."""
     if not uri.lower().startswith(("http://", "https://")):
@@ -91,8 +96,7 @@ def open_store(uri: str) -> tuple[pa_fs.FileSystem, str]:
         raise ArtefactError(f"{public_uri(uri)}: needs {package} ({error})") from None
     except (OSError, ValueError, NotImplementedError) as error:
         text = one_line(error)
-        secrets = filter(None, (parts.username, parts.password))
-        if any(secret in text or unquote(secret) in text for secret in secrets):
+        if any(secret in text or unquote(secret) in text for secret in _secrets(parts)):
             text = "the address cannot be parsed"
         raise ArtefactError(
             f"{public_uri(uri)}: cannot be opened ({text}); check the address and your access"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from convnext_imagenet.base.wording import plural
@@ -45,6 +45,11 @@ def inherited_licence(card: ModelCard) -> dict[str, Any]:
     if imported.get("licence", "not stated") != "not stated":
         known.append({name: imported[name] for name in ("file", "licence", "licence_from", "licence_words")})
     return {"licences": known} if known else {}
+
+
+def exported_card(card: ModelCard) -> ModelCard:
+    """Return what a file for another program states of a network: all but how it was trained."""
+    return replace(card, provenance=inherited_licence(card))
 
 
 def card_to_json(card: ModelCard) -> str:

@@ -90,14 +90,17 @@ def eval_command(
         )
     show_log_lines()
     with announcing_exit(), expected_errors(), result_on_stdout(as_json) as print_result:
+        from convnext_imagenet.base.stores import is_uri
         from convnext_imagenet.records.cached import local_records
 
+        if is_uri(records):  # before hours of fetching
+            _check_header(checkpoint, weights)
         # A URI may hold secrets. Before there are ranks: a rank that fetches for hours would count as hung.
         records = local_records(records, (split,), lambda line: click.echo(line, err=True))
         ranks, target = _start_evaluation(launch, report)
 
         from convnext_imagenet.records.reader import Records
-        from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
+        from convnext_imagenet.serve.checkpoint import load_checkpoint
         from convnext_imagenet.serve.class_map import map_classes
         from convnext_imagenet.serve.errors import ServeError
         from convnext_imagenet.serve.evaluate import EvaluationSettings, evaluate, evaluate_subset
@@ -113,8 +116,14 @@ def eval_command(
         loaded = load_checkpoint(checkpoint, weights).evaluated_with(transform)
         opened = ranks.first_rank_first(lambda: Records.open(records))
         rows = opened.split(split)
+        mapped = map_classes(loaded, opened.classes, records, class_map)
         if report:
-            check_classes(loaded, opened.classes, records)
+            if mapped is not None:
+                raise ServeError(
+                    f"{loaded.path}: has {plural(mapped.network_outputs, 'class')}, {records} has "
+                    f"{len(mapped.wnids)}, and --report needs the same in the same order; leave out --report, "
+                    f"and the classes are matched"
+                )
             from convnext_imagenet.serve.report.report import report_options
 
             predict_options = report_options(batch_size, workers, target, flip, precision)
@@ -122,7 +131,6 @@ def eval_command(
             if evaluation is not None:
                 print_result(accuracy_result(loaded, rows, evaluation.accuracy, report, evaluation))
             return
-        mapped = map_classes(loaded, opened.classes, records, class_map)
         if mapped is not None and without:
             raise ServeError("--without needs records with the classes of CHECKPOINT; leave it out here")
         left_out = _doubted_rows(without, opened, split) if without else set()
@@ -142,6 +150,14 @@ def eval_command(
             print_result(accuracy_result(loaded, rows, *([found] if mapped is None else found)))
         rate = pace(rows.rows, time.monotonic() - started)
         click.echo(f"{loaded.path} evaluated on {records} in {rate}.\nNext: {next_predict(checkpoint)}", err=True)
+
+
+def _check_header(checkpoint: Path, weights: Weights) -> None:
+    """Raise ServeError for a CHECKPOINT that is missing, truncated or of another program; without MindSpore."""
+    from convnext_imagenet.serve.pointers import resolve_checkpoint
+    from convnext_imagenet.serve.weights.inspecting import inspect_weights
+
+    inspect_weights(resolve_checkpoint(checkpoint, weights))
 
 
 def _doubted_rows(audit: Path, records: "Records", split: str) -> set[int]:
@@ -307,7 +323,8 @@ def _print_classification(result: "Classification", picture: Path | None, as_jso
     if as_json:
         click.echo(classification_json(result))
     if result.error:
-        click.echo(f"{result.path}: {result.status}: {result.error}", err=True)
+        reason = (result.error or "").removeprefix(f"{result.status}: ")  # which some errors begin with
+        click.echo(f"{result.path}: {result.status}: {reason}", err=True)
         return
     if not as_json:
         click.echo("\n".join(classification_lines(result)))

@@ -112,7 +112,7 @@ def predict(
                 {"predictions": shown, "rows": summary.rows, "statuses": summary.statuses}
                 | {"parts": summary.parts, "parts_made": summary.parts_made, "seconds": seconds}
             )
-            _refuse_error_rows(shown, summary, max_errors)
+            _refuse_error_rows(out, shown, summary, max_errors)
 
 
 @contextlib.contextmanager
@@ -232,14 +232,18 @@ def report_finished_parts(job: "PredictionJob") -> int:
     return job.pending_rows
 
 
-def _refuse_error_rows(out: Path | str, summary: "Summary", max_errors: ErrorLimit) -> None:
+def _refuse_error_rows(out: Path | str, shown: Path | str, summary: "Summary", max_errors: ErrorLimit) -> None:
     from convnext_imagenet.serve.errors import ErrorRows
+    from convnext_imagenet.serve.predict.job import first_error_row
+    from convnext_imagenet.serve.predict.place import open_place
 
-    if max_errors.allows(summary.error_rows, summary.rows):
+    if summary.first_error_part is None or max_errors.allows(summary.error_rows, summary.rows):
         return
+    first = first_error_row(open_place(out), summary.first_error_part)
     unread = [status for status in ("read_error", "timeout") if summary.statuses.get(status)]
     retry = f", pass --retry {','.join(unread)} to read those inputs again" if unread else ""
     raise ErrorRows(
-        f"{out} is finished: every input has its row. {plural(summary.error_rows, 'error row')}, more than "
-        f"the {max_errors} allowed; see the columns status and error{retry}, or pass --max-errors {summary.error_rows}"
+        f"{shown} is finished: every input has its row. {plural(summary.error_rows, 'error row')}, more than the "
+        f"{max_errors} allowed; the first is {first}. See the columns status and error{retry}, or pass --max-errors "
+        f"{summary.error_rows}"
     )

@@ -47,7 +47,10 @@ def named_classes(what: str, outputs: int, labels: Sequence[str]) -> tuple[Class
     order.
     """
     if len(labels) != outputs:
-        raise ModelError(f"{what}: its classifier has {outputs} outputs, but {len(labels)} labels are stated")
+        raise ModelError(
+            f"{what}: its classifier has {outputs} outputs, but {len(labels)} labels are stated; pass --classes with "
+            f"the list of its classes"
+        )
     if all(WNID.fullmatch(label) for label in labels):
         names = dict(packaged_classes(21841)[1]) | dict(imagenet_classes())
         return tuple((label, names.get(label, label)) for label in labels), f"{outputs} wnids stated beside the file"

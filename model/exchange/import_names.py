@@ -230,9 +230,12 @@ def _check(ours: Arrays, extra: list[str], scheme: Scheme, config: ConvNeXtConfi
 def _as_float32(name: str, array: np.ndarray, what: str) -> np.ndarray:
     if array.dtype not in (np.float16, np.float32, np.float64):
         raise ModelError(f"{what}: {name} is {array.dtype}; give weights of float16, bfloat16, float32 or float64")
-    values = np.ascontiguousarray(array, dtype=np.float32)
-    if not np.isfinite(values).all():
+    if not np.isfinite(array).all():
         raise ModelError(f"{what}: {name} holds NaN or infinity, so its training diverged; give another checkpoint")
+    with np.errstate(over="ignore"):  # refused below
+        values = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise ModelError(f"{what}: {name} holds float64 values that float32 cannot hold; give another checkpoint")
     return values
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 _README_BYTES = 65_536
-_UNKNOWN = "not stated"
+NOT_STATED = "not stated"
 # What to keep when weights, or what is made of them, are passed on: in short; the licence itself decides.
 _WORDS = {
     "cc-by-nc-4.0": "Name the authors; no commercial use: https://creativecommons.org/licenses/by-nc/4.0/",
@@ -49,7 +49,7 @@ def find_licence(path: Path, scheme: str, settings: Mapping[str, Any], grn: bool
     ):
         if found:
             return Licence(found, origin, _WORDS.get(found, ""))
-    return Licence(_UNKNOWN, "neither the file nor what lies beside it tells; ask where you got it")
+    return Licence(NOT_STATED, "neither the file nor what lies beside it tells; ask where you got it")
 
 
 def _from_settings(settings: Mapping[str, Any]) -> str | None:

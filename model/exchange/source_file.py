@@ -11,12 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.errors import ModelError
 from convnext_imagenet.model.exchange.source_mindspore import read_ckpt
-from convnext_imagenet.model.exchange.source_safetensors import INDEX_SUFFIX, read_safetensors, read_shards
+from convnext_imagenet.model.exchange.source_safetensors import (
+    INDEX_SUFFIX,
+    read_exported_card,
+    read_safetensors,
+    read_shards,
+)
 from convnext_imagenet.model.exchange.source_torch import read_pth
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.|$)")  # as transformers names parts of a large file
+_GRAPH = re.compile(rb"\x08.\x12|\n.[0-9.]+\x12\tMindSpore", re.DOTALL)  # first fields of ONNX, and of MindIR
 _HEAD_BYTES = 4096  # enough to recognise every format, and text
 _KINDS = "give a .safetensors, a PyTorch .pth or a MindSpore .ckpt with a ConvNeXt's weights"
 
@@ -27,12 +34,14 @@ Tensors = Mapping[str, np.ndarray]
 class SourceFile:
     """The tensors of a file: the weights as trained (`raw`) and their moving average (`ema`); one of them may be None.
 
-    Floats are float32, float16 or float64; bfloat16 was converted to float32, exactly.
+    Floats are float32, float16 or float64; bfloat16 was converted to float32, exactly. `card` is the model card in a
+    file that we exported.
     """
 
     path: Path
     raw: Tensors | None
     ema: Tensors | None
+    card: ModelCard | None = None
 
     def choose(self, use: str | None) -> tuple[Tensors, str]:
         """Return the tensors to use and "raw" or "ema": as `use` says, else the average if there is one.
@@ -71,8 +80,9 @@ def read_source(path: Path) -> SourceFile:
         )
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    raw, ema = _reader(path, head)(path)
-    return SourceFile(path, raw, ema)
+    read = _reader(path, head)
+    raw, ema = read(path)
+    return SourceFile(path, raw, ema, read_exported_card(path) if read is read_safetensors else None)
 
 
 def _reader(path: Path, head: bytes) -> Callable[[Path], tuple[Tensors | None, Tensors | None]]:
@@ -83,10 +93,14 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], tuple[Tensors | None, T
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return read_safetensors
     if head.startswith(b"PK\x03\x04"):
-        _refuse_programs(path)
+        _refuse_other_zips(path)
         return read_pth
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return read_pth
+    if _GRAPH.match(head):
+        raise ModelError(
+            f"{path}: a graph (ONNX or MindIR), not weights by name; give the weights that it was made from"
+        )
     if head[:1] == b"\n" and b"\x12" in head:  # protobuf: the first parameter of a Checkpoint message
         return read_ckpt
     if head.lstrip()[:1] == b"<":
@@ -95,8 +109,8 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], tuple[Tensors | None, T
     raise ModelError(f"{path}: {what}, not weights; {_KINDS}")
 
 
-def _refuse_programs(path: Path) -> None:
-    """Raise ModelError for zip files that hold a program, not only tensors."""
+def _refuse_other_zips(path: Path) -> None:
+    """Raise ModelError for zip files that PyTorch did not write, or that hold a program, not only tensors."""
     try:
         with zipfile.ZipFile(path) as file:
             names = ["/" + name for name in file.namelist()]
@@ -106,6 +120,8 @@ def _refuse_programs(path: Path) -> None:
         kind = "a TorchScript program"
     elif any(name.endswith(("/archive_format", "/serialized_exported_program.json")) for name in names):
         kind = "a program of torch.export"
+    elif not any(name.endswith("/data.pkl") for name in names):
+        raise ModelError(f"{path}: a zip archive that PyTorch did not write, such as NumPy's .npz; {_KINDS}")
     else:
         return
     raise ModelError(f"{path}: {kind}, not only weights; load it where you trust it, and save its state_dict()")

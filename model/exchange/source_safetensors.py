@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from convnext_imagenet.model.card import ModelCard, card_from_json
 from convnext_imagenet.model.errors import ModelError
+from convnext_imagenet.model.exchange.export_names import EXPORTED_CARD
 from convnext_imagenet.model.weights import FORMAT
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -31,6 +33,19 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], None]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path}: truncated or damaged ({error}); copy it again") from error
     return tensors, None
+
+
+def read_exported_card(path: Path) -> ModelCard | None:
+    """Return the model card in a safetensors file that we exported for another program; None in any other.
+
+    Raises ModelError for a card that cannot be read.
+    """
+    with safe_open(path, framework="numpy") as file:
+        text = (file.metadata() or {}).get(EXPORTED_CARD)
+    try:
+        return None if text is None else card_from_json(text)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}; export the network again") from None
 
 
 def read_shards(index: Path) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Item, Names, PlaceGone
 from convnext_imagenet.serve.inputs.labels import NO_CLASSES, ClassLookup
 from convnext_imagenet.serve.inputs.layout import ALL_FILES, Patterns
-from convnext_imagenet.serve.inputs.storage import StoredFile
+from convnext_imagenet.serve.inputs.storage import StoredFile, failed_store
 from convnext_imagenet.serve.inputs.uris import check_named, names_uri, read_uri, source_of
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,9 @@ def read_list(path: StoredFile, patterns: Patterns = ALL_FILES) -> FileInputs:
         listed = ((name, _size(path.folder, name) if store is None else -1) for name in _lines(path))
         names, sha256 = _names_and_sha256(_chosen(listed, patterns, str(path)))
     except (OSError, pa.ArrowException) as error:
-        raise ServeError(f"{path}: cannot be read ({one_line(error)}); check the path and your access to it") from None
+        raise failed_store(path, error) or ServeError(
+            f"{path}: cannot be read ({one_line(error)}); check the path and your access to it"
+        ) from None
     return _require_any(FileInputs(path.folder, names, sha256, store, is_listed=True), str(path), patterns)
 
 

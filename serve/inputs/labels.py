@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from convnext_imagenet.base.image_tables import is_text
 from convnext_imagenet.serve.errors import ServeError
 
 
@@ -49,10 +50,10 @@ def label_reader(field_: pa.Field, schema: pa.Schema, lookup: ClassLookup, table
     else the index of the network's class. Raises ServeError for a column of anything else.
     """
     kind = field_.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if is_text(kind) or pa.types.is_string_view(kind):
         return lambda value: None if value is None else lookup.index_of(value)
     if not pa.types.is_integer(kind):
-        raise ServeError(f"{table}: --label-column {field_.name!r} holds {kind}; it must hold numbers or text")
+        raise ServeError(f"{table}: --label-column {field_.name!r} holds {kind}; it must hold whole numbers or text")
     if names := _names_of(field_.name, schema):
         known = [lookup.index_of(name) for name in names]
         return lambda value: known[value] if value is not None and 0 <= value < len(known) else None

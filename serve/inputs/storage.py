@@ -2,6 +2,7 @@
 
 import errno
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -9,9 +10,12 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 
-from convnext_imagenet.base.uris import one_line, open_store, public_uri
+from convnext_imagenet.base.errors import FailedError
+from convnext_imagenet.base.stores import is_final
+from convnext_imagenet.base.uris import one_line, open_store, public_place
 from convnext_imagenet.serve.errors import ServeError
 
+_OF_A_REQUEST = re.compile(r"AWS Error|Azure Error|google::cloud|curl")  # in what Arrow says of a failed request
 _BUFFER_BYTES = 1 << 20  # of one request to a store: a request costs tens of milliseconds, whatever its size
 
 
@@ -90,25 +94,35 @@ def local_file(path: Path) -> StoredFile:
 def parse_uri(uri: str) -> StoredFile:
     """Return the file or folder of a URI such as s3://bucket/folder. Raises what `open_store` raises."""
     store, path = open_store(uri)
-    return StoredFile(path.rstrip("/"), store, public_uri(uri))
+    return StoredFile(path.rstrip("/"), store, public_place(uri))
 
 
 def list_files(root: StoredFile) -> list[pa_fs.FileInfo]:
-    """Return `root` if it is a file, else all files under it. Raises ServeError when it cannot be listed."""
+    """Return `root` if it is a file, else all files under it.
+
+    Raises ServeError when it cannot be listed, FailedError when its store fails.
+    """
     try:
         info = root.store.get_file_info(root.path)
         if info.type == pa_fs.FileType.File:
             return [info]
         entries = root.store.get_file_info(pa_fs.FileSelector(root.path, recursive=True))
     except (OSError, pa.ArrowException) as error:
-        raise _cannot_be_listed(root.display, error) from None
+        raise failed_store(root, error) or ServeError(
+            f"{root}: cannot be listed ({one_line(error)}); check the address and your access to it"
+        ) from None
     return [entry for entry in entries if entry.type == pa_fs.FileType.File]
+
+
+def failed_store(file: StoredFile, error: Exception) -> FailedError | None:
+    """Return the error to raise when the store of a file failed; None if the file itself or its address is at fault."""
+    if file.is_local or is_final(error) or not _OF_A_REQUEST.search(str(error)):
+        return None
+    return FailedError(
+        f"{file}: the store fails ({one_line(error)}); check it and your access to it, then run the same command again"
+    )
 
 
 def ending(name: str) -> str:
     """Return the ending of a file's name in lower case, with the dot."""
     return PurePosixPath(name).suffix.lower()
-
-
-def _cannot_be_listed(display: str, error: Exception) -> ServeError:
-    return ServeError(f"{display}: cannot be listed ({one_line(error)}); check the address and your access to it")

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 
+from convnext_imagenet.base.errors import ExpectedError
 from convnext_imagenet.base.files import sha256_json
 from convnext_imagenet.base.image_tables import STREAM_BEGIN, STREAM_END, holds_image_bytes, is_text
 from convnext_imagenet.base.uris import one_line
@@ -23,7 +24,7 @@ from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import read_beside, source_text
 from convnext_imagenet.serve.inputs.inputs import Item, JoinedInputs, lies_in, split_range
 from convnext_imagenet.serve.inputs.labels import NO_CLASSES, ClassLookup, label_reader
-from convnext_imagenet.serve.inputs.storage import StoredFile
+from convnext_imagenet.serve.inputs.storage import StoredFile, failed_store
 from convnext_imagenet.serve.inputs.uris import check_named, names_uri, source_of
 
 TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
@@ -185,7 +186,7 @@ def _open(path: StoredFile, columns: Columns) -> TableInputs:
         images = _choose_field(path, schema, columns.images)
         group_rows, stream_offsets = _groups(path)
         sha256 = _fingerprint(path, images.name)
-        table = TableInputs(path, images.name, group_rows, sha256, is_text(images.type), stream_offsets)
+        table = TableInputs(path, images.name, group_rows, sha256, _is_text(images.type), stream_offsets)
         table = _with_columns(table, schema, columns)
         table.check_uris()
         return table
@@ -196,15 +197,16 @@ def _open(path: StoredFile, columns: Columns) -> TableInputs:
 def _with_columns(table: TableInputs, schema: pa.Schema, columns: Columns) -> TableInputs:
     """Return a table that also reads the columns to keep and that of the labels. Raises ServeError."""
     for name in (*columns.keep, *([columns.label] if columns.label else [])):
-        if schema.get_field_index(name) < 0:
+        if name not in schema.names:
             raise ServeError(f"{table.path}: no column {name!r}; it has: {', '.join(schema.names)}")
+        _refuse_twice(table.path, schema, name)
     if not columns.keep and not columns.label:
         return table
     kept = pa.schema([])
     if columns.keep:
         fields = [schema.field(name) for name in columns.keep]
         for each in fields:
-            if _is_usable(each.type) and not is_text(each.type):
+            if _is_usable(each.type) and not _is_text(each.type):
                 raise ServeError(f"{table.path}: --keep {each.name!r} holds bytes; keep only what is small")
         kept = pa.schema([pa.field(TABLE_ROW, pa.string()), *(pa.field(f.name, f.type) for f in fields)])
     sha256 = sha256_json({"table": table.sha256, "keep": columns.keep, "label": columns.label})
@@ -216,20 +218,37 @@ def _with_columns(table: TableInputs, schema: pa.Schema, columns: Columns) -> Ta
 
 def _choose_field(path: StoredFile, schema: pa.Schema, column: str) -> pa.Field:
     usable = {each.name: each for each in schema if _is_usable(each.type)}
-    binary = [name for name, each in usable.items() if not is_text(each.type)]
+    binary = [name for name, each in usable.items() if not _is_text(each.type)]
     candidates = list(usable) if len(usable) == 1 else binary
     name = column or (candidates[0] if len(candidates) == 1 else "")
     if name in usable:
+        _refuse_twice(path, schema, name)
         return usable[name]
     problem = f"no column {column!r} of image bytes or paths" if column else "not clear which column holds the images"
-    columns = (
-        f"pass --column with one of: {', '.join(usable)}" if usable else "none of its columns fits, give another table"
+    if usable:
+        raise ServeError(f"{path}: {problem}; pass --column with one of: {', '.join(usable)}")
+    kinds = ", ".join(f"{each.name}: {_kind_in_words(each.type)}" for each in schema)
+    raise ServeError(
+        f"{path}: {problem}; it has {kinds or 'no columns'}, and neither bytes, {{bytes, path}} nor text; give another "
+        f"table, or write the column as one of these"
     )
-    raise ServeError(f"{path}: {problem}; {columns}")
 
 
-def _unreadable(path: StoredFile, error: Exception) -> ServeError:
-    return ServeError(f"{path}: cannot be read as a table ({one_line(error)}); copy it again or remove it")
+def _kind_in_words(kind: pa.DataType) -> str:
+    """Return a type in a few words: what follows `<` may be as long as a schema."""
+    return str(kind).partition("<")[0]
+
+
+def _refuse_twice(path: StoredFile, schema: pa.Schema, name: str) -> None:
+    """Raise ServeError if several columns have this name."""
+    if (count := schema.names.count(name)) > 1:
+        raise ServeError(f"{path}: {count} columns are named {name!r}; rename or drop all but one")
+
+
+def _unreadable(path: StoredFile, error: Exception) -> ExpectedError:
+    return failed_store(path, error) or ServeError(
+        f"{path}: cannot be read as a table ({one_line(error)}); copy it again or remove it"
+    )
 
 
 def _schema(path: StoredFile) -> pa.Schema:
@@ -303,12 +322,23 @@ def _fingerprint(path: StoredFile, column: str) -> str:
 
 
 def _is_usable(kind: pa.DataType) -> bool:
-    return is_text(kind) or holds_image_bytes(kind)
+    return _is_text(kind) or holds_image_bytes(_without_views(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return is_text(_without_views(kind))
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    """Return a type with Arrow's views, as Polars writes them, replaced by what they are views of."""
+    if pa.types.is_struct(kind):
+        return pa.struct([each.with_type(_without_views(each.type)) for each in kind.fields])
+    return {pa.binary_view(): pa.binary(), pa.string_view(): pa.string()}.get(kind, kind)
 
 
 def _path_of(value: pa.StructScalar) -> bytes | None:
     """Return the `path` of an image, or None."""
-    if value.type.get_field_index("path") < 0 or not is_text(value["path"].type):
+    if value.type.get_field_index("path") < 0 or not _is_text(value["path"].type):
         return None
     path = value["path"].as_buffer()
     return path.to_pybytes() if path else None

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from convnext_imagenet.base.tars import BadTar, Member, walk_tar
+from convnext_imagenet.base.uris import one_line
 from convnext_imagenet.base.wording import plural
 from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
@@ -20,7 +21,7 @@ from convnext_imagenet.serve.inputs.files import source_text
 from convnext_imagenet.serve.inputs.inputs import Item, Names, lies_in
 from convnext_imagenet.serve.inputs.labels import NO_CLASSES, ClassLookup
 from convnext_imagenet.serve.inputs.layout import ALL_FILES, SIDECAR_ENDINGS, Patterns
-from convnext_imagenet.serve.inputs.storage import StoredFile
+from convnext_imagenet.serve.inputs.storage import StoredFile, failed_store
 
 log = logging.getLogger(__name__)
 TAR_ENDINGS = (".tar",)
@@ -101,8 +102,9 @@ def _members(archive: StoredFile) -> Iterator[Member]:
                 member for member in walk_tar(file, 0, archive.size) if member.kind in ("file", *_WITHOUT_BYTES)
             )
     except (BadTar, OSError, pa.ArrowException) as error:
-        raise ServeError(
-            f"{archive}: cannot be read as an uncompressed tar ({error}); unpack a compressed one first"
+        raise failed_store(archive, error) or ServeError(
+            f"{archive}: cannot be read as an uncompressed tar ({one_line(error)}); copy it again, or unpack a "
+            f"compressed one first"
         ) from None
 
 

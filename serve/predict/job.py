@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from convnext_imagenet.base.errors import Interrupted
+from convnext_imagenet.base.parquet import read_table
 from convnext_imagenet.base.protocol import OtherPlanError
 from convnext_imagenet.launch.executor import OnProgress
 from convnext_imagenet.launch.ranks.collectives import SINGLE, Ranks
@@ -31,12 +32,16 @@ from convnext_imagenet.serve.settings import PredictOptions
 
 @dataclass(frozen=True)
 class Summary:
-    """What PREDICTIONS holds at the end: rows, rows by status, all parts, and the parts made by this run."""
+    """What PREDICTIONS holds at the end: rows, rows by status, all parts, and the parts made by this run.
+
+    `first_error_part` is the number of the first part with an error row, None without one.
+    """
 
     rows: int
     statuses: dict[str, int]
     parts: int
     parts_made: int
+    first_error_part: int | None = None
 
     @property
     def error_rows(self) -> int:
@@ -111,9 +116,9 @@ class PredictionJob:
         if stopped:
             raise Interrupted(f"stopped by a signal; run the same command again to resume in {self.out}")
         receipts = self._receipts()
-        statuses: Counter[str] = Counter()
-        for receipt in receipts:
-            statuses.update(receipt["facts"]["statuses"])
+        by_part = [receipt["facts"]["statuses"] for receipt in receipts]
+        statuses = sum(map(Counter, by_part), Counter[str]())
+        bad = next((index for index, counts in enumerate(by_part) if counts.keys() - {"ok"}), None)
         rows = self.writer.inputs.count
         manifest = {"plan_id": self.writer.plan_id, "rows": rows, "statuses": dict(statuses)}
         manifest |= {"provenance": self.writer.plan, "parts": [receipt["files"][0] for receipt in receipts]}
@@ -121,7 +126,7 @@ class PredictionJob:
             manifest["retries"] = self.writer.retries
         if self.ranks.own.is_first:
             self.out.finish(manifest)
-        return Summary(rows, dict(statuses), len(receipts), made)
+        return Summary(rows, dict(statuses), len(receipts), made, bad)
 
     def _receipts(self) -> list[Any]:
         """Return the receipts of all parts, also of other ranks. Raises ServeError when one is missing."""
@@ -131,6 +136,15 @@ class PredictionJob:
                 f"{self.out}: {part_file(receipts.index(None))} changed during the run; run the same command again"
             )
         return receipts
+
+
+def first_error_row(place: Place, part: int) -> str:
+    """Return the name of the first input of a part that has an error row, with the error, in one line."""
+    with place.open_part(part_file(part)) as file:
+        rows = read_table(file, ("source", "status", "error"))
+    number = next(n for n, status in enumerate(rows["status"]) if status.as_py() != "ok")
+    source, error = (rows[name][number].as_py() for name in ("source", "error"))
+    return f"{source if source.isprintable() else repr(source)} ({error})"
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.base.files import is_leftover, make_folder, read_json, write_json
@@ -68,6 +70,9 @@ class Place(Protocol):
 
     def write(self, name: str, value: Any) -> None:
         """Write a bookkeeping file."""
+
+    def open_part(self, name: str) -> pa.NativeFile:
+        """Return the file of a part, open for reading."""
 
     def reopen(self) -> None:
         """Take the mark of completeness away."""
@@ -139,6 +144,10 @@ class LocalPlace:
     def write(self, name: str, value: Any) -> None:
         """Write a bookkeeping file."""
         write_json(self.root / bookkeeping_name(_KIND, name), value)
+
+    def open_part(self, name: str) -> pa.NativeFile:
+        """Return the file of a part, open for reading."""
+        return pa.OSFile(str(self.root / name))
 
     def reopen(self) -> None:
         """Take the mark of completeness away."""
@@ -240,6 +249,10 @@ class StorePlace:
     def write(self, name: str, value: Any) -> None:
         """Write a bookkeeping file."""
         self._upload(bookkeeping_name(_KIND, name), _json_bytes(value))
+
+    def open_part(self, name: str) -> pa.NativeFile:
+        """Return the file of a part, open for reading."""
+        return pa.BufferReader(self.root.read(name))
 
     def reopen(self) -> None:
         """Take the mark of completeness away."""

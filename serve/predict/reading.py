@@ -62,7 +62,9 @@ class ReadWatch:
         """Note the next samples. Raises FailedError when `stop_after` in a row could not be read."""
         for sample in samples:
             if not sample.is_unread:
-                self._failed, self._last_read = [], sample.sample_id
+                self._failed = []
+                if sample.status != "read_error":  # "no such file" is an answer, but nothing was read
+                    self._last_read = sample.sample_id
                 continue
             self._failed.append(sample)
             if len(self._failed) == self._stop_after:
@@ -76,7 +78,7 @@ class ReadWatch:
         if not self._failed or not self._stop_after:
             return
         if self._last_read is None:
-            raise self._failure(f"none of the first {plural(len(self._failed), 'input')} could be read")
+            raise self._failure(f"{plural(len(self._failed), 'input')} could not be read, and none before")
         if not self._is_readable(self._last_read):
             raise self._failure("inputs that were readable before cannot be read any more")
 

@@ -176,7 +176,7 @@ def _mindir_interface(checkpoint: Checkpoint, options: ExportOptions, file: Path
 
 
 def _write_safetensors(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> list[Path]:
-    path.write_bytes(renamed_payload(checkpoint.arrays, checkpoint.card.config, options.names))
+    path.write_bytes(renamed_payload(checkpoint.arrays, checkpoint.card, options.names))
     read_back, others = import_arrays(load_file(path), scheme_named(options.names))
     ours = checkpoint.arrays
     is_same = not others and read_back.keys() == ours.keys()

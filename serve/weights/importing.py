@@ -19,21 +19,22 @@ from convnext_imagenet.model.exchange.class_names import (
     read_classes,
     unnamed_classes,
 )
-from convnext_imagenet.model.exchange.foreign_network import read_stated
+from convnext_imagenet.model.exchange.foreign_network import Stated, read_stated
 from convnext_imagenet.model.exchange.foreign_preprocessing import describe_transform, find_transform
 from convnext_imagenet.model.exchange.image_projection import Tensors, clip_projection
 from convnext_imagenet.model.exchange.import_names import Translation, recognise_scheme, translate
-from convnext_imagenet.model.exchange.licences import find_licence
+from convnext_imagenet.model.exchange.licences import NOT_STATED, Licence, find_licence
 from convnext_imagenet.model.exchange.source_file import SourceFile, read_source
 from convnext_imagenet.model.exchange.text_embeddings import read_text_embeddings
 from convnext_imagenet.model.exchange.wrappers import named_sets, unwrap
-from convnext_imagenet.model.transform import changed
+from convnext_imagenet.model.transform import EvalTransform, changed
 from convnext_imagenet.model.weight_check import describe
 from convnext_imagenet.model.weights import weights_payload
 from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.settings import TransformOptions
 
+_IN_THE_FILE = "the model card in the file"  # which an export of ours holds; stored in cards
 IMAGENET_CLASSES = 1000  # an unnamed classifier of this many outputs is ILSVRC2012's (DECISIONS, 2026-11-26)
 
 
@@ -75,24 +76,25 @@ def import_weights(source: Path, out: Path, options: ImportOptions) -> Imported:
     tensors, used_weights = file.choose(options.use)
     tensors, wrapper = unwrap(tensors, str(source), used_weights)
     scheme = recognise_scheme(tensors, str(source), options.scheme)
-    stated = read_stated(source, scheme)
+    stated = read_stated(source, scheme) if file.card is None else _stated_by(file.card)
     made = translate(tensors, scheme, str(source), _new_head(listed, options), stated)
+    _compare_with_card(made, file.card, source)
     zero_shot: dict[str, Any] = {}
     if options.zero_shot is None:
-        classes, named_by = _classes(source, made, listed, stated.labels, options)
+        classes, named_by = _classes(source, made, listed, stated.labels, options, file.card)
     else:
         made, classes, zero_shot = _with_text_head(
             made, tensors, listed, source, options.zero_shot, options.logit_scale
         )
         named_by = f"{plural(len(classes), 'class')} from {options.zero_shot}"
-    stated_transform, reason = find_transform(source, scheme.name, made.outputs)
+    stated_transform, reason = _transform(source, made, file.card)
     transform = changed(stated_transform, options.transform.changes())
     if transform != stated_transform:
         reason += ", changed by options"  # stored in the card: other words would be other bytes
     origin = {"file": source.name, "sha256": sha256_file(source), "scheme": scheme.name, "weights": used_weights}
     head = "text embeddings" if zero_shot else "from the file" if classes else "none"
     origin |= {"head": "new" if made.is_head_new else head, "transform": reason} | zero_shot
-    licence = find_licence(source, scheme.name, stated.settings or {}, grn=made.config.grn)
+    licence = _licence(source, made, stated, file.card)
     origin |= {"licence": licence.name, "licence_from": licence.origin, "licence_words": licence.words}
     if not made.config.has_usual_functions:
         origin["functions"] = functions_in_words(made.config)
@@ -112,6 +114,38 @@ def import_weights(source: Path, out: Path, options: ImportOptions) -> Imported:
         f"{out}: " + ("written" if is_new else "there already with the same bytes"),
     ]
     return Imported(card, tuple(lines))
+
+
+def _stated_by(card: ModelCard) -> Stated:
+    """Return the functions that the model card in an export states."""
+    config = card.config
+    return Stated(config.norm_epsilon, config.head_norm_epsilon, config.activation)
+
+
+def _compare_with_card(made: Translation, card: ModelCard | None, source: Path) -> None:
+    """Raise ServeError for tensors of another network than the model card in their file states."""
+    if card is None:
+        return
+    found = replace(made.config, num_classes=made.outputs or 0)
+    if any(getattr(found, name) != getattr(card.config, name) for name in ("depths", "dims", "grn", "num_classes")):
+        raise ServeError(
+            f"{source}: its tensors are {describe(found)}, but the model card in its metadata states "
+            f"{describe(card.config)}; save it without this metadata, and pass --classes"
+        )
+
+
+def _transform(source: Path, made: Translation, card: ModelCard | None) -> tuple[EvalTransform, str]:
+    if card is not None:
+        return card.transform, _IN_THE_FILE
+    return find_transform(source, made.scheme.name, made.outputs)
+
+
+def _licence(source: Path, made: Translation, stated: Stated, card: ModelCard | None) -> Licence:
+    if card is None:
+        return find_licence(source, made.scheme.name, stated.settings or {}, grn=made.config.grn)
+    known = card.provenance.get("licences", ())
+    names, words = (dict.fromkeys(each[key] for each in known if each[key]) for key in ("licence", "licence_words"))
+    return Licence(", ".join(names) or NOT_STATED, _IN_THE_FILE, " ".join(words))
 
 
 def _with_named_sets(file: SourceFile) -> SourceFile:
@@ -200,8 +234,9 @@ def _with_text_head(
 
 
 def _classes(
-    source: Path, made: Translation, listed: ClassTable | None, labels: tuple[str, ...] | None, options: ImportOptions
-) -> tuple[ClassTable, str]:
+    source: Path, made: Translation, listed: ClassTable | None, labels: tuple[str, ...] | None, options: ImportOptions,
+    card: ModelCard | None,
+) -> tuple[ClassTable, str]:  # fmt: skip
     outputs = made.config.num_classes
     if outputs == 0:
         if listed is not None:
@@ -218,6 +253,8 @@ def _classes(
                 f"fine-tuned"
             )
         return listed, f"{outputs} from {options.classes}"
+    if card is not None:
+        return card.classes, f"{outputs} of {_IN_THE_FILE}"
     if labels is not None:
         return named_classes(str(source), outputs, labels)
     if outputs in (IMAGENET_CLASSES - 1, IMAGENET_CLASSES + 1):

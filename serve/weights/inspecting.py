@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +52,39 @@ def _inspected(path: Path, tensors: dict[str, Any], stated: dict[str, Any]) -> d
 
 def inspection_lines(found: dict[str, Any]) -> list[str]:
     """Return what `inspect_weights` found as lines of text."""
-    network = ", ".join(f"{name} {value}" for name, value in found["config"].items())
-    transform = ", ".join(f"{name} {value}" for name, value in found["transform"].items())
-    classes = [f"{wnid} ({name})" for wnid, name in found["classes"][:3]]
+    network, transform = (
+        ", ".join(f"{name} {_words(value)}" for name, value in _leaves(found[key])) for key in ("config", "transform")
+    )
+    classes = [f"{wnid} ({name})" if wnid else str(name) for wnid, name in found["classes"][:3]]
     return [
         f"{found['path']}: {found['bytes'] / 2**20:,.1f} MiB, {found['parameters']:,} parameters in "
         f"{plural(found['tensors'], 'tensor')}",
         f"  network: {network}",
         f"  evaluation: {transform}",
         f"  {plural(len(found['classes']), 'class')}: {', '.join(classes)}{', ...' * (len(found['classes']) > 3)}",
-        *(f"  {name}: {value}" for name, value in found["provenance"].items()),
+        *(f"  {name}: {_words(value)}" for name, value in _leaves(found["provenance"])),
     ]
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values inside JSON objects with dotted names; objects in a list are numbered from 1."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{prefix}.{name}" if prefix else name)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for number, item in enumerate(value, 1):
+            yield from _leaves(item, f"{prefix}.{number}")
+    else:
+        yield prefix, value
+
+
+def _words(value: Any) -> str:
+    """Return a JSON value as a person would write it."""
+    if isinstance(value, list):
+        return " ".join(map(_words, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value in (None, "") else str(value)
 
 
 def _header(path: Path) -> dict[str, Any]:

@@ -85,6 +85,8 @@ def test_a_library_that_says_much_is_cut_short():
         ("s3://key:hunter%32@bucket/x", "hunter2 is no secret", "the address cannot be parsed"),
         ("gs://hunter2@bucket/x", "no rights for hunter2", "the address cannot be parsed"),
         ("s3://key:hunter2@bucket/x", "no route to bucket", "no route to bucket"),
+        ("abfss://photos@acc/x", "the container photos does not exist", "the container photos does not exist"),
+        ("abfss://photos:hunter2@acc/x", "no rights for photos with hunter2", "the address cannot be parsed"),
     ],
 )
 def test_a_store_that_cannot_be_opened_says_why_without_a_password(

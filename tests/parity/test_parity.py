@@ -105,7 +105,7 @@ def test_timm(tmp_path, images, model, evaluated, record_property):
     assert error < LOGITS_AGREE
     files = [f"{names}.safetensors" for names in ("facebook", "timm")]
     for names, file in zip(("facebook", "timm"), files, strict=True):
-        write_output(tmp_path / file, renamed_payload(checkpoint.arrays, checkpoint.card.config, names))
+        write_output(tmp_path / file, renamed_payload(checkpoint.arrays, checkpoint.card, names))
     again = ask(tmp_path, images, program="reader", model=model, files=files, **evaluated)
     assert all(again[file].tobytes() == expected["logits"].tobytes() for file in files)
 

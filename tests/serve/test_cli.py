@@ -111,11 +111,12 @@ def test_infer_prints_names_and_draws_pictures(checkpoint_file, val_folder, tmp_
 
 
 def test_infer_answers_the_readable_files_and_reports_the_others(checkpoint_file, folder):
-    result = _call("infer", checkpoint_file, folder / "cut.jpg", folder / "a.jpg")
+    result = _call("infer", checkpoint_file, folder / "cut.jpg", folder / "a.jpg", folder / "page.jpg")
     assert result.exit_code == 1
+    assert f"{folder / 'page.jpg'}: unsupported: an HTML page" in result.stderr
     assert "a.jpg" in result.stdout
     assert f"{folder / 'cut.jpg'}: decode_error: truncated" in result.stderr
-    assert "Error: 1 of 2 files could not be read" in result.stderr
+    assert "Error: 2 of 3 files could not be read" in result.stderr
 
 
 def test_error_rows_above_the_allowed_number_end_with_3_and_are_written(checkpoint_file, folder, tmp_path):
@@ -124,6 +125,7 @@ def test_error_rows_above_the_allowed_number_end_with_3_and_are_written(checkpoi
     assert result.exit_code == 3
     assert "11 inputs, 11 rows (3 decode_error, 6 ok, 1 read_error, 1 unsupported)" in result.stdout
     assert "5 error rows" not in result.stdout
+    assert "the first is cut.jpg (truncated: " in result.stderr
     assert "--max-errors 5" in result.stderr
     assert (tmp_path / "out" / "_SUCCESS").is_file()
     again = _call(*command, "--max-errors", 5)
@@ -161,8 +163,10 @@ def _paths(tmp_path, checkpoint_file, val_folder):
 BAD = [
     ("eval MISSING --records RECORDS", 1, "no such file or directory"),
     ("eval CUT --records RECORDS", 1, "truncated, damaged"),
+    ("eval MISSING --records file:///no/records", 1, "missing: no such file or directory"),
+    ("eval CUT --records file:///no/records", 1, "truncated, or not a safetensors file"),
     ("eval RUN --records RECORDS", 1, "no epoch has finished"),
-    ("eval SIX --records RECORDS --report OUT", 1, "has 6 classes"),
+    ("eval SIX --records RECORDS --report OUT", 1, "leave out --report, and the classes are matched"),
     ("eval GOOD --records MISSING", 1, "no such directory"),
     ("eval GOOD --records BROKEN", 1, "0 bytes, expected"),
     ("eval GOOD --records UNFINISHED", 1, "convnext-ingest build"),

@@ -3,7 +3,7 @@
 import pytest
 
 from convnext_imagenet.model.errors import ModelError
-from convnext_imagenet.model.exchange.class_names import imagenet_classes, read_classes, unnamed_classes
+from convnext_imagenet.model.exchange.class_names import imagenet_classes, named_classes, read_classes, unnamed_classes
 
 
 def test_the_packaged_list_is_imagenets():
@@ -42,6 +42,11 @@ def test_a_list_that_is_none_is_refused(tmp_path, content, expected):
 def test_a_missing_list_is_refused(tmp_path):
     with pytest.raises(ModelError, match="cannot be read as a list of classes"):
         read_classes(tmp_path / "absent")
+
+
+def test_fewer_labels_than_outputs_are_refused_with_the_way_out():
+    with pytest.raises(ModelError, match=r"3 outputs, but 2 labels are stated; pass --classes with the list"):
+        named_classes("w.pth", 3, ("cat", "dog"))
 
 
 def test_unnamed_classes_have_no_wnid():

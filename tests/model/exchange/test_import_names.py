@@ -172,6 +172,13 @@ def test_values_that_are_not_finite_are_refused(ours, value):
     assert "norm.bias holds NaN or infinity" in refusal(ours)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_float64_beyond_float32_is_no_diverged_training(ours):
+    ours["norm.bias"] = ours["norm.bias"].astype(np.float64)
+    ours["norm.bias"][3] = 1e300
+    assert "norm.bias holds float64 values that float32 cannot hold" in refusal(ours)
+
+
 def test_integers_are_no_weights(ours):
     ours["norm.bias"] = ours["norm.bias"].astype(np.int8)
     assert "norm.bias is int8" in refusal(ours)

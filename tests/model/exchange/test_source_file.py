@@ -39,8 +39,10 @@ def refusal(path) -> str:
         (bytes(range(7, 256)), "truncated, damaged or of another format, not weights"),
         (b"\n3\n\x08a.weight\x12'\x08\x02\x08", "truncated, damaged or not a MindSpore checkpoint; copy it again"),
         (struct.pack("<Q", 3) + b"{]}" + bytes(9), "truncated or damaged"),
+        (b"\x08\x08\x12\x11convnext_imagenet:", "a graph (ONNX or MindIR), not weights by name"),
+        (b"\n\x031.1\x12\tMindSpore*\x062.10.0", "a graph (ONNX or MindIR), not weights by name"),
     ],
-    ids=["empty", "lfs", "html", "text", "bytes", "cut ckpt", "bad header"],
+    ids=["empty", "lfs", "html", "text", "bytes", "cut ckpt", "bad header", "onnx", "mindir"],
 )
 def test_what_holds_no_weights_is_named(tmp_path, content, expected):
     for name in ("w.pth", "w.safetensors", "w.ckpt"):

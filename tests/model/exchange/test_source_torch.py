@@ -126,4 +126,4 @@ def test_what_is_no_state_dict_is_refused(tmp_path, value, expected):
 
 def test_a_zip_of_something_else_is_refused(tmp_path):
     np.savez(tmp_path / "w.npz", a=np.zeros(3))
-    assert "truncated, damaged or not PyTorch weights" in refusal(tmp_path / "w.npz")
+    assert "a zip archive that PyTorch did not write, such as NumPy's .npz; give a" in refusal(tmp_path / "w.npz")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from convnext_imagenet.base.errors import ArtefactError
+from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.kinds import open_inputs
 
@@ -30,6 +30,16 @@ def _tar(path, count, *others):
             member = tarfile.TarInfo(name)
             member.size = 1
             tar.addfile(member, io.BytesIO(b"x"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("images", ["t.parquet", "one.tar", "list.txt", "images"])
+def test_a_store_that_fails_is_not_called_a_damaged_file(place, store, monkeypatch, images):
+    """Exit code 74, so that a scheduler tries again; and no advice to remove the file."""
+    monkeypatch.setattr(store.faults, "is_down", images == "images")
+    monkeypatch.setitem(store.faults.cut, images, -1)
+    with pytest.raises(FailedError, match=rf"pics/{images}: the store fails \(.*AWS Error.*run the same command again"):
+        open_inputs(store.uri(images), WNIDS, column="mask" if images == "t.parquet" else "")
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ def test_kept_columns_stand_beside_their_own_predictions(fake, tmp_path):
     [
         ({"keep": ["nope"]}, "no column 'nope'; it has: image, y, f"),
         ({"label_column": "nope"}, "no column 'nope'"),
-        ({"label_column": "f"}, "'f' holds double; it must hold numbers or text"),
+        ({"label_column": "f"}, "'f' holds double; it must hold whole numbers or text"),
         ({"keep": ["image"], "column": "image"}, "--keep 'image' holds bytes"),
     ],
 )

@@ -69,7 +69,7 @@ def test_a_range_inside_a_group_of_many_batches(tmp_path):
         assert [item.load() for item in inputs.items(range(start, stop))] == images[start:stop]
 
 
-@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
 def test_nulls_and_values_that_are_too_large_are_errors_of_their_rows(tmp_path, kind):
     column = pa.array([b"a", None, bytes(LARGEST_FILE_BYTES + 1), b""], kind)
     first, null, large, empty = _all(open_table(_table(tmp_path, image=column)))
@@ -91,6 +91,13 @@ def test_images_as_hugging_face_stores_them(tmp_path, name):
         items[2].load()
     with pytest.raises(BadImage, match="empty"):
         items[3].load()
+
+
+def test_images_as_polars_writes_them_to_arrow(tmp_path):
+    kind = pa.struct([("bytes", pa.binary_view()), ("path", pa.string_view())])
+    image = pa.array([{"bytes": b"a", "path": "x/a.png"}, {"bytes": None, "path": None}], kind)
+    first, second = _all(open_table(_table(tmp_path, "c.arrow", image=image)))
+    assert (first.source, first.load(), second.source) == ("x/a.png", b"a", "c.arrow#1")
 
 
 def test_an_image_of_hugging_face_without_bytes_is_the_file_at_its_path(tmp_path):
@@ -127,7 +134,7 @@ def test_only_text_names_an_image(tmp_path, path_kind):
     assert (item.source, item.load()) == ("a.parquet#0", b"b")
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
 def test_text_is_a_path_that_begins_at_the_folder_of_the_table(tmp_path, kind):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "a.jpg").write_bytes(b"a")
@@ -176,14 +183,23 @@ def test_which_column_is_meant(tmp_path, columns, asked, chosen):
         ({"file": ["a"], "wnid": ["n0"]}, "", "not clear which .* --column with one of: file, wnid$"),
         ({"image": [b"a"], "n": [1]}, "picture", "no column 'picture' .* --column with one of: image$"),
         ({"image": [b"a"], "n": [1]}, "n", "no column 'n' of image bytes or paths"),
-        ({"n": [1], "x": [0.5]}, "", "none of its columns fits"),
-        ({"image": STRUCT_OF_TEXT}, "", "none of its columns fits"),
+        ({"n": [1], "x": [0.5]}, "", r"it has n: int64, x: double, and neither bytes, \{bytes, path\} nor text; give"),
+        ({"image": STRUCT_OF_TEXT}, "", "it has image: struct, and neither"),
         ({"image": pa.array([], pa.binary())}, "", "holds no rows"),
     ],
 )
 def test_a_table_without_a_clear_column_or_rows_names_the_way_out(tmp_path, columns, asked, says):
     with pytest.raises(ServeError, match=says):
         open_table(_table(tmp_path, **columns), asked)
+
+
+@pytest.mark.parametrize("columns", [tables.Columns(), tables.Columns("image"), tables.Columns("image", keep=("n",))])
+def test_two_columns_of_one_name_are_refused(tmp_path, columns):
+    twice = "n" if columns.keep else "image"
+    data = {"image": pa.array([b"a"]), "n": pa.array(["x"])}
+    pq.write_table(pa.table([*data.values(), data[twice]], names=[*data, twice]), tmp_path / "a.parquet")
+    with pytest.raises(ServeError, match=rf"a\.parquet: 2 columns are named '{twice}'; rename or drop all but one"):
+        tables.open_tables([local_file(tmp_path / "a.parquet")], columns)
 
 
 @pytest.mark.parametrize("name", WRITERS)

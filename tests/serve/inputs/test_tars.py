@@ -107,7 +107,7 @@ def test_a_damaged_header_anywhere_is_refused(tmp_path, number):
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
 def test_a_compressed_archive_is_refused_with_the_way_out(tmp_path, mode):
-    with pytest.raises(ServeError, match="unpack a compressed one first"):
+    with pytest.raises(ServeError, match="copy it again, or unpack a compressed one first"):
         list_tars([_write(tmp_path / "a.tar", mode=mode)])
 
 

@@ -141,13 +141,14 @@ def test_what_the_watch_knows_before_a_part_is_published(is_known):
     asked = []
     watch = ReadWatch(5, lambda number: asked.append(number) or True)
     if is_known:
-        watch.see([Sample(7, "good.jpg")])
+        watch.see([Sample(6, "good.jpg")])
+    watch.see([Sample(7, "missing.jpg", status="read_error", error="No such file or directory")])
     watch.see([Sample(8, "bad.jpg", status="read_error", error="x", is_unread=True)])
     if is_known:
         watch.confirm()
-        assert asked == [7]
+        assert asked == [6], "a missing file was never readable, so it cannot prove that the place is away"
     else:
-        with pytest.raises(FailedError, match="none of the first 1 input could be read"):
+        with pytest.raises(FailedError, match="1 input could not be read, and none before"):
             watch.confirm()
 
 

@@ -11,17 +11,21 @@ import safetensors.numpy
 from click.testing import CliRunner
 
 from convnext_imagenet.base.files import sha256_file
+from convnext_imagenet.model.card import ModelCard
 from convnext_imagenet.model.convnext import ConvNeXtConfig, init_parameters
 from convnext_imagenet.model.exchange.naming import export_arrays, scheme_named
 from convnext_imagenet.model.transform import EvalTransform
-from convnext_imagenet.model.weights import load_weights
+from convnext_imagenet.model.weights import load_weights, save_weights
 from convnext_imagenet.records.reader import Records
 from convnext_imagenet.serve.checkpoint import check_classes, load_checkpoint
 from convnext_imagenet.serve.cli import main
 from convnext_imagenet.serve.errors import ServeError
+from convnext_imagenet.serve.settings import TransformOptions
+from convnext_imagenet.serve.weights.export_formats import ExportOptions
+from convnext_imagenet.serve.weights.exporting import export_weights
 from convnext_imagenet.serve.weights.importing import ImportOptions, import_weights
 
-from ..conftest import build_records, picture
+from ..conftest import build_records, class_table, picture
 
 CONFIG = ConvNeXtConfig("convnext_unnamed", (1, 1, 1, 1), (8, 16, 24, 32), num_classes=7)
 
@@ -71,6 +75,50 @@ def test_the_command_says_what_it_made_and_why(tmp_path, source):
         "licence: not stated (neither the file nor what lies beside it tells; ask where you got it)",
         f"{out}: written",
     ]
+
+
+def _export(tmp_path: Path, names: str, **changes) -> tuple[Path, ModelCard]:
+    """A network that knows its input, classes and licence, and functions of another program, exported."""
+    licence = {
+        "file": "a.pth",
+        "licence": "cc-by-nc-4.0",
+        "licence_from": "README.md beside it",
+        "licence_words": "Nc.",
+    }
+    config = dataclasses.replace(CONFIG, head_norm_epsilon=1e-12, activation="gelu_tanh", **changes)
+    classes = class_table(config.num_classes)
+    card = ModelCard(config, classes, EvalTransform(size_px=96, std=(0.5, 0.5, 0.5)), {"licences": [licence]})
+    save_weights(tmp_path / "own.safetensors", init_parameters(config, 5), card)
+    out = tmp_path / "theirs.safetensors"
+    export_weights(load_checkpoint(tmp_path / "own.safetensors"), out, ExportOptions("safetensors", names=names))
+    return out, card
+
+
+@pytest.mark.parametrize("names", ["timm", "facebook"])
+@pytest.mark.parametrize("classes", [7, 1000, 0])
+def test_an_export_of_ours_comes_back_with_input_classes_functions_and_licence(tmp_path, names, classes):
+    source, card = _export(tmp_path, names, num_classes=classes)
+    (tmp_path / "config.json").write_text('{"architecture": "convnext_tiny", "num_classes": 3}')  # of another network
+    lines = import_weights(source, tmp_path / "back.safetensors", ImportOptions()).lines
+    arrays, found = load_weights(tmp_path / "back.safetensors")
+    assert (found.config, found.classes, found.transform) == (card.config, card.classes, card.transform)
+    assert all(arrays[name].tobytes() == array.tobytes() for name, array in init_parameters(card.config, 5).items())
+    assert "licence: cc-by-nc-4.0 (the model card in the file). Nc." in lines
+    assert f"classes: {classes} of the model card in the file" in lines or not classes
+
+
+def test_an_export_that_was_changed_is_refused_and_options_win(tmp_path):
+    source, _ = _export(tmp_path, "timm")
+    card = import_weights(source, tmp_path / "a", ImportOptions(transform=TransformOptions(size_px=64))).card
+    assert (card.transform.size_px, card.transform.std) == (64, (0.5, 0.5, 0.5))
+    with safetensors.safe_open(source, framework="numpy") as file:
+        stated, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors |= {name: tensors[name][:3] for name in ("head.fc.weight", "head.fc.bias")}
+    source.write_bytes(safetensors.numpy.save(tensors, metadata=stated))
+    assert (
+        "are ConvNeXt V1 (depths (1, 1, 1, 1), dims (8, 16, 24, 32)) with 3 classes, but the model card in"
+        in refusal(tmp_path, source)
+    )
 
 
 def test_the_checkpoint_is_the_file_with_its_provenance(tmp_path, source):

@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from convnext_imagenet.serve.errors import ServeError
-from convnext_imagenet.serve.weights.inspecting import inspect_weights
+from convnext_imagenet.serve.weights.inspecting import inspect_weights, inspection_lines
 
 NAME = "convnext_imagenet.weights"
 
@@ -49,6 +49,26 @@ def test_a_damaged_header_is_refused_in_one_line(checkpoint_file, tmp_path, chan
     with pytest.raises(ServeError, match=message) as caught:
         inspect_weights(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_card_is_printed_in_words(checkpoint_file):
+    found = inspect_weights(checkpoint_file)
+    licences = [{"file": "a.pth", "licence": "mit"}, {"file": "b.pth", "licence": "mit"}]
+    found |= {"classes": [["", "cat"], ["n02084071", "dog"]], "config": {"depths": [1, 2], "grn": False}}
+    found |= {"provenance": {"imported": {"file": "x.pth", "words": ""}, "licences": licences, "records": None}}
+    assert inspection_lines(found)[1:] == [
+        "  network: depths 1 2, grn no",
+        "  evaluation: crop_pct 0.875, interpolation bicubic, mean 0.485 0.456 0.406, mode crop, size_px 32, "
+        "std 0.229 0.224 0.225",
+        "  2 classes: cat, n02084071 (dog)",
+        "  imported.file: x.pth",
+        "  imported.words: none",
+        "  licences.1.file: a.pth",
+        "  licences.1.licence: mit",
+        "  licences.2.file: b.pth",
+        "  licences.2.licence: mit",
+        "  records: none",
+    ]
 
 
 @pytest.mark.parametrize("kept", [0, 7, 300, -1])
