@@ -148,7 +148,7 @@ def test_a_finished_run_says_so(finished_run: Path, records_root: Path, tiny: tu
     assert "already finished, nothing to do" in result.stdout
     other = _run("paper-tiny", "--records", records_root, "--out", finished_run, *_overrides((*tiny, "train.epochs=9")))
     assert other.exit_code == 1
-    assert "config.train.epochs" in other.stderr
+    assert "differs in: train.epochs): train.epochs is 4 in the directory, now 9" in other.stderr
 
 
 @pytest.mark.slow
