@@ -54,13 +54,14 @@ def run_plan(
     `start` holds the files that the run starts from: weights, then the optimizer's state. `stored` is the plan of an
     existing RUN. It is compared with the returned plan by value; a configuration key that it lacks counts as the
     neutral value that `added_later` declares, and keys that were declared by `outside_plan` do not count (DECISIONS,
-    2026-11-28). Another version of a library counts only if it decides otherwise for the first rows of the records
-    (DECISIONS, 2026-11-29).
+    2026-11-28). A file of copies may move: its name has a digest of its content. Another version of a library counts
+    only if it decides otherwise for the first rows of the records (DECISIONS, 2026-11-29).
     """
     values = dataclasses.asdict(config)
     for key in keys_outside_plan(config):
         section, name = key.split(".")
         del values[section][name]
+    values["data"]["copies"] = _copies(config, stored)
     plan = {
         "config": values,
         "records": {"manifest_sha256": records.manifest_sha256},
@@ -120,6 +121,13 @@ def join_run(run: Path, plan: Mapping[str, Any], config: Config, changed: Mappin
 def as_changes(differences: Sequence[Difference], step: int) -> list[Change]:
     """Return accepted differences as changes after `step`."""
     return [Change(each.key, each.stored, each.wanted, step, in_plan=True) for each in differences]
+
+
+def _copies(config: Config, stored: Mapping[str, Any] | None) -> str:
+    """Return the name of the file of copies, or what the stored plan calls it: plans have held its path, too."""
+    name = Path(config.data.copies).name
+    before = (stored or {}).get("config", {}).get("data", {}).get("copies", name)
+    return str(before) if Path(str(before)).name == name else name
 
 
 def _start(files: Sequence[Path]) -> Any:

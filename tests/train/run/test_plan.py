@@ -165,6 +165,20 @@ def test_other_decisions_are_refused_until_they_are_accepted(
     assert train(config, RunRequest(records_root, unfinished, 1), recorder).was_finished
 
 
+@pytest.mark.parametrize("stored_as", ["copies-0123456789abcdef.csv", "/before/folds/copies-0123456789abcdef.csv"])
+def test_a_file_of_copies_may_move_with_its_folder(
+    records_root: Path, config: Config, tiny: tuple[str, ...], stored_as: str
+) -> None:
+    records = Records.open(records_root)
+    moved = load_config("paper-tiny", [*tiny, "data.copies=/now/folds/copies-0123456789abcdef.csv"])
+    plan = run_plan(moved, records)
+    assert plan["config"]["data"]["copies"] == "copies-0123456789abcdef.csv"
+    plan["config"]["data"]["copies"] = stored_as
+    assert differences(plan, run_plan(moved, records, stored=plan)) == []
+    (changed,) = differences(plan, run_plan(config, records, stored=plan))
+    assert changed.key == "config.data.copies"
+
+
 def test_what_the_libraries_decide_depends_on_the_configuration(
     records_root: Path, config: Config, tiny: tuple[str, ...]
 ) -> None:
