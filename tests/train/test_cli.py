@@ -189,7 +189,7 @@ def test_the_picture_that_the_network_saw_can_be_drawn_again(
 @pytest.mark.parametrize(
     ("sample", "epoch", "out", "said"),
     [
-        ("n00000009_1", "1", "a.png", "no such row"),
+        ("n00000009_1", "1", "a.png", "Error: --sample n00000009_1: no such row"),
         ("n00000002_1", "9", "a.png", "--epoch 9: the run has only epochs 1 to 4; choose one of them"),
         ("n00000002_1", "1", "a.gif", "must end in .jpg"),
     ],
