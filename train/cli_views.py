@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from convnext_imagenet.base.console import LocalPath, expected_errors
+from convnext_imagenet.base.console import FiniteRange, LocalPath, expected_errors
 from convnext_imagenet.base.wording import plural
 from convnext_imagenet.train.cli_config import config_argument, set_option
 
@@ -71,7 +71,7 @@ def plot(run_folder: Path, out: Path | None) -> None:
 @click.option(
     "--interval",
     "interval_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
