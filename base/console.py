@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import logging
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,17 @@ class RenamedOption(click.Option):
         shown = copy.copy(self)
         shown.opts = self.opts[:1]
         return super(RenamedOption, shown).get_help_record(ctx)
+
+
+class FiniteRange(click.FloatRange):
+    """A number within bounds. NaN, which passes every comparison with a bound, and infinity are refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the value as a number. Raises click.BadParameter for one out of bounds or not finite."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 class LocalPath(click.Path):

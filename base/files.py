@@ -29,10 +29,16 @@ def sha256_json(value: Any) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that readers see the old file or the new one, even after a crash.
 
+    A device or pipe, such as /dev/null or /dev/stdout, is written into: a file must not take its place.
+
     Raises OSError, with `path` as its file name, when it cannot be written.
     """
     with naming(path):
-        _write_atomically(path, data)
+        if _is_device(path):
+            with path.open("ab") as device:
+                device.write(data)
+        else:
+            _write_atomically(path, data)
 
 
 @contextlib.contextmanager
@@ -43,6 +49,11 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = str(path)
         raise
+
+
+def _is_device(path: Path) -> bool:
+    is_link_to_open_file = path.parent == Path("/dev") and path.is_symlink()
+    return is_link_to_open_file or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

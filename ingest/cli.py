@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
-from convnext_imagenet.base.console import LocalPath, Program, expected_errors
+from convnext_imagenet.base.console import FiniteRange, LocalPath, Program, expected_errors
 from convnext_imagenet.base.own_process import command_began
 from convnext_imagenet.ingest.build_options import BuildOptions
 from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_option, is_given, refuse_unused
@@ -41,13 +41,13 @@ def main() -> None:
 @click.option("--devkit", type=LocalPath(), help="Devkit (tar.gz or folder), if it is not in DATA.")
 @click.option(
     "--val-fraction",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     metavar="SHARE",
     help="Share of images that become val, if DATA has no val: by a hash of each image's name.  [default: 0.1]",
 )
 @click.option(
     "--test-fraction",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     metavar="SHARE",
     help="Share of images that become test, a third split.",
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
-from convnext_imagenet.base.console import LocalPath, expected_errors, progress
+from convnext_imagenet.base.console import FiniteRange, LocalPath, expected_errors, progress
 
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
     from convnext_imagenet.base.signals import StopSignals
@@ -57,7 +57,7 @@ _ON_DEVICES = (("train", "run"), ("serve", "predict"))
     "--minutes",
     default=10.0,
     show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="With --folds and --config auto: how long each training takes.",
 )
 @click.option(

@@ -40,7 +40,7 @@ def find_key(records: "Records", key: str) -> tuple[str, int]:
         keys = index.filter(pc.equal(index["split"], split))["key"]
         if (row := pc.index(keys, key).as_py()) >= 0:
             return split, row
-    raise ArtefactError(f"--key {key}: no such row; {records.root / INDEX_FILE} lists all keys")
+    raise ArtefactError(f"--sample {key}: no such row; {records.root / INDEX_FILE} lists all keys")
 
 
 def describe_row(row: Row, title: str, classes: Sequence[ClassEntry]) -> str:

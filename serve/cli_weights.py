@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
-from convnext_imagenet.base.console import expected_errors, progress, show_log_lines
+from convnext_imagenet.base.console import FiniteRange, expected_errors, progress, show_log_lines
 from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.launch.cli import device_target_option
 from convnext_imagenet.serve import options
@@ -60,7 +60,7 @@ def weights() -> None:
 )
 @click.option(
     "--logit-scale",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="With --zero-shot: factor of the cosines.  [default: that of the embeddings, else of FILE]",
 )
 @options.transform

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from convnext_imagenet.base.console import FiniteRange
 from convnext_imagenet.launch.cli_cluster import LOCAL, RAY, address_option, is_given
 from convnext_imagenet.serve.settings import (
     MOST_CHANGED,
@@ -175,7 +176,7 @@ _TRANSFORM = (
     ),
     click.option(
         "--crop-pct",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=FiniteRange(0, 1, min_open=True),
         help="Share of the resized short side that the centre crop keeps.  [default: as trained]",
     ),
     click.option(
@@ -243,7 +244,7 @@ _PREDICTION = (
     ),
     click.option(
         "--coverage",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=FiniteRange(0, 1, min_open=True, max_open=True),
         default=0.9,
         show_default=True,
         help="With --calibration: the share of images whose conformal_set holds the true class.",
@@ -251,7 +252,7 @@ _PREDICTION = (
     click.option(
         "--image-timeout",
         "timeout_s",
-        type=click.FloatRange(min=0, min_open=True),
+        type=FiniteRange(min=0, min_open=True),
         default=60.0,
         show_default=True,
         metavar="SECONDS",
@@ -273,7 +274,7 @@ _PREDICTION = (
     click.option(
         "--retry-for",
         "retry_s",
-        type=click.FloatRange(min=0),
+        type=FiniteRange(min=0),
         default=60.0,
         show_default=True,
         metavar="SECONDS",

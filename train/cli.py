@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convnext_imagenet.base.cli_output import progress_option
-from convnext_imagenet.base.console import LocalPath, Program, RenamedOption, expected_errors, show_log_lines
-from convnext_imagenet.base.wording import as_word, to_type
+from convnext_imagenet.base.console import (
+    FiniteRange,
+    LocalPath,
+    Program,
+    RenamedOption,
+    expected_errors,
+    show_log_lines,
+)
+from convnext_imagenet.base.wording import as_word, plural, to_type
 from convnext_imagenet.launch.cli import announcing_exit, device_target_option, enter_ranks, launch_options
 from convnext_imagenet.train.cli_config import config, config_argument, presets, set_option
 from convnext_imagenet.train.cli_doctor import doctor
@@ -62,13 +69,13 @@ def main() -> None:
 )
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="With CONFIG auto: choose as many epochs as fit into this time.",
 )
 @click.option("--save-steps", type=click.IntRange(min=1), help="Also save a checkpoint every N steps.", metavar="N")
 @click.option(
     "--save-minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Also save a checkpoint every M minutes.",
     metavar="M",
 )
@@ -200,7 +207,7 @@ def run(
 @click.argument("records", type=LocalPath())
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Choose as many epochs as fit into this time.  [default: as many as the recipe needs]",
 )
 @click.option(
@@ -297,12 +304,12 @@ def _summary_lines(summary: "RunSummary", records: Path) -> list[str]:
     number = f"best top-1 on val{kind}: {top1:.5f}"
     if by == "loss":
         number = f"best loss on val{kind}: {loss:.5f}, top-1 {top1:.5f}"
-    early = f"ended early: not better for {epochs - best.epoch} epochs"
+    early = f"ended early: not better for {plural(epochs - best.epoch, 'epoch')}"
     target = f"eval RUN={as_word(summary.run)} RECORDS={as_word(records)}"
     command = f"convnext-serve eval {as_word(summary.run)} --records {as_word(records)}"
     to_continue = "to continue, raise train.patience_epochs and pass --extend"
     return [
-        f"{summary.run}: {state}; {epochs} epoch{'s' * (epochs != 1)}, {summary.last.step} steps",
+        f"{summary.run}: {state}; {plural(epochs, 'epoch')}, {plural(summary.last.step, 'step')}",
         *([f"{early}; {to_continue}"] if epochs < summary.epochs else []),
         f"{number} (epoch {best.epoch})",
         f"curves: {summary.run / 'curves.png'}",

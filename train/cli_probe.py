@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from convnext_imagenet.base.console import LocalPath, expected_errors, show_log_lines
+from convnext_imagenet.base.console import FiniteRange, LocalPath, expected_errors, show_log_lines
 from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.launch.cli import announcing_exit, device_target_option
 
@@ -18,7 +18,7 @@ from convnext_imagenet.launch.cli import announcing_exit, device_target_option
 @click.option(
     "--fraction",
     "fractions",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     multiple=True,
     help="Share of the labels to fit to; repeatable. The last one becomes the checkpoint.  [default: 0.01, 0.1, 1]",
 )

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from convnext_imagenet.base.console import LocalPath, expected_errors
+from convnext_imagenet.base.console import FiniteRange, LocalPath, expected_errors
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.train.cli_config import config_argument, set_option
 
 
@@ -58,7 +59,7 @@ def plot(run_folder: Path, out: Path | None) -> None:
             raise TrainError(f"{run_folder}: {found}; give a RUN with at least one epoch")
         picture = out or run_folder / "curves.png"
         write_atomically(picture, curves_png(metrics))
-        click.echo(f"{picture}: {len(metrics)} epoch{'s' * (len(metrics) != 1)}")
+        click.echo(f"{picture}: {plural(len(metrics), 'epoch')}")
 
 
 @click.command()
@@ -70,7 +71,7 @@ def plot(run_folder: Path, out: Path | None) -> None:
 @click.option(
     "--interval",
     "interval_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -105,4 +106,4 @@ def track(
 
             count = follow(run_folder, memory, tool, shown_as, wait, on_sent)
             stop.check()
-        click.echo(f"{run_folder}: {tool_name} has {count} epoch{'s' * (count != 1)}")
+        click.echo(f"{run_folder}: {tool_name} has {plural(count, 'epoch')}")

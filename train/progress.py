@@ -18,6 +18,7 @@ import click
 from convnext_imagenet.base.cli_output import open_bar
 from convnext_imagenet.base.console import error_line, own_lines
 from convnext_imagenet.base.errors import FailedError, Interrupted
+from convnext_imagenet.base.wording import plural
 from convnext_imagenet.train.run_log import LOG_NAME, RunLog
 
 if TYPE_CHECKING:  # importing these takes seconds, and --help must answer at once
@@ -84,10 +85,9 @@ class Screen:
         images = plan.global_batch_size
         if done.step:
             self.say(f"resuming after epoch {done.epoch} of {plan.epochs}, step {done.step} of {plan.total_steps}")
-        epochs = f"{plan.epochs} epoch{'s' * (plan.epochs != 1)}"
-        steps = f"{plan.steps_per_epoch} step{'s' * (plan.steps_per_epoch != 1)}"
+        epochs, steps = plural(plan.epochs, "epoch"), plural(plan.steps_per_epoch, "step")
         self.say(str(parts))
-        self.say(f"{epochs}, {steps} per epoch, {images} images per step; compiling the first step")
+        self.say(f"{epochs}, {steps} per epoch, {plural(images, 'image')} per step; compiling the first step")
         self._bar = open_bar(plan.total_steps * images, "train", "img", initial=done.step * images)
 
     def on_first_step(self, first: "FirstStep") -> None:

@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from convnext_imagenet.base.console import RenamedOption, error_line, expected_errors, own_lines, progress
+from convnext_imagenet.base.console import FiniteRange, RenamedOption, error_line, expected_errors, own_lines, progress
 from convnext_imagenet.base.errors import ArtefactError, ExpectedError
 
 
@@ -18,6 +18,20 @@ from convnext_imagenet.base.errors import ArtefactError, ExpectedError
 @click.option("--init-from", "--start", cls=RenamedOption, default="nothing", metavar="FILE", help="Weights.")
 def command(init_from: str) -> None:
     click.echo(init_from)
+
+
+@click.command()
+@click.option("--minutes", type=FiniteRange(min=0, min_open=True))
+def timed(minutes: float) -> None:
+    click.echo(minutes)
+
+
+@pytest.mark.parametrize("text", ["nan", "-nan", "inf", "1e400", "0", "-1", "x"])
+def test_a_number_within_bounds_is_finite(text: str) -> None:
+    assert CliRunner().invoke(timed, ["--minutes", "0.5"]).output == "0.5\n"
+    refused = CliRunner().invoke(timed, ["--minutes", text])
+    assert refused.exit_code == 2
+    assert "Invalid value for '--minutes'" in refused.output
 
 
 @pytest.mark.parametrize(

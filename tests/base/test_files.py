@@ -39,6 +39,19 @@ def test_equal_values_have_equal_hashes_and_bytes(tmp_path):
     assert files.sha256_file(tmp_path / "1.json") == files.sha256_file(tmp_path / "2.json")
 
 
+def test_a_pipe_is_written_into_and_stays_a_pipe(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        files.write_output(path, b"bytes")
+        assert os.read(reader, 10) == b"bytes"
+    finally:
+        os.close(reader)
+    assert path.is_fifo()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_a_folder_in_the_way_of_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtefactError, match="a file is in the way"):

@@ -148,7 +148,7 @@ def test_a_finished_run_says_so(finished_run: Path, records_root: Path, tiny: tu
     assert "already finished, nothing to do" in result.stdout
     other = _run("paper-tiny", "--records", records_root, "--out", finished_run, *_overrides((*tiny, "train.epochs=9")))
     assert other.exit_code == 1
-    assert "config.train.epochs" in other.stderr
+    assert "differs in: train.epochs): train.epochs is 4 in the directory, now 9" in other.stderr
 
 
 @pytest.mark.slow
@@ -189,7 +189,7 @@ def test_the_picture_that_the_network_saw_can_be_drawn_again(
 @pytest.mark.parametrize(
     ("sample", "epoch", "out", "said"),
     [
-        ("n00000009_1", "1", "a.png", "no such row"),
+        ("n00000009_1", "1", "a.png", "Error: --sample n00000009_1: no such row"),
         ("n00000002_1", "9", "a.png", "--epoch 9: the run has only epochs 1 to 4; choose one of them"),
         ("n00000002_1", "1", "a.gif", "must end in .jpg"),
     ],

@@ -94,9 +94,7 @@ def test_another_value_of_the_key_is_another_run(
     unfinished_run: Path, records_root: Path, config: Config, recorder: Any
 ) -> None:
     for values in ({}, {"later": 0.25}):
-        with pytest.raises(
-            ArtefactError, match=r"differs in: config\.train\.later\): config\.train\.later is 0\.0 in the directory"
-        ):
+        with pytest.raises(ArtefactError, match=r"differs in: train\.later\): train\.later is 0\.0 in the directory"):
             train(_later(config, **values), RunRequest(records_root, unfinished_run, 1), recorder)
 
 
@@ -147,7 +145,7 @@ def test_an_older_run_is_still_refused_for_what_changes_numbers(
     older_run: Path, records_root: Path, tiny: tuple[str, ...], recorder: Any
 ) -> None:
     other = load_config("paper-tiny", [*tiny, "optimizer.beta1=0.8"])
-    with pytest.raises(ArtefactError, match=r"differs in: config\.optimizer\.beta1\)"):
+    with pytest.raises(ArtefactError, match=r"in: optimizer\.beta1\): optimizer\.beta1 is 0\.9 in .*, now 0\.8;"):
         train(other, RunRequest(records_root, older_run, 1), recorder)
 
 
@@ -179,9 +177,7 @@ def test_a_run_that_has_a_key_which_this_program_lacks_is_refused(
     plan["plan"]["config"]["train"]["later"] = 0.0
     plan["plan_id"] = sha256_json({name: plan[name] for name in ("kind", "protocol", "plan")})
     write_json(unfinished_run / "plan.json", plan)
-    with pytest.raises(
-        ArtefactError, match=r"config\.train\.later is 0\.0 in the directory, now missing; choose another"
-    ):
+    with pytest.raises(ArtefactError, match=r"\): train\.later is 0\.0 in the directory, now missing; choose another"):
         train(config, RunRequest(records_root, unfinished_run, 1), recorder)
 
 

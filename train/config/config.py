@@ -28,6 +28,7 @@ from convnext_imagenet.train.errors import ConfigError
 _TYPE_NAMES: Mapping[Any, str] = types.MappingProxyType(
     {int: "whole number", float: "finite number", str: "string", bool: "true or false"}
 )
+_INT_LIMIT = 2**63  # the whole numbers that every reader of TOML takes
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,9 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{name} = {value!r}: must be a list of {_TYPE_NAMES[get_args(kind)[0]]}s")
         return tuple(_typed(name, get_args(kind)[0], item) for item in value)
-    if kind is float and type(value) is int:  # not isinstance: True is an int, too
+    if type(value) is int and not -_INT_LIMIT <= value < _INT_LIMIT:  # not isinstance: True is an int, too
+        raise ConfigError(f"{name}: is a whole number of {value.bit_length()} bits; must be in [-2**63, 2**63)")
+    if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise ConfigError(f"{name} = {value!r}: must be {_article(kind)}{_TYPE_NAMES[kind]}")

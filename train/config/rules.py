@@ -1,6 +1,5 @@
 """How a configuration key is declared: its default, the rule for its value, and what older runs did without it."""
 
-import math
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field
 from typing import Any, Literal, get_args, get_origin
@@ -65,15 +64,23 @@ def choice(default: str) -> Any:
     return field(default=default)
 
 
-def interval(default: tuple[float, float], of: str = "", most: float = math.inf) -> Any:
-    """Declare a key whose value is [low, high] with 0 < low <= high <= `most`; `of` says what is measured."""
-    bound = "" if math.isinf(most) else f" <= {most:g}"
-    return key(default, f"must be [low, high]{of} with 0 < low <= high{bound}", lambda v: is_interval(v, most))
+def interval(default: tuple[float, float]) -> Any:
+    """Declare a key whose value is [low, high] with 0 < low <= high <= 1."""
+    return key(default, "must be [low, high] with 0 < low <= high <= 1", is_interval)
 
 
-def is_interval(value: tuple[float, ...], most: float = math.inf) -> bool:
-    """Return whether `value` is (low, high) with 0 < low <= high <= `most`."""
-    return len(value) == 2 and 0 < value[0] <= value[1] <= most
+def is_interval(value: tuple[float, ...]) -> bool:
+    """Return whether `value` is (low, high) with 0 < low <= high <= 1."""
+    return len(value) == 2 and 0 < value[0] <= value[1] <= 1
+
+
+def ratios(default: tuple[float, float], of: str) -> Any:
+    """Declare a key whose value is [low, high], ratios of the sides of a box; `of` says which sides."""
+    return key(
+        default,
+        f"must be [low, high] of {of} with 0.001 <= low <= high <= 1000",
+        lambda v: len(v) == 2 and 0.001 <= v[0] <= v[1] <= 1000,
+    )
 
 
 def rule_of(declared: Field) -> Rule:

@@ -21,6 +21,7 @@ from convnext_imagenet.train.config.rules import (
     outside_plan,
     positive,
     probability,
+    ratios,
 )
 from convnext_imagenet.train.errors import ConfigError
 
@@ -111,17 +112,17 @@ class AugmentSection:
     height / width of a box.
     """
 
-    crop_scale: tuple[float, ...] = interval((0.08, 1.0), most=1)
-    crop_ratio: tuple[float, ...] = interval((0.75, 4 / 3), of=" of width / height")
+    crop_scale: tuple[float, ...] = interval((0.08, 1.0))
+    crop_ratio: tuple[float, ...] = ratios((0.75, 4 / 3), of="width / height")
     interpolation: Literal["bicubic", "bilinear", "lanczos", "random"] = choice("bicubic")
     flip_prob: float = probability(0.5)
     auto_augment: str = key("rand-m9-mstd0.5-inc1", _POLICY, _is_policy)
     device: Literal["rest", "all"] = choice("rest")
     erase_prob: float = probability(0.25)
     erase_mode: Literal["const", "rand", "pixel"] = choice("pixel")
-    erase_count: int = at_least(1, 1)
-    erase_scale: tuple[float, ...] = interval((0.02, 1 / 3), most=1)
-    erase_ratio: tuple[float, ...] = interval((0.3, 10 / 3))
+    erase_count: int = key(1, "must be in 1..100", lambda v: 1 <= v <= 100)
+    erase_scale: tuple[float, ...] = interval((0.02, 1 / 3))
+    erase_ratio: tuple[float, ...] = ratios((0.3, 10 / 3), of="height / width")
 
     @property
     def is_on_host(self) -> bool:
@@ -141,7 +142,7 @@ class MixSection:
     mixup_alpha: float = at_least(0.8, 0)
     cutmix_alpha: float = at_least(1.0, 0)
     cutmix_minmax: tuple[float, ...] = key(
-        (), "must be [] for none, or [low, high] with 0 < low <= high <= 1", lambda v: v == () or is_interval(v, 1)
+        (), "must be [] for none, or [low, high] with 0 < low <= high <= 1", lambda v: v == () or is_interval(v)
     )
     prob: float = probability(1.0)
     switch_prob: float = probability(0.5)

@@ -103,14 +103,22 @@ def _read(name_or_path: str) -> str:
 
 def _parse(text: str, source: str) -> dict[str, Any]:
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = _load_toml(text)
+    except ValueError as error:
         raise ConfigError(f"{source}: {_toml_reason(str(error), text)}") from None
     if not text.strip():
         raise ConfigError(
             f"{source}: empty; write the keys that differ from the defaults, or give the name of a preset"
         )
     return {name: dict(content) if isinstance(content, Mapping) else content for name, content in values.items()}
+
+
+def _load_toml(text: str) -> dict[str, Any]:
+    """Return the values of a TOML text. Raises ValueError for all that cannot be read."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("lists are nested too deeply") from None
 
 
 def _toml_reason(error: str, text: str) -> str:
@@ -133,7 +141,7 @@ def _parse_overrides(overrides: Iterable[str]) -> tuple[list[tuple[str, str, Any
             continue
         try:
             changes.append((section, name, _parse_value(value.strip(), f"{section}.{name}")))
-        except tomllib.TOMLDecodeError:
+        except ValueError:
             rule = f"{value.strip()!r} is not a TOML value; write a number as 0.1, a list as [1, 2]"
             faults.append(fault(f"--set {text}: {rule}", f"{section}.{name}"))
     return changes, faults
@@ -152,10 +160,13 @@ def _no_override(text: str, target: str) -> Fault:
 
 
 def _parse_value(text: str, key: str) -> Any:
-    """Return a TOML value; a key that takes strings also takes a word without quotes. Raises TOMLDecodeError."""
+    """Return a TOML value; a key that takes strings also takes a word without quotes. Raises ValueError."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        values = _load_toml(f"value = {text}")
+        if len(values) > 1:
+            raise ValueError("more than one value")
+        return values["value"]
+    except ValueError:
         if dotted_keys().get(key) in _NUMERIC:
             raise
         return text

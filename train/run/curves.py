@@ -61,7 +61,15 @@ def curves_png(metrics: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _panels(metrics: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    mixed = " (mixed images)" if any(entry.get("train_is_mixed") for entry in metrics) else ""
+    mixed = _stated(metrics, [("train_is_mixed", "mixed images")])
+    of_loss = _stated(
+        metrics,
+        [
+            ("train_is_mixed", "mixed images"),
+            ("train_label_smoothing", "smoothed labels"),
+            ("train_has_class_weights", "weighted classes"),
+        ],
+    )
 
     def drawn(*lines: tuple[str, tuple[int, int, int], str]) -> list[Line]:
         every = [Line(name, colour, _pieces(metrics, key)) for name, colour, key in lines]
@@ -70,7 +78,7 @@ def _panels(metrics: Sequence[Mapping[str, Any]]) -> list[Panel]:
     losses = (
         ("val loss", _VAL, "val_loss"),
         ("EMA val loss", _EMA, "ema_val_loss"),
-        (f"train loss{mixed}", _TRAIN, "train_loss"),
+        (f"train loss{of_loss}", _TRAIN, "train_loss"),
     )
     accuracies = (
         ("val top-1", _VAL, "val_top1"),
@@ -82,6 +90,12 @@ def _panels(metrics: Sequence[Mapping[str, Any]]) -> list[Panel]:
         Panel("Learning rate at the end of the epoch", drawn(("", _RATE, "learning_rate")), "{:.1e}"),
         Panel("Accuracy: % of images", drawn(*accuracies), "{:.0%}"),
     ]
+
+
+def _stated(metrics: Sequence[Mapping[str, Any]], words: Sequence[tuple[str, str]]) -> str:
+    """Return the words of the keys that any line sets, in brackets, or nothing."""
+    stated = [word for key, word in words if any(entry.get(key) for entry in metrics)]
+    return f" ({', '.join(stated)})" if stated else ""
 
 
 def _pieces(metrics: Sequence[Mapping[str, Any]], key: str) -> list[list[tuple[int, float]]]:

@@ -113,7 +113,8 @@ class EpochReport:
     """One finished epoch. `train_loss` and `train_top1` are means over its steps, None if all were left out.
 
     `last_loss` is the last step's. `train_top1` is the share of rows whose best class is their own label, even if they
-    were mixed with another row. `is_mixed`: mixup or cutmix was on. `skipped` counts steps that overflowed;
+    were mixed with another row. `is_mixed`: mixup or cutmix was on. `label_smoothing` and `has_class_weights` say what
+    else makes `train_loss` another quantity than a loss on val. `skipped` counts steps that overflowed;
     `rolled_back` holds the ranges of steps (counted from 1 within the run) that were left out after a divergence.
     `data_wait_s` is the time that the loop waited for batches, `train_s` and `eval_s` are the times of training and
     evaluation. `compile_s` is not part of `train_s`, `first_step_s` is; both are 0 unless a process began in it.
@@ -137,6 +138,8 @@ class EpochReport:
     is_deterministic: bool = True
     rolled_back: tuple[tuple[int, int], ...] = ()
     is_mixed: bool = False
+    label_smoothing: float = 0.0
+    has_class_weights: bool = False
     compile_s: float = 0.0
     first_step_s: float = 0.0
 
@@ -181,6 +184,8 @@ def metrics_line(report: EpochReport) -> dict[str, Any]:
         "train_loss": report.train_loss,
         "train_top1": report.train_top1,
         "train_is_mixed": report.is_mixed,
+        "train_label_smoothing": report.label_smoothing,
+        "train_has_class_weights": report.has_class_weights,
         "learning_rate": report.learning_rate,
         "skipped_steps": report.skipped,
         "rolled_back": report.rolled_back,
@@ -216,16 +221,26 @@ def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines in order; an empty list when there is no file."""
+    """Return the whole lines in order, up to one that is damaged; an empty list when there is no file."""
     if not path.exists():
         return []
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
+        line = _parsed(text)
+        if line is None:
             break  # a crash cut this line short; later lines do not count either
+        lines.append(line)
     return lines
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """Return a line as `metrics_line` makes it: a whole epoch from 1, and numbers where it has names of numbers."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_line = isinstance(line, dict) and type(line.get("epoch")) is int and line["epoch"] >= 1
+    return line if is_line and not any(isinstance(value, str | dict) for value in line.values()) else None
 
 
 def truncate_metrics(path: Path, last_epoch: int) -> None:

@@ -14,6 +14,18 @@ from typing import Any
 from convnext_imagenet.base.files import naming
 
 EPOCHS = "config.train.epochs"
+_WORDS = {
+    "records": "records (SHA-256 of manifest.json)",
+    "records.manifest_sha256": "records (SHA-256 of manifest.json)",
+    "start": "initial weights (SHA-256)",
+    "start.weights": "initial weights (SHA-256)",
+    "start.state": "initial state of the optimizer (SHA-256)",
+}
+
+
+def shown_key(key: str) -> str:
+    """Return a key of the plan in the user's words: a key of the configuration as it stands in CONFIG and --set."""
+    return _WORDS.get(key, key.removeprefix("config."))
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,7 @@ class Change:
     in_plan: bool
 
     def __str__(self) -> str:
-        return f"{self.key} {json.dumps(self.was)} -> {json.dumps(self.now)}"
+        return f"{shown_key(self.key)} {json.dumps(self.was)} -> {json.dumps(self.now)}"
 
 
 def read_history(path: Path) -> list[Change]:

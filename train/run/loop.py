@@ -311,6 +311,8 @@ class _Epoch:
             is_deterministic=is_deterministic(),
             rolled_back=sums.rolled_back,
             is_mixed=self.context.config.mix.is_on,
+            label_smoothing=self.context.config.mix.label_smoothing,
+            has_class_weights=self.context.config.data.class_weight_power > 0,
             compile_s=sums.compile_s,
             first_step_s=sums.first_step_s,
         )

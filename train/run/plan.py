@@ -12,7 +12,7 @@ import numpy as np
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import read_json, sha256_file
-from convnext_imagenet.base.plan_changes import MISSING, Difference
+from convnext_imagenet.base.plan_changes import MISSING, Difference, describe
 from convnext_imagenet.base.protocol import OtherPlanError, begin, join
 from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.model.convnext import NETWORK_VERSION, ConvNeXtConfig, init_parameters
@@ -25,7 +25,7 @@ from convnext_imagenet.train.augment.device import DRAWS_VERSION, device_draws
 from convnext_imagenet.train.augment.host import training_pixels
 from convnext_imagenet.train.config.config import Config, keys_outside_plan, neutral_values
 from convnext_imagenet.train.errors import ConfigError, TrainError
-from convnext_imagenet.train.run.history import EPOCHS, Change
+from convnext_imagenet.train.run.history import EPOCHS, Change, shown_key
 from convnext_imagenet.train.step.parameters import evaluation_transform
 from convnext_imagenet.train.step.step import STEP_VERSION
 
@@ -54,13 +54,14 @@ def run_plan(
     `start` holds the files that the run starts from: weights, then the optimizer's state. `stored` is the plan of an
     existing RUN. It is compared with the returned plan by value; a configuration key that it lacks counts as the
     neutral value that `added_later` declares, and keys that were declared by `outside_plan` do not count (DECISIONS,
-    2026-11-28). Another version of a library counts only if it decides otherwise for the first rows of the records
-    (DECISIONS, 2026-11-29).
+    2026-11-28). A file of copies may move: its name has a digest of its content. Another version of a library counts
+    only if it decides otherwise for the first rows of the records (DECISIONS, 2026-11-29).
     """
     values = dataclasses.asdict(config)
     for key in keys_outside_plan(config):
         section, name = key.split(".")
         del values[section][name]
+    values["data"]["copies"] = _copies(config, stored)
     plan = {
         "config": values,
         "records": {"manifest_sha256": records.manifest_sha256},
@@ -109,7 +110,12 @@ def begin_run(
 
 def join_run(run: Path, plan: Mapping[str, Any], config: Config, changed: Mapping[str, Any]) -> str:
     """Return the id of the plan of a RUN that the first rank has begun. Raises ArtefactError if it has another plan."""
-    return join(run, "run", plan, _neutral(config), _outside(config), changed)
+    try:
+        return join(run, "run", plan, _neutral(config), _outside(config), changed)
+    except OtherPlanError as error:
+        raise ArtefactError(
+            f"{run}: {_reason(error)}; start the same command, with equal files and versions, on every machine"
+        ) from None
 
 
 def as_changes(differences: Sequence[Difference], step: int) -> list[Change]:
@@ -117,11 +123,28 @@ def as_changes(differences: Sequence[Difference], step: int) -> list[Change]:
     return [Change(each.key, each.stored, each.wanted, step, in_plan=True) for each in differences]
 
 
+def _copies(config: Config, stored: Mapping[str, Any] | None) -> str:
+    """Return the name of the file of copies, or what the stored plan calls it: plans have held its path, too."""
+    name = Path(config.data.copies).name
+    before = (stored or {}).get("config", {}).get("data", {}).get("copies", name)
+    return str(before) if Path(str(before)).name == name else name
+
+
 def _start(files: Sequence[Path]) -> Any:
     if not files:
         return None
     hashes = [sha256_file(path) for path in files]
     return hashes[0] if len(hashes) == 1 else {"weights": hashes[0], "state": hashes[1]}
+
+
+def _reason(error: OtherPlanError) -> str:
+    """Return what differs, in the user's words; digests that follow from another configuration or records say nothing.
+
+    What libraries decide is a digest over both.
+    """
+    is_asked_otherwise = any(each.key.startswith(("config.", "records")) for each in error.changed)
+    told = [each for each in error.changed if not (is_asked_otherwise and each.key.startswith("decides."))]
+    return f"belongs to another run {describe([dataclasses.replace(each, key=shown_key(each.key)) for each in told])}"
 
 
 def _refuse(run: Path, error: OtherPlanError, accepted: Accepted) -> None:
@@ -145,10 +168,10 @@ def _refuse(run: Path, error: OtherPlanError, accepted: Accepted) -> None:
     way_out = f", or accept the change with {options}" if can_be_accepted else ""
     if any(each.key.startswith("records.") for each in error.changed):
         raise ArtefactError(
-            f"{run}: {error.reason}; a run belongs to its records: pass the records that it began on, or another "
+            f"{run}: {_reason(error)}; a run belongs to its records: pass the records that it began on, or another "
             f"--out, with --init-from {run} to start from its weights{error.way_back}"
         )
-    raise ArtefactError(f"{run}: {error.reason}; choose another directory{way_out}{error.way_back}")
+    raise ArtefactError(f"{run}: {_reason(error)}; choose another directory{way_out}{error.way_back}")
 
 
 def _neutral(config: Config) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
@@ -26,17 +27,22 @@ _LEAST_NORM = 1e-30
 _MUON_SIZE = 0.2  # the root mean square of AdamW's steps (arXiv 2502.16982, section 2.2)
 
 
-def make_optimizer(
-    parameters: Mapping[str, Parameter],
-    section: OptimizerSection,
-    factors: Sequence[float],
-    decays: Sequence[float],
-) -> "Optimizer":
-    """Return the optimizer that `section` names, over `parameters`, which may be whole buckets.
+@dataclass(frozen=True)
+class Moved:
+    """What an optimizer moves: `parameters`, which may be whole buckets, by the rule that `section` states.
 
     `factors` scale the learning rate of each, `decays` are their weight decays (`weight_decay`).
     """
-    return _OPTIMIZERS[section.name](parameters, section, factors, decays)
+
+    parameters: Mapping[str, Parameter]
+    section: OptimizerSection
+    factors: Sequence[float]
+    decays: Sequence[float]
+
+
+def make_optimizer(moved: Moved) -> "Optimizer":
+    """Return the optimizer that the section of `moved` names."""
+    return _OPTIMIZERS[moved.section.name](moved)
 
 
 def moves_as_a_whole(name: str, shape: Sequence[int], section: OptimizerSection) -> bool:
@@ -62,27 +68,20 @@ def weight_decay(name: str, shape: Sequence[int], section: OptimizerSection) -> 
 class Optimizer(nn.Cell):
     """(gradients, rate, whether the step is taken or None for always) -> a value that exists once all is updated.
 
-    A step that is not taken changes neither weights, moments nor step count; its gradients must be 0. `factors`
-    multiply each parameter's rate, `decays` are their weight decays; all parameters have a second moment, or only
-    those `with_second`. Subclasses move weights and moments in `update`.
+    A step that is not taken changes neither weights, moments nor step count; its gradients must be 0. All
+    parameters have a second moment, or only those `with_second`. Subclasses move weights and moments in `update`.
     """
 
-    def __init__(
-        self,
-        parameters: Mapping[str, Parameter],
-        section: OptimizerSection,
-        factors: Sequence[float],
-        decays: Sequence[float],
-        with_second: Collection[str] | None = None,
-    ) -> None:
+    def __init__(self, moved: Moved, with_second: Collection[str] | None = None) -> None:
         super().__init__(auto_prefix=False)
+        parameters = moved.parameters
         self.names = tuple(parameters)
         self.names_of_second = self.names if with_second is None else tuple(with_second)
         self.weights = ParameterTuple(tuple(parameters.values()))
         self.first = ParameterTuple(tuple(_zeros_like(p, FIRST + name) for name, p in parameters.items()))
         self.second = ParameterTuple(tuple(_zeros_like(parameters[n], SECOND + n) for n in self.names_of_second))
         self.step = Parameter(Tensor(0, ms.int32), name=STEP, requires_grad=False)
-        self.decays, self.factors = tuple(decays), tuple(factors)
+        self.decays, self.factors = tuple(moved.decays), tuple(moved.factors)
         self.map = ops.HyperMap()
 
     def construct(self, gradients: tuple[Tensor, ...], rate: Tensor, ok: Tensor | None) -> Tensor:
@@ -113,16 +112,9 @@ class AdamW(Optimizer):
     as separate operators.
     """
 
-    def __init__(
-        self,
-        parameters: Mapping[str, Parameter],
-        section: OptimizerSection,
-        factors: Sequence[float],
-        decays: Sequence[float],
-        is_corrected: bool = True,
-        with_second: Collection[str] | None = None,
-    ) -> None:
-        super().__init__(parameters, section, factors, decays, with_second)
+    def __init__(self, moved: Moved, is_corrected: bool = True, with_second: Collection[str] | None = None) -> None:
+        super().__init__(moved, with_second)
+        section = moved.section
         self.beta1, self.beta2, self.eps = section.beta1, section.beta2, section.eps
         self.log_beta1, self.log_beta2 = _log(section.beta1), _log(section.beta2)
         self.is_corrected = is_corrected
@@ -154,15 +146,9 @@ class AdamW(Optimizer):
 class Sgd(Optimizer):
     """v <- momentum * v + g + decay * p; p <- p - rate * v, or by Nesterov's look-ahead (PyTorch's SGD)."""
 
-    def __init__(
-        self,
-        parameters: Mapping[str, Parameter],
-        section: OptimizerSection,
-        factors: Sequence[float],
-        decays: Sequence[float],
-    ) -> None:
-        super().__init__(parameters, section, factors, decays, with_second=())
-        self.momentum, self.nesterov = section.momentum, section.nesterov
+    def __init__(self, moved: Moved) -> None:
+        super().__init__(moved, with_second=())
+        self.momentum, self.nesterov = moved.section.momentum, moved.section.nesterov
 
     def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:
         """Move weights and velocities, which are kept as first moments."""
@@ -176,15 +162,9 @@ class Lamb(Optimizer):
     m and v are bias-corrected; parameters without decay take trust 1, as in timm.
     """
 
-    def __init__(
-        self,
-        parameters: Mapping[str, Parameter],
-        section: OptimizerSection,
-        factors: Sequence[float],
-        decays: Sequence[float],
-    ) -> None:
-        super().__init__(parameters, section, factors, decays)
-        self.betas, self.eps = (section.beta1, section.beta2), section.eps
+    def __init__(self, moved: Moved) -> None:
+        super().__init__(moved)
+        self.betas, self.eps = (moved.section.beta1, moved.section.beta2), moved.section.eps
 
     def update(self, gradients: tuple[Tensor, ...], rate: Tensor, gate: Tensor) -> Tensor:
         """Move weights and moments."""
@@ -203,28 +183,23 @@ class Muon(AdamW):
     matrices, `moves_as_a_whole` says; they have no second moment.
     """
 
-    def __init__(
-        self,
-        parameters: Mapping[str, Parameter],
-        section: OptimizerSection,
-        factors: Sequence[float],
-        decays: Sequence[float],
-    ) -> None:
-        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    def __init__(self, moved: Moved) -> None:
+        section = moved.section
+        shapes = {name: tuple(parameter.shape) for name, parameter in moved.parameters.items()}
         self.is_whole = tuple(moves_as_a_whole(name, shape, section) for name, shape in shapes.items())
         rest = [name for name, is_whole in zip(shapes, self.is_whole, strict=True) if not is_whole]
-        super().__init__(parameters, section, factors, decays, with_second=rest)
+        super().__init__(moved, with_second=rest)
         self.momentum, self.nesterov = section.momentum, section.nesterov
         second = dict(zip(rest, self.second, strict=True))
         # One map over all parameters compiles in a third of the time of two maps over parts of them. So where there is
         # no second moment, the first stands for it and is not used.
         self.second_or_first = ParameterTuple(
-            tuple(second.get(name, first) for name, first in zip(parameters, self.first, strict=True))
+            tuple(second.get(name, first) for name, first in zip(shapes, self.first, strict=True))
         )
         self.whole = tuple(at for at, is_whole in enumerate(self.is_whole) if is_whole)
         self.whole_weights = ParameterTuple(tuple(self.weights[at] for at in self.whole))
-        self.whole_decays = tuple(decays[at] for at in self.whole)
-        self.whole_factors = tuple(factors[at] for at in self.whole)
+        self.whole_decays = tuple(self.decays[at] for at in self.whole)
+        self.whole_factors = tuple(self.factors[at] for at in self.whole)
         self.stacks = _stacks({at: tuple(self.weights[at].shape) for at in self.whole})
         stacked = [at for members in self.stacks for at in members]
         self.places = tuple(stacked.index(at) for at in self.whole)

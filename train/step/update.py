@@ -9,7 +9,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.step.buckets import NOTHING, Buckets, plan_buckets
-from convnext_imagenet.train.step.optimizers import STEP, make_optimizer, moves_as_a_whole, weight_decay
+from convnext_imagenet.train.step.optimizers import STEP, Moved, make_optimizer, moves_as_a_whole, weight_decay
 from convnext_imagenet.train.step.parameters import layer_factors
 
 _SCALE, _GOOD_STEPS, _AVERAGE = "loss_scale.value", "loss_scale.good_steps", "ema."
@@ -64,7 +64,7 @@ class Update(nn.Cell):
         parameters = {bucket.name: buffer for bucket, buffer in zip(buckets.plan, buckets.buffers, strict=True)}
         self.buckets = buckets
         self.summands = summands or len(parameters)
-        self.optimizer = make_optimizer(parameters, section, list(factors.values()), decays)
+        self.optimizer = make_optimizer(Moved(parameters, section, list(factors.values()), decays))
         self.weights = buckets.buffers
         self.has_average = config.ema.decay > 0
         averages = parameters.items() if self.has_average else ()

@@ -99,6 +99,9 @@ def test_an_override_wins_over_the_preset(override: str, section: str, key: str,
         ("train.epoch=3", "did you mean train.epochs?"),
         ("trains.epochs=3", "unknown section trains; did you mean train?"),
         ("model.variant=3", "model.variant = 3: must be a string"),
+        ("train.epochs=30\nseed = 4", "is not a TOML value"),
+        (f"train.epochs={'9' * 5000}", "is not a TOML value"),
+        (f"model.dims={'[' * 5000}", "is not a TOML value"),
     ],
 )
 def test_a_bad_override_is_refused(override: str, words: str) -> None:
@@ -154,9 +157,10 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     broken.write_text("[train\nepochs = 3")
     with pytest.raises(ConfigError, match=r"broken\.toml: not valid TOML"):
         load_config(str(broken))
-    broken.write_text("[train]\nepochs = [1,")
-    with pytest.raises(ConfigError, match=r"broken\.toml: not valid TOML: .*; correct the file"):
-        load_config(str(broken))
+    for value in ("[1,", "9" * 5000, "[" * 5000):
+        broken.write_text(f"[train]\nepochs = {value}")
+        with pytest.raises(ConfigError, match=r"broken\.toml: not valid TOML: .*; correct the file"):
+            load_config(str(broken))
     broken.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_config(str(broken))

@@ -89,10 +89,18 @@ def test_missing_epochs_are_a_gap_and_epochs_without_an_evaluation_are_not() -> 
     assert _drawn(rare, 0, BLUE)[290:870].all()
 
 
-def test_curves_of_mixed_images_are_named_so() -> None:
-    plain, mixed = (
-        np.asarray(Image.open(io.BytesIO(curves_png(_metrics(3, train_is_mixed=m))))) for m in (False, True)
-    )
-    for panel, differs in ((0, True), (1, False), (2, True)):
-        names = slice(panel * 260, panel * 260 + 30)
-        assert np.any(plain[names] != mixed[names]) == differs
+@pytest.mark.parametrize(
+    ("change", "panels"),
+    [
+        ({"train_is_mixed": True}, [True, False, True]),
+        ({"train_label_smoothing": 0.1}, [True, False, False]),
+        ({"train_has_class_weights": True}, [True, False, False]),
+        ({"train_label_smoothing": 0.0, "train_has_class_weights": False}, [False, False, False]),
+    ],
+)
+def test_curves_of_other_images_and_targets_than_those_of_val_are_named_so(
+    change: dict[str, Any], panels: list[bool]
+) -> None:
+    plain, changed = (np.asarray(Image.open(io.BytesIO(curves_png(_metrics(3, **more))))) for more in ({}, change))
+    names = [slice(panel * 260, panel * 260 + 30) for panel in range(3)]
+    assert [np.any(plain[rows] != changed[rows]) for rows in names] == panels

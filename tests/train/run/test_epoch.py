@@ -11,6 +11,7 @@ from convnext_imagenet.train.run.epoch import (
     EpochSums,
     FirstStep,
     append_metrics,
+    gap_warnings,
     metrics_line,
     read_metrics,
     truncate_metrics,
@@ -34,6 +35,21 @@ def test_a_line_that_a_crash_cut_short_is_dropped(tmp_path: Path) -> None:
         file.write('{"epoch": 2, "train_lo')
     truncate_metrics(path, last_epoch=2)
     assert path.read_text() == '{"epoch": 1}\n'
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "null", "{}", '{"epoch": "2"}', '{"epoch": 1.5}', '{"epoch": 0}', '{"epoch": 2, "val_loss": "a"}']
+)
+def test_a_line_that_no_run_writes_counts_as_damaged(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    append_metrics(path, {"epoch": 1})
+    with path.open("a") as file:
+        file.write(f"{text}\n")
+    append_metrics(path, {"epoch": 3})
+    assert read_metrics(path) == [{"epoch": 1}]
+    truncate_metrics(path, last_epoch=3)
+    (warning,) = gap_warnings(path, last_epoch=3)
+    assert "the lines of 2 of 3 finished epochs are missing (2, 3)" in warning
 
 
 def test_a_run_without_metrics_starts_with_none(tmp_path: Path) -> None:

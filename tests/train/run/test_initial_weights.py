@@ -231,7 +231,8 @@ def test_a_run_goes_on_with_the_weights_that_it_began_with_alone(
         save_weights(weights, given.arrays, given.card)
     else:
         weights.unlink()
-    words = r"first\.weights\.safetensors: no such file" if start == "gone" else r"differs in: start\)"
+    differs = r"differs in: initial weights \(SHA-256\)\)"
+    words = r"first\.weights\.safetensors: no such file" if start == "gone" else differs
     with pytest.raises((ArtefactError, ModelError), match=words):
         train(config, request, recorder)
     assert not (run / "config.toml").exists()

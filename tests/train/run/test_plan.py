@@ -21,7 +21,7 @@ from convnext_imagenet.train.config.config import Config
 from convnext_imagenet.train.config.schedule import learning_rate, plan_steps
 from convnext_imagenet.train.config.source import load_config
 from convnext_imagenet.train.errors import ConfigError
-from convnext_imagenet.train.run.plan import Accepted, run_plan
+from convnext_imagenet.train.run.plan import Accepted, join_run, run_plan, stored_plan
 from convnext_imagenet.train.run.run import RunRequest, train
 
 
@@ -73,7 +73,7 @@ def test_settings_that_change_no_step_may_change_and_are_noted(
         "config.data.eval_batch_size": (4, 3),
         "config.train.keep_best": (1, 2),
     }
-    assert any("train.keep_checkpoints 2 -> 1" in text for text in recorder.warnings)
+    assert any("after step 12: train.keep_checkpoints 2 -> 1" in text for text in recorder.warnings)
     assert read_finished(unfinished, "run")["changes"][0]["key"].startswith("config.")
 
 
@@ -119,6 +119,17 @@ def _stop_after(epoch: int) -> Callable[[Any], None]:
     return stop
 
 
+def test_a_rank_that_was_started_otherwise_learns_in_what(
+    finished_run: Path, records_root: Path, tiny: tuple[str, ...]
+) -> None:
+    other = load_config("paper-tiny", [*tiny, "train.seed=5"])
+    plan = run_plan(other, Records.open(records_root), stored=stored_plan(finished_run))
+    with pytest.raises(
+        ArtefactError, match=r"train\.seed\): .* 0 in .*, now 5; start the same command, .* every machine$"
+    ):
+        join_run(finished_run, plan, other, {})
+
+
 def test_other_versions_that_decide_the_same_are_no_other_run(
     unfinished: Path, records_root: Path, config: Config
 ) -> None:
@@ -152,6 +163,20 @@ def test_other_decisions_are_refused_until_they_are_accepted(
     noted = {change["key"] for change in read_finished(unfinished, "run")["changes"]}
     assert noted == {"decides.training_pixels", "versions.pillow"}
     assert train(config, RunRequest(records_root, unfinished, 1), recorder).was_finished
+
+
+@pytest.mark.parametrize("stored_as", ["copies-0123456789abcdef.csv", "/before/folds/copies-0123456789abcdef.csv"])
+def test_a_file_of_copies_may_move_with_its_folder(
+    records_root: Path, config: Config, tiny: tuple[str, ...], stored_as: str
+) -> None:
+    records = Records.open(records_root)
+    moved = load_config("paper-tiny", [*tiny, "data.copies=/now/folds/copies-0123456789abcdef.csv"])
+    plan = run_plan(moved, records)
+    assert plan["config"]["data"]["copies"] == "copies-0123456789abcdef.csv"
+    plan["config"]["data"]["copies"] = stored_as
+    assert differences(plan, run_plan(moved, records, stored=plan)) == []
+    (changed,) = differences(plan, run_plan(config, records, stored=plan))
+    assert changed.key == "config.data.copies"
 
 
 def test_what_the_libraries_decide_depends_on_the_configuration(

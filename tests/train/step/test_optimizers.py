@@ -10,7 +10,7 @@ from mindspore import Parameter, Tensor
 from convnext_imagenet.model.convnext import VARIANTS, parameter_shapes
 from convnext_imagenet.train.config.sections import OptimizerSection
 from convnext_imagenet.train.step import optimizers
-from convnext_imagenet.train.step.optimizers import Optimizer, make_optimizer, moves_as_a_whole, weight_decay
+from convnext_imagenet.train.step.optimizers import Moved, Optimizer, make_optimizer, moves_as_a_whole, weight_decay
 
 NAMES = get_args(get_type_hints(OptimizerSection)["name"])
 SHAPES = {"a.weight": (7, 5), "a.bias": (7,), "grn.gamma": (1, 1, 1, 6), "wide.weight": (40, 3, 2, 2)}
@@ -97,7 +97,7 @@ def _optimizer(
     parameters: dict[str, Parameter], section: OptimizerSection, factors: list[float] | None = None
 ) -> Optimizer:
     decays = [weight_decay(name, parameter.shape, section) for name, parameter in parameters.items()]
-    return make_optimizer(parameters, section, factors or [1.0] * len(parameters), decays)
+    return make_optimizer(Moved(parameters, section, factors or [1.0] * len(parameters), decays))
 
 
 def test_every_name_of_the_configuration_has_an_optimizer_and_a_comparison() -> None:
