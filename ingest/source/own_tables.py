@@ -70,8 +70,8 @@ class Table:
 
 def choose_columns(names: Sequence[str], label_column: str, group_by: str) -> Columns:
     """Return what each column is, by its name; `label_column` and `group_by` override names."""
-    label = label_column if label_column in names else ("" if label_column else _first(names, LABEL_COLUMNS))
-    group = group_by if group_by in names else ("" if group_by else _first(names, GROUP_COLUMNS))
+    label = _named(names, label_column) if label_column else _first(names, LABEL_COLUMNS)
+    group = _named(names, group_by) if group_by else _first(names, GROUP_COLUMNS)
     return Columns(_first(names, (*PATH_COLUMNS, *ID_COLUMNS)), label, _first(names, SPLIT_COLUMNS), group)
 
 
@@ -214,6 +214,10 @@ def _require_columns(title: str, names: Sequence[str], columns: Columns, label_c
             f"{title}: has no column {group_by!a} for --group-by, only "
             f"{first_few([printable(name) for name in names], 8)}"
         )
+
+
+def _named(names: Sequence[str], wanted: str) -> str:
+    return wanted if wanted in names else ""
 
 
 def _first(names: Sequence[str], known: Sequence[str]) -> str:

@@ -1,0 +1,40 @@
+"""Tables of file names and labels as people's programs write them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from convnext_imagenet.ingest.source.detect import scan_data
+from convnext_imagenet.ingest.source.samples import SampleTree
+from convnext_imagenet.ingest.source.unpack import Unpacker
+
+
+def scan(root: Path, **options: str) -> SampleTree:
+    """Return what is found in a folder of somebody's own images."""
+    tree = scan_data(root, Unpacker(root.with_name(".unpacked")), **options)
+    assert isinstance(tree, SampleTree)
+    return tree
+
+
+def labels(tree: SampleTree) -> list[tuple[str, str]]:
+    """Return path and label of each image."""
+    return [(sample.path, sample.label) for sample in tree.samples]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two images, in which only names count here."""
+    root = tmp_path / "data"
+    (root / "img").mkdir(parents=True)
+    for name in ("1.jpg", "2.jpg"):
+        (root / "img" / name).write_bytes(b"")
+    return root
+
+
+FOUND = [("img/1.jpg", "x"), ("img/2.jpg", "y")]
+
+
+def test_a_column_without_a_name_is_that_of_row_numbers_as_pandas_writes_it(folder: Path):
+    (folder / "labels.csv").write_text(",path,label\n0,img/1.jpg,x\n1,img/2.jpg,y\n")
+    assert labels(scan(folder)) == FOUND
