@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -186,7 +187,7 @@ def _sample(table: Table, columns: Columns, row: Row, where: str, files: Files, 
     path = _below(table, require_safe(row[columns.path], where))
     label = row[columns.label].strip()
     if not label:
-        raise IngestError(f"{where}: no label for {printable(path)}; fill it in, or remove the row")
+        raise IngestError(f"{where}: no label for {printable(path)}, or several; write one, or remove the row")
     split = split_of_path(table.path)
     if columns.split and (word := row[columns.split].strip()):
         split = split_of_word(word)
@@ -207,7 +208,7 @@ def _require_columns(title: str, names: Sequence[str], columns: Columns, label_c
         wanted = f"no column {label_column!a}" if label_column else f"none of {', '.join(LABEL_COLUMNS)}"
         raise IngestError(
             f"{title}: has the columns {first_few([printable(name) for name in names], 8)}, {wanted}; pass "
-            f"--label-column with the one that holds the class"
+            f"--label-column with the one that holds the class, one value for each image"
         )
     if group_by not in ("", "folder") and not columns.group:
         raise IngestError(
@@ -246,8 +247,8 @@ def _columns_of_text(name: str, data: bytes) -> Sequence[str]:
         line = _header(data[:_LONGEST_HEADER_BYTES])
         if name.lower().endswith(_JSON_ENDINGS):
             row = json.loads(line)
-            return list(row) if isinstance(row, dict) else []
-        return [each.strip() for each in next(csv.reader([line], delimiter=_delimiter(line)), [])]
+            return [name for name in row if not _is_nested(row[name])] if isinstance(row, dict) else []
+        return [each.strip() for each in next(csv.reader([line], **_form(line)), [])]
     except (ValueError, RecursionError, csv.Error):
         return []
 
@@ -272,8 +273,11 @@ def _first_line(text: str) -> str:
     return re.split(r"[\r\n]", text, maxsplit=1)[0]
 
 
-def _delimiter(header: str) -> str:
-    return max(",;\t", key=header.count)
+def _form(header: str) -> dict[str, Any]:
+    """Return what `csv.reader` must know; a header with a space after each delimiter has it in every row."""
+    delimiter = max(",;\t", key=header.count)
+    has_spaces = 0 < header.count(delimiter) == header.count(f"{delimiter} ")
+    return {"delimiter": delimiter, "skipinitialspace": has_spaces}
 
 
 def _read(table: Table) -> tuple[Sequence[str], Iterator[tuple[str, Row]]]:
@@ -295,7 +299,7 @@ def _read(table: Table) -> tuple[Sequence[str], Iterator[tuple[str, Row]]]:
 
 
 def _csv_rows(title: str, text: str, names: Sequence[str]) -> Iterator[tuple[str, Row]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(_first_line(text)), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **_form(_first_line(text)))
     try:
         next(reader, None)
         for values in reader:
@@ -324,7 +328,12 @@ def _json_rows(title: str, text: str, names: Sequence[str]) -> Iterator[tuple[st
             raise IngestError(
                 f"{where}: lacks a key of the first line ({first_few(names)}); write every key in each line"
             )
-        yield where, {name: "" if row[name] is None else str(row[name]) for name in names}
+        yield where, {name: "" if row[name] is None or _is_nested(row[name]) else str(row[name]) for name in names}
+
+
+def _is_nested(value: object) -> bool:
+    """Return whether a value is no single one, such as a list of several labels."""
+    return isinstance(value, list | dict)
 
 
 def _read_parquet(title: str, data: bytes) -> tuple[Sequence[str], Iterator[tuple[str, Row]]]:

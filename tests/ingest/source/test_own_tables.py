@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.detect import scan_data
 from convnext_imagenet.ingest.source.samples import SampleTree
 from convnext_imagenet.ingest.source.unpack import Unpacker
@@ -38,3 +39,25 @@ FOUND = [("img/1.jpg", "x"), ("img/2.jpg", "y")]
 def test_a_column_without_a_name_is_that_of_row_numbers_as_pandas_writes_it(folder: Path):
     (folder / "labels.csv").write_text(",path,label\n0,img/1.jpg,x\n1,img/2.jpg,y\n")
     assert labels(scan(folder)) == FOUND
+
+
+def test_spaces_behind_commas_belong_to_no_value(folder: Path):
+    (folder / "labels.csv").write_text('label, path\nx, img/1.jpg\ny, "img/2.jpg"\n')
+    assert labels(scan(folder)) == FOUND
+
+
+def test_a_space_that_a_name_begins_with_stays(folder: Path):
+    (folder / "img" / "1.jpg").rename(folder / " 1.jpg")
+    (folder / "labels.csv").write_text("label,path\nx, 1.jpg\ny,img/2.jpg\n")
+    assert labels(scan(folder)) == [(" 1.jpg", "x"), FOUND[1]]
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [(["x", "y"], "has the columns file_name, none of label.*one value for each image"), ("x", "line 2: no label")],
+)
+def test_several_labels_of_an_image_are_no_class(folder: Path, first: object, message: str):
+    rows = [{"file_name": "img/1.jpg", "label": first}, {"file_name": "img/2.jpg", "label": ["x", "y"]}]
+    (folder / "labels.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(IngestError, match=message):
+        scan(folder)
