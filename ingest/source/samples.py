@@ -93,12 +93,15 @@ def split_of_path(path: str) -> str:
 
 
 def natural_order(names: Iterable[str]) -> tuple[list[str], bool]:
-    """Return class names in their order, and whether it is that of numbers: 10 after 9, if all have the same prefix."""
+    """Return class names in their order, and whether it is that of numbers: 10 after 9, if all have the same prefix.
+
+    The numbers may end in ".0", as pandas writes a column that has gaps.
+    """
     in_text_order = sorted(names)
-    matches = [re.fullmatch(r"(\D*)(\d{1,18})", name) for name in in_text_order]
+    matches = [re.fullmatch(r"(\D*)(\d{1,18})(?:\.0)?", name) for name in in_text_order]
     if not all(matches) or len({match[1] for match in matches if match}) != 1:
         return in_text_order, False
-    by_number = sorted(in_text_order, key=lambda name: (int(re.sub(r"\D", "", name)), name))
+    by_number = sorted(in_text_order, key=lambda name: (int(re.sub(r"\D|\.0$", "", name)), name))
     return by_number, by_number != in_text_order
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.detect import scan_data
-from convnext_imagenet.ingest.source.samples import SampleTree
+from convnext_imagenet.ingest.source.samples import SampleTree, natural_order
 from convnext_imagenet.ingest.source.unpack import Unpacker
 
 
@@ -61,3 +61,8 @@ def test_several_labels_of_an_image_are_no_class(folder: Path, first: object, me
     (folder / "labels.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with pytest.raises(IngestError, match=message):
         scan(folder)
+
+
+def test_class_numbers_as_pandas_writes_them_beside_gaps_are_in_the_order_of_numbers():
+    assert natural_order(["10.0", "9.0", "0.0"]) == (["0.0", "9.0", "10.0"], True)
+    assert natural_order(["1.5", "10.0"]) == (["1.5", "10.0"], False)
