@@ -228,7 +228,9 @@ def build(
         from convnext_imagenet.ingest.source.sources import Request
         from convnext_imagenet.ingest.source.unpack import Unpacker
 
-        unpacker = Unpacker(out.with_name(f".{out.name}.unpacked"), lambda name: click.echo(f"unpacking {name}"))
+        unpacker = Unpacker(
+            out.with_name(f".{out.name}.unpacked"), lambda name, size: progress(size, f"unpack {name}", unit="B")
+        )
         was_unpacked, stays = unpacker.folder.exists(), _saying_what_stays(unpacker.folder)
         with interruptible(), _executor(engine, address, workers, data, out) as executor, stays:
             if is_dry_run:
