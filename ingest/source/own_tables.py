@@ -165,7 +165,7 @@ def scan_tables(
         )
     unlabelled = EntryCount()
     for path in files.images_beside(first_row):
-        unlabelled.add(path)
+        unlabelled.add(path, path.partition("/")[0])
     return SampleTree(
         f"table {', '.join(paths)}", samples, EntryCount(), unlabelled, follows_links=follows_links, read_files=paths
     )

@@ -173,7 +173,7 @@ def _note_unused(root: Path, tree: SampleTree) -> None:
     """
     used = {sample.path.partition("/")[0].partition("#")[0] for sample in tree.samples}
     read = {STATE_FILE, SPLITS_FILE, CLASS_NAMES_FILE, *tree.read_files}
-    noted = read | {entries.first.split("/")[0] for entries in (tree.ignored, tree.unlabelled)}
+    noted = read | {tree.ignored.first.split("/")[0], *tree.unlabelled.names}
     holds_bytes = any(sample.offset >= 0 for sample in tree.samples)
     for entry in list_folder(root, ".", ScanNotes()):
         if entry.name in used or entry.name in noted:

@@ -66,3 +66,14 @@ def test_several_labels_of_an_image_are_no_class(folder: Path, first: object, me
 def test_class_numbers_as_pandas_writes_them_beside_gaps_are_in_the_order_of_numbers():
     assert natural_order(["10.0", "9.0", "0.0"]) == (["0.0", "9.0", "10.0"], True)
     assert natural_order(["1.5", "10.0"]) == (["1.5", "10.0"], False)
+
+
+def test_every_image_without_a_row_is_counted_wherever_it_is(folder: Path):
+    (folder / "labels.csv").write_text("path,label\nimg/1.jpg,x\nimg/2.jpg,y\n")
+    for name in ("img/more/3.jpg", "test/4.jpg", "test/notes.txt", "other/5.txt", ".cache/6.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    tree = scan(folder)
+    assert labels(tree) == FOUND
+    assert (tree.unlabelled.count, tree.unlabelled.first) == (2, "img/more/3.jpg")
+    assert tree.ignored.by_name() == {"other": 1}

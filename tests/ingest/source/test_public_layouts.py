@@ -20,7 +20,7 @@ from .public_layouts import LAYOUTS, Layout, images, lines, of_classes, write
 READ = {
     "CIFAR-10 of Kaggle": ("frog ship", {"train": 4, "val": 2}, 0),
     "EuroSAT, zip": ("AnnualCrop Forest", {"train": 6, "val": 2}, 0),
-    "GTSRB": (" ".join(map(str, range(12))), {"train": 24, "val": 12}, 0),
+    "GTSRB": (" ".join(map(str, range(12))), {"train": 24, "val": 12}, 2),
     "iNaturalist 2021": ("00000_Animalia_a 00001_Animalia_b", {"train": 4, "val": 2}, 0),
     "Roboflow, folders": ("a b", {"train": 6, "val": 6, "test": 6}, 0),
     "imagefolder, metadata.csv in splits": ("0 1", {"train": 2, "val": 2, "test": 2}, 0),
