@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.source.folders import folder_names, has_images, is_folder, list_folder
 from convnext_imagenet.ingest.source.own_tables import TEXT_ENDINGS, columns_on_disk
@@ -109,9 +110,10 @@ def _class_in_names(root: Path, folder: Path) -> str:
     if not all(matches) or not 1 < len(classes) <= len(names) // 2:
         return ""
     path = folder.relative_to(root)
+    rows = f"ls {as_word(path)} | sed -E 's|(.*)[-_.][0-9]+[.][A-Za-z]+|{path}/&,\\1|'"
     return (
         f"if names begin with the class, as {printable(names[0])} with {printable(sorted(classes)[0])}, make a table: "
-        f"(echo path,label; ls {path} | sed -E 's|(.*)[-_.][0-9]+[.][A-Za-z]+|{path}/&,\\1|') > labels.csv, in DATA"
+        f"(echo path,label; {rows}) > labels.csv, in DATA"
     )
 
 

@@ -66,7 +66,7 @@ class FilesOnDisk:
         Raises IngestError for such a link that leads out of DATA.
         """
         used = {path.rpartition("/")[0] or "." for path in paths}
-        for folder in used:
+        for folder in sorted(used):
             self._links.check_below(self._root, folder)
         for folder in sorted(used.union(self._folders("."))):
             for entry in list_folder(self._root, folder, ScanNotes()):
