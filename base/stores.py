@@ -123,22 +123,24 @@ class StoreFolder:
 
             self._retrying(partial(self._into_a_bucket, whole), name)
 
-    def download(self, name: str, target: Path) -> str:
-        """Write a file to `target` on this machine, and return its SHA-256."""
+    def download(self, name: str, target: Path, check: Callable[[], None] = lambda: None) -> str:
+        """Write a file to `target` on this machine, and return its SHA-256; `check` may end it before each piece."""
 
         def whole() -> str:
             digest = hashlib.sha256()
+            check()
             with self.store.open_input_stream(self._at(name)) as stream, target.open("wb") as file:
                 while piece := stream.read(_COPY_BYTES):
+                    check()
                     digest.update(piece)
                     file.write(piece)
             return digest.hexdigest()
 
         return self._retrying(whole, name)
 
-    def sha256(self, name: str) -> str:
-        """Return the SHA-256 of a file, which is read for it."""
-        return self.download(name, Path(os.devnull))
+    def sha256(self, name: str, check: Callable[[], None] = lambda: None) -> str:
+        """Return the SHA-256 of a file, which is read for it; `check` may end it before each piece."""
+        return self.download(name, Path(os.devnull), check)
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens if there is none."""
