@@ -267,6 +267,7 @@ def build(
             if drop:
                 plan = _without_dropped(plan, drop, data)
             _print_labels(plan)
+            _compare_known(plan, data)
             if is_dry_run:
                 report(_print_forecast(plan, data, workers, begin))
                 if not was_unpacked:  # what was there belongs to an unfinished build
@@ -394,6 +395,23 @@ def _without_dropped(plan: "IngestPlan", drop: Path, data: Path) -> "IngestPlan"
     relabelled = sum(len(keys) for keys in plan.source["relabelled"].values())
     click.echo(f"{drop}: {dropped} images left out, {plural(relabelled, 'image')} of another class")
     return plan
+
+
+def _compare_known(plan: "IngestPlan", data: Path) -> None:
+    """Say how many images the records of --onto have already, and refuse those that have changed."""
+    from convnext_imagenet.ingest.shards.known import count_quarantined, newer_images, refuse_changed
+
+    if not (known := sum(len(split.keys) for split in plan.known)):
+        return
+    newer = newer_images(plan)
+    how = f"by key and size; {len(newer):,} newer than their shards, to be compared by SHA-256"
+    if not plan.image_policy.keeps_bytes:
+        how = "by key alone, because images are encoded again"
+    click.echo(f"already there: {plural(known, 'image')}, {how}")
+    if bad := count_quarantined(plan):
+        click.echo(f"  {bad:,} of them in quarantine there; to store these, build all images again, without --onto")
+    with progress(len(newer), "compare") as bar:
+        refuse_changed(newer, data, plan.source["follows_links"], bar)
 
 
 def _check_archives(data: Path) -> None:
