@@ -233,6 +233,7 @@ def plan_tree(
     } | dict(given or {})
     if parent is not None:
         source |= _sums(source, parent) | {"parent": parent.identity}
+        source |= {"relabelled": parent.relabelled} if parent.relabelled else {}
     return IngestPlan(tree.classes, splits, source, seed, dict(versions), image_policy, dict(junk or {}), parent, known)
 
 
