@@ -39,7 +39,7 @@ _CLUES = tuple(
         (r".*\.mat", f"labels in MATLAB's format, which scipy.io.loadmat reads; {_WRITE_TABLE}"),
         (r"(.*/)?[^/]*(20[0-9]{2}|train|val|test|label|annotation)[^/]*\.json", f"labels in JSON; {_WRITE_TABLE}"),
         (
-            r"(images|image_class_labels|train_test_split|classes)\.txt|"
+            r"(images|image_class_labels|train_test_split|classes|labels|train|val|valid|test)\.txt|"
             r"(meta|labels|annotations|lists|imagesets|data)/.*\.txt",
             f"lists in a format of their own; to keep their splits, {_WRITE_TABLE} and split",
         ),
@@ -48,6 +48,7 @@ _CLUES = tuple(
             "names with backslashes, as Windows writes them into zips; pass the folder of the zip, not unpacked",
         ),
         (r".*\.(rar|7z|tar\.(bz2|xz|zst))", "an archive of a kind that is not read; unpack it"),
+        (r".*\.(csv|tsv|jsonl)\.(gz|bz2|xz|zst)", "a compressed table; unpack it"),
     )
 )
 _MOST_LOOKED_AT = 1000  # entries of DATA, and of each folder in it
