@@ -143,7 +143,7 @@ def scan_tables(
         )
     samples: list[Sample] = []
     first_row: dict[str, str] = {}
-    missing: list[str] = []
+    missing: dict[str, str] = {}  # path to where it is named
     for table in tables:
         names, rows = _read(table)
         columns = choose_columns(names, label_column, group_by)
@@ -160,8 +160,9 @@ def scan_tables(
             samples.append(sample)
     if missing:
         raise IngestError(
-            f"{len(missing):,} of {len(samples):,} rows name files that are not there: {first_few(missing)}; add these "
-            f"files, or remove the rows"
+            f"{len(missing):,} of {len(samples):,} rows name files that are not there: "
+            f"{first_few([f'{printable(path)} ({where})' for path, where in missing.items()])}; "
+            f"{_instead(next(iter(missing)), files)}"
         )
     unlabelled = EntryCount()
     for path in files.images_beside(first_row):
@@ -169,6 +170,12 @@ def scan_tables(
     return SampleTree(
         f"table {', '.join(paths)}", samples, EntryCount(), unlabelled, follows_links=follows_links, read_files=paths
     )
+
+
+def _instead(path: str, files: Files) -> str:
+    if similar := files.similar(path):
+        return f"{similar!a} is there: in the table, write names in the same case, Unicode form and encoding"
+    return "add these files, or remove the rows"
 
 
 def first_path(table: Table) -> str:
@@ -183,7 +190,7 @@ def _below(table: Table, name: str) -> str:
     return f"{table.path.rpartition('/')[0]}/{name}".removeprefix("/")
 
 
-def _sample(table: Table, columns: Columns, row: Row, where: str, files: Files, missing: list[str]) -> Sample:
+def _sample(table: Table, columns: Columns, row: Row, where: str, files: Files, missing: dict[str, str]) -> Sample:
     path = _below(table, require_safe(row[columns.path], where))
     label = row[columns.label].strip()
     if not label:
@@ -198,7 +205,7 @@ def _sample(table: Table, columns: Columns, row: Row, where: str, files: Files, 
     group = row[columns.group].strip() if columns.group else ""
     found = files.find(path)
     if found is None:
-        missing.append(f"{printable(path)} ({where.rpartition('/')[2]})")
+        missing[path] = where.rpartition("/")[2]
         found = Sample(path, "")
     return found._replace(label=label, split=split, group=group, where=where)
 

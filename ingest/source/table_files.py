@@ -4,11 +4,13 @@ A name without a folder, as Kaggle's tables have it, may also be that of an imag
 without its ending.
 """
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
+from urllib.parse import unquote
 
 from convnext_imagenet.base.tars import Member
 from convnext_imagenet.ingest.errors import IngestError
@@ -26,6 +28,9 @@ class Files(Protocol):
 
     def images_beside(self, paths: Collection[str]) -> Iterator[str]:
         """Yield what is named as an image, and is none of these samples' paths."""
+
+    def similar(self, path: str) -> str:
+        """Return an image's path that differs only by case, Unicode form or percent-encoding; "" if there is none."""
 
 
 class FilesOnDisk:
@@ -73,6 +78,10 @@ class FilesOnDisk:
                 path = _joined(folder, entry.name)
                 if is_image_name(entry.name) and not is_folder(entry) and path not in paths:
                     yield path
+
+    def similar(self, path: str) -> str:
+        """Return an image's path that differs only by case, Unicode form or percent-encoding; "" if there is none."""
+        return _similar(path, self.images_beside(()))
 
     def _folders(self, folder: str) -> Iterator[str]:
         yield folder
@@ -124,6 +133,19 @@ class FilesInArchives:
                 path = f"{archive.name}/{name}"
                 if is_image_name(name) and path not in paths:
                     yield path
+
+    def similar(self, path: str) -> str:
+        """Return an image's path that differs only by case, Unicode form or percent-encoding; "" if there is none."""
+        return _similar(path, self._of_path)
+
+
+def _similar(path: str, others: Iterable[str]) -> str:
+    wanted = _without_form(path)
+    return next((other for other in others if _without_form(other) == wanted), "")
+
+
+def _without_form(path: str) -> str:
+    return unicodedata.normalize("NFC", unquote(path)).casefold()
 
 
 def _joined(folder: str, name: str) -> str:

@@ -1,6 +1,7 @@
 """Tables of file names and labels as people's programs write them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,17 @@ def test_every_image_without_a_row_is_counted_wherever_it_is(folder: Path):
     assert labels(tree) == FOUND
     assert (tree.unlabelled.count, tree.unlabelled.first) == (2, "img/more/3.jpg")
     assert tree.ignored.by_name() == {"other": 1}
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize(("file", "row"), [("1.JPG", "1.jpg"), ("e\u0301.jpg", "\xe9.jpg"), ("a b.jpg", "a%20b.jpg")])
+def test_a_row_whose_file_has_almost_the_same_name_is_told_so(tmp_path: Path, file: str, row: str, is_packed: bool):
+    (tmp_path / "data" / "img").mkdir(parents=True)
+    (tmp_path / "data" / "img" / file).write_bytes(b"")
+    if is_packed:
+        shutil.make_archive(str(tmp_path / "data" / "img"), "zip", tmp_path / "data", "img")
+        shutil.rmtree(tmp_path / "data" / "img")
+    (tmp_path / "data" / "labels.csv").write_text(f"path,label\nimg/{row},x\n")
+    with pytest.raises(IngestError, match="1 of 1 rows name files that are not there") as refused:
+        scan(tmp_path / "data")
+    assert f"{f'img/{file}'!a} is there: in the table, write names in the same case" in str(refused.value)
