@@ -5,6 +5,7 @@ and compressed Arrow are unpacked first. Decodes no image.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,6 +170,12 @@ def _scan(
         image, columns = _columns(root / table.name, reader.schema, label_column, group_by)
         label, group, split = columns.label, columns.group, columns.split
         names = tuple(class_names(reader.schema).get(label, ()))
+        if len(set(names)) < len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise IngestError(
+                f"{root / table.name}: its schema names the class {printable(twice)} twice; give each class a name of "
+                f"its own"
+            )
         modified_ns = table.file.stat().st_mtime_ns
         samples: list[Sample] = []
         first = 0
@@ -207,7 +214,7 @@ def _columns(path: Path, schema: pa.Schema, label_column: str, group_by: str) ->
     images = [field.name for field in schema if holds_image_bytes(field.type)]
     structs = [name for name in images if is_image_struct(schema.field(name).type)]
     images = structs or images
-    others = [name for name in schema.names if name not in images]
+    others = [field.name for field in schema if field.name not in images and not pa.types.is_nested(field.type)]
     chosen = choose_columns(others, label_column, group_by)
     numbered = [name for name in class_names(schema) if name in others]
     label = chosen.label or (numbered[0] if len(numbered) == 1 and not label_column else "")
@@ -250,7 +257,7 @@ def _positions(path: Path, column: pa.Array, whole: pa.Buffer) -> Iterator[tuple
 
 
 def _label(path: Path, row: int, value: Any, names: Sequence[str]) -> str:
-    if value is None or value == -1 or value == "":
+    if value is None or value != value or value in (-1, ""):  # NaN, as pandas writes a gap, is not itself
         return ""
     if not names or not isinstance(value, int):
         return str(value).strip()

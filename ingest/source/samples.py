@@ -117,8 +117,11 @@ def require_safe(path: str, where: str) -> str:
     return "/".join(part for part in parts if part != ".")
 
 
-def require_printable(samples: Iterable[Sample]) -> None:
-    """Raise IngestError for labels or paths that are not printable."""
-    bad = [ascii(sample.path) for sample in samples if not (sample.path + sample.label).isprintable()]
-    if bad:
+def require_names(samples: Sequence[Sample]) -> None:
+    """Raise IngestError for labels or paths that are not printable, and labels that would lead out of a folder."""
+    names = (name for sample in samples for name in (sample.label, sample.path))
+    if bad := sorted({ascii(name) for name in names if not name.isprintable()}):
         raise IngestError(f"{first_few(bad)}: not printable UTF-8; rename these files or labels ({len(bad)})")
+    labels = {sample.label for sample in samples}
+    if bad := sorted(label for label in labels if {"", ".", ".."}.intersection(label.split("/"))):
+        raise IngestError(f"{first_few(bad)}: no name of a class, a part of it is empty, . or ..; rename the class")

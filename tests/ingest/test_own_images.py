@@ -376,6 +376,9 @@ def test_a_label_without_an_image_and_an_image_without_a_label(tmp_path: Path):
     pack(whole | {"9.cls": b"1"})
     with pytest.raises(IngestError, match=r"0\.tar: 1 label without an image: 9; pack the tar again"):
         _plan(tmp_path / "a")
+    pack(whole | {"img.1.jpg": jpeg(9), "img.2.jpg": jpeg(10), "img.1.cls": b"1"})
+    with pytest.raises(IngestError, match=r"the key img has 2 images \(1\.jpg, 2\.jpg\); a key ends at the first dot"):
+        _plan(tmp_path / "a")
     put(tmp_path / "a" / "classnames.txt", "one\n")
     pack(whole)
     with pytest.raises(IngestError, match=r"the class is 1, but classnames\.txt has only 1 names"):

@@ -8,7 +8,7 @@ import pytest
 
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.detect import scan_data
-from convnext_imagenet.ingest.source.samples import SampleTree, natural_order
+from convnext_imagenet.ingest.source.samples import Sample, SampleTree, natural_order, require_names
 from convnext_imagenet.ingest.source.unpack import Unpacker
 
 
@@ -92,3 +92,15 @@ def test_a_row_whose_file_has_almost_the_same_name_is_told_so(tmp_path: Path, fi
     with pytest.raises(IngestError, match="1 of 1 rows name files that are not there") as refused:
         scan(tmp_path / "data")
     assert f"{f'img/{file}'!a} is there: in the table, write names in the same case" in str(refused.value)
+
+
+@pytest.mark.parametrize("label", ["../x", "/x", "a//b", ".", "x/"])
+def test_a_class_whose_name_would_lead_out_of_a_folder_is_refused(label: str):
+    require_names([Sample("1.jpg", "T-shirt/top")])
+    with pytest.raises(IngestError, match="no name of a class, a part of it is empty"):
+        require_names([Sample("1.jpg", label)])
+
+
+def test_of_a_label_that_cannot_be_printed_the_label_is_shown():
+    with pytest.raises(IngestError, match=r"^'dog\\n': not printable UTF-8; rename these files or labels \(1\)"):
+        require_names([Sample("1.jpg", "dog\n"), Sample("2.jpg", "dog\n")])
