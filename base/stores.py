@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -129,11 +130,11 @@ class StoreFolder:
         def whole() -> str:
             digest = hashlib.sha256()
             check()
-            with self.store.open_input_stream(self._at(name)) as stream, target.open("wb") as file:
+            with self.store.open_input_stream(self._at(name)) as stream, FileIO(target, "wb") as file:
                 while piece := stream.read(_COPY_BYTES):
                     check()
                     digest.update(piece)
-                    file.write(piece)
+                    _write(file, piece, target)
             return digest.hexdigest()
 
         return self._retrying(whole, name)
@@ -182,6 +183,19 @@ class StoreFolder:
                 log.debug("%s: failed, to be tried again (%s)", at, one_line(error))
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _write(file: FileIO, piece: bytes, target: Path) -> None:
+    """Write to this machine. Raises FailedError, which no repeated request to the store would cure."""
+    left = memoryview(piece)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        raise FailedError(
+            f"{target}: cannot be written ({error.strerror}); make room there, then run the same command again to "
+            f"resume"
+        ) from None
 
 
 def open_folder(uri: str) -> StoreFolder:

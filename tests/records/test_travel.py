@@ -337,3 +337,9 @@ def test_a_pull_asks_before_each_piece_whether_it_is_over(records_root, tmp_path
     for read in (lambda: pull(uri, tmp_path / "out"), lambda: verify_stored(StorePlace(uri))):
         with pytest.raises(FailedError, match="over"):
             read()
+
+
+def test_a_full_disk_is_not_blamed_on_the_store_and_not_tried_again(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 100)
+    with pytest.raises(FailedError, match=r"/dev/full: cannot be written \(No space left on device\); make room there"):
+        StorePlace(f"file://{tmp_path}").folder.download("a", Path("/dev/full"))
