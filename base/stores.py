@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -123,22 +124,24 @@ class StoreFolder:
 
             self._retrying(partial(self._into_a_bucket, whole), name)
 
-    def download(self, name: str, target: Path) -> str:
-        """Write a file to `target` on this machine, and return its SHA-256."""
+    def download(self, name: str, target: Path, check: Callable[[], None] = lambda: None) -> str:
+        """Write a file to `target` on this machine, and return its SHA-256; `check` may end it before each piece."""
 
         def whole() -> str:
             digest = hashlib.sha256()
-            with self.store.open_input_stream(self._at(name)) as stream, target.open("wb") as file:
+            check()
+            with self.store.open_input_stream(self._at(name)) as stream, FileIO(target, "wb") as file:
                 while piece := stream.read(_COPY_BYTES):
+                    check()
                     digest.update(piece)
-                    file.write(piece)
+                    _write(file, piece, target)
             return digest.hexdigest()
 
         return self._retrying(whole, name)
 
-    def sha256(self, name: str) -> str:
-        """Return the SHA-256 of a file, which is read for it."""
-        return self.download(name, Path(os.devnull))
+    def sha256(self, name: str, check: Callable[[], None] = lambda: None) -> str:
+        """Return the SHA-256 of a file, which is read for it; `check` may end it before each piece."""
+        return self.download(name, Path(os.devnull), check)
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens if there is none."""
@@ -180,6 +183,19 @@ class StoreFolder:
                 log.debug("%s: failed, to be tried again (%s)", at, one_line(error))
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _write(file: FileIO, piece: bytes, target: Path) -> None:
+    """Write to this machine. Raises FailedError, which no repeated request to the store would cure."""
+    left = memoryview(piece)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        raise FailedError(
+            f"{target}: cannot be written ({error.strerror}); make room there, then run the same command again to "
+            f"resume"
+        ) from None
 
 
 def open_folder(uri: str) -> StoreFolder:

@@ -100,6 +100,23 @@ def dropped_line(drop: Path, plan: IngestPlan) -> str:
     return f"{drop}: {dropped} images left out, {plural(relabelled, 'image')} of another class"
 
 
+def known_lines(plan: IngestPlan, newer: int, quarantined: int) -> list[str]:
+    """Return how many images of `plan` the records of --onto have already, and how they are compared.
+
+    The files of `newer` images are newer than their shards; `quarantined` images are in quarantine there.
+    """
+    how = f"by key and size; {newer:,} newer than their shards, to be compared by SHA-256"
+    if not plan.image_policy.keeps_bytes:
+        how = "by key alone, because images are encoded again"
+    known = sum(len(split.keys) for split in plan.known)
+    lines = [f"already there: {plural(known, 'image')}, {how}"]
+    if quarantined:
+        lines.append(
+            f"  {quarantined:,} of them in quarantine there; to store these, build all images again, without --onto"
+        )
+    return lines
+
+
 def damage_lines(out: Path, damage: Sequence[str]) -> list[str]:
     """Return the first problems that a repair found, and their number."""
     way_out = ", writing again what is damaged" if damage else ""

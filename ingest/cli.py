@@ -151,7 +151,7 @@ def build(data: Path, out: Path, as_json: bool, **options: Any) -> None:
     asked = BuildOptions(data, out, **options)
     _refuse_contradictions(asked)
     with expected_errors(), result_on_stdout(as_json) as print_result:
-        from convnext_imagenet.ingest.build_command import run_build
+        from convnext_imagenet.ingest.cli_build import run_build
 
         print_result(run_build(asked, begin))
 

@@ -21,8 +21,11 @@ def without_dropped(plan: IngestPlan, judged: Judged, data: Path) -> IngestPlan:
     judged.require_splits([split.name for split in plan.splits])
     wnids = {entry.wnid: entry.index for entry in plan.classes}
     splits = tuple(_changed(split, judged, wnids) for split in plan.splits)
+    before = plan.source.get("relabelled", {})  # of the records that these images are added to
     relabelled = {
-        split.name: {row.key: row.wnid for row in judged.rows if _is_relabelled(row, split.name)} for split in splits
+        split.name: before.get(split.name, {})
+        | {row.key: row.wnid for row in judged.rows if _is_relabelled(row, split.name)}
+        for split in splits
     }
     source = plan.source | {
         "drop": {"sha256": judged.sha256, "audit_sha256": judged.audit_sha256},

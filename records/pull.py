@@ -19,6 +19,7 @@ from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.records.places import StorePlace, as_uri
 from convnext_imagenet.records.travel import (
     ARRIVALS,
+    Check,
     OnProgress,
     Travelled,
     checked_receipt,
@@ -87,7 +88,7 @@ def _fetch_all(
     write_atomically(out / "plan.json", plan)
     units = [unit for unit in planned_units(json.loads(plan)["plan"]) if unit[0] in wanted.splits]
     staging = protocol.staging(out)
-    fetched = for_all(units, lambda unit: _pull_shard(place, wanted, out, staging, unit), on_progress)
+    fetched = for_all(units, lambda unit, check: _pull_shard(place, wanted, out, staging, unit, check), on_progress)
     for name, digest in wanted.files.items():
         _fetch(place, name, out / name, staging, digest)
     if place.checked_manifest() != data:
@@ -110,13 +111,13 @@ def verify_stored(place: StorePlace, on_progress: OnProgress = lambda _: None) -
         if hashlib.sha256(place.read(name)).hexdigest() != digest
     ]
 
-    def verify_shard(unit: tuple[str, str]) -> Travelled:
+    def verify_shard(unit: tuple[str, str], check: Check) -> Travelled:
         split, shard = unit
         receipt = checked_receipt(place, manifest, unit, place.read(f"{split}/{Path(shard).stem}.json"))
         for file in receipt["files"]:
             name = f"{split}/{file['name']}"
             try:
-                is_same = place.folder.sha256(name) == file["sha256"]
+                is_same = place.folder.sha256(name, check) == file["sha256"]
             except FileNotFoundError:
                 is_same = False
             if not is_same:
@@ -132,7 +133,9 @@ def verify_stored(place: StorePlace, on_progress: OnProgress = lambda _: None) -
     return read.bytes
 
 
-def _pull_shard(place: StorePlace, manifest: Manifest, out: Path, staging: Path, unit: tuple[str, str]) -> Travelled:
+def _pull_shard(
+    place: StorePlace, manifest: Manifest, out: Path, staging: Path, unit: tuple[str, str], check: Check
+) -> Travelled:
     split, shard = unit
     name = Path(shard).stem
     data = place.read(f"{split}/{name}.json")
@@ -141,21 +144,21 @@ def _pull_shard(place: StorePlace, manifest: Manifest, out: Path, staging: Path,
         return Travelled(0, 0)
     (out / split).mkdir(exist_ok=True)
     moved = sum(
-        _fetch(place, f"{split}/{file['name']}", out / split / file["name"], staging, file["sha256"])
+        _fetch(place, f"{split}/{file['name']}", out / split / file["name"], staging, file["sha256"], check)
         for file in receipt["files"]
     )
     write_atomically(out / split / f"{name}.json", data)
     return Travelled(int(moved > 0), moved)
 
 
-def _fetch(place: StorePlace, name: str, target: Path, staging: Path, sha256: str) -> int:
+def _fetch(place: StorePlace, name: str, target: Path, staging: Path, sha256: str, check: Check = lambda: None) -> int:
     """Copy a file from the store unless it is there; return the bytes moved. Raises ArtefactError for other bytes."""
     if target.is_file() and sha256_file(target) == sha256:
         return 0
     staged = staging / target.name
     for _ in range(ARRIVALS):
         try:
-            found = place.folder.download(name, staged)
+            found = place.folder.download(name, staged, check)
         except FileNotFoundError as error:
             raise ArtefactError(f"{error}; push the records again") from None
         if found == sha256:

@@ -50,7 +50,7 @@ def push(root: Path, uri: str, on_progress: OnProgress = lambda _: None, take_ov
         folder.remove("_SUCCESS")
         folder.write("plan.json", (root / "plan.json").read_bytes())
         units = planned_units(read_json(root / "plan.json")["plan"])
-        sent = for_all(units, lambda unit: _push_shard(root, folder, there, unit), on_progress)
+        sent = for_all(units, lambda unit, _: _push_shard(root, folder, there, unit), on_progress)
         for name in (*SUMMARY_FILES, "manifest.json"):
             _send(root / name, folder, name, sha256_file(root / name))
         folder.write("_SUCCESS", (root / "_SUCCESS").read_bytes())

@@ -6,6 +6,7 @@ Opens no shard.
 """
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.records.places import StorePlace
 
 OnProgress = Callable[[int], None]
+Check = Callable[[], None]
 ARRIVALS = 3  # attempts to send or fetch a file until it arrives as it left
 _AT_ONCE = 4  # shards: requests wait for the network most of the time
 
@@ -36,19 +38,33 @@ def require_uri(uri: str) -> None:
         raise ArtefactError(f"{uri}: not a URI; use one such as s3://bucket/records, or copy the directory")
 
 
+class _Stopped(Exception):
+    """Ends a shard that is under way, because another one has failed or a signal has come."""
+
+
 def for_all(
-    units: Sequence[tuple[str, str]], move: Callable[[tuple[str, str]], Travelled], on_progress: OnProgress
+    units: Sequence[tuple[str, str]], move: Callable[[tuple[str, str], Check], Travelled], on_progress: OnProgress
 ) -> Travelled:
-    """Move all shards, some at once; the first error ends it after the shards that are under way."""
+    """Move all shards, some at once; the first error or signal ends it.
+
+    What is under way ends where `move` calls the check that it gets, else with the shard.
+    """
     shards = moved = 0
+    is_over = threading.Event()
+
+    def check() -> None:
+        if is_over.is_set():
+            raise _Stopped
+
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        results = [pool.submit(move, unit) for unit in units]
+        results = [pool.submit(move, unit, check) for unit in units]
         try:
             for result in results:
                 one = result.result()
                 on_progress(one.bytes)
                 shards, moved = shards + one.shards, moved + one.bytes
         except BaseException:
+            is_over.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return Travelled(shards, moved)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.labels.devkit import OFFICIAL_CLASSES
 from convnext_imagenet.ingest.source.scan_types import Folder, SplitScan, printable
@@ -53,7 +54,7 @@ def read_class_rule(text: str) -> ClassRule:
         if name.startswith("#") or _WNID_AND_MORE.match(name):
             raise IngestError(
                 f"--classes {text}: line {number} is {name[:40]!a}, not only a wnid; list one wnid per line and "
-                f"nothing else: grep -o 'n[0-9]\\{{8\\}}' {text} > wnids.txt"
+                f"nothing else: grep -o 'n[0-9]\\{{8\\}}' {as_word(text)} > wnids.txt"
             )
     if not names:
         raise IngestError(f"--classes {text}: lists no class; list one wnid per line")

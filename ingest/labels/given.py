@@ -12,7 +12,7 @@ from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.labels.classes import ClassRule
 from convnext_imagenet.ingest.labels.labels import LabelledSplit, LabelledTree
 from convnext_imagenet.ingest.labels.splitting import DEFAULT_VAL_FRACTION, Fractions, split_samples
-from convnext_imagenet.ingest.source.samples import SPLITS, Sample, SampleTree, natural_order, require_printable
+from convnext_imagenet.ingest.source.samples import SPLITS, Sample, SampleTree, natural_order, require_names
 from convnext_imagenet.ingest.source.scan_types import WNID
 from convnext_imagenet.records.manifest import ClassEntry
 
@@ -53,8 +53,11 @@ def label_samples(
     """
     samples = list(source.samples)
     if not samples:
-        raise IngestError(f"{source.kind}: contains no image with a label; pass another folder")
-    require_printable(samples)
+        raise IngestError(
+            f"{source.kind}: contains no image with a label; choose their column with --label-column, or pass another "
+            f"folder"
+        )
+    require_names(samples)
     _refuse_wnids(source, unverified)
     classes, class_index = _classes(source, rule, wishes)
     index_of = {name: index for index, name in enumerate(classes)}

@@ -25,7 +25,7 @@ _VAL_NAME = re.compile(rf"ILSVRC2012_val_([0-9]{{8}}){_SUFFIX}{_ENDING}")
 _KEY_AND_SUFFIX = re.compile(r"(n[0-9]{8}_[0-9]+|ILSVRC2012_val_[0-9]{8})_n[0-9]{8}")
 NO_LABEL = -1
 _FETCH = "download them, or pass --classes found to ingest the images that are there"
-_NOT_IMAGENET = "if the tree does not have ImageNet's file names, pass --unverified"
+_NOT_IMAGENET = "remove it, or if all of the tree has other names than ImageNet's, pass --unverified"
 
 
 @dataclass
@@ -272,13 +272,15 @@ def _true_wnid(
             f"if the devkit belongs to another set, pass the right one with --devkit"
         )
     wnid = val_wnids[number - 1]
+    if suffix is not None and wnid != suffix:
+        raise IngestError(
+            f"{folder.path}/{name}: the name says {suffix}, but the ground truth says {wnid}; download it again"
+        )
     if stated is not None and wnid != stated:
         raise IngestError(
             f"{folder.path}/{name}: the folder says {stated}, but the ground truth says {wnid}; "
             f"unpack ILSVRC2012_img_val.tar again and leave it flat"
         )
-    if suffix is not None and wnid != suffix:
-        raise IngestError(f"{folder.path}/{name}: the name says {suffix}, but the ground truth says {wnid}")
     return wnid
 
 

@@ -23,7 +23,7 @@ from convnext_imagenet.base.protocol import (
 from convnext_imagenet.base.wording import plural
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.shards.plan import IngestPlan, SplitPlan
-from convnext_imagenet.ingest.shards.quarantine import refuse_too_many
+from convnext_imagenet.ingest.shards.quarantine import refuse_none_stored, refuse_too_many
 from convnext_imagenet.ingest.shards.shard_writer import ShardTask, write_unit
 from convnext_imagenet.ingest.shards.source_stamps import changed_shards, forget_changed_shards
 from convnext_imagenet.launch.executor import Executor, OnProgress
@@ -224,7 +224,7 @@ class RecordsBuild:
                 f"{split.name}: {entry.rows} stored + {entry.quarantined} quarantined images are not {images}"
             )
         if not entry.rows:
-            raise IngestError(f"{split.name}/: none of its {entry.quarantined} images can be read; download them again")
+            refuse_none_stored(split.name, quarantined_in(receipts))
         return entry
 
     def _receipts(self, split: SplitPlan) -> list[dict[str, Any]]:

@@ -55,6 +55,11 @@ class Parent:
         return bool(self.plan["source"].get("labels"))
 
     @property
+    def relabelled(self) -> dict[str, dict[str, str]]:
+        """The class in the raw tree of each image that is stored with another one, by split and key."""
+        return self.plan["source"].get("relabelled", {})
+
+    @property
     def identity(self) -> dict[str, str]:
         """What identifies these records in plan and manifest of others."""
         return {"manifest_sha256": self.manifest_sha256, "plan_id": self.plan_id}
@@ -207,6 +212,17 @@ def _follow(lists: Iterable[dict[str, list[int]]], name: str, before: Sequence[i
             stamps[name] = list(after)
 
 
+def _labels_before(parent: Parent, split: str, keys: Sequence[str], labels: np.ndarray) -> np.ndarray:
+    """Return the labels of stored images in the raw tree, which a person may have changed."""
+    wnids = parent.relabelled.get(split, {})
+    if not wnids:
+        return labels
+    index_of = {entry.wnid: entry.index for entry in parent.manifest.classes}
+    return np.array(
+        [index_of[wnids[key]] if key in wnids else label for key, label in zip(keys, labels.tolist(), strict=True)]
+    )
+
+
 def new_images(
     parent: Parent, split: str, keys: Sequence[str], labels: Sequence[int], sizes: Sequence[int], keeps_bytes: bool
 ) -> list[int]:
@@ -222,7 +238,8 @@ def new_images(
     is_new = places.is_null().to_numpy(zero_copy_only=False)
     asked, stored = np.flatnonzero(~is_new), images.take(places.drop_null())
     label, size = stored["label"].to_numpy(), stored["bytes"].to_numpy()
-    is_other = label != np.asarray(labels, np.int64)[asked]
+    here = np.asarray(labels, np.int64)[asked]
+    is_other = (label != here) & (_labels_before(parent, split, [keys[at] for at in asked], label) != here)
     if keeps_bytes:
         is_other |= size != np.asarray(sizes, np.int64)[asked]
     for place in np.flatnonzero(is_other & (label != -1))[:1]:

@@ -133,7 +133,8 @@ class IngestPlan:
     """The whole ingest; `source` says where images and labels come from, and the manifest has it unchanged.
 
     `junk` counts by split and name what lies among the images and is none: only the manifest names it, because a file
-    manager that leaves such a file must not make another plan. `parent` are the records that these images are added to.
+    manager that leaves such a file must not make another plan. `parent` are the records that these images are added to,
+    `known` the images of the source that these have already.
     """
 
     classes: tuple[ClassEntry, ...]
@@ -144,6 +145,7 @@ class IngestPlan:
     image_policy: ImagePolicy
     junk: dict[str, dict[str, int]] = field(default_factory=dict)
     parent: Parent | None = None
+    known: tuple[LabelledSplit, ...] = ()
 
     @property
     def images(self) -> int:
@@ -203,8 +205,9 @@ def plan_tree(
     planned, and numbers of images and bytes include its own. Raises IngestError when they contradict the parent, or do
     not fit into its pages, and when there are fewer images than `train_shards`.
     """
+    known: tuple[LabelledSplit, ...] = ()
     if parent is not None:
-        tree = _without_known(tree, parent, image_policy)
+        tree, known = _without_known(tree, parent, image_policy)
     splits = tuple(plan_split(split, seed, is_shuffled=split.name == "train") for split in _planned(tree, parent))
     if train_shards is not None:
         train = splits[0]
@@ -230,7 +233,8 @@ def plan_tree(
     } | dict(given or {})
     if parent is not None:
         source |= _sums(source, parent) | {"parent": parent.identity}
-    return IngestPlan(tree.classes, splits, source, seed, dict(versions), image_policy, dict(junk or {}), parent)
+        source |= {"relabelled": parent.relabelled} if parent.relabelled else {}
+    return IngestPlan(tree.classes, splits, source, seed, dict(versions), image_policy, dict(junk or {}), parent, known)
 
 
 def _planned(tree: LabelledTree, parent: Parent | None) -> tuple[LabelledSplit, ...]:
@@ -241,12 +245,15 @@ def _planned(tree: LabelledTree, parent: Parent | None) -> tuple[LabelledSplit, 
     return tuple(found.get(name, LabelledSplit(name)) for name in parent.manifest.splits)
 
 
-def _without_known(tree: LabelledTree, parent: Parent, policy: ImagePolicy) -> LabelledTree:
-    """Return the images that the parent does not have."""
-    splits = {}
+def _without_known(
+    tree: LabelledTree, parent: Parent, policy: ImagePolicy
+) -> tuple[LabelledTree, tuple[LabelledSplit, ...]]:
+    """Return the images that the parent does not have, and those that it has."""
+    splits, known = {}, []
     for split in tree.splits:
         new = new_images(parent, split.name, split.keys, split.labels, split.sizes, policy.keeps_bytes)
         splits[split.name] = split.chosen(new)
+        known.append(split.chosen(np.setdiff1d(np.arange(len(split.keys)), new).tolist()))
     train, val = (splits.get(name, LabelledSplit(name)) for name in ("train", "val"))
     incomplete = tree.incomplete_classes
     if incomplete is not None and tree.is_verified:
@@ -256,7 +263,8 @@ def _without_known(tree: LabelledTree, parent: Parent, policy: ImagePolicy) -> L
         incomplete = sum(
             number is not None and count < number for count, number in zip(counts.tolist(), stated, strict=True)
         )
-    return replace(tree, train=train, val=val, test=splits.get("test"), incomplete_classes=incomplete)
+    new_tree = replace(tree, train=train, val=val, test=splits.get("test"), incomplete_classes=incomplete)
+    return new_tree, tuple(known)
 
 
 def _behind(split: SplitPlan, parent: Parent, policy: ImagePolicy) -> SplitPlan:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from convnext_imagenet.ingest.errors import QuarantineError, first_few
+from convnext_imagenet.ingest.errors import IngestError, QuarantineError, first_few
 from convnext_imagenet.ingest.shards.reencode import CONVERTED_KINDS
 from convnext_imagenet.records.quarantine import Quarantined
 from convnext_imagenet.records.schema import QUARANTINE_FILE
@@ -23,13 +23,26 @@ def refuse_too_many(entries: Sequence[Quarantined], allowed: int, out: Path) -> 
     if len(entries) <= allowed:
         return
     cases = [f"{entry.path} ({entry.reason})" for entry in sorted(entries)]
+    raise QuarantineError(
+        f"too many bad images: {len(entries)} in quarantine, {allowed} allowed: {first_few(cases, most=2)}, see "
+        f"{out / QUARANTINE_FILE}; to finish without them, run the same command with --max-quarantine {len(entries)}; "
+        f"else {_replace(entries)}"
+    )
+
+
+def refuse_none_stored(split: str, entries: Sequence[Quarantined]) -> None:
+    """Raise IngestError: these are all images of a split, and none is stored."""
+    first = min(entries)
+    raise IngestError(
+        f"{split}/: no image can be stored, {len(entries):,} are in quarantine, such as {first.path} "
+        f"({first.reason}: {first.detail}); {_replace(entries)}"
+    )
+
+
+def _replace(entries: Sequence[Quarantined]) -> str:
     is_convertible = any(
         entry.reason == "unsupported" and entry.detail.partition(",")[0] in CONVERTED_KINDS for entry in entries
     )
     kinds = f"{', '.join(CONVERTED_KINDS[:-1])} and {CONVERTED_KINDS[-1]}"
     convert = f" (--convert stores {kinds} there, too)" if is_convertible else ""
-    raise QuarantineError(
-        f"too many bad images: {len(entries)} in quarantine, {allowed} allowed: {first_few(cases, most=2)}, see "
-        f"{out / QUARANTINE_FILE}; to finish without them, run the same command with --max-quarantine {len(entries)}; "
-        f"else replace them and build into another directory{convert}"
-    )
+    return f"replace them and build into another directory{convert}"

@@ -18,6 +18,7 @@ from convnext_imagenet.records.images import decode_rgb
 
 CONVERTED_KINDS = ("BMP", "GIF", "TIFF", "AVIF")  # Pillow's names
 _GRAY_MODES = ("1", "L", "LA", "I;16", "I;16L", "I;16B")
+_WIDE_MODES = ("I", "F")  # Pillow would cut them off at 255: nearly black or white
 _LARGEST_SIDE_PX = 30_000
 LARGEST_SHRUNK_PIXELS = 170_000_000  # below twice Pillow's own limit, above which it refuses to open an image
 
@@ -71,8 +72,8 @@ def fitted_sides(width: int, height: int, max_side_px: int) -> tuple[int, int]:
 def convert(image: bytes, how: Conversion) -> bytes | None:
     """Return the first frame of a BMP, GIF, TIFF or AVIF as PNG or JPEG; None for an image of any other kind.
 
-    Gray stays gray, 16 bits become 8, everything else becomes RGB. Raises BadImage when the image cannot be decoded, or
-    has more pixels or bytes than are stored.
+    Gray stays gray, 16 bits become 8, everything else becomes RGB. Raises BadImage when the image cannot be decoded,
+    has more than 16 bits, of which nobody knows the range, or more pixels or bytes than are stored.
     """
     try:
         opened = Image.open(io.BytesIO(image), formats=CONVERTED_KINDS)
@@ -85,6 +86,10 @@ def convert(image: bytes, how: Conversion) -> bytes | None:
         if not (1 <= min(width, height) <= max(width, height) <= _LARGEST_SIDE_PX and width * height <= LARGEST_PIXELS):
             raise BadImage(
                 "dimensions", f"{kind} of {width} x {height} px, at most {LARGEST_PIXELS} pixels are decoded"
+            )
+        if opened.mode in _WIDE_MODES:
+            raise BadImage(
+                "unsupported", f"{kind} of 32 bits, signed numbers or fractions; 8 and 16 bits are converted"
             )
         buffer = io.BytesIO()
         try:

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.ingest.errors import IngestError
 from convnext_imagenet.ingest.source.junk import junk_kind
 from convnext_imagenet.ingest.source.samples import split_of_path
@@ -161,12 +162,16 @@ def _how_to_flatten(relative: str, name: str) -> str:
     if folder in ("train", "val"):
         return f"{folder}/ was unpacked inside {split}/: move all of {relative}/ up to {split}/"
     if split == "." and (named := split_of_path(folder)):
-        return f"if {folder}/ is the split {named}, rename it to {named}/, or make a link: ln -s {folder} DATA/{named}"
+        return (
+            f"if {printable(folder)}/ is the split {named}, rename it to {named}/, or make a link: "
+            f"ln -s {as_word(printable(folder))} DATA/{named}"
+        )
     if name == "images":
         return "move the images one level up, as in train/n01440764/n01440764_10026.JPEG"
     if split := split_of_path(folder):
         return (
-            f"if {printable(folder)} is the split {split}, rename it or make a link: ln -s {printable(folder)} {split}"
+            f"if {printable(folder)} is the split {split}, rename it or make a link: "
+            f"ln -s {as_word(printable(folder))} {split}"
         )
     if not WNID.fullmatch(folder):
         return (

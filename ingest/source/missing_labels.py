@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.source.folders import folder_names, has_images, is_folder, list_folder
 from convnext_imagenet.ingest.source.own_tables import TEXT_ENDINGS, columns_on_disk
@@ -38,7 +39,7 @@ _CLUES = tuple(
         (r".*\.mat", f"labels in MATLAB's format, which scipy.io.loadmat reads; {_WRITE_TABLE}"),
         (r"(.*/)?[^/]*(20[0-9]{2}|train|val|test|label|annotation)[^/]*\.json", f"labels in JSON; {_WRITE_TABLE}"),
         (
-            r"(images|image_class_labels|train_test_split|classes)\.txt|"
+            r"(images|image_class_labels|train_test_split|classes|labels|train|val|valid|test)\.txt|"
             r"(meta|labels|annotations|lists|imagesets|data)/.*\.txt",
             f"lists in a format of their own; to keep their splits, {_WRITE_TABLE} and split",
         ),
@@ -47,6 +48,7 @@ _CLUES = tuple(
             "names with backslashes, as Windows writes them into zips; pass the folder of the zip, not unpacked",
         ),
         (r".*\.(rar|7z|tar\.(bz2|xz|zst))", "an archive of a kind that is not read; unpack it"),
+        (r".*\.(csv|tsv|jsonl)\.(gz|bz2|xz|zst)", "a compressed table; unpack it"),
     )
 )
 _MOST_LOOKED_AT = 1000  # entries of DATA, and of each folder in it
@@ -109,9 +111,10 @@ def _class_in_names(root: Path, folder: Path) -> str:
     if not all(matches) or not 1 < len(classes) <= len(names) // 2:
         return ""
     path = folder.relative_to(root)
+    rows = f"ls {as_word(path)} | sed -E 's|(.*)[-_.][0-9]+[.][A-Za-z]+|{path}/&,\\1|'"
     return (
         f"if names begin with the class, as {printable(names[0])} with {printable(sorted(classes)[0])}, make a table: "
-        f"(echo path,label; ls {path} | sed -E 's|(.*)[-_.][0-9]+[.][A-Za-z]+|{path}/&,\\1|') > labels.csv, in DATA"
+        f"(echo path,label; {rows}) > labels.csv, in DATA"
     )
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from convnext_imagenet.base.wording import as_word
 from convnext_imagenet.ingest.source.folders import ARCHIVE_ENDINGS, EXPECTED, IMAGE_ENDINGS
 from convnext_imagenet.ingest.source.junk import junk_kind
 from convnext_imagenet.ingest.source.scan_types import printable
@@ -58,7 +59,8 @@ def _broken_link(root: Path, split: str, names: list[str]) -> str:
 def _other_name(root: Path, split: str, names: list[str]) -> str:
     for name in names:
         if (name.lower() in _OTHER_NAMES[split] or name.lower() == split) and (root / name).is_dir():
-            return f"found {name}/; if it is this split, rename it or make a link: ln -s {name} {root / split}"
+            link = f"ln -s {as_word(name)} {as_word(root / split)}"
+            return f"found {name}/; if it is this split, rename it or make a link: {link}"
     return ""
 
 
@@ -75,7 +77,7 @@ def _parts(root: Path, split: str, names: list[str]) -> str:
     for name in names:
         if match := _PART.fullmatch(name):
             whole = match[1]
-            how = f"cat {whole}.* > {whole}" if whole else "unpack the first part with 7z"
+            how = f"cat {as_word(whole)}.* > {as_word(whole)}" if whole else "unpack the first part with 7z"
             return f"found {printable(name)}, a part of an archive; join the parts first: {how}"
     return ""
 

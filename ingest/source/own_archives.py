@@ -12,6 +12,7 @@ from pathlib import Path
 from convnext_imagenet.base.tars import BadTar, Member, walk_tar
 from convnext_imagenet.base.zips import BadZip, read_member, walk_zip
 from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.source.archive_kinds import another_kind
 from convnext_imagenet.ingest.source.folders import IMAGE_ENDINGS, Links, folder_names, is_folder, list_folder
 from convnext_imagenet.ingest.source.junk import junk_kind
 from convnext_imagenet.ingest.source.safe_open import open_source
@@ -115,10 +116,12 @@ def walk_file(path: Path, title: str) -> Iterator[Member]:
                 yield from walk_zip(file)
             else:
                 yield from walk_tar(file, 0, path.stat().st_size)
-        except BadTar as error:
+        except (BadTar, BadZip) as error:
+            if kind := another_kind(path, title):
+                raise IngestError(f"{title}: not what its name says, but {kind}") from None
+            if isinstance(error, BadZip):
+                raise IngestError(f"{title}: {error}; unpack it and pass the folder, or download it again") from None
             raise IngestError(f"{title}: damaged or truncated ({error}); download it again") from None
-        except BadZip as error:
-            raise IngestError(f"{title}: {error}; unpack it and pass the folder, or download it again") from None
 
 
 def _files(title: Path, path: Path, name: str, ignored: EntryCount) -> dict[str, Member]:

@@ -5,8 +5,9 @@ and compressed Arrow are unpacked first. Decodes no image.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from convnext_imagenet.base.image_tables import (
 )
 from convnext_imagenet.ingest.errors import IngestError, first_few
 from convnext_imagenet.ingest.source.folders import Links, folder_names, is_folder, list_folder
-from convnext_imagenet.ingest.source.own_tables import choose_columns
+from convnext_imagenet.ingest.source.own_tables import Columns, choose_columns
 from convnext_imagenet.ingest.source.samples import Sample, SampleTree, split_of_path, split_of_word
 from convnext_imagenet.ingest.source.scan_types import EntryCount, ScanNotes, printable
 from convnext_imagenet.ingest.source.unpack import Unpacker
@@ -166,8 +167,15 @@ def _scan(
         if whole.slice(0, len(STREAM_BEGIN)).to_pybytes() == STREAM_BEGIN and not _is_ended(whole):
             raise pa.ArrowInvalid("the stream has no end mark: it is truncated")
         reader = _open(pa.BufferReader(whole), table.file)
-        image, label, group = _columns(root / table.name, reader.schema, label_column, group_by)
+        image, columns = _columns(root / table.name, reader.schema, label_column, group_by)
+        label, group, split = columns.label, columns.group, columns.split
         names = tuple(class_names(reader.schema).get(label, ()))
+        if len(set(names)) < len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise IngestError(
+                f"{root / table.name}: its schema names the class {printable(twice)} twice; give each class a name of "
+                f"its own"
+            )
         modified_ns = table.file.stat().st_mtime_ns
         samples: list[Sample] = []
         first = 0
@@ -175,8 +183,9 @@ def _scan(
             positions = _positions(root / table.name, batch.column(image), whole)
             labels = batch.column(label).to_pylist()
             groups = batch.column(group).to_pylist() if group else [""] * len(batch)
-            for row, ((offset, size, own_name), value, of) in enumerate(
-                zip(positions, labels, groups, strict=True), first
+            words = batch.column(split).to_pylist() if split else [""] * len(batch)
+            for row, ((offset, size, own_name), value, of, word) in enumerate(
+                zip(positions, labels, groups, words, strict=True), first
             ):
                 text = _label(root / table.name, row, value, names)
                 path = f"{table.name}#{row}"
@@ -185,8 +194,9 @@ def _scan(
                     continue
                 title = str(of) if of not in (None, "") else ""
                 own = own_name or path.rpartition("/")[2]
+                side = _split(root / table.name, row, word, table.split)
                 samples.append(
-                    Sample(path, text, table.split, title, size, modified_ns, table.container, offset, own_name=own)
+                    Sample(path, text, side, title, size, modified_ns, table.container, offset, own_name=own)
                 )
             first += len(batch)
         return samples, names
@@ -199,12 +209,12 @@ def _batches(reader: Any) -> Iterator[pa.RecordBatch]:
         yield from reader
 
 
-def _columns(path: Path, schema: pa.Schema, label_column: str, group_by: str) -> tuple[str, str, str]:
-    """Return the columns of image, label and group. Raises IngestError unless the first two are clear."""
+def _columns(path: Path, schema: pa.Schema, label_column: str, group_by: str) -> tuple[str, Columns]:
+    """Return the column of images, and the others. Raises IngestError unless those of image and label are clear."""
     images = [field.name for field in schema if holds_image_bytes(field.type)]
     structs = [name for name in images if is_image_struct(schema.field(name).type)]
     images = structs or images
-    others = [name for name in schema.names if name not in images]
+    others = [field.name for field in schema if field.name not in images and not pa.types.is_nested(field.type)]
     chosen = choose_columns(others, label_column, group_by)
     numbered = [name for name in class_names(schema) if name in others]
     label = chosen.label or (numbered[0] if len(numbered) == 1 and not label_column else "")
@@ -219,7 +229,7 @@ def _columns(path: Path, schema: pa.Schema, label_column: str, group_by: str) ->
         )
     if group_by and not chosen.group:
         raise IngestError(f"{path}: has no column {group_by!a} for --group-by, only {', '.join(others)}")
-    return images[0], label, chosen.group
+    return images[0], replace(chosen, label=label)
 
 
 def _positions(path: Path, column: pa.Array, whole: pa.Buffer) -> Iterator[tuple[int, int, str]]:
@@ -247,13 +257,32 @@ def _positions(path: Path, column: pa.Array, whole: pa.Buffer) -> Iterator[tuple
 
 
 def _label(path: Path, row: int, value: Any, names: Sequence[str]) -> str:
-    if value is None or value == -1 or value == "":
+    if value is None or value != value or value in (-1, ""):  # NaN, as pandas writes a gap, is not itself
         return ""
     if not names or not isinstance(value, int):
         return str(value).strip()
     if not 0 <= value < len(names):
         raise IngestError(f"{path}: row {row} has the class {value}, but the schema names only {len(names)}")
     return names[value]
+
+
+def _split(path: Path, row: int, value: Any, of_file: str) -> str:
+    """Return the split of a row: that of its file's name, else that of its column, if any.
+
+    Raises IngestError where they contradict each other, and for a word that is no split where only the column says it.
+    """
+    word = str(value or "").strip()
+    split = split_of_word(word)
+    if of_file and split not in ("", of_file):
+        raise IngestError(
+            f"{path}: row {row} has the split {word[:40]!a}, but the file's name says {of_file}; rename the "
+            f"file so that it names no split"
+        )
+    if word and not (of_file or split):
+        raise IngestError(
+            f"{path}: row {row} has the split {word[:40]!a}, expected train, val or test; correct or drop the column"
+        )
+    return of_file or split
 
 
 def _json(path: Path) -> Any:

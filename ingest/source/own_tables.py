@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,8 +71,8 @@ class Table:
 
 def choose_columns(names: Sequence[str], label_column: str, group_by: str) -> Columns:
     """Return what each column is, by its name; `label_column` and `group_by` override names."""
-    label = label_column if label_column in names else ("" if label_column else _first(names, LABEL_COLUMNS))
-    group = group_by if group_by in names else ("" if group_by else _first(names, GROUP_COLUMNS))
+    label = _named(names, label_column) if label_column else _first(names, LABEL_COLUMNS)
+    group = _named(names, group_by) if group_by else _first(names, GROUP_COLUMNS)
     return Columns(_first(names, (*PATH_COLUMNS, *ID_COLUMNS)), label, _first(names, SPLIT_COLUMNS), group)
 
 
@@ -142,7 +143,7 @@ def scan_tables(
         )
     samples: list[Sample] = []
     first_row: dict[str, str] = {}
-    missing: list[str] = []
+    missing: dict[str, str] = {}  # path to where it is named
     for table in tables:
         names, rows = _read(table)
         columns = choose_columns(names, label_column, group_by)
@@ -159,15 +160,22 @@ def scan_tables(
             samples.append(sample)
     if missing:
         raise IngestError(
-            f"{len(missing):,} of {len(samples):,} rows name files that are not there: {first_few(missing)}; add these "
-            f"files, or remove the rows"
+            f"{len(missing):,} of {len(samples):,} rows name files that are not there: "
+            f"{first_few([f'{printable(path)} ({where})' for path, where in missing.items()])}; "
+            f"{_instead(next(iter(missing)), files)}"
         )
     unlabelled = EntryCount()
     for path in files.images_beside(first_row):
-        unlabelled.add(path)
+        unlabelled.add(path, path.partition("/")[0])
     return SampleTree(
         f"table {', '.join(paths)}", samples, EntryCount(), unlabelled, follows_links=follows_links, read_files=paths
     )
+
+
+def _instead(path: str, files: Files) -> str:
+    if similar := files.similar(path):
+        return f"{similar!a} is there: in the table, write names in the same case, Unicode form and encoding"
+    return "add these files, or remove the rows"
 
 
 def first_path(table: Table) -> str:
@@ -182,11 +190,11 @@ def _below(table: Table, name: str) -> str:
     return f"{table.path.rpartition('/')[0]}/{name}".removeprefix("/")
 
 
-def _sample(table: Table, columns: Columns, row: Row, where: str, files: Files, missing: list[str]) -> Sample:
+def _sample(table: Table, columns: Columns, row: Row, where: str, files: Files, missing: dict[str, str]) -> Sample:
     path = _below(table, require_safe(row[columns.path], where))
     label = row[columns.label].strip()
     if not label:
-        raise IngestError(f"{where}: no label for {printable(path)}; fill it in, or remove the row")
+        raise IngestError(f"{where}: no label for {printable(path)}, or several; write one, or remove the row")
     split = split_of_path(table.path)
     if columns.split and (word := row[columns.split].strip()):
         split = split_of_word(word)
@@ -197,7 +205,7 @@ def _sample(table: Table, columns: Columns, row: Row, where: str, files: Files, 
     group = row[columns.group].strip() if columns.group else ""
     found = files.find(path)
     if found is None:
-        missing.append(f"{printable(path)} ({where.rpartition('/')[2]})")
+        missing[path] = where.rpartition("/")[2]
         found = Sample(path, "")
     return found._replace(label=label, split=split, group=group, where=where)
 
@@ -207,13 +215,17 @@ def _require_columns(title: str, names: Sequence[str], columns: Columns, label_c
         wanted = f"no column {label_column!a}" if label_column else f"none of {', '.join(LABEL_COLUMNS)}"
         raise IngestError(
             f"{title}: has the columns {first_few([printable(name) for name in names], 8)}, {wanted}; pass "
-            f"--label-column with the one that holds the class"
+            f"--label-column with the one that holds the class, one value for each image"
         )
     if group_by not in ("", "folder") and not columns.group:
         raise IngestError(
             f"{title}: has no column {group_by!a} for --group-by, only "
             f"{first_few([printable(name) for name in names], 8)}"
         )
+
+
+def _named(names: Sequence[str], wanted: str) -> str:
+    return wanted if wanted in names else ""
 
 
 def _first(names: Sequence[str], known: Sequence[str]) -> str:
@@ -242,8 +254,8 @@ def _columns_of_text(name: str, data: bytes) -> Sequence[str]:
         line = _header(data[:_LONGEST_HEADER_BYTES])
         if name.lower().endswith(_JSON_ENDINGS):
             row = json.loads(line)
-            return list(row) if isinstance(row, dict) else []
-        return [each.strip() for each in next(csv.reader([line], delimiter=_delimiter(line)), [])]
+            return [name for name in row if not _is_nested(row[name])] if isinstance(row, dict) else []
+        return [each.strip() for each in next(csv.reader([line], **_form(line)), [])]
     except (ValueError, RecursionError, csv.Error):
         return []
 
@@ -268,8 +280,11 @@ def _first_line(text: str) -> str:
     return re.split(r"[\r\n]", text, maxsplit=1)[0]
 
 
-def _delimiter(header: str) -> str:
-    return max(",;\t", key=header.count)
+def _form(header: str) -> dict[str, Any]:
+    """Return what `csv.reader` must know; a header with a space after each delimiter has it in every row."""
+    delimiter = max(",;\t", key=header.count)
+    has_spaces = 0 < header.count(delimiter) == header.count(f"{delimiter} ")
+    return {"delimiter": delimiter, "skipinitialspace": has_spaces}
 
 
 def _read(table: Table) -> tuple[Sequence[str], Iterator[tuple[str, Row]]]:
@@ -291,7 +306,7 @@ def _read(table: Table) -> tuple[Sequence[str], Iterator[tuple[str, Row]]]:
 
 
 def _csv_rows(title: str, text: str, names: Sequence[str]) -> Iterator[tuple[str, Row]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(_first_line(text)), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **_form(_first_line(text)))
     try:
         next(reader, None)
         for values in reader:
@@ -320,7 +335,12 @@ def _json_rows(title: str, text: str, names: Sequence[str]) -> Iterator[tuple[st
             raise IngestError(
                 f"{where}: lacks a key of the first line ({first_few(names)}); write every key in each line"
             )
-        yield where, {name: "" if row[name] is None else str(row[name]) for name in names}
+        yield where, {name: "" if row[name] is None or _is_nested(row[name]) else str(row[name]) for name in names}
+
+
+def _is_nested(value: object) -> bool:
+    """Return whether a value is no single one, such as a list of several labels."""
+    return isinstance(value, list | dict)
 
 
 def _read_parquet(title: str, data: bytes) -> tuple[Sequence[str], Iterator[tuple[str, Row]]]:

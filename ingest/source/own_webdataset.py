@@ -50,7 +50,11 @@ def scan_webdataset(
             if ending not in (*images, "cls", "json"):
                 ignored.add(f"{archive.name}/{files[ending].name}", f"*.{ending}")
         if len(images) > 1:
-            raise IngestError(f"{root / archive.name}: {printable(key)} has {len(images)} images ({first_few(images)})")
+            raise IngestError(
+                f"{root / archive.name}: the key {printable(key.strip('/'))} has {len(images)} images "
+                f"({first_few(images)}); a key ends at the first dot of a name, so pack the tar again without dots in "
+                f"keys"
+            )
         if not images:
             if label:
                 lost.append(printable(key.strip("/")))

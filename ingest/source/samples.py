@@ -93,12 +93,15 @@ def split_of_path(path: str) -> str:
 
 
 def natural_order(names: Iterable[str]) -> tuple[list[str], bool]:
-    """Return class names in their order, and whether it is that of numbers: 10 after 9, if all have the same prefix."""
+    """Return class names in their order, and whether it is that of numbers: 10 after 9, if all have the same prefix.
+
+    The numbers may end in ".0", as pandas writes a column that has gaps.
+    """
     in_text_order = sorted(names)
-    matches = [re.fullmatch(r"(\D*)(\d{1,18})", name) for name in in_text_order]
+    matches = [re.fullmatch(r"(\D*)(\d{1,18})(?:\.0)?", name) for name in in_text_order]
     if not all(matches) or len({match[1] for match in matches if match}) != 1:
         return in_text_order, False
-    by_number = sorted(in_text_order, key=lambda name: (int(re.sub(r"\D", "", name)), name))
+    by_number = sorted(in_text_order, key=lambda name: (int(re.sub(r"\D|\.0$", "", name)), name))
     return by_number, by_number != in_text_order
 
 
@@ -114,8 +117,11 @@ def require_safe(path: str, where: str) -> str:
     return "/".join(part for part in parts if part != ".")
 
 
-def require_printable(samples: Iterable[Sample]) -> None:
-    """Raise IngestError for labels or paths that are not printable."""
-    bad = [ascii(sample.path) for sample in samples if not (sample.path + sample.label).isprintable()]
-    if bad:
+def require_names(samples: Sequence[Sample]) -> None:
+    """Raise IngestError for labels or paths that are not printable, and labels that would lead out of a folder."""
+    names = (name for sample in samples for name in (sample.label, sample.path))
+    if bad := sorted({ascii(name) for name in names if not name.isprintable()}):
         raise IngestError(f"{first_few(bad)}: not printable UTF-8; rename these files or labels ({len(bad)})")
+    labels = {sample.label for sample in samples}
+    if bad := sorted(label for label in labels if {"", ".", ".."}.intersection(label.split("/"))):
+        raise IngestError(f"{first_few(bad)}: no name of a class, a part of it is empty, . or ..; rename the class")

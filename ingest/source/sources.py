@@ -29,6 +29,7 @@ from convnext_imagenet.ingest.source.own_webdataset import (
     read_class_names,
     scan_webdataset,
 )
+from convnext_imagenet.ingest.source.parts import require_all_parts
 from convnext_imagenet.ingest.source.samples import Sample, SampleTree
 from convnext_imagenet.ingest.source.scan_types import EntryCount, ScanNotes, printable
 from convnext_imagenet.ingest.source.table_files import Files, FilesInArchives, FilesOnDisk
@@ -75,6 +76,7 @@ def _saved_dataset(request: Request) -> SampleTree | None:
 def _image_tables(request: Request) -> SampleTree | None:
     if not (names := image_tables(request.root)):
         return None
+    require_all_parts(request.root, names)
     kind = f"images in {first_few(names)}"
     return scan_arrow(
         request.root, with_splits(names), kind, request.links, request.unpacker, request.label_column, request.group_by
@@ -114,6 +116,7 @@ def _archives(request: Request) -> SampleTree | None:
     """Read archives with a table in them or beside them, webdatasets, or archives of class folders."""
     if not (names := find_archives(request.root)):
         return None
+    require_all_parts(request.root, names)
     ignored, unlabelled = EntryCount(), EntryCount()
     archives = open_archives(request.root, names, request.links, request.unpacker, ignored)
     files = FilesInArchives(archives)
@@ -170,7 +173,7 @@ def _note_unused(root: Path, tree: SampleTree) -> None:
     """
     used = {sample.path.partition("/")[0].partition("#")[0] for sample in tree.samples}
     read = {STATE_FILE, SPLITS_FILE, CLASS_NAMES_FILE, *tree.read_files}
-    noted = read | {entries.first.split("/")[0] for entries in (tree.ignored, tree.unlabelled)}
+    noted = read | {tree.ignored.first.split("/")[0], *tree.unlabelled.names}
     holds_bytes = any(sample.offset >= 0 for sample in tree.samples)
     for entry in list_folder(root, ".", ScanNotes()):
         if entry.name in used or entry.name in noted:

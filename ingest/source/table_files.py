@@ -4,15 +4,17 @@ A name without a folder, as Kaggle's tables have it, may also be that of an imag
 without its ending.
 """
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
+from urllib.parse import unquote
 
 from convnext_imagenet.base.tars import Member
 from convnext_imagenet.ingest.errors import IngestError
-from convnext_imagenet.ingest.source.folders import Links, folder_names, list_folder
+from convnext_imagenet.ingest.source.folders import Links, folder_names, is_folder, list_folder
 from convnext_imagenet.ingest.source.own_archives import Archive, is_image_name
 from convnext_imagenet.ingest.source.samples import Sample
 from convnext_imagenet.ingest.source.scan_types import ScanNotes, printable
@@ -25,7 +27,10 @@ class Files(Protocol):
         """Return the image that a path below DATA means, without a label; None if it is not there."""
 
     def images_beside(self, paths: Collection[str]) -> Iterator[str]:
-        """Yield what is named as an image in the folders of these samples' paths, and is none of them."""
+        """Yield what is named as an image, and is none of these samples' paths."""
+
+    def similar(self, path: str) -> str:
+        """Return an image's path that differs only by case, Unicode form or percent-encoding; "" if there is none."""
 
 
 class FilesOnDisk:
@@ -61,13 +66,28 @@ class FilesOnDisk:
             yield from (f"{folder}/{entry.name}" for entry in list_folder(self._root, folder, ScanNotes()))
 
     def images_beside(self, paths: Collection[str]) -> Iterator[str]:
-        """Yield the others in the folders of these paths. Raises IngestError for a link that leads out of DATA."""
-        for folder in sorted({path.rpartition("/")[0] or "." for path in paths}):
+        """Yield the others below DATA; links to folders are followed only where these paths lead through them.
+
+        Raises IngestError for such a link that leads out of DATA.
+        """
+        used = {path.rpartition("/")[0] or "." for path in paths}
+        for folder in sorted(used):
             self._links.check_below(self._root, folder)
+        for folder in sorted(used.union(self._folders("."))):
             for entry in list_folder(self._root, folder, ScanNotes()):
-                path = entry.name if folder == "." else f"{folder}/{entry.name}"
-                if is_image_name(entry.name) and path not in paths:
+                path = _joined(folder, entry.name)
+                if is_image_name(entry.name) and not is_folder(entry) and path not in paths:
                     yield path
+
+    def similar(self, path: str) -> str:
+        """Return an image's path that differs only by case, Unicode form or percent-encoding; "" if there is none."""
+        return _similar(path, self.images_beside(()))
+
+    def _folders(self, folder: str) -> Iterator[str]:
+        yield folder
+        for entry in list_folder(self._root, folder, ScanNotes()):
+            if is_folder(entry) and not entry.is_symlink():
+                yield from self._folders(_joined(folder, entry.name))
 
 
 class FilesInArchives:
@@ -107,17 +127,29 @@ class FilesInArchives:
         return archive.sample(member, "", "")
 
     def images_beside(self, paths: Collection[str]) -> Iterator[str]:
-        """Yield the others in the folders of these paths."""
-        folders = {PurePosixPath(path).parent for path in paths}
+        """Yield the others in these archives."""
         for archive in self._archives:
             for name in archive.members:
-                path = PurePosixPath(archive.name, name)
-                if is_image_name(name) and path.parent in folders and str(path) not in paths:
-                    yield str(path)
+                path = f"{archive.name}/{name}"
+                if is_image_name(name) and path not in paths:
+                    yield path
+
+    def similar(self, path: str) -> str:
+        """Return an image's path that differs only by case, Unicode form or percent-encoding; "" if there is none."""
+        return _similar(path, self._of_path)
+
+
+def _similar(path: str, others: Iterable[str]) -> str:
+    wanted = _without_form(path)
+    return next((other for other in others if _without_form(other) == wanted), "")
+
+
+def _without_form(path: str) -> str:
+    return unicodedata.normalize("NFC", unquote(path)).casefold()
 
 
 def _joined(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+    return f"{folder}/{name}" if folder not in ("", ".") else name
 
 
 def _by_own_name(paths: Iterable[str]) -> dict[str, list[str]]:

@@ -93,6 +93,11 @@ class Judged:
 
     def require_data(self, fingerprint: dict[str, str], data: Path) -> None:
         """Raise ArtefactError unless the audited records were built from the raw tree with this fingerprint."""
+        if not self.data_sha256:
+            raise ArtefactError(
+                f"{self.path}: an audit of a folder, whose images are named otherwise than those of records; build "
+                f"records of {data} without --drop, and audit them"
+            )
         if self.data_sha256 != sha256_json(fingerprint):
             raise ArtefactError(
                 f"{self.path}: an audit of records that were not built from {data} with these classes; "

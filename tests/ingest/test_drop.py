@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -108,6 +109,32 @@ def test_decisions_relabel_and_the_index_says_so(audited, tmp_path):
     assert _invoke(records, "verify", tmp_path / "clean").exit_code == 0
     decisions.write_text(decisions.read_text().replace(",cats,", ",birds,"))
     assert "relabelled as 'birds', which is no class" in _build(data, tmp_path / "no", "--drop", decisions).output
+
+
+def test_records_with_another_class_for_an_image_grow_from_the_whole_tree(audited, tmp_path):
+    data, audit = audited
+
+    def relabel(rows):
+        for row in rows:
+            row["decision"], row["suggested_wnid"] = ("relabel", "cats") if row["split"] == "val" else ("keep", "")
+
+    _decisions(audit, tmp_path / "decisions.csv", relabel)
+    assert _build(data, tmp_path / "clean", "--drop", tmp_path / "decisions.csv").exit_code == 0
+    more = Path(shutil.copytree(data, tmp_path / "more"))
+    (more / "train" / "cats" / "new.jpg").write_bytes(_jpeg(77))
+    for parent, grown in (("clean", "grown"), ("grown", "again")):
+        done = _invoke(ingest, "build", more, "--onto", tmp_path / parent, "--out", tmp_path / grown, "--unverified")
+        assert done.exit_code == 0, done.output
+    sources = [row["label_source"] for row in _index(tmp_path / "again").values()]
+    assert sorted(sources) == ["relabelled from dogs", *["source"] * 12]
+
+
+def test_an_audit_of_a_folder_is_refused_as_that(audited, tmp_path):
+    data, _ = audited
+    assert _invoke(records, "audit", data, "--out", tmp_path / "audit").exit_code == 0
+    done = _build(data, tmp_path / "clean", "--drop", tmp_path / "audit")
+    assert done.exit_code == 1
+    assert "an audit of a folder, whose images are named otherwise than those of records" in done.output
 
 
 def test_an_audit_of_other_data_is_refused(audited, tmp_path):

@@ -275,3 +275,42 @@ def test_more_train_shards_on_request(source, tmp_path):
     assert len(list(Records.open(out).split("train").read(range(15)))) == 15
     done = build(source, tmp_path / "more", "--classes", "found", "--train-shards", "16")
     assert "--train-shards 16: train has only 15 images; pass fewer" in done.output
+
+
+def _with_another_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-40] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_stored_image_whose_file_is_newer_is_compared_by_its_bytes(parent, source, increment, tmp_path):
+    whole = Path(shutil.copytree(source, tmp_path / "whole"))
+    shutil.copytree(increment / "train", whole / "train", dirs_exist_ok=True)
+    images = sorted(path for path in whole.rglob("*.JPEG") if path.stem not in NEW)
+    shard_time = min(path.stat().st_mtime for path in parent.rglob("*.mindrecord"))
+    for path in images:
+        os.utime(path, (shard_time - 60, shard_time - 60))
+    done = build(whole, tmp_path / "old", "--onto", str(parent))
+    assert "already there: 22 images, by key and size; 0 newer than their shards" in done.output
+    os.utime(images[0])
+    done = build(whole, tmp_path / "touched", "--onto", str(parent))
+    assert done.exit_code == 0, done.output
+    assert "by key and size; 1 newer than their shards, to be compared by SHA-256" in done.output
+    _with_another_bit(images[0])
+    done = build(whole, tmp_path / "changed", "--onto", str(parent))
+    assert done.exit_code == 1
+    assert f"1 image stored with other bytes, of the same size: train/{images[0].stem}; changed" in lines_of(done)
+    assert not (tmp_path / "changed").exists()
+
+
+def test_images_that_are_in_quarantine_stay_there_and_are_counted(source, increment, tmp_path):
+    whole = Path(shutil.copytree(source, tmp_path / "whole"))
+    path = whole / "train" / "n00000030" / "n00000030_0.JPEG"
+    image = path.read_bytes()
+    path.write_bytes(b"")
+    assert build(whole, tmp_path / "old", "--classes", "found").exit_code == 0
+    path.write_bytes(image)
+    shutil.copytree(increment / "train", whole / "train", dirs_exist_ok=True)
+    done = build(whole, tmp_path / "new", "--onto", str(tmp_path / "old"))
+    assert done.exit_code == 0, done.output
+    assert "1 of them in quarantine there" in done.output

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from convnext_imagenet.ingest import build_command
+from convnext_imagenet.ingest import cli_build
 from convnext_imagenet.ingest.cli import main
 from convnext_imagenet.ingest.errors import FailedIngestError, IngestError
 from convnext_imagenet.ingest.labels.classes import ClassRule
@@ -326,7 +326,7 @@ def test_a_cut_container_is_refused_by_its_name(tmp_path: Path, form: str):
     with pytest.raises(IngestError) as refused:
         _plan(tmp_path / "a")
     assert container.name in str(refused.value)
-    assert not [path for path in (tmp_path / ".a.unpacked").glob("*") if path.suffix != ".tmp"]
+    assert not (tmp_path / ".a.unpacked").exists()
 
 
 def test_folders_beside_an_archive_are_no_finished_unpacking(tmp_path: Path):
@@ -377,6 +377,9 @@ def test_a_label_without_an_image_and_an_image_without_a_label(tmp_path: Path):
     assert (plan.images, tree.unlabelled.count, tree.unlabelled.first) == (4, 1, "0.tar/9.jpg")
     pack(whole | {"9.cls": b"1"})
     with pytest.raises(IngestError, match=r"0\.tar: 1 label without an image: 9; pack the tar again"):
+        _plan(tmp_path / "a")
+    pack(whole | {"img.1.jpg": jpeg(9), "img.2.jpg": jpeg(10), "img.1.cls": b"1"})
+    with pytest.raises(IngestError, match=r"the key img has 2 images \(1\.jpg, 2\.jpg\); a key ends at the first dot"):
         _plan(tmp_path / "a")
     put(tmp_path / "a" / "classnames.txt", "one\n")
     pack(whole)
@@ -437,8 +440,8 @@ def test_a_dry_run_removes_what_it_unpacked_but_not_what_a_build_left(was_unpack
         put(folder / "of-a-build", b"")
     seen = []
     forecast = SimpleNamespace(to_json=dict)
-    monkeypatch.setattr(build_command, "forecast_lines", lambda forecast: [])
-    monkeypatch.setattr(build_command, "forecast_build", lambda *_: seen.extend(folder.iterdir()) or forecast)
+    monkeypatch.setattr(cli_build, "forecast_lines", lambda forecast: [])
+    monkeypatch.setattr(cli_build, "forecast_build", lambda *_: seen.extend(folder.iterdir()) or forecast)
     assert _run(tmp_path / "raw", tmp_path / "out", "--dry-run")[0] == 0
     assert any(path.suffix == ".tar" for path in seen)
     assert folder.exists() == was_unpacked

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from convnext_imagenet.records.push import _only_push, push
 from convnext_imagenet.records.quarantine import table_bytes as quarantine_bytes
 from convnext_imagenet.records.receipts import shard_facts, shard_files, split_entry
 from convnext_imagenet.records.shards import write_shard
-from convnext_imagenet.records.travel import Travelled
+from convnext_imagenet.records.travel import Check, Travelled, for_all
 
 from ..object_store import Store, running_store
 from .conftest import build_records, make_rows
@@ -307,3 +308,38 @@ def _grown(parent: Path, root: Path) -> Path:
         manifest = make_manifest(plan_id, classes, {"train": split_entry(receipts, len(classes))}, source)
         mark_finished(root, write_summary_files(root, manifest, quarantine_bytes([]), []))
     return root
+
+
+def test_a_shard_that_fails_ends_the_others_before_their_next_piece():
+    """Each of the others would go on for ever: only the check ends them."""
+    begun = threading.Barrier(3)
+
+    def move(unit: tuple[str, str], check: Check) -> Travelled:
+        begun.wait()
+        if unit[1] == "bad":
+            raise FailedError("the disk is full")
+        while True:
+            check()
+
+    with pytest.raises(FailedError, match="the disk is full"):
+        for_all([("train", "bad"), ("train", "a"), ("train", "b")], move, lambda _: None)
+
+
+def test_a_pull_asks_before_each_piece_whether_it_is_over(records_root, tmp_path, monkeypatch):
+    uri = f"file://{tmp_path}/store"
+    push(records_root, uri)
+
+    def stop() -> None:
+        raise InterruptedError("over")
+
+    monkeypatch.setattr("convnext_imagenet.base.stores._RETRY_S", 0.0)
+    monkeypatch.setattr("convnext_imagenet.records.pull.for_all", lambda units, move, _: move(units[0], stop))
+    for read in (lambda: pull(uri, tmp_path / "out"), lambda: verify_stored(StorePlace(uri))):
+        with pytest.raises(FailedError, match="over"):
+            read()
+
+
+def test_a_full_disk_is_not_blamed_on_the_store_and_not_tried_again(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 100)
+    with pytest.raises(FailedError, match=r"/dev/full: cannot be written \(No space left on device\); make room there"):
+        StorePlace(f"file://{tmp_path}").folder.download("a", Path("/dev/full"))

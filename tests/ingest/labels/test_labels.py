@@ -100,6 +100,12 @@ def test_single_stray_image_is_found(pieces):
     [
         ({"n00000010": ["cat.JPEG"]}, FLAT_VAL, r"cat\.JPEG: not named WNID_<number>\.JPEG.*--unverified"),
         ({"n00000010": ["n00000010_1_n00000020.JPEG"]}, FLAT_VAL, "the name says both n00000010 and n00000020"),
+        (
+            TRAIN,
+            {"n00000020": ["ILSVRC2012_val_00000001_n00000020.JPEG"]},
+            r"_n00000020\.JPEG: the name says n00000020, but the ground truth says n00000010; download it again",
+        ),
+        ({"n00000010": ["n00000010_1 (1).JPEG"]}, FLAT_VAL, "not named WNID.*remove it, or if all of the tree"),
         ({"n00000010": ["n00000010_x.JPEG"]}, FLAT_VAL, "not named WNID"),
         (TRAIN, {"": ["ILSVRC2012_val_1.JPEG"]}, "not named ILSVRC2012_val_"),
         (TRAIN, {"": ["ILSVRC2012_test_00000001.JPEG"]}, "not named ILSVRC2012_val_"),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from convnext_imagenet.ingest.errors import QuarantineError
-from convnext_imagenet.ingest.shards.quarantine import allowed_number, refuse_too_many
+from convnext_imagenet.ingest.errors import IngestError, QuarantineError
+from convnext_imagenet.ingest.shards.quarantine import allowed_number, refuse_none_stored, refuse_too_many
 from convnext_imagenet.records.quarantine import Quarantined, table_bytes
 
 BAD = [
@@ -64,6 +64,12 @@ def test_kinds_that_can_be_converted_are_told_of_the_option(kind: str, is_named:
     with pytest.raises(QuarantineError) as caught:
         refuse_too_many([entry], 0, Path("records"))
     assert ("--convert stores BMP, GIF, TIFF and AVIF" in str(caught.value)) == is_named
+
+
+def test_a_split_without_a_stored_image_is_refused_with_the_reason_of_one():
+    entry = Quarantined("val", "b", "val/b.jpg", 1, "unsupported", "GIF, neither JPEG, PNG nor WebP")
+    with pytest.raises(IngestError, match=r"val/: no image can be stored.* val/b\.jpg \(unsupported: GIF.*--convert"):
+        refuse_none_stored("val", [entry])
 
 
 def test_more_than_allowed_are_refused_with_the_option_to_pass():

@@ -95,6 +95,15 @@ def test_other_kinds_are_converted_without_loss_or_as_jpeg(mode: str, kind: str,
     assert decode(image, False, DecodeOptions(1 << 30)).reason == "unsupported"
 
 
+@pytest.mark.parametrize("pixels", [np.linspace(0, 1, 768, dtype=np.float32), np.arange(768, dtype=np.int32) * 1000])
+def test_pixels_of_an_unknown_range_are_not_made_black_or_white(pixels: np.ndarray):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.reshape(24, 32)).save(buffer, "TIFF")
+    for how in CONVERSIONS:
+        refused = decode(buffer.getvalue(), False, DecodeOptions(1 << 30, conversion=how))
+        assert (refused.reason, refused.detail[:16]) == ("unsupported", "TIFF of 32 bits,")
+
+
 CONVERSIONS = (Conversion(), Conversion(90))
 
 

@@ -109,6 +109,8 @@ LAYOUTS: dict[str, Layout] = {
     | {"train2018.json": _COCO, "val2018.json": _COCO},
     "iNaturalist 2021": of_classes("train/", "00000_Animalia_a 00001_Animalia_b") | {"train.json": _COCO},
     "iNaturalist 2018, inside": of_classes("Aves/", "2761 2762") | of_classes("Fungi/", "12 13"),
+    "lists of Caffe": images("images/{}.jpg") | {"train.txt": "images/0.jpg 0\n", "val.txt": "images/1.jpg 1\n"},
+    "a compressed table": images("images/{}.jpg") | {"labels.csv.gz": "\x1f"},
     "COCO": images("train2017/{:012d}.jpg")
     | images("val2017/{:012d}.jpg")
     | {"annotations/instances_train2017.json": _COCO},

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from convnext_imagenet.ingest.errors import IngestError
+from convnext_imagenet.ingest.source.detect import scan_data
 from convnext_imagenet.ingest.source.layout import scan_tree
 from convnext_imagenet.ingest.source.missing_split import look_around
+from convnext_imagenet.ingest.source.unpack import Unpacker
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,18 @@ def test_one_level_too_many_is_named(raw_tree: Path, inner: str, words: str):
     (raw_tree / inner).mkdir(parents=True)
     with pytest.raises(IngestError, match=words):
         scan_tree(raw_tree)
+
+
+def test_paths_in_proposed_commands_are_quoted(tmp_path: Path):
+    root = tmp_path / "my data"
+    (root / "valid").mkdir(parents=True)
+    assert f"ln -s valid '{root}/val'" in look_around(root, "val")
+    (root / "my flowers.tar.00").write_bytes(b"")
+    assert "cat 'my flowers.tar'.* > 'my flowers.tar'" in look_around(root, "train")
+
+
+def test_a_link_to_a_folder_that_names_a_split_is_quoted(tmp_path: Path):
+    for folder in ("my set_train/a", "my set_val/a"):
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(IngestError, match="make a link: ln -s 'my set_train' DATA/train"):
+        scan_data(tmp_path, Unpacker(tmp_path / "unpacked"))

@@ -20,7 +20,7 @@ from .public_layouts import LAYOUTS, Layout, images, lines, of_classes, write
 READ = {
     "CIFAR-10 of Kaggle": ("frog ship", {"train": 4, "val": 2}, 0),
     "EuroSAT, zip": ("AnnualCrop Forest", {"train": 6, "val": 2}, 0),
-    "GTSRB": (" ".join(map(str, range(12))), {"train": 24, "val": 12}, 0),
+    "GTSRB": (" ".join(map(str, range(12))), {"train": 24, "val": 12}, 2),
     "iNaturalist 2021": ("00000_Animalia_a 00001_Animalia_b", {"train": 4, "val": 2}, 0),
     "Roboflow, folders": ("a b", {"train": 6, "val": 6, "test": 6}, 0),
     "imagefolder, metadata.csv in splits": ("0 1", {"train": 2, "val": 2, "test": 2}, 0),
@@ -48,6 +48,8 @@ REFUSED = {
     "GTSRB, complete": r"several tables of images, Meta\.csv, Test\.csv, Train\.csv; keep one, or name them by",
     "iNaturalist 2018": r"contains only the folder train_val2018, and in it the folders Aves; pass",
     "iNaturalist 2018, inside": r"2761: a folder inside.*if Aves is a split.*above the classes, pass it as DATA",
+    "lists of Caffe": r"images: no class.*found train\.txt, val\.txt: lists in a format of their own",
+    "a compressed table": r"images: no class.*found labels\.csv\.gz: a compressed table; unpack it",
     "COCO": r"annotations, train2017, val2017: no class.*instances_train2017\.json: COCO's labels of objects",
     "COCO of Roboflow": r"train: contains images outside.*_annotations\.coco\.json: COCO's labels of objects",
     "YOLO": r"images, labels: no class.*found data\.yaml: YOLO's labels of objects, not of images; write a CSV",

@@ -21,6 +21,7 @@ from convnext_imagenet.ingest.make_plan import make_given_plan, make_plan
 from convnext_imagenet.ingest.shards.build import BuildOutcome, RecordsBuild, open_build, refuse_stale
 from convnext_imagenet.ingest.shards.forecast import forecast_build, forecast_lines
 from convnext_imagenet.ingest.shards.image_policy import Conversion, ImagePolicy, Reencoding
+from convnext_imagenet.ingest.shards.known import count_quarantined, newer_images, refuse_changed
 from convnext_imagenet.ingest.shards.parent import Parent, open_parent
 from convnext_imagenet.ingest.shards.plan import IngestPlan
 from convnext_imagenet.ingest.shards.pool import LocalPool
@@ -48,7 +49,9 @@ def run_build(asked: BuildOptions, begin: float) -> dict[str, Any]:
     Raises IngestError, and whatever else the steps raise; RECORDS are then as they were, or can be resumed.
     """
     data, out = asked.data, asked.out
-    unpacker = Unpacker(out.with_name(f".{out.name}.unpacked"), lambda name: click.echo(f"unpacking {name}"))
+    unpacker = Unpacker(
+        out.with_name(f".{out.name}.unpacked"), lambda name, size: progress(size, f"unpack {name}", unit="B")
+    )
     was_unpacked = unpacker.folder.exists()
     with interruptible(), _executor(asked) as executor, _saying_what_stays(unpacker.folder):
         if asked.is_dry_run:
@@ -59,6 +62,7 @@ def run_build(asked: BuildOptions, begin: float) -> dict[str, Any]:
             _check_archives(data)
         plan = _plan(asked, unpacker)
         _say(report.label_lines(plan))
+        _compare_known(plan, data)
         if asked.is_dry_run:
             forecast = forecast_build(plan, data, asked.workers or _cores(), begin)
             _say(forecast_lines(forecast))
@@ -129,6 +133,16 @@ def _without_dropped(plan: IngestPlan, drop: Path, data: Path) -> IngestPlan:
     plan = without_dropped(plan, open_judged(drop), data)
     click.echo(report.dropped_line(drop, plan))
     return plan
+
+
+def _compare_known(plan: IngestPlan, data: Path) -> None:
+    """Say how many images the records of --onto have already, and refuse those that have changed."""
+    if not any(split.keys for split in plan.known):
+        return
+    newer = newer_images(plan)
+    _say(report.known_lines(plan, len(newer), count_quarantined(plan)))
+    with progress(len(newer), "compare") as bar:
+        refuse_changed(newer, data, plan.source["follows_links"], bar)
 
 
 def _write(asked: BuildOptions, plan: IngestPlan, executor: Executor) -> BuildOutcome | None:
