@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,7 @@ def _worker_of_thread(limits: PixelLimits) -> "_Worker":
 
 
 class _Worker:
-    """A decoder process of one thread; it ends when the thread's pipe is closed, also by a kill."""
+    """A decoder process of one thread; it ends with the thread, and with this process, whose end closes its pipe."""
 
     def __init__(self, memory_bytes: int) -> None:
         self.memory_bytes = memory_bytes
@@ -77,6 +78,8 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # a terminal's signals are for the command, which closes the pipe at its end
         )
+        # Left alone, a Popen object keeps itself and its pipes for as long as its process runs.
+        weakref.finalize(self, _end, self.process)
 
     def decode(self, data: bytes, formats: tuple[str, ...], limits: PixelLimits, limit_s: float) -> Decoded:
         request = {
@@ -126,3 +129,9 @@ class _Worker:
         with contextlib.suppress(OSError):
             self.process.kill()
         self.process.wait()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a decoder that waits for a request, and close its pipes."""
+    process.kill()
+    process.communicate()

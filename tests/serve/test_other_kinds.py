@@ -1,8 +1,10 @@
 """Images of other kinds than JPEG and PNG have the pixels of Pillow, within the same limits; turned ones say so."""
 
+import gc
 import io
 import signal
 import struct
+import threading
 
 import numpy as np
 import pytest
@@ -125,6 +127,23 @@ def test_a_decoder_that_hangs_is_ended(monkeypatch):
         decode_other(KINDS["bmp"][0], ("BMP",), PixelLimits(), 0.2)
     assert caught.value.reason == "timeout"
     assert decode_other(KINDS["bmp"][0], ("BMP",), PixelLimits(), 60).info.width == WIDTH
+
+
+def test_a_decoder_ends_with_its_thread():
+    processes = []
+
+    def decode() -> None:
+        decode_image(KINDS["bmp"][0])
+        processes.append(other_kinds._threads.worker.process)
+
+    thread = threading.Thread(target=decode)
+    thread.start()
+    thread.join()
+    gc.collect()
+    (process,) = processes
+    assert process.returncode == -signal.SIGKILL
+    assert process.stdin.closed
+    assert process.stdout.closed
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
