@@ -16,6 +16,7 @@ from tqdm import tqdm
 from convnext_imagenet.base.cli_output import JsonBar, is_drawn, open_bar
 from convnext_imagenet.base.errors import MACHINE_ERRORS, ExpectedError, FailedError
 from convnext_imagenet.base.own_process import own_process
+from convnext_imagenet.base.schemes import is_uri
 
 
 class Program(click.Group):
@@ -60,7 +61,7 @@ class LocalPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the value as a Path. Raises click.BadParameter for a URI, without showing it."""
-        if re.match(_URI, str(value)):
+        if is_uri(str(value)):
             self.fail(
                 "is a URI, expected a path of this machine; `convnext-records pull` and `push` copy RECORDS from and "
                 "to a store", param, ctx,
@@ -68,7 +69,6 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-_URI = r"[A-Za-z][A-Za-z0-9+.-]*://|file:/"
 _PASSWORD = re.compile(r"(?<=:/)(/?)[^\s/@]*:[^\s@]*@")  # also behind one slash, as a Path has it
 
 

@@ -38,11 +38,6 @@ _FINAL = re.compile(
 )
 
 
-def is_uri(place: str | os.PathLike[str]) -> bool:
-    """Return whether a place is a URI such as s3://bucket/folder, also if `Path` has made one slash of the two."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", os.fspath(place)) is not None
-
-
 def is_final(error: BaseException) -> bool:
     """Return whether a store has refused a request for a reason that repeating it cannot change."""
     return isinstance(error, PermissionError) or _FINAL.search(str(error)) is not None

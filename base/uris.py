@@ -9,7 +9,6 @@ import pyarrow.fs as pa_fs
 from convnext_imagenet.base.errors import ArtefactError
 
 STORE_SCHEMES = ("s3", "s3a", "s3n", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss", "hf")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:/")  # Hadoop and Spark write file:/path
 _ARROWS_NAMES = {"s3a": "s3", "s3n": "s3"}  # of schemes that Hadoop and Spark write
 _SECRET = re.compile(r"sig|token|key|secret|credential|password", re.IGNORECASE)  # in names of parameters
 _LEGAL = "%/:?#[]@!$&'()*+,;=~"  # what has a meaning in a URI; anything else but letters and digits is encoded
@@ -17,11 +16,6 @@ _GS_RETRY_S = 8  # Google's library tries for 15 minutes by default, also withou
 _CONNECTIONS = 64
 _LONGEST_REASON = 300  # characters of a library's words: Google's repeats itself over a page
 _PACKAGES_OF = {"hf": "pip install 'convnext_imagenet[hf]'"}
-
-
-def is_uri(name: str) -> bool:
-    """Return whether a name is a URI, and not a path."""
-    return _SCHEME.match(name) is not None
 
 
 def public_uri(uri: str) -> str:

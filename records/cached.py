@@ -18,8 +18,8 @@ from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.files import make_folder
 from convnext_imagenet.base.host import cache_folder
 from convnext_imagenet.base.protocol import is_finished
+from convnext_imagenet.base.schemes import is_uri
 from convnext_imagenet.base.signals import interruptible
-from convnext_imagenet.base.stores import is_uri
 from convnext_imagenet.records.held import held_part
 from convnext_imagenet.records.index import INDEX_FILE
 from convnext_imagenet.records.manifest import Manifest

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from convnext_imagenet.base.errors import ArtefactError
 from convnext_imagenet.base.protocol import read_finished
-from convnext_imagenet.base.stores import ReadAt, StoreFolder, is_uri, local_reader, open_folder
+from convnext_imagenet.base.schemes import is_uri
+from convnext_imagenet.base.stores import ReadAt, StoreFolder, local_reader, open_folder
 from convnext_imagenet.records.index import INDEX_FILE
 from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.records.schema import HOW_TO_REPAIR

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.base.stores import is_uri
+from convnext_imagenet.base.schemes import is_uri
 from convnext_imagenet.records.manifest import Manifest
 from convnext_imagenet.records.places import StorePlace
 

@@ -90,7 +90,7 @@ def eval_command(
         )
     show_log_lines()
     with announcing_exit(), expected_errors(), result_on_stdout(as_json) as print_result:
-        from convnext_imagenet.base.stores import is_uri
+        from convnext_imagenet.base.schemes import is_uri
         from convnext_imagenet.records.cached import local_records
 
         if is_uri(records):  # before hours of fetching

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from convnext_imagenet.base.console import FiniteRange
+from convnext_imagenet.base.schemes import is_uri
 from convnext_imagenet.launch.cli_cluster import LOCAL, RAY, address_option, is_given
 from convnext_imagenet.serve.settings import (
     MOST_CHANGED,
@@ -32,8 +33,7 @@ class _PathOrUri(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
         """Return the value as what it is."""
-        is_uri = "://" in str(value) or str(value).startswith("file:/")
-        return value if is_uri else Path(value)
+        return value if is_uri(str(value)) else Path(value)
 
 
 PATH_OR_URI = _PathOrUri()

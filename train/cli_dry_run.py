@@ -14,6 +14,7 @@ from convnext_imagenet.base.own_process import command_began
 from convnext_imagenet.train.cli_request import load_fitting, with_weights
 
 if TYPE_CHECKING:  # importing it takes seconds, and --help must answer at once
+    from convnext_imagenet.base.schemes import is_uri
     from convnext_imagenet.train.config.config import Config
 
 
@@ -28,7 +29,7 @@ def run_dry(
 ) -> None:
     """Compile and plan CONFIG, print kernels and memory and, with records, a forecast; write them to `report`."""
     begin = command_began()
-    from convnext_imagenet.base.stores import is_uri, without_credentials
+    from convnext_imagenet.base.stores import without_credentials
     from convnext_imagenet.train.config.config import check_network_is_known
     from convnext_imagenet.train.errors import TrainError
 

@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from convnext_imagenet.base.files import read_json
 from convnext_imagenet.base.image_tables import SPLITS_FILE, STATE_FILE
-from convnext_imagenet.base.uris import is_uri, public_uri
+from convnext_imagenet.base.schemes import is_uri
+from convnext_imagenet.base.uris import public_uri
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.files import LIST_ENDINGS, is_hidden, list_folder, list_store, read_list
 from convnext_imagenet.serve.inputs.inputs import Inputs

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.fs as pa_fs
 
 from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.base.uris import STORE_SCHEMES, encoded, is_uri, one_line, open_store, public_uri, split_uri
+from convnext_imagenet.base.schemes import is_uri
+from convnext_imagenet.base.uris import STORE_SCHEMES, encoded, one_line, open_store, public_uri, split_uri
 from convnext_imagenet.serve.errors import ServeError
 
 SCHEMES = ("file", "http", "https", *STORE_SCHEMES)

@@ -28,8 +28,8 @@ from convnext_imagenet.base import protocol
 from convnext_imagenet.base.errors import ArtefactError, FailedError
 from convnext_imagenet.base.files import is_leftover, make_folder, read_json, write_json
 from convnext_imagenet.base.protocol import STAGED, OtherPlanError, bookkeeping_name
+from convnext_imagenet.base.schemes import is_uri
 from convnext_imagenet.base.stores import StoreFolder, open_folder
-from convnext_imagenet.base.uris import is_uri
 from convnext_imagenet.serve.inputs.inputs import Inputs
 
 _KIND = "predictions"

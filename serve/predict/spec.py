@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from convnext_imagenet.base.uris import is_uri, public_place
+from convnext_imagenet.base.schemes import is_uri
+from convnext_imagenet.base.uris import public_place
 from convnext_imagenet.serve.checkpoint import Checkpoint, load_checkpoint
 from convnext_imagenet.serve.errors import ServeError
 from convnext_imagenet.serve.inputs.inputs import Inputs

@@ -1,5 +1,6 @@
 """What is shown of a URI, and which store it means."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow.fs as pa_fs
@@ -7,7 +8,8 @@ import pytest
 
 from convnext_imagenet.base import uris
 from convnext_imagenet.base.errors import ArtefactError
-from convnext_imagenet.base.uris import is_uri, one_line, open_store, public_place, public_uri
+from convnext_imagenet.base.schemes import is_uri
+from convnext_imagenet.base.uris import one_line, open_store, public_place, public_uri
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,11 @@ def test_what_is_shown_of_a_uri(uri, shown, place):
 @pytest.mark.parametrize("name", ["a/b.jpg", "/a/b.jpg", "C:/a.jpg", "a b://c", "://x"])
 def test_a_path_is_no_uri(name):
     assert not is_uri(name)
+
+
+def test_a_uri_that_became_a_path_is_one():
+    assert is_uri(Path("s3://bucket/records"))
+    assert not is_uri(Path("records/s3:/bucket"))
 
 
 @pytest.mark.parametrize(
