@@ -1,5 +1,7 @@
 """`convnext-ingest`: turns a raw ImageNet tree into verified records. Only options and output are here."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import click
 
 from convnext_imagenet.base.cli_output import json_option, progress_option, result_on_stdout
 from convnext_imagenet.base.console import FiniteRange, LocalPath, Program, expected_errors
+from convnext_imagenet.base.errors import ExpectedError
 from convnext_imagenet.base.own_process import command_began
 from convnext_imagenet.ingest.build_options import BuildOptions
 from convnext_imagenet.launch.cli_cluster import RAY, address_option, engine_option, is_given, refuse_unused
@@ -151,9 +154,28 @@ def build(data: Path, out: Path, as_json: bool, **options: Any) -> None:
     asked = BuildOptions(data, out, **options)
     _refuse_contradictions(asked)
     with expected_errors(), result_on_stdout(as_json) as print_result:
-        from convnext_imagenet.ingest.cli_build import run_build
+        from convnext_imagenet.ingest.build_command import run_build, unpack_folder
 
-        print_result(run_build(asked, begin))
+        with _saying_what_stays(unpack_folder(out)):
+            print_result(run_build(asked, begin, _say))
+
+
+def _say(lines: Sequence[str]) -> None:
+    if lines:
+        click.echo("\n".join(lines))
+
+
+@contextlib.contextmanager
+def _saying_what_stays(folder: Path) -> Iterator[None]:
+    """Name the folder of unpacked images if a command is refused that would have removed it."""
+    try:
+        yield
+    except ExpectedError:
+        if folder.exists():
+            click.echo(
+                f"{folder}: has unpacked images, which the next build uses; delete it if there is none", err=True
+            )
+        raise
 
 
 def _refuse_contradictions(asked: BuildOptions) -> None:

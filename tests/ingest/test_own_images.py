@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from convnext_imagenet.ingest import cli_build
+from convnext_imagenet.ingest import build_command
 from convnext_imagenet.ingest.cli import main
 from convnext_imagenet.ingest.errors import FailedIngestError, IngestError
 from convnext_imagenet.ingest.labels.classes import ClassRule
@@ -440,8 +440,8 @@ def test_a_dry_run_removes_what_it_unpacked_but_not_what_a_build_left(was_unpack
         put(folder / "of-a-build", b"")
     seen = []
     forecast = SimpleNamespace(to_json=dict)
-    monkeypatch.setattr(cli_build, "forecast_lines", lambda forecast: [])
-    monkeypatch.setattr(cli_build, "forecast_build", lambda *_: seen.extend(folder.iterdir()) or forecast)
+    monkeypatch.setattr(build_command, "forecast_lines", lambda forecast: [])
+    monkeypatch.setattr(build_command, "forecast_build", lambda *_: seen.extend(folder.iterdir()) or forecast)
     assert _run(tmp_path / "raw", tmp_path / "out", "--dry-run")[0] == 0
     assert any(path.suffix == ".tar" for path in seen)
     assert folder.exists() == was_unpacked
