@@ -24,9 +24,11 @@ class Program(click.Group):
 
     def main(self, args: Any = None, *more: Any, **options: Any) -> Any:
         """Run the program; with `args`, it was called from Python, whose process is not ours."""
-        if args is None:
-            own_process()
-        return super().main(args, *more, **options)
+        if args is not None:
+            return super().main(args, *more, **options)
+        own_process()
+        with expected_errors():  # help may be printed to a full disk
+            return super().main(None, *more, **options)
 
 
 class RenamedOption(click.Option):

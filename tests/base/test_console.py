@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import click
 import pytest
@@ -73,6 +74,15 @@ def test_an_error_is_a_line_for_each_thing_to_correct(
     with pytest.raises(SystemExit) as ended, expected_errors():
         raise error
     assert (ended.value.code, capsys.readouterr().err) == (1, said)
+
+
+@pytest.mark.parametrize("line", ["convnext-records --help", "convnext --help", "convnext-train presets"])
+def test_a_full_disk_under_the_output_is_one_line(line: str) -> None:
+    name, *words = line.split()
+    program = Path(sys.executable).with_name(name)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([program, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (74, "Error: input or output: No space left on device\n")
 
 
 class _Terminal(io.StringIO):

@@ -37,7 +37,8 @@ class Recipe:
 
 _FINETUNE = Recipe("small-finetune", 32, 5e-4, 1.0, 10 * 1040, 5, 50)
 _SMALL = Recipe("small", 32, 8e-4, 1.0, 50 * 1040, 20, 300)
-_MEDIUM = Recipe("medium", 64, 1e-2, 0.5, 6 * 12_894, 6, 300)
+_MEDIUM = Recipe("medium", 64, 1e-2, 0.5, 10 * 12_894, 10, 300)
+_LEAST_TIMED_EPOCHS = 6  # of `medium`, with --minutes: fewer would show too little, so images become smaller
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def smaller(data: DataFacts, choice: Choice, epochs: int) -> Choice | None:
 
     Only `medium` has been measured at its smaller size.
     """
-    if choice.recipe is not _MEDIUM or epochs >= _MEDIUM.least_epochs or choice.values["data.size_px"] <= _SIDE_OF_FEW:
+    if choice.recipe is not _MEDIUM or epochs >= _LEAST_TIMED_EPOCHS or choice.values["data.size_px"] <= _SIDE_OF_FEW:
         return None
     return choose(data, None, most_side_px=_SIDE_OF_FEW)
 

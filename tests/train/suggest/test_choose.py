@@ -28,7 +28,7 @@ SPEED = Speed(start_s=4.0, compile_s=16.0, step_s=0.05, eval_row_s=0.002)
     [
         (FLOWERS, None, "small", {"data.size_px": 64, "data.global_batch_size": 32, "train.epochs": 50}),
         (FLOWERS, TINY, "small-finetune", {"data.size_px": 96, "train.epochs": 10, "schedule.base_lr": 5e-4}),
-        (MANY, None, "medium", {"data.size_px": 128, "data.global_batch_size": 64, "train.epochs": 6}),
+        (MANY, None, "medium", {"data.size_px": 128, "data.global_batch_size": 64, "train.epochs": 10}),
         (MANY, TINY, "small-finetune", {"data.size_px": 224, "data.global_batch_size": 64, "train.epochs": 5}),
         (UNEVEN, None, "small", {"data.size_px": 64, "data.balance_power": 0.5}),
     ],
