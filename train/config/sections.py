@@ -42,6 +42,11 @@ def _four_or_none(most: int) -> Any:
     )
 
 
+def _beta_parameter(default: float) -> Any:
+    # Above 1000 all draws are 0.5 within a few percent; above 1e307 NumPy's are 0, so nothing would be mixed.
+    return key(default, "must be in [0, 1000]", lambda v: 0 <= v <= 1000)
+
+
 def _is_policy(value: str) -> bool:
     try:
         return not value or parse_policy(value) is not None
@@ -143,8 +148,8 @@ class MixSection:
     `cutmix_minmax` replaces cutmix's Beta draw with sides uniform in [low, high] of the image's side.
     """
 
-    mixup_alpha: float = at_least(0.8, 0)
-    cutmix_alpha: float = at_least(1.0, 0)
+    mixup_alpha: float = _beta_parameter(0.8)
+    cutmix_alpha: float = _beta_parameter(1.0)
     cutmix_minmax: tuple[float, ...] = key(
         (), "must be [] for none, or [low, high] with 0 < low <= high <= 1", lambda v: v == () or is_interval(v)
     )

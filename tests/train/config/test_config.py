@@ -73,6 +73,8 @@ def test_defaults_are_the_papers_recipe() -> None:
         ({"precision": {"loss_scale": "dynamic"}}, ['loss_scale = "dynamic"', '"none" with precision.level = "O0"']),
         ({"augment": {"auto_augment": "augmix"}}, ["auto_augment = 'augmix'", "rand-mM-mstdS-nN-incI"]),
         ({"ema": {"warmup": 1}}, ["ema.warmup = 1", "must be true or false"]),
+        ({"mix": {"mixup_alpha": 1e308}}, ["mix.mixup_alpha = 1e+308", "in [0, 1000]"]),
+        ({"mix": {"cutmix_alpha": -0.1}}, ["mix.cutmix_alpha = -0.1", "in [0, 1000]"]),
         ({"mix": {"mode": "row"}}, ["mix.mode = 'row'", '"batch" or "pair" or "elem"']),
         ({"optimizer": {"name": "adam"}}, ["optimizer.name = 'adam'", '"lamb"']),
         ({"schedule": {"min_lr": 1.0}}, ["schedule.min_lr = 1.0", "schedule.base_lr = 0.004"]),
