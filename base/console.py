@@ -82,7 +82,7 @@ def expected_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ExpectedError, OSError) as error:
+    except (ExpectedError, OSError, MemoryError) as error:
         line = error_line(error)
         if line is None:
             raise
@@ -99,13 +99,16 @@ def error_line(error: BaseException) -> str | None:
         return _PASSWORD.sub(r"\1", "Error: " + "\n".join(" ".join(line.splitlines()) for line in error.lines()))
     if isinstance(error, OSError) and not (error.filename is None and error.errno is None):
         return _PASSWORD.sub(r"\1", f"Error: {error.filename or 'input or output'}: {error.strerror}")
+    if isinstance(error, MemoryError):
+        asked = f" ({error})" if str(error) else ""
+        return f"Error: out of memory{asked}; ask for less, such as a smaller network or batch, or free memory"
     return None  # an OSError without either was raised by a library, not by the system
 
 
-def _exit_code(error: ExpectedError | OSError) -> int:
+def _exit_code(error: ExpectedError | OSError | MemoryError) -> int:
     if isinstance(error, ExpectedError):
         return error.exit_code
-    return FailedError.exit_code if error.errno in MACHINE_ERRORS else 1
+    return FailedError.exit_code if isinstance(error, MemoryError) or error.errno in MACHINE_ERRORS else 1
 
 
 class ProgressBar:

@@ -151,10 +151,13 @@ def run(
 
         rollbacks = _parse_on_divergence(on_divergence)
         records = local_records(records, ("train", "val"), lambda line: click.echo(line, err=True))
+        chosen_before = None
         if config == _AUTO:
             check_request(records, workers)
             path = out.with_name(f"{out.name}.toml")
-            if not path.exists():
+            if path.exists():
+                chosen_before = path
+            else:
                 _write_suggestion(path, records, init_from, minutes, workers, launch["device_target"], begin)
             config = str(path)
 
@@ -163,6 +166,9 @@ def run(
             log.add(line)
 
         def before() -> None:
+            if chosen_before is not None:
+                ignored = ", and --minutes changes nothing" if minutes is not None else ""
+                echo(f"{chosen_before} exists and is used{ignored}; to choose again, pass another --out")
             if nondeterministic:
                 echo(_check_nondeterministic(launch["device_target"]))
             target = choose_target(launch["device_target"]).target

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -74,6 +76,20 @@ def test_an_error_is_a_line_for_each_thing_to_correct(
     with pytest.raises(SystemExit) as ended, expected_errors():
         raise error
     assert (ended.value.code, capsys.readouterr().err) == (1, said)
+
+
+@pytest.mark.parametrize(
+    ("take", "size", "why"), [(np.zeros, 2**57, " (Unable to allocate 1.00 EiB for an array "), (bytes, 2**62, "; ask")]
+)
+def test_too_little_memory_is_one_line(
+    take: Callable[[int], object], size: int, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, expected_errors():
+        take(size)
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n")) == (74, 1)
+    assert said.startswith(f"Error: out of memory{why}")
+    assert said.endswith("; ask for less, such as a smaller network or batch, or free memory\n")
 
 
 @pytest.mark.parametrize("line", ["convnext-records --help", "convnext --help", "convnext-train presets"])

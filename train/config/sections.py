@@ -6,7 +6,7 @@ differs.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from convnext_imagenet.records.folds import is_copies_file, parse_fold
 from convnext_imagenet.train.config.policy import parse_policy
@@ -25,7 +25,7 @@ from convnext_imagenet.train.config.rules import (
 )
 from convnext_imagenet.train.errors import ConfigError
 
-_FOUR_OR_NONE = "must be [] for the variant's own, or four whole numbers of at least 1"
+_MOST_BLOCKS, _MOST_CHANNELS = 1000, 100_000  # of a stage; the largest variant has 27 and 2,816
 _NONE_OR_PAIR = "must be 0 (a device's whole share of the batch) or at least 2: rows go in pairs"
 _COPIES_OR_NONE = 'must be "" for none, or the path of a file copies-DIGEST.csv that an audit wrote'
 _FOLD_OR_NONE = 'must be "" for none, or "K/N" with 1 <= K <= N and N >= 2, the K-th of N folds of train'
@@ -34,8 +34,17 @@ _POLICY = (
 )
 
 
-def _is_four_or_none(value: tuple[int, ...]) -> bool:
-    return value == () or (len(value) == 4 and min(value) >= 1)
+def _four_or_none(most: int) -> Any:
+    return key(
+        (),
+        f"must be [] for the variant's own, or four whole numbers in 1..{most}",
+        lambda v: v == () or (len(v) == 4 and min(v) >= 1 and max(v) <= most),
+    )
+
+
+def _beta_parameter(default: float) -> Any:
+    # Above 1000 all draws are 0.5 within a few percent; above 1e307 NumPy's are 0, so nothing would be mixed.
+    return key(default, "must be in [0, 1000]", lambda v: 0 <= v <= 1000)
 
 
 def _is_policy(value: str) -> bool:
@@ -56,8 +65,8 @@ class ModelSection:
 
     # `network_config` checks the name
     variant: str = key("convnext_tiny", 'must name a variant, or "" for that of the weights', lambda v: True)
-    depths: tuple[int, ...] = key((), _FOUR_OR_NONE, _is_four_or_none)
-    dims: tuple[int, ...] = key((), _FOUR_OR_NONE, _is_four_or_none)
+    depths: tuple[int, ...] = _four_or_none(_MOST_BLOCKS)
+    dims: tuple[int, ...] = _four_or_none(_MOST_CHANNELS)
     num_classes: int = key(0, "must be 0 (as many as the records hold) or at least 2", lambda v: v == 0 or v >= 2)
     drop_path_rate: float = fraction(0.1)
     layer_scale_init: float = positive(1e-6)
@@ -139,8 +148,8 @@ class MixSection:
     `cutmix_minmax` replaces cutmix's Beta draw with sides uniform in [low, high] of the image's side.
     """
 
-    mixup_alpha: float = at_least(0.8, 0)
-    cutmix_alpha: float = at_least(1.0, 0)
+    mixup_alpha: float = _beta_parameter(0.8)
+    cutmix_alpha: float = _beta_parameter(1.0)
     cutmix_minmax: tuple[float, ...] = key(
         (), "must be [] for none, or [low, high] with 0 < low <= high <= 1", lambda v: v == () or is_interval(v)
     )

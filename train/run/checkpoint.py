@@ -131,8 +131,7 @@ class Checkpoints:
         try:
             publish(self._write(position, snapshot, card), self.folder, position.unit, self.plan_id, _facts(position))
             if position.is_better_than(self.best(), self.best_by):
-                is_average = position.best_weights(self.best_by) == "ema"
-                self._point(_BEST, f"{position.unit}.ema" if is_average else position.unit)
+                self._point(_BEST, self._best_name(position))
             self._point(_LAST, position.unit)
             self._remove_old(position)
         except (OSError, ArtefactError) as error:
@@ -140,6 +139,30 @@ class Checkpoints:
                 f"{self.folder}: {position.unit} could not be saved ({error}); {self._what_is_left()}: "
                 f"free disk space, then run the same command again to resume"
             ) from error
+
+    def check_pointers(self) -> None:
+        """Raise TrainError for a pointer that names no whole checkpoint, or is missing beside checkpoints.
+
+        A crash before a pointer was first written leaves it missing, too: that is no damage.
+        """
+        last, best = self.last(), self.best()
+        found = [position for unit in self._units() if (position := self._read(unit)) is not None]
+        if last is None and len(found) > 1:
+            newest = max(found, key=lambda position: position.step)
+            raise TrainError(
+                f"{self.run / _LAST}: is missing; write the name of the newest checkpoint, {newest.unit}, into it to "
+                f"resume, or {self._to_begin_anew()}"
+            )
+        if best is not None or last is None:
+            return
+        for position in found:
+            if position.step <= last.step and position.is_better_than(best, self.best_by):
+                best = position
+        if best is not None:
+            raise TrainError(
+                f"{self.run / _BEST}: is missing; write the name of the best checkpoint, {self._best_name(best)}, into "
+                f"it, then run the same command again"
+            )
 
     def last(self) -> Position | None:
         """Return the position of the last checkpoint, or None before the first. Raises TrainError if it is damaged."""
@@ -185,9 +208,16 @@ class Checkpoints:
             raise TrainError(
                 f"{path}: names {unit!r}, which is missing or damaged in {self.folder}; restore its files"
                 + (f", or write the name of another checkpoint into {path} ({others})" if others else "")
-                + f", or remove {path} to begin anew"
+                + f", or {self._to_begin_anew()}"
             )
         return position
+
+    def _to_begin_anew(self) -> str:
+        return f"remove {self.folder}, {self.run / _LAST} and {self.run / _BEST} to begin anew"
+
+    def _best_name(self, position: Position) -> str:
+        is_average = position.best_weights(self.best_by) == "ema"
+        return f"{position.unit}.ema" if is_average else position.unit
 
     def _read(self, unit: str, deep: bool = False) -> Position | None:
         receipt = read_receipt(self.folder, unit, self.plan_id, deep)

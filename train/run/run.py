@@ -247,7 +247,10 @@ def _begin(run: Path, plan: Mapping[str, Any], config: Config, accepted: Accepte
     history = run / _HISTORY
     if ranks.own.is_first:
         plan_id, differences = begin_run(run, plan, config, in_force(read_history(history)), accepted)
-        last = Checkpoints(run, plan_id, config.train.keep_checkpoints, config.train.keep_best).last()
+        section = config.train
+        checkpoints = Checkpoints(run, plan_id, section.keep_checkpoints, section.keep_best, section.best_by)
+        checkpoints.check_pointers()
+        last = checkpoints.last()
         changes = as_changes(differences, 0 if last is None else last.step)
         is_longer = accepted.extend and last is not None and last.epoch < config.train.epochs
         if any(change.key == EPOCHS for change in changes) or is_longer:  # the second: it had ended early

@@ -1,6 +1,8 @@
 """Checkpoints: what stays, what the pointers say, and what damage is noticed."""
 
 import dataclasses
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +131,55 @@ def test_a_damaged_last_checkpoint_is_refused_with_the_others(tmp_path: Path, pa
 def test_a_pointer_to_nothing_is_refused(tmp_path: Path, content: str) -> None:
     checkpoints = _run(tmp_path, keep=2, epochs=2)
     (tmp_path / "last").write_text(content)
-    with pytest.raises(TrainError, match=r"missing or damaged .*, or remove .*last to begin anew"):
+    with pytest.raises(TrainError, match=r"missing or damaged .*, or remove .*checkpoints, .*last and .*best to begin"):
         checkpoints.last()
-    (tmp_path / "last").unlink()
+    shutil.rmtree(checkpoints.folder)
+    for pointer in ("last", "best"):
+        (tmp_path / pointer).unlink()
+    checkpoints.check_pointers()
     assert checkpoints.last() is None
+    checkpoints.save(Position(1, 10, 0.2), _snapshot(1), CARD)
+    assert checkpoints.best() == checkpoints.last() == Position(1, 10, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("pointer", "words"),
+    [
+        ("last", r"last: is missing; write the name of the newest checkpoint, epoch-0003, .* to resume, or remove "),
+        ("best", r"best: is missing; write the name of the best checkpoint, epoch-0002, into it"),
+    ],
+)
+def test_a_missing_pointer_beside_checkpoints_is_refused_with_its_content(
+    pointer: str, words: str, tmp_path: Path
+) -> None:
+    checkpoints = _run(tmp_path, keep=2, epochs=3)
+    before = (tmp_path / pointer).read_text()
+    (tmp_path / pointer).unlink()
+    with pytest.raises(TrainError, match=words) as refused:
+        checkpoints.check_pointers()
+    named = re.search(r"checkpoint, ([\w.-]+),", str(refused.value))
+    assert named is not None
+    assert f"{named[1]}\n" == before
+    (tmp_path / pointer).write_text(before)
+    checkpoints.check_pointers()
+
+
+def test_a_crash_before_a_pointer_was_first_written_is_no_damage(tmp_path: Path) -> None:
+    checkpoints = _run(tmp_path, keep=2, epochs=1)
+    for pointer in ("best", "last"):
+        (tmp_path / pointer).unlink()
+    checkpoints.check_pointers()
+    (tmp_path / "last").write_text("epoch-0001\n")
+    with pytest.raises(TrainError, match="best: is missing"):
+        checkpoints.check_pointers()
+
+    run = tmp_path / "evaluated later"
+    checkpoints = Checkpoints(run, begin(run, "run", {}), 2, 1)
+    checkpoints.save(Position(1, 10), _snapshot(1), CARD)
+    checkpoints.save(Position(2, 20, 0.5), _snapshot(2), CARD)
+    (run / "best").unlink()
+    (run / "last").write_text("epoch-0001\n")
+    checkpoints.check_pointers()
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(small_disk: Path, fill: Any) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,6 +244,17 @@ def test_a_finished_run_is_left_alone(finished_run: Path, records_root: Path, co
     assert summary.was_finished
     assert recorder.done is None
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("pointer", ["best", "last"])
+def test_a_run_whose_pointer_is_missing_is_refused(
+    pointer: str, finished_run: Path, records_root: Path, config: Config, recorder: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    (run / pointer).unlink()
+    with pytest.raises(TrainError, match=f"{pointer}: is missing; write the name of"):
+        train(config, RunRequest(records_root, run, workers=1), recorder)
 
 
 def test_another_configuration_is_refused_with_the_differing_keys(

@@ -45,6 +45,21 @@ def test_auto_writes_its_choice_once_and_trains(finished_run: Path, records_root
 
 
 @pytest.mark.parametrize(
+    ("minutes", "said"), [([], "used; to"), (["--minutes", "9"], "used, and --minutes changes nothing;")]
+)
+def test_auto_says_that_it_uses_a_configuration_that_exists(
+    minutes: list[str], said: str, records_root: Path, tmp_path: Path
+) -> None:
+    chosen = tmp_path / "own.toml"
+    chosen.write_text("[train]\nepochs = 0\n")
+    words = ["run", "auto", "--records", str(records_root), "--out", str(tmp_path / "own"), *minutes]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    assert f"{chosen} exists and is {said}" in result.stderr
+    assert "train.epochs = 0: must be at least 1" in result.stderr
+
+
+@pytest.mark.parametrize(
     ("words", "code", "said"),
     [
         (["suggest", "absent"], 1, "absent: no such RECORDS directory"),
