@@ -51,15 +51,19 @@ def plot(run_folder: Path, out: Path | None) -> None:
         from convnext_imagenet.base.files import write_atomically
         from convnext_imagenet.train.errors import TrainError
         from convnext_imagenet.train.run.curves import curves_png
-        from convnext_imagenet.train.run.epoch import read_metrics
+        from convnext_imagenet.train.run.epoch import read_metrics, unread_lines
 
-        metrics = read_metrics(run_folder / "metrics.jsonl")
+        file = run_folder / "metrics.jsonl"
+        metrics = read_metrics(file)
         if not metrics:
             found = "no finished epoch in metrics.jsonl" if run_folder.is_dir() else "no such directory"
             raise TrainError(f"{run_folder}: {found}; give a RUN with at least one epoch")
         picture = out or run_folder / "curves.png"
         write_atomically(picture, curves_png(metrics))
         click.echo(f"{picture}: {plural(len(metrics), 'epoch')}")
+        if unread := unread_lines(file):
+            rest = plural(unread, "line")
+            click.echo(f"Warning: {file}: line {len(metrics) + 1} is damaged; {rest} from there left out", err=True)
 
 
 @click.command()

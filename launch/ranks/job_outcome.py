@@ -4,6 +4,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from convnext_imagenet.base.errors import FailedError
 from convnext_imagenet.launch.ranks.heartbeat import Heartbeat
 from convnext_imagenet.launch.ranks.rank import START_FACTOR
 
@@ -47,7 +48,7 @@ def decide_outcome(states: Sequence[RankState], timeout_s: float, is_stopping: b
     if failed:
         first = max(failed, key=lambda state: state.ended_s)
         refused = first.code in _REFUSED
-        return JobOutcome(_exit_code(first.code or 1), first.rank, f"rank {first.rank} {_describe_end(first)}", refused)
+        return JobOutcome(_exit_code(first.code), first.rank, f"rank {first.rank} {_describe_end(first)}", refused)
     lead = states[0]
     ended = [code for code in codes.values() if code is not None]
     if len(ended) == len(codes):
@@ -75,7 +76,7 @@ def _find_hung(running: Sequence[RankState], timeout_s: float) -> JobOutcome | N
     behind = min(running, key=lambda state: (state.heartbeat.steps, -state.heartbeat.age_s))
     last = behind.heartbeat
     return JobOutcome(
-        1,
+        FailedError.exit_code,
         behind.rank,
         f"rank {behind.rank} sent no heartbeat for {last.age_s:.0f} s "
         f"({_describe_progress(last)}); other ranks may have waited for it",
@@ -94,5 +95,6 @@ def _describe_progress(last: Heartbeat) -> str:
     return f"after {last.steps} step{'s' * (last.steps != 1)}, {last.doing}"
 
 
-def _exit_code(code: int) -> int:
-    return code if code > 0 else 1
+def _exit_code(code: int | None) -> int:
+    """Return the code of a rank that ended by itself; a rank that a signal killed is a failure of the machine."""
+    return code if code is not None and code > 0 else FailedError.exit_code

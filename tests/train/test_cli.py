@@ -1,5 +1,6 @@
 """The command line: one clear line for each mistake, nothing written, and the log lines of a run."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -210,3 +211,15 @@ def test_curves_of_a_run_can_be_drawn_at_any_time(finished_run: Path, tmp_path: 
     assert (tmp_path / "now.png").read_bytes() == (finished_run / "curves.png").read_bytes()
     result = CliRunner().invoke(main, ["plot", str(tmp_path)])
     assert (result.exit_code, "no finished epoch" in result.stderr) == (1, True)
+
+
+def test_plot_says_how_many_lines_it_cannot_read(tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"epoch": n, "step": n, "train_loss": 1.0, "val_top1": 0.5, "val_loss": 1.0}) for n in (1, 2, 3)
+    ]
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("\n".join([lines[0], lines[1][:9], lines[2]]) + "\n")
+    result = CliRunner().invoke(main, ["plot", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "curves.png: 1 epoch\n" in result.stdout
+    assert result.stderr == f"Warning: {file}: line 2 is damaged; 2 lines from there left out\n"

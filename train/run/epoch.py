@@ -233,6 +233,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def unread_lines(path: Path) -> int:
+    """Return how many lines `read_metrics` leaves out: a damaged one and what follows it."""
+    return len(path.read_text(encoding="utf-8", errors="replace").splitlines()) - len(read_metrics(path))
+
+
 def _parsed(text: str) -> dict[str, Any] | None:
     """Return a line as `metrics_line` makes it: a whole epoch from 1, and numbers where it has names of numbers."""
     try:

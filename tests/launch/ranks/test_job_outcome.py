@@ -47,8 +47,8 @@ def test_a_job_ends_well_only_when_all_of_its_ranks_have(seen: list, is_stopping
     [
         ([RUNS, (4, 0.1)], 4, 1, "rank 1 ended with exit code 4"),
         ([(1, 0.5), (74, 4.0), (2, 1.0)], 74, 1, "rank 1 ended with exit code 74"),
-        ([(-11, 0.1), (1, 0.0)], 1, 0, "rank 0 was killed by SIGSEGV (after 3 steps, training)"),
-        ([(1, 0.0), (-9, 0.1)], 1, 1, "rank 1 was killed by SIGKILL (after 3 steps, training)"),
+        ([(-11, 0.1), (1, 0.0)], 74, 0, "rank 0 was killed by SIGSEGV (after 3 steps, training)"),
+        ([(1, 0.0), (-9, 0.1)], 74, 1, "rank 1 was killed by SIGKILL (after 3 steps, training)"),
         ([DONE, SAVED, ERROR_ROWS, (1, 0.0)], 1, 3, "rank 3 ended with exit code 1"),
     ],
 )
@@ -72,11 +72,11 @@ def test_the_end_by_the_stop_signal_is_no_failure_while_the_job_is_stopped() -> 
     assert decide_outcome(states, TIMEOUT_S, is_stopping=True) == JobOutcome(INTERRUPTED)
     blamed = decide_outcome(states, TIMEOUT_S, is_stopping=False)
     assert blamed is not None
-    assert (blamed.code, blamed.rank) == (1, 0)
+    assert (blamed.code, blamed.rank) == (74, 0)
     assert "killed by SIGTERM" in blamed.reason
     killed = decide_outcome(_states((-9, 6.0), (-15, 0.0)), TIMEOUT_S, is_stopping=True)
     assert killed is not None
-    assert killed.code == 1, "another signal is one"
+    assert killed.code == 74, "another signal is one"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_silent_job_is_blamed_on_the_rank_furthest_behind(beats: tuple, rank: 
     assert (outcome and outcome.rank) == rank
     if outcome is not None:
         steps, age_s = beats[outcome.rank]
-        assert outcome.code == 1
+        assert outcome.code == 74
         assert not outcome.was_refused
         assert f"rank {rank} sent no heartbeat for {age_s:.0f} s (after {steps} steps, training)" in outcome.reason
 
@@ -110,7 +110,7 @@ def test_a_rank_that_has_ended_does_not_hang() -> None:
 def test_a_rank_may_hang_while_the_job_is_stopped_too(is_stopping: bool) -> None:
     outcome = decide_outcome(_states(RUNS, SAVED, beats=((3, 11.0),)), TIMEOUT_S, is_stopping)
     assert outcome is not None
-    assert (outcome.code, outcome.rank) == (1, 0)
+    assert (outcome.code, outcome.rank) == (74, 0)
 
 
 @pytest.mark.parametrize(

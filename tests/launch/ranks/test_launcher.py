@@ -53,7 +53,7 @@ stopped.wait(30)
         ),
         (
             "heartbeat.beat('training', 7); os.kill(os.getpid(), signal.SIGKILL) if rank == 1 else time.sleep(600)",
-            1,
+            74,
             ["Error: rank 1 was killed by SIGKILL (after 7 steps, training); all ranks were stopped"],
         ),
     ],
@@ -73,7 +73,7 @@ def test_a_rank_that_hangs_ends_the_job(run) -> None:
         "    time.sleep(0.05)",
         timeout_s=1,
     )
-    assert ended.code == 1
+    assert ended.code == 74
     assert re.search(r"rank 1 sent no heartbeat for \d+ s \(after 2 steps, training\)", ended.said[-1]), ended.said
 
 
@@ -135,17 +135,17 @@ def test_a_job_is_started_again_as_often_as_asked(run, tmp_path: Path, restarts:
 
 
 @pytest.mark.parametrize(
-    ("program", "attempts"),
+    ("program", "code", "attempts"),
     [
-        ("sys.exit(1)", 1),
-        ("heartbeat.beat('training', 0); sys.exit(1)", 1),
-        ("os.kill(os.getpid(), signal.SIGKILL)", 3),
+        ("sys.exit(1)", 1, 1),
+        ("heartbeat.beat('training', 0); sys.exit(1)", 1, 1),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 74, 3),
     ],
     ids=["refused", "refused-while-working", "killed"],
 )
-def test_bad_input_is_not_tried_again_but_bad_luck_is(run, program: str, attempts: int) -> None:
+def test_bad_input_is_not_tried_again_but_bad_luck_is(run, program: str, code: int, attempts: int) -> None:
     ended = run(program, devices=1, restarts=2)
-    assert ended.code == 1
+    assert ended.code == code
     assert (ended.logs / "rank-0.log").read_text().count("--- rank 0, ") == attempts
 
 
