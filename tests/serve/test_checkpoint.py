@@ -44,7 +44,9 @@ def test_the_best_may_be_an_average_of_weights(run):
 def test_a_pointer_that_leads_nowhere_is_refused(run, pointer):
     (run / "outside.weights.safetensors").write_bytes(b"weights")
     (run / "best").write_text(pointer)
-    with pytest.raises(ServeError, match=r"best: names .* give a weights file"):
+    with pytest.raises(
+        ServeError, match=r"best: names .* give a weights file, such as .*epoch-0001\.weights\.safetensors"
+    ):
         resolve_checkpoint(run)
 
 
