@@ -45,7 +45,7 @@ def test_a_pointer_that_leads_nowhere_is_refused(run, pointer):
     (run / "outside.weights.safetensors").write_bytes(b"weights")
     (run / "best").write_text(pointer)
     with pytest.raises(
-        ServeError, match=r"best: names .* give a weights file, such as .*epoch-0001\.weights\.safetensors"
+        ServeError, match=r"best: names .* give a weights file, such as .*epoch-0002\.weights\.safetensors"
     ):
         resolve_checkpoint(run)
 
