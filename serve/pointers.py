@@ -36,11 +36,12 @@ def resolve_checkpoint(path: Path, weights: Weights = "best") -> Path:
     unit = pointer.read_text(errors="replace").strip()
     is_average = weights == "ema" or (weights == "best" and unit.endswith(_AVERAGE))
     epoch = unit.removesuffix(_AVERAGE)
-    file = path / "checkpoints" / (f"{epoch}{_AVERAGE}.safetensors" if is_average else f"{epoch}{_SUFFIX}")
+    folder = path / "checkpoints"
+    file = folder / (f"{epoch}{_AVERAGE}.safetensors" if is_average else f"{epoch}{_SUFFIX}")
     if not unit or Path(unit).name != unit or not file.is_file():
-        known = sorted(file.parent.glob(f"*{_SUFFIX}"))
+        known = sorted(folder.glob(f"*{_SUFFIX}"))
         way_out = f"give a weights file, such as {known[-1]}" if known else "give a weights file"
         if weights == "ema":
             way_out = "the run keeps no moving average (ema) of its weights: pass --weights raw"
-        raise ServeError(f"{pointer}: names {unit!r}, but {file.parent} holds no {file.name}; {way_out}")
+        raise ServeError(f"{pointer}: names {unit!r}, but {folder} holds no {file.name}; {way_out}")
     return file
