@@ -11,10 +11,10 @@ import click
 
 from convnext_imagenet.base.console import expected_errors
 from convnext_imagenet.base.own_process import command_began
+from convnext_imagenet.base.schemes import is_uri
 from convnext_imagenet.train.cli_request import load_fitting, with_weights
 
 if TYPE_CHECKING:  # importing it takes seconds, and --help must answer at once
-    from convnext_imagenet.base.schemes import is_uri
     from convnext_imagenet.train.config.config import Config
 
 

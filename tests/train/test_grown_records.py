@@ -137,7 +137,7 @@ def test_a_run_that_began_before_its_records_grew_is_refused_with_the_ways_out(
     with pytest.raises(ArtefactError) as refused:
         train(config, RunRequest(grown, run, 1), recorder)
     words = str(refused.value)
-    assert "records.manifest_sha256" in words
+    assert "belongs to another run (differs in: records (SHA-256 " in words
     assert f"pass the records that it began on, or another --out, with --init-from {run} to start from" in words
 
 
