@@ -25,6 +25,13 @@ def is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
+def without_views(kind: pa.DataType) -> pa.DataType:
+    """Return a type with Arrow's views, as Polars writes them, replaced by what they are views of."""
+    if pa.types.is_struct(kind):
+        return pa.struct([each.with_type(without_views(each.type)) for each in kind.fields])
+    return {pa.binary_view(): pa.binary(), pa.string_view(): pa.string()}.get(kind, kind)
+
+
 def is_image_struct(kind: pa.DataType) -> bool:
     """Return whether a column holds structs of the bytes and the path of an image."""
     return pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and is_binary(kind.field("bytes").type)

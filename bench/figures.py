@@ -4,17 +4,16 @@ import datetime
 import json
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from convnext_imagenet.base.host import processor_flags
+
 ROOT = Path(__file__).resolve().parent.parent
 HISTORY = Path(__file__).resolve().parent / "history"
-_LOW_PRECISION = re.compile(r"avx512_vnni|avx512_bf16|amx_bf16|amx_int8")
-_VECTORS = re.compile(r"\b(?:avx2|avx512f)\b")
+_VECTORS, _LOW_PRECISION = ("avx2", "avx512f"), ("avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 
 
 def keep(part: str, commit: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -28,14 +27,14 @@ def keep(part: str, commit: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def processor() -> str:
     """Return the processor as Linux names it, the instructions that decide its speed, and the cores of this process."""
-    name = _first_processor().get("model name", platform.machine())
-    instructions = [*_VECTORS.findall(_flags()), *low_precision_flags()] or ["no AVX2"]
-    return f"{name} ({', '.join(instructions)}), {len(os.sched_getaffinity(0))} cores"
+    vectors = [flag for flag in _VECTORS if flag in processor_flags()]
+    instructions = [*vectors, *low_precision_flags()] or ["no AVX2"]
+    return f"{_model_name()} ({', '.join(instructions)}), {len(os.sched_getaffinity(0))} cores"
 
 
 def low_precision_flags() -> list[str]:
     """Return the low-precision instructions that the processor has, as Linux names them."""
-    return _LOW_PRECISION.findall(_flags())
+    return [flag for flag in _LOW_PRECISION if flag in processor_flags()]
 
 
 def commit_of(name: str = "WORK") -> str:
@@ -58,15 +57,9 @@ def _rounded(value: object) -> object:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _flags() -> str:
-    return _first_processor().get("flags", "")
-
-
-@cache
-def _first_processor() -> dict[str, str]:
+def _model_name() -> str:
     try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return {}
-    lines = (line.partition(":") for line in first.splitlines())
-    return {name.strip(): value.strip() for name, _, value in lines}
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

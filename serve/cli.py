@@ -323,7 +323,7 @@ def _print_classification(result: "Classification", picture: Path | None, as_jso
     if as_json:
         click.echo(classification_json(result))
     if result.error:
-        reason = (result.error or "").removeprefix(f"{result.status}: ")  # which some errors begin with
+        reason = result.error.removeprefix(f"{result.status}: ")  # which some errors begin with
         click.echo(f"{result.path}: {result.status}: {reason}", err=True)
         return
     if not as_json:

@@ -61,7 +61,7 @@ def plot(run_folder: Path, out: Path | None) -> None:
         picture = out or run_folder / "curves.png"
         write_atomically(picture, curves_png(metrics))
         click.echo(f"{picture}: {plural(len(metrics), 'epoch')}")
-        if unread := unread_lines(file):
+        if unread := unread_lines(file, len(metrics)):
             rest = plural(unread, "line")
             click.echo(f"Warning: {file}: line {len(metrics) + 1} is damaged; {rest} from there left out", err=True)
 

@@ -43,6 +43,18 @@ class GivenLabels:
     class_index: str
 
 
+def usable_samples(source: SampleTree) -> list[Sample]:
+    """Return the samples of a source. Raises IngestError if there is none, and for names that cannot be stored."""
+    samples = list(source.samples)
+    if not samples:
+        raise IngestError(
+            f"{source.kind}: contains no image with a label; choose their column with --label-column, or pass another "
+            f"folder"
+        )
+    require_names(samples)
+    return samples
+
+
 def label_samples(
     source: SampleTree, rule: ClassRule, wishes: Wishes, unverified: bool, digests: Digests
 ) -> GivenLabels:
@@ -51,13 +63,7 @@ def label_samples(
     Raises IngestError for wnids without `unverified`, for options that the source leaves nothing to do, and for
     classes, groups or names that contradict each other.
     """
-    samples = list(source.samples)
-    if not samples:
-        raise IngestError(
-            f"{source.kind}: contains no image with a label; choose their column with --label-column, or pass another "
-            f"folder"
-        )
-    require_names(samples)
+    samples = usable_samples(source)
     _refuse_wnids(source, unverified)
     classes, class_index = _classes(source, rule, wishes)
     index_of = {name: index for index, name in enumerate(classes)}

@@ -16,11 +16,12 @@ from convnext_imagenet.ingest.labels.given import (
     keys_of,
     refuse_torn_groups,
     split_words,
+    usable_samples,
     wished_fractions,
 )
 from convnext_imagenet.ingest.labels.labels import LabelledTree
 from convnext_imagenet.ingest.labels.splitting import split_more
-from convnext_imagenet.ingest.source.samples import Sample, SampleTree, require_names
+from convnext_imagenet.ingest.source.samples import Sample, SampleTree
 from convnext_imagenet.records.manifest import ClassEntry
 
 # The digest of a sample's bytes, by its number, for those that may be a copy of another or of a stored image.
@@ -48,13 +49,7 @@ def label_more_samples(source: SampleTree, stored: Stored, wishes: Wishes, diges
 
     Raises IngestError for a class or split that the records do not have, and where splits would be made otherwise.
     """
-    samples = list(source.samples)
-    if not samples:
-        raise IngestError(
-            f"{source.kind}: contains no image with a label; choose their column with --label-column, or pass another "
-            f"folder"
-        )
-    require_names(samples)
+    samples = usable_samples(source)
     index_of = {entry.wnid: entry.index for entry in stored.classes}
     if new := sorted({sample.label for sample in samples} - index_of.keys()):
         raise IngestError(

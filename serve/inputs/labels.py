@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from convnext_imagenet.base.image_tables import is_text
+from convnext_imagenet.base.image_tables import is_text, without_views
 from convnext_imagenet.serve.errors import ServeError
 
 
@@ -50,7 +50,7 @@ def label_reader(field_: pa.Field, schema: pa.Schema, lookup: ClassLookup, table
     else the index of the network's class. Raises ServeError for a column of anything else.
     """
     kind = field_.type
-    if is_text(kind) or pa.types.is_string_view(kind):
+    if is_text(without_views(kind)):
         return lambda value: None if value is None else lookup.index_of(value)
     if not pa.types.is_integer(kind):
         raise ServeError(f"{table}: --label-column {field_.name!r} holds {kind}; it must hold whole numbers or text")

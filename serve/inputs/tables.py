@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from convnext_imagenet.base.errors import ExpectedError
 from convnext_imagenet.base.files import sha256_json
-from convnext_imagenet.base.image_tables import STREAM_BEGIN, STREAM_END, holds_image_bytes, is_text
+from convnext_imagenet.base.image_tables import STREAM_BEGIN, STREAM_END, holds_image_bytes, is_text, without_views
 from convnext_imagenet.base.uris import one_line
 from convnext_imagenet.records.image_headers import LARGEST_FILE_BYTES, BadImage, too_large
 from convnext_imagenet.serve.errors import ServeError
@@ -322,18 +322,11 @@ def _fingerprint(path: StoredFile, column: str) -> str:
 
 
 def _is_usable(kind: pa.DataType) -> bool:
-    return _is_text(kind) or holds_image_bytes(_without_views(kind))
+    return _is_text(kind) or holds_image_bytes(without_views(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return is_text(_without_views(kind))
-
-
-def _without_views(kind: pa.DataType) -> pa.DataType:
-    """Return a type with Arrow's views, as Polars writes them, replaced by what they are views of."""
-    if pa.types.is_struct(kind):
-        return pa.struct([each.with_type(_without_views(each.type)) for each in kind.fields])
-    return {pa.binary_view(): pa.binary(), pa.string_view(): pa.string()}.get(kind, kind)
+    return is_text(without_views(kind))
 
 
 def _path_of(value: pa.StructScalar) -> bytes | None:

@@ -233,9 +233,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def unread_lines(path: Path) -> int:
-    """Return how many lines `read_metrics` leaves out: a damaged one and what follows it."""
-    return len(path.read_text(encoding="utf-8", errors="replace").splitlines()) - len(read_metrics(path))
+def unread_lines(path: Path, read: int) -> int:
+    """Return how many lines are left out after the `read` ones of `read_metrics`: a damaged one and what follows it."""
+    return len(path.read_text(encoding="utf-8", errors="replace").splitlines()) - read
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
